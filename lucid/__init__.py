@@ -1,0 +1,1 @@
+"""lucid: distributed data-parallel pretraining of BERT."""

@@ -1,0 +1,145 @@
+"""Random numbers as a pure function of where they are used: Philox4x32-10, keyed by coordinates.
+
+The key is the run's seed; the four 32-bit counter words are (stream, step, sample, block), and element `e` of a
+sample is word `e % 4` of block `e // 4`. So a number depends on what it is for and on its *global* place, never on
+the rank, the number of ranks, the micro-batch or the order of calls, and backward makes again what forward used.
+
+Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from lucid.backend import Array, array_module
+
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_KEY_INCREMENTS = 0x9E3779B9, 0xBB67AE85
+_ROUNDS = 10
+_WORD = 0xFFFFFFFF
+# Blocks made at once: their scratch arrays stay in a core's cache.
+_CHUNK = 8192
+
+
+class Stream(IntEnum):
+    """The first counter word: what the numbers are for. Dropout adds the number of its site in the model."""
+
+    BY_HAND = 0
+    SHUFFLE = 1
+    PAIR = 2
+    MASK = 3
+    DROPOUT = 1 << 16
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Where in a run numbers are drawn: row `i` of a batch is sample `samples[i]` of step `step`.
+
+    `samples` is an integer array [B]: each row's index in the *global* batch of the step.
+    """
+
+    seed: int
+    step: int
+    samples: Array
+
+
+def random_words(stream: int, coordinates: Coordinates, count: int) -> Array:
+    """Return uint32 [B, count]: `count` words for each of the B samples of `coordinates`.
+
+    The array belongs to the library of `coordinates.samples`.
+    """
+    samples = coordinates.samples
+    xp = array_module(samples)
+    blocks = -(-count // 4)
+    words = xp.empty((len(samples), blocks, 4), dtype=np.uint32)
+    rows_at_once = max(1, _CHUNK // max(blocks, 1))
+    for row in range(0, len(samples), rows_at_once):
+        for first in range(0, blocks, _CHUNK):
+            rows = slice(row, row + rows_at_once)
+            block_numbers = xp.arange(first, min(first + _CHUNK, blocks), dtype=np.uint64)
+            words[rows, first : first + _CHUNK] = _philox(stream, coordinates, samples[rows], block_numbers)
+    return words.reshape(len(samples), -1)[:, :count]
+
+
+def _philox(stream: int, coordinates: Coordinates, samples: Array, blocks: Array) -> Array:
+    """Return uint32 [B, N, 4]: the four words of each of N blocks of each of B samples."""
+    xp = array_module(samples)
+    shape = (len(samples), len(blocks))
+    # 32-bit words in 64-bit arrays: a product of two then has both its halves in one element.
+    first = xp.full(shape, stream & _WORD, dtype=np.uint64)
+    second = xp.full(shape, coordinates.step & _WORD, dtype=np.uint64)
+    third = xp.broadcast_to(samples.astype(np.uint64)[:, None] & np.uint64(_WORD), shape).copy()
+    fourth = xp.broadcast_to(blocks, shape).copy()
+    low_key, high_key = coordinates.seed & _WORD, coordinates.seed >> 32 & _WORD
+    word, half = np.uint64(_WORD), np.uint64(32)
+    for _ in range(_ROUNDS):
+        first *= _MULTIPLIERS[0]
+        third *= _MULTIPLIERS[1]
+        second ^= third >> half
+        second ^= np.uint64(low_key)
+        fourth ^= first >> half
+        fourth ^= np.uint64(high_key)
+        first &= word
+        third &= word
+        first, second, third, fourth = second, third, fourth, first
+        low_key = (low_key + _KEY_INCREMENTS[0]) & _WORD
+        high_key = (high_key + _KEY_INCREMENTS[1]) & _WORD
+    return xp.stack([first, second, third, fourth], axis=-1)
+
+
+def uniform(words: Array) -> Array:
+    """Turn words into float64 in (0, 1): the middle of each of 2**32 equal steps, so never 0 or 1."""
+    return (words.astype(np.float64) + 0.5) * 2.0**-32
+
+
+def integers(words: Array, bound: int | Array) -> Array:
+    """Turn words into int64 in [0, bound); `bound` broadcasts. The bias is below bound / 2**32."""
+    xp = array_module(words)
+    return (words.astype(np.uint64) * xp.asarray(bound, dtype=np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def keep_threshold(probability: float) -> int:
+    """Return the word at and above which an element survives dropout with `probability` of falling out."""
+    return min(round(probability * 2**32), _WORD)
+
+
+_current: ContextVar[Coordinates | None] = ContextVar("coordinates", default=None)
+_seed_by_hand = 0
+_calls_by_hand: Iterator[int] = itertools.count()
+
+
+@contextmanager
+def at(coordinates: Coordinates) -> Iterator[None]:
+    """Draw dropout inside the block at these coordinates, whatever was drawn before."""
+    token = _current.set(coordinates)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_coordinates(rows: int) -> Coordinates:
+    """Return the coordinates set by `at`, or fresh ones for a call by hand with `rows` rows."""
+    coordinates = _current.get()
+    if coordinates is None:
+        return coordinates_by_hand(rows)
+    if len(coordinates.samples) != rows:
+        raise ValueError(f"the coordinates in force are of {len(coordinates.samples)} samples, the batch has {rows}")
+    return coordinates
+
+
+def coordinates_by_hand(rows: int) -> Coordinates:
+    """Return new coordinates, drawn from `manual_seed` and the number of calls since."""
+    return Coordinates(seed=_seed_by_hand, step=next(_calls_by_hand), samples=np.arange(rows))
+
+
+def manual_seed(seed: int) -> None:
+    """Seed what is drawn by hand: initial weights, and dropout and masks outside a training run."""
+    global _seed_by_hand, _calls_by_hand
+    _seed_by_hand = seed
+    _calls_by_hand = itertools.count()
