@@ -90,8 +90,9 @@ def integers(
         outside &= array != ignored
     if outside.any():
         also = "" if ignored is None else f", or {ignored} for positions that do not count"
+        wrong = int(array[outside][0])
         raise ValueError(
-            f"{name} has the value {int(array[outside][0])}; it takes values from 0 to {bound - 1} ({bound_name} - 1){also}"
+            f"{name} has the value {wrong}; it takes values from 0 to {bound - 1} ({bound_name} - 1){also}"
         )
     return backend.to_device(array, device)
 

@@ -46,7 +46,7 @@ class BERTConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a number from 0 up to, not including, 1")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size is {self.hidden_size}, which num_attention_heads ({self.num_attention_heads}) does not divide"
+                f"hidden_size is {self.hidden_size}; num_attention_heads ({self.num_attention_heads}) must divide it"
             )
         if self.pad_token_id >= self.vocab_size:
             raise ValueError(f"pad_token_id is {self.pad_token_id}; it must be below vocab_size ({self.vocab_size})")
