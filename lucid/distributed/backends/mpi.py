@@ -4,6 +4,8 @@ Making one imports mpi4py, which initialises MPI; it finalises by itself at exit
 COMM_WORLD, so that they cannot mix with those of a program that uses MPI on its own.
 """
 
+import os
+import time
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,6 +22,8 @@ from lucid.distributed.communicator import (
     check_same_dtype,
 )
 from lucid.distributed.topology import check_world_size
+
+_SECONDS_TO_BE_KILLED = 5.0
 
 
 class MPICommunicator(Communicator):
@@ -85,7 +89,9 @@ class MPICommunicator(Communicator):
 
     def abort(self, code: int) -> NoReturn:
         self._mpi.COMM_WORLD.Abort(code)
-        raise AssertionError("MPI_Abort returned")
+        # MPICH only tells the launcher, and goes on until that kills this process.
+        time.sleep(_SECONDS_TO_BE_KILLED)
+        os._exit(code)
 
     def close(self) -> None:
         self.barrier()
