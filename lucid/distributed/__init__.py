@@ -7,10 +7,21 @@ from typing import Literal
 
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.distributed.communicator import Communicator, Work
+from lucid.distributed.data_parallel import DistributedDataParallel
+from lucid.distributed.guard import StopRequest, abort_on_exception
 from lucid.distributed.topology import announced, is_first_rank
 from lucid.errors import ConfigError, LaunchError
 
-__all__ = ["Communicator", "Work", "announced", "connect", "is_first_rank"]
+__all__ = [
+    "Communicator",
+    "DistributedDataParallel",
+    "StopRequest",
+    "Work",
+    "abort_on_exception",
+    "announced",
+    "connect",
+    "is_first_rank",
+]
 
 
 def connect(backend: Literal["auto", "single", "mpi"] = "auto") -> Communicator:
