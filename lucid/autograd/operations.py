@@ -176,6 +176,11 @@ class Transpose(Function):
 class Index(Function):
     """Basic and advanced indexing; an element taken twice gets both gradients."""
 
+    @staticmethod
+    def _is_basic(index: Any) -> bool:
+        parts = index if isinstance(index, tuple) else (index,)
+        return all(part is None or part is Ellipsis or isinstance(part, int | slice) for part in parts)
+
     def forward(self, x: Array, *, index: Any) -> Array:
         self.save(x, index)
         return array_module(x).asarray(x[index])
@@ -186,7 +191,10 @@ class Index(Function):
         def write(out: Array, accumulate: bool) -> None:
             if not accumulate:
                 out[...] = 0
-            array_module(out).add.at(out, index, gradient)
+            if self._is_basic(index):
+                out[index] += gradient
+            else:
+                array_module(out).add.at(out, index, gradient)
 
         return Deferred(x, write)
 

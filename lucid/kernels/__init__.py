@@ -49,8 +49,13 @@ class Kernels(Protocol):
         It is linear and draws the same mask at the same coordinates: applied to a gradient it is its own backward.
         """
 
-    def embedding_gradient(self, gradient: Array, ids: Array, out: Array, accumulate: bool) -> None:
-        """Write (or add) to out [V, C] the rows of gradient [..., C], each at its id [...], in a fixed order."""
+    def embedding_gradient(
+        self, gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None
+    ) -> None:
+        """Write (or add) to out [V, C] the rows of gradient [..., C], each at its id [...], in a fixed order.
+
+        Rows whose id is `padding_id` do not count.
+        """
 
     def attention(
         self,

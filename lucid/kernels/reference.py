@@ -108,10 +108,14 @@ def dropout(x: Array, probability: float, stream: int, coordinates: Coordinates)
     return y
 
 
-def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool) -> None:
+def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None) -> None:
+    ids, rows = ids.reshape(-1), _rows(gradient)
     if not accumulate:
         out[...] = 0
-    array_module(out).add.at(out, ids.reshape(-1), _rows(gradient))
+    if padding_id is not None:
+        counted = ids != padding_id
+        ids, rows = ids[counted], rows[counted]
+    array_module(out).add.at(out, ids, rows)
 
 
 def _split_heads(x: Array, heads: int) -> Array:

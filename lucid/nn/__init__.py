@@ -1,7 +1,7 @@
 """Modules, layers, the fused operations they call, and the flat buffers their parameters live in."""
 
 from lucid.nn import functional
-from lucid.nn.layers import Dropout, Embedding, LayerNorm, Linear
+from lucid.nn.layers import Dropout, Embedding, LayerNorm, Linear, TiedLinear
 from lucid.nn.module import Module, ModuleList, Parameter
 from lucid.nn.parameters import FlatParameters, Segment, flatten
 
@@ -15,6 +15,7 @@ __all__ = [
     "ModuleList",
     "Parameter",
     "Segment",
+    "TiedLinear",
     "flatten",
     "functional",
 ]

@@ -61,14 +61,14 @@ class Dropout(Function):
 
 
 class Embedding(Function):
-    def forward(self, table: Array, *, ids: Array) -> Array:
-        self.save(table, ids)
+    def forward(self, table: Array, *, ids: Array, padding_id: int | None) -> Array:
+        self.save(table, ids, padding_id)
         return array_module(table).take(table, ids, axis=0)
 
     def backward(self, gradient: Array) -> Any:
-        table, ids = self.saved
-        kernel = kernels.of(table)
-        return Deferred(table, lambda out, accumulate: kernel.embedding_gradient(gradient, ids, out, accumulate))
+        table, ids, padding_id = self.saved
+        write = kernels.of(table).embedding_gradient
+        return Deferred(table, lambda out, accumulate: write(gradient, ids, out, accumulate, padding_id))
 
 
 class Attention(Function):
@@ -121,9 +121,12 @@ def dropout(x: Tensor, probability: float, site: int = 0, training: bool = True)
     return Dropout.apply(x, probability=probability, stream=Stream.DROPOUT + site)
 
 
-def embedding(ids: Array, table: Tensor) -> Tensor:
-    """Return the rows of table [V, C] at ids [...] (integers in [0, V), checked by the caller): [..., C]."""
-    return Embedding.apply(table, ids=ids)
+def embedding(ids: Array, table: Tensor, padding_id: int | None = None) -> Tensor:
+    """Return the rows of table [V, C] at ids [...] (integers in [0, V), checked by the caller): [..., C].
+
+    The row of `padding_id` gets no gradient from here.
+    """
+    return Embedding.apply(table, ids=ids, padding_id=padding_id)
 
 
 def attention(

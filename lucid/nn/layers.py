@@ -7,14 +7,11 @@ from lucid.nn.module import Module, Parameter
 
 
 class Linear(Module):
-    """x [..., I] times weight [O, I] transposed, plus bias [O].
+    """x [..., I] times weight [O, I] transposed, plus bias [O]; `deviation` is that of the initial weights."""
 
-    `weight` may be given, to tie it to another module's; `deviation` is that of its initial values otherwise.
-    """
-
-    def __init__(self, inputs: int, outputs: int, deviation: float = 0.02, weight: Parameter | None = None) -> None:
+    def __init__(self, inputs: int, outputs: int, deviation: float = 0.02) -> None:
         super().__init__()
-        self.weight = weight or Parameter(init.truncated_normal((outputs, inputs), deviation))
+        self.weight = Parameter(init.truncated_normal((outputs, inputs), deviation))
         self.bias = Parameter(init.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,6 +19,21 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         return f"inputs={self.weight.shape[1]}, outputs={self.weight.shape[0]}"
+
+
+class TiedLinear(Module):
+    """A linear layer over parameters that belong to other modules: weight [O, I] and bias [O]."""
+
+    def __init__(self, weight: Parameter, bias: Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"inputs={self.weight.shape[1]}, outputs={self.weight.shape[0]}, tied"
 
 
 class LayerNorm(Module):
@@ -41,14 +53,20 @@ class LayerNorm(Module):
 
 
 class Embedding(Module):
-    """A table [count, width] of vectors, looked up by integer ids [...]."""
+    """A table [count, width] of vectors, looked up by integer ids [...].
 
-    def __init__(self, count: int, width: int, deviation: float = 0.02) -> None:
+    The vector of `padding_id` starts at zero and learns nothing from look-ups.
+    """
+
+    def __init__(self, count: int, width: int, deviation: float = 0.02, padding_id: int | None = None) -> None:
         super().__init__()
         self.weight = Parameter(init.truncated_normal((count, width), deviation))
+        self.padding_id = padding_id
+        if padding_id is not None:
+            self.weight.data[padding_id] = 0
 
     def forward(self, ids: Array) -> Tensor:
-        return functional.embedding(ids, self.weight)
+        return functional.embedding(ids, self.weight, self.padding_id)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}"

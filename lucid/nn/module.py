@@ -95,7 +95,7 @@ class Module:
             parameter.zero_grad()
 
     def to(self, target: "str | np.dtype | type") -> Self:
-        """Move all parameters to a device ("cpu", "cuda:0") or a dtype, in place; flatten them afterwards, not before."""
+        """Move all parameters to a device ("cpu", "cuda:0") or a dtype, in place. Do it before `flatten`."""
         for parameter in self.parameters():
             parameter.replace_data(parameter.to(target).data)
         return self

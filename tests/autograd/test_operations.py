@@ -58,11 +58,10 @@ def test_gradients_agree_with_finite_differences(name):
     check_gradients(function, *arrays)
 
 
-@pytest.mark.parametrize("name", CASES)
+# The constant operand of the others is itself in double precision.
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"add array", "matmul array"}))
 def test_single_precision_stays_single(name):
     function, *arrays = CASES[name]
-    if name in ("add array", "matmul array"):
-        pytest.skip("the constant operand is in double precision")
     inputs = [lucid.tensor(array.astype(np.float32), requires_grad=True) for array in arrays]
     output = function(*inputs)
     output.backward(np.ones(output.shape, np.float32))

@@ -58,7 +58,7 @@ def test_an_unknown_device_is_named(device):
 
 
 def test_asking_for_a_gpu_that_is_not_there_says_so():
-    with pytest.raises(ConfigError, match="CuPy|no such GPU"):
+    with pytest.raises(ConfigError, match=r"CuPy|no such GPU"):
         lucid.tensor([1.0], device="cuda:63")
 
 

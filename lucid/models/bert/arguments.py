@@ -1,0 +1,129 @@
+"""Checks of what callers pass to the model: shapes, kinds and ranges, with errors that name the argument.
+
+Everything comes out as arrays on the model's device; ids and labels are checked before they travel there.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lucid import backend
+from lucid.autograd import Tensor
+from lucid.backend import Array
+from lucid.models.bert.config import BERTConfig
+
+
+@dataclass(frozen=True)
+class EncoderInputs:
+    """Checked inputs of a batch of B sequences of length T; exactly one of the first two is given."""
+
+    input_ids: Array | None
+    inputs_embeds: Tensor | None
+    attention_mask: Array | None
+    token_type_ids: Array
+    position_ids: Array
+
+    @property
+    def batch_and_length(self) -> tuple[int, int]:
+        B, T = self.token_type_ids.shape
+        return B, T
+
+
+def check_inputs(
+    config: BERTConfig,
+    device: str,
+    input_ids: Any,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    position_ids: Any = None,
+    inputs_embeds: Any = None,
+) -> EncoderInputs:
+    """Return the inputs as arrays on `device`, with defaults filled in, or raise `ValueError`."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds, and not both")
+    if inputs_embeds is not None:
+        inputs_embeds = _embeddings(inputs_embeds, config.hidden_size).to(device)
+        B, T = inputs_embeds.shape[:2]
+    else:
+        input_ids = integers("input_ids", input_ids, (None, None), config.vocab_size, "vocab_size", device)
+        B, T = input_ids.shape
+    if config.max_position_embeddings < T:
+        name = "input_ids" if inputs_embeds is None else "inputs_embeds"
+        raise ValueError(
+            f"{name} has sequences of length {T}; max_position_embeddings allows {config.max_position_embeddings}"
+        )
+    xp = backend.array_module(inputs_embeds.data if inputs_embeds is not None else input_ids)
+    if attention_mask is not None:
+        attention_mask = _mask(attention_mask, (B, T), device)
+    if token_type_ids is None:
+        token_type_ids = xp.zeros((B, T), dtype=np.int64)
+    else:
+        types = config.type_vocab_size
+        token_type_ids = integers("token_type_ids", token_type_ids, (B, T), types, "type_vocab_size", device)
+    if position_ids is None:
+        position_ids = xp.arange(T)
+    else:
+        positions = config.max_position_embeddings
+        position_ids = _broadcast_rows(position_ids)
+        position_ids = integers("position_ids", position_ids, (None, T), positions, "max_position_embeddings", device)
+        if len(position_ids) not in (1, B):
+            raise ValueError(f"position_ids has shape {position_ids.shape}; it takes ({B}, {T}), (1, {T}) or ({T},)")
+    return EncoderInputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
+
+
+def integers(
+    name: str,
+    values: Any,
+    shape: tuple[int | None, ...],
+    bound: int,
+    bound_name: str,
+    device: str,
+    ignored: int | None = None,
+) -> Array:
+    """Return `values` as an integer array of `shape` (None: any size) with elements in [0, bound) or `ignored`."""
+    array = _array(name, values, shape)
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"{name} has dtype {array.dtype}; it takes integers")
+    outside = (array < 0) | (array >= bound)
+    if ignored is not None:
+        outside &= array != ignored
+    if outside.any():
+        also = "" if ignored is None else f", or {ignored} for positions that do not count"
+        wrong = int(array[outside][0])
+        raise ValueError(
+            f"{name} has the value {wrong}; it takes values from 0 to {bound - 1} ({bound_name} - 1){also}"
+        )
+    return backend.to_device(array, device)
+
+
+def _array(name: str, values: Any, shape: tuple[int | None, ...]) -> Array:
+    data = values.data if isinstance(values, Tensor) else values
+    array = data if hasattr(data, "dtype") and hasattr(data, "shape") else np.asarray(data)
+    fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
+    if not fits or 0 in array.shape:
+        letters = iter("BT")
+        wanted = ", ".join(str(size) if size is not None else next(letters) for size in shape)
+        raise ValueError(f"{name} has shape {array.shape}; it takes ({wanted}{',' if len(shape) == 1 else ''})")
+    return array
+
+
+def _broadcast_rows(values: Any) -> Any:
+    return values.reshape(1, -1) if getattr(values, "ndim", None) == 1 else values
+
+
+def _mask(values: Any, shape: tuple[int, int], device: str) -> Array:
+    array = _array("attention_mask", values, shape)
+    mask = array != 0
+    if ((array != 1) & mask).any():
+        raise ValueError("attention_mask has values other than 0 (padding) and 1 (attend)")
+    return backend.to_device(mask, device)
+
+
+def _embeddings(values: Any, width: int) -> Tensor:
+    tensor = values if isinstance(values, Tensor) else Tensor(np.asarray(values))
+    if tensor.ndim != 3 or tensor.shape[2] != width or 0 in tensor.shape:
+        raise ValueError(f"inputs_embeds has shape {tensor.shape}; it takes (B, T, {width})")
+    if tensor.dtype.kind != "f":
+        raise ValueError(f"inputs_embeds has dtype {tensor.dtype}; it takes floating-point numbers")
+    return tensor

@@ -1,0 +1,145 @@
+"""BERT without its heads: embeddings, the stack of transformer layers, and the pooled first token.
+
+Attribute names are Hugging Face's, so that parameters have theirs. B batch, T length, C width.
+"""
+
+from lucid.autograd import Tensor
+from lucid.backend import Array
+from lucid.kernels import Activation
+from lucid.models.bert.arguments import EncoderInputs
+from lucid.models.bert.config import BERTConfig
+from lucid.nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, functional
+
+# Dropout sites, numbered through the whole model: one after the embeddings, then three a layer.
+_SITES_PER_LAYER = 3
+
+
+class Embeddings(Module):
+    """The sum of word, position and token type vectors, normalised."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        C, deviation = config.hidden_size, config.initializer_range
+        self.word_embeddings = Embedding(config.vocab_size, C, deviation, padding_id=config.pad_token_id)
+        self.position_embeddings = Embedding(config.max_position_embeddings, C, deviation)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, C, deviation)
+        self.LayerNorm = LayerNorm(C, config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob, site=0)
+
+    def forward(self, inputs: EncoderInputs) -> Tensor:
+        words = inputs.inputs_embeds
+        if words is None:
+            assert inputs.input_ids is not None
+            words = self.word_embeddings(inputs.input_ids)
+        x = words + self.token_type_embeddings(inputs.token_type_ids) + self.position_embeddings(inputs.position_ids)
+        return self.dropout(self.LayerNorm(x))
+
+
+class SelfAttention(Module):
+    """Multi-head attention of a sequence to itself."""
+
+    def __init__(self, config: BERTConfig, site: int) -> None:
+        super().__init__()
+        C, deviation = config.hidden_size, config.initializer_range
+        self.query = Linear(C, C, deviation)
+        self.key = Linear(C, C, deviation)
+        self.value = Linear(C, C, deviation)
+        self.heads = config.num_attention_heads
+        self.dropout_probability = config.attention_probs_dropout_prob
+        self.site = site
+
+    def forward(self, x: Tensor, mask: Array | None) -> Tensor:
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        return functional.attention(
+            query, key, value, self.heads, mask, self.dropout_probability, self.site, self.training
+        )
+
+
+class ResidualOutput(Module):
+    """What closes both halves of a layer: a linear map, dropout, the residual, and normalisation."""
+
+    def __init__(self, inputs: int, config: BERTConfig, site: int) -> None:
+        super().__init__()
+        self.dense = Linear(inputs, config.hidden_size, config.initializer_range)
+        self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = Dropout(config.hidden_dropout_prob, site)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class AttentionBlock(Module):
+    """The first half of a layer."""
+
+    def __init__(self, config: BERTConfig, site: int) -> None:
+        super().__init__()
+        # The name `self` is Hugging Face's.
+        self.self = SelfAttention(config, site)
+        self.output = ResidualOutput(config.hidden_size, config, site + 1)
+
+    def forward(self, x: Tensor, mask: Array | None) -> Tensor:
+        return self.output(self._modules["self"](x, mask), x)
+
+
+class Intermediate(Module):
+    """The widening map of the second half, with its activation."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.intermediate_size, config.initializer_range)
+        self.kind: Activation = config.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.activation(self.dense(x), self.kind)
+
+
+class Layer(Module):
+    """One transformer layer, normalised after each half (post-LN)."""
+
+    def __init__(self, config: BERTConfig, number: int) -> None:
+        super().__init__()
+        site = 1 + number * _SITES_PER_LAYER
+        self.attention = AttentionBlock(config, site)
+        self.intermediate = Intermediate(config)
+        self.output = ResidualOutput(config.intermediate_size, config, site + 2)
+
+    def forward(self, x: Tensor, mask: Array | None) -> Tensor:
+        x = self.attention(x, mask)
+        return self.output(self.intermediate(x), x)
+
+
+class Encoder(Module):
+    """The stack of layers."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.layer = ModuleList([Layer(config, number) for number in range(config.num_hidden_layers)])
+
+    def forward(self, x: Tensor, mask: Array | None) -> Tensor:
+        for layer in self.layer:
+            x = layer(x, mask)
+        return x
+
+
+class Pooler(Module):
+    """The first token's output, through a linear map and tanh."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size, config.initializer_range)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x[:, 0]).tanh()
+
+
+class BERTModel(Module):
+    """Embeddings, encoder and pooler: from checked inputs to hidden states [B, T, C]; `pooler` makes them [B, C]."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config)
+
+    def forward(self, inputs: EncoderInputs) -> Tensor:
+        return self.encoder(self.embeddings(inputs), inputs.attention_mask)

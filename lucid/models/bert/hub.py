@@ -1,0 +1,123 @@
+"""In from Hugging Face and out to it: `config.json` and `model.safetensors`, under the names of `transformers`."""
+
+import json
+import os
+import warnings
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  # teaches NumPy the name bfloat16, which safetensors then reads
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from lucid.errors import CheckpointError
+from lucid.models.bert.config import BERTConfig
+from lucid.nn import Module
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+# Settings of transformers that change what the model computes, and the only values of them that are BERT's.
+_FIXED_SETTINGS = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+_OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+# Buffers that old versions wrote beside the weights.
+_IGNORED = {"bert.embeddings.position_ids"}
+# What a checkpoint may lack: a model for another task was saved without these.
+_OPTIONAL = ("bert.pooler.", "cls.")
+
+
+def read_config(folder: Path) -> BERTConfig:
+    """Return the configuration in `folder`; settings that are not part of a BERT's shape are passed over."""
+    path = folder / CONFIG_FILE
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is not there: is {folder} the folder of a model?") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(settings, dict) or settings.get("model_type", "bert") != "bert":
+        raise CheckpointError(f"{path} does not describe a BERT (model_type is not 'bert')")
+    for name, value in _FIXED_SETTINGS.items():
+        if settings.get(name, value) != value:
+            raise CheckpointError(f"{path}: {name} is {settings[name]!r}; only {value!r} is supported")
+    known = {field.name for field in fields(BERTConfig)}
+    try:
+        return BERTConfig(**{name: value for name, value in settings.items() if name in known and value is not None})
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_weights(folder: Path, model: Module) -> None:
+    """Copy the weights in `folder` into `model`, accepting old names, absent tied entries and absent heads."""
+    path = folder / WEIGHTS_FILE
+    tensors = _read_tensors(path)
+    parameters = dict(model.named_parameters())
+    shared = dict(model.named_parameters(keep_shared=True))
+    state: dict[str, np.ndarray] = {}
+    for name, array in tensors.items():
+        if name not in shared:
+            raise CheckpointError(f"{path}: {name} is not a parameter of a BERT for pretraining")
+        if array.shape != shared[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {array.shape}, {CONFIG_FILE} asks for {shared[name].shape}"
+            )
+        owner = next(own for own, parameter in parameters.items() if parameter is shared[name])
+        if owner in state and not np.array_equal(state[owner], array):
+            raise CheckpointError(f"{path}: {name} differs from {owner}; only models that tie them are supported")
+        state[owner] = array
+    missing = [name for name in parameters if name not in state]
+    lost = [name for name in missing if not name.startswith(_OPTIONAL)]
+    if lost:
+        raise CheckpointError(f"{path}: {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''} is missing")
+    if missing:
+        warnings.warn(f"{path} has no {', '.join(missing)}: newly initialised", stacklevel=3)
+    model.load_state_dict({name: state.get(name, parameter.numpy()) for name, parameter in parameters.items()})
+
+
+def write(folder: Path, config: BERTConfig, model: Module) -> None:
+    """Write `config.json` and `model.safetensors`, each aside first, then renamed over what is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {
+        "architectures": ["BertForPreTraining"],
+        "model_type": "bert",
+        "dtype": "float32",
+        **asdict(config),
+        **_FIXED_SETTINGS,
+    }
+    state = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in model.state_dict().items()}
+    aside = folder / f".{WEIGHTS_FILE}.part"
+    save_file(state, aside, metadata={"format": "pt"})
+    os.replace(aside, folder / WEIGHTS_FILE)
+    aside = folder / f".{CONFIG_FILE}.part"
+    aside.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(aside, folder / CONFIG_FILE)
+
+
+def _read_tensors(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        others = sorted(found.name for found in path.parent.glob("*.bin"))
+        hint = f"; {others[0]} is a pickle, which is not read: save it as safetensors" if others else ""
+        raise CheckpointError(f"{path} is not there{hint}")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {_current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+    except (safetensors.SafetensorError, OSError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not any(name.startswith(("bert.", "cls.")) for name in tensors):
+        # The bare encoder is saved without the prefix.
+        tensors = {f"bert.{name}": array for name, array in tensors.items()}
+    return {name: array.astype(np.float32, copy=False) for name, array in tensors.items() if name not in _IGNORED}
+
+
+def _current_name(name: str) -> str:
+    for old, new in _OLD_NAMES.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name

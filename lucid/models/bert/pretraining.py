@@ -1,0 +1,283 @@
+"""`BERTForPreTraining`: BERT with the heads for masked language modelling (MLM) and next-sentence prediction (NSP).
+
+Devlin et al., "BERT: Pre-training of deep bidirectional transformers for language understanding", 2018.
+B batch, T length, C width, V vocabulary, M masked positions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+import numpy as np
+
+from lucid.autograd import Tensor, no_grad
+from lucid.backend import Array, array_module
+from lucid.models.bert import hub
+from lucid.models.bert.arguments import EncoderInputs, check_inputs, integers
+from lucid.models.bert.config import BERTConfig
+from lucid.models.bert.encoder import BERTModel
+from lucid.nn import LayerNorm, Linear, Module, Parameter, TiedLinear, functional, init
+
+Reduction = Literal["mean", "sum"]
+
+# The label of what does not count: unmasked positions, and rows without a second segment.
+IGNORE_INDEX = -100
+
+
+class ModelInputs(TypedDict, total=False):
+    """The inputs of `forward` beside `input_ids`: tensors or arrays."""
+
+    attention_mask: Any
+    token_type_ids: Any
+    position_ids: Any
+    inputs_embeds: Any
+
+
+class PredictionTransform(Module):
+    """A linear map, the activation, and normalisation, before the vocabulary is scored."""
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size, config.initializer_range)
+        self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.kind = config.activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(functional.activation(self.dense(x), self.kind))
+
+
+class LanguageModelHead(Module):
+    """Scores of the vocabulary [..., V] from hidden states [..., C]; its weight is the word embedding's."""
+
+    def __init__(self, config: BERTConfig, word_embedding: Parameter) -> None:
+        super().__init__()
+        self.transform = PredictionTransform(config)
+        self.bias = Parameter(init.zeros(config.vocab_size))
+        self.decoder = TiedLinear(word_embedding, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.transform(x))
+
+
+class PreTrainingHeads(Module):
+    """The two heads, in Hugging Face's names."""
+
+    def __init__(self, config: BERTConfig, word_embedding: Parameter) -> None:
+        super().__init__()
+        self.predictions = LanguageModelHead(config, word_embedding)
+        self.seq_relationship = Linear(config.hidden_size, 2, config.initializer_range)
+
+
+@dataclass(frozen=True)
+class BranchLoss:
+    """One head on one batch: the sum of its losses in nats, and how many predictions counted and were right."""
+
+    loss: Tensor
+    count: int
+    correct: int
+
+    def accuracy(self) -> Tensor:
+        """Return the share that was right, 0 if nothing counted."""
+        return Tensor(np.asarray(self.correct / max(1, self.count), dtype=np.float32))
+
+
+class BERTForPreTraining(Module):
+    """BERT with MLM and NSP heads.
+
+    Every method takes the inputs of `forward`, by name, as tensors or NumPy arrays: `input_ids` [B, T] (integers below
+    `vocab_size`) or `inputs_embeds` [B, T, C] in their place, and optionally `attention_mask` [B, T] (1: attend,
+    0: padding), `token_type_ids` [B, T] (0: segment A, 1: segment B) and `position_ids` [T] or [B, T]. An argument of
+    the wrong shape, kind or range is a `ValueError` that names it, what it got and what it takes.
+    """
+
+    def __init__(self, config: BERTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.bert = BERTModel(config)
+        self.cls = PreTrainingHeads(config, self.bert.embeddings.word_embeddings.weight)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "BERTForPreTraining":
+        """Read a model from a folder with `config.json` and `model.safetensors`, as `transformers` writes them.
+
+        A checkpoint without pooler or heads gets new ones, with a warning. Raises `CheckpointError`.
+        """
+        folder = Path(folder)
+        model = cls(hub.read_config(folder))
+        hub.read_weights(folder, model)
+        return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` to a folder, from which `transformers` can load them."""
+        hub.write(Path(folder), self.config, self)
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return (prediction_scores [B, T, V], seq_relationship_scores [B, 2]), before softmax."""
+        inputs = check_inputs(
+            self.config, self.device, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
+        )
+        hidden = self.bert(inputs)
+        return self.cls.predictions(hidden), self._next_sentence_scores(hidden)
+
+    def get_mlm_loss(
+        self,
+        mlm_labels: Any,
+        input_ids: Any = None,
+        *,
+        ignore_index: int = IGNORE_INDEX,
+        reduction: Reduction = "mean",
+        **inputs: Unpack[ModelInputs],
+    ) -> Tensor:
+        """Return the cross-entropy (nats) of the true tokens at the positions whose label is not `ignore_index`.
+
+        `mlm_labels` [B, T] holds token ids. The mean is over the positions that count; 0 if there are none.
+        """
+        checked = self._check(input_ids, **inputs)
+        labels = self._mlm_labels(mlm_labels, checked, ignore_index)
+        return _reduce(self._mlm(self.bert(checked), labels, ignore_index), reduction)
+
+    def get_nsp_loss(
+        self, nsp_labels: Any, input_ids: Any = None, *, reduction: Reduction = "mean", **inputs: Unpack[ModelInputs]
+    ) -> Tensor:
+        """Return the cross-entropy (nats) of `nsp_labels` [B]: 0 where segment B follows A, 1 where it does not.
+
+        A row labelled -100 does not count.
+        """
+        checked = self._check(input_ids, **inputs)
+        labels = self._nsp_labels(nsp_labels, checked)
+        return _reduce(self._nsp(self.bert(checked), labels), reduction)
+
+    def get_loss(
+        self,
+        mlm_labels: Any,
+        nsp_labels: Any,
+        input_ids: Any = None,
+        *,
+        mlm_weight: float = 1.0,
+        nsp_weight: float = 1.0,
+        ignore_index: int = IGNORE_INDEX,
+        reduction: Reduction = "mean",
+        **inputs: Unpack[ModelInputs],
+    ) -> Tensor:
+        """Return mlm_weight x MLM loss + nsp_weight x NSP loss, each reduced on its own, from one pass."""
+        mlm, nsp = self.branch_losses(mlm_labels, nsp_labels, input_ids, ignore_index=ignore_index, **inputs)
+        return _reduce(mlm, reduction) * mlm_weight + _reduce(nsp, reduction) * nsp_weight
+
+    def branch_losses(
+        self,
+        mlm_labels: Any,
+        nsp_labels: Any,
+        input_ids: Any = None,
+        *,
+        ignore_index: int = IGNORE_INDEX,
+        **inputs: Unpack[ModelInputs],
+    ) -> tuple[BranchLoss, BranchLoss]:
+        """Return what `get_loss` is made of, (MLM, NSP), with the counts that training and evaluation report."""
+        checked = self._check(input_ids, **inputs)
+        mlm_labels = self._mlm_labels(mlm_labels, checked, ignore_index)
+        nsp_labels = self._nsp_labels(nsp_labels, checked)
+        hidden = self.bert(checked)
+        return self._mlm(hidden, mlm_labels, ignore_index), self._nsp(hidden, nsp_labels)
+
+    def predict_mlm_token_ids(self, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
+        """Return the most probable token at each position: integers [B, T]. Dropout is off."""
+        with self._evaluating():
+            scores, _ = self(input_ids, **inputs)
+        return Tensor(scores.data.argmax(axis=-1))
+
+    def predict_nsp_labels(self, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
+        """Return 0 (segment B follows A) or 1 (it does not) for each row: integers [B]. Dropout is off."""
+        checked = self._check(input_ids, **inputs)
+        with self._evaluating():
+            scores = self._next_sentence_scores(self.bert(checked))
+        return Tensor(scores.data.argmax(axis=-1))
+
+    def get_mlm_accuracy(
+        self, mlm_labels: Any, input_ids: Any = None, *, ignore_index: int = IGNORE_INDEX, **inputs: Unpack[ModelInputs]
+    ) -> Tensor:
+        """Return the share of the positions that count whose most probable token is the label's. Dropout is off."""
+        checked = self._check(input_ids, **inputs)
+        labels = self._mlm_labels(mlm_labels, checked, ignore_index)
+        with self._evaluating():
+            return self._mlm(self.bert(checked), labels, ignore_index).accuracy()
+
+    def get_nsp_accuracy(self, nsp_labels: Any, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
+        """Return the share of rows whose next-sentence label is predicted. Dropout is off."""
+        checked = self._check(input_ids, **inputs)
+        labels = self._nsp_labels(nsp_labels, checked)
+        with self._evaluating():
+            return self._nsp(self.bert(checked), labels).accuracy()
+
+    def get_accuracy(
+        self,
+        mlm_labels: Any,
+        nsp_labels: Any,
+        input_ids: Any = None,
+        *,
+        mlm_weight: float = 1.0,
+        nsp_weight: float = 1.0,
+        ignore_index: int = IGNORE_INDEX,
+        **inputs: Unpack[ModelInputs],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (MLM accuracy, NSP accuracy, their weighted mean), from one pass. Dropout is off."""
+        with self._evaluating():
+            mlm, nsp = self.branch_losses(mlm_labels, nsp_labels, input_ids, ignore_index=ignore_index, **inputs)
+        weighted = (mlm.accuracy() * mlm_weight + nsp.accuracy() * nsp_weight) / (mlm_weight + nsp_weight)
+        return mlm.accuracy(), nsp.accuracy(), weighted
+
+    def _check(self, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> EncoderInputs:
+        return check_inputs(self.config, self.device, input_ids, **inputs)
+
+    def _mlm_labels(self, labels: Any, inputs: EncoderInputs, ignore_index: int) -> Array:
+        bound = self.config.vocab_size
+        shape = inputs.batch_and_length
+        return integers("mlm_labels", labels, shape, bound, "vocab_size", self.device, ignored=ignore_index)
+
+    def _nsp_labels(self, labels: Any, inputs: EncoderInputs) -> Array:
+        batch, _ = inputs.batch_and_length
+        return integers("nsp_labels", labels, (batch,), 2, "two classes", self.device, ignored=IGNORE_INDEX)
+
+    def _mlm(self, hidden: Tensor, labels: Array, ignore_index: int) -> BranchLoss:
+        """Score the masked positions only: the vocabulary is the widest thing in the model."""
+        flat = labels.reshape(-1)
+        positions = array_module(flat).flatnonzero(flat != ignore_index)
+        masked = hidden.reshape(-1, self.config.hidden_size)[positions]
+        return _branch_loss(self.cls.predictions(masked), flat[positions], ignore_index)
+
+    def _nsp(self, hidden: Tensor, labels: Array) -> BranchLoss:
+        return _branch_loss(self._next_sentence_scores(hidden), labels, IGNORE_INDEX)
+
+    def _next_sentence_scores(self, hidden: Tensor) -> Tensor:
+        return self.cls.seq_relationship(self.bert.pooler(hidden))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Record nothing and drop nothing inside the block, whatever mode the model is in."""
+        training = self.training
+        self.eval()
+        try:
+            with no_grad():
+                yield
+        finally:
+            self.train(training)
+
+
+def _branch_loss(scores: Tensor, labels: Array, ignore_index: int) -> BranchLoss:
+    loss = functional.cross_entropy(scores, labels, ignore_index, reduction="sum")
+    counted = labels != ignore_index
+    return BranchLoss(loss, int(counted.sum()), int(((scores.data.argmax(axis=-1) == labels) & counted).sum()))
+
+
+def _reduce(branch: BranchLoss, reduction: Reduction) -> Tensor:
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}; it takes 'mean' or 'sum'")
+    return branch.loss if reduction == "sum" else branch.loss * (1.0 / max(1, branch.count))
