@@ -22,7 +22,8 @@ class Model(Module):
         self.norm = LayerNorm(WIDTH)
         self.rarely = Linear(WIDTH, WIDTH, deviation=0.3)
         self.never = Linear(WIDTH, WIDTH)
-        self.head = Linear(WIDTH, VOCABULARY, weight=self.embedding.weight)
+        self.head = Linear(WIDTH, VOCABULARY)
+        self.head.weight = self.embedding.weight
         self.to(np.float64)
 
     def forward(self, ids, rarely=False):
