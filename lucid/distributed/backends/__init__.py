@@ -1,0 +1,1 @@
+"""The communicators: one process alone (`single`), or many over MPI (`mpi`)."""

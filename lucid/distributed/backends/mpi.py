@@ -1,0 +1,111 @@
+"""The communicator over MPI (mpi4py), between processes of one node or of many.
+
+Making one imports mpi4py, which initialises MPI; it finalises by itself at exit. Messages travel on a duplicate of
+COMM_WORLD, so that they cannot mix with those of a program that uses MPI on its own.
+"""
+
+import os
+import time
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from lucid.backend import Array
+from lucid.distributed.communicator import (
+    Communicator,
+    Work,
+    check_apart,
+    check_array,
+    check_parts,
+    check_rank,
+    check_same_dtype,
+)
+from lucid.distributed.topology import check_world_size
+
+_SECONDS_TO_BE_KILLED = 5.0
+
+
+class MPICommunicator(Communicator):
+    """All the processes that the launcher started.
+
+    Raises `LaunchError` if the launcher announced another number of processes than MPI knows of.
+    """
+
+    def __init__(self) -> None:
+        from mpi4py import MPI
+
+        check_world_size(MPI.COMM_WORLD.size)
+        self._mpi = MPI
+        self._ranks = MPI.COMM_WORLD.Dup()
+        self.rank: int = self._ranks.rank
+        self.size: int = self._ranks.size
+        node = self._ranks.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank: int = node.rank
+        node.Free()
+        self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
+
+    def all_reduce(self, array: Array) -> Work:
+        check_array("array", array)
+        return _Requests((array,), self._ranks.Iallreduce(self._mpi.IN_PLACE, array))
+
+    def reduce_scatter(self, array: Array, shard: Array) -> Work:
+        check_parts(shard, array, self.size)
+        check_apart("shard", shard, "array", array)
+        return _Requests((array, shard), self._ranks.Ireduce_scatter_block(array, shard))
+
+    def all_gather(self, shard: Array, array: Array) -> Work:
+        check_parts(shard, array, self.size)
+        own_part = array.reshape(self.size, -1)[self.rank]
+        if shard.size and shard.ctypes.data == own_part.ctypes.data:
+            return _Requests((array,), self._ranks.Iallgather(self._mpi.IN_PLACE, array))
+        check_apart("shard", shard, "array", array)
+        return _Requests((shard, array), self._ranks.Iallgather(shard, array))
+
+    def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
+        check_array("outgoing", outgoing)
+        check_array("incoming", incoming)
+        check_same_dtype("outgoing", outgoing, "incoming", incoming)
+        check_apart("outgoing", outgoing, "incoming", incoming)
+        check_rank("peer", peer, self.size)
+        receipt = self._ranks.Irecv(incoming, peer)
+        return _Requests((outgoing, incoming), receipt, self._ranks.Isend(outgoing, peer))
+
+    def broadcast(self, array: Array, root: int = 0) -> None:
+        check_array("array", array)
+        check_rank("root", root, self.size)
+        self._ranks.Bcast(array, root)
+
+    def barrier(self) -> None:
+        self._ranks.Barrier()
+
+    def all_reduce_scalar(self, value: float) -> float:
+        total = np.array(value, dtype=np.float64)
+        self._ranks.Allreduce(self._mpi.IN_PLACE, total)
+        return float(total)
+
+    def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
+        return np.zeros(count, dtype)
+
+    def abort(self, code: int) -> NoReturn:
+        self._mpi.COMM_WORLD.Abort(code)
+        # MPICH only tells the launcher, and goes on until that kills this process.
+        time.sleep(_SECONDS_TO_BE_KILLED)
+        os._exit(code)
+
+    def close(self) -> None:
+        self.barrier()
+
+
+class _Requests:
+    """MPI requests as a `Work`."""
+
+    def __init__(self, arrays: tuple[Array, ...], *requests: Any) -> None:
+        # MPI reads and writes the arrays until the end, but mpi4py does not keep them alive.
+        self._arrays = arrays
+        self._requests = requests
+
+    def wait(self) -> None:
+        for request in self._requests:
+            request.Wait()
+        self._arrays = ()

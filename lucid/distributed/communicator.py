@@ -1,0 +1,122 @@
+"""What the rest of lucid knows of communication: the `Communicator` protocol, its `Work`, and its argument checks.
+
+The backends beside this file (`backends/`) implement it. All ranks call the same collectives in the same order, with
+arrays of equal size and dtype; what differs between ranks is only what the arrays hold. Reductions are sums: means are
+never taken here, because losses are normalised by global counts before backward.
+"""
+
+from typing import NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lucid.backend import Array
+
+# What every MPI and NCCL can add up and carry.
+DTYPES = frozenset(np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "uint32", "uint64"))
+
+
+class Work(Protocol):
+    """A communication under way. Its arrays are the communicator's until `wait` has returned."""
+
+    def wait(self) -> None:
+        """Block until the arrays hold the result. Waiting again returns at once."""
+
+
+class Communicator(Protocol):
+    """A group of `size` processes, of which this one is `rank`.
+
+    Arrays are C-contiguous, of one of `DTYPES`, of any shape, and of equal size on all ranks; anything else is a
+    `ValueError` that names the argument. Methods that return a `Work` do not block.
+    """
+
+    rank: int
+    size: int
+    local_rank: int  # this process's place among those of its node
+    node_count: int
+
+    def all_reduce(self, array: Array) -> Work:
+        """Replace `array` by its sum over ranks, in place. All ranks get the same bits."""
+
+    def reduce_scatter(self, array: Array, shard: Array) -> Work:
+        """Put part `rank` of the sum over ranks of `array` into `shard`.
+
+        `array` consists of `size` parts of `shard.size` elements, one after the other. The two do not overlap.
+        """
+
+    def all_gather(self, shard: Array, array: Array) -> Work:
+        """Put every rank's `shard` into `array`, in order of rank.
+
+        `array.size` is `size * shard.size`. `shard` may be its own part of `array`, otherwise they do not overlap.
+        """
+
+    def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
+        """Swap with rank `peer`, which calls this too: its `outgoing` arrives in `incoming`.
+
+        `outgoing` may be of another size than `incoming`; the peer's are the other way about.
+        """
+
+    def broadcast(self, array: Array, root: int = 0) -> None:
+        """Replace `array` by rank `root`'s, in place. Blocks."""
+
+    def barrier(self) -> None:
+        """Block until all ranks are here."""
+
+    def all_reduce_scalar(self, value: float) -> float:
+        """Return the sum of `value` over ranks, added in float64: the same bits on all ranks. Blocks."""
+
+    def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
+        """Return zeros [count] for a flat parameter or gradient buffer, where this backend communicates best."""
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks now, from any thread, with exit code `code`."""
+
+    def close(self) -> None:
+        """Meet the other ranks for an orderly end. Blocks."""
+
+
+class Finished:
+    """The `Work` of a communication that was over at once."""
+
+    def wait(self) -> None:
+        """Return at once."""
+
+
+def check_array(name: str, array: Array) -> None:
+    """Raise `ValueError` unless `array` can be communicated; `name` is what the caller calls it."""
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} must be a NumPy array, got {type(array).__name__}")
+    if array.dtype not in DTYPES:
+        known = ", ".join(sorted(dtype.name for dtype in DTYPES))
+        raise ValueError(f"{name} has dtype {array.dtype}, which cannot be communicated: use one of {known}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be C-contiguous, got shape {array.shape} with strides {array.strides}")
+
+
+def check_parts(shard: Array, array: Array, size: int) -> None:
+    """Raise `ValueError` unless `array` is as large as `size` parts like `shard`, of the same dtype."""
+    check_array("shard", shard)
+    check_array("array", array)
+    check_same_dtype("shard", shard, "array", array)
+    if array.size != size * shard.size:
+        raise ValueError(
+            f"array has {array.size} elements, but {size} ranks x {shard.size} elements of shard = {size * shard.size}"
+        )
+
+
+def check_same_dtype(name: str, array: Array, other_name: str, other: Array) -> None:
+    """Raise `ValueError` unless both arrays have one dtype."""
+    if array.dtype != other.dtype:
+        raise ValueError(f"{name} has dtype {array.dtype}, but {other_name} has {other.dtype}")
+
+
+def check_apart(name: str, array: Array, other_name: str, other: Array) -> None:
+    """Raise `ValueError` if the memory of the two arrays overlaps."""
+    if np.may_share_memory(array, other):
+        raise ValueError(f"{name} and {other_name} overlap in memory")
+
+
+def check_rank(name: str, rank: int, size: int) -> None:
+    """Raise `ValueError` unless `rank` is one of `size` ranks."""
+    if not 0 <= rank < size:
+        raise ValueError(f"{name} is rank {rank}, but there are ranks 0 to {size - 1}")

@@ -1,0 +1,79 @@
+"""What to do when one rank fails, or the outside asks for an end: never a hang, never a lost message.
+
+A rank that just leaves with an exception would wait for the others at MPI's finalisation, while they wait for it in a
+collective. So an exception that nobody caught ends all ranks, whichever way they were launched. A signal asks all
+ranks to stop after the step in which they all know of it; the trainer sums `StopRequest.requested` over ranks.
+"""
+
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from lucid.distributed.communicator import Communicator
+from lucid.errors import LucidError
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# The launcher reads a rank's output from a pipe, and drops what it has not read when the abort arrives.
+_SECONDS_TO_FORWARD = 0.2
+
+
+def abort_on_exception(communicator: Communicator) -> None:
+    """From now on, let an uncaught exception in any thread of this process end all ranks.
+
+    The message names the rank; a `LucidError` shows its message and exits with its code, anything else shows its
+    traceback and exits with 1, an interrupt from the keyboard with 130. `sys.exit` does not come by here: on one rank
+    alone it ends all under `python -m mpi4py`, which the launchers use.
+    """
+
+    def main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        _report_and_abort(communicator, error)
+
+    def other_thread(failure: threading.ExceptHookArgs) -> None:
+        if failure.exc_value is not None:
+            _report_and_abort(communicator, failure.exc_value)
+
+    sys.excepthook = main_thread
+    threading.excepthook = other_thread
+
+
+def _report_and_abort(communicator: Communicator, error: BaseException) -> None:
+    if isinstance(error, LucidError):
+        code, message = error.exit_code, f"{error}\n"
+    else:
+        code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+        message = "".join(traceback.format_exception(error))
+    try:
+        sys.stdout.flush()
+        # In one piece, so that the ranks' messages do not mix.
+        sys.stderr.write(f"rank {communicator.rank} of {communicator.size} failed, all ranks end:\n{message}")
+        sys.stderr.flush()
+        time.sleep(_SECONDS_TO_FORWARD)
+    finally:
+        communicator.abort(code)
+
+
+class StopRequest:
+    """Within `with StopRequest() as stop:`, SIGTERM and SIGUSR1 set `stop.requested` instead of ending the process.
+
+    Signals may come any number of times. The handlers that were there before come back at the end. Main thread only.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._request) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True

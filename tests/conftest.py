@@ -1,0 +1,93 @@
+"""What all tests share: which of them run inside mpiexec, and how to start several ranks from an ordinary test.
+
+Tests marked `@pytest.mark.mpi(min_size=2)` run on every rank of an `mpiexec ... pytest --only-mpi`, which
+`tests/distributed/test_under_mpi.py` starts. Plain `pytest` leaves them out and runs all others.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lucid.distributed import Communicator, connect
+
+# One thread a rank: the ranks of a test share few cores.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+RunRanks = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--passed-into", metavar="FOLDER", help="list the tests that passed in FOLDER/<rank>")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    folder = config.getoption("--passed-into")
+    if folder is not None:
+        passed = [report.nodeid for report in terminalreporter.getreports("passed")]
+        Path(folder, str(connect().rank)).write_text("\n".join(passed))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of the other kind, where pytest-mpi would report each of them as skipped."""
+    under_mpi = config.getoption("--only-mpi")
+    left_out = [item for item in items if (item.get_closest_marker("mpi") is not None) != under_mpi]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session")
+def communicator() -> Communicator:
+    """The communicator of this rank, or of the only process."""
+    return connect()
+
+
+@pytest.fixture(params=["alone", pytest.param("mpi", marks=pytest.mark.mpi)])
+def group(communicator: Communicator) -> Communicator:
+    """A group of any size: a test that takes it runs in plain `pytest` and on every number of ranks as well."""
+    return communicator
+
+
+@pytest.fixture(scope="session")
+def mpiexec() -> str:
+    """The path of the launcher that belongs to the MPI of this environment."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        pytest.fail("there is no mpiexec: install lucid[mpich] into this environment")
+    return found
+
+
+@pytest.fixture
+def run_ranks(mpiexec: str) -> RunRanks:
+    """A function that runs `python ARGUMENTS` on several ranks and returns the finished process.
+
+    All of it is killed, and the test fails, when it takes longer than `seconds`.
+    """
+
+    def run(ranks: int, *arguments: str, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [mpiexec, "-prepend-rank", "-n", str(ranks), sys.executable, *arguments]
+        process = subprocess.Popen(
+            command,
+            env=os.environ | ONE_THREAD | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            pytest.fail(f"{ranks} ranks were not done after {seconds} s:\n{output}")
+        return subprocess.CompletedProcess(command, process.returncode, output)
+
+    return run

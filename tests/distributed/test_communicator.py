@@ -1,0 +1,190 @@
+"""Every collective against its closed form, where rank r holds r + 1, and twice, on any number of ranks."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lucid.distributed import connect
+from lucid.distributed.backends.single import SingleCommunicator
+from lucid.errors import ConfigError
+
+DTYPES = ["float32", "float64", "int32", "int64"]
+
+
+def sum_of_ranks(group):
+    """1 + 2 + ... + size."""
+    return group.size * (group.size + 1) // 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [0, 1, 7, 100_003])
+def test_all_reduce_sums_in_place(group, count, dtype):
+    for _ in range(2):
+        array = np.full(count, group.rank + 1, dtype)
+        group.all_reduce(array).wait()
+        np.testing.assert_array_equal(array, np.full(count, sum_of_ranks(group), dtype))
+
+
+def test_all_reduce_takes_a_slice_and_leaves_its_neighbours_alone(group):
+    array = np.full(30, group.rank + 1, np.float32)
+    group.all_reduce(array[10:20]).wait()
+    np.testing.assert_array_equal(array[10:20], np.full(10, sum_of_ranks(group)))
+    np.testing.assert_array_equal(np.delete(array, np.s_[10:20]), np.full(20, group.rank + 1))
+
+
+def test_several_works_go_on_at_once_and_may_be_waited_for_again(group):
+    arrays = [np.full(1000, (group.rank + 1) * k, np.float64) for k in range(5)]
+    works = [group.all_reduce(array) for array in arrays]
+    for work in [*reversed(works), *works]:
+        work.wait()
+    for k, array in enumerate(arrays):
+        np.testing.assert_array_equal(array, np.full(1000, sum_of_ranks(group) * k))
+
+
+def test_a_work_keeps_arrays_that_nobody_else_holds(group):
+    works = [group.all_reduce(np.ones(100_000, np.float32)) for _ in range(20)]
+    for work in works:
+        work.wait()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_reduce_scatter_gives_each_rank_its_part_of_the_sum(group, dtype):
+    for _ in range(2):
+        array = np.repeat(np.arange(group.size), 5).astype(dtype) * (group.rank + 1)
+        shard = np.empty(5, dtype)
+        group.reduce_scatter(array, shard).wait()
+        np.testing.assert_array_equal(shard, np.full(5, group.rank * sum_of_ranks(group), dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_gather_puts_the_shards_in_order_of_rank(group, dtype):
+    for _ in range(2):
+        array = np.zeros((group.size, 5), dtype)
+        group.all_gather(np.full(5, group.rank + 1, dtype), array).wait()
+        np.testing.assert_array_equal(array, np.repeat(np.arange(1, group.size + 1), 5).reshape(-1, 5))
+
+
+def test_all_gather_takes_the_shard_from_its_own_place(group):
+    array = np.zeros(5 * group.size, np.float32)
+    shard = array[5 * group.rank : 5 * (group.rank + 1)]
+    shard[:] = group.rank + 1
+    group.all_gather(shard, array).wait()
+    np.testing.assert_array_equal(array, np.repeat(np.arange(1, group.size + 1), 5))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_send_receive_swaps_with_the_peer_also_unequal_sizes(group, dtype):
+    peer = group.size - 1 - group.rank
+    for _ in range(2):
+        incoming = np.empty(peer + 1, dtype)
+        group.send_receive(np.full(group.rank + 1, group.rank + 1, dtype), incoming, peer).wait()
+        np.testing.assert_array_equal(incoming, np.full(peer + 1, peer + 1, dtype))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "uint8"])
+def test_broadcast_gives_the_roots_array_to_all(group, dtype):
+    for root in range(group.size):
+        array = np.full((3, 4), group.rank + 1, dtype)
+        group.broadcast(array, root)
+        np.testing.assert_array_equal(array, np.full((3, 4), root + 1, dtype))
+
+
+def test_the_sum_of_a_scalar_is_made_in_float64(group):
+    assert group.all_reduce_scalar(2.0**40 + group.rank) == group.size * 2.0**40 + sum_of_ranks(group) - group.size
+
+
+def test_all_ranks_get_the_same_bits(group):
+    mine = np.random.default_rng(group.rank).standard_normal(10_001).astype(np.float32)
+    group.all_reduce(mine).wait()
+    roots = mine.copy()
+    group.broadcast(roots)
+    assert mine.tobytes() == roots.tobytes()
+
+
+def test_every_rank_knows_its_place(group):
+    group.barrier()
+    assert 0 <= group.rank < group.size
+    # The ranks of these tests are on one machine.
+    assert group.node_count == 1
+    assert group.local_rank == group.rank
+
+
+def test_allocate_gives_zeros(group):
+    array = group.allocate(1000, np.float32)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, np.zeros(1000))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_program_may_use_mpi_beside_lucid(communicator):
+    from mpi4py import MPI
+
+    before, after = (communicator.rank + 1) % communicator.size, (communicator.rank - 1) % communicator.size
+    theirs = np.empty(3)
+    request = MPI.COMM_WORLD.Irecv(theirs, before)
+    communicator.barrier()
+    peer = communicator.size - 1 - communicator.rank
+    communicator.send_receive(np.full(3, -1.0), np.empty(3), peer).wait()
+    MPI.COMM_WORLD.Send(np.full(3, 42.0), after)
+    request.Wait()
+    np.testing.assert_array_equal(theirs, np.full(3, 42.0))
+
+
+STRIDED = np.zeros((4, 4), np.float32)[:, 1]
+GOOD = np.zeros(4, np.float32)
+
+
+@pytest.mark.parametrize("array", [STRIDED, np.zeros(4, np.float16), np.zeros(4, object), [1.0]])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("array", lambda group, bad: group.all_reduce(bad)),
+        ("array", lambda group, bad: group.broadcast(bad)),
+        ("array", lambda group, bad: group.reduce_scatter(bad, GOOD)),
+        ("shard", lambda group, bad: group.all_gather(bad, GOOD)),
+        ("outgoing", lambda group, bad: group.send_receive(bad, GOOD, 0)),
+        ("incoming", lambda group, bad: group.send_receive(GOOD, bad, 0)),
+    ],
+)
+def test_an_array_that_cannot_be_sent_is_refused_by_name(group, name, call, array):
+    with pytest.raises(ValueError, match=f"^{name} "):
+        call(group, array)
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("array has 5 elements", lambda group: group.reduce_scatter(np.zeros(5), np.zeros(4))),
+        ("array has 5 elements", lambda group: group.all_gather(np.zeros(4), np.zeros(5))),
+        ("shard has dtype float64", lambda group: group.all_gather(np.zeros(4), np.zeros(4 * group.size, "f4"))),
+        ("outgoing has dtype float64", lambda group: group.send_receive(np.zeros(4), np.zeros(4, "f4"), 0)),
+        ("outgoing and incoming overlap", lambda group: group.send_receive(GOOD, GOOD, 0)),
+        ("root is rank -1", lambda group: group.broadcast(np.zeros(4), -1)),
+        ("peer is rank 99", lambda group: group.send_receive(np.zeros(4), np.zeros(4), 99)),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(group, message, call):
+    with pytest.raises(ValueError, match=message):
+        call(group)
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch):
+    monkeypatch.setattr("lucid.distributed.announced", lambda: None)
+    assert isinstance(connect(), SingleCommunicator)
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ConfigError, match="'gloo' is not known"):
+        connect("gloo")
+
+
+def test_abort_ends_the_process_from_any_thread_with_its_code():
+    program = (
+        "import threading; from lucid.distributed import connect; communicator = connect('single');"
+        "print('before'); thread = threading.Thread(target=communicator.abort, args=(7,));"
+        "thread.start(); thread.join(); print('after')"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stdout) == (7, "before\n")

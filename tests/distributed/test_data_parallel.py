@@ -1,0 +1,186 @@
+"""Data parallelism: the gradients of many ranks are those of one that sees the whole batch."""
+
+import numpy as np
+import pytest
+
+import lucid
+from lucid.distributed import DistributedDataParallel
+from lucid.distributed.backends.single import SingleCommunicator
+from lucid.nn import Embedding, LayerNorm, Linear, Module, ModuleList
+
+SAMPLES, WIDTH, VOCABULARY = 24, 8, 11
+
+
+class Model(Module):
+    """A tied embedding, a branch that only some inputs take, and a parameter that nothing uses."""
+
+    def __init__(self, seed):
+        lucid.manual_seed(seed)
+        super().__init__()
+        self.embedding = Embedding(VOCABULARY, WIDTH, deviation=1.0)
+        self.first = Linear(WIDTH, WIDTH, deviation=0.3)
+        self.norm = LayerNorm(WIDTH)
+        self.rarely = Linear(WIDTH, WIDTH, deviation=0.3)
+        self.never = Linear(WIDTH, WIDTH)
+        self.head = Linear(WIDTH, VOCABULARY)
+        self.head.weight = self.embedding.weight
+        self.to(np.float64)
+
+    def forward(self, ids, rarely=False):
+        hidden = self.norm(self.first(self.embedding(ids)).tanh())
+        return self.head(self.rarely(hidden) if rarely else hidden)
+
+
+class Recording:
+    """A communicator that counts what is sent through it."""
+
+    def __init__(self, communicator):
+        self.communicator = communicator
+        self.reduced = []
+
+    def __getattr__(self, name):
+        return getattr(self.communicator, name)
+
+    def all_reduce(self, array):
+        self.reduced.append(array.size)
+        return self.communicator.all_reduce(array)
+
+
+def batch(seed=0):
+    return np.random.default_rng(seed).integers(0, VOCABULARY, SAMPLES)
+
+
+def share(ids, group):
+    """This rank's part of the samples."""
+    return np.array_split(ids, group.size)[group.rank]
+
+
+def loss_of(outputs):
+    return (outputs * outputs).sum()
+
+
+def gradients_of_one(state, *losses):
+    """What a model with these weights gets from all the samples."""
+    model = Model(seed=0)
+    model.load_state_dict(state)
+    for ids, options in losses:
+        loss_of(model(ids, **options)).backward()
+    return {
+        name: np.zeros(parameter.shape) if parameter.grad is None else parameter.grad.numpy()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def assert_gradients(ddp, expected):
+    for name, parameter in ddp.module.named_parameters():
+        np.testing.assert_allclose(parameter.grad.numpy(), expected[name], rtol=1e-11, atol=1e-11, err_msg=name)
+
+
+@pytest.fixture(params=[1e-9, 0.0005, 25.0], ids=["bucket-per-parameter", "few-buckets", "one-bucket"])
+def ddp(request, group):
+    """The model on every rank, which starts with weights of its own."""
+    return DistributedDataParallel(Model(seed=group.rank), Recording(group), bucket_megabytes=request.param)
+
+
+def test_all_ranks_start_with_the_weights_of_the_first(ddp):
+    expected = Model(seed=0).state_dict()
+    for name, values in ddp.module.state_dict().items():
+        np.testing.assert_array_equal(values, expected[name], err_msg=name)
+
+
+def test_the_gradients_are_those_of_one_process(ddp, group):
+    for step in range(3):
+        ddp.flat.zero_grad()
+        loss_of(ddp(share(batch(step), group))).backward()
+        assert_gradients(ddp, gradients_of_one(ddp.module.state_dict(), (batch(step), {})))
+
+
+def test_ranks_may_reach_different_parameters(ddp, group):
+    rarely = group.rank == group.size - 1
+    loss_of(ddp(share(batch(), group), rarely=rarely)).backward()
+    parts = [
+        (part, {"rarely": rank == group.size - 1}) for rank, part in enumerate(np.array_split(batch(), group.size))
+    ]
+    assert_gradients(ddp, gradients_of_one(ddp.module.state_dict(), *parts))
+
+
+def test_accumulation_adds_up_and_communicates_once(ddp, group):
+    for micro_batch in range(3):
+        if micro_batch < 2:
+            with ddp.accumulate():
+                # The first micro-batch alone reaches this branch: what it left there has to be summed as well.
+                loss_of(ddp(share(batch(micro_batch), group), rarely=micro_batch == 0)).backward()
+            assert ddp._communicator.reduced == []
+        else:
+            loss_of(ddp(share(batch(micro_batch), group))).backward()
+    assert len(ddp._communicator.reduced) == len(ddp._buckets)
+    everything = [(batch(micro_batch), {"rarely": micro_batch == 0}) for micro_batch in range(3)]
+    assert_gradients(ddp, gradients_of_one(ddp.module.state_dict(), *everything))
+
+
+def test_an_exception_within_accumulate_ends_it(ddp, group):
+    with pytest.raises(KeyError), ddp.accumulate():
+        raise KeyError
+    loss_of(ddp(share(batch(), group))).backward()
+    assert ddp._communicator.reduced
+
+
+def test_every_gradient_is_in_one_bucket(ddp, group):
+    loss_of(ddp(share(batch(), group))).backward()
+    assert sum(ddp._communicator.reduced) >= sum(segment.stop - segment.start for segment in ddp.flat.segments)
+    assert sum(ddp._communicator.reduced) <= len(ddp.flat.gradients)
+
+
+class Chain(Module):
+    """Layers that all inputs pass, last to first in backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = ModuleList([Linear(WIDTH, WIDTH) for _ in range(3)])
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def launched_when_ready(model, x, watched):
+    """How many buckets, of one parameter each, are on their way when `watched` gets ready."""
+    communicator = Recording(SingleCommunicator())
+    ddp = DistributedDataParallel(model, communicator, bucket_megabytes=1e-9)
+    launched = []
+    watched.add_ready_hook(lambda: launched.append(len(communicator.reduced)))
+    loss_of(ddp(x)).backward()
+    return launched
+
+
+def test_a_bucket_is_launched_as_soon_as_it_is_ready():
+    chain = Chain()
+    # The last layer's weight is on its way, and this one's: the communication's hook comes before the test's.
+    assert launched_when_ready(chain, np.ones((4, WIDTH), np.float32), chain.layers[1].weight) == [2]
+
+
+def test_no_bucket_overtakes_one_that_is_not_ready():
+    model = Model(seed=0)
+    # The weight of `never` comes first in the buffer, so that nothing goes before the end of backward.
+    assert launched_when_ready(model, batch(), model.embedding.weight) == [0]
+
+
+def test_the_wrapper_renames_nothing(ddp):
+    assert {segment.name for segment in ddp.flat.segments} == dict(Model(seed=0).named_parameters()).keys()
+
+
+def test_an_interrupted_backward_is_not_taken_for_a_whole_one(group):
+    ddp = DistributedDataParallel(Model(seed=0), group)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    ids = share(batch(), group)
+    loss = loss_of(ddp(ids))
+    ddp.module.first.bias.add_ready_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        loss.backward()
+    ddp.module.first.bias._ready_hooks.remove(interrupt)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        loss_of(ddp(ids)).backward()

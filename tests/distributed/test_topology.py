@@ -1,0 +1,98 @@
+"""What launchers announce, and the refusal of processes that were started by the wrong one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lucid.distributed import connect, is_first_rank
+from lucid.distributed.topology import announced, available_cores, check_world_size
+from lucid.errors import LaunchError
+
+PREFIXES = ("PMI", "OMPI_", "SLURM_", "MPI_LOCAL")
+SRUN_STEP = {"SLURM_STEP_ID": 0, "SLURM_PROCID": 1, "SLURM_STEP_NUM_TASKS": 2, "SLURM_LOCALID": 0}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """A function that replaces what launchers say in the environment."""
+    for name in [name for name in os.environ if name.startswith(PREFIXES)]:
+        monkeypatch.delenv(name)
+
+    def say(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+
+    return say
+
+
+def test_nothing_is_announced_to_a_process_started_by_itself(environment):
+    assert announced() is None
+    assert is_first_rank()
+    check_world_size(1)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PMI_RANK": 2, "PMI_SIZE": 4, "MPI_LOCALRANKID": 1},
+        {"OMPI_COMM_WORLD_RANK": 2, "OMPI_COMM_WORLD_SIZE": 4, "OMPI_COMM_WORLD_LOCAL_RANK": 1, "PMIX_RANK": 2},
+        {"SLURM_STEP_ID": 0, "SLURM_PROCID": 2, "SLURM_STEP_NUM_TASKS": 4, "SLURM_LOCALID": 1},
+        # srun --mpi=pmi2
+        {"PMI_RANK": 2, "PMI_SIZE": 4, "SLURM_LOCALID": 1, "SLURM_PROCID": 2},
+        # srun --mpi=pmix
+        {"PMIX_RANK": 2, "SLURM_STEP_ID": 0, "SLURM_PROCID": 2, "SLURM_STEP_NUM_TASKS": 4, "SLURM_LOCALID": 1},
+        # mpiexec inside an allocation starts one process per node with srun, and those start the ranks
+        {"PMI_RANK": 2, "PMI_SIZE": 4, "MPI_LOCALRANKID": 1, **SRUN_STEP},
+    ],
+    ids=["hydra", "openmpi", "srun-none", "srun-pmi2", "srun-pmix", "mpiexec-in-slurm"],
+)
+def test_every_launcher_is_understood(environment, variables):
+    environment(**variables)
+    announcement = announced()
+    assert (announcement.rank, announcement.size, announcement.local_rank) == (2, 4, 1)
+    assert not is_first_rank()
+
+
+def test_a_batch_script_is_not_a_launch(environment):
+    environment(SLURM_JOB_ID=7, SLURM_PROCID=0, SLURM_NTASKS=4, SLURM_LOCALID=0)
+    assert announced() is None
+
+
+def test_a_launcher_that_tells_no_size_is_believed(environment):
+    environment(PMIX_RANK=0)
+    assert announced().size is None
+    assert is_first_rank()
+    check_world_size(4)
+
+
+def test_a_world_of_another_size_is_refused_with_the_way_out(environment):
+    environment(PMI_RANK=1, PMI_SIZE=4)
+    with pytest.raises(LaunchError, match=r"announced 4 processes.* knows of 1.*mpiexec.*srun --mpi=pmi2"):
+        check_world_size(1)
+
+
+def test_singletons_are_refused(environment):
+    # As under the mpiexec of another MPI: the size is announced, but this MPI's own channel is not there.
+    environment(OMPI_COMM_WORLD_RANK=1, OMPI_COMM_WORLD_SIZE=4)
+    program = "from lucid.distributed import connect; connect()"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert finished.returncode == 1
+    assert "LaunchError: the launcher (Open MPI) announced 4 processes" in finished.stderr
+
+
+def test_single_is_refused_where_a_launcher_started_several(environment):
+    environment(PMI_RANK=1, PMI_SIZE=4)
+    with pytest.raises(LaunchError, match=r"'single' is for one process.*started 4"):
+        connect("single")
+
+
+def test_the_cores_are_those_that_this_process_may_use():
+    program = (
+        "import os; from lucid.distributed.topology import available_cores; "
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(available_cores())"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert finished.stdout == b"1\n"
+    assert available_cores() >= 1
