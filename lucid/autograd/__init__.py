@@ -1,0 +1,7 @@
+"""Reverse-mode differentiation over arrays: tensors, the operations on them, and the engine that walks backward."""
+
+from lucid.autograd.tensor import Tensor  # isort: skip  # first: the modules of this package meet in it
+from lucid.autograd.engine import after_backward
+from lucid.autograd.function import Deferred, Function, no_grad
+
+__all__ = ["Deferred", "Function", "Tensor", "after_backward", "no_grad"]

@@ -1,0 +1,95 @@
+"""One differentiable operation: a forward over arrays and, beside it, its backward.
+
+A `Function` subclass is a pair of short methods. `forward` takes arrays and returns one array; it keeps what backward
+needs with `save`. `backward` takes the gradient of the output and returns one gradient for each input (`None` where
+`needs` is false). Recording what was computed is done here, walking it in `engine`, the formulas are elsewhere.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeAlias, Union
+
+from lucid.autograd import tensor as tensors
+from lucid.backend import Array
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+_sequence = itertools.count()
+
+
+class Deferred(NamedTuple):
+    """A gradient not computed yet, which can be written, or added, straight into the buffer where it belongs.
+
+    `write(out, accumulate)` fills `out` (shape and dtype of `like`), or adds to it. A weight gradient thus goes from
+    the matrix product into the flat gradient buffer without a copy.
+    """
+
+    like: Array
+    write: Callable[[Array, bool], None]
+
+
+Gradient: TypeAlias = Array | Deferred | None
+# What an edge of the graph leads to: the function that made an input, a leaf that wants a gradient, or nothing.
+Origin: TypeAlias = Union["Function", "tensors.Tensor", None]
+
+
+class Function:
+    """Base of all operations. `Subclass.apply(*inputs, **settings)` runs and records one."""
+
+    def __init__(self, needs: tuple[bool, ...]) -> None:
+        self.needs = needs
+        self.sequence = next(_sequence)
+        self.origins: tuple[Origin, ...] = ()
+        self._saved: tuple[Any, ...] | None = None
+
+    @classmethod
+    def apply(cls, *inputs: Any, **settings: Any) -> "tensors.Tensor":
+        """Run forward on `inputs` (tensors, or arrays and numbers, which get no gradient)."""
+        recording = _recording.get()
+        function = cls(tuple(recording and _requires_grad(item) for item in inputs))
+        arrays = [item.data if isinstance(item, tensors.Tensor) else item for item in inputs]
+        data = function.forward(*arrays, **settings)
+        if not any(function.needs):
+            return tensors.Tensor(data)
+        function.origins = tuple(
+            item.origin if needed else None for item, needed in zip(inputs, function.needs, strict=True)
+        )
+        return tensors.Tensor(data, requires_grad=True, function=function)
+
+    def forward(self, *inputs: Any, **settings: Any) -> Array:
+        raise NotImplementedError
+
+    def backward(self, gradient: Array) -> Gradient | tuple[Gradient, ...]:
+        raise NotImplementedError
+
+    def save(self, *values: Any) -> None:
+        """Keep `values` for backward, which unpacks `self.saved`."""
+        self._saved = values
+
+    @property
+    def saved(self) -> tuple[Any, ...]:
+        if self._saved is None:
+            raise RuntimeError(
+                "this graph was already walked by backward and its activations are gone: run forward again"
+            )
+        return self._saved
+
+    def release(self) -> None:
+        """Let go of the saved arrays and of the graph behind: memory shrinks as backward goes."""
+        self._saved = None
+        self.origins = ()
+
+
+def _requires_grad(item: Any) -> bool:
+    return isinstance(item, tensors.Tensor) and item.requires_grad
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing inside the block (also usable as a decorator)."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)

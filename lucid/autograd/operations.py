@@ -1,0 +1,266 @@
+"""The differentiable operations of everyday use, for NumPy and CuPy alike. BERT's fused ones are in `nn.functional`.
+
+Each `Function` is a forward and a backward side by side; the function below it is what callers use. Operands are
+tensors, arrays or numbers, and broadcast as in NumPy.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lucid.autograd.function import Deferred, Function
+from lucid.backend import Array, array_module
+
+if TYPE_CHECKING:
+    from lucid.autograd.tensor import Tensor
+
+Axes = int | tuple[int, ...] | None
+
+
+def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum `gradient` over the axes along which an operand of `shape` was broadcast."""
+    extra = gradient.ndim - len(shape)
+    stretched = tuple(extra + axis for axis, size in enumerate(shape) if size == 1)
+    gradient = gradient.sum(axis=(*range(extra), *stretched), keepdims=True) if extra or stretched else gradient
+    return gradient.reshape(shape)
+
+
+class Add(Function):
+    def forward(self, a: Any, b: Any) -> Array:
+        self.save(np.shape(a), np.shape(b))
+        return a + b
+
+    def backward(self, gradient: Array) -> Any:
+        a, b = self.saved
+        return (
+            _unbroadcast(gradient, a) if self.needs[0] else None,
+            _unbroadcast(gradient, b) if self.needs[1] else None,
+        )
+
+
+class Subtract(Function):
+    def forward(self, a: Any, b: Any) -> Array:
+        self.save(np.shape(a), np.shape(b))
+        return a - b
+
+    def backward(self, gradient: Array) -> Any:
+        a, b = self.saved
+        return (
+            _unbroadcast(gradient, a) if self.needs[0] else None,
+            _unbroadcast(-gradient, b) if self.needs[1] else None,
+        )
+
+
+class Multiply(Function):
+    def forward(self, a: Any, b: Any) -> Array:
+        self.save(a, b)
+        return a * b
+
+    def backward(self, gradient: Array) -> Any:
+        a, b = self.saved
+        return (
+            _unbroadcast(gradient * b, a.shape) if self.needs[0] else None,
+            _unbroadcast(gradient * a, b.shape) if self.needs[1] else None,
+        )
+
+
+class Divide(Function):
+    def forward(self, a: Any, b: Any) -> Array:
+        self.save(a, b)
+        return a / b
+
+    def backward(self, gradient: Array) -> Any:
+        a, b = self.saved
+        return (
+            _unbroadcast(gradient / b, a.shape) if self.needs[0] else None,
+            _unbroadcast(-gradient * a / (b * b), b.shape) if self.needs[1] else None,
+        )
+
+
+class Power(Function):
+    def forward(self, x: Array, exponent: float) -> Array:
+        self.save(x, exponent)
+        return x**exponent
+
+    def backward(self, gradient: Array) -> Any:
+        x, exponent = self.saved
+        return gradient * (exponent * x ** (exponent - 1)), None
+
+
+class Exp(Function):
+    def forward(self, x: Array) -> Array:
+        y = array_module(x).exp(x)
+        self.save(y)
+        return y
+
+    def backward(self, gradient: Array) -> Any:
+        (y,) = self.saved
+        return gradient * y
+
+
+class Log(Function):
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return array_module(x).log(x)
+
+    def backward(self, gradient: Array) -> Any:
+        (x,) = self.saved
+        return gradient / x
+
+
+class Tanh(Function):
+    def forward(self, x: Array) -> Array:
+        y = array_module(x).tanh(x)
+        self.save(y)
+        return y
+
+    def backward(self, gradient: Array) -> Any:
+        (y,) = self.saved
+        return gradient * (1 - y * y)
+
+
+class MatMul(Function):
+    """The matrix product of [..., M, K] and [..., K, N]; leading axes broadcast."""
+
+    def forward(self, a: Array, b: Array) -> Array:
+        if a.ndim < 2 or b.ndim < 2:
+            raise ValueError(f"matmul takes operands of two or more dimensions, not {a.shape} and {b.shape}")
+        self.save(a, b)
+        return array_module(a).matmul(a, b)
+
+    def backward(self, gradient: Array) -> Any:
+        a, b = self.saved
+        xp = array_module(gradient)
+        return (
+            _unbroadcast(xp.matmul(gradient, b.swapaxes(-1, -2)), a.shape) if self.needs[0] else None,
+            _unbroadcast(xp.matmul(a.swapaxes(-1, -2), gradient), b.shape) if self.needs[1] else None,
+        )
+
+
+class Sum(Function):
+    def forward(self, x: Array, *, axis: Axes, keepdims: bool) -> Array:
+        self.save(x.shape, axis, keepdims)
+        return array_module(x).asarray(x.sum(axis=axis, keepdims=keepdims))
+
+    def backward(self, gradient: Array) -> Any:
+        shape, axis, keepdims = self.saved
+        xp = array_module(gradient)
+        if not keepdims and axis is not None:
+            gradient = xp.expand_dims(gradient, axis)
+        return xp.broadcast_to(gradient, shape)
+
+
+class Reshape(Function):
+    def forward(self, x: Array, *, shape: tuple[int, ...]) -> Array:
+        self.save(x.shape)
+        return x.reshape(shape)
+
+    def backward(self, gradient: Array) -> Any:
+        (shape,) = self.saved
+        return gradient.reshape(shape)
+
+
+class Transpose(Function):
+    def forward(self, x: Array, *, axes: tuple[int, ...]) -> Array:
+        self.save(axes)
+        return x.transpose(axes)
+
+    def backward(self, gradient: Array) -> Any:
+        (axes,) = self.saved
+        inverse = [0] * len(axes)
+        for position, axis in enumerate(axes):
+            inverse[axis] = position
+        return gradient.transpose(inverse)
+
+
+class Index(Function):
+    """Basic and advanced indexing; an element taken twice gets both gradients."""
+
+    def forward(self, x: Array, *, index: Any) -> Array:
+        self.save(x, index)
+        return array_module(x).asarray(x[index])
+
+    def backward(self, gradient: Array) -> Any:
+        x, index = self.saved
+
+        def write(out: Array, accumulate: bool) -> None:
+            if not accumulate:
+                out[...] = 0
+            array_module(out).add.at(out, index, gradient)
+
+        return Deferred(x, write)
+
+
+class Softmax(Function):
+    def forward(self, x: Array, *, axis: int) -> Array:
+        xp = array_module(x)
+        y = xp.exp(x - x.max(axis=axis, keepdims=True))
+        y /= y.sum(axis=axis, keepdims=True)
+        self.save(y, axis)
+        return y
+
+    def backward(self, gradient: Array) -> Any:
+        y, axis = self.saved
+        return y * (gradient - (gradient * y).sum(axis=axis, keepdims=True))
+
+
+def add(a: Any, b: Any) -> "Tensor":
+    return Add.apply(a, b)
+
+
+def subtract(a: Any, b: Any) -> "Tensor":
+    return Subtract.apply(a, b)
+
+
+def multiply(a: Any, b: Any) -> "Tensor":
+    return Multiply.apply(a, b)
+
+
+def divide(a: Any, b: Any) -> "Tensor":
+    return Divide.apply(a, b)
+
+
+def power(x: "Tensor", exponent: float) -> "Tensor":
+    """Raise to a constant power."""
+    return Power.apply(x, exponent)
+
+
+def exp(x: "Tensor") -> "Tensor":
+    return Exp.apply(x)
+
+
+def log(x: "Tensor") -> "Tensor":
+    return Log.apply(x)
+
+
+def tanh(x: "Tensor") -> "Tensor":
+    return Tanh.apply(x)
+
+
+def matmul(a: Any, b: Any) -> "Tensor":
+    return MatMul.apply(a, b)
+
+
+def sum(x: "Tensor", axis: Axes = None, keepdims: bool = False) -> "Tensor":
+    return Sum.apply(x, axis=axis, keepdims=keepdims)
+
+
+def mean(x: "Tensor", axis: Axes = None, keepdims: bool = False) -> "Tensor":
+    total = sum(x, axis, keepdims)
+    return multiply(total, total.size / x.size)
+
+
+def reshape(x: "Tensor", shape: tuple[int, ...]) -> "Tensor":
+    return Reshape.apply(x, shape=shape)
+
+
+def transpose(x: "Tensor", axes: tuple[int, ...]) -> "Tensor":
+    return Transpose.apply(x, axes=axes)
+
+
+def index(x: "Tensor", index: Any) -> "Tensor":
+    return Index.apply(x, index=index)
+
+
+def softmax(x: "Tensor", axis: int = -1) -> "Tensor":
+    return Softmax.apply(x, axis=axis)

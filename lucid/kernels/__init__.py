@@ -1,0 +1,143 @@
+"""The catalogue: one typed signature for every fused kernel that training BERT needs.
+
+`of(array)` returns the kernels for the array's device. An implementation is a module with a function for each entry of
+`Kernels`, of the same signature; it may be faster than `reference`, never richer, and is tested against it.
+
+Legend: B batch, T length, C width, H heads, V vocabulary, N rows (all leading dimensions), I and O a layer's inputs and
+outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are not stored: they are drawn from
+(`stream`, `coordinates`, element of the sample) in forward and again in backward; see `lucid.random`.
+"""
+
+from typing import Literal, Protocol, cast
+
+from lucid.backend import Array
+from lucid.kernels import reference
+from lucid.random import Coordinates
+
+Activation = Literal["gelu", "gelu_new", "relu"]
+
+
+class Kernels(Protocol):
+    """The catalogue itself."""
+
+    def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """Return x [..., I] times weight [O, I] transposed, plus bias [O]: [..., O]."""
+
+    def linear_input_gradient(self, gradient: Array, weight: Array) -> Array:
+        """Return gradient [..., O] times weight [O, I]: [..., I]."""
+
+    def linear_weight_gradient(self, gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
+        """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I]."""
+
+    def activation(self, x: Array, kind: Activation) -> Array:
+        """Apply gelu (erf form), gelu_new (tanh form) or relu to each element. Hendrycks & Gimpel, 2016."""
+
+    def activation_gradient(self, gradient: Array, x: Array, kind: Activation) -> Array:
+        """Return the gradient of `activation` by x."""
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
+        """Normalise x [..., C] over C. Return (output, mean [N, 1], reciprocal deviation [N, 1]). Ba et al., 2016."""
+
+    def layer_norm_gradient(
+        self, gradient: Array, x: Array, weight: Array, mean: Array, reciprocal: Array
+    ) -> tuple[Array, Array, Array]:
+        """Return the gradients of `layer_norm` by x, weight and bias."""
+
+    def dropout(self, x: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
+        """Zero elements of x [B, ...] with `probability`, scale the rest by 1 / (1 - probability).
+
+        It is linear and draws the same mask at the same coordinates: applied to a gradient it is its own backward.
+        """
+
+    def embedding_gradient(self, gradient: Array, ids: Array, out: Array, accumulate: bool) -> None:
+        """Write (or add) to out [V, C] the rows of gradient [..., C], each at its id [...], in a fixed order."""
+
+    def attention(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        mask: Array | None,
+        heads: int,
+        probability: float,
+        stream: int,
+        coordinates: Coordinates | None,
+    ) -> tuple[Array, Array]:
+        """Scaled dot-product attention (Vaswani et al., 2017) of query, key, value [B, T, C] split into heads.
+
+        `mask` [B, T] (bool) says which keys count; the probabilities pass through dropout. Return (output [B, T, C],
+        probabilities before dropout [B, H, T, T]).
+        """
+
+    def attention_gradient(
+        self,
+        gradient: Array,
+        query: Array,
+        key: Array,
+        value: Array,
+        probabilities: Array,
+        heads: int,
+        probability: float,
+        stream: int,
+        coordinates: Coordinates | None,
+    ) -> tuple[Array, Array, Array]:
+        """Return the gradients of `attention` by query, key and value."""
+
+    def cross_entropy(self, logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
+        """Return (losses [N], log of the sum of exponentials [N]) of logits [N, V] at labels [N] (integers).
+
+        The loss of a row whose label is `ignore_index` is 0.
+        """
+
+    def cross_entropy_gradient(
+        self, gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int
+    ) -> Array:
+        """Return the gradient of `cross_entropy` by logits, for gradient [N] by the losses."""
+
+    def squared_sum(self, x: Array) -> Array:
+        """Return the sum of the squares of x [N] as a float64 scalar array, added in blocks of a fixed size."""
+
+    def adamw(
+        self,
+        values: Array,
+        gradients: Array,
+        first_moments: Array,
+        second_moments: Array,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        corrections: tuple[float, float],
+        gradient_scale: float,
+    ) -> None:
+        """Update values [N] and moments in place. Loshchilov & Hutter, "Decoupled weight decay regularization", 2019.
+
+        `corrections` are what the moments are divided by (1 - beta**step, or 1 for none); gradients are multiplied by
+        `gradient_scale` as they are read.
+        """
+
+    def lamb(
+        self,
+        values: Array,
+        gradients: Array,
+        first_moments: Array,
+        second_moments: Array,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+        weight_decay: float,
+        corrections: tuple[float, float],
+        gradient_scale: float,
+        adapt: bool,
+    ) -> None:
+        """Update one parameter's values [N] and moments in place. You et al., 2019, algorithm 2.
+
+        With `adapt` the step is scaled by |values| / |update|, or by 1 where either norm is 0.
+        """
+
+
+def of(array: Array) -> Kernels:
+    """Return the kernels for the device that `array` is on."""
+    return cast(Kernels, reference)

@@ -1,0 +1,281 @@
+"""Every kernel of the catalogue as plain formulas over the array module: the truth that fast versions are tested on.
+
+Signatures and shapes are described in `lucid.kernels.Kernels`.
+"""
+
+import math
+
+import numpy as np
+
+from lucid.backend import Array, array_module, special_functions
+from lucid.random import Coordinates, keep_threshold, random_words
+
+_SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
+_GELU_CUBIC = 0.044715
+# Sums over elements are added block by block, so that no split of the work changes them.
+_BLOCK = 65_536
+
+
+def _rows(x: Array) -> Array:
+    return x.reshape(-1, x.shape[-1])
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    y = array_module(x).matmul(_rows(x), weight.T)
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], len(weight))
+
+
+def linear_input_gradient(gradient: Array, weight: Array) -> Array:
+    y = array_module(gradient).matmul(_rows(gradient), weight)
+    return y.reshape(*gradient.shape[:-1], weight.shape[1])
+
+
+def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
+    xp = array_module(gradient)
+    if accumulate:
+        out += xp.matmul(_rows(gradient).T, _rows(x))
+    else:
+        xp.matmul(_rows(gradient).T, _rows(x), out=out)
+
+
+def activation(x: Array, kind: str) -> Array:
+    xp = array_module(x)
+    if kind == "relu":
+        return xp.maximum(x, 0)
+    if kind == "gelu":
+        return x * special_functions(x).ndtr(x)
+    y = xp.tanh(_SQRT_TWO_OVER_PI * (x + _GELU_CUBIC * x * x * x))
+    y += 1
+    y *= x
+    y *= 0.5
+    return y
+
+
+def activation_gradient(gradient: Array, x: Array, kind: str) -> Array:
+    xp = array_module(x)
+    if kind == "relu":
+        return gradient * (x > 0)
+    if kind == "gelu":
+        density = xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        return gradient * (special_functions(x).ndtr(x) + x * density)
+    tanh = xp.tanh(_SQRT_TWO_OVER_PI * (x + _GELU_CUBIC * x * x * x))
+    slope = _SQRT_TWO_OVER_PI * (1 + 3 * _GELU_CUBIC * x * x)
+    return gradient * (0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * slope)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
+    xp = array_module(x)
+    rows = _rows(x)
+    mean = rows.mean(axis=1, keepdims=True)
+    y = rows - mean
+    reciprocal = 1 / xp.sqrt((y * y).mean(axis=1, keepdims=True) + epsilon)
+    y *= reciprocal
+    y *= weight
+    y += bias
+    return y.reshape(x.shape), mean, reciprocal
+
+
+def layer_norm_gradient(
+    gradient: Array, x: Array, weight: Array, mean: Array, reciprocal: Array
+) -> tuple[Array, Array, Array]:
+    rows = _rows(gradient)
+    normalised = (_rows(x) - mean) * reciprocal
+    weight_gradient = (rows * normalised).sum(axis=0)
+    bias_gradient = rows.sum(axis=0)
+    scaled = rows * weight
+    along = (scaled * normalised).mean(axis=1, keepdims=True)
+    scaled -= scaled.mean(axis=1, keepdims=True)
+    scaled -= normalised * along
+    scaled *= reciprocal
+    return scaled.reshape(x.shape), weight_gradient, bias_gradient
+
+
+def _dropout_factors(like: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
+    """Return 0 or 1 / (1 - probability) for each element of `like` [B, ...], in its dtype."""
+    xp = array_module(like)
+    samples = xp.asarray(coordinates.samples)
+    words = random_words(stream, Coordinates(coordinates.seed, coordinates.step, samples), like[0].size)
+    kept = (words >= np.uint32(keep_threshold(probability))).astype(like.dtype)
+    kept *= 1 / (1 - probability)
+    return kept.reshape(like.shape)
+
+
+def dropout(x: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
+    y = _dropout_factors(x, probability, stream, coordinates)
+    y *= x
+    return y
+
+
+def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool) -> None:
+    if not accumulate:
+        out[...] = 0
+    array_module(out).add.at(out, ids.reshape(-1), _rows(gradient))
+
+
+def _split_heads(x: Array, heads: int) -> Array:
+    B, T, C = x.shape
+    return x.reshape(B, T, heads, C // heads).transpose(0, 2, 1, 3)
+
+
+def _join_heads(x: Array) -> Array:
+    B, H, T, D = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
+
+
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    heads: int,
+    probability: float,
+    stream: int,
+    coordinates: Coordinates | None,
+) -> tuple[Array, Array]:
+    xp = array_module(query)
+    q, k, v = (_split_heads(x, heads) for x in (query, key, value))
+    scores = xp.matmul(q, k.swapaxes(-1, -2))
+    scores *= 1 / math.sqrt(q.shape[-1])
+    if mask is not None:
+        # The least finite number, not minus infinity: a row without any key then comes out uniform, not NaN.
+        scores[...] = xp.where(mask[:, None, None, :], scores, xp.finfo(scores.dtype).min)
+    scores -= scores.max(axis=-1, keepdims=True)
+    probabilities = xp.exp(scores, out=scores)
+    probabilities /= probabilities.sum(axis=-1, keepdims=True)
+    kept = probabilities if coordinates is None else dropout(probabilities, probability, stream, coordinates)
+    return _join_heads(xp.matmul(kept, v)), probabilities
+
+
+def attention_gradient(
+    gradient: Array,
+    query: Array,
+    key: Array,
+    value: Array,
+    probabilities: Array,
+    heads: int,
+    probability: float,
+    stream: int,
+    coordinates: Coordinates | None,
+) -> tuple[Array, Array, Array]:
+    xp = array_module(gradient)
+    q, k, v, g = (_split_heads(x, heads) for x in (query, key, value, gradient))
+    kept = probabilities
+    by_probability = xp.matmul(g, v.swapaxes(-1, -2))
+    if coordinates is not None:
+        factors = _dropout_factors(probabilities, probability, stream, coordinates)
+        kept = probabilities * factors
+        by_probability *= factors
+    by_value = xp.matmul(kept.swapaxes(-1, -2), g)
+    by_probability -= (by_probability * probabilities).sum(axis=-1, keepdims=True)
+    by_probability *= probabilities
+    by_probability *= 1 / math.sqrt(q.shape[-1])
+    by_query = xp.matmul(by_probability, k)
+    by_key = xp.matmul(by_probability.swapaxes(-1, -2), q)
+    return _join_heads(by_query), _join_heads(by_key), _join_heads(by_value)
+
+
+def cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
+    xp = array_module(logits)
+    counted = labels != ignore_index
+    most = logits.max(axis=1)
+    log_sum = xp.log(xp.exp(logits - most[:, None]).sum(axis=1)) + most
+    at_label = logits[xp.arange(len(labels)), xp.where(counted, labels, 0)]
+    return (log_sum - at_label) * counted, log_sum
+
+
+def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int) -> Array:
+    xp = array_module(logits)
+    counted = labels != ignore_index
+    by_logits = xp.exp(logits - log_sum[:, None])
+    by_logits[xp.arange(len(labels)), xp.where(counted, labels, 0)] -= 1
+    by_logits *= (gradient * counted)[:, None]
+    return by_logits
+
+
+def squared_sum(x: Array) -> Array:
+    xp = array_module(x)
+    sums = []
+    for start in range(0, len(x), _BLOCK):
+        block = x[start : start + _BLOCK].astype(np.float64)
+        block *= block
+        sums.append(block.sum())
+    return xp.stack(sums).sum()
+
+
+def _advance_moments(
+    gradients: Array,
+    first_moments: Array,
+    second_moments: Array,
+    betas: tuple[float, float],
+    epsilon: float,
+    corrections: tuple[float, float],
+    gradient_scale: float,
+) -> Array:
+    """Fold the gradients into the moments in place and return Adam's direction."""
+    xp = array_module(gradients)
+    scaled = gradients * gradient_scale
+    first_moments *= betas[0]
+    first_moments += (1 - betas[0]) * scaled
+    second_moments *= betas[1]
+    scaled *= scaled
+    scaled *= 1 - betas[1]
+    second_moments += scaled
+    root = xp.sqrt(second_moments, out=scaled)
+    root *= 1 / math.sqrt(corrections[1])
+    root += epsilon
+    direction = first_moments / root
+    direction *= 1 / corrections[0]
+    return direction
+
+
+def adamw(
+    values: Array,
+    gradients: Array,
+    first_moments: Array,
+    second_moments: Array,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    weight_decay: float,
+    corrections: tuple[float, float],
+    gradient_scale: float,
+) -> None:
+    # Block by block, so that the temporaries stay in a core's cache.
+    for start in range(0, len(values), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        update = _advance_moments(
+            gradients[block], first_moments[block], second_moments[block], betas, epsilon, corrections, gradient_scale
+        )
+        update *= learning_rate
+        values[block] *= 1 - learning_rate * weight_decay
+        values[block] -= update
+
+
+def lamb(
+    values: Array,
+    gradients: Array,
+    first_moments: Array,
+    second_moments: Array,
+    *,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+    weight_decay: float,
+    corrections: tuple[float, float],
+    gradient_scale: float,
+    adapt: bool,
+) -> None:
+    xp = array_module(values)
+    update = _advance_moments(gradients, first_moments, second_moments, betas, epsilon, corrections, gradient_scale)
+    update += weight_decay * values
+    trust = learning_rate
+    if adapt:
+        value_norm, update_norm = xp.sqrt(squared_sum(values)), xp.sqrt(squared_sum(update))
+        both = (value_norm > 0) & (update_norm > 0)
+        ratio = value_norm / xp.where(both, update_norm, 1)
+        trust = (learning_rate * xp.where(both, ratio, 1)).astype(values.dtype)
+    update *= trust
+    values -= update

@@ -1,0 +1,69 @@
+"""The layers that hold parameters. Each is its parameters and one call of `functional`."""
+
+from lucid.autograd import Tensor
+from lucid.backend import Array
+from lucid.nn import functional, init
+from lucid.nn.module import Module, Parameter
+
+
+class Linear(Module):
+    """x [..., I] times weight [O, I] transposed, plus bias [O].
+
+    `weight` may be given, to tie it to another module's; `deviation` is that of its initial values otherwise.
+    """
+
+    def __init__(self, inputs: int, outputs: int, deviation: float = 0.02, weight: Parameter | None = None) -> None:
+        super().__init__()
+        self.weight = weight or Parameter(init.truncated_normal((outputs, inputs), deviation))
+        self.bias = Parameter(init.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"inputs={self.weight.shape[1]}, outputs={self.weight.shape[0]}"
+
+
+class LayerNorm(Module):
+    """Layer normalisation over the last axis, of `width` elements."""
+
+    def __init__(self, width: int, epsilon: float = 1e-12) -> None:
+        super().__init__()
+        self.weight = Parameter(init.ones(width))
+        self.bias = Parameter(init.zeros(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x, self.weight, self.bias, self.epsilon)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, epsilon={self.epsilon}"
+
+
+class Embedding(Module):
+    """A table [count, width] of vectors, looked up by integer ids [...]."""
+
+    def __init__(self, count: int, width: int, deviation: float = 0.02) -> None:
+        super().__init__()
+        self.weight = Parameter(init.truncated_normal((count, width), deviation))
+
+    def forward(self, ids: Array) -> Tensor:
+        return functional.embedding(ids, self.weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+
+
+class Dropout(Module):
+    """Dropout at one numbered site of a model; see `functional.dropout`."""
+
+    def __init__(self, probability: float, site: int) -> None:
+        super().__init__()
+        self.probability = probability
+        self.site = site
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.probability, self.site, self.training)
+
+    def extra_repr(self) -> str:
+        return f"{self.probability}, site={self.site}"

@@ -1,0 +1,135 @@
+"""`Parameter` and `Module`: a tree of named parameters, with PyTorch's habits and Hugging Face's names."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from lucid import backend
+from lucid.autograd import Tensor
+
+
+class Parameter(Tensor):
+    """A leaf that is trained. Two modules may hold the same one: it is then counted, and updated, once."""
+
+    def __init__(self, data: backend.Array) -> None:
+        super().__init__(data, requires_grad=True)
+
+
+class Module:
+    """Base of all layers and models. Assigning a `Parameter` or a `Module` to an attribute registers it."""
+
+    def __init__(self) -> None:
+        self.training = True
+        self._parameters: dict[str, Parameter] = {}
+        self._modules: dict[str, Module] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter):
+            self._parameters[name] = value
+        elif isinstance(value, Module):
+            self._modules[name] = value
+        super().__setattr__(name, value)
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.forward(*inputs, **options)
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """Yield this module and all below it with their dotted names, in order of registration."""
+        yield prefix, self
+        for name, module in self._modules.items():
+            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self, keep_shared: bool = False) -> Iterator[tuple[str, Parameter]]:
+        """Yield each parameter once under its first dotted name; under every name with `keep_shared`."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, parameter in module._parameters.items():
+                if keep_shared or id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield f"{prefix}.{name}" if prefix else name, parameter
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield each parameter once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return every parameter by name as a NumPy array; on the CPU they share the parameters' memory."""
+        return {name: parameter.numpy() for name, parameter in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy arrays or tensors into the parameters of the same names.
+
+        Raises `ValueError` that names what is missing, unexpected, or of another shape; nothing is copied then.
+        """
+        parameters = dict(self.named_parameters())
+        shared = dict(self.named_parameters(keep_shared=True))
+        missing = sorted(parameters.keys() - state.keys())
+        unexpected = sorted(state.keys() - shared.keys())
+        if missing or unexpected:
+            raise ValueError(f"load_state_dict: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
+        for name, value in state.items():
+            if tuple(value.shape) != shared[name].shape:
+                raise ValueError(f"load_state_dict: {name} has shape {tuple(value.shape)}, needs {shared[name].shape}")
+        for name, parameter in parameters.items():
+            values = state[name]
+            array = values.data if isinstance(values, Tensor) else values
+            parameter.data[...] = backend.to_device(array, parameter.device)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch dropout on (or off) in this module and all below it, and return it."""
+        for _, module in self.named_modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Switch dropout off in this module and all below it, and return it."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def to(self, target: "str | np.dtype | type") -> Self:
+        """Move all parameters to a device ("cpu", "cuda:0") or a dtype, in place; flatten them afterwards, not before."""
+        for parameter in self.parameters():
+            parameter.replace_data(parameter.to(target).data)
+        return self
+
+    @property
+    def device(self) -> str:
+        """The device of the parameters."""
+        return next(self.parameters()).device
+
+    def __repr__(self) -> str:
+        children = [f"({name}): {module!r}".replace("\n", "\n  ") for name, module in self._modules.items()]
+        inside = self.extra_repr()
+        if children:
+            inside = "\n  " + "\n  ".join(([inside] if inside else []) + children) + "\n"
+        return f"{type(self).__name__}({inside})"
+
+    def extra_repr(self) -> str:
+        """Return what `repr` shows of this module itself."""
+        return ""
+
+
+class ModuleList(Module):
+    """Modules by number."""
+
+    def __init__(self, modules: list[Module]) -> None:
+        super().__init__()
+        for number, module in enumerate(modules):
+            self._modules[str(number)] = module
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, number: int) -> Any:
+        return list(self._modules.values())[number]
+
+    def __len__(self) -> int:
+        return len(self._modules)

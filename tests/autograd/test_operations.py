@@ -1,0 +1,83 @@
+"""Every operation agrees with NumPy forward and with finite differences backward."""
+
+import numpy as np
+import pytest
+from gradient_check import check_gradients
+
+import lucid
+from lucid.autograd import operations
+
+RANDOM = np.random.default_rng(1)
+A = RANDOM.standard_normal((3, 4))
+B = RANDOM.standard_normal((3, 4))
+POSITIVE = np.abs(A) + 0.5
+
+CASES = {
+    "add": (lambda a, b: a + b, A, B),
+    "add broadcast": (lambda a, b: a + b, A, B[0]),
+    "add broadcast inside": (lambda a, b: a + b, A, B[:, :1]),
+    "add number": (lambda a: 2.0 + a, A),
+    "add array": (lambda a: B + a, A),
+    "subtract": (lambda a, b: a - b, A, B[:1]),
+    "subtract from number": (lambda a: 1 - a, A),
+    "multiply": (lambda a, b: a * b, A, B[0]),
+    "multiply by itself": (lambda a: a * a * a, A),
+    "divide": (lambda a, b: a / b, A, POSITIVE),
+    "divide broadcast": (lambda a, b: a / b, A, POSITIVE[:, :1]),
+    "divide number": (lambda a: 1 / a, POSITIVE),
+    "negate": (lambda a: -a, A),
+    "power": (lambda a: a**3, A),
+    "sqrt": (lambda a: a.sqrt(), POSITIVE),
+    "exp": (lambda a: a.exp(), A),
+    "log": (lambda a: a.log(), POSITIVE),
+    "tanh": (lambda a: a.tanh(), A),
+    "matmul": (lambda a, b: a @ b, A, B.T),
+    "matmul batched": (lambda a, b: a @ b, RANDOM.standard_normal((2, 3, 4)), RANDOM.standard_normal((2, 4, 5))),
+    "matmul broadcast": (lambda a, b: a @ b, RANDOM.standard_normal((2, 3, 4)), RANDOM.standard_normal((4, 5))),
+    "matmul array": (lambda b: A @ b, B.T),
+    "sum": (lambda a: a.sum(), A),
+    "sum of an axis": (lambda a: a.sum(0), A),
+    "sum keeping axes": (lambda a: a.sum((0, 1), keepdims=True), A),
+    "mean": (lambda a: a.mean(), A),
+    "mean of an axis": (lambda a: a.mean(-1, keepdims=True), A),
+    "reshape": (lambda a: a.reshape(2, -1), A),
+    "transpose": (lambda a: a.transpose(), A),
+    "transpose by axes": (lambda a: a.transpose(1, 2, 0), RANDOM.standard_normal((2, 3, 4))),
+    "slice": (lambda a: a[1:, ::2], A),
+    "gather rows, some twice": (lambda a: a[np.array([0, 2, 2])], A),
+    "gather elements": (lambda a: a[np.array([0, 1]), np.array([3, 3])], A),
+    "boolean mask": (lambda a: a[A > 0], A),
+    "softmax": (lambda a: a.softmax(), A),
+    "softmax over rows": (lambda a: a.softmax(0), A),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_agree_with_finite_differences(name):
+    function, *arrays = CASES[name]
+    check_gradients(function, *arrays)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_single_precision_stays_single(name):
+    function, *arrays = CASES[name]
+    if name in ("add array", "matmul array"):
+        pytest.skip("the constant operand is in double precision")
+    inputs = [lucid.tensor(array.astype(np.float32), requires_grad=True) for array in arrays]
+    output = function(*inputs)
+    output.backward(np.ones(output.shape, np.float32))
+    assert output.dtype == np.float32
+    assert all(item.grad.dtype == np.float32 for item in inputs)
+
+
+def test_forward_is_what_numpy_says():
+    a, b = lucid.tensor(A), lucid.tensor(B)
+    np.testing.assert_array_equal((a * b - a / b).numpy(), A * B - A / B)
+    np.testing.assert_array_equal((a @ b.transpose()).numpy(), A @ B.T)
+    np.testing.assert_allclose(a.softmax().sum(-1).numpy(), np.ones(3))
+    np.testing.assert_array_equal(operations.index(a, (slice(None), 1)).numpy(), A[:, 1])
+
+
+def test_matmul_refuses_vectors():
+    with pytest.raises(ValueError, match="two or more dimensions"):
+        lucid.tensor(A) @ lucid.tensor(B[0])

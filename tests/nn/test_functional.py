@@ -1,0 +1,162 @@
+"""The fused operations agree with their definitions and with finite differences."""
+
+import math
+
+import numpy as np
+import pytest
+from gradient_check import check_gradients
+
+import lucid
+from lucid import random
+from lucid.nn import functional
+
+RANDOM = np.random.default_rng(2)
+X = RANDOM.standard_normal((2, 3, 4))
+COORDINATES = random.Coordinates(seed=7, step=3, samples=np.array([5, 9]))
+
+
+def test_linear():
+    weight, bias = RANDOM.standard_normal((5, 4)), RANDOM.standard_normal(5)
+    output = functional.linear(lucid.tensor(X), lucid.tensor(weight), lucid.tensor(bias))
+    np.testing.assert_allclose(output.numpy(), X @ weight.T + bias)
+    check_gradients(functional.linear, X, weight, bias)
+    check_gradients(functional.linear, X, weight)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_new", "relu"])
+def test_activations(kind):
+    expected = {
+        "gelu": lambda x: x * 0.5 * (1 + math.erf(x / math.sqrt(2))),
+        "gelu_new": lambda x: 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        "relu": lambda x: max(x, 0.0),
+    }[kind]
+    output = functional.activation(lucid.tensor(X), kind)
+    np.testing.assert_allclose(output.numpy(), np.vectorize(expected)(X), rtol=1e-12, atol=1e-14)
+    check_gradients(lambda x: functional.activation(x, kind), X)
+
+
+def test_layer_norm():
+    weight, bias = RANDOM.standard_normal(4), RANDOM.standard_normal(4)
+    output = functional.layer_norm(lucid.tensor(X), lucid.tensor(weight), lucid.tensor(bias), 1e-12).numpy()
+    normal = (output - bias) / weight
+    np.testing.assert_allclose(normal.mean(-1), 0, atol=1e-12)
+    np.testing.assert_allclose(normal.std(-1), 1, atol=1e-9)
+    check_gradients(lambda x, w, b: functional.layer_norm(x, w, b, 1e-5), X, weight, bias, tolerance=1e-6)
+
+
+def test_embedding_adds_the_gradients_of_a_repeated_id():
+    ids = np.array([[1, 1, 0], [4, 1, 2]])
+    table = RANDOM.standard_normal((5, 4))
+    np.testing.assert_array_equal(functional.embedding(ids, lucid.tensor(table)).numpy(), table[ids])
+    check_gradients(lambda t: functional.embedding(ids, t), table)
+
+
+def naive_attention(q, k, v, mask, heads):
+    B, T, C = q.shape
+    D = C // heads
+    output = np.zeros_like(q)
+    for b in range(B):
+        for h in range(heads):
+            part = slice(h * D, (h + 1) * D)
+            for t in range(T):
+                scores = np.array([q[b, t, part] @ k[b, s, part] / math.sqrt(D) for s in range(T)])
+                weights = np.exp(scores) * mask[b]
+                output[b, t, part] = weights @ v[b, :, part] / weights.sum()
+    return output
+
+
+def test_attention_with_a_mask_is_its_definition():
+    q, k, v = (RANDOM.standard_normal((2, 3, 4)) for _ in range(3))
+    mask = np.array([[True, True, False], [True, True, True]])
+    output = functional.attention(*map(lucid.tensor, (q, k, v)), heads=2, mask=mask)
+    np.testing.assert_allclose(output.numpy(), naive_attention(q, k, v, mask, 2), rtol=1e-12)
+    check_gradients(lambda q, k, v: functional.attention(q, k, v, 2, mask), q, k, v)
+
+
+def test_attention_without_any_key_is_finite():
+    mask = np.zeros((2, 3), dtype=bool)
+    x = lucid.tensor(X)
+    assert np.isfinite(functional.attention(x, x, x, heads=2, mask=mask).numpy()).all()
+
+
+def test_dropout_in_attention_has_the_gradient_of_what_it_did():
+    q, k, v = (RANDOM.standard_normal((2, 3, 4)) for _ in range(3))
+
+    def dropped(q, k, v):
+        with random.at(COORDINATES):
+            return functional.attention(q, k, v, 2, None, dropout_probability=0.5, site=3)
+
+    assert not np.allclose(dropped(*map(lucid.tensor, (q, k, v))).numpy(), naive_attention(q, k, v, np.ones((2, 3)), 2))
+    check_gradients(dropped, q, k, v)
+
+
+def test_cross_entropy_ignores_the_rows_it_is_told_to():
+    logits = RANDOM.standard_normal((5, 7)) * 10
+    labels = np.array([3, -100, 0, 6, -100])
+    shifted = logits - logits.max(1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    counted = [0, 2, 3]
+    expected = -log_probabilities[counted, labels[counted]]
+    for reduction, value in {"sum": expected.sum(), "mean": expected.mean()}.items():
+        got = functional.cross_entropy(lucid.tensor(logits), labels, reduction=reduction)
+        np.testing.assert_allclose(got.item(), value, rtol=1e-12)
+    each = functional.cross_entropy(lucid.tensor(logits), labels, reduction="none").numpy()
+    np.testing.assert_array_equal(each[[1, 4]], 0)
+    check_gradients(lambda x: functional.cross_entropy(x, labels), logits)
+
+
+def test_cross_entropy_of_huge_logits_is_finite():
+    loss = functional.cross_entropy(lucid.tensor(np.array([[1e4, 0.0]])), np.array([1]))
+    assert loss.item() == pytest.approx(1e4)
+
+
+def test_cross_entropy_of_nothing_is_zero():
+    assert functional.cross_entropy(lucid.tensor(X[0]), np.full(3, -100)).item() == 0
+
+
+class TestDropout:
+    x = lucid.tensor(np.ones((2, 64, 64)))
+
+    def dropped(self, x, coordinates=COORDINATES, site=1, probability=0.3):
+        with random.at(coordinates):
+            return functional.dropout(x, probability, site).numpy()
+
+    def test_it_drops_the_share_and_scales_the_rest(self):
+        y = self.dropped(self.x)
+        assert (y == 0).mean() == pytest.approx(0.3, abs=0.02)
+        np.testing.assert_allclose(y[y != 0], 1 / 0.7)
+
+    def test_the_mask_depends_on_site_step_sample_and_seed_only(self):
+        y = self.dropped(self.x)
+        np.testing.assert_array_equal(y, self.dropped(self.x))
+        for other in (
+            random.Coordinates(8, 3, COORDINATES.samples),
+            random.Coordinates(7, 4, COORDINATES.samples),
+            random.Coordinates(7, 3, np.array([6, 10])),
+        ):
+            assert not np.array_equal(y, self.dropped(self.x, other))
+        assert not np.array_equal(y, self.dropped(self.x, site=2))
+
+    def test_a_sample_draws_the_same_mask_in_any_micro_batch(self):
+        alone = self.dropped(lucid.tensor(np.ones((1, 64, 64))), random.Coordinates(7, 3, np.array([9])))
+        np.testing.assert_array_equal(self.dropped(self.x)[1], alone[0])
+
+    def test_backward_draws_the_same_mask(self):
+        check_gradients(lambda x: self.tensor_dropped(x), X)
+
+    def tensor_dropped(self, x):
+        with random.at(COORDINATES):
+            return functional.dropout(x, 0.5, site=1)
+
+    def test_outside_training_it_does_nothing(self):
+        assert functional.dropout(self.x, 0.3, training=False) is self.x
+
+    def test_by_hand_it_follows_manual_seed(self):
+        def draw():
+            return functional.dropout(self.x, 0.5).numpy()
+
+        lucid.manual_seed(3)
+        first, second = draw(), draw()
+        lucid.manual_seed(3)
+        np.testing.assert_array_equal(first, draw())
+        assert not np.array_equal(first, second)
