@@ -123,9 +123,11 @@ def make_inputs(case: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Ten
     generator = torch.Generator().manual_seed(SEED + 1)
     attention_mask = (torch.arange(T) < torch.tensor(LENGTHS)[:, None]).long()
     token_type_ids = (torch.arange(T) >= torch.tensor(LENGTHS)[:, None] // 2).long() * attention_mask
-    # Id 0 is the padding's and stays out of the text: torch's embedding has no gradient for it.
     original_ids = torch.randint(5, V, (B, T), generator=generator) * attention_mask
+    # The padding's id within the text: its embedding gets no gradient from there, only from the decoder.
+    original_ids[0, 5] = original_ids[1, 2] = 0
     masked = (torch.rand(B, T, generator=generator) < 0.25) & (attention_mask == 1)
+    masked[0, 5], masked[1, 2] = True, False
     inputs = {
         "input_ids": original_ids.masked_fill(masked, MASK_TOKEN_ID),
         "attention_mask": attention_mask,
