@@ -115,10 +115,10 @@ def _broadcast_rows(values: Any) -> Any:
 def flags(name: str, values: Any, shape: tuple[int, ...], device: str) -> Array:
     """Return `values`, zeros and ones of `shape`, as a bool array."""
     array = _array(name, values, shape)
-    mask = array != 0
-    if ((array != 1) & mask).any():
-        raise ValueError(f"{name} has values other than 0 and 1")
-    return backend.to_device(mask, device)
+    neither = (array != 0) & (array != 1)
+    if neither.any():
+        raise ValueError(f"{name} has the value {array[neither][0]}; it takes 0 and 1")
+    return backend.to_device(array != 0, device)
 
 
 def check_token_id(name: str, value: int, vocab_size: int) -> None:

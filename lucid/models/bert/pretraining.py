@@ -215,10 +215,12 @@ class BERTForPreTraining(Module):
         `pad_token_id`, or 0 in `attention_mask`) and special tokens (1 in `special_tokens_mask`) are never chosen.
         Labels hold the original id where chosen, `ignore_index` elsewhere.
         """
+        vocab_size = self.config.vocab_size
         check_probabilities(mlm_probability, mask_replace_prob, random_replace_prob)
-        ids = self._check(input_ids).input_ids
-        assert ids is not None
-        check_token_id("mask_token_id", mask_token_id, self.config.vocab_size)
+        check_token_id("mask_token_id", mask_token_id, vocab_size)
+        if 0 <= ignore_index < vocab_size:
+            raise ValueError(f"ignore_index is {ignore_index}, which is a token's id; it takes any other number")
+        ids = integers("input_ids", input_ids, (None, None), vocab_size, "vocab_size", self.device)
         text = ids != self.config.pad_token_id
         if attention_mask is not None:
             text &= flags("attention_mask", attention_mask, ids.shape, self.device)
@@ -227,7 +229,7 @@ class BERTForPreTraining(Module):
             candidates = text & ~flags("special_tokens_mask", special_tokens_mask, ids.shape, self.device)
         masking = Masking(
             mask_token_id=mask_token_id,
-            vocab_size=self.config.vocab_size,
+            vocab_size=vocab_size,
             max_predictions=ids.shape[1],
             probability=mlm_probability,
             replace_probability=mask_replace_prob,
@@ -279,6 +281,8 @@ class BERTForPreTraining(Module):
         **inputs: Unpack[ModelInputs],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (MLM accuracy, NSP accuracy, their weighted mean), from one pass. Dropout is off."""
+        if mlm_weight < 0 or nsp_weight < 0 or mlm_weight + nsp_weight == 0:
+            raise ValueError(f"mlm_weight is {mlm_weight} and nsp_weight {nsp_weight}; they take a positive sum")
         with self._evaluating():
             mlm, nsp = self.branch_losses(mlm_labels, nsp_labels, input_ids, ignore_index=ignore_index, **inputs)
         weighted = (mlm.accuracy() * mlm_weight + nsp.accuracy() * nsp_weight) / (mlm_weight + nsp_weight)
