@@ -6,7 +6,7 @@ B batch, T length, C width, V vocabulary, M masked positions.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -121,6 +121,15 @@ class BERTForPreTraining(Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to a folder, from which `transformers` can load them."""
         hub.write(Path(folder), self.config, self)
+
+    def with_vocabulary(self, vocab_size: int) -> "BERTForPreTraining":
+        """Return this model with only the first `vocab_size` tokens: what a padded vocabulary was before."""
+        if vocab_size == self.config.vocab_size:
+            return self
+        model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        model.load_state_dict({name: array[: shapes[name][0]] for name, array in self.state_dict().items()})
+        return model
 
     def forward(
         self,
