@@ -219,10 +219,10 @@ class BERTForPreTraining(Module):
     ) -> tuple[Tensor, Tensor]:
         """Return (masked_input_ids, mlm_labels), integers [B, T], drawn from `lucid.manual_seed`.
 
-        In each row a share `mlm_probability` of the tokens (one at least) is chosen; of these `mask_replace_prob`
-        become `mask_token_id`, `random_replace_prob` any id of the vocabulary, the rest stay. Padding (id
-        `pad_token_id`, or 0 in `attention_mask`) and special tokens (1 in `special_tokens_mask`) are never chosen.
-        Labels hold the original id where chosen, `ignore_index` elsewhere.
+        In each row a share `mlm_probability` of the tokens is chosen, one at least unless it is 0; of these
+        `mask_replace_prob` become `mask_token_id`, `random_replace_prob` any id of the vocabulary, the rest stay.
+        Padding (id `pad_token_id`, or 0 in `attention_mask`) and special tokens (1 in `special_tokens_mask`) are never
+        chosen. Labels hold the original id where chosen, `ignore_index` elsewhere.
         """
         vocab_size = self.config.vocab_size
         check_probabilities(mlm_probability, mask_replace_prob, random_replace_prob)
