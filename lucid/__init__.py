@@ -1,8 +1,25 @@
-"""lucid: distributed data-parallel pretraining of BERT."""
+"""lucid: distributed data-parallel pretraining of BERT, with an autograd of its own, on NumPy and CuPy.
 
-from lucid import autograd, models, nn, optim, random
+The face for programs: tensors, and the submodules. Importing it starts nothing. The command line is `lucid --help`.
+"""
+
+from lucid import autograd, data, distributed, models, nn, optim, random
 from lucid.autograd import Tensor, no_grad
 from lucid.autograd.tensor import tensor
 from lucid.random import manual_seed
 
-__all__ = ["Tensor", "autograd", "manual_seed", "models", "nn", "no_grad", "optim", "random", "tensor"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "Tensor",
+    "autograd",
+    "data",
+    "distributed",
+    "manual_seed",
+    "models",
+    "nn",
+    "no_grad",
+    "optim",
+    "random",
+    "tensor",
+]

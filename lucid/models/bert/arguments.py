@@ -55,7 +55,7 @@ def check_inputs(
         )
     xp = backend.array_module(inputs_embeds.data if inputs_embeds is not None else input_ids)
     if attention_mask is not None:
-        attention_mask = _mask(attention_mask, (B, T), device)
+        attention_mask = flags("attention_mask", attention_mask, (B, T), device)
     if token_type_ids is None:
         token_type_ids = xp.zeros((B, T), dtype=np.int64)
     else:
@@ -112,12 +112,32 @@ def _broadcast_rows(values: Any) -> Any:
     return values.reshape(1, -1) if getattr(values, "ndim", None) == 1 else values
 
 
-def _mask(values: Any, shape: tuple[int, int], device: str) -> Array:
-    array = _array("attention_mask", values, shape)
-    mask = array != 0
-    if ((array != 1) & mask).any():
-        raise ValueError("attention_mask has values other than 0 (padding) and 1 (attend)")
-    return backend.to_device(mask, device)
+def flags(name: str, values: Any, shape: tuple[int, ...], device: str) -> Array:
+    """Return `values`, zeros and ones of `shape`, as a bool array."""
+    array = _array(name, values, shape)
+    neither = (array != 0) & (array != 1)
+    if neither.any():
+        raise ValueError(f"{name} has the value {array[neither][0]}; it takes 0 and 1")
+    return backend.to_device(array != 0, device)
+
+
+def check_token_id(name: str, value: int, vocab_size: int) -> None:
+    """Raise `ValueError` unless `value` is an id of the vocabulary."""
+    if not 0 <= value < vocab_size:
+        raise ValueError(f"{name} is {value}; it takes an id from 0 to {vocab_size - 1} (vocab_size - 1)")
+
+
+def check_probabilities(mlm_probability: float, mask_replace_prob: float, random_replace_prob: float) -> None:
+    """Raise `ValueError` unless each is a share and the last two leave the rest to unchanged tokens."""
+    shares = {
+        "mlm_probability": mlm_probability,
+        "mask_replace_prob": mask_replace_prob,
+        "random_replace_prob": random_replace_prob,
+        "mask_replace_prob + random_replace_prob": mask_replace_prob + random_replace_prob,
+    }
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}; it takes a number from 0 to 1")
 
 
 def _embeddings(values: Any, width: int) -> Tensor:

@@ -14,11 +14,20 @@ import numpy as np
 
 from lucid.autograd import Tensor, no_grad
 from lucid.backend import Array, array_module
+from lucid.kernels.masking import Masking, mask_tokens
 from lucid.models.bert import hub
-from lucid.models.bert.arguments import EncoderInputs, check_inputs, integers
+from lucid.models.bert.arguments import (
+    EncoderInputs,
+    check_inputs,
+    check_probabilities,
+    check_token_id,
+    flags,
+    integers,
+)
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import BERTModel
 from lucid.nn import LayerNorm, Linear, Module, Parameter, TiedLinear, functional, init
+from lucid.random import coordinates_by_hand
 
 Reduction = Literal["mean", "sum"]
 
@@ -188,6 +197,49 @@ class BERTForPreTraining(Module):
         hidden = self.bert(checked)
         return self._mlm(hidden, mlm_labels, ignore_index), self._nsp(hidden, nsp_labels)
 
+    def create_masked_lm_inputs(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        special_tokens_mask: Any = None,
+        mask_token_id: int = 103,
+        mlm_probability: float = 0.15,
+        mask_replace_prob: float = 0.8,
+        random_replace_prob: float = 0.1,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> tuple[Tensor, Tensor]:
+        """Return (masked_input_ids, mlm_labels), integers [B, T], drawn from `lucid.manual_seed`.
+
+        In each row a share `mlm_probability` of the tokens (one at least) is chosen; of these `mask_replace_prob`
+        become `mask_token_id`, `random_replace_prob` any id of the vocabulary, the rest stay. Padding (id
+        `pad_token_id`, or 0 in `attention_mask`) and special tokens (1 in `special_tokens_mask`) are never chosen.
+        Labels hold the original id where chosen, `ignore_index` elsewhere.
+        """
+        vocab_size = self.config.vocab_size
+        check_probabilities(mlm_probability, mask_replace_prob, random_replace_prob)
+        check_token_id("mask_token_id", mask_token_id, vocab_size)
+        if 0 <= ignore_index < vocab_size:
+            raise ValueError(f"ignore_index is {ignore_index}, which is a token's id; it takes any other number")
+        ids = integers("input_ids", input_ids, (None, None), vocab_size, "vocab_size", self.device)
+        text = ids != self.config.pad_token_id
+        if attention_mask is not None:
+            text &= flags("attention_mask", attention_mask, ids.shape, self.device)
+        candidates = text
+        if special_tokens_mask is not None:
+            candidates = text & ~flags("special_tokens_mask", special_tokens_mask, ids.shape, self.device)
+        masking = Masking(
+            mask_token_id=mask_token_id,
+            vocab_size=vocab_size,
+            max_predictions=ids.shape[1],
+            probability=mlm_probability,
+            replace_probability=mask_replace_prob,
+            random_probability=random_replace_prob,
+            ignore_index=ignore_index,
+        )
+        coordinates = coordinates_by_hand(len(ids))
+        masked, labels = mask_tokens(ids, candidates, text.sum(axis=1), masking, coordinates)
+        return Tensor(masked), Tensor(labels)
+
     def predict_mlm_token_ids(self, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return the most probable token at each position: integers [B, T]. Dropout is off."""
         with self._evaluating():
@@ -229,6 +281,8 @@ class BERTForPreTraining(Module):
         **inputs: Unpack[ModelInputs],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return (MLM accuracy, NSP accuracy, their weighted mean), from one pass. Dropout is off."""
+        if mlm_weight < 0 or nsp_weight < 0 or mlm_weight + nsp_weight == 0:
+            raise ValueError(f"mlm_weight is {mlm_weight} and nsp_weight {nsp_weight}; they take a positive sum")
         with self._evaluating():
             mlm, nsp = self.branch_losses(mlm_labels, nsp_labels, input_ids, ignore_index=ignore_index, **inputs)
         weighted = (mlm.accuracy() * mlm_weight + nsp.accuracy() * nsp_weight) / (mlm_weight + nsp_weight)

@@ -1,0 +1,119 @@
+"""Makes the training samples: a pure function of the seed and of the sample's number in the run.
+
+Nothing is remembered between calls, so a run goes on at any sample at once, and every rank computes its own rows of
+the global batch, whatever the number of ranks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lucid.backend import Array
+from lucid.data.batch import IGNORED, Batch
+from lucid.data.pairs import WORDS, PairChooser, Segments
+from lucid.data.permutation import Permutation
+from lucid.data.shards import Corpus
+from lucid.data.spans import find_spans
+from lucid.errors import DataError
+from lucid.kernels.masking import Masking, mask_tokens
+from lucid.random import Coordinates, Stream, random_words
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What a sample is.
+
+    `max_predictions` bounds the masked tokens of a sample; None is round(mlm_probability * sequence_length) + 1.
+    Without `nsp` a sample is one segment, its token types are 0 and its NSP label is `IGNORED`.
+    """
+
+    sequence_length: int = 128
+    short_sequence_probability: float = 0.1
+    mlm_probability: float = 0.15
+    max_predictions: int | None = None
+    mask_replace_probability: float = 0.8
+    random_replace_probability: float = 0.1
+    nsp: bool = True
+
+    @property
+    def special_count(self) -> int:
+        """How many tokens of a full sample are [CLS] or [SEP]."""
+        return 3 if self.nsp else 2
+
+
+class Sampler:
+    """Samples of `corpus`, drawn with `seed`. Raises `DataError` if the corpus cannot give such samples."""
+
+    def __init__(self, corpus: Corpus, settings: SamplerSettings, seed: int) -> None:
+        longest = settings.sequence_length - settings.special_count
+        if longest < 2:
+            raise DataError(f"sequence_length {settings.sequence_length} leaves no room for text: take 5 or more")
+        if settings.nsp and corpus.document_count < 2:
+            raise DataError(
+                f"{corpus.folder} has one document in its split {corpus.split!r}, and a random next segment needs "
+                "another: prepare more documents (a blank line separates them in .txt), or switch NSP off"
+            )
+        self._corpus, self._settings, self._seed = corpus, settings, seed
+        spans = find_spans(corpus, longest)
+        self.samples_per_epoch = len(spans) - 1
+        self._pairs = PairChooser(corpus, spans, longest, settings.short_sequence_probability)
+        maximum = settings.max_predictions
+        self._masking = Masking(
+            mask_token_id=corpus.special_tokens.mask,
+            vocab_size=corpus.vocab_size,
+            max_predictions=round(settings.mlm_probability * settings.sequence_length) + 1
+            if maximum is None
+            else maximum,
+            probability=settings.mlm_probability,
+            replace_probability=settings.mask_replace_probability,
+            random_probability=settings.random_replace_probability,
+            ignore_index=IGNORED,
+        )
+
+    def batch(self, consumed: int, rows: range) -> Batch:
+        """Return the rows `rows` of the global batch that begins after `consumed` samples of the run.
+
+        Row i is sample number g = consumed + i: sample g % samples_per_epoch of epoch g // samples_per_epoch.
+        """
+        samples = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
+        epochs, places = np.divmod(consumed + samples, self.samples_per_epoch)
+        # The rows of one epoch stand side by side, as g rises with the row.
+        firsts = np.flatnonzero(np.diff(epochs, prepend=-1)).tolist()
+        pieces = [slice(first, stop) for first, stop in zip(firsts, [*firsts[1:], len(samples)], strict=True)]
+        return Batch.joined([self._part(int(epochs[piece.start]), places[piece], samples[piece]) for piece in pieces])
+
+    def _part(self, epoch: int, places: Array, samples: Array) -> Batch:
+        """Return the batch of the samples that stand at `places` of an epoch."""
+        coordinates = Coordinates(self._seed, epoch, places)
+        spans = Permutation(self.samples_per_epoch, self._seed, epoch).at(places)
+        words = random_words(Stream.PAIR, coordinates, WORDS)
+        if self._settings.nsp:
+            segments = self._pairs.choose(spans, words)
+            nsp_labels = segments.labels.astype(np.int32)
+        else:
+            segments = self._pairs.choose_single(spans, words)
+            nsp_labels = np.full(len(places), IGNORED, dtype=np.int32)
+        input_ids, attention_mask, second, candidates = self._laid_out(segments)
+        masked, labels = mask_tokens(input_ids, candidates, attention_mask.sum(axis=1), self._masking, coordinates)
+        return Batch(masked, attention_mask, second.astype(np.int32), labels, nsp_labels, samples)
+
+    def _laid_out(self, segments: Segments) -> tuple[Array, Array, Array, Array]:
+        """Return, all [B, T]: ids, where there is no padding, where the second segment is, what may be masked."""
+        special, column = self._corpus.special_tokens, np.arange(self._settings.sequence_length)
+        first_end = 1 + segments.first_length[:, None]
+        second_end = first_end + 1 + segments.second_length[:, None]
+        end = second_end + 1 if self._settings.nsp else second_end
+        in_first = (column >= 1) & (column < first_end)
+        in_second = (column > first_end) & (column < second_end)
+
+        # Places of special tokens and padding look up some token of the corpus too, and are then written over.
+        shift = np.where(
+            column > first_end, segments.second_start[:, None] - first_end - 1, segments.first_start[:, None] - 1
+        )
+        positions = np.clip(column + shift, 0, self._corpus.token_count - 1)
+        tokens = self._corpus.tokens(positions)
+        text = in_first | in_second
+        ids = np.where(text, tokens, np.where(column < end, np.int32(special.separator), np.int32(special.pad)))
+        ids[:, 0] = special.classify
+        candidates = text & ~np.isin(ids, special.ids)
+        return ids, np.broadcast_to(column, ids.shape) < end, (column > first_end) & (column < end), candidates

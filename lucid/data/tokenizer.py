@@ -1,0 +1,198 @@
+"""Trains, loads and saves the WordPiece tokenizer, in the files that Hugging Face's BERT reads.
+
+Training is deterministic, which the `tokenizers` library alone is not: it numbers the pieces `##x` of one character in
+the order of a hash map, and those numbers decide between equally frequent merges. Here they are given beforehand.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from lucid.data.files import written_aside
+from lucid.errors import DataError
+
+SMALLEST_VOCABULARY = 64
+# Characters beyond these are rare enough to be unknown (a Chinese corpus wants a tokenizer of its own).
+_LARGEST_ALPHABET = 1000
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids of the five tokens that are not text."""
+
+    pad: int
+    unknown: int
+    classify: int
+    separator: int
+    mask: int
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All five, in the order of the fields."""
+        return self.pad, self.unknown, self.classify, self.separator, self.mask
+
+
+SPECIAL_TEXTS = {"pad": "[PAD]", "unknown": "[UNK]", "classify": "[CLS]", "separator": "[SEP]", "mask": "[MASK]"}
+
+
+def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
+    """Return the ids of the special tokens, by their texts. Raises `DataError` if one is missing."""
+    vocabulary = tokenizer.get_vocab()
+    missing = [text for text in SPECIAL_TEXTS.values() if text not in vocabulary]
+    if missing:
+        raise DataError(f"the tokenizer has no {', '.join(missing)}: BERT needs {', '.join(SPECIAL_TEXTS.values())}")
+    return SpecialTokens(**{name: vocabulary[text] for name, text in SPECIAL_TEXTS.items()})
+
+
+def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
+    """Train a lower-case WordPiece tokenizer of at most `vocab_size` tokens, the special ones with ids 0 to 4.
+
+    `texts` is called twice and yields the same texts both times. The result depends on nothing else.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise DataError(f"a vocabulary of {vocab_size} tokens is too small: take {SMALLEST_VOCABULARY} or more")
+    special = list(SPECIAL_TEXTS.values())
+    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TEXTS["unknown"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # With its continuing pieces an alphabet takes at most half of the vocabulary.
+    alphabet = _alphabet(tokenizer, texts(), min(_LARGEST_ALPHABET, (vocab_size - len(special)) // 4))
+    continuing = [f"##{character}" for character in alphabet if _continues_a_word(tokenizer, character)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special + continuing,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts(), trainer=trainer)
+    # A new tokenizer on the same vocabulary: in this one the continuing pieces count as special.
+    return _bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
+
+
+def _alphabet(tokenizer: Tokenizer, texts: Iterable[str], limit: int) -> list[str]:
+    """Return the most frequent characters of the normalised texts, sorted."""
+    raw: Counter[str] = Counter()
+    for text in texts:
+        raw.update(text)
+    normalised: Counter[str] = Counter()
+    for character, count in raw.items():
+        for part in tokenizer.normalizer.normalize_str(character):
+            normalised[part] += count
+    characters = sorted((part for part in normalised if not part.isspace()), key=lambda part: (-normalised[part], part))
+    return sorted(characters[:limit])
+
+
+def _continues_a_word(tokenizer: Tokenizer, character: str) -> bool:
+    """Whether a character can stand inside a word: punctuation and ideographs are words of their own."""
+    normalised = tokenizer.normalizer.normalize_str(f"a{character}")
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(normalised)) == 1
+
+
+def _bert_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL_TEXTS["unknown"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = special_tokens(tokenizer)
+    tokenizer.add_special_tokens(list(SPECIAL_TEXTS.values()))
+    tokenizer.post_processor = processors.BertProcessing(
+        (SPECIAL_TEXTS["separator"], special.separator), (SPECIAL_TEXTS["classify"], special.classify)
+    )
+    return tokenizer
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load a WordPiece tokenizer from `tokenizer.json`, or from `vocab.txt` and, if there, `tokenizer_config.json`.
+
+    The folder may be one of ours or of Hugging Face's BERT. Raises `DataError` if it holds no such tokenizer.
+    """
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = _parsed(folder / "tokenizer.json", lambda text: Tokenizer.from_str(text))
+    elif (folder / "vocab.txt").is_file():
+        lines = _parsed(folder / "vocab.txt", lambda text: text.rstrip("\n").split("\n"))
+        config = folder / "tokenizer_config.json"
+        settings = _parsed(config, json.loads) if config.is_file() else {}
+        vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
+        if len(vocabulary) != len(lines):
+            raise DataError(f"{folder / 'vocab.txt'} holds a token twice: each line is one token")
+        tokenizer = _bert_tokenizer(vocabulary, lowercase=settings.get("do_lower_case", True))
+    else:
+        raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json or vocab.txt in it")
+    return _checked(tokenizer, folder)
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except Exception as error:  # `tokenizers` raises plain Exception on what it cannot read
+        raise DataError(f"{path} cannot be read as a part of a tokenizer: {error}") from error
+
+
+def _checked(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
+    if not isinstance(tokenizer.model, models.WordPiece):
+        raise DataError(f"{folder} holds a tokenizer of another kind: BERT's is WordPiece")
+    special_tokens(tokenizer)
+    if tokenizer.get_vocab_size(with_added_tokens=True) != tokenizer.get_vocab_size(with_added_tokens=False):
+        raise DataError(f"{folder} adds tokens outside its vocabulary: put them into vocab.txt, in place of [unusedN]")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json`, which Hugging Face's BertTokenizerFast loads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": _parts(tokenizer)["normalizer"].get("lowercase", True),
+        **{f"{name}_token": SPECIAL_TEXTS[field] for name, field in _CONFIG_NAMES.items()},
+    }
+    contents = {
+        "tokenizer.json": tokenizer.to_str(pretty=True),
+        "vocab.txt": "".join(f"{token}\n" for token in tokens_by_id(tokenizer)),
+        "tokenizer_config.json": json.dumps(config, indent=2),
+    }
+    for name, content in contents.items():
+        with written_aside(folder / name) as file:
+            file.write(content.encode("utf-8"))
+
+
+_CONFIG_NAMES = {"pad": "pad", "unk": "unknown", "cls": "classify", "sep": "separator", "mask": "mask"}
+
+
+def tokens_by_id(tokenizer: Tokenizer) -> list[str]:
+    """Return the vocabulary, in the order of the ids."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """Return the SHA-256 of all that decides which ids a text gets: vocabulary, normalisation, splitting."""
+    parts = {**_parts(tokenizer), "vocabulary": tokens_by_id(tokenizer), "special": asdict(special_tokens(tokenizer))}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
+    whole = json.loads(tokenizer.to_str())
+    model = {name: value for name, value in whole["model"].items() if name != "vocab"}
+    return {"normalizer": whole["normalizer"] or {}, "pre_tokenizer": whole["pre_tokenizer"], "model": model}
+
+
+class TextEncoder:
+    """Turns sentences into ids. A special token spelt out in the text is text: it never becomes the special id."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._encoder = Tokenizer(tokenizer.model)
+        self._encoder.normalizer = tokenizer.normalizer
+        self._encoder.pre_tokenizer = tokenizer.pre_tokenizer
+
+    def encode(self, sentences: list[str]) -> Iterator[list[int]]:
+        """Yield the ids of each sentence, in order, without [CLS] and [SEP]."""
+        return (encoding.ids for encoding in self._encoder.encode_batch_fast(sentences, add_special_tokens=False))

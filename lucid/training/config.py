@@ -1,0 +1,204 @@
+"""The settings of a run: YAML -> frozen, validated objects. Unknown keys and impossible combinations are errors.
+
+`load(file, overrides)` is the way in; every message names the file (or the command line) and the dotted key.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from lucid.errors import ConfigError
+from lucid.models import BERTConfig
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: frozen, and nothing is accepted that has no meaning."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataSettings(Settings):
+    """What is read, and how samples are made of it."""
+
+    path: Path = Field(description="folder of a prepared corpus (lucid prepare)")
+    sequence_length: Annotated[int, Field(ge=8)] = Field(128, description="tokens a sequence, with [CLS] and [SEP]")
+    short_sequence_probability: Share = Field(0.1, description="share of samples made shorter on purpose")
+    mlm_probability: Share = Field(0.15, description="share of the tokens to predict")
+    max_predictions: Count | None = Field(None, description="most tokens to predict in a sequence; default: the share")
+    mask_replace_probability: Share = Field(0.8, description="share of these that become [MASK]")
+    random_replace_probability: Share = Field(0.1, description="share of these that become a random token")
+    nsp: bool = Field(True, description="pairs for next-sentence prediction; false: one segment, MLM only")
+    workers: Annotated[int, Field(ge=0)] = Field(1, description="threads a rank that make batches; 0: none")
+    prefetch: Count = Field(4, description="batches made ahead")
+
+
+class OptimizerSettings(Settings):
+    """How weights follow gradients."""
+
+    name: Literal["adamw", "lamb"] = "adamw"
+    learning_rate: Positive = Field(1e-4, description="the peak, at the end of warm-up")
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    decay_power: Positive = Field(1.0, description="polynomial decay from the end of warm-up to 0 at the last step")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    epsilon: Positive = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    bias_correction: bool = Field(True, description="false: as in the original BERT")
+    max_gradient_norm: Positive = Field(1.0, description="clip the global norm to this")
+
+
+class TrainSettings(Settings):
+    """How long, how much at once, and what is kept."""
+
+    steps: Count = Field(description="updates of the weights")
+    global_batch: Count = Field(description="sequences a step, over all ranks")
+    micro_batch: Count | None = Field(None, description="most sequences a rank runs at once; default: its whole share")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    log_every: Count = Field(10, description="steps between lines of the log")
+    checkpoint_every: Count = Field(1000, description="steps between checkpoints; one is always written at the end")
+    keep_checkpoints: Count = Field(2, description="newest checkpoints kept")
+    evaluate_every: Count | None = Field(None, description="steps between evaluations; default: at the end only")
+    evaluation_samples: Count = Field(512, description="held-out samples an evaluation takes")
+    max_skipped_steps: Count = Field(10, description="steps in a row with a gradient that is not finite, at most")
+    tensorboard: bool = Field(False, description="write TensorBoard events too (extra: tensorboard)")
+
+
+class DistributedSettings(Settings):
+    """How ranks communicate."""
+
+    backend: Literal["auto", "single", "mpi"] = "auto"
+    bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
+
+
+class RunConfig(Settings):
+    """A whole run.
+
+    `model.vocab_size` may exceed the tokenizer's, to pad the vocabulary to a size that computes faster.
+    """
+
+    run_folder: Path = Field(description="where checkpoints, metrics and plots go; a run there is resumed")
+    initial_model: Path | None = Field(None, description="folder of a model to start from (Hugging Face's format)")
+    device: Literal["cpu"] = "cpu"
+    model: BERTConfig = Field(default_factory=BERTConfig)
+    data: DataSettings
+    optimizer: OptimizerSettings = OptimizerSettings()
+    train: TrainSettings
+    distributed: DistributedSettings = DistributedSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "RunConfig":
+        longest = self.model.max_position_embeddings
+        if self.data.sequence_length > longest:
+            raise ValueError(
+                f"data.sequence_length is {self.data.sequence_length}, but model.max_position_embeddings is {longest}: "
+                "raise the latter or shorten the sequences"
+            )
+        if self.optimizer.warmup_steps >= self.train.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but train.steps is {self.train.steps}: "
+                "warm-up has to end before training does"
+            )
+        if self.data.mask_replace_probability + self.data.random_replace_probability > 1:
+            raise ValueError("data.mask_replace_probability and data.random_replace_probability add up to more than 1")
+        return self
+
+    def check_ranks(self, size: int) -> None:
+        """Raise `ConfigError` unless the global batch can be shared out evenly among `size` ranks."""
+        if self.train.global_batch % size:
+            raise ConfigError(
+                f"train.global_batch is {self.train.global_batch}, which {size} ranks cannot share evenly: make it a "
+                f"multiple of {size}, or start another number of ranks"
+            )
+
+    def as_yaml(self) -> str:
+        """Return all settings, defaults included, as YAML that `load` takes."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all settings as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's settings from a YAML file; `overrides` are `dotted.key=value`, the value in YAML.
+
+    Raises `ConfigError` with one sentence for each thing that is wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is not there: give the path of a run's YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings: it takes sections such as data, model and train")
+    overridden = [_apply(content, override) for override in overrides]
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(item, path, overridden) for item in error.errors())) from error
+
+
+def from_dict(content: dict[str, Any]) -> RunConfig:
+    """Return the settings that `as_dict` gave."""
+    return TypeAdapter(RunConfig).validate_python(content)
+
+
+def _apply(content: dict[str, Any], override: str) -> str:
+    """Set one `dotted.key=value` in `content` and return the key."""
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"{override!r} on the command line is not of the form section.key=value")
+    section = content
+    for name in names[:-1]:
+        inner = section.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r} on the command line: {name} is not a section")
+        section = inner
+    try:
+        section[names[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r} on the command line: the value is not valid YAML") from error
+    return ".".join(names)
+
+
+def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    overridden = any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in overrides)
+    where = "the command line" if overridden else str(path)
+    match item["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            close = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.6)
+            hint = f"; did you mean {close[0]}?" if close else "; `lucid train --print-config` lists the known ones"
+            return f"{where}: the key {key} is unknown{hint}"
+        case "missing":
+            return f"{where}: the key {key} is missing: {_known_keys()[key]}"
+        case "value_error":
+            message = str(item["ctx"]["error"])
+            return f"{where}: {f'{key}: ' if key else ''}{message}"
+        case _:
+            message = item["msg"][0].lower() + item["msg"][1:]
+            return f"{where}: {key} is {item['input']!r}, but {message.replace('input should', 'it should')}"
+
+
+def _known_keys() -> dict[str, str]:
+    """Return all dotted keys with their descriptions."""
+    keys = {}
+    for name, field in RunConfig.model_fields.items():
+        section = field.annotation
+        keys[name] = field.description or "a section of settings"
+        if isinstance(section, type) and issubclass(section, Settings):
+            inner = section.model_fields.items()
+            keys |= {f"{name}.{key}": setting.description or "a setting" for key, setting in inner}
+    return keys | {f"model.{field.name}": "as in Hugging Face's config.json" for field in fields(BERTConfig)}

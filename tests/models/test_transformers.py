@@ -1,0 +1,186 @@
+"""The model beside transformers itself, over more configurations than the golden files hold. Needs torch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from lucid.models import BERTConfig, BERTForPreTraining  # noqa: E402
+
+# Relative to the largest element, float32 against float64: 4.6e-6 was seen.
+TOLERANCE = 2e-5
+
+TINY = {
+    "vocab_size": 150,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    config: dict
+    batch: int
+    length: int
+    mask: str  # none, right, left or holes
+
+
+CASES = {
+    "one_layer": Case({"num_hidden_layers": 1}, batch=2, length=16, mask="right"),
+    "four_layers": Case({"num_hidden_layers": 4}, batch=3, length=17, mask="right"),
+    "one_head": Case({"num_attention_heads": 1}, batch=2, length=16, mask="none"),
+    "wide": Case({"hidden_size": 96, "num_attention_heads": 3, "intermediate_size": 384}, 2, 24, mask="right"),
+    "narrow_intermediate": Case({"intermediate_size": 8}, batch=2, length=16, mask="right"),
+    "gelu_new": Case({"hidden_act": "gelu_new"}, batch=2, length=16, mask="right"),
+    "gelu_pytorch_tanh": Case({"hidden_act": "gelu_pytorch_tanh"}, batch=2, length=16, mask="right"),
+    "relu": Case({"hidden_act": "relu"}, batch=2, length=16, mask="right"),
+    "large_epsilon": Case({"layer_norm_eps": 1e-3}, batch=2, length=16, mask="right"),
+    "three_token_types": Case({"type_vocab_size": 3}, batch=2, length=16, mask="right"),
+    "longest": Case({}, batch=2, length=64, mask="right"),
+    "two_tokens": Case({}, batch=4, length=2, mask="none"),
+    "one_sequence": Case({}, batch=1, length=31, mask="none"),
+    "left_padded": Case({}, batch=3, length=16, mask="left"),
+    "mask_with_holes": Case({}, batch=3, length=16, mask="holes"),
+}
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request):
+    return request.param
+
+
+def random_transformers_model(changes):
+    """Weights ten times wider than BERT's, biases and LayerNorms drawn too: a mistake in any of them shows."""
+    config = transformers.BertConfig(**(TINY | changes))
+    model = transformers.BertForPreTraining(config).eval()
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(std=0.2, generator=generator)
+            if name.endswith("LayerNorm.weight"):
+                parameter += 1.0
+    return model
+
+
+def random_inputs(case):
+    """Return the arguments of the model and the two arrays of labels."""
+    rng = np.random.default_rng(11)
+    shape = case.batch, case.length
+    settings = TINY | {"type_vocab_size": 2} | case.config
+    lengths = rng.integers(case.length // 2, case.length + 1, case.batch)[:, None]
+    mask = {
+        "none": np.ones(shape, np.int64),
+        "right": np.arange(case.length) < lengths,
+        "left": np.arange(case.length)[::-1] < lengths,
+        "holes": rng.random(shape) < 0.7,
+    }[case.mask].astype(np.int64)
+    mask[:, case.length // 2] = 1
+    # Id 0, the padding's, is also in the text: its embedding gets no gradient from there.
+    original_ids = rng.integers(0, settings["vocab_size"], shape) * mask
+    masked = (rng.random(shape) < 0.2) & (mask == 1)
+    masked[0, case.length // 2] = True
+    inputs = {
+        "input_ids": np.where(masked, 5, original_ids),
+        "token_type_ids": rng.integers(0, settings["type_vocab_size"], shape),
+    }
+    if case.mask != "none":
+        inputs["attention_mask"] = mask
+    labels = np.where(masked, original_ids, -100), rng.integers(0, 2, case.batch)
+    return inputs, *labels
+
+
+def as_torch(arrays):
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def assert_close(actual, expected, what, scale=None):
+    actual, expected = actual.numpy(), expected.detach().numpy()
+    assert actual.shape == expected.shape, what
+    scale = np.abs(expected).max() if scale is None else scale
+    error = np.abs(actual - expected).max() / scale
+    assert error <= TOLERANCE, f"{what}: {error:.1e} of its largest element"
+
+
+def test_logits_losses_and_gradients_agree(case, tmp_path):
+    reference = random_transformers_model(case.config)
+    reference.save_pretrained(tmp_path)
+    model = BERTForPreTraining.from_pretrained(tmp_path).eval()
+    inputs, mlm_labels, nsp_labels = random_inputs(case)
+
+    expected = reference.double()(
+        **as_torch(inputs),
+        labels=torch.from_numpy(mlm_labels),
+        next_sentence_label=torch.from_numpy(nsp_labels),
+    )
+    expected.loss.backward()
+
+    prediction_scores, seq_relationship_scores = model(**inputs)
+    assert_close(prediction_scores, expected.prediction_logits, "prediction_scores")
+    assert_close(seq_relationship_scores, expected.seq_relationship_logits, "seq_relationship_scores")
+
+    loss = model.get_loss(mlm_labels=mlm_labels, nsp_labels=nsp_labels, **inputs)
+    assert_close(loss, expected.loss, "loss")
+    loss.backward()
+    reference_gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == reference_gradients.keys()
+    for name, parameter in parameters.items():
+        # The gradient of a key's bias is zero; the query's, beside it, measures its rounding.
+        beside = reference_gradients[name.replace(".key.bias", ".query.bias")]
+        assert_close(parameter.grad, reference_gradients[name], name, scale=beside.abs().max().item())
+
+
+def test_transformers_loads_what_lucid_saves(case, tmp_path):
+    random_transformers_model(case.config).save_pretrained(tmp_path / "theirs")
+    model = BERTForPreTraining.from_pretrained(tmp_path / "theirs").eval()
+    model.save_pretrained(tmp_path / "ours")
+    reference, report = transformers.BertForPreTraining.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not report[problem], problem
+
+    inputs, _, _ = random_inputs(case)
+    with torch.no_grad():
+        expected = reference.eval()(**as_torch(inputs))
+    prediction_scores, seq_relationship_scores = model(**inputs)
+    assert_close(prediction_scores, expected.prediction_logits, "prediction_scores")
+    assert_close(seq_relationship_scores, expected.seq_relationship_logits, "seq_relationship_scores")
+
+
+def test_transformers_reads_a_model_that_lucid_initialised(tmp_path):
+    model = BERTForPreTraining(BERTConfig(**TINY)).eval()
+    model.save_pretrained(tmp_path)
+    reference = transformers.BertForPreTraining.from_pretrained(tmp_path).eval()
+    input_ids = np.arange(1, 25).reshape(2, 12)
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(input_ids))
+    prediction_scores, seq_relationship_scores = model(input_ids)
+    assert_close(prediction_scores, expected.prediction_logits, "prediction_scores")
+    assert_close(seq_relationship_scores, expected.seq_relationship_logits, "seq_relationship_scores")
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({}, 110_106_428),
+        (
+            {
+                "hidden_size": 1024,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "intermediate_size": 4096,
+            },
+            336_226_108,
+        ),
+    ],
+    ids=["base", "large"],
+)
+def test_the_counts_of_parameters_we_promise_are_those_of_transformers(changes, count):
+    with torch.device("meta"):
+        model = transformers.BertForPreTraining(transformers.BertConfig(**changes))
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
