@@ -3,7 +3,7 @@
 import math
 
 from lucid import kernels
-from lucid.nn import FlatParameters
+from lucid.nn.parameters import FlatParameters
 
 
 def global_norm(flat: FlatParameters) -> float:

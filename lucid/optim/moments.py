@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lucid.backend import array_module, device_of, to_device, to_host
-from lucid.nn import FlatParameters
+from lucid.nn.parameters import FlatParameters
 
 
 class MomentOptimizer:
