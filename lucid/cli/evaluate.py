@@ -40,44 +40,34 @@ def evaluate(
         lucid evaluate models/bert-base-uncased --data data/mine --sequence-length 128
     """
     with session() as communicator:
-        result = _evaluate(communicator, model, data, samples, sequence_length, batch_size)
+        bert, sampler, corpus = all_or_none(communicator, lambda: _open(model, data, sequence_length))
+        result = evaluate_model(
+            bert,
+            sampler,
+            communicator,
+            samples=samples,
+            batch_size=batch_size,
+            token_losses=frequency_losses(corpus),
+        )
         if communicator.rank == 0:
             print(result.sentence())
 
 
-def _evaluate(
-    communicator: Communicator,
-    path: Path,
-    data: Path | None,
-    samples: int,
-    sequence_length: int | None,
-    batch_size: int,
-) -> Evaluation:
-    def open_all() -> tuple[BERTForPreTraining, Sampler, Corpus]:
-        folder = find_model(path)
-        settings, seed = _settings(folder, data, sequence_length)
-        bert = BERTForPreTraining.from_pretrained(folder)
-        held_out = Corpus.open(settings.path, HELD_OUT)
-        if bert.config.vocab_size < held_out.vocab_size:
-            raise ConfigError(
-                f"{folder} knows {bert.config.vocab_size} tokens, {settings.path} has {held_out.vocab_size}: "
-                "prepare the text with the model's own tokenizer (lucid prepare --tokenizer)"
-            )
-        if settings.sequence_length > bert.config.max_position_embeddings:
-            raise ConfigError(
-                f"--sequence-length is {settings.sequence_length}, {folder} takes {bert.config.max_position_embeddings}"
-            )
-        return bert, Sampler(held_out, sampler_settings(settings), seed), Corpus.open(settings.path)
-
-    bert, sampler, train_corpus = all_or_none(communicator, open_all)
-    return evaluate_model(
-        bert,
-        sampler,
-        communicator,
-        samples=samples,
-        batch_size=batch_size,
-        token_losses=frequency_losses(train_corpus),
-    )
+def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[BERTForPreTraining, Sampler, Corpus]:
+    """Return the model, the held-out samples, and the corpus that token frequencies are counted in."""
+    folder = find_model(path)
+    settings, seed = _settings(folder, data, sequence_length)
+    bert = BERTForPreTraining.from_pretrained(folder)
+    held_out = Corpus.open(settings.path, HELD_OUT)
+    if bert.config.vocab_size < held_out.vocab_size:
+        raise ConfigError(
+            f"{folder} knows {bert.config.vocab_size} tokens, {settings.path} has {held_out.vocab_size}: "
+            "prepare the text with the model's own tokenizer (lucid prepare --tokenizer)"
+        )
+    if settings.sequence_length > bert.config.max_position_embeddings:
+        longest = bert.config.max_position_embeddings
+        raise ConfigError(f"--sequence-length is {settings.sequence_length}, but {folder} takes {longest} at most")
+    return bert, Sampler(held_out, sampler_settings(settings), seed), Corpus.open(settings.path)
 
 
 def _settings(folder: Path, data: Path | None, sequence_length: int | None) -> tuple[DataSettings, int]:

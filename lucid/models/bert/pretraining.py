@@ -229,7 +229,7 @@ class BERTForPreTraining(Module):
         check_token_id("mask_token_id", mask_token_id, vocab_size)
         if 0 <= ignore_index < vocab_size:
             raise ValueError(f"ignore_index is {ignore_index}, which is a token's id; it takes any other number")
-        ids = integers("input_ids", input_ids, (None, None), vocab_size, "vocab_size", self.device)
+        ids = integers("input_ids", input_ids, (None, None), vocab_size, self.device, "vocab_size")
         text = ids != self.config.pad_token_id
         if attention_mask is not None:
             text &= flags("attention_mask", attention_mask, ids.shape, self.device)
@@ -303,11 +303,11 @@ class BERTForPreTraining(Module):
     def _mlm_labels(self, labels: Any, inputs: EncoderInputs, ignore_index: int) -> Array:
         bound = self.config.vocab_size
         shape = inputs.batch_and_length
-        return integers("mlm_labels", labels, shape, bound, "vocab_size", self.device, ignored=ignore_index)
+        return integers("mlm_labels", labels, shape, bound, self.device, "vocab_size", ignored=ignore_index)
 
     def _nsp_labels(self, labels: Any, inputs: EncoderInputs) -> Array:
         batch, _ = inputs.batch_and_length
-        return integers("nsp_labels", labels, (batch,), 2, "two classes", self.device, ignored=IGNORE_INDEX)
+        return integers("nsp_labels", labels, (batch,), 2, self.device, ignored=IGNORE_INDEX)
 
     def _mlm(self, hidden: Tensor, labels: Array, ignore_index: int) -> BranchLoss:
         """Score the masked positions only: the vocabulary is the widest thing in the model."""
