@@ -72,7 +72,7 @@ class Communicator(Protocol):
         """End all ranks now, from any thread, with exit code `code`."""
 
     def close(self) -> None:
-        """Meet the other ranks for an orderly end. Blocks."""
+        """Meet the other ranks for an orderly end, and leave. Blocks; nothing can be communicated afterwards."""
 
 
 class Finished:

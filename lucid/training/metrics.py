@@ -75,6 +75,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, first_step: int, tensorboard: bool) -> None:
         self.path = folder / METRICS_FILE
+        _make(folder)
         kept = [line for line in read_lines(self.path) if line["step"] <= first_step] if self.path.exists() else []
         with written_aside(self.path, ConfigError) as file:
             file.writelines(_line(entry) for entry in kept)
@@ -173,3 +174,10 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run_folder: {folder} could not be made: {error.strerror}") from error

@@ -1,6 +1,6 @@
 """The communicator over MPI (mpi4py), between processes of one node or of many.
 
-Making one imports mpi4py, which initialises MPI; it finalises by itself at exit. Messages travel on a duplicate of
+Making one imports mpi4py, which initialises MPI; `close` finalises it, or else the exit does. Messages travel on a duplicate of
 COMM_WORLD, so that they cannot mix with those of a program that uses MPI on its own.
 """
 
@@ -95,6 +95,8 @@ class MPICommunicator(Communicator):
 
     def close(self) -> None:
         self.barrier()
+        # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
+        self._mpi.Finalize()
 
 
 class _Requests:
