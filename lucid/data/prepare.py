@@ -39,6 +39,9 @@ _LONGEST_SENTENCE = 128
 _BLOCK = 1 << 20
 _HASH_RANGE = 1 << 64
 
+# 256 MiB of 16-bit tokens a shard.
+TOKENS_PER_SHARD = 1 << 27
+
 Report = Callable[[str], None]
 
 
@@ -60,8 +63,9 @@ def prepare(
 
     A WordPiece tokenizer of `vocab_size` tokens is trained on it, or the one in the folder `tokenizer` is used. A share
     `held_out` of the documents, by a hash of their text, goes into the split `held_out`, the others into `train`.
-    `report` is told of the progress, at last of the outcome. If `output` already holds the corpus that these arguments make, it is left as it
-    is; if it holds another, `overwrite` has to be set. Raises `DataError` on bad input and on what cannot be written.
+    `report` is told of the progress, at last of the outcome. If `output` already holds the corpus that these arguments
+    make, it is left as it is; if it holds another, `overwrite` has to be set. Raises `DataError` on bad input and on
+    what cannot be written.
     """
     if not 0 <= held_out < 1:
         raise DataError(f"held_out is {held_out}: it is a share of the documents, at least 0 and below 1")
@@ -189,7 +193,7 @@ def _write_splits(
     encoder = TextEncoder(tokenizer)
     names = [TRAIN, HELD_OUT] if survey.threshold else [TRAIN]
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(SplitWriter(output, name, dtype)) for name in names}
+        writers = {name: stack.enter_context(SplitWriter(output, name, dtype, TOKENS_PER_SHARD)) for name in names}
         for block in _blocks(_documents(sources, "encoding", report, survey.documents)):
             for document, sentences in zip(block, _encoded(block, encoder), strict=True):
                 writer = writers[survey.split_of(document)]
