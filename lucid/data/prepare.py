@@ -39,6 +39,9 @@ _LONGEST_SENTENCE = 128
 _BLOCK = 1 << 20
 _HASH_RANGE = 1 << 64
 
+# 256 MiB of 16-bit tokens a shard.
+TOKENS_PER_SHARD = 1 << 27
+
 Report = Callable[[str], None]
 
 
@@ -190,7 +193,7 @@ def _write_splits(
     encoder = TextEncoder(tokenizer)
     names = [TRAIN, HELD_OUT] if survey.threshold else [TRAIN]
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(SplitWriter(output, name, dtype)) for name in names}
+        writers = {name: stack.enter_context(SplitWriter(output, name, dtype, TOKENS_PER_SHARD)) for name in names}
         for block in _blocks(_documents(sources, "encoding", report, survey.documents)):
             for document, sentences in zip(block, _encoded(block, encoder), strict=True):
                 writer = writers[survey.split_of(document)]

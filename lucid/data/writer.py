@@ -17,9 +17,6 @@ from lucid.data.manifest import Shard, Split
 from lucid.errors import DataError
 from lucid.files import written_aside
 
-# A shard is closed by the document that takes it to this many tokens.
-TOKENS_PER_SHARD = 1 << 27
-
 OFFSET_DTYPE = np.dtype(np.int64)
 
 
@@ -75,10 +72,11 @@ class _ShardWriter:
 class SplitWriter(AbstractContextManager["SplitWriter"]):
     """Takes the documents of one split in order; `finish` closes the last shard and says what was written.
 
+    A shard is closed by the document that takes it to `tokens_per_shard` tokens.
     An exception in the block removes the shard that was being written.
     """
 
-    def __init__(self, folder: Path, name: str, dtype: np.dtype, tokens_per_shard: int = TOKENS_PER_SHARD) -> None:
+    def __init__(self, folder: Path, name: str, dtype: np.dtype, tokens_per_shard: int) -> None:
         self._folder, self._name, self._dtype, self._tokens_per_shard = folder, name, dtype, tokens_per_shard
         self._shards: list[Shard] = []
         self._dropped: Counter[str] = Counter()

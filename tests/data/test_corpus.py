@@ -1,0 +1,105 @@
+"""What is read out of files, and what is said about files that cannot be read."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from lucid.data import read_documents
+from lucid.errors import DataError
+
+
+def texts(*inputs: str | Path) -> list[str]:
+    return [document.text for document in read_documents(inputs)]
+
+
+def test_blank_lines_separate_the_documents_of_a_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeff\n\none\r\ntwo\r\n\r\n \t\nthree".encode())
+    documents = list(read_documents([path]))
+    assert [document.text for document in documents] == ["one\ntwo", "three"]
+    assert [document.name for document in documents] == [f"{path}:3", f"{path}:7"]
+
+
+def test_each_json_line_is_a_document(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one\\n\\nstill one"}\n\n{"text": ""}\n{"id": 3, "text": "zwölf"}\n', encoding="utf-8")
+    assert texts(path) == ["one\n\nstill one", "zwölf"]
+
+
+def test_compressed_files_read_like_plain_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo\n"))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": "three"}).encode()))
+    assert texts(tmp_path / "a.txt.gz", tmp_path / "b.jsonl.gz") == ["one", "two", "three"]
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name in ("c.txt", "a.txt", "b/z.txt", "notes.md"):
+        (tmp_path / name).write_text(name)
+    assert texts(tmp_path) == ["a.txt", "b/z.txt", "c.txt"]
+
+
+def test_the_inputs_are_read_in_the_order_given(tmp_path: Path) -> None:
+    for name in ("1.txt", "2.txt"):
+        (tmp_path / name).write_text(name)
+    assert texts(tmp_path / "2.txt", tmp_path / "1.txt") == ["2.txt", "1.txt"]
+
+
+def test_a_text_without_blank_lines_is_cut_so_that_memory_stays_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lucid.data.corpus._LONGEST_DOCUMENT", 10)
+    (tmp_path / "a.txt").write_text("12345678\n" * 5)
+    assert texts(tmp_path / "a.txt") == ["12345678\n12345678", "12345678\n12345678", "12345678"]
+
+
+def test_the_documentation_of_python_is_a_corpus() -> None:
+    documents = list(read_documents(["python-docs"]))
+    names = {document.name for document in documents}
+    assert len(documents) > 200
+    assert sum(len(document.text) for document in documents) > 1_000_000
+    assert {"topic assert", "argparse.py"} <= names
+    assert not any("/test/" in name or "site-packages" in name for name in names)
+
+
+def test_docstrings_are_read_without_running_the_module(tmp_path: Path) -> None:
+    from lucid.data.python_docs import _docstrings
+
+    source = (
+        '"""Whole."""\nraise SystemExit\nif x:\n    class A:\n        """Class."""\n        async def f(): "Method."\n'
+    )
+    (tmp_path / "a.py").write_text(source + 'def g():\n    """Function."""\n    def h(): "Inner."\n')
+    assert list(_docstrings(tmp_path / "a.py")) == ["Whole.", "Class.", "Method.", "Function.", "Inner."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"good\nb\xffd\n", r"a\.txt:2: not UTF-8"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": \n', r"a\.jsonl:2: this line is not JSON"),
+        ("a.jsonl", b'{"body": "good"}\n', r"a\.jsonl:1: this line has no text"),
+        ("a.jsonl", b'["text"]\n', r"a\.jsonl:1: this line has no text"),
+        ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: this line has no text"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl:1: half a surrogate pair"),
+        ("a.txt.gz", gzip.compress(b"good\n" * 1000)[:-10], r"a\.txt\.gz: damaged gzip"),
+        ("a.txt.gz", b"not gzip", r"a\.txt\.gz: damaged gzip"),
+        ("a.md", b"good", r"a\.md' is of an unknown kind: use \.txt"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_that_says_where(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        texts(tmp_path / name)
+
+
+def test_missing_and_empty_inputs_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        texts(tmp_path / "nowhere.txt")
+    with pytest.raises(DataError, match=r"holds no \.txt"):
+        texts(tmp_path)
+    with pytest.raises(DataError, match="no input was given"):
+        texts()

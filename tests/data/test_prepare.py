@@ -1,0 +1,174 @@
+"""What `prepare` makes, when it does nothing, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from lucid.cli.prepare import prepare as prepare_command
+from lucid.data import Corpus, Manifest, load_tokenizer, prepare, tokenizer_hash
+from lucid.data.writer import SplitWriter
+from lucid.errors import DataError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def two_line_documents(count: int) -> str:
+    return "\n\n".join(f"Document {number} says this.\nIt is not long." for number in range(count))
+
+
+def test_the_manifest_says_what_is_in_the_folder(corpus_folder: Path) -> None:
+    manifest = Manifest.read(corpus_folder)
+    assert set(manifest.files) | {"manifest.json"} == set(contents(corpus_folder))
+    assert sum(split.documents for split in manifest.splits.values()) == 150
+    for name, split in manifest.splits.items():
+        tokens, sentences, documents = (
+            np.load(corpus_folder / f"{name}-00000.{part}.npy", mmap_mode="r", allow_pickle=False)
+            for part in ("tokens", "sentences", "documents")
+        )
+        assert tokens.dtype == np.uint16
+        assert (len(tokens), len(sentences) - 1, len(documents) - 1) == (split.tokens, split.sentences, split.documents)
+        assert (documents[0], documents[-1], sentences[0], sentences[-1]) == (0, split.sentences, 0, split.tokens)
+        assert (np.diff(documents) > 0).all()
+        assert (np.diff(sentences) > 0).all()
+
+
+def test_the_text_can_be_read_back_from_the_tokens(corpus_folder: Path, text_file: Path) -> None:
+    tokenizer, corpus = load_tokenizer(corpus_folder / "tokenizer"), Corpus.open(corpus_folder)
+    assert tokenizer_hash(tokenizer) == corpus.tokenizer_hash
+    first = corpus.tokens(np.arange(int(corpus.sentences.at(np.asarray(1)))))
+    assert tokenizer.decode(first.tolist()).replace(" .", ".") in text_file.read_text().lower()
+
+
+def test_preparing_twice_gives_the_same_bytes(text_file: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    prepare([text_file], tmp_path / "again", vocab_size=200, held_out=0.1)
+    assert contents(tmp_path / "again") == contents(corpus_folder)
+
+
+def test_a_corpus_that_is_there_is_left_alone(text_file: Path, tmp_path: Path) -> None:
+    first = prepare([text_file], tmp_path / "corpus", vocab_size=200)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus").rglob("*")}
+    said: list[str] = []
+    assert prepare([text_file], tmp_path / "corpus", vocab_size=200, report=said.append) == first
+    assert said == [f"{tmp_path / 'corpus'} holds this corpus already: nothing was done"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus").rglob("*")} == times
+
+
+def test_another_corpus_is_replaced_on_request_only(text_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "corpus"
+    first = prepare([text_file], output, vocab_size=200)
+    with pytest.raises(DataError, match="made with other vocab size: choose another folder, or pass --overwrite"):
+        prepare([text_file], output, vocab_size=100)
+    (tmp_path / "other.txt").write_text(two_line_documents(10))
+    with pytest.raises(DataError, match="made with other inputs"):
+        prepare([tmp_path / "other.txt"], output, vocab_size=200)
+    second = prepare([tmp_path / "other.txt"], output, vocab_size=200, held_out=0, overwrite=True)
+    assert second.identity != first.identity
+    assert set(contents(output)) == {*second.files, "manifest.json"}
+    Corpus.open(output).verify()
+
+
+def test_an_interrupted_preparation_is_no_corpus_and_can_be_done_again(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "corpus"
+
+    def fail(writer: SplitWriter, document: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SplitWriter, "add", fail)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([text_file], output, vocab_size=200)
+    assert not list(output.glob("*.npy*"))
+    with pytest.raises(DataError, match="no manifest"):
+        Corpus.open(output)
+    prepare([text_file], output, vocab_size=200)
+    Corpus.open(output).verify()
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match=r"tokenizer\.json could not be written: No space left on device"):
+        prepare([text_file], tmp_path / "corpus", vocab_size=200)
+    assert not (tmp_path / "corpus" / "manifest.json").exists()
+
+
+def test_a_tokenizer_can_be_given(text_file: Path, corpus_folder: Path, tmp_path: Path) -> None:
+    manifest = prepare([text_file], tmp_path / "corpus", tokenizer=corpus_folder / "tokenizer", held_out=0.1)
+    assert manifest.tokenizer_hash == Manifest.read(corpus_folder).tokenizer_hash
+    assert manifest.identity == Manifest.read(corpus_folder).identity
+
+
+@pytest.mark.parametrize(("documents", "held_out"), [(3, 1), (4, 2), (5, 2)])
+def test_a_small_corpus_holds_out_something(tmp_path: Path, documents: int, held_out: int) -> None:
+    (tmp_path / "a.txt").write_text(two_line_documents(documents))
+    manifest = prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=100, held_out=0.0001)
+    assert manifest.splits["held_out"].documents == held_out
+    assert manifest.splits["train"].documents == documents - held_out
+
+
+def test_the_same_text_is_held_out_wherever_it_stands(tmp_path: Path) -> None:
+    texts = two_line_documents(200).split("\n\n")
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    (tmp_path / "b.txt").write_text("\n\n".join(reversed(texts)))
+    splits = [
+        prepare([tmp_path / f"{name}.txt"], tmp_path / name, vocab_size=100, held_out=0.2).splits for name in "ab"
+    ]
+    assert splits[0]["held_out"].tokens == splits[1]["held_out"].tokens
+    assert 20 < splits[0]["held_out"].documents < 60
+
+
+def test_documents_too_short_for_two_segments_are_dropped_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(two_line_documents(3) + "\n\nx\n\n\x01\n\n")
+    manifest = prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=100, held_out=0)
+    assert manifest.splits["train"].documents == 3
+    assert manifest.splits["train"].dropped == {"fewer than two tokens": 2}
+
+
+def test_a_sentence_without_end_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("word " * 1000 + "\n\n" + two_line_documents(2))
+    prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=100, held_out=0)
+    sentences = np.load(tmp_path / "corpus" / "train-00000.sentences.npy")
+    assert np.diff(sentences).max() == 128
+
+
+def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("A document. All alone.")
+    two.write_text(two_line_documents(2))
+    with pytest.raises(DataError, match="holds 1 document, and pretraining needs two or more"):
+        prepare([one], tmp_path / "corpus")
+    with pytest.raises(DataError, match="too few to hold one out"):
+        prepare([two], tmp_path / "corpus")
+    with pytest.raises(DataError, match="held_out is 1"):
+        prepare([two], tmp_path / "corpus", held_out=1)
+    with pytest.raises(DataError, match="within the input folder"):
+        prepare([tmp_path], tmp_path / "corpus")
+    with pytest.raises(DataError, match="is a file"):
+        prepare([two], one)
+    with pytest.raises(DataError, match="too small"):
+        prepare([two], tmp_path / "corpus", held_out=0, vocab_size=10)
+
+
+def test_the_command_prepares_and_sums_up(text_file: Path, tmp_path: Path) -> None:
+    application = typer.Typer()
+    application.command()(prepare_command)
+    arguments = [str(text_file), "--output", str(tmp_path / "corpus"), "--vocab-size", "200"]
+    first = CliRunner().invoke(application, arguments)
+    assert first.exit_code == 0
+    counts = json.loads((tmp_path / "corpus" / "manifest.json").read_text())["splits"]["train"]
+    assert f"{counts['tokens']:,}" in first.output
+    assert str(tmp_path / "corpus") in first.output
+    assert "nothing was done" in CliRunner().invoke(application, arguments).output
+    assert "made with other" in str(CliRunner().invoke(application, [*arguments[:-1], "100"]).exception)

@@ -1,0 +1,239 @@
+"""Samples: a pure function of the seed and their number, with the statistics that BERT asks for."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lucid.backend import Array
+from lucid.data import IGNORED, Batch, Corpus, Sampler, SamplerSettings, prepare
+from lucid.data.pairs import WORDS, PairChooser
+from lucid.data.spans import find_spans
+from lucid.errors import DataError
+from lucid.random import Coordinates, Stream, random_words
+
+SETTINGS = SamplerSettings(sequence_length=64)
+LONGEST = 61
+
+
+@pytest.fixture(scope="module")
+def sampler(corpus: Corpus) -> Sampler:
+    return Sampler(corpus, SETTINGS, seed=11)
+
+
+@pytest.fixture(scope="module")
+def many(sampler: Sampler) -> Batch:
+    return sampler.batch(0, range(5000))
+
+
+def unmasked(batch: Batch) -> Array:
+    return np.where(batch.mlm_labels == IGNORED, batch.input_ids, batch.mlm_labels)
+
+
+def assert_equal(batch: Batch, other: Batch, but_for: str = "") -> None:
+    for field in fields(Batch):
+        if field.name != but_for:
+            assert np.array_equal(getattr(batch, field.name), getattr(other, field.name)), field.name
+
+
+def documents_of(corpus: Corpus, tokens: Array) -> Array:
+    return corpus.documents.last_up_to(corpus.sentences.last_up_to(tokens))
+
+
+@pytest.mark.parametrize("nsp", [True, False])
+def test_a_batch_is_the_concatenation_of_its_parts(corpus: Corpus, nsp: bool) -> None:
+    sampler = Sampler(corpus, SamplerSettings(64, nsp=nsp), seed=3)
+    whole = sampler.batch(sampler.samples_per_epoch - 5, range(16))
+    parts = [sampler.batch(sampler.samples_per_epoch - 5, range(start, start + 4)) for start in (0, 4, 8, 12)]
+    assert_equal(whole, Batch.joined(parts))
+    assert_equal(whole.rows(4, 8), parts[1])
+
+
+def test_samples_go_by_their_number_in_the_run_whatever_the_batch_size(sampler: Sampler) -> None:
+    assert_equal(sampler.batch(96, range(32)), sampler.batch(64, range(32, 64)), but_for="samples")
+    assert sampler.batch(64, range(32, 64)).samples.tolist() == list(range(32, 64))
+
+
+def test_two_samplers_of_one_seed_agree_and_another_seed_differs(corpus: Corpus, sampler: Sampler) -> None:
+    assert_equal(Sampler(corpus, SETTINGS, seed=11).batch(0, range(32)), sampler.batch(0, range(32)))
+    assert (
+        Sampler(corpus, SETTINGS, seed=12).batch(0, range(32)).input_ids != sampler.batch(0, range(32)).input_ids
+    ).any()
+
+
+def test_an_epoch_uses_every_span_once_and_the_next_masks_it_anew(corpus: Corpus) -> None:
+    settings = SamplerSettings(sequence_length=256, short_sequence_probability=0, nsp=False)
+    sampler = Sampler(corpus, settings, seed=1)
+    count = sampler.samples_per_epoch
+    # The spans are shorter than 256 - 2 or cut at one end, so an epoch's texts are told apart by what they hold.
+    epochs = [sampler.batch(epoch * count, range(count)) for epoch in range(2)]
+    texts = [sorted(row[row > 4].tolist() for row in unmasked(epoch)) for epoch in epochs]
+    assert len({tuple(text) for text in texts[0]}) == count
+    assert (epochs[0].input_ids != epochs[1].input_ids).any()
+    straddling = sampler.batch(count - 3, range(6))
+    assert np.array_equal(straddling.input_ids, np.concatenate([epochs[0].input_ids[-3:], epochs[1].input_ids[:3]]))
+
+
+def test_a_batch_may_span_several_epochs(corpus_of: Callable[..., Corpus]) -> None:
+    sampler = Sampler(corpus_of("One is here. Two is here.\n\nThree is there. Four is there."), SETTINGS, seed=1)
+    assert sampler.samples_per_epoch == 2
+    assert len(sampler.batch(1, range(50)).input_ids) == 50
+
+
+def test_shapes_and_types_are_those_promised(sampler: Sampler) -> None:
+    batch = sampler.batch(0, range(8))
+    arrays = {field.name: getattr(batch, field.name) for field in fields(Batch)}
+    assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
+        "input_ids": ("int32", (8, 64)),
+        "attention_mask": ("bool", (8, 64)),
+        "token_type_ids": ("int32", (8, 64)),
+        "mlm_labels": ("int32", (8, 64)),
+        "nsp_labels": ("int32", (8,)),
+        "samples": ("int64", (8,)),
+    }
+    assert batch.masked_tokens == (batch.mlm_labels != IGNORED).sum()
+
+
+def test_a_sample_is_two_segments_between_special_tokens(corpus: Corpus, many: Batch) -> None:
+    special, ids = corpus.special_tokens, unmasked(many)
+    lengths = many.attention_mask.sum(axis=1)
+    rows = np.arange(len(ids))
+    assert (ids[:, 0] == special.classify).all()
+    assert (ids[rows, lengths - 1] == special.separator).all()
+    assert ((ids == special.separator).sum(axis=1) == 2).all()
+    assert ((ids == special.pad) == ~many.attention_mask).all()
+    first_separator = (ids == special.separator).argmax(axis=1)
+    column = np.arange(64)
+    second = (column > first_separator[:, None]) & (column < lengths[:, None])
+    assert (many.token_type_ids == second).all()
+    assert (first_separator >= 2).all()
+    assert (lengths - first_separator >= 3).all()
+
+
+def test_masks_have_the_shares_of_the_paper_and_spare_special_tokens(corpus: Corpus, many: Batch) -> None:
+    chosen = many.mlm_labels != IGNORED
+    lengths = many.attention_mask.sum(axis=1)
+    assert np.isin(many.mlm_labels[chosen], corpus.special_tokens.ids).sum() == 0
+    assert (chosen.sum(axis=1) == np.maximum(np.rint(0.15 * lengths), 1)).all()
+    assert abs((many.input_ids[chosen] == corpus.special_tokens.mask).mean() - 0.8) < 0.02
+    assert abs((many.input_ids[chosen] == many.mlm_labels[chosen]).mean() - 0.1) < 0.02
+
+
+def test_half_of_the_pairs_are_random_and_their_lengths_do_not_tell(many: Batch) -> None:
+    assert abs(many.nsp_labels.mean() - 0.5) < 0.03
+    lengths = many.attention_mask.sum(axis=1)
+    random_pair = many.nsp_labels == 1
+    assert abs(lengths[random_pair].mean() / lengths[~random_pair].mean() - 1) < 0.03
+
+
+@pytest.mark.parametrize("short", [0.0, 0.5])
+def test_a_random_segment_is_of_another_document_and_a_next_one_follows(corpus: Corpus, short: float) -> None:
+    chooser = PairChooser(corpus, find_spans(corpus, LONGEST), LONGEST, short)
+    span = np.arange(4000) % (len(chooser.spans) - 1)
+    words = random_words(Stream.PAIR, Coordinates(1, 0, np.arange(4000)), WORDS)
+    pairs = chooser.choose(span, words)
+    first, second = (documents_of(corpus, start) for start in (pairs.first_start, pairs.second_start))
+    random_pair = pairs.labels == 1
+    assert (first[random_pair] != second[random_pair]).all()
+    assert (first[~random_pair] == second[~random_pair]).all()
+    assert (pairs.second_start >= pairs.first_start + pairs.first_length)[~random_pair].all()
+    for start, length, document in (
+        (pairs.first_start, pairs.first_length, first),
+        (pairs.second_start, pairs.second_length, second),
+    ):
+        assert (length >= 1).all()
+        assert (documents_of(corpus, start + length - 1) == document).all()
+    total = pairs.first_length + pairs.second_length
+    assert total.max() == LONGEST
+    # What opens a document follows nothing, so it would tell a random pair.
+    opening = corpus.documents.at(second)
+    opens = corpus.sentences.last_up_to(pairs.second_start) == opening
+    assert (corpus.documents.at(second + 1) - opening)[opens].max() == 1
+    if not short:
+        # Nothing between the segments is left out but by truncation.
+        adjacent = pairs.second_start == pairs.first_start + pairs.first_length
+        assert (adjacent | random_pair | (total == LONGEST)).all()
+
+
+def test_every_other_document_is_drawn_as_a_random_segment(corpus: Corpus) -> None:
+    chooser = PairChooser(corpus, find_spans(corpus, LONGEST), LONGEST, 0.0)
+    words = random_words(Stream.PAIR, Coordinates(1, 0, np.arange(20_000)), WORDS)
+    pairs = chooser.choose(np.full(20_000, 9), words)
+    own = int(documents_of(corpus, chooser.corpus.sentences.at(chooser.spans[9:10]))[0])
+    drawn = documents_of(corpus, pairs.second_start[pairs.labels == 1])
+    assert set(drawn.tolist()) == set(range(corpus.document_count)) - {own}
+
+
+def test_a_share_of_the_samples_is_short(corpus: Corpus) -> None:
+    full, short = (
+        Sampler(corpus, SamplerSettings(64, short_sequence_probability=share), 1).batch(0, range(3000)).attention_mask
+        for share in (0.0, 1.0)
+    )
+    assert abs(short.sum(axis=1).mean() - (3 + (2 + LONGEST) / 2)) < 5
+    assert full.sum(axis=1).mean() > 55
+
+
+def test_spans_tile_the_documents_and_have_two_sentences_where_these_do(corpus: Corpus) -> None:
+    spans = find_spans(corpus, LONGEST)
+    starts = corpus.documents.at(np.arange(corpus.document_count + 1))
+    sizes = np.diff(spans)
+    assert set(starts.tolist()) <= set(spans.tolist())
+    single = np.isin(spans[:-1], starts[:-1][np.diff(starts) == 1])
+    assert (sizes[~single] >= 2).all()
+    assert (sizes[single] == 1).all()
+    # All but the last span of a document fill a sequence, and none goes on after it is full but for a lone sentence.
+    offsets = corpus.sentences.at(spans)
+    last = np.isin(spans[1:], starts)
+    assert (np.diff(offsets)[~last] >= LONGEST).all()
+    before_end = corpus.sentences.at(spans[1:] - 1) - offsets[:-1]
+    assert (before_end[~last] < LONGEST)[sizes[~last] > 2].all()
+
+
+def test_spans_do_not_depend_on_how_many_documents_are_cut_at_once(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = find_spans(corpus, 40)
+    monkeypatch.setattr("lucid.data.spans._DOCUMENTS_AT_ONCE", 7)
+    assert (find_spans(corpus, 40) == together).all()
+
+
+def test_documents_of_one_sentence_give_both_labels(corpus_of: Callable[..., Corpus]) -> None:
+    corpus = corpus_of("\n\n".join(f"the {word} is over the hill" for word in ("sun", "moon", "star", "cloud")))
+    batch = Sampler(corpus, SETTINGS, seed=1).batch(0, range(400))
+    assert abs(batch.nsp_labels.mean() - 0.5) < 0.1
+    assert ((unmasked(batch) == corpus.special_tokens.separator).sum(axis=1) == 2).all()
+
+
+def test_without_nsp_a_sample_is_one_span(corpus: Corpus) -> None:
+    batch = Sampler(corpus, SamplerSettings(64, nsp=False), seed=1).batch(0, range(500))
+    ids, lengths = unmasked(batch), batch.attention_mask.sum(axis=1)
+    assert (batch.nsp_labels == IGNORED).all()
+    assert (batch.token_type_ids == 0).all()
+    assert ((ids == corpus.special_tokens.separator).sum(axis=1) == 1).all()
+    assert (ids[np.arange(500), lengths - 1] == corpus.special_tokens.separator).all()
+    assert lengths.max() == 64
+
+
+@pytest.mark.parametrize("length", [5, 6, 7, 512])
+def test_short_and_long_sequences_work(corpus: Corpus, length: int) -> None:
+    batch = Sampler(corpus, SamplerSettings(length), seed=1).batch(0, range(200))
+    assert batch.input_ids.shape == (200, length)
+    assert (batch.masked_tokens, batch.attention_mask.sum(axis=1).min()) >= (200, 5)
+
+
+def test_predictions_are_bounded(corpus: Corpus) -> None:
+    batch = Sampler(corpus, SamplerSettings(64, max_predictions=3), seed=1).batch(0, range(100))
+    assert (batch.mlm_labels != IGNORED).sum(axis=1).max() == 3
+
+
+def test_what_cannot_be_sampled_is_refused(corpus: Corpus, tmp_path: Path, corpus_of: Callable[..., Corpus]) -> None:
+    with pytest.raises(DataError, match="sequence_length 4 leaves no room"):
+        Sampler(corpus, SamplerSettings(4), seed=1)
+    three = corpus_of("One is here. Two is here.\n\nThree is there. Four is there.\n\nFive. Six.")
+    prepare([three.folder.parent / "text.txt"], tmp_path / "held", vocab_size=200)
+    held_out = Corpus.open(tmp_path / "held", "held_out")
+    with pytest.raises(DataError, match="one document in its split 'held_out'"):
+        Sampler(held_out, SETTINGS, seed=1)
+    assert Sampler(held_out, SamplerSettings(64, nsp=False), seed=1).samples_per_epoch == 1

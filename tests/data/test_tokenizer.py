@@ -1,0 +1,137 @@
+"""The tokenizer: its training, its files, and what it says about files it cannot use."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from lucid.data.tokenizer import (
+    SpecialTokens,
+    TextEncoder,
+    load_tokenizer,
+    save_tokenizer,
+    special_tokens,
+    tokenizer_hash,
+    tokens_by_id,
+    train_tokenizer,
+)
+from lucid.errors import DataError
+
+TEXTS = ["The quick brown foxes jumped over the lazy dogs' backs.", "Quickly, quicker, quickest: the fox was quick!"]
+TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer(lambda: TEXTS, 200)
+
+
+def test_special_tokens_come_first(tokenizer: Tokenizer) -> None:
+    assert special_tokens(tokenizer) == SpecialTokens(0, 1, 2, 3, 4)
+    assert tokens_by_id(tokenizer)[:5] == SPECIAL
+
+
+def test_text_survives_encoding_but_for_case_and_accents(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode("The Fóx was quick").ids) == "the fox was quick"
+
+
+def test_a_pair_is_framed_by_special_tokens(tokenizer: Tokenizer) -> None:
+    encoding = tokenizer.encode("the fox", "was quick")
+    assert (encoding.tokens[0], encoding.tokens[-1]) == ("[CLS]", "[SEP]")
+    assert set(encoding.type_ids) == {0, 1}
+
+
+def test_the_vocabulary_is_as_large_as_asked_at_most(tokenizer: Tokenizer) -> None:
+    assert 64 < tokenizer.get_vocab_size() <= 200
+    assert train_tokenizer(lambda: TEXTS, 64).get_vocab_size() == 64
+    with pytest.raises(DataError, match="63 tokens is too small"):
+        train_tokenizer(lambda: TEXTS, 63)
+
+
+def test_training_gives_the_same_vocabulary_in_every_process() -> None:
+    program = (
+        "from pydoc_data.topics import topics\n"
+        "from lucid.data.tokenizer import *\n"
+        "print(tokenizer_hash(train_tokenizer(topics.values, 1000)))"
+    )
+    hashes = set()
+    for threads in ("1", "2", "3"):
+        environment = os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        hashes.add(done.stdout)
+    assert len(hashes) == 1
+
+
+def test_a_saved_tokenizer_is_the_same_when_loaded(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save_tokenizer(tokenizer, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    loaded = load_tokenizer(tmp_path)
+    assert tokenizer_hash(loaded) == tokenizer_hash(tokenizer)
+    assert loaded.encode(TEXTS[0]).ids == tokenizer.encode(TEXTS[0]).ids
+
+
+def test_a_vocabulary_alone_is_enough(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    save_tokenizer(tokenizer, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    assert tokenizer_hash(load_tokenizer(tmp_path)) == tokenizer_hash(tokenizer)
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert tokenizer_hash(load_tokenizer(tmp_path)) == tokenizer_hash(tokenizer)
+
+
+def test_a_cased_vocabulary_keeps_case_and_has_another_hash(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "Fox", "fox"]) + "\n")
+    uncased = load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    cased = load_tokenizer(tmp_path)
+    assert cased.encode("Fox fox", add_special_tokens=False).ids == [5, 6]
+    assert uncased.encode("Fox fox", add_special_tokens=False).ids == [6, 6]
+    assert tokenizer_hash(cased) != tokenizer_hash(uncased)
+
+
+def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(["fox", *reversed(SPECIAL)]))
+    assert special_tokens(load_tokenizer(tmp_path)) == SpecialTokens(5, 4, 3, 2, 1)
+
+
+def test_a_special_token_spelt_out_in_the_text_is_text(tokenizer: Tokenizer) -> None:
+    (ids,) = TextEncoder(tokenizer).encode(["the [MASK] [SEP] fox [PAD]"])
+    assert not set(ids) & {0, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no tokenizer"),
+        ({"vocab.txt": "[PAD]\n[UNK]\nfox\n"}, r"no \[CLS\], \[SEP\], \[MASK\]"),
+        ({"vocab.txt": "\n".join([*SPECIAL, "fox", "fox"])}, "a token twice"),
+        ({"vocab.txt": "\n".join(SPECIAL), "tokenizer_config.json": "{"}, r"tokenizer_config\.json cannot be read"),
+        ({"tokenizer.json": "{}"}, r"tokenizer\.json cannot be read"),
+    ],
+)
+def test_a_folder_without_a_usable_tokenizer_is_an_error(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_of_another_kind_is_an_error(tmp_path: Path) -> None:
+    from tokenizers import models
+
+    Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match="another kind"):
+        load_tokenizer(tmp_path)
+
+
+def test_tokens_outside_the_vocabulary_are_an_error(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    larger = Tokenizer.from_str(tokenizer.to_str())
+    larger.add_tokens(["covid19"])
+    larger.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match="outside its vocabulary"):
+        load_tokenizer(tmp_path)
