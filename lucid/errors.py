@@ -8,6 +8,8 @@ class LucidError(Exception):
     """Something that the user can mend: the message is for them."""
 
     exit_code = 2
+    # Whether every rank knows of it, so that all can end in order and one can speak for them.
+    agreed = False
 
 
 class ConfigError(LucidError):

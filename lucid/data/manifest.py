@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lucid.data.files import sha256_of, written_aside
 from lucid.errors import DataError
+from lucid.files import sha256_of, written_aside
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -67,7 +67,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write it into `folder`, whole or not at all."""
         content = asdict(self)
-        with written_aside(folder / MANIFEST_NAME) as file:
+        with written_aside(folder / MANIFEST_NAME, DataError) as file:
             file.write(json.dumps({**content, "sha256": _hash(content)}, indent=1).encode())
 
     @classmethod

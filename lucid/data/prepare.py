@@ -60,8 +60,9 @@ def prepare(
 
     A WordPiece tokenizer of `vocab_size` tokens is trained on it, or the one in the folder `tokenizer` is used. A share
     `held_out` of the documents, by a hash of their text, goes into the split `held_out`, the others into `train`.
-    `report` is told of the progress, at last of the outcome. If `output` already holds the corpus that these arguments make, it is left as it
-    is; if it holds another, `overwrite` has to be set. Raises `DataError` on bad input and on what cannot be written.
+    `report` is told of the progress, at last of the outcome. If `output` already holds the corpus that these arguments
+    make, it is left as it is; if it holds another, `overwrite` has to be set. Raises `DataError` on bad input and on
+    what cannot be written.
     """
     if not 0 <= held_out < 1:
         raise DataError(f"held_out is {held_out}: it is a share of the documents, at least 0 and below 1")

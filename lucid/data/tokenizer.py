@@ -14,8 +14,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from lucid.data.files import written_aside
 from lucid.errors import DataError
+from lucid.files import written_aside
 
 SMALLEST_VOCABULARY = 64
 # Characters beyond these are rare enough to be unknown (a Chinese corpus wants a tokenizer of its own).
@@ -160,7 +160,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "tokenizer_config.json": json.dumps(config, indent=2),
     }
     for name, content in contents.items():
-        with written_aside(folder / name) as file:
+        with written_aside(folder / name, DataError) as file:
             file.write(content.encode("utf-8"))
 
 

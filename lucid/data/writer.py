@@ -13,8 +13,9 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 
-from lucid.data.files import written_aside
 from lucid.data.manifest import Shard, Split
+from lucid.errors import DataError
+from lucid.files import written_aside
 
 # A shard is closed by the document that takes it to this many tokens.
 TOKENS_PER_SHARD = 1 << 27
@@ -116,7 +117,7 @@ class SplitWriter(AbstractContextManager["SplitWriter"]):
         return f"{self._name}-{len(self._shards):05d}"
 
     def _open(self, part: str) -> BinaryIO:
-        return self._files.enter_context(written_aside(self._folder / f"{self._shard_name}.{part}.npy"))
+        return self._files.enter_context(written_aside(self._folder / f"{self._shard_name}.{part}.npy", DataError))
 
     def _close_shard(self, current: _ShardWriter) -> None:
         shard = current.finish(self._shard_name)

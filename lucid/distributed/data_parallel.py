@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lucid.autograd import after_backward
 from lucid.distributed.communicator import Communicator, Work
 from lucid.nn.module import Module
 from lucid.nn.parameters import Segment, flatten
 
+ModuleT = TypeVar("ModuleT", bound=Module)
 
-class DistributedDataParallel:
+
+class DistributedDataParallel(Generic[ModuleT]):
     """`module` on all ranks of `communicator`, with the weights of rank 0 and, after `backward`, summed gradients.
 
     The sum is not divided: make the loss of each rank a sum over its samples, weighted by *global* counts. `module`
@@ -28,7 +30,7 @@ class DistributedDataParallel:
     parameter that no backward has reached gets a gradient of zero.
     """
 
-    def __init__(self, module: Module, communicator: Communicator, bucket_megabytes: float = 25.0) -> None:
+    def __init__(self, module: ModuleT, communicator: Communicator, bucket_megabytes: float = 25.0) -> None:
         """Flatten `module`, whose parameters are of one dtype, and take rank 0's values. All ranks call this.
 
         Buckets are of at most `bucket_megabytes` (2**20 bytes), unless a single parameter is larger.

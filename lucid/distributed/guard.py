@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from lucid.distributed.communicator import Communicator
 from lucid.errors import LucidError
@@ -31,17 +31,18 @@ def abort_on_exception(communicator: Communicator) -> None:
     """
 
     def main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        _report_and_abort(communicator, error)
+        report_and_abort(communicator, error)
 
     def other_thread(failure: threading.ExceptHookArgs) -> None:
         if failure.exc_value is not None:
-            _report_and_abort(communicator, failure.exc_value)
+            report_and_abort(communicator, failure.exc_value)
 
     sys.excepthook = main_thread
     threading.excepthook = other_thread
 
 
-def _report_and_abort(communicator: Communicator, error: BaseException) -> None:
+def report_and_abort(communicator: Communicator, error: BaseException) -> NoReturn:
+    """Print what went wrong on this rank, and end all ranks with its exit code."""
     if isinstance(error, LucidError):
         code, message = error.exit_code, f"{error}\n"
     else:

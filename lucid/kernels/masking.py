@@ -34,9 +34,9 @@ def mask_tokens(
     """Return the masked ids and the labels, both like `input_ids`, integer [B, T].
 
     Of the tokens where `candidates`, bool [B, T], is True, each sample has min(max_predictions, max(1,
-    round(probability * length))) chosen without replacement, or all of them if they are fewer; `lengths`, integer [B],
-    counts all tokens but padding. Labels are the original ids where chosen, `ignore_index` elsewhere. The choice is a
-    function of the arguments and of `coordinates` only, row by row.
+    round(probability * length))) chosen without replacement, or all of them if they are fewer, or none if probability
+    is 0; `lengths`, integer [B], counts all tokens but padding. Labels are the original ids where chosen,
+    `ignore_index` elsewhere. The choice is a function of the arguments and of `coordinates` only, row by row.
     """
     xp = array_module(input_ids)
     length = input_ids.shape[1]
@@ -44,7 +44,8 @@ def mask_tokens(
     words = random_words(Stream.MASK, coordinates, 2 * slots + length)
     how, which, order = words[:, :slots], words[:, slots : 2 * slots], words[:, 2 * slots :]
 
-    counts = xp.clip(xp.rint(masking.probability * lengths).astype(np.int64), 1, slots)
+    at_least = 1 if masking.probability > 0 else 0
+    counts = xp.clip(xp.rint(masking.probability * lengths).astype(np.int64), at_least, slots)
     counts = xp.minimum(counts, candidates.sum(axis=1))
     positions = _in_random_order(candidates, order)[:, :slots]
     row, slot = xp.nonzero(xp.arange(slots) < counts[:, None])

@@ -50,14 +50,13 @@ def arrays():
     }
 
 
-@pytest.fixture(params=["arrays", "tensors", "int32", "lists"])
+@pytest.fixture(params=["arrays", "tensors", "int32"])
 def batch(request, arrays):
     """The same batch as all the kinds of values that the model takes."""
     kinds = {
         "arrays": lambda array: array,
         "tensors": lucid.tensor,
         "int32": lambda array: array.astype(np.int32),
-        "lists": lambda array: array.tolist(),
     }
     return {name: kinds[request.param](array) for name, array in arrays.items()}
 
@@ -254,6 +253,15 @@ def test_arguments_left_out_mean_no_padding_one_segment_and_counting_positions(m
     )
     for one, other in zip(short, full, strict=True):
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=0, atol=1e-6)
+
+
+def test_positions_are_given_for_each_sequence_or_for_all(model, arrays):
+    positions = np.arange(T)[::-1].copy()
+    each = model(arrays["input_ids"], position_ids=np.tile(positions, (B, 1)))
+    for shared in (positions, positions[None], lucid.tensor(positions)):
+        for one, other in zip(model(arrays["input_ids"], position_ids=shared), each, strict=True):
+            np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=0, atol=1e-6)
+    assert np.abs(each[0].numpy() - model(arrays["input_ids"])[0].numpy()).max() > 1e-3
 
 
 def test_embeddings_given_as_inputs_stand_for_the_ids_they_belong_to(model, arrays):

@@ -46,7 +46,7 @@ def check_inputs(
         inputs_embeds = _embeddings(inputs_embeds, config.hidden_size).to(device)
         B, T = inputs_embeds.shape[:2]
     else:
-        input_ids = integers("input_ids", input_ids, (None, None), config.vocab_size, "vocab_size", device)
+        input_ids = integers("input_ids", input_ids, (None, None), config.vocab_size, device, "vocab_size")
         B, T = input_ids.shape
     if config.max_position_embeddings < T:
         name = "input_ids" if inputs_embeds is None else "inputs_embeds"
@@ -60,13 +60,13 @@ def check_inputs(
         token_type_ids = xp.zeros((B, T), dtype=np.int64)
     else:
         types = config.type_vocab_size
-        token_type_ids = integers("token_type_ids", token_type_ids, (B, T), types, "type_vocab_size", device)
+        token_type_ids = integers("token_type_ids", token_type_ids, (B, T), types, device, "type_vocab_size")
     if position_ids is None:
         position_ids = xp.arange(T)
     else:
         positions = config.max_position_embeddings
         position_ids = _broadcast_rows(position_ids)
-        position_ids = integers("position_ids", position_ids, (None, T), positions, "max_position_embeddings", device)
+        position_ids = integers("position_ids", position_ids, (None, T), positions, device, "max_position_embeddings")
         if len(position_ids) not in (1, B):
             raise ValueError(f"position_ids has shape {position_ids.shape}; it takes ({B}, {T}), (1, {T}) or ({T},)")
     return EncoderInputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
@@ -77,11 +77,14 @@ def integers(
     values: Any,
     shape: tuple[int | None, ...],
     bound: int,
-    bound_name: str,
     device: str,
+    bound_name: str = "",
     ignored: int | None = None,
 ) -> Array:
-    """Return `values` as an integer array of `shape` (None: any size) with elements in [0, bound) or `ignored`."""
+    """Return `values` as an integer array of `shape` (None: any size) with elements in [0, bound) or `ignored`.
+
+    `bound_name` is the setting that `bound` comes from.
+    """
     array = _array(name, values, shape)
     if array.dtype.kind not in "iu":
         raise ValueError(f"{name} has dtype {array.dtype}; it takes integers")
@@ -89,11 +92,10 @@ def integers(
     if ignored is not None:
         outside &= array != ignored
     if outside.any():
+        why = f" ({bound_name} is {bound})" if bound_name else ""
         also = "" if ignored is None else f", or {ignored} for positions that do not count"
         wrong = int(array[outside][0])
-        raise ValueError(
-            f"{name} has the value {wrong}; it takes values from 0 to {bound - 1} ({bound_name} - 1){also}"
-        )
+        raise ValueError(f"{name} has the value {wrong}; it takes 0 to {bound - 1}{why}{also}")
     return backend.to_device(array, device)
 
 

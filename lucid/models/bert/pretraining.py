@@ -6,7 +6,7 @@ B batch, T length, C width, V vocabulary, M masked positions.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -122,6 +122,15 @@ class BERTForPreTraining(Module):
         """Write `config.json` and `model.safetensors` to a folder, from which `transformers` can load them."""
         hub.write(Path(folder), self.config, self)
 
+    def with_vocabulary(self, vocab_size: int) -> "BERTForPreTraining":
+        """Return this model with only the first `vocab_size` tokens: what a padded vocabulary was before."""
+        if vocab_size == self.config.vocab_size:
+            return self
+        model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        model.load_state_dict({name: array[: shapes[name][0]] for name, array in self.state_dict().items()})
+        return model
+
     def forward(
         self,
         input_ids: Any = None,
@@ -210,17 +219,17 @@ class BERTForPreTraining(Module):
     ) -> tuple[Tensor, Tensor]:
         """Return (masked_input_ids, mlm_labels), integers [B, T], drawn from `lucid.manual_seed`.
 
-        In each row a share `mlm_probability` of the tokens (one at least) is chosen; of these `mask_replace_prob`
-        become `mask_token_id`, `random_replace_prob` any id of the vocabulary, the rest stay. Padding (id
-        `pad_token_id`, or 0 in `attention_mask`) and special tokens (1 in `special_tokens_mask`) are never chosen.
-        Labels hold the original id where chosen, `ignore_index` elsewhere.
+        In each row a share `mlm_probability` of the tokens is chosen, one at least unless it is 0; of these
+        `mask_replace_prob` become `mask_token_id`, `random_replace_prob` any id of the vocabulary, the rest stay.
+        Padding (id `pad_token_id`, or 0 in `attention_mask`) and special tokens (1 in `special_tokens_mask`) are never
+        chosen. Labels hold the original id where chosen, `ignore_index` elsewhere.
         """
         vocab_size = self.config.vocab_size
         check_probabilities(mlm_probability, mask_replace_prob, random_replace_prob)
         check_token_id("mask_token_id", mask_token_id, vocab_size)
         if 0 <= ignore_index < vocab_size:
             raise ValueError(f"ignore_index is {ignore_index}, which is a token's id; it takes any other number")
-        ids = integers("input_ids", input_ids, (None, None), vocab_size, "vocab_size", self.device)
+        ids = integers("input_ids", input_ids, (None, None), vocab_size, self.device, "vocab_size")
         text = ids != self.config.pad_token_id
         if attention_mask is not None:
             text &= flags("attention_mask", attention_mask, ids.shape, self.device)
@@ -294,11 +303,11 @@ class BERTForPreTraining(Module):
     def _mlm_labels(self, labels: Any, inputs: EncoderInputs, ignore_index: int) -> Array:
         bound = self.config.vocab_size
         shape = inputs.batch_and_length
-        return integers("mlm_labels", labels, shape, bound, "vocab_size", self.device, ignored=ignore_index)
+        return integers("mlm_labels", labels, shape, bound, self.device, "vocab_size", ignored=ignore_index)
 
     def _nsp_labels(self, labels: Any, inputs: EncoderInputs) -> Array:
         batch, _ = inputs.batch_and_length
-        return integers("nsp_labels", labels, (batch,), 2, "two classes", self.device, ignored=IGNORE_INDEX)
+        return integers("nsp_labels", labels, (batch,), 2, self.device, ignored=IGNORE_INDEX)
 
     def _mlm(self, hidden: Tensor, labels: Array, ignore_index: int) -> BranchLoss:
         """Score the masked positions only: the vocabulary is the widest thing in the model."""

@@ -1,4 +1,4 @@
-"""Writes a file so that it is whole or not there: aside, flushed to the disk, then renamed into place."""
+"""Files that are whole or not there: written aside, flushed to the disk, then renamed into place."""
 
 import hashlib
 import os
@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lucid.errors import DataError
+from lucid.errors import LucidError
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[BinaryIO]:
+def written_aside(path: Path, error_class: type[LucidError]) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the place of `path` when the block ends, and vanishes if it fails.
 
-    Raises `DataError` if it cannot be written, as on a full disk.
+    Raises `error_class` if it cannot be written, as on a full disk.
     """
     aside = path.with_name(path.name + ".partial")
     try:
@@ -23,16 +23,16 @@ def written_aside(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        _flush_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
-        raise DataError(f"{path} could not be written: {error.strerror or error}") from error
+        raise error_class(f"{path} could not be written: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make the renaming itself durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,0 +1,83 @@
+"""`lucid evaluate`: the figures of a model on held-out documents."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucid.data import HELD_OUT, Corpus, Sampler
+from lucid.distributed import all_or_none, session
+from lucid.errors import ConfigError
+from lucid.models import BERTForPreTraining
+from lucid.training.checkpoint import STATE_FILE, find_model, open_checkpoint
+from lucid.training.config import DataSettings, from_dict
+from lucid.training.evaluation import evaluate as evaluate_model
+from lucid.training.evaluation import frequency_losses
+from lucid.training.setup import sampler_settings
+
+
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="A prepared corpus. Default: the run's own.", show_default=False)
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Most held-out samples to take.")] = 4096,
+    sequence_length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens a sequence. Default: the run's, or 128.", show_default=False)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences a rank runs at once.")] = 32,
+) -> None:
+    """Print a model's loss and accuracy on held-out documents; under mpiexec the ranks share the work.
+
+    The samples, and so the figures, are the same on any number of ranks.
+
+    Examples:
+
+        lucid evaluate runs/small_cpu
+
+        lucid evaluate models/bert-base-uncased --data data/mine --sequence-length 128
+    """
+    with session() as communicator:
+        bert, sampler, corpus = all_or_none(communicator, lambda: _open(model, data, sequence_length))
+        result = evaluate_model(
+            bert,
+            sampler,
+            communicator,
+            samples=samples,
+            batch_size=batch_size,
+            token_losses=frequency_losses(corpus),
+        )
+        if communicator.rank == 0:
+            print(result.sentence())
+
+
+def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[BERTForPreTraining, Sampler, Corpus]:
+    """Return the model, the held-out samples, and the corpus that token frequencies are counted in."""
+    folder = find_model(path)
+    settings, seed = _settings(folder, data, sequence_length)
+    bert = BERTForPreTraining.from_pretrained(folder)
+    held_out = Corpus.open(settings.path, HELD_OUT)
+    if bert.config.vocab_size < held_out.vocab_size:
+        raise ConfigError(
+            f"{folder} knows {bert.config.vocab_size} tokens, {settings.path} has {held_out.vocab_size}: "
+            "prepare the text with the model's own tokenizer (lucid prepare --tokenizer)"
+        )
+    if settings.sequence_length > bert.config.max_position_embeddings:
+        longest = bert.config.max_position_embeddings
+        raise ConfigError(f"--sequence-length is {settings.sequence_length}, but {folder} takes {longest} at most")
+    return bert, Sampler(held_out, sampler_settings(settings), seed), Corpus.open(settings.path)
+
+
+def _settings(folder: Path, data: Path | None, sequence_length: int | None) -> tuple[DataSettings, int]:
+    """Return how samples are made, and their seed: the run's, or the defaults for a model from elsewhere."""
+    if (folder / STATE_FILE).is_file():
+        config = from_dict(open_checkpoint(folder).state.config)
+        settings, seed = config.data, config.train.seed
+    elif data is not None:
+        settings, seed = DataSettings(path=data), 0
+    else:
+        raise ConfigError(f"{folder} is not of a run and names no corpus: add --data")
+    changes = {"path": data, "sequence_length": sequence_length}
+    return settings.model_copy(update={name: value for name, value in changes.items() if value is not None}), seed

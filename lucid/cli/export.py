@@ -1,0 +1,41 @@
+"""`lucid export`: a model folder for `transformers` out of a checkpoint."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucid.data import load_tokenizer
+from lucid.errors import CheckpointError
+from lucid.models import BERTForPreTraining
+from lucid.training.checkpoint import find_model
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+
+def export(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The folder of a run, or of one checkpoint.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
+) -> None:
+    """Write a run's newest checkpoint as a model for transformers: config.json, model.safetensors and the tokenizer.
+
+    A vocabulary that was padded for speed is cut to the tokenizer's.
+
+    Examples:
+
+        lucid export runs/small_cpu models/small
+
+        python -c "from transformers import BertForPreTraining as B; B.from_pretrained('models/small')"
+    """
+    source = find_model(model)
+    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
+        raise CheckpointError(f"{output} exists and is not an empty folder: choose another place")
+    tokenizer = load_tokenizer(source)
+    bert = BERTForPreTraining.from_pretrained(source).with_vocabulary(tokenizer.get_vocab_size())
+    bert.save_pretrained(output)
+    for name in _TOKENIZER_FILES:
+        shutil.copyfile(source / name, output / name)
+    print(f"{output} holds the model of {source}")

@@ -1,0 +1,27 @@
+"""`lucid plot`: draws the losses of a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucid.training.plots import plot_run
+
+
+def plot(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The picture: .png, .pdf or .svg. Default: RUN/loss.png.")
+    ] = None,
+) -> None:
+    """Draw losses and accuracies over the steps of a run.
+
+    Examples:
+
+        lucid plot runs/small_cpu
+
+        lucid plot runs/small_cpu --output curve.pdf
+    """
+    picture = output or run / "loss.png"
+    plot_run(run, picture)
+    print(picture)

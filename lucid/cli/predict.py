@@ -1,0 +1,54 @@
+"""`lucid predict`: fills `[MASK]` in a sentence, and says whether one sentence follows another."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from lucid.autograd import no_grad
+from lucid.data import load_tokenizer, special_tokens
+from lucid.errors import ConfigError
+from lucid.models import BERTForPreTraining
+from lucid.training.checkpoint import find_model
+
+
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
+    ],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="A sentence, with [MASK] in it.", show_default=False)],
+    second: Annotated[
+        str | None, typer.Option("--next", metavar="TEXT", help="Does this sentence follow?", show_default=False)
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Candidates to show for each [MASK].")] = 5,
+) -> None:
+    """Fill [MASK] in a sentence, and with --next say whether a second sentence follows it.
+
+    Examples:
+
+        lucid predict runs/small_cpu "return a new list [MASK] the items of this one."
+
+        lucid predict runs/small_cpu "the file is opened." --next "it is then closed."
+    """
+    folder = find_model(model)
+    tokenizer = load_tokenizer(folder)
+    bert = BERTForPreTraining.from_pretrained(folder).eval()
+    encoding = tokenizer.encode(text, second) if second is not None else tokenizer.encode(text)
+    ids = np.array([encoding.ids])
+    masked = np.flatnonzero(ids[0] == special_tokens(tokenizer).mask)
+    if len(masked) == 0 and second is None:
+        raise ConfigError("there is nothing to predict: put [MASK] into the text, or add --next")
+    if ids.shape[1] > bert.config.max_position_embeddings:
+        raise ConfigError(
+            f"the text has {ids.shape[1]} tokens, the model takes {bert.config.max_position_embeddings}: shorten it"
+        )
+    with no_grad():
+        scores, next_scores = bert(ids, token_type_ids=np.array([encoding.type_ids]))
+    for number, position in enumerate(masked, start=1):
+        probabilities = scores[0, int(position)].softmax().numpy()[: tokenizer.get_vocab_size()]
+        best = np.argsort(-probabilities)[:top]
+        print(f"[MASK] {number}: " + ", ".join(f"{tokenizer.id_to_token(i)} {probabilities[i]:.1%}" for i in best))
+    if second is not None:
+        follows = float(next_scores[0].softmax().numpy()[0])
+        print(f"the second sentence {'follows' if follows >= 0.5 else 'does not follow'} ({follows:.1%} that it does)")

@@ -1,0 +1,81 @@
+"""`lucid train`: trains a run, from the beginning or from where it was."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucid.distributed import StopRequest, is_first_rank, session
+from lucid.training.config import load
+from lucid.training.metrics import METRICS_FILE
+from lucid.training.plots import plot_run
+from lucid.training.setup import Run, open_run
+from lucid.training.trainer import Trainer
+
+# "Saved, go on": a scheduler that sees this starts the run again.
+STOPPED = 75
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's, by dotted key."),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print all settings, defaults included, and end.")
+    ] = False,
+) -> int:
+    """Train a run, or go on with it from its newest checkpoint. Several ranks: see launch/mpirun.sh.
+
+    Exit code 0: finished. 75: stopped by SIGTERM or SIGUSR1 and saved; start it again to go on. 2: a mistake in the
+    settings or the input.
+
+    Examples:
+
+        lucid train configs/small_cpu.yaml
+
+        lucid train configs/small_cpu.yaml train.steps=200 run_folder=runs/short
+
+        lucid train configs/small_cpu.yaml --print-config
+    """
+    settings = load(config, overrides or ())
+    if print_config:
+        if is_first_rank():
+            print(settings.as_yaml(), end="")
+        return 0
+    with session(settings.distributed.backend) as communicator, StopRequest() as stop:
+        run = open_run(settings, communicator)
+        if run.is_first:
+            _print_start(run)
+        finished = Trainer(run).train(stop)
+        if run.is_first:
+            _print_end(run, finished)
+    return 0 if finished else STOPPED
+
+
+def _print_start(run: Run) -> None:
+    config, size = run.config, run.communicator.size
+    parameters = sum(parameter.size for parameter in run.ddp.flat.parameters)
+    share = config.train.global_batch // size
+    print(
+        f"{parameters:,} parameters; {config.train.steps:,} steps of {config.train.global_batch} sequences of "
+        f"{config.data.sequence_length} tokens, on {size} rank{'s' * (size > 1)} with {share} each",
+        *run.messages,
+        sep="\n",
+        flush=True,
+    )
+
+
+def _print_end(run: Run, finished: bool) -> None:
+    folder = run.config.run_folder
+    checkpoint, _ = run.store.newest()
+    print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {run.config.train.steps:,}")
+    print(f"checkpoint  {checkpoint.folder if checkpoint else 'none yet'}")
+    print(f"metrics     {folder / METRICS_FILE}")
+    if find_spec("matplotlib") is None:
+        print("loss plot   none: pip install 'lucid[plot]', then lucid plot", folder)
+    else:
+        plot_run(folder, folder / "loss.png")
+        print(f"loss plot   {folder / 'loss.png'}")

@@ -1,0 +1,59 @@
+"""How a process finds the others, and how it leaves them: however that comes about, it ends for all ranks."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicator import Communicator
+from lucid.distributed.guard import abort_on_exception, report_and_abort
+from lucid.distributed.topology import announced
+from lucid.errors import ConfigError, LaunchError, LucidError
+
+
+def connect(backend: Literal["auto", "single", "mpi"] = "auto") -> Communicator:
+    """Return the communicator of this process.
+
+    "auto" takes MPI if a launcher announced itself in the environment, and one process alone otherwise. Raises
+    `LaunchError` if the processes were not started the way the backend needs them.
+    """
+    if backend not in ("auto", "single", "mpi"):
+        raise ConfigError(f"backend {backend!r} is not known: use 'auto', 'single' or 'mpi'")
+    announcement = announced()
+    if backend == "mpi" or (backend == "auto" and announcement is not None):
+        from lucid.distributed.backends.mpi import MPICommunicator
+
+        return MPICommunicator()
+    if announcement is not None and announcement.size != 1:
+        raise LaunchError(
+            f"backend 'single' is for one process, but the launcher ({announcement.launcher}) started "
+            f"{announcement.size or 'several'}: start it without a launcher, or use 'auto'"
+        )
+    return SingleCommunicator()
+
+
+@contextmanager
+def session(backend: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Communicator]:
+    """Connect for the length of the block.
+
+    An error that every rank knows of (`LucidError.agreed`) leaves in order; any other on one of several ranks ends all
+    of them at once, with its message.
+    """
+    communicator = connect(backend)
+    abort_on_exception(communicator)
+    try:
+        yield communicator
+    except BaseException as error:
+        agreed = isinstance(error, LucidError) and error.agreed
+        if communicator.size > 1 and not agreed:
+            report_and_abort(communicator, error)
+        _leave(communicator)
+        raise
+    _leave(communicator)
+
+
+def _leave(communicator: Communicator) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    communicator.close()

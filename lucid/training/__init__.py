@@ -1,0 +1,1 @@
+"""Runs: their settings, the loop, checkpoints, metrics and evaluation."""

@@ -1,0 +1,175 @@
+"""What a run reports: sums over the steps since the last line, JSON lines, TensorBoard events, and the line people see.
+
+Only the first rank writes and prints; all ranks add up.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lucid.distributed import Communicator
+from lucid.errors import ConfigError
+from lucid.files import written_aside
+from lucid.models.bert.pretraining import BranchLoss
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class Window:
+    """Sums over the steps since the last line of the log, on this rank until `means` adds up all."""
+
+    def __init__(self, communicator: Communicator) -> None:
+        self._communicator = communicator
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums = np.zeros(6)
+        self._steps = 0
+        self._started = time.perf_counter()
+        self._data_wait = 0.0
+
+    def add_batch(self, mlm: BranchLoss, nsp: BranchLoss) -> None:
+        """Count one micro-batch."""
+        self._sums += [mlm.loss.item(), mlm.correct, mlm.count, nsp.loss.item(), nsp.correct, nsp.count]
+
+    def add_step(self, data_wait: float) -> None:
+        """Count one step, which waited `data_wait` seconds for its batch."""
+        self._steps += 1
+        self._data_wait += data_wait
+
+    def means(self, global_batch: int) -> dict[str, float]:
+        """Return the means over all ranks and steps since the last call, and begin again. All ranks call this."""
+        self._communicator.all_reduce(self._sums).wait()
+        mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs = self._sums.tolist()
+        seconds = time.perf_counter() - self._started
+        means = {
+            "loss": mlm_loss / max(1, masked) + nsp_loss / max(1, pairs),
+            "mlm_loss": mlm_loss / max(1, masked),
+            "mlm_accuracy": mlm_correct / max(1, masked),
+            "nsp_loss": nsp_loss / max(1, pairs),
+            "nsp_accuracy": nsp_correct / max(1, pairs),
+            "sequences_per_second": self._steps * global_batch / seconds,
+            "data_wait": self._data_wait / seconds,
+        }
+        self._clear()
+        return means
+
+    def restart_clock(self) -> None:
+        """Leave out the time since the last step: an evaluation, or a checkpoint."""
+        if self._steps == 0:
+            self._started = time.perf_counter()
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl`, one object a line, and to TensorBoard's events if asked.
+
+    A run that goes on at `first_step` drops what was logged after it: those steps are taken again.
+    """
+
+    def __init__(self, folder: Path, first_step: int, tensorboard: bool) -> None:
+        self.path = folder / METRICS_FILE
+        kept = [line for line in read_lines(self.path) if line["step"] <= first_step] if self.path.exists() else []
+        with written_aside(self.path, ConfigError) as file:
+            file.writelines(_line(entry) for entry in kept)
+        self._file = self.path.open("ab")
+        self._events = _event_writer(folder / "tensorboard", first_step) if tensorboard else None
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Write one line; it has at least `step`."""
+        self._file.write(_line(entry))
+        self._file.flush()
+        if self._events is not None:
+            for name, value in entry.items():
+                if name != "step":
+                    self._events.add_scalar(name, value, entry["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a metrics file; a last line that was cut off by a kill is left out."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue
+    return entries
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    return json.dumps(entry).encode() + b"\n"
+
+
+def _event_writer(folder: Path, first_step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "train.tensorboard is true, but tensorboardX is not installed: pip install 'lucid[tensorboard]'"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=first_step + 1)
+
+
+class ProgressLine:
+    """Shows how the run goes: a live line on a terminal, one line a report elsewhere."""
+
+    def __init__(self, steps: int, first_step: int) -> None:
+        self._steps = steps
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        if self._console.is_interactive:
+            self._progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[report]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                auto_refresh=False,
+            )
+            self._task = self._progress.add_task("train", total=steps, completed=first_step, report="")
+        self._started, self._first_step = time.perf_counter(), first_step
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def report(self, step: int, means: dict[str, float]) -> None:
+        """Show the means of the steps up to `step`."""
+        text = (
+            f"loss {means['loss']:.3f}  MLM {means['mlm_accuracy']:5.1%}  NSP {means['nsp_accuracy']:5.1%}  "
+            f"{means['sequences_per_second']:,.0f} sequences/s"
+        )
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, report=text, refresh=True)
+        else:
+            left = (time.perf_counter() - self._started) / (step - self._first_step) * (self._steps - step)
+            self.say(f"step {step:>{len(str(self._steps))}}/{self._steps}  {text}  {_duration(left)} left")
+
+    def say(self, message: str) -> None:
+        """Print a line of its own."""
+        self._console.print(message, markup=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,0 +1,53 @@
+"""The picture of a run: losses and accuracies over steps, from its metrics file."""
+
+from pathlib import Path
+from typing import Any
+
+from lucid.errors import ConfigError, DataError
+from lucid.training.metrics import METRICS_FILE, read_lines
+
+# (key in training lines, key in evaluation lines, title)
+_PANELS = (
+    ("mlm_loss", "held_out_mlm_loss", "MLM loss (nats)"),
+    ("nsp_loss", "held_out_nsp_loss", "NSP loss (nats)"),
+    ("mlm_accuracy", "held_out_mlm_accuracy", "MLM accuracy"),
+    ("nsp_accuracy", "held_out_nsp_accuracy", "NSP accuracy"),
+)
+
+
+def plot_run(run_folder: Path, output: Path) -> None:
+    """Draw the metrics of the run in `run_folder` to the PNG (or PDF, SVG) file `output`."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("plots need matplotlib, which is not installed: pip install 'lucid[plot]'") from error
+    path = run_folder / METRICS_FILE
+    if not path.is_file():
+        raise DataError(f"{path} is not there: is {run_folder} the folder of a run?")
+    lines = read_lines(path)
+    if not lines:
+        raise DataError(f"{path} is empty: train some steps first")
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    for axes, (training, held_out, title) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        _draw(axes, lines, training, "training", ".", 0.8)
+        _draw(axes, lines, held_out, "held out", "o", 1.5)
+        if training == "mlm_loss":
+            _draw_frequency(axes, lines)
+        axes.set(xlabel="step", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(str(run_folder))
+    figure.savefig(output, dpi=120)
+
+
+def _draw(axes: Any, lines: list[dict[str, Any]], key: str, label: str, marker: str, width: float) -> None:
+    points = [(line["step"], line[key]) for line in lines if key in line]
+    if points:
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, marker=marker, markersize=3, linewidth=width, label=label)
+
+
+def _draw_frequency(axes: Any, lines: list[dict[str, Any]]) -> None:
+    values = [line["held_out_frequency_loss"] for line in lines if "held_out_frequency_loss" in line]
+    if values:
+        axes.axhline(values[-1], color="gray", linestyle="--", label="by token frequency")

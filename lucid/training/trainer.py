@@ -1,0 +1,199 @@
+"""The training loop, short enough to read in one sitting.
+
+One step: take the global counts and the stop flag (summed over ranks while the step before ran), run this rank's share
+in micro-batches, the gradients being summed over ranks during the last one's backward, clip by the global norm, update.
+"""
+
+import math
+import time
+from contextlib import ExitStack, nullcontext
+from functools import partial
+
+import numpy as np
+
+from lucid import random
+from lucid.data import Batch, Loader
+from lucid.distributed import Communicator, StopRequest, all_or_none
+from lucid.errors import TrainingError
+from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm
+from lucid.training.evaluation import Evaluation, evaluate
+from lucid.training.metrics import MetricsLog, ProgressLine, Window
+from lucid.training.setup import Run
+
+
+class Control:
+    """The one small message of a step, sent a step ahead: what counts in the global batch, and whether to stop."""
+
+    def __init__(self, communicator: Communicator, batch: Batch, stop: bool) -> None:
+        pairs = int(np.count_nonzero(batch.nsp_labels >= 0))
+        self._values = np.array([batch.masked_tokens, pairs, stop], np.float64)
+        self._work = communicator.all_reduce(self._values)
+
+    def wait(self) -> tuple[float, float, bool]:
+        """Return (masked tokens, sentence pairs, whether any rank wants to stop)."""
+        self._work.wait()
+        masked_tokens, pairs, stop = self._values.tolist()
+        return masked_tokens, pairs, stop > 0
+
+
+class Trainer:
+    """Trains one run, on this rank."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.settings = run.config.train
+        self.evaluation: Evaluation | None = None
+        optimizer = run.config.optimizer
+        self._schedule = WarmupPolynomialDecay(
+            optimizer.learning_rate, optimizer.warmup_steps, self.settings.steps, optimizer.decay_power
+        )
+        self._window = Window(run.communicator)
+        # Of the first rank only: it alone writes and speaks.
+        self._log: MetricsLog | None = None
+        self._progress: ProgressLine | None = None
+        self._saved_step = run.step
+        self._skipped_in_a_row = 0
+
+    def train(self, stop: StopRequest) -> bool:
+        """Train until the last step, or until a stop is asked for on any rank; return whether the end was reached.
+
+        Either way the last step taken is in a checkpoint afterwards.
+        """
+        run, data = self.run, self.run.config.data
+        all_or_none(run.communicator, self._open_log)
+        with ExitStack() as stack:
+            if self._progress and self._log:
+                stack.enter_context(self._progress)
+                stack.callback(self._log.close)
+            make_batch = partial(self._batch, run.step, run.samples_consumed)
+            batches = stack.enter_context(
+                Loader(make_batch, run.step, self.settings.steps, data.workers, data.prefetch)
+            )
+            finished = self._loop(batches, stop)
+            self._save()
+            if finished:
+                self._evaluate()
+        return finished
+
+    def _open_log(self) -> None:
+        if self.run.is_first:
+            self._log = MetricsLog(self.run.config.run_folder, self.run.step, self.settings.tensorboard)
+            self._progress = ProgressLine(self.settings.steps, self.run.step)
+
+    def _batch(self, first_step: int, first_sample: int, step: int) -> Batch:
+        """Return this rank's share of the global batch of `step`. Runs in the loader's threads."""
+        communicator, size = self.run.communicator, self.settings.global_batch
+        share = size // communicator.size
+        first_row = communicator.rank * share
+        consumed = first_sample + (step - first_step) * size
+        return self.run.corpora.train.batch(consumed, range(first_row, first_row + share))
+
+    def _loop(self, batches: Loader, stop: StopRequest) -> bool:
+        """Take steps until the batches end (True) or a stop was asked for (False)."""
+        settings, communicator = self.settings, self.run.communicator
+        following = next(batches, None)
+        control = Control(communicator, following, stop.requested) if following else None
+        while following is not None and control is not None:
+            batch = following
+            masked_tokens, pairs, stopping = control.wait()
+            if stopping:
+                return False
+            started = time.perf_counter()
+            following = next(batches, None)
+            self._window.add_step(data_wait=time.perf_counter() - started)
+            control = Control(communicator, following, stop.requested) if following else None
+            self._step(batch, masked_tokens, pairs)
+            if self._due(settings.checkpoint_every):
+                self._save()
+            if self._due(settings.evaluate_every) and following:
+                self._evaluate()
+        return True
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.run.step % every == 0
+
+    def _step(self, batch: Batch, masked_tokens: float, pairs: float) -> None:
+        """Take one step; one whose gradient is not finite moves on in the data, but leaves weights and moments."""
+        run = self.run
+        learning_rate = self._schedule.learning_rate(run.step)
+        self._gradients(batch, 1 / max(1, masked_tokens), 1 / max(1, pairs))
+        norm = global_norm(run.ddp.flat)
+        if math.isfinite(norm):
+            run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
+            self._skipped_in_a_row = 0
+        else:
+            self._skip()
+        run.step += 1
+        run.samples_consumed += self.settings.global_batch
+        if self._due(self.settings.log_every) or run.step == self.settings.steps:
+            self._report({"gradient_norm": norm, "learning_rate": learning_rate, "skipped_steps": run.skipped_steps})
+
+    def _gradients(self, batch: Batch, mlm_weight: float, nsp_weight: float) -> None:
+        """Leave the gradients of the global batch's loss in the flat buffer, summed over ranks."""
+        run, rows = self.run, len(batch.samples)
+        micro_batch = min(self.settings.micro_batch or rows, rows)
+        run.ddp.flat.zero_grad()
+        for start in range(0, rows, micro_batch):
+            part = batch.rows(start, start + micro_batch)
+            is_last = start + micro_batch >= rows
+            with (
+                nullcontext() if is_last else run.ddp.accumulate(),
+                random.at(random.Coordinates(self.settings.seed, run.step, part.samples)),
+            ):
+                mlm, nsp = run.model.branch_losses(
+                    part.mlm_labels,
+                    part.nsp_labels,
+                    part.input_ids,
+                    attention_mask=part.attention_mask,
+                    token_type_ids=part.token_type_ids,
+                )
+                (mlm.loss * mlm_weight + nsp.loss * nsp_weight).backward()
+            self._window.add_batch(mlm, nsp)
+
+    def _skip(self) -> None:
+        """Count a step without update. All ranks have the same norm, so all are here."""
+        run = self.run
+        run.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row > self.settings.max_skipped_steps:
+            views = run.ddp.flat.views(run.ddp.flat.gradients)
+            names = [name for name, gradient in views.items() if not np.isfinite(gradient).all()]
+            error = TrainingError(
+                f"step {run.step}: the gradient was not finite {self._skipped_in_a_row} times in a row (last in "
+                f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}): lower optimizer.learning_rate, or "
+                "lengthen the warm-up, and go on from the last checkpoint"
+            )
+            error.agreed = True
+            raise error
+
+    def _report(self, figures: dict[str, float]) -> None:
+        means = self._window.means(self.settings.global_batch)
+        if self._log and self._progress:
+            self._log.write({"step": self.run.step, **means, **figures})
+            self._progress.report(self.run.step, means)
+
+    def _evaluate(self) -> None:
+        run, sampler = self.run, self.run.corpora.held_out
+        if sampler is None:
+            return
+        self.evaluation = evaluate(
+            run.model,
+            sampler,
+            run.communicator,
+            samples=self.settings.evaluation_samples,
+            batch_size=self.settings.micro_batch or self.settings.global_batch // run.communicator.size,
+            token_losses=run.corpora.token_losses,
+        )
+        if self._log and self._progress:
+            self._log.write({"step": run.step, **self.evaluation.as_dict()})
+            self._progress.say(self.evaluation.sentence())
+        self._window.restart_clock()
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless this step has one. The replicas are equal: the first rank writes."""
+        run = self.run
+        if run.step > self._saved_step:
+            if run.is_first:
+                run.store.save(run.state(), run.model, run.optimizer, run.corpora.tokenizer_files)
+            self._saved_step = run.step
+            self._window.restart_clock()
