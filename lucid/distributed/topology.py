@@ -7,6 +7,7 @@ MPI than the one loaded here; each process would then take itself for a world of
 
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,10 +92,32 @@ def how_to_launch(size: int | None) -> str:
 
 
 def available_cores() -> int:
-    """Return how many cores the operating system lets this process use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many physical cores this process may use: those of its affinity mask, at most its control group's."""
+    if not hasattr(os, "sched_getaffinity"):
+        return machine_cores()
+    cores = _physical_cores(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except OSError:
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+
+
+def machine_cores() -> int:
+    """Return how many physical cores this machine has."""
+    return _physical_cores(range(os.cpu_count() or 1))
+
+
+def _physical_cores(cpus: Iterable[int]) -> int:
+    """Return on how many cores these hardware threads are."""
+    return len({_siblings(cpu) for cpu in cpus})
+
+
+def _siblings(cpu: int) -> str:
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text()
+    except OSError:
+        return str(cpu)
 
 
 def _number(variable: str) -> int | None:

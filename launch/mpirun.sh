@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Starts a training run on several ranks with the MPI of this Python environment: as many threads per rank as there
+# are cores, ranks bound to cores, one failing rank ends all. Its exit code is that of the run.
+set -euo pipefail
+
+usage() {
+    cat <<'END'
+Usage: launch/mpirun.sh [-n N] [--hostfile F] [--dry-run] CONFIG [key=value ...]
+
+Trains as CONFIG (YAML) says, on N ranks; key=value overrides a setting, as in `lucid train`.
+
+  -n N          ranks in all (default: one per physical core that may be used, on every host)
+  --hostfile F  hosts, one name per line; they see the same files and have as many cores as this one
+  --dry-run     print the command and the threads per rank, and do not run it
+
+Threads per rank are cores / ranks on a host, unless OMP_NUM_THREADS is set. Python is $PYTHON, that of the active
+environment or of .venv, or python3; mpiexec is the one beside it, or the one in the PATH if mpi4py loads its MPI.
+
+Example: launch/mpirun.sh -n 2 configs/small_cpu.yaml train.global_batch=64
+END
+}
+
+fail() {
+    echo "mpirun.sh: $*" >&2
+    exit 2
+}
+
+find_python() {
+    local repository candidate
+    repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    for candidate in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$repository/.venv/bin/python" python3; do
+        if [[ -n $candidate ]] && command -v "$candidate"; then return; fi
+    done
+    fail "there is no Python: make one with 'python3 -m venv .venv', or set PYTHON"
+}
+
+find_mpiexec() {
+    local beside
+    beside=$(dirname "$python")/mpiexec
+    if [[ -x $beside ]]; then echo "$beside"; return; fi
+    command -v mpiexec || fail "there is no mpiexec beside $python or in the PATH: $python -m pip install mpich"
+}
+
+mpi_family() {
+    case $1 in
+        *"Open MPI"* | *OpenRTE* | *PRRTE*) echo "Open MPI" ;;
+        *HYDRA* | *MPICH* | *"Intel(R) MPI"* | *MVAPICH*) echo "MPICH" ;;
+        *) echo "an unknown MPI" ;;
+    esac
+}
+
+ranks="" hostfile="" dry_run=""
+while (($#)); do
+    case $1 in
+        -h | --help) usage; exit ;;
+        -n) ranks=${2:-}; [[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "-n takes the number of ranks, got '$ranks'"; shift 2 ;;
+        --hostfile) hostfile=${2:-}; [[ -r $hostfile ]] || fail "the hostfile '$hostfile' cannot be read"; shift 2 ;;
+        --dry-run) dry_run=yes; shift ;;
+        -*) fail "option $1 is not known, see --help" ;;
+        *) break ;;
+    esac
+done
+(($#)) || { usage >&2; fail "CONFIG is missing"; }
+[[ -r $1 ]] || fail "the configuration '$1' cannot be read"
+
+python=$(find_python)
+mpiexec=$(find_mpiexec)
+launcher=$(mpi_family "$("$mpiexec" --version 2>&1 || true)")
+report=$("$python" -m mpi4py --mpi-lib-version 2>&1 | tr -d '\0') || # Open MPI ends its version with a null byte
+    fail "$python cannot load MPI (${report##*$'\n'}): $python -m pip install mpi4py mpich"
+library=$(mpi_family "$report")
+[[ $launcher == "$library" ]] || fail "$mpiexec is of $launcher, but mpi4py in $python loads $library:" \
+    "put the mpiexec of that first in the PATH, or $python -m pip install mpich"
+
+report=$("$python" -c "
+from lucid.distributed import topology
+print(topology.available_cores(), topology.machine_cores())" 2>&1) || fail "$python cannot import lucid: ${report##*$'\n'}"
+read -r cores machine_cores <<<"${report##*$'\n'}"
+
+hosts=1
+if [[ -n $hostfile ]]; then
+    hosts=$(grep -cvE '^[[:space:]]*(#|$)' "$hostfile") || fail "the hostfile '$hostfile' names no host"
+fi
+: "${ranks:=$((hosts * cores))}"
+ranks_per_host=$(((ranks + hosts - 1) / hosts))
+threads=${OMP_NUM_THREADS:-$((cores > ranks_per_host ? cores / ranks_per_host : 1))}
+thread_variables=(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS)
+for variable in "${thread_variables[@]}"; do export "$variable=${!variable:-$threads}"; done
+
+# Bind only a run that fills the machine: two runs side by side would be bound to the same first cores, and hydra does
+# not heed the cores that a scheduler or taskset has left us.
+binding=none
+if ((cores == machine_cores && ranks_per_host * threads == cores)); then binding=core; fi
+
+command=("$mpiexec" -n "$ranks")
+if [[ $launcher == MPICH ]]; then
+    command+=(${hostfile:+-f "$hostfile" -ppn "$ranks_per_host"})
+    if [[ $binding == core ]]; then command+=(-bind-to "core:$threads"); fi
+else
+    placement=ppr:$ranks_per_host:node
+    if [[ $binding == core ]]; then placement+=:PE=$threads; fi
+    command+=(--oversubscribe ${hostfile:+--hostfile "$hostfile"} --map-by "$placement" --bind-to "$binding")
+    for variable in "${thread_variables[@]}"; do command+=(-x "$variable"); done
+    if ((EUID == 0)); then command+=(--allow-run-as-root); fi
+fi
+command+=("$python" -m mpi4py -m lucid train "$@")
+
+if [[ -n $dry_run ]]; then
+    echo "threads per rank: $threads"
+    echo "${command[@]@Q}"
+else
+    exec "${command[@]}"
+fi
