@@ -6,7 +6,6 @@ A user's mistake is one sentence on standard error, from one rank only, and exit
 import sys
 from collections.abc import Sequence
 
-import click
 import typer
 
 from lucid.cli.evaluate import evaluate
@@ -23,7 +22,6 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="lucid",
     help="Pretrain BERT by data parallelism, over MPI.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -32,24 +30,27 @@ for command in (prepare, train, evaluate, predict, export, plot):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and leave with its exit code."""
-    sys.exit(_run(arguments))
+    """Run one command (by default the process's arguments) and leave with its exit code."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
     try:
-        code = app(args=arguments, standalone_mode=False, prog_name="lucid")
-        return code if isinstance(code, int) else 0
+        code = app(args=arguments or ["--help"], standalone_mode=False, prog_name="lucid")
     except LucidError as error:
-        if is_first_rank():
-            print(f"lucid: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 0
-    except click.ClickException as error:
-        if is_first_rank():
-            error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+        return _refuse(str(error), error.exit_code)
+    except typer.TyperException as error:
+        return _refuse(f"{error.format_message()} (see lucid --help)", 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}", 2)
+    except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str, code: int) -> int:
+    if is_first_rank():
+        print(f"lucid: {message}", file=sys.stderr, flush=True)
+    return code
