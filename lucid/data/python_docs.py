@@ -22,7 +22,8 @@ _SKIPPED_FOLDERS = frozenset(
 _SHORTEST = 400
 _DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
 
-_UNDERLINE = re.compile(r"^[ \t]*([=*~^#\"+.-])\1{2,}[ \t]*\n?", re.MULTILINE)
+# A line of marks only: the underline of a heading, the border of a table.
+_RULE = re.compile(r"^[ \t]*[^\w\s][^\w\n]+[^\w\s][ \t]*$\n?", re.MULTILINE)
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)*:(?=`)")
 
 
@@ -92,5 +93,5 @@ def _parse(path: Path) -> ast.Module:
 
 
 def _without_markup(text: str) -> str:
-    """Drop what is not prose from reStructuredText: underlines of headings, roles, double backquotes."""
-    return _ROLE.sub("", _UNDERLINE.sub("", text)).replace("``", "")
+    """Drop what is not prose from reStructuredText: rules, roles, double backquotes."""
+    return _ROLE.sub("", _RULE.sub("", text)).replace("``", "")

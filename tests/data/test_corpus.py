@@ -103,3 +103,10 @@ def test_missing_and_empty_inputs_are_errors(tmp_path: Path) -> None:
         texts(tmp_path)
     with pytest.raises(DataError, match="no input was given"):
         texts()
+
+
+def test_markup_that_is_not_prose_is_dropped() -> None:
+    from lucid.data.python_docs import _without_markup
+
+    text = "Heading\n=======\n\n+----+----+\n| ab | cd |\n+----+----+\n>>> ``f(1)``\n   ...\nSee :py:class:`int`.\n"
+    assert _without_markup(text) == "Heading\n\n| ab | cd |\n>>> f(1)\nSee `int`.\n"
