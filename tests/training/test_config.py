@@ -1,0 +1,105 @@
+"""Settings: what is accepted, and what is said of what is not."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lucid.errors import ConfigError
+from lucid.training.config import from_dict, load
+
+MINIMAL = {"run_folder": "runs/x", "data": {"path": "data/x"}, "train": {"steps": 100, "global_batch": 8}}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+def test_defaults_are_filled_in_and_settings_are_frozen(file):
+    config = load(file)
+    assert config.model.hidden_size == 768
+    assert config.optimizer.betas == (0.9, 0.999)
+    assert config.data.path == Path("data/x")
+    with pytest.raises(ValueError, match="frozen"):
+        config.train.steps = 3
+
+
+def test_overrides_replace_settings_by_dotted_key(file):
+    config = load(file, ["train.global_batch=64", "optimizer.learning_rate=2e-3", "model.hidden_size=128", "data.nsp=no"])
+    assert config.train.global_batch == 64
+    assert config.optimizer.learning_rate == 2e-3
+    assert config.model.hidden_size == 128
+    assert config.data.nsp is False
+
+
+def test_printed_settings_can_be_loaded_again(file, tmp_path):
+    config = load(file, ["optimizer.name=lamb"])
+    again = tmp_path / "again.yaml"
+    again.write_text(config.as_yaml())
+    assert load(again) == config
+    assert from_dict(config.as_dict()) == config
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/*.yaml")), ids=lambda path: path.name)
+def test_the_configurations_that_come_with_lucid_are_valid(path):
+    load(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.globalbatch=3", "the command line: the key train.globalbatch is unknown; did you mean train.global_batch?"),
+        ("model.hiden_size=3", "the command line: the key model.hiden_size is unknown; did you mean model.hidden_size?"),
+        ("zzz=3", "the command line: the key zzz is unknown; `lucid train --print-config` lists the known ones"),
+        ("train.steps=many", "the command line: train.steps is 'many', but it should be a valid integer"),
+        ("train.steps=0", "the command line: train.steps is 0, but it should be greater than or equal to 1"),
+        ("optimizer.name=sgd", "the command line: optimizer.name is 'sgd', but it should be 'adamw' or 'lamb'"),
+        ("model.num_attention_heads=7", "num_attention_heads (7) must divide it"),
+        ("model.hidden_act=swish", "hidden_act is 'swish'; it takes one of gelu, gelu_new, relu"),
+        ("data.sequence_length=1024", "data.sequence_length is 1024, but model.max_position_embeddings is 512"),
+        ("optimizer.warmup_steps=100", "optimizer.warmup_steps is 100, but train.steps is 100"),
+        ("data.mask_replace_probability=0.95", "add up to more than 1"),
+        ("train.steps", "'train.steps' on the command line is not of the form section.key=value"),
+        ("data.path.x=1", "path is not a section"),
+        ("train.steps=[", "the value is not valid YAML"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(file, override, sentence):
+    with pytest.raises(ConfigError) as caught:
+        load(file, [override])
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        ("", "holds no settings"),
+        ("- a\n- b\n", "holds no settings"),
+        ("train: [", "is not valid YAML"),
+        (yaml.safe_dump({**MINIMAL, "run_folder": None}), "run_folder is None"),
+        (yaml.safe_dump({**MINIMAL, "data": {}}), "the key data.path is missing: folder of a prepared corpus"),
+        (yaml.safe_dump({**MINIMAL, "tarin": {}}), "the key tarin is unknown; did you mean train?"),
+    ],
+)
+def test_a_mistake_in_the_file_names_the_file(file, text, fragment):
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(file) in str(caught.value)
+    assert fragment in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml is not there"):
+        load(tmp_path / "none.yaml")
+
+
+def test_the_global_batch_is_shared_evenly(file):
+    config = load(file)
+    config.check_ranks(4)
+    with pytest.raises(ConfigError, match="which 3 ranks cannot share evenly: make it a multiple of 3"):
+        config.check_ranks(3)

@@ -1,0 +1,122 @@
+"""Laws 1 to 3 on the real command line: the number of ranks changes nothing, and neither does a stop in between."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+TRAIN = ("-m", "mpi4py", "-m", "lucid", "train")
+
+
+@pytest.fixture
+def train(run_ranks, run_file, tmp_path, losses):
+    """A function that trains the run on some ranks into a folder of its own, and returns the loss of each step."""
+
+    def run(ranks, name, *overrides):
+        folder = tmp_path / name
+        finished = run_ranks(ranks, *TRAIN, str(run_file), f"run_folder={folder}", *overrides, seconds=120)
+        assert finished.returncode == 0, finished.stdout
+        return losses(folder)
+
+    return run
+
+
+def assert_same_curve(one, other):
+    assert one.keys() == other.keys()
+    np.testing.assert_allclose(list(one.values()), [other[step] for step in one], rtol=1e-4)
+
+
+def keep_only_step(run_folder, copy, step):
+    """Copy a run as a kill after `step` would have left it."""
+    shutil.copytree(run_folder, copy)
+    for checkpoint in (copy / "checkpoints").iterdir():
+        if checkpoint.name != f"step-{step:08d}":
+            shutil.rmtree(checkpoint)
+
+
+def test_the_loss_curve_does_not_depend_on_ranks_or_micro_batches(train):
+    one = train(1, "one")
+    assert len(one) == 50
+    assert one[50] < one[1]
+    assert_same_curve(one, train(2, "two"))
+    assert_same_curve(one, train(3, "three", "train.micro_batch=3"))
+    assert_same_curve(one, train(4, "four", "train.micro_batch=1", "data.workers=2"))
+
+
+def test_a_run_resumed_from_step_20_on_other_ranks_gives_the_same_curve(train, tmp_path):
+    undisturbed = train(2, "undisturbed", "train.keep_checkpoints=9")
+    for ranks in (1, 3):
+        keep_only_step(tmp_path / "undisturbed", tmp_path / f"resumed{ranks}", 20)
+        assert_same_curve(undisturbed, train(ranks, f"resumed{ranks}"))
+
+
+def test_a_run_resumed_on_as_many_ranks_goes_on_bit_for_bit(train, tmp_path):
+    undisturbed = train(2, "undisturbed", "train.keep_checkpoints=9")
+    keep_only_step(tmp_path / "undisturbed", tmp_path / "resumed", 40)
+    assert train(2, "resumed") == undisturbed
+    weights = [tmp_path / name / "checkpoints/step-00000050/model.safetensors" for name in ("undisturbed", "resumed")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_all_ranks_at_one_step_and_the_run_goes_on(number, train, mpiexec, run_file, tmp_path, losses):
+    undisturbed = train(2, "undisturbed")
+    folder = tmp_path / "stopped"
+    command = [mpiexec, "-n", "2", sys.executable, *TRAIN, str(run_file), f"run_folder={folder}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step  3/"):
+            process.send_signal(number)
+            break
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, rest
+    assert "stopped at step" in rest
+    assert 3 <= max(losses(folder)) < 50
+    assert train(2, "stopped") == undisturbed
+
+
+def test_evaluation_does_not_depend_on_ranks(train, run_ranks, tmp_path):
+    train(2, "run")
+    sentences = set()
+    for ranks in (1, 2, 3):
+        finished = run_ranks(ranks, "-m", "mpi4py", "-m", "lucid", "evaluate", str(tmp_path / "run"))
+        assert finished.returncode == 0, finished.stdout
+        (line,) = [line for line in finished.stdout.splitlines() if "held out" in line]
+        sentences.add(line.removeprefix("[0] "))
+    assert len(sentences) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "fragment"),
+    [
+        ("train.global_batch=7", "train.global_batch is 7, which 2 ranks cannot share evenly"),
+        ("train.globalbatch=8", "the key train.globalbatch is unknown; did you mean train.global_batch?"),
+        ("data.path=/nowhere", "/nowhere does not exist"),
+        ("model.vocab_size=100", "model.vocab_size is 100, but the tokenizer"),
+        ("initial_model=/nowhere", "/nowhere/config.json is not there"),
+        ("run_folder=/proc/nowhere", "run_folder: /proc/nowhere could not be made"),
+    ],
+)
+def test_a_mistake_is_one_sentence_from_one_rank(override, fragment, run_ranks, run_file):
+    finished = run_ranks(2, *TRAIN, str(run_file), override)
+    assert finished.returncode == 2
+    assert fragment in finished.stdout
+    assert "Traceback" not in finished.stdout
+    assert "Abort" not in finished.stdout
+    assert finished.stdout.count("lucid: ") == 1
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_by_all_and_ends_the_run_in_the_end(run_ranks, run_file, tmp_path):
+    overrides = ("optimizer.learning_rate=1e30", "optimizer.warmup_steps=0", "train.max_skipped_steps=3")
+    finished = run_ranks(2, *TRAIN, str(run_file), *overrides)
+    assert finished.returncode == 1, finished.stdout
+    assert "the gradient was not finite 4 times in a row" in finished.stdout
+    assert "Traceback" not in finished.stdout
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped_steps"] for line in lines][-3:] == [1, 2, 3]
