@@ -14,6 +14,7 @@ EVERYTHING = {""}
 BELOW_MODELS = {"backend", "random", "kernels", "autograd", "nn"}
 MAY_IMPORT = {
     "errors": set(),
+    "files": set(),
     "backend": set(),
     "random": {"backend"},
     "kernels": {"backend", "random"},
@@ -21,11 +22,11 @@ MAY_IMPORT = {
     "nn": {"backend", "random", "kernels", "autograd"},
     "models": BELOW_MODELS,
     "optim": {"backend", "kernels", "nn.parameters"},
-    "data": {"backend", "random", "kernels.masking"},
+    "data": {"files", "backend", "random", "kernels.masking"},
     "distributed": {"backend"},
     "distributed.data_parallel": {"backend", "autograd", "nn.module", "nn.parameters"},
     "distributed.sharded": {"backend", "autograd", "nn.module", "nn.parameters"},
-    "training": BELOW_MODELS | {"models", "optim", "data", "distributed"},
+    "training": BELOW_MODELS | {"files", "models", "optim", "data", "distributed"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "": EVERYTHING,

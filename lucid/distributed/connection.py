@@ -1,6 +1,7 @@
 """How a process finds the others, and how it leaves them: however that comes about, it ends for all ranks."""
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -37,10 +38,11 @@ def connect(backend: Literal["auto", "single", "mpi"] = "auto") -> Communicator:
 def session(backend: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Communicator]:
     """Connect for the length of the block.
 
-    An error that every rank knows of (`LucidError.agreed`) leaves in order; any other on one of several ranks ends all
-    of them at once, with its message.
+    An error that every rank knows of (`LucidError.agreed`) leaves in order; any other, `sys.exit` included, on one of
+    several ranks ends all of them at once, with its message.
     """
     communicator = connect(backend)
+    hooks = sys.excepthook, threading.excepthook
     abort_on_exception(communicator)
     try:
         yield communicator
@@ -48,12 +50,10 @@ def session(backend: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Comm
         agreed = isinstance(error, LucidError) and error.agreed
         if communicator.size > 1 and not agreed:
             report_and_abort(communicator, error)
-        _leave(communicator)
         raise
-    _leave(communicator)
-
-
-def _leave(communicator: Communicator) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    communicator.close()
+    finally:
+        # Only in order do we come here. What fails later, on this rank, no longer concerns the others.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        communicator.close()
+        sys.excepthook, threading.excepthook = hooks

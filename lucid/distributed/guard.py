@@ -43,19 +43,26 @@ def abort_on_exception(communicator: Communicator) -> None:
 
 def report_and_abort(communicator: Communicator, error: BaseException) -> NoReturn:
     """Print what went wrong on this rank, and end all ranks with its exit code."""
-    if isinstance(error, LucidError):
-        code, message = error.exit_code, f"{error}\n"
-    else:
-        code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-        message = "".join(traceback.format_exception(error))
+    code, message = _exit_code_and_message(error)
+    if communicator.size > 1:
+        message = f"rank {communicator.rank} of {communicator.size} failed, all ranks end:\n{message}"
     try:
         sys.stdout.flush()
-        # In one piece, so that the ranks' messages do not mix.
-        sys.stderr.write(f"rank {communicator.rank} of {communicator.size} failed, all ranks end:\n{message}")
+        sys.stderr.write(f"{message}\n")  # in one piece, so that the ranks' messages do not mix
         sys.stderr.flush()
         time.sleep(_SECONDS_TO_FORWARD)
     finally:
         communicator.abort(code)
+
+
+def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
+    if isinstance(error, LucidError):
+        return error.exit_code, str(error)
+    if isinstance(error, SystemExit):
+        # 0 as well is a failure of a rank that leaves alone.
+        return error.code if isinstance(error.code, int) and error.code else 1, f"sys.exit({error.code!r})"
+    code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    return code, "".join(traceback.format_exception(error)).rstrip()
 
 
 class StopRequest:

@@ -171,7 +171,7 @@ def test_what_does_not_fit_together_is_refused(group, message, call):
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch):
-    monkeypatch.setattr("lucid.distributed.announced", lambda: None)
+    monkeypatch.setattr("lucid.distributed.connection.announced", lambda: None)
     assert isinstance(connect(), SingleCommunicator)
 
 

@@ -1,7 +1,7 @@
 """The communicator over MPI (mpi4py), between processes of one node or of many.
 
-Making one imports mpi4py, which initialises MPI; `close` finalises it, or else the exit does. Messages travel on a duplicate of
-COMM_WORLD, so that they cannot mix with those of a program that uses MPI on its own.
+Making one imports mpi4py, which initialises MPI; `close` finalises it, or else the exit does. Messages travel on a
+duplicate of COMM_WORLD, so that they cannot mix with those of a program that uses MPI on its own.
 """
 
 import os

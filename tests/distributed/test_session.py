@@ -1,0 +1,115 @@
+"""How ranks leave together: errors that all agree on, errors of one rank, and the end of a session."""
+
+import sys
+import threading
+
+import pytest
+
+from lucid.distributed import all_or_none, session
+from lucid.errors import DataError, LucidError, TrainingError
+
+SECONDS = 20
+
+
+def test_what_succeeds_on_all_ranks_is_returned(group):
+    assert all_or_none(group, lambda: group.rank * 10) == group.rank * 10
+
+
+def test_the_first_ranks_error_is_raised_on_all(group):
+    last = group.size - 1
+
+    def action():
+        if group.rank >= last - 1:
+            raise TrainingError(f"disk of rank {group.rank} is full: naïve")
+        return group.rank
+
+    with pytest.raises(LucidError, match=f"^disk of rank {max(last - 1, 0)} is full: naïve$") as caught:
+        all_or_none(group, action)
+    assert caught.value.exit_code == TrainingError.exit_code
+    assert caught.value.agreed
+
+
+def test_an_error_that_is_not_for_the_user_is_not_shared():
+    with session("single") as communicator, pytest.raises(ZeroDivisionError):
+        all_or_none(communicator, lambda: 1 / 0)
+
+
+def test_a_session_gives_the_hooks_back():
+    hooks = sys.excepthook, threading.excepthook
+    with session("single"):
+        assert sys.excepthook is not hooks[0]
+    with pytest.raises(KeyError), session("single"):
+        raise KeyError
+    assert (sys.excepthook, threading.excepthook) == hooks
+
+
+# A program that leaves a session as BODY says, and then as the command line does.
+PROGRAM = """
+import sys
+from lucid.distributed import all_or_none, session
+from lucid.errors import DataError, LucidError
+
+def refuse():
+    raise DataError("shard 3 is damaged")
+
+try:
+    with session() as communicator:
+        {body}
+        communicator.barrier()
+except LucidError as error:
+    if communicator.rank == 0:
+        print(f"refused: {{error}}", flush=True)
+    sys.exit(error.exit_code)
+print("left in order", flush=True)
+sys.exit(75)
+"""
+
+
+@pytest.fixture(params=[["-m", "mpi4py"], []], ids=["mpi4py", "plain"])
+def leave(request, run_ranks):
+    """A function that runs PROGRAM, under both ways to launch."""
+
+    def run(body, ranks=2):
+        return run_ranks(ranks, *request.param, "-c", PROGRAM.format(body=body), seconds=SECONDS)
+
+    return run
+
+
+def test_a_planned_exit_is_quiet_and_keeps_its_code(leave):
+    finished = leave("pass", ranks=3)
+    assert finished.returncode == 75, finished.stdout
+    assert finished.stdout.count("left in order") == 3
+    assert "Abort" not in finished.stdout
+
+
+def test_an_error_that_all_know_of_is_said_once_and_aborts_nothing(leave):
+    finished = leave("all_or_none(communicator, refuse if communicator.rank == 1 else int)")
+    assert finished.returncode == DataError.exit_code, finished.stdout
+    assert finished.stdout.count("refused: shard 3 is damaged") == 1
+    assert finished.stdout.count("shard 3 is damaged") == 1
+    assert "Abort" not in finished.stdout
+    assert "Traceback" not in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ("if communicator.rank == 1: refuse()", DataError.exit_code, "shard 3 is damaged"),
+        ("if communicator.rank == 1: sys.exit(3)", 3, "sys.exit(3)"),
+        ("if communicator.rank == 1: sys.exit()", 1, "sys.exit(None)"),
+        ("if communicator.rank == 1: 1 / 0", 1, "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_error_of_one_rank_ends_all(leave, body, code, message):
+    finished = leave(body)
+    assert finished.returncode == code, finished.stdout
+    assert "rank 1 of 2 failed, all ranks end:" in finished.stdout
+    assert message in finished.stdout
+
+
+def test_alone_an_error_is_what_it_is_without_a_session(leave):
+    finished = leave("1 / 0", ranks=1)
+    assert finished.returncode == 1
+    assert "ZeroDivisionError" in finished.stdout
+    assert "failed, all ranks end" not in finished.stdout
+    assert "MPI_Abort" not in finished.stdout
