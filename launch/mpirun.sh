@@ -84,8 +84,14 @@ fi
 : "${ranks:=$((hosts * cores))}"
 ranks_per_host=$(((ranks + hosts - 1) / hosts))
 threads=${OMP_NUM_THREADS:-$((cores > ranks_per_host ? cores / ranks_per_host : 1))}
-thread_variables=(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS)
-for variable in "${thread_variables[@]}"; do export "$variable=${!variable:-$threads}"; done
+variables=(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS)
+for variable in "${variables[@]}"; do export "$variable=${!variable:-$threads}"; done
+
+# The ranks write into the launcher's pipe: these tell them (rich) that a terminal is at its end, for the live line.
+if [[ -t 1 && -z $dry_run ]]; then
+    export TTY_COMPATIBLE=1 TTY_INTERACTIVE=1 COLUMNS=${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}
+    variables+=(TTY_COMPATIBLE TTY_INTERACTIVE COLUMNS)
+fi
 
 # Bind only a run that fills the machine: two runs side by side would be bound to the same first cores, and hydra does
 # not heed the cores that a scheduler or taskset has left us.
@@ -100,7 +106,7 @@ else
     placement=ppr:$ranks_per_host:node
     if [[ $binding == core ]]; then placement+=:PE=$threads; fi
     command+=(--oversubscribe ${hostfile:+--hostfile "$hostfile"} --map-by "$placement" --bind-to "$binding")
-    for variable in "${thread_variables[@]}"; do command+=(-x "$variable"); done
+    for variable in "${variables[@]}"; do command+=(-x "$variable"); done
     if ((EUID == 0)); then command+=(--allow-run-as-root); fi
 fi
 command+=("$python" -m mpi4py -m lucid train "$@")

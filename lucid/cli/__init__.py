@@ -1,6 +1,6 @@
 """The command line: `lucid COMMAND ...`. One file a command; what they share is here.
 
-A user's mistake is one sentence on standard error, from one rank only, and exit code 2; see `docs/reliability.md`.
+A user's mistake is one sentence on standard error, from one rank only, and exit code 2.
 """
 
 import sys

@@ -70,15 +70,16 @@ class Run:
 
 def open_run(config: RunConfig, communicator: Communicator) -> Run:
     """Open everything that `config` names. All ranks call this; a `LucidError` on one is raised on all."""
-    config.check_ranks(communicator.size)
     store = CheckpointStore(config.run_folder / "checkpoints", config.train.keep_checkpoints)
     messages: list[str] = []
 
     def open_alone() -> tuple[Corpora, BERTForPreTraining, Checkpoint | None]:
+        config.check_ranks(communicator.size)
         corpora = open_corpora(config)
         random.manual_seed(config.train.seed)
         if communicator.rank > 0:
             return corpora, BERTForPreTraining(config.model), None
+        Corpus.open(config.data.path).verify()
         checkpoint, problems = store.newest()
         messages.extend(f"passed over a checkpoint: {problem}" for problem in problems)
         if checkpoint is not None:

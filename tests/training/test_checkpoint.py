@@ -14,7 +14,12 @@ from lucid.optim import AdamW
 from lucid.training.checkpoint import CheckpointStore, TrainingState, find_model, open_checkpoint
 
 CONFIG = BERTConfig(
-    vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, max_position_embeddings=8
+    vocab_size=20,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    max_position_embeddings=8,
 )
 STATE = TrainingState(
     step=1, samples_consumed=8, optimizer_updates=1, skipped_steps=0, corpus="abc", config={"train": {"seed": 0}}
@@ -106,7 +111,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(store, trained):
 def test_a_checkpoint_that_cannot_be_written_says_so(store, trained):
     save(store, trained, 1)
     (store.folder / ".partial-step-00000002").write_text("in the way")
-    with pytest.raises(CheckpointError, match="could not be written: .*; the checkpoints before it are whole"):
+    with pytest.raises(CheckpointError, match=r"could not be written: .*; the checkpoints before it are whole"):
         save(store, trained, 2)
     assert store.newest()[0].state.step == 1
 

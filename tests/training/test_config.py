@@ -28,10 +28,12 @@ def test_defaults_are_filled_in_and_settings_are_frozen(file):
 
 
 def test_overrides_replace_settings_by_dotted_key(file):
-    config = load(file, ["train.global_batch=64", "optimizer.learning_rate=2e-3", "model.hidden_size=128", "data.nsp=no"])
+    config = load(
+        file, ["train.global_batch=64", "optimizer.learning_rate=2e-3", "model.hidden_size=192", "data.nsp=no"]
+    )
     assert config.train.global_batch == 64
     assert config.optimizer.learning_rate == 2e-3
-    assert config.model.hidden_size == 128
+    assert config.model.hidden_size == 192
     assert config.data.nsp is False
 
 
@@ -51,8 +53,14 @@ def test_the_configurations_that_come_with_lucid_are_valid(path):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("train.globalbatch=3", "the command line: the key train.globalbatch is unknown; did you mean train.global_batch?"),
-        ("model.hiden_size=3", "the command line: the key model.hiden_size is unknown; did you mean model.hidden_size?"),
+        (
+            "train.globalbatch=3",
+            "the key train.globalbatch is unknown; did you mean train.global_batch?",
+        ),
+        (
+            "model.hiden_size=3",
+            "the key model.hiden_size is unknown; did you mean model.hidden_size?",
+        ),
         ("zzz=3", "the command line: the key zzz is unknown; `lucid train --print-config` lists the known ones"),
         ("train.steps=many", "the command line: train.steps is 'many', but it should be a valid integer"),
         ("train.steps=0", "the command line: train.steps is 0, but it should be greater than or equal to 1"),

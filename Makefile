@@ -1,0 +1,41 @@
+# Everything a newcomer types. Needs Python >= 3.11 with venv, and make; no compiler, no MPI, no GPU.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help train test lint bench clean
+
+help:
+	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
+	@echo "make test    run all tests, on one rank and on several"
+	@echo "make lint    check style and types"
+	@echo "make bench   time a training step, beside PyTorch where it is installed in .venv"
+	@echo "make clean   remove .venv (data/ and runs/ stay)"
+
+train: .venv/installed
+	$(BIN)/lucid prepare python-docs --output data/python-docs --vocab-size 4096
+	launch/mpirun.sh -n 2 configs/small_cpu.yaml
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/training_step.py
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot]'
+	touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot,tensorboard,dev]'
+	touch $@ .venv/installed

@@ -1,0 +1,185 @@
+"""The commands, from text to a model for others: on files, in this process, by their words."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lucid.cli import main
+from lucid.models import BERTForPreTraining
+
+RUN = {
+    "model": {
+        "vocab_size": 208,  # eight more than the tokenizer has: padding, cut on export
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 32,
+    },
+    "optimizer": {"learning_rate": 3.0e-3},
+    "train": {"steps": 6, "global_batch": 4, "log_every": 2, "evaluate_every": 3, "evaluation_samples": 8},
+}
+
+
+@pytest.fixture
+def lucid(capsys):
+    """A function that runs one command and returns (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as leaving:
+            main([str(argument) for argument in arguments])
+        return (leaving.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(corpus_folder, tmp_path_factory):
+    """A short run, trained by the command."""
+    folder = tmp_path_factory.mktemp("commands")
+    settings = {**RUN, "run_folder": str(folder / "run"), "data": {"path": str(corpus_folder), "sequence_length": 32}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", str(folder / "run.yaml")])
+    assert leaving.value.code == 0
+    return folder / "run"
+
+
+def test_training_says_where_things_are(lucid, run_folder):
+    code, output, _ = lucid("train", run_folder.parent / "run.yaml")
+    assert code == 0
+    assert "goes on from step 6" in output
+    assert re.search(r"held out: MLM loss \d\.\d+ \(by token frequency: \d\.\d+\), perplexity", output)
+    for line in ("checkpoint  ", "metrics     ", "loss plot   "):
+        (found,) = [found for found in output.splitlines() if found.startswith(line)]
+        assert Path(found.removeprefix(line)).exists()
+
+
+def test_the_metrics_are_json_lines(run_folder):
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
+    assert [line["step"] for line in lines if "held_out_mlm_loss" in line][:2] == [3, 6]
+    assert {"mlm_loss", "nsp_accuracy", "sequences_per_second", "gradient_norm", "learning_rate"} <= lines[0].keys()
+
+
+def test_the_settings_can_be_printed(lucid, run_folder):
+    code, output, _ = lucid("train", run_folder.parent / "run.yaml", "train.steps=99", "--print-config")
+    assert code == 0
+    assert yaml.safe_load(output)["train"]["steps"] == 99
+
+
+def test_a_run_is_not_continued_with_another_model_corpus_or_seed(lucid, run_folder):
+    file = run_folder.parent / "run.yaml"
+    code, _, errors = lucid("train", file, "model.hidden_size=32")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "is of another model (hidden_size 16 instead of 32)" in errors
+    assert "train.seed=0" in lucid("train", file, "train.seed=5")[2]
+    assert "beyond train.steps=3" in lucid("train", file, "train.steps=3")[2]
+
+
+def test_evaluation_prints_one_line(lucid, run_folder):
+    code, output, _ = lucid("evaluate", run_folder, "--samples", 5)
+    assert code == 0
+    assert "held out: MLM loss" in output
+    assert "(5 samples)" in output
+
+
+def test_prediction_fills_the_masks_and_judges_the_next_sentence(lucid, run_folder):
+    code, output, _ = lucid("predict", run_folder, "ba co [MASK] fe [MASK].", "--next", "gi ka lo.", "--top", 3)
+    assert code == 0
+    first, second, follows = output.splitlines()
+    assert re.fullmatch(r"\[MASK\] 1: (\S+ \d+\.\d%(, )?){3}", first)
+    assert second.startswith("[MASK] 2: ")
+    assert re.fullmatch(r"the second sentence (follows|does not follow) \(\d+\.\d% that it does\)", follows)
+
+
+def test_prediction_without_anything_to_predict_is_refused(lucid, run_folder):
+    code, _, errors = lucid("predict", run_folder, "ba co.")
+    assert code == 2
+    assert "put [MASK] into the text" in errors
+
+
+def test_export_cuts_the_padding_and_keeps_the_scores(lucid, run_folder, tmp_path):
+    code, _, _ = lucid("export", run_folder, tmp_path / "model")
+    assert code == 0
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ]
+    padded = BERTForPreTraining.from_pretrained(run_folder / "checkpoints/step-00000006").eval()
+    exported = BERTForPreTraining.from_pretrained(tmp_path / "model").eval()
+    assert (padded.config.vocab_size, exported.config.vocab_size) == (208, 200)
+    ids = np.array([[2, 40, 41, 3]])
+    np.testing.assert_allclose(exported(ids)[0].numpy(), padded(ids)[0].numpy()[..., :200], rtol=1e-6)
+    assert "not an empty folder" in lucid("export", run_folder, tmp_path / "model")[2]
+
+
+def test_a_run_can_start_from_an_exported_model(lucid, run_folder, tmp_path):
+    model = run_folder / "checkpoints/step-00000006"
+    file = run_folder.parent / "run.yaml"
+    overrides = f"initial_model={model}", f"run_folder={tmp_path / 'next'}", "optimizer.learning_rate=1e-12"
+    assert lucid("train", file, *overrides)[0] == 0
+    trained = BERTForPreTraining.from_pretrained(tmp_path / "next/checkpoints/step-00000006").state_dict()
+    for name, array in BERTForPreTraining.from_pretrained(model).state_dict().items():
+        np.testing.assert_allclose(trained[name], array, atol=1e-6)
+    elsewhere = f"run_folder={tmp_path / 'other'}", "model.intermediate_size=64"
+    assert "has another shape" in lucid("train", file, *overrides, *elsewhere)[2]
+
+
+def test_the_plot_is_drawn_where_asked(lucid, run_folder, tmp_path):
+    code, output, _ = lucid("plot", run_folder, "--output", tmp_path / "curve.png")
+    assert (code, output.strip()) == (0, str(tmp_path / "curve.png"))
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plotting_without_matplotlib_says_how_to_get_it(lucid, run_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, _, errors = lucid("plot", run_folder)
+    assert code == 2
+    assert "pip install 'lucid[plot]'" in errors
+
+
+def test_tensorboard_events_are_written_if_asked(lucid, run_folder, tmp_path):
+    pytest.importorskip("tensorboardX")
+    overrides = f"run_folder={tmp_path / 'run'}", "train.tensorboard=true"
+    assert lucid("train", run_folder.parent / "run.yaml", *overrides)[0] == 0
+    (events,) = (tmp_path / "run/tensorboard").iterdir()
+    assert b"mlm_loss" in events.read_bytes()
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "predict", "export", "plot"])
+def test_every_command_has_help_with_examples(lucid, command):
+    code, output, _ = lucid(command, "--help")
+    assert code == 0
+    assert f"lucid {command} " in output
+    assert "Examples:" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["train"], "Missing argument 'CONFIG'"),
+        (["train", "/nowhere/run.yaml"], "/nowhere/run.yaml is not there"),
+        (["evaluate", "/nowhere"], "/nowhere is neither the folder of a run nor that of a model"),
+        (["predict", "/nowhere", "x [MASK]"], "/nowhere is neither the folder of a run nor that of a model"),
+        (["export", "/nowhere", "/nowhere/else"], "/nowhere is neither the folder of a run nor that of a model"),
+        (["plot", "/nowhere"], "/nowhere/metrics.jsonl is not there"),
+        (["prepare", "/nowhere", "--output", "/tmp/never-made"], "/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(lucid, arguments, fragment):
+    code, _, errors = lucid(*arguments)
+    assert code == 2
+    assert fragment in errors
+    assert errors.splitlines()[-1].startswith("lucid: ")
+    assert "Traceback" not in errors
