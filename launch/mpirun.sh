@@ -87,6 +87,10 @@ threads=${OMP_NUM_THREADS:-$((cores > ranks_per_host ? cores / ranks_per_host : 
 variables=(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS)
 for variable in "${variables[@]}"; do export "$variable=${!variable:-$threads}"; done
 
+# A step frees and takes the same large arrays again: let glibc keep them, rather than fetch fresh pages each time.
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
+variables+=(MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_)
+
 # The ranks write into the launcher's pipe: these tell them (rich) that a terminal is at its end, for the live line.
 if [[ -t 1 && -z $dry_run ]]; then
     export TTY_COMPATIBLE=1 TTY_INTERACTIVE=1 COLUMNS=${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}

@@ -13,7 +13,7 @@ from lucid.training.checkpoint import STATE_FILE, find_model, open_checkpoint
 from lucid.training.config import DataSettings, from_dict
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.evaluation import frequency_losses
-from lucid.training.setup import sampler_settings
+from lucid.training.setup import evaluation_settings
 
 
 def evaluate(
@@ -31,7 +31,8 @@ def evaluate(
 ) -> None:
     """Print a model's loss and accuracy on held-out documents; under mpiexec the ranks share the work.
 
-    The samples, and so the figures, are the same on any number of ranks.
+    15% of the tokens are masked, as in BERT, whatever the training did. The samples, and so the figures, are the same
+    on any number of ranks.
 
     Examples:
 
@@ -67,7 +68,7 @@ def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[B
     if settings.sequence_length > bert.config.max_position_embeddings:
         longest = bert.config.max_position_embeddings
         raise ConfigError(f"--sequence-length is {settings.sequence_length}, but {folder} takes {longest} at most")
-    return bert, Sampler(held_out, sampler_settings(settings), seed), Corpus.open(settings.path)
+    return bert, Sampler(held_out, evaluation_settings(settings), seed), Corpus.open(settings.path)
 
 
 def _settings(folder: Path, data: Path | None, sequence_length: int | None) -> tuple[DataSettings, int]:

@@ -1,4 +1,7 @@
-"""Evaluation on held-out documents: the same samples whatever the number of ranks, weighted by tokens over all."""
+"""Evaluation on held-out documents: the same samples whatever the number of ranks, weighted by tokens over all.
+
+The samples are masked as BERT's are, whatever the training does, so that the figures of two runs can be compared.
+"""
 
 import math
 from dataclasses import asdict, dataclass

@@ -110,13 +110,12 @@ def open_corpora(config: RunConfig) -> Corpora:
             f"model.vocab_size is {config.model.vocab_size}, but the tokenizer of {folder} has {corpus.vocab_size} "
             f"tokens: set model.vocab_size={corpus.vocab_size}, or more"
         )
-    settings = sampler_settings(config.data)
     held_out = None
     if HELD_OUT in Manifest.read(folder).splits:
-        held_out = Sampler(Corpus.open(folder, HELD_OUT), settings, config.train.seed)
+        held_out = Sampler(Corpus.open(folder, HELD_OUT), evaluation_settings(config.data), config.train.seed)
     return Corpora(
         identity=corpus.identity,
-        train=Sampler(corpus, settings, config.train.seed),
+        train=Sampler(corpus, sampler_settings(config.data), config.train.seed),
         held_out=held_out,
         token_losses=frequency_losses(corpus),
         tokenizer_files=sorted((folder / "tokenizer").iterdir()),
@@ -126,6 +125,11 @@ def open_corpora(config: RunConfig) -> Corpora:
 def sampler_settings(data: DataSettings) -> SamplerSettings:
     """Return how samples are made, by the settings of the same names."""
     return SamplerSettings(**{part.name: getattr(data, part.name) for part in fields(SamplerSettings)})
+
+
+def evaluation_settings(data: DataSettings) -> SamplerSettings:
+    """Return how held-out samples are made: masked as BERT's are, whatever training does, so that runs compare."""
+    return SamplerSettings(sequence_length=data.sequence_length, nsp=data.nsp)
 
 
 def _initial_model(config: RunConfig) -> BERTForPreTraining:
