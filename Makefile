@@ -13,7 +13,7 @@ help:
 
 train: .venv/installed
 	$(BIN)/lucid prepare python-docs --output data/python-docs --vocab-size 4096
-	launch/mpirun.sh -n 2 configs/small_cpu.yaml
+	PYTHON=$(BIN)/python launch/mpirun.sh -n 2 configs/small_cpu.yaml
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

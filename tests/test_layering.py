@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "kernels": {"backend", "random"},
     "autograd": {"backend", "kernels"},
     "nn": {"backend", "random", "kernels", "autograd"},
-    "models": BELOW_MODELS,
+    "models": BELOW_MODELS | {"files"},
     "optim": {"backend", "kernels", "nn.parameters"},
     "data": {"files", "backend", "random", "kernels.masking"},
     "distributed": {"backend"},

@@ -13,7 +13,7 @@ from lucid.training.checkpoint import STATE_FILE, find_model, open_checkpoint
 from lucid.training.config import DataSettings, from_dict
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.evaluation import frequency_losses
-from lucid.training.setup import evaluation_settings
+from lucid.training.setup import check_tokenizer, evaluation_settings
 
 
 def evaluate(
@@ -60,6 +60,7 @@ def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[B
     settings, seed = _settings(folder, data, sequence_length)
     bert = BERTForPreTraining.from_pretrained(folder)
     held_out = Corpus.open(settings.path, HELD_OUT)
+    check_tokenizer(folder, held_out)
     if bert.config.vocab_size < held_out.vocab_size:
         raise ConfigError(
             f"{folder} knows {bert.config.vocab_size} tokens, {settings.path} has {held_out.vocab_size}: "

@@ -1,5 +1,6 @@
 """`lucid export`: a model folder for `transformers` out of a checkpoint."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +8,10 @@ from typing import Annotated
 import typer
 
 from lucid.data import load_tokenizer
+from lucid.data.tokenizer import save_tokenizer
 from lucid.errors import CheckpointError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoint import find_model
-
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 def export(
@@ -35,7 +35,12 @@ def export(
         raise CheckpointError(f"{output} exists and is not an empty folder: choose another place")
     tokenizer = load_tokenizer(source)
     bert = BERTForPreTraining.from_pretrained(source).with_vocabulary(tokenizer.get_vocab_size())
-    bert.save_pretrained(output)
-    for name in _TOKENIZER_FILES:
-        shutil.copyfile(source / name, output / name)
+    aside = output.absolute().with_name(f".{output.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        bert.save_pretrained(aside)
+        save_tokenizer(tokenizer, aside)
+        os.replace(aside, output)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     print(f"{output} holds the model of {source}")

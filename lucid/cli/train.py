@@ -1,13 +1,14 @@
 """`lucid train`: trains a run, from the beginning or from where it was."""
 
-from importlib.util import find_spec
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lucid.distributed import StopRequest, is_first_rank, session
-from lucid.training.config import load
+from lucid.distributed import StopRequest, is_first_rank, session, text_of_first
+from lucid.errors import LucidError
+from lucid.training.config import from_dict, load
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.plots import plot_run
 from lucid.training.setup import Run, open_run
@@ -40,13 +41,15 @@ def train(
 
         lucid train configs/small_cpu.yaml --print-config
     """
-    settings = load(config, overrides or ())
     if print_config:
+        settings = load(config, overrides or ())
         if is_first_rank():
             print(settings.as_yaml(), end="")
         return 0
-    with session(settings.distributed.backend) as communicator, StopRequest() as stop:
-        run = open_run(settings, communicator)
+    with session() as communicator, StopRequest() as stop:
+        # The first rank's settings are those of all: a file that differs between hosts cannot split the run.
+        text = text_of_first(communicator, lambda: json.dumps(load(config, overrides or ()).as_dict()))
+        run = open_run(from_dict(json.loads(text)), communicator)
         if run.is_first:
             _print_start(run)
         finished = Trainer(run).train(stop)
@@ -70,12 +73,17 @@ def _print_start(run: Run) -> None:
 
 def _print_end(run: Run, finished: bool) -> None:
     folder = run.config.run_folder
-    checkpoint, _ = run.store.newest()
     print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {run.config.train.steps:,}")
-    print(f"checkpoint  {checkpoint.folder if checkpoint else 'none yet'}")
+    print(f"checkpoint  {run.checkpoint or 'none yet'}")
     print(f"metrics     {folder / METRICS_FILE}")
-    if find_spec("matplotlib") is None:
-        print("loss plot   none: pip install 'lucid[plot]', then lucid plot", folder)
-    else:
+    if finished:
+        print(f"loss plot   {_plot(folder)}")
+
+
+def _plot(folder: Path) -> str:
+    """Draw the run and return where; a plot that cannot be drawn does not fail a finished run."""
+    try:
         plot_run(folder, folder / "loss.png")
-        print(f"loss plot   {folder / 'loss.png'}")
+    except (LucidError, OSError) as error:
+        return f"none: {error}"
+    return str(folder / "loss.png")

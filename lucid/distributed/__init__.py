@@ -3,7 +3,7 @@
 Importing this initialises nothing; `connect` does.
 """
 
-from lucid.distributed.agreement import all_or_none
+from lucid.distributed.agreement import all_or_none, text_of_first
 from lucid.distributed.communicator import Communicator, Work
 from lucid.distributed.connection import connect, session
 from lucid.distributed.data_parallel import DistributedDataParallel
@@ -21,4 +21,5 @@ __all__ = [
     "connect",
     "is_first_rank",
     "session",
+    "text_of_first",
 ]

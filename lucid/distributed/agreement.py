@@ -31,16 +31,30 @@ def all_or_none(communicator: Communicator, action: Callable[[], T]) -> T:
     raise _shared(communicator, error, root=int(failed.argmax())) from error
 
 
+def text_of_first(communicator: Communicator, action: Callable[[], str]) -> str:
+    """Return on every rank the text that `action` gives on the first, which alone runs it.
+
+    Its `LucidError` is raised on all, as in `all_or_none`. All ranks call this together.
+    """
+    text = all_or_none(communicator, lambda: action() if communicator.rank == 0 else "")
+    return _broadcast_text(communicator, text, root=0)
+
+
 def _shared(communicator: Communicator, error: LucidError | None, root: int) -> LucidError:
     """Return rank `root`'s error on all ranks."""
-    text = np.frombuffer(str(error).encode(), np.uint8).copy()
-    facts = np.array([len(text), error.exit_code if error else 0], np.int64)
-    communicator.broadcast(facts, root)
-    length, exit_code = facts.tolist()
-    if communicator.rank != root:
-        text = np.zeros(length, np.uint8)
-    communicator.broadcast(text, root)
-    shared = LucidError(text.tobytes().decode())
-    shared.exit_code = exit_code
+    shared = LucidError(_broadcast_text(communicator, str(error), root))
+    exit_code = np.array([error.exit_code if error else 0], np.int64)
+    communicator.broadcast(exit_code, root)
+    shared.exit_code = int(exit_code[0])
     shared.agreed = True
     return shared
+
+
+def _broadcast_text(communicator: Communicator, text: str, root: int) -> str:
+    content = np.frombuffer(text.encode(), np.uint8).copy()
+    length = np.array([len(content)], np.int64)
+    communicator.broadcast(length, root)
+    if communicator.rank != root:
+        content = np.zeros(int(length[0]), np.uint8)
+    communicator.broadcast(content, root)
+    return content.tobytes().decode()

@@ -39,6 +39,7 @@ class TrainingState:
     samples_consumed: int
     optimizer_updates: int
     skipped_steps: int
+    skipped_in_a_row: int
     corpus: str
     config: dict[str, Any]
     format_version: int = FORMAT_VERSION
@@ -91,12 +92,13 @@ class CheckpointStore:
             with written_aside(aside / MANIFEST_FILE, CheckpointError) as file:
                 file.write(json.dumps({name: sha256_of(aside / name) for name in names}, indent=2).encode())
             self._put_in_place(aside, target)
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or error
             raise CheckpointError(
                 f"{target} could not be written: {reason}; the checkpoints before it are whole"
             ) from error
-        self._remove_old()
+        self._remove_others(target)
         return target
 
     def _put_in_place(self, aside: Path, target: Path) -> None:
@@ -106,22 +108,35 @@ class CheckpointStore:
         os.replace(aside, target)
         flush(self.folder)
 
-    def _remove_old(self) -> None:
-        for folder in self._folders()[self._keep :]:
-            shutil.rmtree(folder, ignore_errors=True)
+    def _remove_others(self, newest: Path) -> None:
+        """Remove what is past keeping: old ones, unfinished ones, and later steps, which were found damaged."""
+        folders = self._folders()
+        later = [folder for folder in folders if folder.name > newest.name]
+        kept = folders[len(later) :][: self._keep]
+        for folder in (*folders, *self.folder.glob(f"{_ASIDE}*")):
+            if folder not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
         """Return the checkpoints' folders, newest first."""
         return sorted(self.folder.glob(f"{_PREFIX}[0-9]*"), reverse=True)
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """Return the newest whole checkpoint, if any, and what was wrong with newer ones that were passed over."""
+        """Return the newest whole checkpoint, if any, and what was wrong with newer ones that were passed over.
+
+        Raises `CheckpointError` if there are checkpoints and none of them is whole: nobody wants to start over then.
+        """
         problems: list[str] = []
         for folder in self._folders():
             try:
                 return open_checkpoint(folder), problems
             except CheckpointError as error:
                 problems.append(str(error))
+        if problems:
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} can be used ({problems[0]}): mend it, or move the folder away to "
+                "begin anew"
+            )
         return None, problems
 
 
@@ -148,9 +163,9 @@ def find_model(path: Path) -> Path:
     Raises `CheckpointError` if there is no model.
     """
     if (path / "checkpoints").is_dir():
-        checkpoint, problems = CheckpointStore(path / "checkpoints").newest()
+        checkpoint, _ = CheckpointStore(path / "checkpoints").newest()
         if checkpoint is None:
-            raise CheckpointError(f"{path} has no whole checkpoint: {problems[0] if problems else 'train longer'}")
+            raise CheckpointError(f"{path} has no checkpoint yet: train longer")
         return checkpoint.folder
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} is neither the folder of a run nor that of a model (it has no config.json)")

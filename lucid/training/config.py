@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lucid.errors import ConfigError
 from lucid.models import BERTConfig
@@ -74,7 +74,6 @@ class TrainSettings(Settings):
 class DistributedSettings(Settings):
     """How ranks communicate."""
 
-    backend: Literal["auto", "single", "mpi"] = "auto"
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
 
 
@@ -100,6 +99,11 @@ class RunConfig(Settings):
             raise ValueError(
                 f"data.sequence_length is {self.data.sequence_length}, but model.max_position_embeddings is {longest}: "
                 "raise the latter or shorten the sequences"
+            )
+        if self.data.nsp and self.model.type_vocab_size < 2:
+            raise ValueError(
+                f"model.type_vocab_size is {self.model.type_vocab_size}, but pairs for next-sentence prediction have "
+                "two segments: set it to 2, or data.nsp to false"
             )
         if self.optimizer.warmup_steps >= self.train.steps:
             raise ValueError(
@@ -150,8 +154,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def from_dict(content: dict[str, Any]) -> RunConfig:
-    """Return the settings that `as_dict` gave."""
-    return TypeAdapter(RunConfig).validate_python(content)
+    """Return the settings that `as_dict` gave. Raises `ConfigError` if they are another version's."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(
+            f"the settings were written by another version of lucid: {error.errors()[0]['msg']}"
+        ) from error
 
 
 def _apply(content: dict[str, Any], override: str) -> str:

@@ -4,8 +4,11 @@ Only the first rank writes and prints; all ranks add up.
 """
 
 import json
+import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +23,8 @@ from lucid.files import written_aside
 from lucid.models.bert.pretraining import BranchLoss
 
 METRICS_FILE = "metrics.jsonl"
+
+_SECONDS_PER_REFRESH = 0.2
 
 
 class Window:
@@ -44,8 +49,16 @@ class Window:
         self._steps += 1
         self._data_wait += data_wait
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there are steps that no line has reported."""
+        return self._steps > 0
+
     def means(self, global_batch: int) -> dict[str, float]:
-        """Return the means over all ranks and steps since the last call, and begin again. All ranks call this."""
+        """Return the means over all ranks and steps since the last call, and begin again. All ranks call this.
+
+        Without sentence pairs there are no figures on them.
+        """
         self._communicator.all_reduce(self._sums).wait()
         mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs = self._sums.tolist()
         seconds = time.perf_counter() - self._started
@@ -53,30 +66,40 @@ class Window:
             "loss": mlm_loss / max(1, masked) + nsp_loss / max(1, pairs),
             "mlm_loss": mlm_loss / max(1, masked),
             "mlm_accuracy": mlm_correct / max(1, masked),
-            "nsp_loss": nsp_loss / max(1, pairs),
-            "nsp_accuracy": nsp_correct / max(1, pairs),
+        }
+        if pairs:
+            means |= {"nsp_loss": nsp_loss / pairs, "nsp_accuracy": nsp_correct / pairs}
+        means |= {
             "sequences_per_second": self._steps * global_batch / seconds,
             "data_wait": self._data_wait / seconds,
         }
         self._clear()
         return means
 
-    def restart_clock(self) -> None:
-        """Leave out the time since the last step: an evaluation, or a checkpoint."""
-        if self._steps == 0:
-            self._started = time.perf_counter()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of the block out: an evaluation, or a checkpoint."""
+        began = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - began
 
 
 class MetricsLog:
     """Appends to `metrics.jsonl`, one object a line, and to TensorBoard's events if asked.
 
-    A run that goes on at `first_step` drops what was logged after it: those steps are taken again.
+    A run that goes on at `first_step` drops what was logged after it: those steps are taken again. So is the evaluation
+    of a run that had ended.
     """
 
-    def __init__(self, folder: Path, first_step: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, first_step: int, steps: int, tensorboard: bool) -> None:
         self.path = folder / METRICS_FILE
         _make(folder)
-        kept = [line for line in read_lines(self.path) if line["step"] <= first_step] if self.path.exists() else []
+        entries = read_lines(self.path) if self.path.exists() else []
+        kept = [
+            entry
+            for entry in entries
+            if entry["step"] <= first_step and not (entry["step"] == steps and "held_out_mlm_loss" in entry)
+        ]
         with written_aside(self.path, ConfigError) as file:
             file.writelines(_line(entry) for entry in kept)
         self._file = self.path.open("ab")
@@ -88,7 +111,7 @@ class MetricsLog:
         self._file.flush()
         if self._events is not None:
             for name, value in entry.items():
-                if name != "step":
+                if name != "step" and math.isfinite(value):
                     self._events.add_scalar(name, value, entry["step"])
 
     def close(self) -> None:
@@ -98,18 +121,22 @@ class MetricsLog:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a metrics file; a last line that was cut off by a kill is left out."""
+    """Return the entries of a metrics file; lines that are not whole, as a kill or a full disk leaves, are left out."""
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
             continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            entries.append(entry)
     return entries
 
 
 def _line(entry: dict[str, Any]) -> bytes:
-    return json.dumps(entry).encode() + b"\n"
+    """Return the entry as a line of JSON, which knows no NaN: what is not finite is null."""
+    values = {name: value if value is not None and math.isfinite(value) else None for name, value in entry.items()}
+    return json.dumps(values, allow_nan=False).encode() + b"\n"
 
 
 def _event_writer(folder: Path, first_step: int) -> Any:
@@ -141,6 +168,7 @@ class ProgressLine:
             )
             self._task = self._progress.add_task("train", total=steps, completed=first_step, report="")
         self._started, self._first_step = time.perf_counter(), first_step
+        self._refreshed = self._started
 
     def __enter__(self) -> Self:
         if self._progress is not None:
@@ -153,10 +181,19 @@ class ProgressLine:
         if self._progress is not None:
             self._progress.stop()
 
+    def advance(self, step: int) -> None:
+        """Show that `step` steps have been taken."""
+        if self._progress is not None:
+            now = time.perf_counter()
+            self._progress.update(self._task, completed=step, refresh=now - self._refreshed > _SECONDS_PER_REFRESH)
+            if now - self._refreshed > _SECONDS_PER_REFRESH:
+                self._refreshed = now
+
     def report(self, step: int, means: dict[str, float]) -> None:
         """Show the means of the steps up to `step`."""
+        nsp = f"NSP {means['nsp_accuracy']:5.1%}  " if "nsp_accuracy" in means else ""
         text = (
-            f"loss {means['loss']:.3f}  MLM {means['mlm_accuracy']:5.1%}  NSP {means['nsp_accuracy']:5.1%}  "
+            f"loss {means['loss']:.3f}  MLM {means['mlm_accuracy']:5.1%}  {nsp}"
             f"{means['sequences_per_second']:,.0f} sequences/s"
         )
         if self._progress is not None:

@@ -25,10 +25,12 @@ def plot_run(run_folder: Path, output: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path} is not there: is {run_folder} the folder of a run?")
     lines = read_lines(path)
-    if not lines:
-        raise DataError(f"{path} is empty: train some steps first")
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    for axes, (training, held_out, title) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+    panels = [panel for panel in _PANELS if any(line.get(panel[0]) is not None for line in lines)]
+    if not panels:
+        raise DataError(f"{path} has no losses yet: train some steps first")
+    figure = Figure(figsize=(10, 7 if len(panels) > 2 else 3.5), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // 2), 2, squeeze=False)
+    for axes, (training, held_out, title) in zip(grid.flat, panels, strict=False):
         _draw(axes, lines, training, "training", ".", 0.8)
         _draw(axes, lines, held_out, "held out", "o", 1.5)
         if training == "mlm_loss":
@@ -41,7 +43,7 @@ def plot_run(run_folder: Path, output: Path) -> None:
 
 
 def _draw(axes: Any, lines: list[dict[str, Any]], key: str, label: str, marker: str, width: float) -> None:
-    points = [(line["step"], line[key]) for line in lines if key in line]
+    points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
     if points:
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, marker=marker, markersize=3, linewidth=width, label=label)

@@ -10,14 +10,14 @@ import numpy as np
 
 from lucid import random
 from lucid.backend import Array
-from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings
+from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings, load_tokenizer, tokenizer_hash
 from lucid.distributed import Communicator, DistributedDataParallel, all_or_none
 from lucid.errors import CheckpointError, ConfigError
-from lucid.models import BERTForPreTraining
+from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
-from lucid.training.config import DataSettings, RunConfig
+from lucid.training.config import DataSettings, RunConfig, from_dict
 from lucid.training.evaluation import frequency_losses
 
 
@@ -46,6 +46,9 @@ class Run:
     step: int = 0
     samples_consumed: int = 0
     skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    # On the first rank: the newest checkpoint.
+    checkpoint: Path | None = None
 
     @property
     def model(self) -> BERTForPreTraining:
@@ -63,6 +66,7 @@ class Run:
             samples_consumed=self.samples_consumed,
             optimizer_updates=self.optimizer.updates,
             skipped_steps=self.skipped_steps,
+            skipped_in_a_row=self.skipped_in_a_row,
             corpus=self.corpora.identity,
             config=self.config.as_dict(),
         )
@@ -82,9 +86,10 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         Corpus.open(config.data.path).verify()
         checkpoint, problems = store.newest()
         messages.extend(f"passed over a checkpoint: {problem}" for problem in problems)
-        if checkpoint is not None:
-            _check_same_run(config, corpora, checkpoint)
-        return corpora, _initial_model(config), checkpoint
+        if checkpoint is None:
+            return corpora, _initial_model(config), None
+        messages.extend(_check_same_run(config, corpora, checkpoint))
+        return corpora, BERTForPreTraining(config.model), checkpoint
 
     corpora, model, checkpoint = all_or_none(communicator, open_alone)
     optimizer_settings = config.optimizer
@@ -110,14 +115,23 @@ def open_corpora(config: RunConfig) -> Corpora:
             f"model.vocab_size is {config.model.vocab_size}, but the tokenizer of {folder} has {corpus.vocab_size} "
             f"tokens: set model.vocab_size={corpus.vocab_size}, or more"
         )
+    if config.model.pad_token_id != corpus.special_tokens.pad:
+        raise ConfigError(
+            f"model.pad_token_id is {config.model.pad_token_id}, but [PAD] is {corpus.special_tokens.pad} in the "
+            f"tokenizer of {folder}: set model.pad_token_id={corpus.special_tokens.pad}"
+        )
     held_out = None
     if HELD_OUT in Manifest.read(folder).splits:
         held_out = Sampler(Corpus.open(folder, HELD_OUT), evaluation_settings(config.data), config.train.seed)
+    elif config.train.evaluate_every:
+        raise ConfigError(
+            f"train.evaluate_every is set, but {folder} has no held-out documents: see prepare --held-out"
+        )
     return Corpora(
         identity=corpus.identity,
         train=Sampler(corpus, sampler_settings(config.data), config.train.seed),
         held_out=held_out,
-        token_losses=frequency_losses(corpus),
+        token_losses=frequency_losses(corpus) if held_out is not None else np.zeros(0),
         tokenizer_files=sorted((folder / "tokenizer").iterdir()),
     )
 
@@ -132,34 +146,62 @@ def evaluation_settings(data: DataSettings) -> SamplerSettings:
     return SamplerSettings(sequence_length=data.sequence_length, nsp=data.nsp)
 
 
+# Of two models, what makes their weights mean different things. A larger vocabulary may be padding.
+_SHAPE = {field.name for field in fields(BERTConfig)} - {
+    "vocab_size",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+}
+
+
 def _initial_model(config: RunConfig) -> BERTForPreTraining:
     if config.initial_model is None:
         return BERTForPreTraining(config.model)
-    model = BERTForPreTraining.from_pretrained(config.initial_model)
-    if model.config != config.model:
-        raise ConfigError(
-            f"initial_model: {config.initial_model} has another shape than the section model: "
-            f"{_difference(vars(model.config), vars(config.model))}"
-        )
+    folder = config.initial_model
+    check_tokenizer(folder, Corpus.open(config.data.path))
+    given = BERTForPreTraining.from_pretrained(folder)
+    shapes = [{name: getattr(model, name) for name in _SHAPE} for model in (given.config, config.model)]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(f"initial_model: {folder} has another shape than the section model: {_difference(*shapes)}")
+    model = BERTForPreTraining(config.model)
+    model.load_state_dict(given.with_vocabulary(config.model.vocab_size).state_dict())
     return model
 
 
-def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> None:
-    """Refuse to go on with another model, corpus or seed: it would be another run."""
-    before, now = checkpoint.state.config, config.as_dict()
+def check_tokenizer(folder: Path, corpus: Corpus) -> None:
+    """Raise `ConfigError` if a tokenizer lies beside the model in `folder`, and `corpus` was made with another."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        return
+    if tokenizer_hash(load_tokenizer(folder)) != corpus.tokenizer_hash:
+        raise ConfigError(
+            f"{corpus.folder} was prepared with another tokenizer than that of {folder}: "
+            f"prepare the text with lucid prepare --tokenizer {folder}"
+        )
+
+
+def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> list[str]:
+    """Refuse to go on as another run (model, corpus, seed or optimizer); return what else has changed, in words."""
+    before, now = from_dict(checkpoint.state.config), config
     advice = "choose another run_folder, or take the settings back"
-    if before.get("model") != now["model"]:
-        difference = _difference(before.get("model", {}), now["model"])
+    if before.model != now.model:
+        difference = _difference(vars(before.model), vars(now.model))
         raise CheckpointError(f"{checkpoint.folder} is of another model ({difference}): {advice}")
     if checkpoint.state.corpus != corpora.identity:
         raise CheckpointError(f"{checkpoint.folder} was trained on another corpus than {config.data.path}: {advice}")
-    seed = before.get("train", {}).get("seed")
-    if seed != config.train.seed:
-        raise CheckpointError(f"{checkpoint.folder} was trained with train.seed={seed}: {advice}")
-    if checkpoint.state.step > config.train.steps:
+    for name, old, new in (
+        ("train.seed", before.train.seed, now.train.seed),
+        ("optimizer.name", before.optimizer.name, now.optimizer.name),
+    ):
+        if old != new:
+            raise CheckpointError(f"{checkpoint.folder} was trained with {name}={old}: {advice}")
+    if checkpoint.state.step > now.train.steps:
         raise CheckpointError(
-            f"{checkpoint.folder} is at step {checkpoint.state.step}, beyond train.steps={config.train.steps}: {advice}"
+            f"{checkpoint.folder} is at step {checkpoint.state.step}, beyond train.steps={now.train.steps}: {advice}"
         )
+    sections = ("data", "optimizer", "train")
+    changes = [_difference(vars(getattr(now, part)), vars(getattr(before, part))) for part in sections]
+    return [f"settings of {part} changed: {change}" for part, change in zip(sections, changes, strict=True) if change]
 
 
 def _difference(one: dict[str, object], other: dict[str, object]) -> str:
@@ -169,16 +211,18 @@ def _difference(one: dict[str, object], other: dict[str, object]) -> str:
 
 def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
     """Bring all ranks to the first rank's checkpoint, or to the beginning."""
-    place = np.zeros(4, np.int64)
+    place = np.zeros(5, np.int64)
 
     def load() -> None:
         if checkpoint is not None:
             checkpoint.load(run.model, run.optimizer)
             state = checkpoint.state
-            place[:] = state.step, state.samples_consumed, state.optimizer_updates, state.skipped_steps
+            place[:4] = state.step, state.samples_consumed, state.optimizer_updates, state.skipped_steps
+            place[4] = state.skipped_in_a_row
+            run.checkpoint = checkpoint.folder
             run.messages.append(f"goes on from step {state.step:,} ({checkpoint.folder})")
 
     all_or_none(run.communicator, load)
     for array in (run.ddp.flat.values, run.optimizer.first_moments, run.optimizer.second_moments, place):
         run.communicator.broadcast(array)
-    run.step, run.samples_consumed, run.optimizer.updates, run.skipped_steps = place.tolist()
+    run.step, run.samples_consumed, run.optimizer.updates, run.skipped_steps, run.skipped_in_a_row = place.tolist()

@@ -52,7 +52,7 @@ class Trainer:
         self._log: MetricsLog | None = None
         self._progress: ProgressLine | None = None
         self._saved_step = run.step
-        self._skipped_in_a_row = 0
+        self._figures: dict[str, float] = {}
 
     def train(self, stop: StopRequest) -> bool:
         """Train until the last step, or until a stop is asked for on any rank; return whether the end was reached.
@@ -77,7 +77,9 @@ class Trainer:
 
     def _open_log(self) -> None:
         if self.run.is_first:
-            self._log = MetricsLog(self.run.config.run_folder, self.run.step, self.settings.tensorboard)
+            self._log = MetricsLog(
+                self.run.config.run_folder, self.run.step, self.settings.steps, self.settings.tensorboard
+            )
             self._progress = ProgressLine(self.settings.steps, self.run.step)
 
     def _batch(self, first_step: int, first_sample: int, step: int) -> Batch:
@@ -97,16 +99,19 @@ class Trainer:
             batch = following
             masked_tokens, pairs, stopping = control.wait()
             if stopping:
+                if self._window.is_open:
+                    self._report()
                 return False
             started = time.perf_counter()
             following = next(batches, None)
             self._window.add_step(data_wait=time.perf_counter() - started)
             control = Control(communicator, following, stop.requested) if following else None
             self._step(batch, masked_tokens, pairs)
-            if self._due(settings.checkpoint_every):
-                self._save()
+            # In this order: what is evaluated before a kill is either saved as well, or done again.
             if self._due(settings.evaluate_every) and following:
                 self._evaluate()
+            if self._due(settings.checkpoint_every):
+                self._save()
         return True
 
     def _due(self, every: int | None) -> bool:
@@ -120,13 +125,20 @@ class Trainer:
         norm = global_norm(run.ddp.flat)
         if math.isfinite(norm):
             run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
-            self._skipped_in_a_row = 0
+            run.skipped_in_a_row = 0
         else:
             self._skip()
         run.step += 1
         run.samples_consumed += self.settings.global_batch
+        self._figures = {
+            "gradient_norm": norm,
+            "learning_rate": learning_rate,
+            "skipped_steps": run.skipped_steps,
+        }
+        if self._progress:
+            self._progress.advance(run.step)
         if self._due(self.settings.log_every) or run.step == self.settings.steps:
-            self._report({"gradient_norm": norm, "learning_rate": learning_rate, "skipped_steps": run.skipped_steps})
+            self._report()
 
     def _gradients(self, batch: Batch, mlm_weight: float, nsp_weight: float) -> None:
         """Leave the gradients of the global batch's loss in the flat buffer, summed over ranks."""
@@ -154,46 +166,47 @@ class Trainer:
         """Count a step without update. All ranks have the same norm, so all are here."""
         run = self.run
         run.skipped_steps += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row > self.settings.max_skipped_steps:
+        run.skipped_in_a_row += 1
+        if run.skipped_in_a_row > self.settings.max_skipped_steps:
             views = run.ddp.flat.views(run.ddp.flat.gradients)
             names = [name for name, gradient in views.items() if not np.isfinite(gradient).all()]
             error = TrainingError(
-                f"step {run.step}: the gradient was not finite {self._skipped_in_a_row} times in a row (last in "
+                f"step {run.step}: the gradient was not finite {run.skipped_in_a_row} times in a row (last in "
                 f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}): lower optimizer.learning_rate, or "
                 "lengthen the warm-up, and go on from the last checkpoint"
             )
             error.agreed = True
             raise error
 
-    def _report(self, figures: dict[str, float]) -> None:
+    def _report(self) -> None:
+        """Log the steps since the last line, and the figures of the last step."""
         means = self._window.means(self.settings.global_batch)
         if self._log and self._progress:
-            self._log.write({"step": self.run.step, **means, **figures})
+            self._log.write({"step": self.run.step, **means, **self._figures})
             self._progress.report(self.run.step, means)
 
     def _evaluate(self) -> None:
         run, sampler = self.run, self.run.corpora.held_out
         if sampler is None:
             return
-        self.evaluation = evaluate(
-            run.model,
-            sampler,
-            run.communicator,
-            samples=self.settings.evaluation_samples,
-            batch_size=self.settings.micro_batch or self.settings.global_batch // run.communicator.size,
-            token_losses=run.corpora.token_losses,
-        )
+        with self._window.paused():
+            self.evaluation = evaluate(
+                run.model,
+                sampler,
+                run.communicator,
+                samples=self.settings.evaluation_samples,
+                batch_size=self.settings.micro_batch or self.settings.global_batch // run.communicator.size,
+                token_losses=run.corpora.token_losses,
+            )
         if self._log and self._progress:
             self._log.write({"step": run.step, **self.evaluation.as_dict()})
             self._progress.say(self.evaluation.sentence())
-        self._window.restart_clock()
 
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one. The replicas are equal: the first rank writes."""
         run = self.run
         if run.step > self._saved_step:
-            if run.is_first:
-                run.store.save(run.state(), run.model, run.optimizer, run.corpora.tokenizer_files)
+            with self._window.paused():
+                if run.is_first:
+                    run.checkpoint = run.store.save(run.state(), run.model, run.optimizer, run.corpora.tokenizer_files)
             self._saved_step = run.step
-            self._window.restart_clock()

@@ -1,5 +1,6 @@
 """`BERTConfig`: the shape of a BERT, in the field names of Hugging Face's `config.json`."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast, get_args
 
@@ -39,8 +40,11 @@ class BERTConfig:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; it takes one of {', '.join(get_args(Activation))}")
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < (0 if field.name == "pad_token_id" else 1):
-                raise ValueError(f"{field.name} is {value}; it takes a positive whole number")
+            least = 0 if field.name == "pad_token_id" else 1
+            if field.type is int and (not isinstance(value, int) or value < least):
+                raise ValueError(f"{field.name} is {value!r}; it takes a whole number from {least} up")
+            if field.type is float and not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise ValueError(f"{field.name} is {value!r}; it takes a number from 0 up")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a number from 0 up to, not including, 1")

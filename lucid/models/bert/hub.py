@@ -13,6 +13,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from lucid.errors import CheckpointError
+from lucid.files import written_aside
 from lucid.models.bert.config import BERTConfig
 from lucid.nn import Module
 
@@ -82,8 +83,10 @@ def read_weights(folder: Path, model: Module) -> None:
 
 
 def write(folder: Path, config: BERTConfig, model: Module) -> None:
-    """Write `config.json` and `model.safetensors`, each aside first, then renamed over what is there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `config.json` and `model.safetensors`, each aside first, then renamed over what is there.
+
+    Raises `CheckpointError` if they cannot be written.
+    """
     settings: dict[str, Any] = {
         "architectures": ["BertForPreTraining"],
         "model_type": "bert",
@@ -92,12 +95,16 @@ def write(folder: Path, config: BERTConfig, model: Module) -> None:
         **_FIXED_SETTINGS,
     }
     state = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in model.state_dict().items()}
-    aside = folder / f".{WEIGHTS_FILE}.part"
-    save_file(state, aside, metadata={"format": "pt"})
-    os.replace(aside, folder / WEIGHTS_FILE)
-    aside = folder / f".{CONFIG_FILE}.part"
-    aside.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(aside, folder / CONFIG_FILE)
+    aside = folder / f"{WEIGHTS_FILE}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, aside, metadata={"format": "pt"})
+        os.replace(aside, folder / WEIGHTS_FILE)
+    except (OSError, safetensors.SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} could not be written: {error}") from error
+    with written_aside(folder / CONFIG_FILE, CheckpointError) as file:
+        file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:

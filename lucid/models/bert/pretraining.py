@@ -123,12 +123,15 @@ class BERTForPreTraining(Module):
         hub.write(Path(folder), self.config, self)
 
     def with_vocabulary(self, vocab_size: int) -> "BERTForPreTraining":
-        """Return this model with only the first `vocab_size` tokens: what a padded vocabulary was before."""
+        """Return this model with only the first `vocab_size` tokens, or with freshly drawn ones added."""
         if vocab_size == self.config.vocab_size:
             return self
         model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
-        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        model.load_state_dict({name: array[: shapes[name][0]] for name, array in self.state_dict().items()})
+        kept = min(vocab_size, self.config.vocab_size)
+        ours = dict(self.named_parameters())
+        for name, parameter in model.named_parameters():
+            rows = kept if parameter.shape != ours[name].shape else len(parameter)
+            parameter.data[:rows] = ours[name].data[:rows]
         return model
 
     def forward(
