@@ -61,8 +61,9 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, SystemExit):
         # 0 as well is a failure of a rank that leaves alone.
         return error.code if isinstance(error.code, int) and error.code else 1, f"sys.exit({error.code!r})"
-    code = 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-    return code, "".join(traceback.format_exception(error)).rstrip()
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT, "interrupted"
+    return 1, "".join(traceback.format_exception(error)).rstrip()
 
 
 class StopRequest:

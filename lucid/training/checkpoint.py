@@ -93,11 +93,12 @@ class CheckpointStore:
                 file.write(json.dumps({name: sha256_of(aside / name) for name in names}, indent=2).encode())
             self._put_in_place(aside, target)
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(
                 f"{target} could not be written: {reason}; the checkpoints before it are whole"
             ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
         self._remove_others(target)
         return target
 

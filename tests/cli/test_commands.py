@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -83,6 +84,39 @@ def test_a_run_is_not_continued_with_another_model_corpus_or_seed(lucid, run_fol
     assert "beyond train.steps=3" in lucid("train", file, "train.steps=3")[2]
 
 
+def test_a_finished_run_is_evaluated_once_in_its_metrics(lucid, run_folder):
+    for _ in range(2):
+        assert lucid("train", run_folder.parent / "run.yaml")[0] == 0
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "held_out_mlm_loss" in line] == [3, 6]
+
+
+def test_a_change_of_settings_is_told(lucid, run_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_folder, copy)
+    overrides = f"run_folder={copy}", "train.steps=8", "data.sequence_length=16"
+    code, output, _ = lucid("train", run_folder.parent / "run.yaml", *overrides)
+    assert code == 0
+    assert "settings of data changed: sequence_length 16 instead of 32" in output
+    assert "settings of train changed: steps 8 instead of 6" in output
+    assert (
+        "optimizer.name=adamw" in lucid("train", run_folder.parent / "run.yaml", *overrides, "optimizer.name=lamb")[2]
+    )
+
+
+def test_a_model_with_another_tokenizer_is_refused(lucid, run_folder, tmp_path):
+    model = tmp_path / "model"
+    lucid("export", run_folder, model)
+    (model / "tokenizer.json").unlink()
+    vocabulary = (model / "vocab.txt").read_text().splitlines()
+    vocabulary[-1], vocabulary[-2] = vocabulary[-2], vocabulary[-1]
+    (model / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    corpus = yaml.safe_load((run_folder.parent / "run.yaml").read_text())["data"]["path"]
+    assert "was prepared with another tokenizer" in lucid("evaluate", model, "--data", corpus)[2]
+    overrides = f"initial_model={model}", f"run_folder={tmp_path / 'run'}"
+    assert "was prepared with another tokenizer" in lucid("train", run_folder.parent / "run.yaml", *overrides)[2]
+
+
 def test_evaluation_prints_one_line(lucid, run_folder):
     code, output, _ = lucid("evaluate", run_folder, "--samples", 5)
     assert code == 0
@@ -124,13 +158,15 @@ def test_export_cuts_the_padding_and_keeps_the_scores(lucid, run_folder, tmp_pat
 
 
 def test_a_run_can_start_from_an_exported_model(lucid, run_folder, tmp_path):
-    model = run_folder / "checkpoints/step-00000006"
+    model = tmp_path / "model"
+    lucid("export", run_folder, model)
     file = run_folder.parent / "run.yaml"
     overrides = f"initial_model={model}", f"run_folder={tmp_path / 'next'}", "optimizer.learning_rate=1e-12"
     assert lucid("train", file, *overrides)[0] == 0
     trained = BERTForPreTraining.from_pretrained(tmp_path / "next/checkpoints/step-00000006").state_dict()
     for name, array in BERTForPreTraining.from_pretrained(model).state_dict().items():
-        np.testing.assert_allclose(trained[name], array, atol=1e-6)
+        # The vocabulary is padded again: its first rows are the model's.
+        np.testing.assert_allclose(trained[name][: len(array)], array, atol=1e-6)
     elsewhere = f"run_folder={tmp_path / 'other'}", "model.intermediate_size=64"
     assert "has another shape" in lucid("train", file, *overrides, *elsewhere)[2]
 

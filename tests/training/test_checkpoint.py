@@ -1,6 +1,8 @@
 """Law 6: a checkpoint is whole or it isn't there."""
 
 import json
+import resource
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +24,13 @@ CONFIG = BERTConfig(
     max_position_embeddings=8,
 )
 STATE = TrainingState(
-    step=1, samples_consumed=8, optimizer_updates=1, skipped_steps=0, corpus="abc", config={"train": {"seed": 0}}
+    step=1,
+    samples_consumed=8,
+    optimizer_updates=1,
+    skipped_steps=0,
+    skipped_in_a_row=0,
+    corpus="abc",
+    config={"train": {"seed": 0}},
 )
 
 
@@ -87,6 +95,35 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store, trained, 
     checkpoint, (problem,) = store.newest()
     assert checkpoint.state.step == 1
     assert name in problem
+
+
+def test_a_run_does_not_start_over_when_no_checkpoint_can_be_used(store, trained):
+    for step in (1, 2):
+        (save(store, trained, step) / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used .*state\.json is missing"):
+        store.newest()
+
+
+def test_a_damaged_later_checkpoint_does_not_push_out_a_new_one(tmp_path, trained):
+    store = CheckpointStore(tmp_path, keep=1)
+    (save(store, trained, 1000) / "state.json").unlink()
+    assert save(store, trained, 600).is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000600"]
+
+
+def test_a_full_disk_says_so_and_leaves_the_checkpoint_before(store, trained):
+    save(store, trained, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(CheckpointError, match="could not be written"):
+            save(store, trained, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert [path.name for path in store.folder.iterdir()] == ["step-00000001"]
+    assert store.newest()[0].state.step == 1
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"../../etc/passwd": "0"}', '{"state.json": "0"}', "null"])

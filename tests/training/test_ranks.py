@@ -81,6 +81,38 @@ def test_a_signal_stops_all_ranks_at_one_step_and_the_run_goes_on(number, train,
     assert train(2, "stopped") == undisturbed
 
 
+def test_a_stop_before_the_first_line_of_the_log_is_a_stop_all_the_same(mpiexec, run_file, tmp_path, losses):
+    overrides = f"run_folder={tmp_path / 'run'}", "train.log_every=100000", "train.steps=100000"
+    overrides += ("train.checkpoint_every=3", "train.keep_checkpoints=1")
+    command = [mpiexec, "-n", "2", sys.executable, *TRAIN, str(run_file), *overrides]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while process.poll() is None and not list(tmp_path.glob("run/checkpoints/step-*")):
+        pass
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert len(losses(tmp_path / "run")) == 1
+
+
+def test_settings_that_differ_between_ranks_cannot_split_the_run(run_ranks, run_file, tmp_path):
+    """Ranks that see another file, as on hosts with different copies, take the first rank's settings."""
+    script = (
+        "import os, sys; from lucid.cli import main; "
+        "os.environ['PMI_RANK'] == '0' or sys.argv.__setitem__(2, '/nowhere.yaml'); main()"
+    )
+    finished = run_ranks(2, "-m", "mpi4py", "-c", script, "train", str(run_file), "train.steps=6")
+    assert finished.returncode == 0, finished.stdout
+    assert "finished at step 6 of 6" in finished.stdout
+
+
+def test_without_pairs_nothing_is_said_of_them(train, tmp_path):
+    train(2, "run", "data.nsp=false", "train.steps=6", "model.type_vocab_size=1")
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    assert all("nsp_loss" not in line for line in lines)
+    assert lines[-1]["held_out_nsp_loss"] is None
+
+
 def test_evaluation_does_not_depend_on_ranks(train, run_ranks, tmp_path):
     train(2, "run")
     sentences = set()
