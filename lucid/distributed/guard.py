@@ -86,6 +86,3 @@ class StopRequest:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        if number != signal.SIGUSR1:
-            # Asked again, the process ends at once, even while it is blocked inside MPI, where no handler runs.
-            signal.signal(number, signal.SIG_DFL)
