@@ -1,0 +1,99 @@
+"""Flat buffers: the layout that communication and optimizers rely on."""
+
+import numpy as np
+import pytest
+
+import lucid
+from lucid.models import BERTConfig, BERTForPreTraining
+from lucid.nn import flatten
+
+CONFIG = BERTConfig(
+    vocab_size=30,
+    hidden_size=8,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=12,
+    max_position_embeddings=8,
+)
+BATCH = {
+    "input_ids": np.array([[1, 5, 6, 2]]),
+    "mlm_labels": np.array([[-100, 5, -100, -100]]),
+    "nsp_labels": np.array([1]),
+}
+
+
+@pytest.fixture
+def model():
+    lucid.manual_seed(0)
+    return BERTForPreTraining(CONFIG)
+
+
+def test_values_move_and_gradients_are_written_where_they_belong(model):
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    flat = flatten(model)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.data, before[name])
+        assert np.shares_memory(parameter.data, flat.values)
+    model.eval().get_loss(**BATCH).backward()
+    for name, gradient in flat.views(flat.gradients).items():
+        parameter = dict(model.named_parameters())[name]
+        assert np.shares_memory(parameter.grad.numpy(), flat.gradients)
+        np.testing.assert_array_equal(parameter.grad.numpy(), gradient)
+
+
+def test_flat_gradients_are_those_of_a_model_that_is_not_flat(model):
+    model.eval().get_loss(**BATCH).backward()
+    expected = {name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters()}
+    lucid.manual_seed(0)
+    other = BERTForPreTraining(CONFIG).eval()
+    flat = flatten(other)
+    flat.gradients[:] = np.nan
+    other.get_loss(**BATCH).backward()
+    for name, gradient in flat.views(flat.gradients).items():
+        np.testing.assert_array_equal(gradient, expected[name])
+
+
+def test_segments_are_aligned_in_reverse_order_the_word_embedding_closing_the_region_with_decay(model):
+    flat = flatten(model)
+    assert all(segment.start * flat.values.itemsize % 256 == 0 for segment in flat.segments)
+    with_decay = [segment.name for segment in flat.segments if segment.decay]
+    without = [segment.name for segment in flat.segments if not segment.decay]
+    assert [segment.name for segment in flat.segments] == with_decay + without
+    assert with_decay[0] == "cls.seq_relationship.weight"
+    assert with_decay[-1] == "bert.embeddings.word_embeddings.weight"
+    assert all(name.endswith("bias") or "LayerNorm" in name for name in without)
+    assert flat.segments[len(with_decay)].start == flat.decay_stop
+
+
+def test_zero_grad_forgets_and_the_next_backward_overwrites(model):
+    flat = flatten(model)
+    model.eval().get_loss(**BATCH).backward()
+    once = flat.gradients.copy()
+    flat.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    model.get_loss(**BATCH).backward()
+    np.testing.assert_array_equal(flat.gradients, once)
+    model.get_loss(**BATCH).backward()
+    np.testing.assert_allclose(flat.gradients, 2 * once, rtol=1e-6)
+
+
+def test_what_backward_did_not_reach_is_zeroed_on_request(model):
+    flat = flatten(model)
+    flat.gradients[:] = 7
+    model.eval().get_mlm_loss(BATCH["mlm_labels"], BATCH["input_ids"]).backward()
+    flat.zero_unset_gradients()
+    views = flat.views(flat.gradients)
+    assert not views["cls.seq_relationship.weight"].any()
+    assert views["bert.embeddings.word_embeddings.weight"].any()
+
+
+def test_the_tied_embedding_is_ready_last_of_its_region_and_once(model):
+    order = []
+    flat = flatten(model)
+    for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
+        parameter.add_ready_hook(lambda name=segment.name: order.append(name))
+    model.eval().get_loss(**BATCH).backward()
+    assert sorted(order) == sorted(segment.name for segment in flat.segments)
+    decaying = {segment.name for segment in flat.segments if segment.decay}
+    tied = "bert.embeddings.word_embeddings.weight"
+    assert order.index(tied) > max(order.index(name) for name in decaying if ".layer." in name or "cls" in name)
