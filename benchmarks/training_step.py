@@ -53,7 +53,7 @@ def lucid_step(config: BERTConfig, batch: dict[str, np.ndarray]) -> Callable[[],
             loss = model.get_loss(**batch)
             loss.backward()
         optimizer.step(1e-4, clip_scale(global_norm(flat), 1.0))
-        return float(loss)
+        return loss.item()
 
     return step
 
@@ -82,7 +82,7 @@ def torch_step(config: BERTConfig, batch: dict[str, np.ndarray]) -> Callable[[],
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step
 
