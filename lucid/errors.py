@@ -10,6 +10,8 @@ class LucidError(Exception):
     exit_code = 2
     # Whether every rank knows of it, so that all can end in order and one can speak for them.
     agreed = False
+    # Whether the user has been told already.
+    told = False
 
 
 class ConfigError(LucidError):

@@ -38,8 +38,8 @@ def connect(backend: Literal["auto", "single", "mpi"] = "auto") -> Communicator:
 def session(backend: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Communicator]:
     """Connect for the length of the block.
 
-    An error that every rank knows of (`LucidError.agreed`) leaves in order; any other, `sys.exit` included, on one of
-    several ranks ends all of them at once, with its message.
+    An error that every rank knows of (`LucidError.agreed`) is told by the first and leaves in order, marked `told`; any
+    other, `sys.exit` included, on one of several ranks ends all of them at once, with its message.
     """
     communicator = connect(backend)
     hooks = sys.excepthook, threading.excepthook
@@ -50,6 +50,9 @@ def session(backend: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Comm
         agreed = isinstance(error, LucidError) and error.agreed
         if communicator.size > 1 and not agreed:
             report_and_abort(communicator, error)
+        if isinstance(error, LucidError):
+            # Before the others may leave: some launchers end all ranks when the first has gone with an exit code.
+            _tell(communicator, error)
         raise
     finally:
         # Only in order do we come here. What fails later, on this rank, no longer concerns the others.
@@ -57,3 +60,9 @@ def session(backend: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Comm
         sys.stderr.flush()
         communicator.close()
         sys.excepthook, threading.excepthook = hooks
+
+
+def _tell(communicator: Communicator, error: LucidError) -> None:
+    if communicator.rank == 0:
+        sys.stderr.write(f"lucid: {error}\n")
+    error.told = True

@@ -57,8 +57,6 @@ try:
         {body}
         communicator.barrier()
 except LucidError as error:
-    if communicator.rank == 0:
-        print(f"refused: {{error}}", flush=True)
     sys.exit(error.exit_code)
 print("left in order", flush=True)
 sys.exit(75)
@@ -85,7 +83,7 @@ def test_a_planned_exit_is_quiet_and_keeps_its_code(leave):
 def test_an_error_that_all_know_of_is_said_once_and_aborts_nothing(leave):
     finished = leave("all_or_none(communicator, refuse if communicator.rank == 1 else int)")
     assert finished.returncode == DataError.exit_code, finished.stdout
-    assert finished.stdout.count("refused: shard 3 is damaged") == 1
+    assert finished.stdout.count("lucid: shard 3 is damaged") == 1
     assert finished.stdout.count("shard 3 is damaged") == 1
     assert "Abort" not in finished.stdout
     assert "Traceback" not in finished.stdout
