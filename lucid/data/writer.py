@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
@@ -107,8 +108,10 @@ class SplitWriter(AbstractContextManager["SplitWriter"]):
             shards=tuple(self._shards),
         )
 
-    def __exit__(self, *exception: object) -> None:
-        self._files.__exit__(*exception)  # type: ignore[arg-type]
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, trace)
 
     @property
     def _shard_name(self) -> str:

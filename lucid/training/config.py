@@ -85,7 +85,6 @@ class RunConfig(Settings):
 
     run_folder: Path = Field(description="where checkpoints, metrics and plots go; a run there is resumed")
     initial_model: Path | None = Field(None, description="folder of a model to start from (Hugging Face's format)")
-    device: Literal["cpu"] = "cpu"
     model: BERTConfig = Field(default_factory=BERTConfig)
     data: DataSettings
     optimizer: OptimizerSettings = OptimizerSettings()

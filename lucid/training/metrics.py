@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lucid.distributed import Communicator
-from lucid.errors import ConfigError
+from lucid.errors import ConfigError, TrainingError
 from lucid.files import written_aside
 from lucid.models.bert.pretraining import BranchLoss
 
@@ -107,8 +107,11 @@ class MetricsLog:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Write one line; it has at least `step`."""
-        self._file.write(_line(entry))
-        self._file.flush()
+        try:
+            self._file.write(_line(entry))
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(f"{self.path} could not be written: {error.strerror or error}") from error
         if self._events is not None:
             for name, value in entry.items():
                 if name != "step" and math.isfinite(value):
