@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import Array
+from lucid.distributed.whereabouts import Whereabouts
 
 # What every MPI and NCCL can add up and carry.
 DTYPES = frozenset(np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "uint32", "uint64"))
@@ -34,6 +35,7 @@ class Communicator(Protocol):
     size: int
     local_rank: int  # this process's place among those of its node
     node_count: int
+    whereabouts: Whereabouts  # kept by the backend: every method that blocks notes its wait there
 
     def all_reduce(self, array: Array) -> Work:
         """Replace `array` by its sum over ranks, in place. All ranks get the same bits."""

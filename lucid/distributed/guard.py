@@ -45,11 +45,13 @@ def report_and_abort(communicator: Communicator, error: BaseException) -> NoRetu
     """Print what went wrong on this rank, and end all ranks with its exit code."""
     code, message = _exit_code_and_message(error)
     if communicator.size > 1:
-        message = f"rank {communicator.rank} of {communicator.size} failed, all ranks end:\n{message}"
+        place = communicator.whereabouts.place()
+        message = f"rank {communicator.rank} of {communicator.size} failed {place}, all ranks end:\n{message}"
     try:
         sys.stdout.flush()
         sys.stderr.write(f"{message}\n")  # in one piece, so that the ranks' messages do not mix
         sys.stderr.flush()
+        communicator.whereabouts.end_told()
         time.sleep(_SECONDS_TO_FORWARD)
     finally:
         communicator.abort(code)

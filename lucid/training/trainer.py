@@ -120,6 +120,7 @@ class Trainer:
     def _step(self, batch: Batch, masked_tokens: float, pairs: float) -> None:
         """Take one step; one whose gradient is not finite moves on in the data, but leaves weights and moments."""
         run = self.run
+        run.communicator.whereabouts.step = run.step
         learning_rate = self._schedule.learning_rate(run.step)
         self._gradients(batch, 1 / max(1, masked_tokens), 1 / max(1, pairs))
         norm = global_norm(run.ddp.flat)

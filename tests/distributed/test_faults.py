@@ -47,7 +47,7 @@ def run_failure(run_ranks):
 def test_an_uncaught_exception_ends_all_ranks_with_its_traceback(run_failure, failure, under_mpi4py):
     finished = run_failure(failure, under_mpi4py)
     assert finished.returncode == 1, finished.stdout
-    assert "rank 1 of 3 failed, all ranks end:" in finished.stdout
+    assert "rank 1 of 3 failed before the first step, all ranks end:" in finished.stdout
     assert "ZeroDivisionError: division by zero" in finished.stdout
 
 
@@ -55,7 +55,7 @@ def test_an_uncaught_exception_ends_all_ranks_with_its_traceback(run_failure, fa
 def test_an_error_for_the_user_ends_all_ranks_with_its_message_alone(run_failure, under_mpi4py):
     finished = run_failure("raise DataError('shard 3 is damaged')", under_mpi4py)
     assert finished.returncode == DataError.exit_code, finished.stdout
-    assert "rank 1 of 3 failed, all ranks end:" in finished.stdout
+    assert "rank 1 of 3 failed before the first step, all ranks end:" in finished.stdout
     assert "shard 3 is damaged" in finished.stdout
     assert "Traceback" not in finished.stdout
 

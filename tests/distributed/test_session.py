@@ -101,7 +101,7 @@ def test_an_error_that_all_know_of_is_said_once_and_aborts_nothing(leave):
 def test_an_error_of_one_rank_ends_all(leave, body, code, message):
     finished = leave(body)
     assert finished.returncode == code, finished.stdout
-    assert "rank 1 of 2 failed, all ranks end:" in finished.stdout
+    assert "rank 1 of 2 failed before the first step, all ranks end:" in finished.stdout
     assert message in finished.stdout
 
 
@@ -109,5 +109,5 @@ def test_alone_an_error_is_what_it_is_without_a_session(leave):
     finished = leave("1 / 0", ranks=1)
     assert finished.returncode == 1
     assert "ZeroDivisionError" in finished.stdout
-    assert "failed, all ranks end" not in finished.stdout
+    assert "all ranks end" not in finished.stdout
     assert "MPI_Abort" not in finished.stdout

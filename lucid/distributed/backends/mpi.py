@@ -22,6 +22,7 @@ from lucid.distributed.communicator import (
     check_same_dtype,
 )
 from lucid.distributed.topology import check_world_size
+from lucid.distributed.whereabouts import Whereabouts
 
 _SECONDS_TO_BE_KILLED = 5.0
 
@@ -40,6 +41,7 @@ class MPICommunicator(Communicator):
         self._ranks = MPI.COMM_WORLD.Dup()
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size
+        self.whereabouts = Whereabouts(self.rank, self.size)
         node = self._ranks.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank: int = node.rank
         node.Free()
@@ -47,20 +49,20 @@ class MPICommunicator(Communicator):
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
-        return _Requests((array,), self._ranks.Iallreduce(self._mpi.IN_PLACE, array))
+        return self._work("all_reduce", (array,), self._ranks.Iallreduce(self._mpi.IN_PLACE, array))
 
     def reduce_scatter(self, array: Array, shard: Array) -> Work:
         check_parts(shard, array, self.size)
         check_apart("shard", shard, "array", array)
-        return _Requests((array, shard), self._ranks.Ireduce_scatter_block(array, shard))
+        return self._work("reduce_scatter", (array, shard), self._ranks.Ireduce_scatter_block(array, shard))
 
     def all_gather(self, shard: Array, array: Array) -> Work:
         check_parts(shard, array, self.size)
         own_part = array.reshape(self.size, -1)[self.rank]
         if shard.size and shard.ctypes.data == own_part.ctypes.data:
-            return _Requests((array,), self._ranks.Iallgather(self._mpi.IN_PLACE, array))
+            return self._work("all_gather", (array,), self._ranks.Iallgather(self._mpi.IN_PLACE, array))
         check_apart("shard", shard, "array", array)
-        return _Requests((shard, array), self._ranks.Iallgather(shard, array))
+        return self._work("all_gather", (array, shard), self._ranks.Iallgather(shard, array))
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         check_array("outgoing", outgoing)
@@ -69,19 +71,22 @@ class MPICommunicator(Communicator):
         check_apart("outgoing", outgoing, "incoming", incoming)
         check_rank("peer", peer, self.size)
         receipt = self._ranks.Irecv(incoming, peer)
-        return _Requests((outgoing, incoming), receipt, self._ranks.Isend(outgoing, peer))
+        return self._work("send_receive", (outgoing, incoming), receipt, self._ranks.Isend(outgoing, peer))
 
     def broadcast(self, array: Array, root: int = 0) -> None:
         check_array("array", array)
         check_rank("root", root, self.size)
-        self._ranks.Bcast(array, root)
+        with self.whereabouts.waiting("broadcast", array.nbytes):
+            self._ranks.Bcast(array, root)
 
     def barrier(self) -> None:
-        self._ranks.Barrier()
+        with self.whereabouts.waiting("barrier", 0):
+            self._ranks.Barrier()
 
     def all_reduce_scalar(self, value: float) -> float:
         total = np.array(value, dtype=np.float64)
-        self._ranks.Allreduce(self._mpi.IN_PLACE, total)
+        with self.whereabouts.waiting("all_reduce_scalar", total.nbytes):
+            self._ranks.Allreduce(self._mpi.IN_PLACE, total)
         return float(total)
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
@@ -95,19 +100,29 @@ class MPICommunicator(Communicator):
 
     def close(self) -> None:
         self.barrier()
+        self.whereabouts.end_told()
         # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
         self._mpi.Finalize()
+
+    def _work(self, collective: str, arrays: tuple[Array, ...], *requests: Any) -> "_Requests":
+        return _Requests(self.whereabouts, collective, arrays, requests)
 
 
 class _Requests:
     """MPI requests as a `Work`."""
 
-    def __init__(self, arrays: tuple[Array, ...], *requests: Any) -> None:
+    def __init__(
+        self, whereabouts: Whereabouts, collective: str, arrays: tuple[Array, ...], requests: tuple[Any, ...]
+    ) -> None:
+        self._whereabouts, self._collective = whereabouts, collective
         # MPI reads and writes the arrays until the end, but mpi4py does not keep them alive.
         self._arrays = arrays
         self._requests = requests
 
     def wait(self) -> None:
-        for request in self._requests:
-            request.Wait()
-        self._arrays = ()
+        if not self._requests:
+            return
+        with self._whereabouts.waiting(self._collective, self._arrays[0].nbytes):
+            for request in self._requests:
+                request.Wait()
+        self._arrays, self._requests = (), ()

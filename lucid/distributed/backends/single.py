@@ -18,6 +18,7 @@ from lucid.distributed.communicator import (
     check_rank,
     check_same_dtype,
 )
+from lucid.distributed.whereabouts import Whereabouts
 
 
 class SingleCommunicator(Communicator):
@@ -27,6 +28,9 @@ class SingleCommunicator(Communicator):
     size = 1
     local_rank = 0
     node_count = 1
+
+    def __init__(self) -> None:
+        self.whereabouts = Whereabouts(self.rank, self.size)
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
@@ -71,4 +75,4 @@ class SingleCommunicator(Communicator):
         os._exit(code)  # sys.exit would end only the thread that calls it
 
     def close(self) -> None:
-        return
+        self.whereabouts.end_told()
