@@ -116,6 +116,10 @@ class Tensor:
             gradient[...] = self._gradient
         self.data, self._gradient = data, gradient
 
+    def collect_gradient_in(self, buffer: Array) -> None:
+        """Let the next backward overwrite `buffer`, of this tensor's shape; the gradient so far is forgotten."""
+        self._gradient, self._has_gradient = buffer, False
+
     def accumulate(self, contribution: "Gradient") -> None:
         """Add a contribution to the gradient; the first after `zero_grad` overwrites."""
         from lucid.autograd.function import Deferred

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from lucid.distributed import StopRequest, is_first_rank, session, text_of_first
+from lucid.distributed.exact import buffers_needed
 from lucid.errors import LucidError
 from lucid.training.config import from_dict, load
 from lucid.training.metrics import METRICS_FILE
+from lucid.training.numerics import limit_threads
 from lucid.training.plots import plot_run
 from lucid.training.setup import Run, open_run
 from lucid.training.trainer import Trainer
@@ -49,7 +51,9 @@ def train(
     with session() as communicator, StopRequest() as stop:
         # The first rank's settings are those of all: a file that differs between hosts cannot split the run.
         text = text_of_first(communicator, lambda: json.dumps(load(config, overrides or ()).as_dict()))
-        run = open_run(from_dict(json.loads(text)), communicator)
+        settings = from_dict(json.loads(text))
+        limit_threads(settings.threads_per_rank)
+        run = open_run(settings, communicator)
         if run.is_first:
             _print_start(run)
         finished = Trainer(run).train(stop)
@@ -65,10 +69,24 @@ def _print_start(run: Run) -> None:
     print(
         f"{parameters:,} parameters; {config.train.steps:,} steps of {config.train.global_batch} sequences of "
         f"{config.data.sequence_length} tokens, on {size} rank{'s' * (size > 1)} with {share} each",
+        *_exact_reduction(run),
         *run.messages,
         sep="\n",
         flush=True,
     )
+
+
+def _exact_reduction(run: Run) -> list[str]:
+    """Return what the exact reduction takes, if it is in use."""
+    micro_batches = run.config.exact_micro_batches(run.communicator.size)
+    if micro_batches is None:
+        return []
+    buffers, size = buffers_needed(micro_batches), run.ddp.flat.gradients.nbytes
+    return [
+        f"exact reduction: {micro_batches} micro-batch{'es' * (micro_batches > 1)} a rank in up to {buffers} gradient "
+        f"buffer{'s' * (buffers > 1)} of {size / 1e6:,.0f} MB, {run.config.threads_per_rank} thread"
+        f"{'s' * (run.config.threads_per_rank != 1)} a rank"
+    ]
 
 
 def _print_end(run: Run, finished: bool) -> None:

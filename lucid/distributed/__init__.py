@@ -8,6 +8,7 @@ from lucid.distributed.communicator import Communicator, Work
 from lucid.distributed.connection import connect, session
 from lucid.distributed.data_parallel import DistributedDataParallel
 from lucid.distributed.guard import StopRequest, abort_on_exception
+from lucid.distributed.replicas import find_drift
 from lucid.distributed.topology import announced, is_first_rank
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "all_or_none",
     "announced",
     "connect",
+    "find_drift",
     "is_first_rank",
     "session",
     "text_of_first",

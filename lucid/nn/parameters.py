@@ -59,6 +59,11 @@ class FlatParameters:
             if parameter.grad is None:
                 parameter.accumulate(backend.array_module(parameter.data).zeros((), parameter.dtype))
 
+    def collect_gradients_in(self, buffer: Array) -> None:
+        """Let the next backward write into `buffer` [N], laid out like `gradients`, and forget the gradients so far."""
+        for segment, parameter in zip(self.segments, self.parameters, strict=True):
+            parameter.collect_gradient_in(buffer[segment.start : segment.stop].reshape(segment.shape))
+
     def views(self, buffer: Array) -> dict[str, Array]:
         """Return the parameters' parts of `buffer` [N], which is laid out like `values`, by name and in shape."""
         return {part.name: buffer[part.start : part.stop].reshape(part.shape) for part in self.segments}

@@ -61,6 +61,13 @@ class TrainSettings(Settings):
     steps: Count = Field(description="updates of the weights")
     global_batch: Count = Field(description="sequences a step, over all ranks")
     micro_batch: Count | None = Field(None, description="most sequences a rank runs at once; default: its whole share")
+    reduction: Literal["fast", "exact"] = Field(
+        "fast", description="how gradients are summed; exact: the same bits on any number of ranks, but slower"
+    )
+    threads_per_rank: Count | None = Field(
+        None, description="threads of a rank's matrix products; default: as launched, or 1 if the reduction is exact"
+    )
+    check_replicas_every: Count = Field(500, description="steps between comparisons of the ranks' weights")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     log_every: Count = Field(10, description="steps between lines of the log")
     checkpoint_every: Count = Field(1000, description="steps between checkpoints; one is always written at the end")
@@ -111,15 +118,51 @@ class RunConfig(Settings):
             )
         if self.data.mask_replace_probability + self.data.random_replace_probability > 1:
             raise ValueError("data.mask_replace_probability and data.random_replace_probability add up to more than 1")
+        if self.train.reduction == "exact":
+            self._check_exact()
         return self
 
-    def check_ranks(self, size: int) -> None:
-        """Raise `ConfigError` unless the global batch can be shared out evenly among `size` ranks."""
-        if self.train.global_batch % size:
-            raise ConfigError(
-                f"train.global_batch is {self.train.global_batch}, which {size} ranks cannot share evenly: make it a "
-                f"multiple of {size}, or start another number of ranks"
+    def _check_exact(self) -> None:
+        batch, micro_batch = self.train.global_batch, self.train.micro_batch
+        if micro_batch is None:
+            raise ValueError(
+                "train.reduction is exact, which sums micro-batches in a fixed order: set train.micro_batch, a divisor "
+                f"of train.global_batch ({batch})"
             )
+        if batch % micro_batch:
+            raise ValueError(
+                f"train.reduction is exact, but train.micro_batch ({micro_batch}) does not divide train.global_batch "
+                f"({batch})"
+            )
+
+    def check_ranks(self, size: int) -> None:
+        """Raise `ConfigError` unless `size` ranks can share the global batch as the reduction needs it."""
+        batch, micro_batch = self.train.global_batch, self.train.micro_batch
+        if batch % size:
+            raise ConfigError(
+                f"train.global_batch is {batch}, which {size} ranks cannot share evenly: make it a multiple of {size}, "
+                "or start another number of ranks"
+            )
+        if self.train.reduction == "exact" and micro_batch:
+            leaves = batch // micro_batch
+            if size & (size - 1) or leaves % size:
+                allowed = [str(2**power) for power in range(leaves.bit_length()) if leaves % 2**power == 0]
+                raise ConfigError(
+                    f"train.reduction is exact: {leaves} micro-batches (train.global_batch / train.micro_batch) can be "
+                    f"summed on {' or '.join(allowed)} ranks, not on {size}: start another number, or use "
+                    "train.reduction=fast"
+                )
+
+    def exact_micro_batches(self, size: int) -> int | None:
+        """Return how many micro-batches each of `size` ranks adds to the exact reduction, None for the fast one."""
+        if self.train.reduction == "fast" or self.train.micro_batch is None:
+            return None
+        return self.train.global_batch // size // self.train.micro_batch
+
+    @property
+    def threads_per_rank(self) -> int | None:
+        """How many threads a rank's matrix products take; None: as many as the launcher said."""
+        return self.train.threads_per_rank or (1 if self.train.reduction == "exact" else None)
 
     def as_yaml(self) -> str:
         """Return all settings, defaults included, as YAML that `load` takes."""

@@ -93,7 +93,9 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
 
     corpora, model, checkpoint = all_or_none(communicator, open_alone)
     optimizer_settings = config.optimizer
-    ddp = DistributedDataParallel(model, communicator, config.distributed.bucket_megabytes)
+    ddp = DistributedDataParallel(
+        model, communicator, config.distributed.bucket_megabytes, config.exact_micro_batches(communicator.size)
+    )
     optimizer = {"adamw": AdamW, "lamb": LAMB}[optimizer_settings.name](
         ddp.flat,
         betas=optimizer_settings.betas,

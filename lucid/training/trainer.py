@@ -13,7 +13,7 @@ import numpy as np
 
 from lucid import random
 from lucid.data import Batch, Loader
-from lucid.distributed import Communicator, StopRequest, all_or_none
+from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift
 from lucid.errors import TrainingError
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm
 from lucid.training.evaluation import Evaluation, evaluate
@@ -51,7 +51,7 @@ class Trainer:
         # Of the first rank only: it alone writes and speaks.
         self._log: MetricsLog | None = None
         self._progress: ProgressLine | None = None
-        self._saved_step = run.step
+        self._saved_step = self._replicas_checked = run.step
         self._figures: dict[str, float] = {}
 
     def train(self, stop: StopRequest) -> bool:
@@ -107,6 +107,8 @@ class Trainer:
             self._window.add_step(data_wait=time.perf_counter() - started)
             control = Control(communicator, following, stop.requested) if following else None
             self._step(batch, masked_tokens, pairs)
+            if self._due(settings.check_replicas_every):
+                self._check_replicas()
             # In this order: what is evaluated before a kill is either saved as well, or done again.
             if self._due(settings.evaluate_every) and following:
                 self._evaluate()
@@ -145,7 +147,7 @@ class Trainer:
         """Leave the gradients of the global batch's loss in the flat buffer, summed over ranks."""
         run, rows = self.run, len(batch.samples)
         micro_batch = min(self.settings.micro_batch or rows, rows)
-        run.ddp.flat.zero_grad()
+        run.ddp.zero_grad()
         for start in range(0, rows, micro_batch):
             part = batch.rows(start, start + micro_batch)
             is_last = start + micro_batch >= rows
@@ -162,6 +164,19 @@ class Trainer:
                 )
                 (mlm.loss * mlm_weight + nsp.loss * nsp_weight).backward()
             self._window.add_batch(mlm, nsp)
+
+    def _check_replicas(self) -> None:
+        """Raise `TrainingError` if the ranks do not hold the same weights."""
+        run = self.run
+        drift = find_drift(run.ddp.flat.views(run.ddp.flat.values), run.communicator)
+        self._replicas_checked = run.step
+        if drift is not None:
+            error = TrainingError(
+                f"after step {run.step}: {drift}; the memory of a host may be faulty: check the hosts, and go on from "
+                "the last checkpoint"
+            )
+            error.agreed = True
+            raise error
 
     def _skip(self) -> None:
         """Count a step without update. All ranks have the same norm, so all are here."""
@@ -207,6 +222,8 @@ class Trainer:
         """Write a checkpoint, unless this step has one. The replicas are equal: the first rank writes."""
         run = self.run
         if run.step > self._saved_step:
+            if run.step > self._replicas_checked:
+                self._check_replicas()
             with self._window.paused():
                 if run.is_first:
                     run.checkpoint = run.store.save(run.state(), run.model, run.optimizer, run.corpora.tokenizer_files)

@@ -90,7 +90,7 @@ def test_all_ranks_start_with_the_weights_of_the_first(ddp):
 
 def test_the_gradients_are_those_of_one_process(ddp, group):
     for step in range(3):
-        ddp.flat.zero_grad()
+        ddp.zero_grad()
         loss_of(ddp(share(batch(step), group))).backward()
         assert_gradients(ddp, gradients_of_one(ddp.module.state_dict(), (batch(step), {})))
 
@@ -110,10 +110,10 @@ def test_accumulation_adds_up_and_communicates_once(ddp, group):
             with ddp.accumulate():
                 # The first micro-batch alone reaches this branch: what it left there has to be summed as well.
                 loss_of(ddp(share(batch(micro_batch), group), rarely=micro_batch == 0)).backward()
-            assert ddp._communicator.reduced == []
+            assert ddp._reduction._communicator.reduced == []
         else:
             loss_of(ddp(share(batch(micro_batch), group))).backward()
-    assert len(ddp._communicator.reduced) == len(ddp._buckets)
+    assert len(ddp._reduction._communicator.reduced) == len(ddp._reduction.buckets)
     everything = [(batch(micro_batch), {"rarely": micro_batch == 0}) for micro_batch in range(3)]
     assert_gradients(ddp, gradients_of_one(ddp.module.state_dict(), *everything))
 
@@ -122,13 +122,15 @@ def test_an_exception_within_accumulate_ends_it(ddp, group):
     with pytest.raises(KeyError), ddp.accumulate():
         raise KeyError
     loss_of(ddp(share(batch(), group))).backward()
-    assert ddp._communicator.reduced
+    assert ddp._reduction._communicator.reduced
 
 
 def test_every_gradient_is_in_one_bucket(ddp, group):
     loss_of(ddp(share(batch(), group))).backward()
-    assert sum(ddp._communicator.reduced) >= sum(segment.stop - segment.start for segment in ddp.flat.segments)
-    assert sum(ddp._communicator.reduced) <= len(ddp.flat.gradients)
+    assert sum(ddp._reduction._communicator.reduced) >= sum(
+        segment.stop - segment.start for segment in ddp.flat.segments
+    )
+    assert sum(ddp._reduction._communicator.reduced) <= len(ddp.flat.gradients)
 
 
 class Chain(Module):

@@ -10,21 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-
-TRAIN = ("-m", "mpi4py", "-m", "lucid", "train")
-
-
-@pytest.fixture
-def train(run_ranks, run_file, tmp_path, losses):
-    """A function that trains the run on some ranks into a folder of its own, and returns the loss of each step."""
-
-    def run(ranks, name, *overrides):
-        folder = tmp_path / name
-        finished = run_ranks(ranks, *TRAIN, str(run_file), f"run_folder={folder}", *overrides, seconds=120)
-        assert finished.returncode == 0, finished.stdout
-        return losses(folder)
-
-    return run
+from launching import TRAIN
 
 
 def assert_same_curve(one, other):
@@ -65,20 +51,10 @@ def test_a_run_resumed_on_as_many_ranks_goes_on_bit_for_bit(train, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_stops_all_ranks_at_one_step_and_the_run_goes_on(number, train, mpiexec, run_file, tmp_path, losses):
+def test_a_signal_stops_all_ranks_at_one_step_and_the_run_goes_on(number, train, train_until, tmp_path, losses):
     undisturbed = train(2, "undisturbed")
-    folder = tmp_path / "stopped"
-    command = [mpiexec, "-n", "2", sys.executable, *TRAIN, str(run_file), f"run_folder={folder}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step  3/"):
-            process.send_signal(number)
-            break
-    rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, rest
-    assert "stopped at step" in rest
-    assert 3 <= max(losses(folder)) < 50
+    assert "stopped at step" in train_until(2, "stopped", 3, number=number)
+    assert 3 <= max(losses(tmp_path / "stopped")) < 50
     assert train(2, "stopped") == undisturbed
 
 

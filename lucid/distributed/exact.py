@@ -1,0 +1,140 @@
+"""The exact reduction: one fixed order of additions, so that the number of ranks does not change a single bit.
+
+Floating-point addition is not associative, so a sum over ranks depends on how the terms are grouped. Here the M
+micro-batches of a global batch are the leaves of one binary tree: the node of leaves [a, b) adds those of its two
+halves, split at the midpoint. R ranks own M / R leaves each, side by side; where R is a power of two that divides M,
+what a rank owns is one subtree, and the ranks' sums are the leaves of the tree above. So every grouping of ranks adds
+the same pairs in the same order. (Adding a micro-batch into the sum of those before it would be another order.)
+
+Within a rank, partial sums wait on a stack until their sibling is complete. Across ranks, partners are rank XOR 1, 2,
+4, ...: neighbours meet first, as the tree demands. Each exchange halves the part of the vector that a rank goes on
+with, and the mirrored exchanges bring the parts together again: the bytes of an ordinary all-reduce of long vectors
+(recursive halving and doubling: Thakur, Rabenseifner & Gropp, 2005, with the distances in reverse order).
+"""
+
+from lucid.autograd import after_backward
+from lucid.backend import Array, array_module
+from lucid.distributed.communicator import Communicator
+from lucid.errors import ConfigError
+from lucid.nn.parameters import FlatParameters
+
+
+def buffers_needed(leaves: int) -> int:
+    """Return how many gradient buffers a rank with `leaves` micro-batches needs at most: ceil(log2(leaves)) + 1."""
+    return (leaves - 1).bit_length() + 1
+
+
+def completed(leaf: int, leaves: int) -> int:
+    """Return how many nodes of the tree over `leaves` leaves are complete with leaf number `leaf`, itself not counted.
+
+    These are the additions that follow it, as the leaves are computed in order.
+    """
+    start, stop, additions = 0, leaves, 0
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if leaf < middle:
+            stop, additions = middle, 0
+        else:
+            start, additions = middle, additions + 1
+    return additions
+
+
+class ExactReduction:
+    """Sums the gradients of `leaves` backward passes a rank over all ranks, along the tree.
+
+    Each pass writes where `begin_step`, or the pass before, has pointed the parameters' gradients. Raises `ConfigError`
+    unless the number of ranks is a power of two.
+    """
+
+    def __init__(self, flat: FlatParameters, communicator: Communicator, leaves: int, piece_elements: int) -> None:
+        """Listen to the parameters. The sum travels in pieces of at most `piece_elements`, to need little room."""
+        if communicator.size & (communicator.size - 1):
+            raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
+        self.accumulating = False
+        self._flat, self._communicator = flat, communicator
+        self._leaves, self._leaf = leaves, 0
+        self._piece_elements = piece_elements
+        # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.
+        self._waiting: list[Array] = []
+        self._free: list[Array] = []
+        self._current = flat.gradients
+        self._in_backward = False
+        for parameter in flat.parameters:
+            parameter.add_ready_hook(self._on_ready)
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        """Let the next backward be the first of a step."""
+        self._leaf = 0
+        self._free += self._waiting
+        self._waiting.clear()
+        self._begin_leaf()
+
+    def _on_ready(self) -> None:
+        if not self._in_backward:
+            self._in_backward = True
+            after_backward(self._finish_leaf)
+
+    def _finish_leaf(self) -> None:
+        """Take the gradients of one backward pass; after the last, the flat buffer holds the sum over all."""
+        self._in_backward = False
+        is_last = self._leaf == self._leaves - 1
+        if self.accumulating == is_last:
+            raise RuntimeError(
+                f"a step has {self._leaves} backward passes in the exact reduction, and all but the last belong in "
+                f"accumulate(): number {self._leaf + 1} was {'' if is_last else 'not '}in it"
+            )
+        self._flat.zero_unset_gradients()
+        for _ in range(completed(self._leaf, self._leaves)):
+            sibling = self._waiting.pop()
+            # The last sum belongs into the flat buffer. Which of two numbers is added to which changes no bit.
+            into, other = (self._current, sibling) if is_last else (sibling, self._current)
+            into += other
+            if other is not self._flat.gradients:
+                self._free.append(other)
+            self._current = into
+        if is_last:
+            self._sum_over_ranks()
+        else:
+            self._waiting.append(self._current)
+            self._leaf += 1
+            self._begin_leaf()
+
+    def _begin_leaf(self) -> None:
+        """Choose where the next backward pass writes: the flat buffer, unless what is written has to stay a while."""
+        stays = self._leaf < self._leaves - 1 and completed(self._leaf, self._leaves) == 0
+        self._current = self._unused_buffer() if stays else self._flat.gradients
+        self._flat.collect_gradients_in(self._current)
+
+    def _unused_buffer(self) -> Array:
+        return self._free.pop() if self._free else array_module(self._current).zeros_like(self._flat.gradients)
+
+    def _sum_over_ranks(self) -> None:
+        gradients = self._flat.gradients
+        incoming = array_module(gradients).empty(min(self._piece_elements, len(gradients)), gradients.dtype)
+        for start in range(0, len(gradients), self._piece_elements):
+            all_reduce(self._communicator, gradients[start : start + self._piece_elements], incoming)
+
+
+def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> None:
+    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree. Blocks.
+
+    `incoming` is room for N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two.
+    """
+    start, stop = 0, len(array)
+    exchanges: list[tuple[int, slice, slice]] = []
+    distance = 1
+    while distance < communicator.size:
+        middle = (start + stop) // 2
+        kept, given = slice(start, middle), slice(middle, stop)
+        if communicator.rank & distance:
+            kept, given = given, kept
+        partner = communicator.rank ^ distance
+        received = incoming[: kept.stop - kept.start]
+        communicator.send_receive(array[given], received, partner).wait()
+        array[kept] += received
+        exchanges.append((partner, kept, given))
+        start, stop = kept.start, kept.stop
+        distance *= 2
+    for partner, kept, given in reversed(exchanges):
+        communicator.send_receive(array[kept], array[given], partner).wait()

@@ -1,0 +1,50 @@
+"""Replicas that drift apart are found: every rank must hold the same weights, bit for bit.
+
+They do as long as all apply the same sums to the same weights. A flipped bit in one rank's memory, or a library that
+computes otherwise on one host, breaks that without a sign: the loss goes on falling, more slowly.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lucid.backend import Array, to_host
+from lucid.distributed.communicator import Communicator
+
+
+@dataclass(frozen=True)
+class Drift:
+    """`ranks` hold other weights than most; or, if no weights have a majority, than each other.
+
+    `names` are the parameters that differ.
+    """
+
+    ranks: list[int]
+    majority: bool
+    names: list[str]
+
+    def __str__(self) -> str:
+        one = len(self.ranks) == 1
+        ranks = f"rank {self.ranks[0]}" if one else f"ranks {', '.join(map(str, self.ranks))}"
+        what = (
+            f"{'holds' if one else 'hold'} other weights than the rest" if self.majority else "hold different weights"
+        )
+        return f"{ranks} {what}, in {', '.join(self.names[:3])}{' and more' if len(self.names) > 3 else ''}"
+
+
+def find_drift(parameters: Mapping[str, Array], communicator: Communicator) -> Drift | None:
+    """Compare `parameters` over all ranks by their checksums; None if all hold the same bits. All ranks call this."""
+    names = list(parameters)
+    checksums = np.zeros((communicator.size, len(names)), np.int64)
+    checksums[communicator.rank] = [zlib.crc32(np.ascontiguousarray(to_host(parameters[name])).data) for name in names]
+    communicator.all_reduce(checksums).wait()
+    most_common, count = Counter(map(bytes, checksums)).most_common(1)[0]
+    if count == communicator.size:
+        return None
+    majority = 2 * count > communicator.size
+    ranks = [rank for rank, row in enumerate(checksums) if not majority or bytes(row) != most_common]
+    differs = (checksums != checksums[0]).any(axis=0)
+    return Drift(ranks, majority, [name for name, different in zip(names, differs, strict=True) if different])

@@ -1,0 +1,29 @@
+"""What can change a bit of the results beside the settings: threads, kernels, and the library of the matrix products.
+
+A checkpoint records them, and a run under the exact reduction that goes on with others says so.
+"""
+
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from lucid import kernels
+
+
+def limit_threads(count: int | None) -> None:
+    """Let this process's matrix products take `count` threads from now on; None leaves what the launcher set."""
+    if count is not None:
+        threadpool_limits(limits=count)
+
+
+def numerics() -> dict[str, str]:
+    """Return what the results of this process depend on, by name."""
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    blas = sorted(
+        {f"{library['internal_api']} {library['version']} {library.get('architecture', '')}" for library in libraries}
+    )
+    return {
+        "threads_per_rank": str(max((library["num_threads"] for library in libraries), default=1)),
+        "blas": ", ".join(blas) or "unknown",
+        "numpy": np.__version__,
+        "kernels": getattr(kernels.of(np.empty(0, np.float32)), "__name__", "unknown"),
+    }

@@ -1,0 +1,62 @@
+"""Law 1 to the last bit: under the exact reduction a run's weights are the same on any number of ranks it may have.
+
+And replicas that drift apart end the run.
+"""
+
+import hashlib
+import re
+
+import pytest
+from launching import TRAIN
+
+from lucid.training.checkpoint import find_model
+
+EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=1", "train.steps=30")
+
+
+@pytest.fixture
+def weights(train, tmp_path):
+    """A function that trains on some ranks and returns the SHA-256 of the weights, and the losses."""
+
+    def run(ranks, name, *overrides):
+        losses = train(ranks, name, *EXACT, *overrides)
+        content = (find_model(tmp_path / name) / "model.safetensors").read_bytes()
+        return hashlib.sha256(content).hexdigest(), losses
+
+    return run
+
+
+def test_one_two_four_and_eight_ranks_give_the_same_weights_and_losses(weights):
+    one, losses = weights(1, "one")
+    assert losses[30] < losses[1]
+    for ranks in (2, 4, 8):
+        assert weights(ranks, f"run{ranks}") == (one, losses)
+
+
+def test_a_tree_that_is_not_of_a_power_of_two_is_shared_out_too(weights):
+    settings = ("train.global_batch=12", "train.micro_batch=2", "optimizer.name=lamb")
+    assert weights(1, "one", *settings) == weights(2, "two", *settings)
+
+
+def test_a_run_stopped_and_resumed_on_ever_fewer_ranks_gives_the_same_weights(weights, train_until):
+    undisturbed = weights(1, "undisturbed")
+    for ranks, step in ((4, 8), (2, 16)):
+        train_until(ranks, "stopped", step, *EXACT)
+    assert weights(1, "stopped") == undisturbed
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_the_number_of_data_workers_changes_no_bit(weights, workers):
+    assert weights(2, "few", f"data.workers={workers}") == weights(2, "one", "data.workers=1")
+
+
+def test_a_number_of_ranks_that_the_tree_cannot_have_is_refused(run_ranks, run_file):
+    finished = run_ranks(3, *TRAIN, str(run_file), *EXACT, "train.global_batch=12")
+    assert finished.returncode == 2, finished.stdout
+    assert re.search(r"12 micro-batches .* can be summed on 1 or 2 or 4 ranks, not on 3", finished.stdout)
+
+
+def test_the_start_says_what_the_exact_reduction_takes(run_ranks, run_file):
+    finished = run_ranks(2, *TRAIN, str(run_file), *EXACT, "train.steps=6")
+    assert "exact reduction: 8 micro-batches a rank in up to 4 gradient buffers" in finished.stdout
+    assert "1 thread a rank" in finished.stdout
