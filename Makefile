@@ -2,11 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test lint bench clean
+.PHONY: help train test test-faults soak lint bench clean
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
 	@echo "make test    run all tests, on one rank and on several"
+	@echo "make test-faults   run the tests that take more than a minute: runs that are killed again and again"
+	@echo "make soak    the same, with a hundred kills; SEED=7 draws other ones"
 	@echo "make lint    check style and types"
 	@echo "make bench   time a training step, beside PyTorch where it is installed in .venv"
 	@echo "make clean   remove .venv (data/ and runs/ stay)"
@@ -17,6 +19,12 @@ train: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+test-faults: .venv/installed-dev
+	$(BIN)/python -m pytest -m long
+
+soak: .venv/installed-dev
+	$(BIN)/python -m pytest -m long tests/faults/test_kills.py --kills 100 --kill-seed $(or $(SEED),1)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

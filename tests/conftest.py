@@ -27,6 +27,8 @@ RunRanks = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--passed-into", metavar="FOLDER", help="list the tests that passed in FOLDER/<rank>")
+    parser.addoption("--kills", type=int, default=20, help="how often tests/faults/test_kills.py kills a run")
+    parser.addoption("--kill-seed", type=int, default=0, help="what draws its victims and moments")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,7 +1,32 @@
-"""How tests start ranks."""
+"""How tests start ranks, and find them again."""
+
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
 
 # One thread a rank: the ranks of a test share few cores.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 # Arguments of Python for `lucid train` on a rank.
 TRAIN = ("-m", "mpi4py", "-m", "lucid", "train")
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that stem from `pid`, parents before children."""
+    children = defaultdict(list)
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            # The name, in parentheses, may hold anything.
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            children[parent].append(int(status.parent.name))
+    found = [pid]
+    for process in found:
+        found += children[process]
+    return found[1:]
+
+
+def rank_processes(mpiexec_pid: int) -> list[int]:
+    """Return the processes of the ranks that an mpiexec has started: those that `lucid train` runs in."""
+    processes = descendants(mpiexec_pid)
+    parents = {process for process in processes if descendants(process)}
+    return [process for process in processes if process not in parents]

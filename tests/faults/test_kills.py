@@ -1,0 +1,96 @@
+"""A run that is killed again and again ends with the weights of one that was left alone, bit for bit.
+
+`make test-faults` kills 20 times, `make soak` 100 times: `pytest tests/faults/test_kills.py --kills 100 --kill-seed 7`.
+"""
+
+import hashlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from launching import ONE_THREAD, TRAIN, rank_processes
+
+from lucid.training.checkpoint import find_model
+
+# Several seconds a kill where two cores are busy with other things as well.
+SECONDS_PER_KILL = 30
+
+STEPS = 600
+SETTINGS = (
+    *("train.reduction=exact", "train.global_batch=8", "train.micro_batch=2", f"train.steps={STEPS}"),
+    *("train.checkpoint_every=2", "train.check_replicas_every=2", "train.log_every=1", "data.sequence_length=16"),
+)
+
+
+@pytest.fixture
+def start(mpiexec, run_file, tmp_path):
+    """A function that starts the run on some ranks and returns the launcher's process."""
+    processes = []
+
+    def run(name, ranks):
+        process = subprocess.Popen(
+            [
+                mpiexec,
+                "-n",
+                str(ranks),
+                sys.executable,
+                *TRAIN,
+                str(run_file),
+                f"run_folder={tmp_path / name}",
+                *SETTINGS,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | ONE_THREAD,
+        )
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+
+
+def weights_of(run_folder):
+    return hashlib.sha256((find_model(run_folder) / "model.safetensors").read_bytes()).hexdigest()
+
+
+def kill_after_steps(process, steps, choose_victim):
+    """Kill a process of the run when it has printed so many more steps; return the last step it printed."""
+    step = 0
+    for line in process.stdout:
+        if found := re.match(rf"step +(\d+)/{STEPS}", line):
+            step = int(found[1])
+            steps -= 1
+            if steps == 0:
+                os.kill(choose_victim([process.pid, *rank_processes(process.pid)]), signal.SIGKILL)
+                break
+    # What the launcher still has to say; without this it could not end.
+    process.communicate(timeout=60)
+    return step
+
+
+@pytest.mark.long
+def test_a_run_killed_at_random_steps_ends_with_the_weights_of_one_left_alone(start, tmp_path, request):
+    kills, seed = request.config.getoption("--kills"), request.config.getoption("--kill-seed")
+    request.applymarker(pytest.mark.timeout(SECONDS_PER_KILL * (kills + 10)))
+    draw = random.Random(seed)
+    undisturbed = start("undisturbed", 2)
+    output, _ = undisturbed.communicate(timeout=120)
+    assert undisturbed.returncode == 0, output
+
+    step = 0
+    for kill in range(kills):
+        process = start("killed", draw.choice([1, 2, 2, 4]))
+        step = kill_after_steps(process, draw.randint(1, 6), draw.choice)
+        assert process.returncode != 0, f"kill {kill} of seed {seed} came too late: the run was at step {step}"
+
+    process = start("killed", 2)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "undisturbed"), f"seed {seed}"
