@@ -113,7 +113,8 @@ else
     for variable in "${variables[@]}"; do command+=(-x "$variable"); done
     if ((EUID == 0)); then command+=(--allow-run-as-root); fi
 fi
-command+=("$python" -m mpi4py -m lucid train "$@")
+# Of each rank's end the keeper tells what the rank itself cannot. -S: it is quicker there without installed packages.
+command+=("$python" -S "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/keeper.py" -m mpi4py -m lucid train "$@")
 
 if [[ -n $dry_run ]]; then
     echo "threads per rank: $threads"

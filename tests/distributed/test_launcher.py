@@ -15,7 +15,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 # Stands for this Python, but for the training itself: that says what it was given and ends with 7.
 PYTHON = """#!/bin/sh
-if [ "$4" != lucid ]; then exec {python} "$@"; fi
+if [ "$6" != lucid ]; then exec {python} "$@"; fi
 echo "$* with $OMP_NUM_THREADS $OPENBLAS_NUM_THREADS $MKL_NUM_THREADS $NUMBA_NUM_THREADS"
 exit 7
 """
@@ -102,9 +102,10 @@ def test_hosts_come_from_the_hostfile(launch, tmp_path):
     assert (option(command, "-f"), option(command, "-n"), option(command, "-ppn")) == ("hosts", "4", "2")
 
 
-def test_it_runs_lucid_on_every_rank_and_passes_the_exit_code_on(launch):
+def test_it_runs_lucid_with_a_keeper_on_every_rank_and_passes_the_exit_code_on(launch):
     finished = launch("-n", "2", "run.yaml", "train.steps=3", "data.folder=a b")
-    assert finished.stdout.count("-m mpi4py -m lucid train run.yaml train.steps=3 data.folder=a b with") == 2
+    command = f"{SCRIPT.parent}/keeper.py -m mpi4py -m lucid train run.yaml train.steps=3 data.folder=a b with"
+    assert finished.stdout.count(command) == 2
     assert finished.returncode == 7
 
 

@@ -1,0 +1,148 @@
+"""The parent of a rank, which can still speak when the rank is gone.
+
+    mpiexec -n 4 python -S launch/keeper.py -m mpi4py -m lucid train run.yaml
+
+A rank that is killed, or that a library ends by `_exit`, says nothing, and the launcher knows neither its step nor the
+collective it was in. So a keeper starts the rank as its child and lends it a page of memory, to which the rank writes
+where it is (`lucid/distributed/whereabouts.py`). When the rank has ended without a word, the keeper says which rank,
+what happened and where, in one line. Then it leaves with the rank's exit code, and the launcher ends the other ranks.
+
+The launcher's connection to the rank stays open in the keeper as well: else the launcher would see it break, and end
+all before a word is said. Every rank's start waits for this file, so it loads little, and the standard library only.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+_PAGE_VARIABLE = "LUCID_WHEREABOUTS_PAGE"  # as in whereabouts.py
+_PAGE_BYTES = 4096
+
+# A terminal sends SIGINT to the rank as well: the keeper only has to survive it.
+_PASSED_ON = {signal.SIGTERM, signal.SIGUSR1}
+_AWAITED = _PASSED_ON | {signal.SIGINT, signal.SIGCHLD}
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+# The launcher may drop what it has not read of a rank's output when it ends the ranks.
+_SECONDS_TO_FORWARD = 0.2
+
+
+def main() -> int:
+    """Run `python ARGUMENTS` as the rank; return its exit code, 128 + N after signal N."""
+    kills_before = _out_of_memory_kills()
+    page = _lend_page()
+    # Negative after a signal.
+    code = os.waitstatus_to_exitcode(_wait(_start([sys.executable, *sys.argv[1:]])))
+    message = _last_words(code, page, out_of_memory=_out_of_memory_kills() > kills_before)
+    if message:
+        os.write(2, message.encode())  # in one piece, so that the ranks' messages do not mix
+        time.sleep(_SECONDS_TO_FORWARD)
+    if code < 0:
+        return 128 - code
+    # With 0 as well a rank that left the others alone has failed.
+    return code or int(message != "")
+
+
+def _lend_page() -> int | None:
+    """Make the page that the rank finds by the environment, and return its descriptor; None where there is no memfd."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    page = os.memfd_create("whereabouts", 0)  # 0: open in the child too
+    os.ftruncate(page, _PAGE_BYTES)
+    os.environ[_PAGE_VARIABLE] = f"{os.getpid()}:{page}"
+    return page
+
+
+def _start(command: list[str]) -> int:
+    """Start `command` as a child that ends when this process does, and return its id.
+
+    The signals in `_AWAITED` no longer act on this process, but wait for `_wait`.
+    """
+    keeper = os.getpid()
+    library = ctypes.CDLL(None)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+    child = os.fork()
+    if child:
+        return child
+    try:
+        if sys.platform == "linux":
+            library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # The keeper may have been killed before the prctl.
+        if os.getppid() == keeper:
+            os.execv(command[0], command)
+    finally:
+        os._exit(1)
+
+
+def _wait(child: int) -> int:
+    """Return the status with which `child` ends, and pass signals on to it until then."""
+    while True:
+        number = signal.sigwait(_AWAITED)
+        if number in _PASSED_ON:
+            os.kill(child, number)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+
+
+def _last_words(code: int, page: int | None, out_of_memory: bool) -> str:
+    """Return the line that says what became of the rank, or "" if nothing happened that it has not said itself."""
+    host = os.uname().nodename
+    place = _read(page)
+    if place is not None and place.ranks:
+        if place.told:
+            return ""
+        who, where = f"rank {place.rank} of {place.ranks} on {host}", str(place)
+    elif code < 0:
+        who, where = f"a rank on {host}", "before it had found the others" if place else "at an unknown step"
+    else:
+        # A command that needs no other ranks, such as --help, or a mistake found before they are needed.
+        return ""
+    return f"{who} {_what_happened(code, out_of_memory)} {where}, all ranks end\n"
+
+
+def _what_happened(code: int, out_of_memory: bool) -> str:
+    if code >= 0:
+        return f"left with exit code {code} without a word"
+    # Real-time signals have no names.
+    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+    if name == "SIGKILL" and out_of_memory:
+        return "was killed by SIGKILL (probably for lack of memory: the kernel has killed for that meanwhile)"
+    if name == "SIGBUS":
+        return "was killed by SIGBUS (a mapped file was cut short, or the disk or the shared memory is full)"
+    return f"was killed by {name}"
+
+
+def _out_of_memory_kills() -> int:
+    """Return how many processes of this machine the kernel has killed for lack of memory; 0 where it does not tell."""
+    try:
+        with open("/proc/vmstat") as counters:
+            return next((int(line.split()[1]) for line in counters if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0
+
+
+def _read(page: int | None):
+    """Return the `Place` on the page, or None if it cannot be read.
+
+    `whereabouts.py` is loaded by its path: with all of lucid it would take longer, and more could fail.
+    """
+    import importlib.util
+
+    repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.path.join(repository, "lucid", "distributed", "whereabouts.py")
+    try:
+        specification = importlib.util.spec_from_file_location("whereabouts", path)
+        whereabouts = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(whereabouts)
+        return whereabouts.Place.read(os.pread(page, _PAGE_BYTES, 0))
+    except Exception:
+        # Whatever it is, what happened to the rank matters more.
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""A rank that is gone without a word: its keeper says which it was, what happened and where, and the job ends."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+KEEPER = str(LAUNCH / "keeper.py")
+HOST = os.uname().nodename
+SECONDS = 30
+
+# Rank 1 does at step 4 what ACTION says, while the others are in a collective. The files in FOLDER are the processes.
+PROGRAM = """
+import mmap, os, pathlib, signal, sys, tempfile, threading
+import numpy
+from lucid.distributed import session
+
+def is_killed_in_a_collective():
+    def kill():
+        while not communicator.whereabouts.place().collective:
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=kill).start()
+    communicator.send_receive(numpy.zeros(25_000), numpy.zeros(25_000), peer=0).wait()
+
+def reads_a_file_that_was_cut_short():
+    with tempfile.TemporaryFile() as file:
+        file.truncate(4096)
+        mapped = mmap.mmap(file.fileno(), 4096)
+        file.truncate(0)
+        return mapped[0]
+
+with session() as communicator:
+    pathlib.Path({folder!r}, str(os.getpid())).touch()
+    communicator.barrier()
+    communicator.whereabouts.step = 4
+    if communicator.rank == 1:
+        {action}
+    communicator.barrier()
+sys.exit({code})
+"""
+
+
+@pytest.fixture
+def run_kept(run_ranks, tmp_path):
+    """A function that runs PROGRAM on three ranks, each with a keeper."""
+
+    def run(action="pass", code=0):
+        program = PROGRAM.format(action=action, code=code, folder=str(tmp_path))
+        return run_ranks(3, "-S", KEEPER, "-m", "mpi4py", "-c", program, seconds=SECONDS)
+
+    return run
+
+
+def start_kept(program):
+    """Start a keeper whose rank runs `program`, without a launcher."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM"))}
+    return subprocess.Popen(
+        [sys.executable, "-S", KEEPER, "-c", program],
+        env=variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL at step 4"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV at step 4"),
+        ("os.kill(os.getpid(), signal.SIGRTMIN + 1)", f"was killed by signal {signal.SIGRTMIN + 1} at step 4"),
+        ("is_killed_in_a_collective()", r"was killed by SIGKILL in send_receive of 0\.2 MB \(wait \d+\) at step 4"),
+        ("reads_a_file_that_was_cut_short()", r"was killed by SIGBUS \(a mapped file was cut short, .*\) at step 4"),
+        ("os._exit(3)", "left with exit code 3 without a word at step 4"),
+        ("os._exit(0)", "left with exit code 0 without a word at step 4"),
+    ],
+)
+def test_a_rank_gone_without_a_word_ends_all_and_its_keeper_says_where_it_was(run_kept, action, words):
+    finished = run_kept(action)
+    assert finished.returncode not in (0, 2, 75), finished.stdout
+    assert len(re.findall(rf"rank 1 of 3 on {HOST} {words}, all ranks end", finished.stdout)) == 1, finished.stdout
+    assert finished.stdout.count("all ranks end") == 1, finished.stdout
+
+
+@pytest.mark.parametrize(("action", "code"), [("sys.exit(3)", 3), ("1 / 0", 1), ("raise KeyboardInterrupt", 130)])
+def test_the_keeper_adds_nothing_to_what_the_rank_has_said(run_kept, action, code):
+    finished = run_kept(action)
+    assert finished.returncode == code, finished.stdout
+    assert finished.stdout.count("rank 1 of 3") == 1, finished.stdout
+    assert finished.stdout.count("all ranks end") == 1, finished.stdout
+
+
+@pytest.mark.parametrize("code", [0, 2, 75])
+def test_the_exit_code_of_an_orderly_end_comes_through_in_silence(run_kept, code):
+    finished = run_kept(code=code)
+    assert finished.returncode == code, finished.stdout
+    assert finished.stdout == ""
+
+
+def test_a_killed_keeper_takes_its_rank_and_all_others_along(run_kept, tmp_path):
+    finished = run_kept("os.kill(os.getppid(), signal.SIGKILL)")
+    assert finished.returncode != 0, finished.stdout
+    processes = [int(file.name) for file in tmp_path.iterdir()]
+    assert len(processes) == 3
+    for process in processes:
+        wait_for_the_end_of(process)
+
+
+def wait_for_the_end_of(process):
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    try:
+        ended, _, _ = select.select([descriptor], [], [], SECONDS)
+        assert ended, f"process {process} is still there"
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_keeper_alone_reaches_the_rank(number):
+    keeper = start_kept(
+        f"import signal, sys; number = {number:d}; signal.pthread_sigmask(signal.SIG_BLOCK, [number]); "
+        "print('ready', flush=True); signal.sigwait([number]); sys.exit(75)"
+    )
+    assert keeper.stdout.readline() == "ready\n"
+    # What a terminal sends to the rank as well does not end the keeper.
+    keeper.send_signal(signal.SIGINT)
+    keeper.send_signal(number)
+    _, errors = keeper.communicate(timeout=SECONDS)
+    assert (keeper.returncode, errors) == (75, "")
+
+
+def test_a_rank_killed_before_it_has_found_the_others_is_told_too():
+    keeper = start_kept("import signal; print('ready', flush=True); signal.pause()")
+    assert keeper.stdout.readline() == "ready\n"
+    keeper.terminate()
+    _, errors = keeper.communicate(timeout=SECONDS)
+    assert keeper.returncode == 128 + signal.SIGTERM
+    assert errors == f"a rank on {HOST} was killed by SIGTERM before it had found the others, all ranks end\n"
+
+
+def test_a_command_that_needs_no_other_ranks_has_no_one_speak_for_it():
+    keeper = start_kept("import sys; print(input(), *sys.argv); sys.exit(5)")
+    output, errors = keeper.communicate("words\n", timeout=SECONDS)
+    assert (keeper.returncode, output, errors) == (5, "words -c\n", "")
+
+
+def test_a_damaged_page_does_not_silence_the_keeper():
+    program = (
+        "import os, signal; from lucid.distributed.whereabouts import PAGE_VARIABLE; "
+        "os.ftruncate(int(os.environ[PAGE_VARIABLE].partition(':')[2]), 1); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    keeper = start_kept(program)
+    _, errors = keeper.communicate(timeout=SECONDS)
+    assert keeper.returncode == 128 + signal.SIGKILL
+    assert errors == f"a rank on {HOST} was killed by SIGKILL at an unknown step, all ranks end\n"
+
+
+@pytest.fixture
+def small_memory():
+    """The folder of a control group whose processes get 200 MB of memory together."""
+    groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    if "memory" in groups:
+        parent, limit, swap = "/sys/fs/cgroup/memory" + groups["memory"], "memory.limit_in_bytes", "memory.swappiness"
+    else:
+        parent, limit, swap = "/sys/fs/cgroup" + groups.get("", ""), "memory.max", "memory.swap.max"
+    folder = Path(parent) / f"lucid-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        (folder / limit).write_text("200000000")
+        (folder / swap).write_text("0")
+        yield folder
+    except OSError as error:
+        pytest.skip(f"memory cannot be limited here: {error}")
+    finally:
+        folder.rmdir()
+
+
+def test_a_rank_that_the_kernel_killed_for_its_memory_is_told_as_such(small_memory):
+    program = (
+        "import os; from lucid.distributed import connect; connect().whereabouts.step = 7; "
+        f"open({str(small_memory / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); "
+        "print(sum(bytes([1]) * 1_000_000_000))"
+    )
+    keeper = start_kept(program)
+    _, errors = keeper.communicate(timeout=SECONDS)
+    assert keeper.returncode == 128 + signal.SIGKILL, errors
+    assert f"rank 0 of 1 on {HOST} was killed by SIGKILL (probably for lack of memory: " in errors
+    assert errors.endswith(") at step 7, all ranks end\n")
+
+
+# Python runs this at its start: rank 1 kills itself at step 5.
+SITE = """
+import os, signal
+from lucid.distributed.whereabouts import Whereabouts
+
+def go(whereabouts, step):
+    Whereabouts.step.fset(whereabouts, step)
+    if step == 5 and whereabouts.place().rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Mortal(Whereabouts):
+    step = property(Whereabouts.step.fget, go)
+
+import lucid.distributed.backends.mpi
+lucid.distributed.backends.mpi.Whereabouts = Mortal
+"""
+
+
+def test_a_training_run_whose_rank_is_killed_says_at_which_step(tmp_path, corpus_folder, mpiexec):
+    model = {"vocab_size": 200, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = {
+        "model": {**model, "intermediate_size": 32, "max_position_embeddings": 32},
+        "data": {"path": str(corpus_folder), "sequence_length": 32},
+        "train": {"steps": 50, "global_batch": 6},
+        "run_folder": str(tmp_path / "run"),
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    finished = subprocess.run(
+        [LAUNCH / "mpirun.sh", "-n", "3", tmp_path / "run.yaml"],
+        env={
+            **os.environ,
+            "PYTHON": sys.executable,
+            "PATH": f"{Path(mpiexec).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{tmp_path}:{LAUNCH.parent}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert finished.returncode not in (0, 2, 75), finished.stdout
+    assert re.search(rf"rank 1 of 3 on {HOST} was killed by SIGKILL at step 5, all ranks end", finished.stdout), (
+        finished.stdout
+    )
