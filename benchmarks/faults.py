@@ -1,0 +1,153 @@
+"""Times how long a run on two ranks takes to end, or to recover, after each kind of fault.
+
+A small run, the watchdog at `--watchdog` seconds. The fault is planted into rank 1 (or, where it says so, comes from
+outside) at step 20; the time runs from then to the end of the launcher, or for restarts to the next step that is
+logged. Printed are medians of `--turns` runs with the least and the most, the exit code, and the line that says it.
+
+    python benchmarks/faults.py [--turns 3] [--watchdog 5]
+"""
+
+import argparse
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from lucid.data import prepare
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# `lucid train`, in which one rank notes the time before step 20, and then meets its fault.
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+from lucid.cli import main
+from lucid.training.trainer import Trainer
+
+take_step = Trainer._step
+
+def launcher():
+    process = os.getpid()
+    while "mpiexec" not in Path(f"/proc/{process}/comm").read_text():
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    return process
+
+def step(self, *arguments):
+    if self.run.step == 20 and self.run.communicator.rank == 1:
+        print(f"FAULT {time.time()} FAULT", flush=True)
+        FAULT
+    take_step(self, *arguments)
+
+Trainer._step = step
+main()
+"""
+
+FAULTS = {
+    "uncaught exception": "1 / 0",
+    "sys.exit(3)": "sys.exit(3)",
+    "os._exit(3)": "os._exit(3)",
+    "os._exit(0)": "os._exit(0)",
+    "killed (SIGKILL)": "os.kill(os.getpid(), signal.SIGKILL)",
+    "segmentation fault": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "its keeper killed": "os.kill(os.getppid(), signal.SIGKILL)",
+    "mpiexec killed": "os.kill(launcher(), signal.SIGKILL)",
+    "stopped (SIGSTOP)": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "endless loop": "while True: pass",
+    "SIGTERM to mpiexec": "os.kill(launcher(), signal.SIGTERM)",
+    "SIGUSR1 to mpiexec": "os.kill(launcher(), signal.SIGUSR1)",
+}
+
+
+def make_run(folder: Path, watchdog: float) -> Path:
+    """Prepare a small corpus in `folder` and return the YAML file of a run on it."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 5))) for _ in range(300)]
+    sentences = [" ".join(draw.choices(words, k=8)).capitalize() + "." for _ in range(1500)]
+    text = folder / "text.txt"
+    text.write_text("\n\n".join(" ".join(sentences[start : start + 10]) for start in range(0, 1500, 10)))
+    prepare([text], folder / "corpus", vocab_size=300)
+    model = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    settings = {
+        "run_folder": str(folder / "run"),
+        "model": {**model, "intermediate_size": 64, "max_position_embeddings": 32},
+        "data": {"path": str(folder / "corpus"), "sequence_length": 32},
+        "train": {
+            "steps": 100_000,
+            "global_batch": 8,
+            "log_every": 1,
+            "checkpoint_every": 10,
+            "evaluation_samples": 8,
+            "watchdog_seconds": watchdog,
+        },
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def time_fault(run_file: Path, fault: str, folder: Path) -> tuple[float, int, str]:
+    """Return seconds from the fault to the end of the launcher, its exit code, and what was said last."""
+    command = [str(Path(sys.executable).parent / "mpiexec"), "-n", "2", sys.executable, "-S", "launch/keeper.py"]
+    program = PROGRAM.replace("        FAULT\n", f"        {fault}\n")
+    command += ["-m", "mpi4py", "-c", program, "train", str(run_file), f"run_folder={folder}"]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False)
+    output = finished.stdout + finished.stderr
+    began = float(re.findall(r"FAULT ([\d.]+) FAULT", output)[0])
+    said = re.findall(
+        r"(?:rank|lucid|ranks|stopped|saved).*(?:all ranks end|stopped at step).*|stopped at step.*", output
+    )
+    return time.time() - began, finished.returncode, said[0] if said else ""
+
+
+def time_restart(run_file: Path, folder: Path) -> float:
+    """Return seconds from the kill of a rank to the next step that is logged by the run that goes on."""
+    sys.path.append(str(REPOSITORY / "tests"))
+    from launching import rank_processes
+
+    command = ["launch/mpirun.sh", "-n", "2", "--restarts", "1", str(run_file), f"run_folder={folder}"]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, env=environment)
+    assert process.stdout is not None
+    killed = 0.0
+    for line in process.stdout:
+        if not killed and line.startswith("step     20/"):
+            os.kill(rank_processes(process.pid)[-1], 9)
+            killed = time.time()
+        elif "goes on from step" in line:
+            break
+    next(process.stdout)
+    seconds = time.time() - killed
+    process.terminate()
+    process.communicate(timeout=60)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--watchdog", type=float, default=5.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run_file = make_run(folder, options.watchdog)
+        for what, fault in FAULTS.items():
+            results = [time_fault(run_file, fault, folder / f"{what}{turn}") for turn in range(options.turns)]
+            seconds = [result[0] for result in results]
+            report(what, seconds, f"exit code {results[0][1]}  {results[0][2]}")
+        report("restart", [time_restart(run_file, folder / f"restart{turn}") for turn in range(options.turns)], "")
+
+
+def report(what: str, seconds: list[float], rest: str) -> None:
+    spread = f"({min(seconds):.1f} to {max(seconds):.1f})"
+    print(f"{what:20} {statistics.median(seconds):5.1f} s {spread:14} {rest}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
