@@ -1,0 +1,91 @@
+"""Whether a run is started again after a failure, when, and with how many ranks: the rule of `supervise.py`.
+
+It is a function of what is known of all attempts, and touches nothing.
+"""
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+STOPPED_AND_SAVED = 75
+# In seconds. A fault that passes by itself, such as a file system that remounts, has mostly passed within a minute;
+# longer waits would only cost a long run with many faults its time.
+LONGEST_WAIT = 60
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for: how often and how soon (seconds) to start again, and where. Without hostfile, no hosts."""
+
+    restarts: int
+    ranks: int
+    min_ranks: int
+    backoff: int
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How an attempt ended: exit code, step of the newest whole checkpoint (0: none), and which hosts answer since."""
+
+    exit_code: int
+    step: int
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Restart:
+    """To start again after `wait` seconds. The sentence is for the user."""
+
+    ranks: int
+    hosts: tuple[str, ...]
+    wait: int
+    sentence: str
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """To end with the exit code of the last attempt."""
+
+    sentence: str
+
+
+def decide(order: Order, attempts: Sequence[Attempt], allowed: Callable[[int], bool]) -> Restart | GiveUp:
+    """Return what follows from the attempts so far; `allowed` says whether the settings allow a number of ranks."""
+    last, count = attempts[-1], len(attempts)
+    checkpoint = f"step {last.step:,}" if last.step else "none"
+    what = f"{_in_words(last.exit_code)}, newest checkpoint: {checkpoint}"
+    starts = _counted(count, "start")
+    if count > order.restarts:
+        return GiveUp(f"{what}; gives up after {starts}, as --restarts is {order.restarts}")
+    if count > 1 and last.step <= attempts[-2].step:
+        return GiveUp(f"{what}; gives up after {starts}, the last of which brought no newer checkpoint")
+    lost = [host for host in order.hosts if host not in last.hosts]
+    ranks = _most_ranks(order, len(last.hosts), allowed) if lost else order.ranks
+    room = _counted(ranks, "rank")
+    if order.hosts:
+        room += f" on {_counted(len(last.hosts), 'host')}"
+    if lost:
+        room += f" ({', '.join(lost)} did not answer)"
+    if ranks < order.min_ranks:
+        return GiveUp(f"{what}; gives up after {starts}: {room}, and --min-ranks is {order.min_ranks}")
+    wait = min(order.backoff * 2 ** (count - 1), LONGEST_WAIT)
+    return Restart(ranks, last.hosts, wait, f"{what}; restart {count} of {order.restarts} in {wait} s with {room}")
+
+
+def _most_ranks(order: Order, hosts_left: int, allowed: Callable[[int], bool]) -> int:
+    """Return the largest allowed number of ranks that puts no more of them on a host than before, or 0."""
+    ranks_per_host = -(-order.ranks // len(order.hosts))
+    most = min(order.ranks, ranks_per_host * hosts_left)
+    return next((ranks for ranks in range(most, 0, -1) if allowed(ranks)), 0)
+
+
+def _in_words(exit_code: int) -> str:
+    # The launcher's code may be those of several ranks, or-ed: only what is certain is put into words.
+    if exit_code < 0:
+        return f"the launcher was killed by {signal.Signals(-exit_code).name}"
+    return f"{'stopped and saved' if exit_code == STOPPED_AND_SAVED else 'failed'} with exit code {exit_code}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
