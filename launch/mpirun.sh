@@ -5,13 +5,23 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: launch/mpirun.sh [-n N] [--hostfile F] [--dry-run] CONFIG [key=value ...]
+Usage: launch/mpirun.sh [-n N] [--hostfile F] [--dry-run]
+                        [--restarts N [--backoff SECONDS] [--min-ranks K]] CONFIG [key=value ...]
 
 Trains as CONFIG (YAML) says, on N ranks; key=value overrides a setting, as in `lucid train`.
 
   -n N          ranks in all (default: one per physical core that may be used, on every host)
   --hostfile F  hosts, one name per line; they see the same files and have as many cores as this one
   --dry-run     print the command and the threads per rank, and do not run it
+  --restarts N  start again from the newest checkpoint, at most N times, after a fault or when the ranks stopped and
+                saved (exit code 75); not after a mistake in the settings (2) or Ctrl-C, nor when there is no newer
+                checkpoint than after the failure before
+  --backoff S   seconds before the first restart (default: 2), twice as many before each further one, at most 60
+  --min-ranks K with --hostfile: hosts that do not answer before a restart are left out, as long as the settings allow
+                K ranks or more on the rest (default: as many as at the start); the loss curve stays the same
+
+Signals are passed on to the ranks: after SIGTERM and SIGUSR1 they save and end with 75, after Ctrl-C with 130. Either
+way that is the end, with --restarts too: who sends them, such as a scheduler before its time limit, starts again.
 
 Threads per rank are cores / ranks on a host, unless OMP_NUM_THREADS is set. Python is $PYTHON, that of the active
 environment or of .venv, or python3; mpiexec is the one beside it, or the one in the PATH if mpi4py loads its MPI.
@@ -49,19 +59,26 @@ mpi_family() {
     esac
 }
 
-ranks="" hostfile="" dry_run=""
+ranks="" hostfile="" dry_run="" supervision=()
 while (($#)); do
     case $1 in
         -h | --help) usage; exit ;;
         -n) ranks=${2:-}; [[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "-n takes the number of ranks, got '$ranks'"; shift 2 ;;
         --hostfile) hostfile=${2:-}; [[ -r $hostfile ]] || fail "the hostfile '$hostfile' cannot be read"; shift 2 ;;
         --dry-run) dry_run=yes; shift ;;
+        --restarts | --backoff | --min-ranks)
+            [[ ${2:-} =~ ^[0-9]+$ ]] || fail "$1 takes a whole number, got '${2:-}'"
+            supervision+=("$1" "$2"); shift 2 ;;
         -*) fail "option $1 is not known, see --help" ;;
         *) break ;;
     esac
 done
 (($#)) || { usage >&2; fail "CONFIG is missing"; }
 [[ -r $1 ]] || fail "the configuration '$1' cannot be read"
+case " ${supervision[*]} " in
+    "  " | *" --restarts "*) ;;
+    *) fail "${supervision[0]} goes with --restarts" ;;
+esac
 
 python=$(find_python)
 mpiexec=$(find_mpiexec)
@@ -82,6 +99,13 @@ if [[ -n $hostfile ]]; then
     hosts=$(grep -cvE '^[[:space:]]*(#|$)' "$hostfile") || fail "the hostfile '$hostfile' names no host"
 fi
 : "${ranks:=$((hosts * cores))}"
+
+if ((${#supervision[@]})) && [[ -z $dry_run ]]; then
+    export PYTHON=$python
+    exec "$python" "$(dirname "${BASH_SOURCE[0]}")/supervise.py" "${supervision[@]}" \
+        -n "$ranks" ${hostfile:+--hostfile "$hostfile"} "$@"
+fi
+
 ranks_per_host=$(((ranks + hosts - 1) / hosts))
 threads=${OMP_NUM_THREADS:-$((cores > ranks_per_host ? cores / ranks_per_host : 1))}
 variables=(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS)
@@ -93,7 +117,7 @@ variables+=(MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_)
 
 # The ranks write into the launcher's pipe: these tell them (rich) that a terminal is at its end, for the live line.
 if [[ -t 1 && -z $dry_run ]]; then
-    export TTY_COMPATIBLE=1 TTY_INTERACTIVE=1 COLUMNS=${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}
+    export TTY_COMPATIBLE=1 TTY_INTERACTIVE=1 COLUMNS=${COLUMNS:-$(tput cols 2>/dev/null </dev/tty || echo 120)}
     variables+=(TTY_COMPATIBLE TTY_INTERACTIVE COLUMNS)
 fi
 

@@ -1,0 +1,194 @@
+"""Starts a run again after a fault, from its newest checkpoint: what `launch/mpirun.sh --restarts N` hands over to.
+
+The ranks run below a plain `launch/mpirun.sh`, one attempt after the other. After each that failed, or that stopped and
+saved (exit code 75), `restart_rule.decide` says from what is known of all attempts whether to go on, and with how many
+ranks on which hosts; this file finds that out, and does it. As the number of ranks is not a hyperparameter, a run that
+goes on with fewer has the same curve.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from restart_rule import Attempt, GiveUp, Order, decide
+
+LAUNCHER = Path(__file__).with_name("mpirun.sh")
+# After these nothing is gained by another start: finished, a mistake in the settings or the input, Ctrl-C.
+FINAL = (0, 2, 130)
+# Any of them asks for the end of the run, not of an attempt: a scheduler that warns with SIGUSR1 wants the checkpoint
+# and the exit code before the time is over, to queue the run again.
+STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
+SECONDS_TO_ANSWER = 10.0
+
+
+def supervise(order: Order, config: Path, overrides: Sequence[str]) -> int:
+    """Run until the end, or until `decide` gives up; return the exit code of the last attempt."""
+    attempts: list[Attempt] = []
+    ranks, hosts = order.ranks, order.hosts
+    while True:
+        exit_code, stop_asked = _run(ranks, hosts, (str(config), *overrides))
+        status = exit_code if exit_code >= 0 else 128 - exit_code
+        if stop_asked or exit_code in FINAL:
+            return status
+        step, allowed = _progress(config, overrides)
+        attempts.append(Attempt(exit_code, step, _answering(order.hosts)))
+        decision = decide(order, attempts, allowed)
+        _say(decision.sentence)
+        if isinstance(decision, GiveUp):
+            return status
+        if signal.sigtimedwait(STOP_SIGNALS, decision.wait):
+            _say("asked to stop: no restart")
+            return status
+        ranks, hosts = decision.ranks, decision.hosts
+
+
+def _run(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> tuple[int, bool]:
+    """Run one attempt; return its exit code (-N: killed by signal N), and whether it was asked to stop.
+
+    The signals waited for are blocked in this process, so that none is lost between two looks. What comes is passed on,
+    to the launcher alone: it is in a process group of its own, where Ctrl-C does not reach it a second time.
+    """
+    process = _start(ranks, hosts, arguments)
+    stop_asked = False
+    while process.poll() is None:
+        number = signal.sigwait(STOP_SIGNALS | {signal.SIGCHLD})
+        if number in STOP_SIGNALS:
+            stop_asked = True
+            process.send_signal(number)
+    return process.returncode, stop_asked
+
+
+def _start(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start `mpirun.sh` such that it cannot outlive this process."""
+    options, descriptors = ["-n", str(ranks)], []
+    if hosts:
+        # A hostfile in memory: there is nothing to clean up, however this ends.
+        descriptors.append(os.memfd_create("hosts"))
+        os.write(descriptors[0], "".join(f"{host}\n" for host in hosts).encode())
+        options += ["--hostfile", f"/dev/fd/{descriptors[0]}"]
+    parent, libc = os.getpid(), ctypes.CDLL(None)
+
+    def before_it_runs() -> None:
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the launcher, and with it all ranks, end when we do
+        if os.getppid() != parent:
+            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS | {signal.SIGCHLD})
+
+    try:
+        return subprocess.Popen(
+            [LAUNCHER, *options, *arguments],
+            stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            process_group=0,
+            preexec_fn=before_it_runs,
+        )
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _progress(config: Path, overrides: Sequence[str]) -> tuple[int, Callable[[int], bool]]:
+    """Return the step of the newest whole checkpoint, and whether the settings allow a number of ranks."""
+    from lucid.errors import ConfigError, LucidError
+    from lucid.training.checkpoint import CheckpointStore
+    from lucid.training.config import load
+
+    try:
+        settings = load(config, overrides)
+        checkpoint, _ = CheckpointStore(settings.run_folder / "checkpoints").newest()
+    except LucidError as error:
+        _fail(str(error))
+
+    def allowed(ranks: int) -> bool:
+        try:
+            settings.check_ranks(ranks)
+        except ConfigError:
+            return False
+        return True
+
+    return (checkpoint.state.step if checkpoint else 0), allowed
+
+
+def _answering(hosts: Sequence[str]) -> tuple[str, ...]:
+    """Return which hosts can be reached the way mpiexec reaches them. All are asked at once."""
+    launcher = os.environ.get("HYDRA_LAUNCHER_EXEC", "ssh")
+    questions = {
+        host: subprocess.Popen(
+            [launcher, host, "true"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # without a terminal nobody is asked for a password
+        )
+        for host in set(hosts)
+        if not _is_this_machine(host)
+    }
+    deadline = time.monotonic() + SECONDS_TO_ANSWER
+    silent = {host for host, question in questions.items() if not _succeeds(question, deadline)}
+    return tuple(host for host in hosts if host not in silent)
+
+
+def _succeeds(process: subprocess.Popen[bytes], deadline: float) -> bool:
+    try:
+        return process.wait(max(0, deadline - time.monotonic())) == 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+
+
+def _is_this_machine(host: str) -> bool:
+    """Return whether `host` is a name or an address of this machine: only its own can be bound."""
+    if host in ("localhost", socket.gethostname()):
+        return True
+    try:
+        with socket.socket(type=socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _say(sentence: str) -> None:
+    print(f"supervise: {sentence}", file=sys.stderr, flush=True)
+
+
+def _fail(sentence: str) -> NoReturn:
+    _say(sentence)
+    sys.exit(2)
+
+
+def main() -> int:
+    """Read the command line, whose options `launch/mpirun.sh --help` explains, and supervise the run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--restarts", type=int, required=True)
+    parser.add_argument("--min-ranks", type=int)
+    parser.add_argument("--backoff", type=int, default=2)
+    parser.add_argument("-n", dest="ranks", type=int, required=True)
+    parser.add_argument("--hostfile", type=Path)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("overrides", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    lines = given.hostfile.read_text().splitlines() if given.hostfile else []
+    hosts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    min_ranks = given.ranks if given.min_ranks is None else given.min_ranks
+    if min_ranks > given.ranks:
+        _fail(f"--min-ranks is {min_ranks}, but the run starts with {given.ranks}: lower it")
+    if given.min_ranks is not None and not hosts:
+        _fail("--min-ranks goes with --hostfile: only a host that is lost makes the ranks fewer")
+    sys.path.insert(0, "")  # lucid is found where the ranks find it, who are started by `python -m`
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGCHLD})
+    order = Order(given.restarts, given.ranks, min_ranks, given.backoff, hosts)
+    return supervise(order, given.config, given.overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""launch/mpirun.sh --restarts: real runs that are killed, stopped or lose a host, and what becomes of them."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launching import ONE_THREAD, descendants, rank_processes
+
+from lucid.training.checkpoint import CheckpointStore, find_model
+
+REPOSITORY = Path(__file__).parents[2]
+# Long enough that a run is not over before a line that it printed has been answered with a signal.
+LONG = ("train.steps=150", "train.checkpoint_every=40")
+NEVER_FINITE = ("optimizer.learning_rate=1e30", "optimizer.warmup_steps=0", "train.max_skipped_steps=3")
+
+# Stands for ssh: every host is this machine, and the second one is lost as soon as the file $LOST is there.
+# 198.51.100.0/24 is set aside for documentation: no machine has such an address.
+HOSTS = ("198.51.100.1", "198.51.100.2")
+NO_SSH = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+if [ "$1" = 198.51.100.2 ] && [ -e "$LOST" ]; then exit 255; fi
+shift
+exec sh -c "$*"
+"""
+
+
+class Supervised:
+    """A run under launch/mpirun.sh that a test reads the output of, line by line."""
+
+    def __init__(self, *arguments: str, **variables: str) -> None:
+        environment = ONE_THREAD | {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY)}
+        self.process = subprocess.Popen(
+            [REPOSITORY / "launch" / "mpirun.sh", *arguments],
+            env=os.environ | environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.output = ""
+
+    def read_until(self, fragment: str) -> None:
+        """Read on, up to the line that contains `fragment`."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+            if fragment in line:
+                return
+        pytest.fail(f"the run ended without {fragment!r}:\n{self.output}")
+
+    def finish(self) -> int:
+        """Return the exit code, having read all output."""
+        assert self.process.stdout is not None
+        self.output += self.process.stdout.read()
+        return self.process.wait()
+
+    def launcher(self) -> int:
+        """Return the process that the supervisor has started."""
+        return descendants(self.process.pid)[0]
+
+    def ranks(self) -> list[int]:
+        return rank_processes(self.process.pid)
+
+
+@pytest.fixture
+def start(run_file):
+    """A function that starts the run on two ranks and supervises it; what is left of it is killed afterwards."""
+    started = []
+
+    def run(*arguments, options=("--restarts", "3", "--backoff", "0"), **variables):
+        started.append(Supervised("-n", "2", *options, str(run_file), *arguments, **variables))
+        return started[-1]
+
+    yield run
+    for supervised in started:
+        supervised.process.kill()  # everything below it ends with it
+        supervised.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def undisturbed_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("undisturbed") / "run"
+
+
+@pytest.fixture
+def undisturbed(start, undisturbed_folder):
+    """The folder of a LONG run that nothing happened to. Once it has finished, it is found finished."""
+    run = start(*LONG, f"run_folder={undisturbed_folder}")
+    assert run.finish() == 0, run.output
+    assert "supervise:" not in run.output
+    return undisturbed_folder
+
+
+def weights(run_folder):
+    return (find_model(run_folder) / "model.safetensors").read_bytes()
+
+
+def test_a_run_whose_rank_is_killed_ends_with_the_weights_of_an_undisturbed_one(start, undisturbed, losses, tmp_path):
+    run = start(*LONG)
+    run.read_until("step  50/150")
+    os.kill(run.ranks()[0], signal.SIGKILL)
+    run.read_until("supervise: failed with exit code")
+    assert "newest checkpoint: step 40; restart 1 of 3 in 0 s with 2 ranks" in run.output
+    run.read_until("goes on from step 40")
+    assert run.finish() == 0, run.output
+    assert "finished at step 150 of 150" in run.output
+    assert weights(tmp_path / "run") == weights(undisturbed)
+    assert losses(tmp_path / "run") == losses(undisturbed)
+
+
+def test_a_lost_host_means_fewer_ranks_and_the_same_curve(start, undisturbed, losses, tmp_path):
+    (tmp_path / "hosts").write_text("# two of them\n" + "\n".join(HOSTS) + "\n")
+    no_ssh, lost = tmp_path / "no_ssh", tmp_path / "lost"
+    no_ssh.write_text(NO_SSH)
+    no_ssh.chmod(0o755)
+    options = ("--hostfile", str(tmp_path / "hosts"), "--restarts", "3", "--backoff", "0", "--min-ranks", "1")
+    run = start(*LONG, options=options, HYDRA_LAUNCHER_EXEC=str(no_ssh), LOST=str(lost))
+    run.read_until("on 2 ranks with 6 each")
+    run.read_until("step  50/150")
+    lost.touch()
+    os.kill(run.ranks()[0], signal.SIGKILL)
+    run.read_until(f"restart 1 of 3 in 0 s with 1 rank on 1 host ({HOSTS[1]} did not answer)")
+    run.read_until("on 1 rank with 12 each")
+    assert run.finish() == 0, run.output
+    curve, expected = losses(tmp_path / "run"), losses(undisturbed)
+    assert curve.keys() == expected.keys()
+    np.testing.assert_allclose(list(curve.values()), [expected[step] for step in curve], rtol=1e-4)
+
+
+def test_a_stop_that_was_not_asked_of_the_supervisor_is_followed_by_a_restart(start):
+    run = start(*LONG)
+    run.read_until("step  50/150")
+    os.kill(run.launcher(), signal.SIGTERM)
+    run.read_until("supervise: stopped and saved with exit code 75")
+    assert run.finish() == 0, run.output
+    assert "finished at step 150 of 150" in run.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_that_is_asked_of_the_supervisor_is_the_end(start, number, losses, tmp_path):
+    run = start(*LONG)
+    run.read_until("step  50/150")
+    run.process.send_signal(number)
+    assert run.finish() == 75, run.output
+    assert "supervise:" not in run.output
+    checkpoint, _ = CheckpointStore(tmp_path / "run" / "checkpoints").newest()
+    assert checkpoint is not None
+    assert 50 <= checkpoint.state.step == max(losses(tmp_path / "run")) < 150
+
+
+def test_a_stop_while_it_waits_is_the_end(start):
+    run = start(*NEVER_FINITE, options=("--restarts", "3", "--backoff", "60"))
+    run.read_until("restart 1 of 3 in 60 s")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.finish() == 1, run.output
+    assert "supervise: asked to stop: no restart" in run.output
+
+
+def test_a_run_that_fails_again_and_again_at_one_step_is_given_up(start):
+    run = start(*NEVER_FINITE)
+    assert run.finish() == 1, run.output
+    assert run.output.count("the gradient was not finite 4 times in a row") == 2
+    assert "gives up after 2 starts, the last of which brought no newer checkpoint" in run.output
+
+
+def test_a_mistake_in_the_settings_is_not_tried_again(start):
+    run = start("train.global_batch=7")
+    assert run.finish() == 2, run.output
+    assert run.output.count("which 2 ranks cannot share evenly") == 1
+    assert "supervise:" not in run.output
+
+
+def test_a_killed_supervisor_leaves_nothing_behind(start):
+    run = start(*LONG)
+    run.read_until("step  50/150")
+    left = [os.pidfd_open(process) for process in (run.launcher(), *run.ranks())]
+    run.process.kill()
+    for process in left:
+        ready, _, _ = select.select([process], [], [], 30)  # readable: it has ended
+        assert ready
+        os.close(process)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--restarts", "often"), "--restarts takes a whole number, got 'often'"),
+        (("--restarts",), "--restarts takes a whole number, got '"),
+        (("--min-ranks", "1"), "--min-ranks goes with --restarts"),
+        (("--restarts", "1", "--min-ranks", "1"), "--min-ranks goes with --hostfile"),
+        (("--restarts", "1", "--min-ranks", "3"), "--min-ranks is 3, but the run starts with 2"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_with_one_sentence(start, options, sentence):
+    run = start(options=options)
+    assert run.finish() == 2
+    assert sentence in run.output
+    assert "Traceback" not in run.output
