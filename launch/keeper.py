@@ -39,10 +39,11 @@ def main() -> int:
     if message:
         os.write(2, message.encode())  # in one piece, so that the ranks' messages do not mix
         time.sleep(_SECONDS_TO_FORWARD)
-    if code < 0:
-        return 128 - code
     # With 0 as well a rank that left the others alone has failed.
-    return code or int(message != "")
+    code = 128 - code if code < 0 else code or int(message != "")
+    if message:
+        _end_all(code)
+    return code
 
 
 def _lend_page() -> int | None:
@@ -86,6 +87,18 @@ def _wait(child: int) -> int:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status
+
+
+def _end_all(code: int) -> None:
+    """Ask MPICH's launcher to end all ranks with `code`, as MPI_Abort does.
+
+    Unasked it ends those on other hosts only when a rank dies of a signal, not when a process such as this one leaves.
+    """
+    if "MPI_LOCALNRANKS" in os.environ and "PMI_FD" in os.environ:
+        try:
+            os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={code}\n".encode())
+        except OSError:
+            return  # the launcher has gone, and the ranks with it
 
 
 def _last_words(code: int, page: int | None, out_of_memory: bool) -> str:
