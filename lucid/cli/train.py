@@ -8,16 +8,13 @@ import typer
 
 from lucid.distributed import StopRequest, is_first_rank, session, text_of_first
 from lucid.distributed.exact import buffers_needed
-from lucid.errors import LucidError
+from lucid.errors import ExitCode, LucidError
 from lucid.training.config import from_dict, load
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerics import limit_threads
 from lucid.training.plots import plot_run
 from lucid.training.setup import Run, open_run
 from lucid.training.trainer import Trainer
-
-# "Saved, go on": a scheduler that sees this starts the run again.
-STOPPED = 75
 
 
 def train(
@@ -47,7 +44,7 @@ def train(
         settings = load(config, overrides or ())
         if is_first_rank():
             print(settings.as_yaml(), end="")
-        return 0
+        return ExitCode.FINISHED
     with session() as communicator, StopRequest() as stop:
         # The first rank's settings are those of all: a file that differs between hosts cannot split the run.
         text = text_of_first(communicator, lambda: json.dumps(load(config, overrides or ()).as_dict()))
@@ -59,7 +56,7 @@ def train(
         finished = Trainer(run).train(stop)
         if run.is_first:
             _print_end(run, finished)
-    return 0 if finished else STOPPED
+    return ExitCode.FINISHED if finished else ExitCode.STOPPED
 
 
 def _print_start(run: Run) -> None:
