@@ -1,13 +1,26 @@
-"""The exceptions that users see: each says what was wrong, where, and what to do about it.
+"""The exceptions that users see: each says what was wrong, where, and what to do about it; and the exit codes.
 
 The command line prints the message of a `LucidError`, without a traceback, and exits with its `exit_code`.
 """
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a process ended, for schedulers and scripts."""
+
+    FINISHED = 0
+    FAILED = 1  # an error that is not the user's, or the run itself cannot go on
+    REFUSED = 2  # a mistake in the settings or the input: starting again changes nothing
+    STOPPED = 75  # stopped by a signal and saved: start again to go on
+    HUNG = 86  # the watchdog ended a run in which ranks waited for one that did not come
+    INTERRUPTED = 130  # from the keyboard
 
 
 class LucidError(Exception):
     """Something that the user can mend: the message is for them."""
 
-    exit_code = 2
+    exit_code: int = ExitCode.REFUSED
     # Whether every rank knows of it, so that all can end in order and one can speak for them.
     agreed = False
     # Whether the user has been told already.
@@ -33,4 +46,4 @@ class LaunchError(LucidError):
 class TrainingError(LucidError):
     """The run itself cannot go on."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED

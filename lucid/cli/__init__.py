@@ -15,9 +15,7 @@ from lucid.cli.predict import predict
 from lucid.cli.prepare import prepare
 from lucid.cli.train import train
 from lucid.distributed import is_first_rank
-from lucid.errors import LucidError
-
-INTERRUPTED = 130
+from lucid.errors import ExitCode, LucidError
 
 app = typer.Typer(
     name="lucid",
@@ -40,14 +38,14 @@ def _run(arguments: Sequence[str]) -> int:
     except LucidError as error:
         return error.exit_code if error.told else _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _refuse(f"{error.format_message()} (see lucid --help)", 2)
+        return _refuse(f"{error.format_message()} (see lucid --help)", ExitCode.REFUSED)
     except OSError as error:
         if error.filename is None:
             raise
-        return _refuse(f"{error.filename}: {error.strerror}", 2)
+        return _refuse(f"{error.filename}: {error.strerror}", ExitCode.REFUSED)
     except (typer.Abort, KeyboardInterrupt):
-        return INTERRUPTED
-    return code if isinstance(code, int) else 0
+        return ExitCode.INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.FINISHED
 
 
 def _refuse(message: str, code: int) -> int:

@@ -6,18 +6,15 @@ from typing import Annotated
 
 import typer
 
-from lucid.distributed import StopRequest, is_first_rank, session, text_of_first
+from lucid.distributed import StopRequest, is_first_rank, session, text_of_first, watched
 from lucid.distributed.exact import buffers_needed
-from lucid.errors import LucidError
+from lucid.errors import ExitCode, LucidError
 from lucid.training.config import from_dict, load
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerics import limit_threads
 from lucid.training.plots import plot_run
 from lucid.training.setup import Run, open_run
 from lucid.training.trainer import Trainer
-
-# "Saved, go on": a scheduler that sees this starts the run again.
-STOPPED = 75
 
 
 def train(
@@ -33,7 +30,7 @@ def train(
     """Train a run, or go on with it from its newest checkpoint. Several ranks: see launch/mpirun.sh.
 
     Exit code 0: finished. 75: stopped by SIGTERM or SIGUSR1 and saved; start it again to go on. 2: a mistake in the
-    settings or the input.
+    settings or the input. 86: ranks waited too long for one that did not come (train.watchdog_seconds).
 
     Examples:
 
@@ -47,19 +44,21 @@ def train(
         settings = load(config, overrides or ())
         if is_first_rank():
             print(settings.as_yaml(), end="")
-        return 0
+        return ExitCode.FINISHED
     with session() as communicator, StopRequest() as stop:
         # The first rank's settings are those of all: a file that differs between hosts cannot split the run.
         text = text_of_first(communicator, lambda: json.dumps(load(config, overrides or ()).as_dict()))
         settings = from_dict(json.loads(text))
         limit_threads(settings.threads_per_rank)
-        run = open_run(settings, communicator)
-        if run.is_first:
-            _print_start(run)
-        finished = Trainer(run).train(stop)
-        if run.is_first:
-            _print_end(run, finished)
-    return 0 if finished else STOPPED
+        with watched(communicator, settings.train.watchdog_seconds):
+            run = open_run(settings, communicator)
+            if run.is_first:
+                _print_start(run)
+            finished = Trainer(run).train(stop)
+            if run.is_first:
+                with communicator.whereabouts.phase("drawing the loss plot"):
+                    _print_end(run, finished)
+    return ExitCode.FINISHED if finished else ExitCode.STOPPED
 
 
 def _print_start(run: Run) -> None:

@@ -10,6 +10,7 @@ from lucid.distributed.data_parallel import DistributedDataParallel
 from lucid.distributed.guard import StopRequest, abort_on_exception
 from lucid.distributed.replicas import find_drift
 from lucid.distributed.topology import announced, is_first_rank
+from lucid.distributed.watchdog import watched
 
 __all__ = [
     "Communicator",
@@ -24,4 +25,5 @@ __all__ = [
     "is_first_rank",
     "session",
     "text_of_first",
+    "watched",
 ]

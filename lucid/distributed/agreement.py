@@ -31,6 +31,11 @@ def all_or_none(communicator: Communicator, action: Callable[[], T]) -> T:
     raise _shared(communicator, error, root=int(failed.argmax())) from error
 
 
+def is_agreed(error: BaseException) -> bool:
+    """Return whether every rank has this error, so that all can leave in order."""
+    return isinstance(error, LucidError) and error.agreed
+
+
 def text_of_first(communicator: Communicator, action: Callable[[], str]) -> str:
     """Return on every rank the text that `action` gives on the first, which alone runs it.
 

@@ -16,12 +16,32 @@ from lucid.distributed.whereabouts import Whereabouts
 # What every MPI and NCCL can add up and carry.
 DTYPES = frozenset(np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "uint32", "uint64"))
 
+# Bytes that a side channel takes at once.
+LONGEST_MESSAGE = 16_384
+
 
 class Work(Protocol):
     """A communication under way. Its arrays are the communicator's until `wait` has returned."""
 
     def wait(self) -> None:
         """Block until the arrays hold the result. Waiting again returns at once."""
+
+
+class SideChannel(Protocol):
+    """Short messages between any two ranks, beside the collectives and at any time. Nothing here blocks.
+
+    One thread may use it, also while another one waits in a collective. Messages to a rank that does not receive them
+    are lost.
+    """
+
+    def send(self, message: bytes, peer: int) -> None:
+        """Send `message`, of at most `LONGEST_MESSAGE` bytes, to rank `peer`."""
+
+    def receive(self) -> tuple[int, bytes] | None:
+        """Return the next message that has arrived and the rank that sent it, if there is one."""
+
+    def close(self) -> None:
+        """Give the channel back. All ranks call this."""
 
 
 class Communicator(Protocol):
@@ -69,6 +89,12 @@ class Communicator(Protocol):
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         """Return zeros [count] for a flat parameter or gradient buffer, where this backend communicates best."""
+
+    def side_channel(self) -> SideChannel | None:
+        """Return a new channel for short messages; None if there is no other rank. All ranks call this.
+
+        Raises `LaunchError` if the MPI library does not let a second thread communicate.
+        """
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks now, from any thread, with exit code `code`."""

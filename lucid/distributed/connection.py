@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from lucid.distributed.agreement import is_agreed
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.guard import abort_on_exception, report_and_abort
@@ -47,8 +48,7 @@ def session(backend: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Comm
     try:
         yield communicator
     except BaseException as error:
-        agreed = isinstance(error, LucidError) and error.agreed
-        if communicator.size > 1 and not agreed:
+        if communicator.size > 1 and not is_agreed(error):
             report_and_abort(communicator, error)
         if isinstance(error, LucidError):
             # Before the others may leave: some launchers end all ranks when the first has gone with an exit code.

@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 from lucid.distributed.communicator import Communicator
-from lucid.errors import LucidError
+from lucid.errors import ExitCode, LucidError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # The launcher reads a rank's output from a pipe, and drops what it has not read when the abort arrives.
@@ -47,6 +47,11 @@ def report_and_abort(communicator: Communicator, error: BaseException) -> NoRetu
     if communicator.size > 1:
         place = communicator.whereabouts.place()
         message = f"rank {communicator.rank} of {communicator.size} failed {place}, all ranks end:\n{message}"
+    tell_and_abort(communicator, message, code)
+
+
+def tell_and_abort(communicator: Communicator, message: str, code: int) -> NoReturn:
+    """Print `message` from this rank, and end all ranks with exit code `code`. From any thread."""
     try:
         sys.stdout.flush()
         sys.stderr.write(f"{message}\n")  # in one piece, so that the ranks' messages do not mix
@@ -62,10 +67,11 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, SystemExit):
         # 0 as well is a failure of a rank that leaves alone.
-        return error.code if isinstance(error.code, int) and error.code else 1, f"sys.exit({error.code!r})"
+        code = error.code if isinstance(error.code, int) and error.code else ExitCode.FAILED
+        return code, f"sys.exit({error.code!r})"
     if isinstance(error, KeyboardInterrupt):
-        return 128 + signal.SIGINT, "interrupted"
-    return 1, "".join(traceback.format_exception(error)).rstrip()
+        return ExitCode.INTERRUPTED, "interrupted"
+    return ExitCode.FAILED, "".join(traceback.format_exception(error)).rstrip()
 
 
 class StopRequest:

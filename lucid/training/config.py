@@ -75,6 +75,11 @@ class TrainSettings(Settings):
     evaluate_every: Count | None = Field(None, description="steps between evaluations; default: at the end only")
     evaluation_samples: Count = Field(512, description="held-out samples an evaluation takes")
     max_skipped_steps: Count = Field(10, description="steps in a row with a gradient that is not finite, at most")
+    watchdog_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        600.0,
+        description="ranks that wait longer for one that does not come end the run, six times as long where it starts, "
+        "evaluates or saves; 0: they wait for ever",
+    )
     tensorboard: bool = Field(False, description="write TensorBoard events too (extra: tensorboard)")
 
 

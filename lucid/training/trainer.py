@@ -205,7 +205,7 @@ class Trainer:
         run, sampler = self.run, self.run.corpora.held_out
         if sampler is None:
             return
-        with self._window.paused():
+        with self._window.paused(), run.communicator.whereabouts.phase("evaluating"):
             self.evaluation = evaluate(
                 run.model,
                 sampler,
@@ -224,7 +224,7 @@ class Trainer:
         if run.step > self._saved_step:
             if run.step > self._replicas_checked:
                 self._check_replicas()
-            with self._window.paused():
+            with self._window.paused(), run.communicator.whereabouts.phase("saving a checkpoint"):
                 if run.is_first:
                     run.checkpoint = run.store.save(run.state(), run.model, run.optimizer, run.corpora.tokenizer_files)
             self._saved_step = run.step

@@ -27,6 +27,26 @@ def test_the_place_is_the_step_and_the_collective_that_is_waited_in():
     assert whereabouts.place() == Place(rank=3, ranks=8, step=12, waits=2)
 
 
+def test_a_long_phase_is_named_until_it_ends():
+    whereabouts = Whereabouts(rank=0, ranks=1)
+    whereabouts.step = 40
+    with whereabouts.phase("evaluating"):
+        with whereabouts.phase("saving a checkpoint"):
+            assert str(whereabouts.place()) == "at step 40, saving a checkpoint"
+        with whereabouts.waiting("barrier", 0):
+            assert str(whereabouts.place()) == "in barrier (wait 1) at step 40, evaluating"
+    assert str(whereabouts.place()) == "at step 40"
+
+
+def test_a_rank_is_warm_from_its_second_step_on():
+    whereabouts = Whereabouts(rank=0, ranks=1)
+    assert not whereabouts.place().warm
+    whereabouts.step = 300
+    assert not whereabouts.place().warm
+    whereabouts.step = 301
+    assert whereabouts.place().warm
+
+
 def test_every_wait_of_a_communicator_is_counted(group):
     before = group.whereabouts.place().waits
     group.all_reduce(np.zeros(3)).wait()

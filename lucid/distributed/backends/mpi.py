@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import Array
+from lucid.distributed.backends.mpi_side_channel import MPISideChannel
 from lucid.distributed.communicator import (
     Communicator,
+    SideChannel,
     Work,
     check_apart,
     check_array,
@@ -91,6 +93,9 @@ class MPICommunicator(Communicator):
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         return np.zeros(count, dtype)
+
+    def side_channel(self) -> SideChannel:
+        return MPISideChannel(self._mpi, self._ranks)
 
     def abort(self, code: int) -> NoReturn:
         self._mpi.COMM_WORLD.Abort(code)

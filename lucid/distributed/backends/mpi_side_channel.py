@@ -1,0 +1,51 @@
+"""Short messages between ranks over MPI, beside the collectives, from a thread of their own.
+
+They travel on another duplicate of COMM_WORLD, so they cannot mix with the collectives of the main thread, and get
+through while that thread waits. Nothing may block here: a peer may be stopped, or a link cut in mid-message. So a
+receive of the longest message is always posted, and tested; a send that never ends is left behind.
+"""
+
+from typing import Any
+
+from lucid.distributed.communicator import LONGEST_MESSAGE, SideChannel
+from lucid.errors import LaunchError
+
+
+class MPISideChannel(SideChannel):
+    """A side channel between the ranks of an mpi4py communicator."""
+
+    def __init__(self, mpi: Any, ranks: Any) -> None:
+        """Duplicate `ranks`; all of them call this. `mpi` is the module `mpi4py.MPI`."""
+        if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
+            error = LaunchError(
+                "the MPI library does not let two threads communicate (MPI_THREAD_MULTIPLE), as the watchdog needs: "
+                "use another build of it, or set train.watchdog_seconds=0"
+            )
+            error.agreed = True  # all ranks load this library
+            raise error
+        self._mpi = mpi
+        self._ranks = ranks.Dup()
+        self._arriving = bytearray(LONGEST_MESSAGE)
+        self._receipt = self._post_receipt()
+        # MPI reads the messages until the sends are over.
+        self._sending: list[tuple[Any, bytes]] = []
+
+    def send(self, message: bytes, peer: int) -> None:
+        self._sending = [(request, sent) for request, sent in self._sending if not request.Test()]
+        self._sending.append((self._ranks.Isend([message, self._mpi.BYTE], peer), message))
+
+    def receive(self) -> tuple[int, bytes] | None:
+        status = self._mpi.Status()
+        if not self._receipt.Test(status):
+            return None
+        message = bytes(self._arriving[: status.Get_count(self._mpi.BYTE)])
+        self._receipt = self._post_receipt()
+        return status.source, message
+
+    def close(self) -> None:
+        self._receipt.Cancel()
+        self._receipt.Wait()
+        self._ranks.Free()
+
+    def _post_receipt(self) -> Any:
+        return self._ranks.Irecv([self._arriving, self._mpi.BYTE], self._mpi.ANY_SOURCE)

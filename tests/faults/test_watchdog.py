@@ -1,0 +1,196 @@
+"""A rank that does not come ends the run within the limit, with a message; one that is only slow does not."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from launching import ONE_THREAD
+
+from lucid.errors import ExitCode
+
+pytestmark = pytest.mark.faults
+
+LIMIT = 2
+LIMITED = f"train.watchdog_seconds={LIMIT}"
+# Until all is over: to start Python and to reach the fault takes a part of it on a busy machine.
+SECONDS = 60
+
+# `lucid train`, where something happens before the step of a rank, or in the way of what a rank calls.
+PROGRAM = """
+import ctypes, os, signal, sys, time
+from lucid.cli import main
+from lucid.training import evaluation, trainer
+
+step_of, evaluate_of = trainer.Trainer._step, trainer.evaluate
+
+def step(self, *arguments):
+    run, rank = self.run, self.run.communicator.rank
+    if {condition}: {fault}
+    step_of(self, *arguments)
+
+trainer.Trainer._step = step
+{patch}
+main()
+"""
+
+
+@pytest.fixture
+def train_with(run_ranks, run_file):
+    """A function that trains on three ranks with a fault planted where a condition holds."""
+
+    def run(fault, condition="run.step == 8 and rank == 1", *overrides, patch="", launch=("-m", "mpi4py")):
+        program = PROGRAM.format(fault=fault, condition=condition, patch=patch)
+        return run_ranks(3, *launch, "-c", program, "train", str(run_file), LIMITED, *overrides, seconds=SECONDS)
+
+    return run
+
+
+def assert_ended(finished, finding):
+    """The run ended by the watchdog of one rank, which said this and showed the stacks of those that waited."""
+    assert finished.returncode == ExitCode.HUNG, finished.stdout
+    assert finished.stdout.count("ranks wait in vain") == 1, finished.stdout
+    assert re.search(finding, finished.stdout), finished.stdout
+    assert re.search(r"ranks? [\d, -]+: .*mpi\.py:\d+ in \w+", finished.stdout), finished.stdout
+    assert "Traceback" not in finished.stdout
+
+
+WAITING = r"ranks wait in vain in all_reduce \(wait \d+\) at step 8, all ranks end: "
+
+
+@pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
+def test_a_stopped_rank_ends_the_run(train_with, launch):
+    finished = train_with("os.kill(os.getpid(), signal.SIGSTOP)", launch=launch)
+    assert_ended(finished, WAITING + r"rank 1 on \S+ does not answer")
+
+
+def test_a_rank_that_does_not_let_its_watchdog_run_ends_the_run(train_with):
+    """The call keeps Python's lock."""
+    finished = train_with("ctypes.PyDLL(None).sleep(1000)")
+    assert_ended(finished, WAITING + r"rank 1 on \S+ does not answer")
+
+
+def test_a_rank_in_an_endless_loop_ends_the_run_and_shows_where_it_is(train_with):
+    finished = train_with("[None for _ in iter(int, 1)]")
+    assert_ended(finished, WAITING + r"rank 1 on \S+ is at step 7, outside of any collective")
+    assert re.search(r"rank 1:   <string>:\d+ in step", finished.stdout)
+
+
+def test_a_sleeping_first_rank_ends_the_run(train_with):
+    finished = train_with("time.sleep(1000)", "run.step == 8 and rank == 0")
+    assert_ended(finished, WAITING + r"rank 0 on \S+ is at step 7, outside of any collective")
+
+
+def test_ranks_that_take_different_ways_end_the_run(train_with):
+    finished = train_with("run.communicator.barrier()")
+    assert_ended(finished, WAITING + "they are not in the same collective")
+
+
+def test_a_rank_that_hangs_while_it_saves_ends_the_run_after_a_longer_time(train_with):
+    patch = "from lucid.training.checkpoint import CheckpointStore as Store; Store.save = lambda *_: time.sleep(1000)"
+    finished = train_with("pass", "True", "train.watchdog_seconds=1", patch=patch)
+    assert_ended(finished, r"rank 0 on \S+ is at step 19, saving a checkpoint, outside of any collective")
+
+
+SLOW = f"""
+def slowly(action, ranks):
+    def act(*arguments, **options):
+        time.sleep({2 * LIMIT} if int(os.environ["PMI_RANK"]) in ranks else 0)
+        return action(*arguments, **options)
+    return act
+"""
+SLOW_EVALUATION = SLOW + "trainer.evaluate = slowly(trainer.evaluate, [0])"
+SLOW_SAVING = SLOW + "from lucid.training.checkpoint import CheckpointStore as S; S.save = slowly(S.save, [0])"
+SLOW_START = SLOW + "from lucid.data import Corpus; Corpus.verify = slowly(Corpus.verify, [0])"
+SLOW_FIRST_STEP = SLOW + "T = trainer.Trainer; T._gradients = slowly(T._gradients, [2])"
+
+
+@pytest.mark.parametrize(
+    ("patch", "steps"),
+    [(SLOW_EVALUATION, 9), (SLOW_SAVING, 9), (SLOW_START, 9), (SLOW_FIRST_STEP, 1)],
+    ids=["evaluation", "saving", "start", "first-step"],
+)
+def test_a_rank_that_is_slow_where_it_may_be_does_not_end_the_run(train_with, patch, steps):
+    finished = train_with("pass", "True", f"train.steps={steps}", "optimizer.warmup_steps=0", patch=patch)
+    assert finished.returncode == 0, finished.stdout
+    assert f"finished at step {steps} of {steps}" in finished.stdout
+
+
+# `lucid train` on a rank that leaves its process id in a folder.
+KNOWN_BY_ID = """
+import os, pathlib, sys
+from lucid.cli import main
+
+pathlib.Path(sys.argv.pop(1), os.environ["PMI_RANK"]).write_text(str(os.getpid()))
+main()
+"""
+
+
+@pytest.fixture
+def train_suspended(mpiexec, run_file, tmp_path, losses):
+    """A function that trains on three ranks, stops some of them for a while, and returns the losses of the run."""
+    ids = tmp_path / "ids"
+    ids.mkdir()
+
+    def run(ranks, seconds):
+        command = [mpiexec, "-n", "3", sys.executable, "-c", KNOWN_BY_ID, str(ids), "train", str(run_file), LIMITED]
+        process = subprocess.Popen(
+            [*command, f"run_folder={tmp_path / 'suspended'}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | ONE_THREAD,
+        )
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("step  8/"))
+        pids = [int((ids / str(rank)).read_text()) for rank in ranks]
+        for number, pause in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0)):
+            for pid in pids:
+                os.kill(pid, number)
+            time.sleep(pause)
+        rest, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, rest
+        return losses(tmp_path / "suspended")
+
+    return run
+
+
+def test_a_rank_that_is_stopped_for_less_than_the_limit_changes_nothing(train_suspended, train):
+    assert train_suspended([1], LIMIT / 2) == train(3, "undisturbed")
+
+
+def test_a_job_that_is_suspended_as_a_whole_goes_on_afterwards(train_suspended, train):
+    assert train_suspended([0, 1, 2], 3 * LIMIT) == train(3, "undisturbed")
+
+
+@pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
+@pytest.mark.parametrize("fault", ["os._exit(0)", "os._exit(3)"])
+def test_a_rank_that_leaves_without_a_word_ends_all(train_with, fault, launch):
+    """MPICH's launcher sees it; with exit code 0 it takes that for the job's, which is why the keeper is there."""
+    finished = train_with(fault, launch=launch)
+    assert "finished at step" not in finished.stdout
+
+
+@pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
+@pytest.mark.parametrize(("fault", "code"), [("sys.exit(3)", 3), ("1 / 0", ExitCode.FAILED)])
+def test_a_rank_that_fails_ends_all_at_once_beside_the_watchdog(train_with, fault, code, launch):
+    finished = train_with(fault, "run.step == 8 and rank == 1", "train.watchdog_seconds=1000", launch=launch)
+    assert finished.returncode == code, finished.stdout
+    assert "rank 1 of 3 failed at step 7, all ranks end:" in finished.stdout
+
+
+FUNNELED = "import mpi4py; mpi4py.rc.thread_level = 'funneled'; from lucid.cli import main; main()"
+
+
+def test_an_mpi_library_that_one_thread_alone_may_use_is_refused(run_ranks, run_file):
+    finished = run_ranks(2, "-c", FUNNELED, "train", str(run_file))
+    assert finished.returncode == ExitCode.REFUSED, finished.stdout
+    assert finished.stdout.count("set train.watchdog_seconds=0") == 1
+    assert "Abort" not in finished.stdout
+
+
+def test_without_a_limit_there_is_no_watchdog(run_ranks, run_file):
+    finished = run_ranks(2, "-c", FUNNELED, "train", str(run_file), "train.watchdog_seconds=0")
+    assert finished.returncode == 0, finished.stdout
