@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import stat
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -82,11 +85,23 @@ def read_weights(folder: Path, model: Module) -> None:
     model.load_state_dict({name: state.get(name, parameter.numpy()) for name, parameter in parameters.items()})
 
 
-def write(folder: Path, config: BERTConfig, model: Module) -> None:
+def write(folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray]) -> None:
     """Write `config.json` and `model.safetensors`, each aside first, then renamed over what is there.
 
     Raises `CheckpointError` if they cannot be written.
     """
+    path = folder / WEIGHTS_FILE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, state)
+    except OSError as error:
+        raise CheckpointError(f"{path} could not be written: {error.strerror or error}") from error
+    with written_aside(folder / CONFIG_FILE, CheckpointError) as file:
+        file.write(config_json(config))
+
+
+def config_json(config: BERTConfig) -> bytes:
+    """Return the content of `config.json`."""
     settings: dict[str, Any] = {
         "architectures": ["BertForPreTraining"],
         "model_type": "bert",
@@ -94,17 +109,35 @@ def write(folder: Path, config: BERTConfig, model: Module) -> None:
         **asdict(config),
         **_FIXED_SETTINGS,
     }
-    state = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in model.state_dict().items()}
-    aside = folder / f"{WEIGHTS_FILE}.partial"
+    return json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name as float32 safetensors, whole or not at all. Raises `OSError` if they cannot be written.
+
+    Neither copies what is float32 and contiguous nor keeps other threads from running.
+    """
+    aside = path.with_name(f"{path.name}.partial")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, aside, metadata={"format": "pt"})
-        os.replace(aside, folder / WEIGHTS_FILE)
-    except (OSError, safetensors.SafetensorError) as error:
+        # The library makes files that only their owner can read: an ordinary one tells the permissions wanted here.
+        aside.touch()
+        permissions = stat.S_IMODE(aside.stat().st_mode)
+        arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
+        save_file(arrays, aside, metadata={"format": "pt"})
+        aside.chmod(permissions)
+        aside.replace(path)
+    except safetensors.SafetensorError as error:
+        raise _as_os_error(error, path) from error
+    finally:
         aside.unlink(missing_ok=True)
-        raise CheckpointError(f"{folder / WEIGHTS_FILE} could not be written: {error}") from error
-    with written_aside(folder / CONFIG_FILE, CheckpointError) as file:
-        file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def _as_os_error(error: safetensors.SafetensorError, path: Path) -> OSError:
+    """Return the failure of the operating system that the library wraps into a text of its own."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None:
+        return OSError(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path))
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:

@@ -120,7 +120,7 @@ class BERTForPreTraining(Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to a folder, from which `transformers` can load them."""
-        hub.write(Path(folder), self.config, self)
+        hub.write(Path(folder), self.config, self.state_dict())
 
     def with_vocabulary(self, vocab_size: int) -> "BERTForPreTraining":
         """Return this model with only the first `vocab_size` tokens, or with freshly drawn ones added."""
