@@ -9,11 +9,12 @@ from lucid.data import HELD_OUT, Corpus, Sampler
 from lucid.distributed import all_or_none, session
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
-from lucid.training.checkpoint import STATE_FILE, find_model, open_checkpoint
+from lucid.training.checkpoint import STATE_FILE, open_checkpoint
 from lucid.training.config import DataSettings, from_dict
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.evaluation import frequency_losses
 from lucid.training.setup import check_tokenizer, evaluation_settings
+from lucid.training.store import find_model
 
 
 def evaluate(

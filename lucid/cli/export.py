@@ -11,7 +11,7 @@ from lucid.data import load_tokenizer
 from lucid.data.tokenizer import save_tokenizer
 from lucid.errors import CheckpointError
 from lucid.models import BERTForPreTraining
-from lucid.training.checkpoint import find_model
+from lucid.training.store import find_model
 
 
 def export(

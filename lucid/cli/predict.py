@@ -10,7 +10,7 @@ from lucid.autograd import no_grad
 from lucid.data import load_tokenizer, special_tokens
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
-from lucid.training.checkpoint import find_model
+from lucid.training.store import find_model
 
 
 def predict(

@@ -54,10 +54,16 @@ class MomentOptimizer:
         }
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], updates: int) -> None:
-        """Copy moments of the same names and shapes, and set the count of updates behind them."""
+        """Copy moments of the same names and shapes, and set the count of updates behind them.
+
+        Raises `KeyError` if one is missing, and `ValueError` if one has another shape.
+        """
         for kind, buffer in self._buffers().items():
             for name, array in self.flat.views(buffer).items():
-                array[...] = to_device(state[f"{kind}.{name}"], device_of(array))
+                moment = state[f"{kind}.{name}"]
+                if moment.shape != array.shape:
+                    raise ValueError(f"{kind}.{name} has shape {moment.shape}, not {array.shape}")
+                array[...] = to_device(moment, device_of(array))
         self.updates = updates
 
     def _buffers(self) -> dict[str, np.ndarray]:

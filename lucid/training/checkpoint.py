@@ -1,48 +1,70 @@
-"""Checkpoints: a folder each, whole or not there, from which a run goes on exactly and on any number of ranks.
+"""A checkpoint: a folder, whole or not there, from which a run goes on exactly and on any number of ranks.
 
-A checkpoint `checkpoints/step-00001000/` is at once a model folder in Hugging Face's format (`config.json`,
-`model.safetensors`, the tokenizer's files) and the rest of the run's state: `optimizer.safetensors` (moments by
-parameter name) and `state.json`. `manifest.json` has the SHA-256 of each. It is written aside, flushed, and renamed.
+It is at once a model folder in Hugging Face's format (`config.json`, `model.safetensors`, the tokenizer's files) and
+the rest of the run's state: `optimizer.safetensors` (moments by parameter name) and `state.json`. `manifest.json` has
+the SHA-256 of each. It is written aside, flushed, and renamed. `store.py` says which checkpoints a run has.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from lucid.errors import CheckpointError
-from lucid.files import flush, sha256_of, written_aside
-from lucid.models import BERTForPreTraining
+from lucid.files import flush, sha256_of
+from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.optim.moments import MomentOptimizer
+from lucid.training.metrics import WindowSums
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
-_PREFIX = "step-"
-_ASIDE = ".partial-"
+# What a name begins with while the checkpoint is written.
+ASIDE = ".partial-"
+
+_REQUIRED_FILES = {hub.CONFIG_FILE, hub.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE}
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run is: all that is neither weights nor moments."""
+    """Where a run is: all that is neither weights nor moments.
+
+    `corpus` and `tokenizer` are their hashes. `window` holds the sums, over all ranks, of the steps that no line of the
+    log has reported yet (`metrics.Window`).
+    """
 
     step: int
     samples_consumed: int
     optimizer_updates: int
     skipped_steps: int
     skipped_in_a_row: int
+    window: WindowSums
     corpus: str
+    tokenizer: str
     config: dict[str, Any]
     format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is written from: arrays by name in host memory, which nobody changes meanwhile."""
+
+    state: TrainingState
+    config: BERTConfig
+    weights: Mapping[str, np.ndarray]
+    moments: Mapping[str, np.ndarray]
+    tokenizer_files: Sequence[Path]
 
 
 @dataclass(frozen=True)
@@ -61,113 +83,57 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder / OPTIMIZER_FILE} does not fit the model: {error}") from error
 
 
-class CheckpointStore:
-    """The checkpoints of one run, of which the newest `keep` stay."""
+def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
+    """Write the checkpoint `folder`, which does not exist yet; raises `OSError` if it cannot be written."""
+    aside = folder.with_name(f"{ASIDE}{folder.name}")
+    try:
+        aside.mkdir(parents=True)
+        _write_files(aside, snapshot)
+        names = sorted(path.name for path in aside.iterdir())
+        checksums = {name: sha256_of(aside / name) for name in names}
+        (aside / MANIFEST_FILE).write_text(json.dumps(checksums, indent=2), encoding="utf-8")
+        for name in (*names, MANIFEST_FILE):
+            flush(aside / name)
+        flush(aside)
+        os.rename(aside, folder)
+        flush(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder = folder
-        self._keep = keep
 
-    def save(
-        self,
-        state: TrainingState,
-        model: BERTForPreTraining,
-        optimizer: MomentOptimizer,
-        tokenizer_files: Sequence[Path],
-    ) -> Path:
-        """Write a checkpoint and remove the oldest ones. The ones before are untouched if it cannot be written."""
-        target = self.folder / f"{_PREFIX}{state.step:08d}"
-        aside = self.folder / f"{_ASIDE}{target.name}"
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            model.save_pretrained(aside)
-            save_file(optimizer.state_dict(), aside / OPTIMIZER_FILE)
-            (aside / STATE_FILE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
-            for path in tokenizer_files:
-                shutil.copyfile(path, aside / path.name)
-            names = sorted(path.name for path in aside.iterdir())
-            for name in names:
-                flush(aside / name)
-            with written_aside(aside / MANIFEST_FILE, CheckpointError) as file:
-                file.write(json.dumps({name: sha256_of(aside / name) for name in names}, indent=2).encode())
-            self._put_in_place(aside, target)
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise CheckpointError(
-                f"{target} could not be written: {reason}; the checkpoints before it are whole"
-            ) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        self._remove_others(target)
-        return target
-
-    def _put_in_place(self, aside: Path, target: Path) -> None:
-        if target.exists():
-            # A damaged checkpoint of the same step, or the run was set back: what is new replaces it.
-            shutil.rmtree(target)
-        os.replace(aside, target)
-        flush(self.folder)
-
-    def _remove_others(self, newest: Path) -> None:
-        """Remove what is past keeping: old ones, unfinished ones, and later steps, which were found damaged."""
-        folders = self._folders()
-        later = [folder for folder in folders if folder.name > newest.name]
-        kept = folders[len(later) :][: self._keep]
-        for folder in (*folders, *self.folder.glob(f"{_ASIDE}*")):
-            if folder not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _folders(self) -> list[Path]:
-        """Return the checkpoints' folders, newest first."""
-        return sorted(self.folder.glob(f"{_PREFIX}[0-9]*"), reverse=True)
-
-    def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """Return the newest whole checkpoint, if any, and what was wrong with newer ones that were passed over.
-
-        Raises `CheckpointError` if there are checkpoints and none of them is whole: nobody wants to start over then.
-        """
-        problems: list[str] = []
-        for folder in self._folders():
-            try:
-                return open_checkpoint(folder), problems
-            except CheckpointError as error:
-                problems.append(str(error))
-        if problems:
-            raise CheckpointError(
-                f"no checkpoint in {self.folder} can be used ({problems[0]}): mend it, or move the folder away to "
-                "begin anew"
-            )
-        return None, problems
+def _write_files(folder: Path, snapshot: Snapshot) -> None:
+    (folder / hub.CONFIG_FILE).write_bytes(hub.config_json(snapshot.config))
+    hub.write_tensors(folder / hub.WEIGHTS_FILE, snapshot.weights)
+    hub.write_tensors(folder / OPTIMIZER_FILE, snapshot.moments)
+    (folder / STATE_FILE).write_text(json.dumps(asdict(snapshot.state), indent=2), encoding="utf-8")
+    for path in snapshot.tokenizer_files:
+        shutil.copyfile(path, folder / path.name)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in `folder`; `CheckpointError` says what is missing or altered."""
     try:
+        _check_is_file(folder, MANIFEST_FILE)
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        for name, checksum in manifest.items():
-            if Path(name).name != name or sha256_of(folder / name) != checksum:
+        for name in sorted(_REQUIRED_FILES | manifest.keys()):
+            _check_is_file(folder, name)
+            if sha256_of(folder / name) != manifest.get(name):
                 raise CheckpointError(f"{folder / name} was altered: its checksum differs")
         content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         if content.get("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{folder} was written by another version of lucid")
-        return Checkpoint(folder, TrainingState(**content))
+        return Checkpoint(folder, TypeAdapter(TrainingState).validate_python(content))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise CheckpointError(f"{folder / STATE_FILE} is damaged: {field} is missing or of the wrong kind") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
 
 
-def find_model(path: Path) -> Path:
-    """Return the model folder that `path` means: a run's newest checkpoint, or the folder itself.
-
-    Raises `CheckpointError` if there is no model.
-    """
-    if (path / "checkpoints").is_dir():
-        checkpoint, _ = CheckpointStore(path / "checkpoints").newest()
-        if checkpoint is None:
-            raise CheckpointError(f"{path} has no checkpoint yet: train longer")
-        return checkpoint.folder
-    if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} is neither the folder of a run nor that of a model (it has no config.json)")
-    return path
+def _check_is_file(folder: Path, name: str) -> None:
+    """Raise if what has this name is no ordinary file straight in `folder`: reading a pipe, say, never ends."""
+    path = folder / name
+    if Path(name).name != name or (path.exists() and not path.is_file()):
+        raise CheckpointError(f"{folder} is damaged: {name} is not a file in it")

@@ -24,15 +24,22 @@ from lucid.models.bert.pretraining import BranchLoss
 
 METRICS_FILE = "metrics.jsonl"
 
+# Loss, correct predictions and labels of MLM, then of NSP.
+WindowSums = tuple[float, float, float, float, float, float]
+
 _SECONDS_PER_REFRESH = 0.2
 
 
 class Window:
-    """Sums over the steps since the last line of the log, on this rank until `means` adds up all."""
+    """Sums over the steps since the last line of the log, on this rank until `totals` or `means` adds up all.
 
-    def __init__(self, communicator: Communicator) -> None:
+    `carried` are the sums that a run goes on with, such as `totals` gave: on one rank, and zeros on the others.
+    """
+
+    def __init__(self, communicator: Communicator, carried: WindowSums) -> None:
         self._communicator = communicator
         self._clear()
+        self._sums += carried
 
     def _clear(self) -> None:
         self._sums = np.zeros(6)
@@ -49,18 +56,22 @@ class Window:
         self._steps += 1
         self._data_wait += data_wait
 
-    @property
-    def is_open(self) -> bool:
-        """Whether there are steps that no line has reported."""
-        return self._steps > 0
+    def totals(self) -> WindowSums:
+        """Return the sums over all ranks, which all call this.
+
+        Float64 adds up float32 losses of one size without rounding, so it does not matter in which order.
+        """
+        totals = self._sums.copy()
+        self._communicator.all_reduce(totals).wait()
+        mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs = totals.tolist()
+        return mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs
 
     def means(self, global_batch: int) -> dict[str, float]:
         """Return the means over all ranks and steps since the last call, and begin again. All ranks call this.
 
-        Without sentence pairs there are no figures on them.
+        Without sentence pairs there are no figures on them. Speeds are those of the steps that this process took.
         """
-        self._communicator.all_reduce(self._sums).wait()
-        mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs = self._sums.tolist()
+        mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs = self.totals()
         seconds = time.perf_counter() - self._started
         means = {
             "loss": mlm_loss / max(1, masked) + nsp_loss / max(1, pairs),
@@ -93,6 +104,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, first_step: int, steps: int, tensorboard: bool) -> None:
         self.path = folder / METRICS_FILE
+        event_writer = _event_writer() if tensorboard else None
         _make(folder)
         entries = read_lines(self.path) if self.path.exists() else []
         kept = [
@@ -103,7 +115,8 @@ class MetricsLog:
         with written_aside(self.path, ConfigError) as file:
             file.writelines(_line(entry) for entry in kept)
         self._file = self.path.open("ab")
-        self._events = _event_writer(folder / "tensorboard", first_step) if tensorboard else None
+        # Of the steps after `first_step`, TensorBoard forgets what it has.
+        self._events = event_writer(str(folder / "tensorboard"), purge_step=first_step + 1) if event_writer else None
 
     def write(self, entry: dict[str, Any]) -> None:
         """Write one line; it has at least `step`."""
@@ -142,14 +155,14 @@ def _line(entry: dict[str, Any]) -> bytes:
     return json.dumps(values, allow_nan=False).encode() + b"\n"
 
 
-def _event_writer(folder: Path, first_step: int) -> Any:
+def _event_writer() -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ConfigError(
             "train.tensorboard is true, but tensorboardX is not installed: pip install 'lucid[tensorboard]'"
         ) from error
-    return SummaryWriter(str(folder), purge_step=first_step + 1)
+    return SummaryWriter
 
 
 class ProgressLine:

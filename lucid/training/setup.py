@@ -16,9 +16,11 @@ from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
-from lucid.training.checkpoint import Checkpoint, CheckpointStore, TrainingState
+from lucid.training.checkpoint import Checkpoint, TrainingState
 from lucid.training.config import DataSettings, RunConfig, from_dict
 from lucid.training.evaluation import frequency_losses
+from lucid.training.metrics import WindowSums
+from lucid.training.store import CheckpointStore
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Corpora:
     """What is read: the samples to train on, those held out (if any), and the losses by token frequency."""
 
     identity: str
+    tokenizer_hash: str
     train: Sampler
     held_out: Sampler | None
     token_losses: Array
@@ -47,7 +50,9 @@ class Run:
     samples_consumed: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
-    # On the first rank: the newest checkpoint.
+    # The sums of the steps that the log has not reported yet; on the first rank those of all.
+    window: WindowSums = (0.0,) * 6
+    # On the first rank: the newest whole checkpoint.
     checkpoint: Path | None = None
 
     @property
@@ -59,22 +64,24 @@ class Run:
         """Whether this rank is the one that writes and speaks."""
         return self.communicator.rank == 0
 
-    def state(self) -> TrainingState:
-        """Return the place in the run, for a checkpoint."""
+    def state(self, window: WindowSums) -> TrainingState:
+        """Return the place in the run, for a checkpoint; `window` as of `metrics.Window.totals`."""
         return TrainingState(
             step=self.step,
             samples_consumed=self.samples_consumed,
             optimizer_updates=self.optimizer.updates,
             skipped_steps=self.skipped_steps,
             skipped_in_a_row=self.skipped_in_a_row,
+            window=window,
             corpus=self.corpora.identity,
+            tokenizer=self.corpora.tokenizer_hash,
             config=self.config.as_dict(),
         )
 
 
 def open_run(config: RunConfig, communicator: Communicator) -> Run:
     """Open everything that `config` names. All ranks call this; a `LucidError` on one is raised on all."""
-    store = CheckpointStore(config.run_folder / "checkpoints", config.train.keep_checkpoints)
+    store = CheckpointStore(config.run_folder / "checkpoints")
     messages: list[str] = []
 
     def open_alone() -> tuple[Corpora, BERTForPreTraining, Checkpoint | None]:
@@ -131,6 +138,7 @@ def open_corpora(config: RunConfig) -> Corpora:
         )
     return Corpora(
         identity=corpus.identity,
+        tokenizer_hash=corpus.tokenizer_hash,
         train=Sampler(corpus, sampler_settings(config.data), config.train.seed),
         held_out=held_out,
         token_losses=frequency_losses(corpus) if held_out is not None else np.zeros(0),
@@ -221,6 +229,7 @@ def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
             state = checkpoint.state
             place[:4] = state.step, state.samples_consumed, state.optimizer_updates, state.skipped_steps
             place[4] = state.skipped_in_a_row
+            run.window = state.window
             run.checkpoint = checkpoint.folder
             run.messages.append(f"goes on from step {state.step:,} ({checkpoint.folder})")
 

@@ -6,18 +6,21 @@ in micro-batches, the gradients being summed over ranks during the last one's ba
 
 import math
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
+from types import TracebackType
 
 import numpy as np
 
 from lucid import random
 from lucid.data import Batch, Loader
 from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift
-from lucid.errors import TrainingError
+from lucid.errors import LucidError, TrainingError
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm
+from lucid.training.checkpoint import TrainingState
 from lucid.training.evaluation import Evaluation, evaluate
 from lucid.training.metrics import MetricsLog, ProgressLine, Window
+from lucid.training.saver import Saver
 from lucid.training.setup import Run
 
 
@@ -47,11 +50,12 @@ class Trainer:
         self._schedule = WarmupPolynomialDecay(
             optimizer.learning_rate, optimizer.warmup_steps, self.settings.steps, optimizer.decay_power
         )
-        self._window = Window(run.communicator)
+        self._window = Window(run.communicator, run.window)
         # Of the first rank only: it alone writes and speaks.
         self._log: MetricsLog | None = None
         self._progress: ProgressLine | None = None
-        self._saved_step = self._replicas_checked = run.step
+        self._saver: Saver | None = None
+        self._replicas_checked = run.step
         self._figures: dict[str, float] = {}
 
     def train(self, stop: StopRequest) -> bool:
@@ -60,27 +64,31 @@ class Trainer:
         Either way the last step taken is in a checkpoint afterwards.
         """
         run, data = self.run, self.run.config.data
-        all_or_none(run.communicator, self._open_log)
+        all_or_none(run.communicator, self._begin)
         with ExitStack() as stack:
             if self._progress and self._log:
                 stack.enter_context(self._progress)
                 stack.callback(self._log.close)
+                stack.push(self._leave_saver)
             make_batch = partial(self._batch, run.step, run.samples_consumed)
             batches = stack.enter_context(
                 Loader(make_batch, run.step, self.settings.steps, data.workers, data.prefetch)
             )
             finished = self._loop(batches, stop)
-            self._save()
+            self._save_last()
             if finished:
                 self._evaluate()
         return finished
 
-    def _open_log(self) -> None:
-        if self.run.is_first:
-            self._log = MetricsLog(
-                self.run.config.run_folder, self.run.step, self.settings.steps, self.settings.tensorboard
-            )
-            self._progress = ProgressLine(self.settings.steps, self.run.step)
+    def _begin(self) -> None:
+        """Open what the first rank writes. From now on nothing is refused, so the run may claim its incarnation."""
+        run, settings = self.run, self.settings
+        if run.is_first:
+            self._log = MetricsLog(run.config.run_folder, run.step, settings.steps, settings.tensorboard)
+            self._progress = ProgressLine(settings.steps, run.step)
+            incarnation = run.store.claim(settings.keep_checkpoints, run.checkpoint)
+            files = run.corpora.tokenizer_files
+            self._saver = Saver(incarnation, run.model, run.optimizer, files, run.step, self._progress.say)
 
     def _batch(self, first_step: int, first_sample: int, step: int) -> Batch:
         """Return this rank's share of the global batch of `step`. Runs in the loader's threads."""
@@ -99,8 +107,6 @@ class Trainer:
             batch = following
             masked_tokens, pairs, stopping = control.wait()
             if stopping:
-                if self._window.is_open:
-                    self._report()
                 return False
             started = time.perf_counter()
             following = next(batches, None)
@@ -112,7 +118,7 @@ class Trainer:
             # In this order: what is evaluated before a kill is either saved as well, or done again.
             if self._due(settings.evaluate_every) and following:
                 self._evaluate()
-            if self._due(settings.checkpoint_every):
+            if self._due(settings.checkpoint_every) and following:
                 self._save()
         return True
 
@@ -219,12 +225,40 @@ class Trainer:
             self._progress.say(self.evaluation.sentence())
 
     def _save(self) -> None:
-        """Write a checkpoint, unless this step has one. The replicas are equal: the first rank writes."""
-        run = self.run
-        if run.step > self._saved_step:
-            if run.step > self._replicas_checked:
-                self._check_replicas()
-            with self._window.paused(), run.communicator.whereabouts.phase("saving a checkpoint"):
-                if run.is_first:
-                    run.checkpoint = run.store.save(run.state(), run.model, run.optimizer, run.corpora.tokenizer_files)
-            self._saved_step = run.step
+        """Begin a checkpoint. The replicas are equal: the first rank writes, while training goes on."""
+        with self._window.paused():
+            state = self._checked_state()
+            if self._saver:
+                with self._saving():
+                    self._saver.begin(state)
+
+    def _save_last(self) -> None:
+        """Write a checkpoint of the last step taken, unless it has one; a failure is the error of all ranks."""
+        state = self._checked_state()
+
+        def finish() -> None:
+            if self._saver:
+                with self._saving():
+                    self._saver.finish(state)
+                self.run.checkpoint = self._saver.newest
+
+        all_or_none(self.run.communicator, finish)
+
+    def _saving(self) -> AbstractContextManager[None]:
+        """Note that the other ranks may wait for long within the block: the disk decides."""
+        return self.run.communicator.whereabouts.phase("saving a checkpoint")
+
+    def _checked_state(self) -> TrainingState:
+        """Return the place in the run, of which the replicas are known to be equal. All ranks call this."""
+        if self.run.step > self._replicas_checked:
+            self._check_replicas()
+        return self.run.state(self._window.totals())
+
+    def _leave_saver(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the checkpoint under way, unless the other ranks wait for this one, which has failed, to end."""
+        in_order = error is None or (isinstance(error, LucidError) and error.agreed)
+        if self._saver and (in_order or self.run.communicator.size == 1):
+            with self._saving():
+                self._saver.wait()

@@ -84,6 +84,29 @@ def test_a_run_is_not_continued_with_another_model_corpus_or_seed(lucid, run_fol
     assert "beyond train.steps=3" in lucid("train", file, "train.steps=3")[2]
 
 
+def test_a_refused_start_leaves_nothing(lucid, run_folder):
+    before = sorted((run_folder / "checkpoints").iterdir())
+    assert lucid("train", run_folder.parent / "run.yaml", "train.seed=5")[0] == 2
+    assert sorted((run_folder / "checkpoints").iterdir()) == before
+
+
+def test_a_missing_package_is_told_before_anything_is_made(lucid, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    overrides = f"run_folder={tmp_path / 'run'}", "train.tensorboard=true"
+    assert "tensorboardX is not installed" in lucid("train", run_folder.parent / "run.yaml", *overrides)[2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_commands_take_the_checkpoint_of_the_latest_start(lucid, run_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_folder, copy)
+    shutil.copytree(copy / "checkpoints/0001-00000006", copy / "checkpoints/0031-00000004")
+    assert "0031-00000004" in lucid("export", copy, tmp_path / "model")[1]
+    shutil.rmtree(copy / "checkpoints/0001-00000006")
+    assert lucid("evaluate", copy, "--samples", 5)[0] == 0
+    assert lucid("predict", copy, "ba co [MASK].")[0] == 0
+
+
 def test_a_finished_run_is_evaluated_once_in_its_metrics(lucid, run_folder):
     for _ in range(2):
         assert lucid("train", run_folder.parent / "run.yaml")[0] == 0
@@ -149,7 +172,7 @@ def test_export_cuts_the_padding_and_keeps_the_scores(lucid, run_folder, tmp_pat
         "tokenizer_config.json",
         "vocab.txt",
     ]
-    padded = BERTForPreTraining.from_pretrained(run_folder / "checkpoints/step-00000006").eval()
+    padded = BERTForPreTraining.from_pretrained(run_folder / "checkpoints/0001-00000006").eval()
     exported = BERTForPreTraining.from_pretrained(tmp_path / "model").eval()
     assert (padded.config.vocab_size, exported.config.vocab_size) == (208, 200)
     ids = np.array([[2, 40, 41, 3]])
@@ -163,7 +186,7 @@ def test_a_run_can_start_from_an_exported_model(lucid, run_folder, tmp_path):
     file = run_folder.parent / "run.yaml"
     overrides = f"initial_model={model}", f"run_folder={tmp_path / 'next'}", "optimizer.learning_rate=1e-12"
     assert lucid("train", file, *overrides)[0] == 0
-    trained = BERTForPreTraining.from_pretrained(tmp_path / "next/checkpoints/step-00000006").state_dict()
+    trained = BERTForPreTraining.from_pretrained(tmp_path / "next/checkpoints/0001-00000006").state_dict()
     for name, array in BERTForPreTraining.from_pretrained(model).state_dict().items():
         # The vocabulary is padded again: its first rows are the model's.
         np.testing.assert_allclose(trained[name][: len(array)], array, atol=1e-6)

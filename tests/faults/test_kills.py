@@ -14,7 +14,7 @@ import sys
 import pytest
 from launching import ONE_THREAD, TRAIN, rank_processes
 
-from lucid.training.checkpoint import find_model
+from lucid.training.store import find_model
 
 # Several seconds a kill where two cores are busy with other things as well.
 SECONDS_PER_KILL = 30

@@ -54,14 +54,14 @@ def test_a_flipped_bit_in_one_ranks_weights_ends_the_run_and_names_the_rank(trai
     assert finished.returncode == TrainingError.exit_code, finished.stdout
     assert re.search(r"after step 25: rank 1 holds other weights than the rest, in [\w.]+", finished.stdout)
     assert "Traceback" not in finished.stdout
-    assert [path.name[-8:] for path in (tmp_path / "run/checkpoints").glob("*0*")] == ["00000020"]
+    assert [path.name[-8:] for path in (tmp_path / "run/checkpoints").glob("0*")] == ["00000020"]
 
 
 def test_replicas_that_differ_are_never_saved(train_with, tmp_path):
     finished = train_with(FLIP, "run.step == 10 and run.communicator.rank == 2", "train.check_replicas_every=1000")
     assert finished.returncode == TrainingError.exit_code, finished.stdout
     assert "after step 20: rank 2 holds other weights than the rest" in finished.stdout
-    assert not list((tmp_path / "run/checkpoints").glob("*0*"))
+    assert not list((tmp_path / "run/checkpoints").glob("0*"))
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_by_all_and_counted(train_with, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from launching import ONE_THREAD, descendants, rank_processes
 
-from lucid.training.checkpoint import CheckpointStore, find_model
+from lucid.training.store import CheckpointStore, find_model
 
 REPOSITORY = Path(__file__).parents[2]
 # Long enough that a run is not over before a line that it printed has been answered with a signal.

@@ -90,9 +90,10 @@ def test_ranks_that_take_different_ways_end_the_run(train_with):
 
 
 def test_a_rank_that_hangs_while_it_saves_ends_the_run_after_a_longer_time(train_with):
-    patch = "from lucid.training.checkpoint import CheckpointStore as Store; Store.save = lambda *_: time.sleep(1000)"
+    """The checkpoint of step 20 is written in the background; that of step 40 waits for it."""
+    patch = "from lucid.training.store import Incarnation; Incarnation.save = lambda *_: time.sleep(1000)"
     finished = train_with("pass", "True", "train.watchdog_seconds=1", patch=patch)
-    assert_ended(finished, r"rank 0 on \S+ is at step 19, saving a checkpoint, outside of any collective")
+    assert_ended(finished, r"rank 0 on \S+ is at step 39, saving a checkpoint, outside of any collective")
 
 
 SLOW = f"""
@@ -103,7 +104,7 @@ def slowly(action, ranks):
     return act
 """
 SLOW_EVALUATION = SLOW + "trainer.evaluate = slowly(trainer.evaluate, [0])"
-SLOW_SAVING = SLOW + "from lucid.training.checkpoint import CheckpointStore as S; S.save = slowly(S.save, [0])"
+SLOW_SAVING = SLOW + "from lucid.training.store import Incarnation as I; I.save = slowly(I.save, [0])"
 SLOW_START = SLOW + "from lucid.data import Corpus; Corpus.verify = slowly(Corpus.verify, [0])"
 SLOW_FIRST_STEP = SLOW + "T = trainer.Trainer; T._gradients = slowly(T._gradients, [2])"
 

@@ -1,67 +1,56 @@
 """Law 6: a checkpoint is whole or it isn't there."""
 
 import json
-import resource
+import os
+import pickle
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import pytest
+from small_checkpoints import CONFIG, snapshot, trained_model
 
 import lucid
-from lucid.errors import CheckpointError
-from lucid.models import BERTConfig, BERTForPreTraining
+from lucid.data import Corpus
+from lucid.errors import CheckpointError, DataError
+from lucid.models import BERTForPreTraining
 from lucid.nn import flatten
 from lucid.optim import AdamW
-from lucid.training.checkpoint import CheckpointStore, TrainingState, find_model, open_checkpoint
+from lucid.training.checkpoint import open_checkpoint, write_checkpoint
+from lucid.training.store import CheckpointStore, find_model
 
-CONFIG = BERTConfig(
-    vocab_size=20,
-    hidden_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    intermediate_size=8,
-    max_position_embeddings=8,
-)
-STATE = TrainingState(
-    step=1,
-    samples_consumed=8,
-    optimizer_updates=1,
-    skipped_steps=0,
-    skipped_in_a_row=0,
-    corpus="abc",
-    config={"train": {"seed": 0}},
-)
+FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "state.json"]
 
 
 @pytest.fixture
-def trained():
-    """A model and an optimizer with moments."""
-    model = BERTForPreTraining(CONFIG)
-    optimizer = AdamW(flatten(model))
-    generator = np.random.default_rng(0)
-    optimizer.flat.gradients[:] = generator.standard_normal(len(optimizer.flat.gradients))
-    optimizer.step(1e-3)
-    return model, optimizer
+def folder(tmp_path):
+    """A checkpoint."""
+    path = tmp_path / "checkpoints" / "0001-00000005"
+    write_checkpoint(path, snapshot(trained_model(), step=5))
+    return path
 
 
-@pytest.fixture
-def store(tmp_path):
-    return CheckpointStore(tmp_path / "checkpoints", keep=2)
+def rewrite(path, content):
+    """Replace a file of a checkpoint, and its checksum, as whoever makes a checkpoint can."""
+    path.write_bytes(content)
+    manifest_file = path.parent / "manifest.json"
+    manifest = json.loads(manifest_file.read_text())
+    manifest_file.write_text(json.dumps(manifest | {path.name: sha256(content).hexdigest()}))
 
 
-def save(store, trained, step):
-    return store.save(replace(STATE, step=step), *trained, tokenizer_files=[])
-
-
-def test_what_was_saved_comes_back(store, trained):
-    save(store, trained, 3)
+def test_what_was_saved_comes_back(tmp_path):
+    trained, window = trained_model(), (0.1, 2.0, 3.0, float("nan"), 5.0, 6.0)
+    written = snapshot(trained, step=3)
+    write_checkpoint(tmp_path / "whole", replace(written, state=replace(written.state, window=window)))
     lucid.manual_seed(99)
     model = BERTForPreTraining(CONFIG)
     optimizer = AdamW(flatten(model))
-    checkpoint, problems = store.newest()
-    assert problems == []
+    checkpoint = open_checkpoint(tmp_path / "whole")
     assert checkpoint.state.step == 3
+    np.testing.assert_array_equal(checkpoint.state.window, window)
     checkpoint.load(model, optimizer)
     for name, array in trained[0].state_dict().items():
         np.testing.assert_array_equal(model.state_dict()[name], array)
@@ -70,103 +59,161 @@ def test_what_was_saved_comes_back(store, trained):
     assert optimizer.updates == 1
 
 
-def test_the_newest_are_kept(store, trained):
-    for step in (1, 2, 10):
-        save(store, trained, step)
-    assert sorted(path.name for path in store.folder.iterdir()) == ["step-00000002", "step-00000010"]
-    assert store.newest()[0].state.step == 10
+def test_whoever_may_read_the_folder_may_read_all_files_in_it(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_checkpoint(tmp_path / "whole", snapshot(trained_model()))
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "whole").iterdir()} == {0o644}
 
 
-def test_none_is_there_before_the_first(store):
-    assert store.newest() == (None, [])
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.json"])
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "removed"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store, trained, name, damage):
-    save(store, trained, 1)
-    path = save(store, trained, 2) / name
+@pytest.mark.parametrize("name", [*FILES, "manifest.json"])
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "removed", "a folder", "a pipe"])
+def test_damage_is_found_and_the_file_named(folder, name, damage):
+    path = folder / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    if damage == "removed":
-        path.unlink()
-    else:
-        path.write_bytes(content if damage == "flipped" else content[:-1])
-    checkpoint, (problem,) = store.newest()
-    assert checkpoint.state.step == 1
-    assert name in problem
+    path.unlink()
+    match damage:
+        case "flipped":
+            path.write_bytes(content)
+        case "truncated":
+            path.write_bytes(content[:-1])
+        case "a folder":
+            path.mkdir()
+        case "a pipe":
+            os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=str(folder)) as caught:
+        open_checkpoint(folder)
+    assert name in str(caught.value) or name == "manifest.json"
 
 
-def test_a_run_does_not_start_over_when_no_checkpoint_can_be_used(store, trained):
-    for step in (1, 2):
-        (save(store, trained, step) / "state.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used .*state\.json is missing"):
-        store.newest()
-
-
-def test_a_damaged_later_checkpoint_does_not_push_out_a_new_one(tmp_path, trained):
-    store = CheckpointStore(tmp_path, keep=1)
-    (save(store, trained, 1000) / "state.json").unlink()
-    assert save(store, trained, 600).is_dir()
-    assert [path.name for path in tmp_path.iterdir()] == ["step-00000600"]
-
-
-def test_a_full_disk_says_so_and_leaves_the_checkpoint_before(store, trained):
-    save(store, trained, 1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(CheckpointError, match="could not be written"):
-            save(store, trained, 2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, previous)
-    assert [path.name for path in store.folder.iterdir()] == ["step-00000001"]
-    assert store.newest()[0].state.step == 1
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"../../etc/passwd": "0"}', '{"state.json": "0"}', "null"])
-def test_a_damaged_manifest_is_an_error_of_ours(store, trained, content):
-    folder = save(store, trained, 1)
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"../../etc/passwd": "0"}', '{"state.json": "0"}', '{"state.json": 0}', "null", "[" * 9999],
+)
+def test_a_damaged_manifest_is_an_error_of_ours(folder, content):
     (folder / "manifest.json").write_text(content)
     with pytest.raises(CheckpointError):
         open_checkpoint(folder)
 
 
-def test_a_kill_while_writing_leaves_the_checkpoint_before(store, trained):
-    save(store, trained, 1)
-    aside = store.folder / ".partial-step-00000002"
-    aside.mkdir()
-    (aside / "model.safetensors").write_bytes(b"half")
-    assert store.newest()[0].state.step == 1
-    save(store, trained, 2)
-    assert not aside.exists()
-    assert store.newest()[0].state.step == 2
-
-
-def test_a_checkpoint_that_cannot_be_written_says_so(store, trained):
-    save(store, trained, 1)
-    (store.folder / ".partial-step-00000002").write_text("in the way")
-    with pytest.raises(CheckpointError, match=r"could not be written: .*; the checkpoints before it are whole"):
-        save(store, trained, 2)
-    assert store.newest()[0].state.step == 1
-
-
-def test_a_checkpoint_of_another_version_is_refused(store, trained):
-    folder = save(store, trained, 1)
-    state = json.loads((folder / "state.json").read_text()) | {"format_version": 99}
-    (folder / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["state.json"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="another version"):
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"format_version": 99}, "another version of lucid"),
+        ({"step": "many"}, "step is missing or of the wrong kind"),
+        ({"window": [1.0]}, "window.1 is missing or of the wrong kind"),
+        ({"config": None}, "config is missing or of the wrong kind"),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused(folder, change, fragment):
+    state = json.loads((folder / "state.json").read_text()) | change
+    rewrite(folder / "state.json", json.dumps(state).encode())
+    with pytest.raises(CheckpointError, match=fragment):
         open_checkpoint(folder)
 
 
-def test_a_model_is_found_by_run_checkpoint_or_folder(store, trained, tmp_path):
-    newest = save(store, trained, 5)
-    assert find_model(tmp_path) == newest
-    assert find_model(newest) == newest
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_arrays_of_another_shape_are_refused(folder, name):
+    other = replace(CONFIG, vocab_size=21)
+    write_checkpoint(folder.parent / "other", snapshot(trained_model(other), config=other))
+    rewrite(folder / name, (folder.parent / "other" / name).read_bytes())
+    model = BERTForPreTraining(CONFIG)
+    with pytest.raises(CheckpointError, match=rf"{name}.* has shape"):
+        open_checkpoint(folder).load(model, AdamW(flatten(model)))
+
+
+class Payload:
+    """Unpickling it makes a file."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def __reduce__(self):
+        return (open, (str(self.made), "w"))
+
+
+def test_a_pickle_is_never_loaded_wherever_it_lies(folder, tmp_path):
+    payload = pickle.dumps(Payload(tmp_path / "made"))
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "extra.pkl"):
+        (folder / name).write_bytes(payload)
+
+    def read_all():
+        model = BERTForPreTraining.from_pretrained(folder)
+        open_checkpoint(folder).load(model, AdamW(flatten(model)))
+
+    read_all()
+    for name in FILES:
+        content = (folder / name).read_bytes()
+        rewrite(folder / name, payload)
+        with pytest.raises(CheckpointError):
+            read_all()
+        rewrite(folder / name, content)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle, which is not read"):
+        read_all()
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_corpus_with_objects_in_it_is_refused_unread(corpus_folder, tmp_path):
+    copy = tmp_path / "corpus"
+    copy.mkdir()
+    for path in corpus_folder.iterdir():
+        (copy / path.name).symlink_to(path)
+    tokens = next(copy.rglob("*.tokens.npy"))
+    size = tokens.stat().st_size
+    tokens.unlink()
+    np.save(tokens, np.array([Payload(tmp_path / "made")], dtype=object), allow_pickle=True)
+    with tokens.open("ab") as file:  # of the size that the manifest asks for
+        file.truncate(size)
+    with pytest.raises(DataError, match="is damaged"):
+        Corpus.open(copy)
+    assert not (tmp_path / "made").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lucid.models.bert import hub
+from lucid.training import checkpoint, store
+from small_checkpoints import snapshot, trained_model
+
+def half_written(path, tensors, write=hub.write_tensors):
+    write(path, tensors)
+    if path.name == sys.argv[2]:
+        os.truncate(path, 1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+hub.write_tensors = half_written
+store.CheckpointStore(Path(sys.argv[1])).claim(2, None).save(snapshot(trained_model(), step=9))
+"""
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_a_writer_killed_in_the_middle_leaves_the_checkpoint_before(folder, name):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder.parent), name], env=environment, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    half = folder.parent / ".partial-0002-00000009"
+    assert (half / name).stat().st_size == 1000
+    checkpoint, problems = CheckpointStore(folder.parent).newest()
+    assert (checkpoint.folder, problems) == (folder, [])
+    next_start = CheckpointStore(folder.parent).claim(2, folder)
+    assert next_start.number == 3
+    next_start.save(snapshot(trained_model(), step=7))
+    assert not half.exists()
+    assert sorted(path.name for path in folder.parent.iterdir()) == [
+        ".incarnation-0003",
+        "0001-00000005",
+        "0003-00000007",
+    ]
+
+
+def test_a_model_is_found_by_run_checkpoint_or_folder(folder, tmp_path):
+    write_checkpoint(folder.with_name("0002-00000003"), snapshot(trained_model(), step=3))
+    assert find_model(tmp_path) == folder.with_name("0002-00000003")
+    assert find_model(folder) == folder
     with pytest.raises(CheckpointError, match="neither the folder of a run nor that of a model"):
         find_model(tmp_path / "elsewhere")

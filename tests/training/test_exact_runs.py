@@ -9,7 +9,7 @@ import re
 import pytest
 from launching import TRAIN
 
-from lucid.training.checkpoint import find_model
+from lucid.training.store import find_model
 
 EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=1", "train.steps=30")
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from launching import TRAIN
 
+from lucid.training.store import find_model
+
 
 def assert_same_curve(one, other):
     assert one.keys() == other.keys()
@@ -22,8 +24,17 @@ def keep_only_step(run_folder, copy, step):
     """Copy a run as a kill after `step` would have left it."""
     shutil.copytree(run_folder, copy)
     for checkpoint in (copy / "checkpoints").iterdir():
-        if checkpoint.name != f"step-{step:08d}":
+        if checkpoint.name != f"0001-{step:08d}":
             shutil.rmtree(checkpoint)
+
+
+def last_weights(run_folder):
+    return (find_model(run_folder) / "model.safetensors").read_bytes()
+
+
+def metrics_but_speed(run_folder):
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: line[name] for name in line.keys() - {"sequences_per_second", "data_wait"}} for line in lines]
 
 
 def test_the_loss_curve_does_not_depend_on_ranks_or_micro_batches(train):
@@ -46,8 +57,17 @@ def test_a_run_resumed_on_as_many_ranks_goes_on_bit_for_bit(train, tmp_path):
     undisturbed = train(2, "undisturbed", "train.keep_checkpoints=9")
     keep_only_step(tmp_path / "undisturbed", tmp_path / "resumed", 40)
     assert train(2, "resumed") == undisturbed
-    weights = [tmp_path / name / "checkpoints/step-00000050/model.safetensors" for name in ("undisturbed", "resumed")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert last_weights(tmp_path / "resumed") == last_weights(tmp_path / "undisturbed")
+
+
+def test_lines_over_several_steps_are_those_of_the_undisturbed_run(train, tmp_path):
+    settings = ("train.log_every=7", "train.checkpoint_every=10", "train.keep_checkpoints=9")
+    train(2, "undisturbed", *settings)
+    keep_only_step(tmp_path / "undisturbed", tmp_path / "resumed", 10)
+    train(2, "resumed", *settings)
+    undisturbed, resumed = (metrics_but_speed(tmp_path / name) for name in ("undisturbed", "resumed"))
+    assert [line["step"] for line in undisturbed if "loss" in line] == [7, 14, 21, 28, 35, 42, 49, 50]
+    assert resumed == undisturbed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -58,7 +78,8 @@ def test_a_signal_stops_all_ranks_at_one_step_and_the_run_goes_on(number, train,
     assert train(2, "stopped") == undisturbed
 
 
-def test_a_stop_before_the_first_line_of_the_log_is_a_stop_all_the_same(mpiexec, run_file, tmp_path, losses):
+def test_a_stop_between_two_lines_of_the_log_adds_none(mpiexec, run_file, tmp_path, losses):
+    """Its steps count in the next line, which the resumed run writes."""
     overrides = f"run_folder={tmp_path / 'run'}", "train.log_every=100000", "train.steps=100000"
     overrides += ("train.evaluate_every=3", "train.evaluation_samples=4")
     command = [mpiexec, "-n", "2", sys.executable, *TRAIN, str(run_file), *overrides]
@@ -70,7 +91,7 @@ def test_a_stop_before_the_first_line_of_the_log_is_a_stop_all_the_same(mpiexec,
             break
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
-    assert len(losses(tmp_path / "run")) == 1
+    assert losses(tmp_path / "run") == {}
 
 
 def test_settings_that_differ_between_ranks_cannot_split_the_run(run_ranks, run_file, tmp_path):

@@ -1,0 +1,92 @@
+"""Writes a run's checkpoints beside the training, which waits for no more than a copy of the state. First rank only.
+
+The copy's memory is kept from one checkpoint to the next: fetching fresh pages takes longer than copying. What is
+written at the end, when nothing changes any more, is not copied: a run that saves only then needs no memory for it.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lucid.errors import CheckpointError
+from lucid.models import BERTForPreTraining
+from lucid.optim.moments import MomentOptimizer
+from lucid.training.checkpoint import Snapshot, TrainingState
+from lucid.training.store import Incarnation
+
+Arrays = dict[str, np.ndarray]
+
+
+class Saver:
+    """Saves the state of `model` and `optimizer`; at most one checkpoint is under way.
+
+    `report` is told in one sentence, from the writing thread, when a checkpoint in the background has failed.
+    """
+
+    def __init__(
+        self,
+        incarnation: Incarnation,
+        model: BERTForPreTraining,
+        optimizer: MomentOptimizer,
+        tokenizer_files: Sequence[Path],
+        saved_step: int,
+        report: Callable[[str], None],
+    ) -> None:
+        self._incarnation = incarnation
+        self._model, self._optimizer = model, optimizer
+        self._tokenizer_files = tokenizer_files
+        self._saved_step = saved_step
+        self._report = report
+        self._weights: Arrays = {}
+        self._moments: Arrays = {}
+        self._thread: threading.Thread | None = None
+
+    @property
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        return self._incarnation.newest
+
+    def begin(self, state: TrainingState) -> None:
+        """Copy the arrays and begin to write them, after the checkpoint that is under way, if any."""
+        self.wait()
+        _copy(self._model.state_dict(), self._weights)
+        _copy(self._optimizer.state_dict(), self._moments)
+        snapshot = self._snapshot(state, self._weights, self._moments)
+        # A daemon: a process that has to end at once does not wait for it.
+        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def finish(self, state: TrainingState) -> None:
+        """Return when a checkpoint of `state` is there; raises `CheckpointError` if it cannot be written."""
+        self.wait()
+        if state.step != self._saved_step:
+            self._save(self._snapshot(state, self._model.state_dict(), self._optimizer.state_dict()))
+
+    def wait(self) -> None:
+        """Return when no checkpoint is under way any more."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _snapshot(self, state: TrainingState, weights: Arrays, moments: Arrays) -> Snapshot:
+        return Snapshot(state, self._model.config, weights, moments, self._tokenizer_files)
+
+    def _write(self, snapshot: Snapshot) -> None:
+        try:
+            self._save(snapshot)
+        except CheckpointError as error:
+            self._report(f"{error}; training goes on, and saves again when the next checkpoint is due")
+
+    def _save(self, snapshot: Snapshot) -> None:
+        self._incarnation.save(snapshot)
+        self._saved_step = snapshot.state.step
+
+
+def _copy(arrays: Arrays, kept: Arrays) -> None:
+    """Copy `arrays` into those of the same names in `kept`, which is filled by the first call."""
+    for name, array in arrays.items():
+        if name not in kept:
+            kept[name] = np.empty_like(array)
+        kept[name][...] = array

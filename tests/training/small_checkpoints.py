@@ -1,0 +1,46 @@
+"""A tiny model with moments, and what a checkpoint of it is written from."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from lucid.models import BERTConfig, BERTForPreTraining
+from lucid.nn import flatten
+from lucid.optim import AdamW
+from lucid.training.checkpoint import Snapshot, TrainingState
+
+CONFIG = BERTConfig(
+    vocab_size=20,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    max_position_embeddings=8,
+)
+STATE = TrainingState(
+    step=1,
+    samples_consumed=8,
+    optimizer_updates=1,
+    skipped_steps=0,
+    skipped_in_a_row=0,
+    window=(0.0,) * 6,
+    corpus="abc",
+    tokenizer="def",
+    config={"train": {"seed": 0}},
+)
+
+
+def trained_model(config=CONFIG):
+    """Return a model and an optimizer with moments."""
+    model = BERTForPreTraining(config)
+    optimizer = AdamW(flatten(model))
+    generator = np.random.default_rng(0)
+    optimizer.flat.gradients[:] = generator.standard_normal(len(optimizer.flat.gradients))
+    optimizer.step(1e-3)
+    return model, optimizer
+
+
+def snapshot(trained, step=1, config=CONFIG):
+    """Return what `write_checkpoint` takes."""
+    model, optimizer = trained
+    return Snapshot(replace(STATE, step=step), config, model.state_dict(), optimizer.state_dict(), tokenizer_files=[])

@@ -1,0 +1,148 @@
+"""Checkpoints are written beside the training, one at a time, and a failure is told without ending it."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_checkpoints import STATE, trained_model
+
+from lucid.errors import CheckpointError
+from lucid.training import store as store_module
+from lucid.training.saver import Saver
+from lucid.training.store import CheckpointStore
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def trained():
+    return trained_model()
+
+
+@pytest.fixture
+def reports():
+    return []
+
+
+@pytest.fixture
+def saver(store, trained, reports):
+    return Saver(store.claim(9, None), *trained, [], saved_step=0, report=reports.append)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Writing in the background waits until this is set."""
+    gate = threading.Event()
+    write = store_module.write_checkpoint
+
+    def wait_and_write(folder, snapshot):
+        assert gate.wait(timeout=60)
+        write(folder, snapshot)
+
+    monkeypatch.setattr(store_module, "write_checkpoint", wait_and_write)
+    return gate
+
+
+def at(step):
+    return replace(STATE, step=step)
+
+
+def steps(store):
+    return sorted(int(path.name[-8:]) for path in store.folder.glob("[0-9]*"))
+
+
+def in_the_way(store, step):
+    path = store.folder / f".partial-0001-{step:08d}"
+    path.write_text("in the way")
+    return path
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(store, saver, trained, gate):
+    model, optimizer = trained
+    before = {name: array.copy() for name, array in (model.state_dict() | optimizer.state_dict()).items()}
+    saver.begin(at(1))
+    for array in (optimizer.flat.values, optimizer.first_moments):
+        array += 1
+    assert steps(store) == []
+    gate.set()
+    saver.wait()
+    checkpoint, _ = store.newest()
+    checkpoint.load(model, optimizer)
+    for name, array in (model.state_dict() | optimizer.state_dict()).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_one_at_a_time_is_under_way(store, saver, trained, gate):
+    saver.begin(at(1))
+    threading.Timer(0, gate.set).start()
+    saver.begin(at(2))
+    assert steps(store)[0] == 1
+    saver.wait()
+    assert steps(store) == [1, 2]
+
+
+def test_the_last_one_is_there_when_it_is_finished(store, saver, gate):
+    gate.set()
+    saver.begin(at(1))
+    saver.finish(at(2))
+    assert steps(store) == [1, 2]
+    assert saver.newest == store.folder / "0001-00000002"
+
+
+def test_a_step_that_has_a_checkpoint_is_not_written_again(store, saver, gate):
+    gate.set()
+    saver.begin(at(1))
+    saver.finish(at(1))
+    assert steps(store) == [1]
+    saver.finish(at(1))
+
+
+def test_a_failure_in_the_background_is_told_once_and_the_next_one_is_tried(store, saver, reports):
+    saver.begin(at(1))
+    saver.wait()
+    in_the_way(store, 2)
+    saver.begin(at(2))
+    saver.wait()
+    (report,) = reports
+    assert "0001-00000002 could not be written: File exists; the newest whole one is" in report
+    assert report.endswith("0001-00000001; training goes on, and saves again when the next checkpoint is due")
+    saver.begin(at(3))
+    saver.wait()
+    assert len(reports) == 1
+    assert steps(store) == [1, 3]
+
+
+def test_what_failed_in_the_background_is_written_at_the_end(store, saver, reports):
+    obstacle = in_the_way(store, 2)
+    saver.begin(at(2))
+    saver.wait()
+    assert len(reports) == 1
+    obstacle.unlink()
+    saver.finish(at(2))
+    assert steps(store) == [2]
+
+
+def test_a_failure_at_the_end_is_an_error(store, saver, reports):
+    in_the_way(store, 2)
+    with pytest.raises(CheckpointError, match="could not be written: File exists; there is none before it"):
+        saver.finish(at(2))
+    assert reports == []
+
+
+def test_only_what_is_written_in_the_background_is_copied(saver, trained, monkeypatch):
+    written = []
+    monkeypatch.setattr(store_module, "write_checkpoint", lambda folder, snapshot: written.append(snapshot))
+    saver.finish(at(1))
+    saver.begin(at(2))
+    saver.wait()
+    saver.begin(at(3))
+    saver.wait()
+    last, first_copy, second_copy = (snapshot.moments["first_moment.cls.predictions.bias"] for snapshot in written)
+    moments = trained[1].first_moments
+    assert np.shares_memory(last, moments)
+    assert not np.shares_memory(first_copy, moments)
+    assert np.shares_memory(first_copy, second_copy)

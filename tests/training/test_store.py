@@ -1,0 +1,240 @@
+"""Fencing by name: each start of a run writes under a number of its own, and the newest checkpoint is the latest's."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import threading
+
+import pytest
+from small_checkpoints import snapshot, trained_model
+
+from lucid.errors import CheckpointError
+from lucid.training.store import CheckpointStore
+
+SAY_WHY = r"checkpoint .*0001-00000002 could not be written: {}; the newest whole one is .*0001-00000001$"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return trained_model()
+
+
+@pytest.fixture
+def save(trained):
+    """A function that saves a checkpoint of a step and returns its folder."""
+
+    def save(incarnation, step):
+        incarnation.save(snapshot(trained, step))
+        return incarnation.newest
+
+    return save
+
+
+def names(store):
+    return sorted(path.name for path in store.folder.iterdir() if not path.name.startswith(".incarnation-"))
+
+
+def test_none_is_there_before_the_first(store):
+    assert store.newest() == (None, [])
+    assert not store.folder.exists()
+
+
+def test_the_newest_are_kept(store, save):
+    incarnation = store.claim(2, None)
+    for step in (1, 2, 10):
+        save(incarnation, step)
+    assert names(store) == ["0001-00000002", "0001-00000010"]
+    assert store.newest()[0].state.step == 10
+
+
+def test_the_latest_incarnation_is_the_newest_whatever_the_step(store, save):
+    save(store.claim(9, None), 1000)
+    save(store.claim(9, None), 600)
+    assert store.newest()[0].folder.name == "0002-00000600"
+
+
+def test_numbers_are_compared_as_numbers(store, save):
+    store.folder.mkdir()
+    (store.folder / ".incarnation-9998").mkdir()
+    first, second = (store.claim(9, None) for _ in range(2))
+    for incarnation in (first, second):
+        save(incarnation, 5)
+    assert store.newest()[0].folder.name == "10000-00000005"
+
+
+def test_each_start_has_a_number_of_its_own_even_if_it_never_saves(store, save):
+    assert [store.claim(2, None).number for _ in range(3)] == [1, 2, 3]
+    save(store.claim(2, None), 1)
+    shutil.rmtree(store.folder / ".incarnation-0004")
+    assert store.claim(2, None).number == 5
+
+
+def test_starts_at_once_never_share_a_number(store):
+    together, numbers = threading.Barrier(8), []
+
+    def start():
+        together.wait()
+        numbers.append(store.claim(2, None).number)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(numbers)) == 8
+
+
+def test_a_start_that_finds_its_number_taken_and_swept_takes_a_later_one(store, save, monkeypatch):
+    """Between its look at the folder and its claim, two others start, and the second one sweeps the first's marker."""
+
+    def look_before_the_others_come(folder):
+        monkeypatch.undo()
+        store.claim(2, None)
+        save(store.claim(2, None), 1)
+        assert not (store.folder / ".incarnation-0001").exists()
+        return 0
+
+    monkeypatch.setattr("lucid.training.store._latest_incarnation", look_before_the_others_come)
+    assert store.claim(2, None).number == 3
+
+
+def test_an_orphan_neither_replaces_nor_hides_nor_removes_what_is_newer(store, save):
+    orphan = store.claim(1, None)
+    start = save(orphan, 500)
+    successor = store.claim(1, start)
+    for step in (600, 700):
+        save(successor, step)
+        save(orphan, step)
+        save(orphan, step + 10_000)
+        newest, problems = store.newest()
+        assert (newest.folder.name, problems) == (f"0002-{step:08d}", [])
+    save(successor, 800)
+    assert names(store) == ["0002-00000800"]
+
+
+def test_what_an_orphan_wrote_does_not_push_out_what_the_run_went_on_from(store, save):
+    orphan = store.claim(9, None)
+    successor = store.claim(2, save(orphan, 500))
+    save(orphan, 1000)
+    save(successor, 600)
+    assert names(store) == ["0001-00000500", "0002-00000600"]
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(store, save):
+    first = store.claim(9, None)
+    save(first, 500)
+    (save(first, 1000) / "state.json").unlink()
+    checkpoint, (problem,) = store.newest()
+    assert "state.json is missing" in problem
+    save(store.claim(2, checkpoint.folder), 600)
+    assert names(store) == ["0001-00000500", "0002-00000600"]
+
+
+def test_what_older_incarnations_left_is_swept_away(store, save):
+    for _ in range(2):
+        store.claim(2, None)
+    (store.folder / ".partial-0001-00000007").mkdir()
+    (store.folder / ".partial-0009-00000007").mkdir()
+    (store.folder / "notes").mkdir()
+    save(store.claim(2, None), 1)
+    left = {".incarnation-0010", ".partial-0009-00000007", "0010-00000001", "notes"}
+    assert {path.name for path in store.folder.iterdir()} - left == set()
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store, save):
+    incarnation = store.claim(2, None)
+    save(incarnation, 1)
+    path = save(incarnation, 2) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    checkpoint, (problem,) = store.newest()
+    assert checkpoint.state.step == 1
+    assert "model.safetensors was altered" in problem
+
+
+def test_a_run_does_not_start_over_when_no_checkpoint_can_be_used(store, save):
+    incarnation = store.claim(2, None)
+    for step in (1, 2):
+        (save(incarnation, step) / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used .*state\.json is missing"):
+        store.newest()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 256 KiB; a checkpoint of these tests takes about 30."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_says_so_and_leaves_the_checkpoint_before(small_disk, save):
+    store = CheckpointStore(small_disk / "checkpoints")
+    incarnation = store.claim(2, None)
+    save(incarnation, 1)
+    filling = small_disk / "filling"
+    room = shutil.disk_usage(small_disk).free
+    filling.write_bytes(bytes(room - 8192))
+    with pytest.raises(CheckpointError, match=SAY_WHY.format("No space left on device")):
+        save(incarnation, 2)
+    assert names(store) == ["0001-00000001"]
+    assert store.newest()[0].state.step == 1
+    filling.unlink()
+    save(incarnation, 3)
+    assert store.newest()[0].state.step == 3
+
+
+def test_a_file_that_may_not_grow_says_so_and_leaves_the_checkpoint_before(store, save):
+    incarnation = store.claim(2, None)
+    save(incarnation, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(CheckpointError, match=SAY_WHY.format(os.strerror(errno.EFBIG))):
+            save(incarnation, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert names(store) == ["0001-00000001"]
+    assert store.newest()[0].state.step == 1
+
+
+def test_a_disk_that_may_not_be_written_says_so_and_leaves_the_checkpoint_before(small_disk, save):
+    store = CheckpointStore(small_disk / "checkpoints")
+    incarnation = store.claim(2, None)
+    first = save(incarnation, 1)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(CheckpointError, match=SAY_WHY.format("Read-only file system")):
+        save(incarnation, 2)
+    with pytest.raises(CheckpointError, match=r"checkpoints cannot be written \(Read-only file system\)"):
+        store.claim(2, first)
+    assert store.newest()[0].folder == first
+
+
+def test_what_is_in_the_way_is_said_and_left_alone(store, save):
+    incarnation = store.claim(2, None)
+    save(incarnation, 1)
+    (store.folder / ".partial-0001-00000002").write_text("in the way")
+    with pytest.raises(CheckpointError, match=SAY_WHY.format("File exists")):
+        save(incarnation, 2)
+    assert store.newest()[0].state.step == 1
+
+
+def test_a_failure_without_a_checkpoint_before_says_that_there_is_none(store, save):
+    incarnation = store.claim(2, None)
+    (store.folder / ".partial-0001-00000002").write_text("in the way")
+    with pytest.raises(CheckpointError, match="File exists; there is none before it"):
+        save(incarnation, 2)
