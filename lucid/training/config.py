@@ -72,6 +72,9 @@ class TrainSettings(Settings):
     log_every: Count = Field(10, description="steps between lines of the log")
     checkpoint_every: Count = Field(1000, description="steps between checkpoints; one is always written at the end")
     keep_checkpoints: Count = Field(2, description="newest checkpoints kept")
+    accept_changed: tuple[Literal["corpus", "tokenizer", "seed"], ...] = Field(
+        (), description="what may differ from the checkpoint that a run goes on from: corpus, tokenizer, seed"
+    )
     evaluate_every: Count | None = Field(None, description="steps between evaluations; default: at the end only")
     evaluation_samples: Count = Field(512, description="held-out samples an evaluation takes")
     max_skipped_steps: Count = Field(10, description="steps in a row with a gradient that is not finite, at most")

@@ -156,9 +156,8 @@ def evaluation_settings(data: DataSettings) -> SamplerSettings:
     return SamplerSettings(sequence_length=data.sequence_length, nsp=data.nsp)
 
 
-# Of two models, what makes their weights mean different things. A larger vocabulary may be padding.
+# Of two models, what makes their weights mean different things.
 _SHAPE = {field.name for field in fields(BERTConfig)} - {
-    "vocab_size",
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "initializer_range",
@@ -171,9 +170,10 @@ def _initial_model(config: RunConfig) -> BERTForPreTraining:
     folder = config.initial_model
     check_tokenizer(folder, Corpus.open(config.data.path))
     given = BERTForPreTraining.from_pretrained(folder)
-    shapes = [{name: getattr(model, name) for name in _SHAPE} for model in (given.config, config.model)]
-    if shapes[0] != shapes[1]:
-        raise ConfigError(f"initial_model: {folder} has another shape than the section model: {_difference(*shapes)}")
+    # A larger vocabulary may be padding.
+    difference = _shape_difference(given.config, config.model, _SHAPE - {"vocab_size"})
+    if difference:
+        raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
     model = BERTForPreTraining(config.model)
     model.load_state_dict(given.with_vocabulary(config.model.vocab_size).state_dict())
     return model
@@ -191,27 +191,48 @@ def check_tokenizer(folder: Path, corpus: Corpus) -> None:
 
 
 def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> list[str]:
-    """Refuse to go on as another run (model, corpus, seed or optimizer); return what else has changed, in words."""
-    before, now = from_dict(checkpoint.state.config), config
+    """Refuse to go on as another run; return what else has changed, in words.
+
+    Another model or optimizer is never taken, nor a step beyond the last; another corpus, tokenizer or seed only if
+    `train.accept_changed` names it.
+    """
+    before, now, state = from_dict(checkpoint.state.config), config, checkpoint.state
     advice = "choose another run_folder, or take the settings back"
-    if before.model != now.model:
-        difference = _difference(vars(before.model), vars(now.model))
+    difference = _shape_difference(before.model, now.model)
+    if difference:
         raise CheckpointError(f"{checkpoint.folder} is of another model ({difference}): {advice}")
-    if checkpoint.state.corpus != corpora.identity:
-        raise CheckpointError(f"{checkpoint.folder} was trained on another corpus than {config.data.path}: {advice}")
-    for name, old, new in (
-        ("train.seed", before.train.seed, now.train.seed),
-        ("optimizer.name", before.optimizer.name, now.optimizer.name),
-    ):
-        if old != new:
-            raise CheckpointError(f"{checkpoint.folder} was trained with {name}={old}: {advice}")
-    if checkpoint.state.step > now.train.steps:
+    if before.optimizer.name != now.optimizer.name:
+        raise CheckpointError(f"{checkpoint.folder} was trained with optimizer.name={before.optimizer.name}: {advice}")
+    if state.step > now.train.steps:
         raise CheckpointError(
-            f"{checkpoint.folder} is at step {checkpoint.state.step}, beyond train.steps={now.train.steps}: {advice}"
+            f"{checkpoint.folder} is at step {state.step}, beyond train.steps={now.train.steps}: {advice}"
         )
-    sections = ("data", "optimizer", "train")
-    changes = [_difference(vars(getattr(now, part)), vars(getattr(before, part))) for part in sections]
-    return [f"settings of {part} changed: {change}" for part, change in zip(sections, changes, strict=True) if change]
+    changed = {}
+    if state.corpus != corpora.identity:
+        changed["corpus"] = f"another corpus than {now.data.path}"
+    if state.tokenizer != corpora.tokenizer_hash:
+        changed["tokenizer"] = f"another tokenizer than that of {now.data.path}"
+    if before.train.seed != now.train.seed:
+        changed["seed"] = f"train.seed={before.train.seed}"
+    words = f"{checkpoint.folder} was trained with {' and '.join(changed.values())}"
+    if not changed.keys() <= set(now.train.accept_changed):
+        raise CheckpointError(f"{words}: {advice}, or set train.accept_changed to [{', '.join(changed)}]")
+    return ([f"{words}, which is accepted"] if changed else []) + _other_changes(before, now)
+
+
+def _shape_difference(one: BERTConfig, other: BERTConfig, names: set[str] = _SHAPE) -> str:
+    return _difference(*({name: getattr(model, name) for name in names} for model in (one, other)))
+
+
+def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
+    """Return a sentence for each section of settings that changed."""
+    sentences = []
+    for section in ("model", "data", "optimizer", "train"):
+        # What may change is no change of what is trained.
+        settings = [vars(getattr(run, section)) | {"accept_changed": ()} for run in (now, before)]
+        if settings[0] != settings[1]:
+            sentences.append(f"settings of {section} changed: {_difference(*settings)}")
+    return sentences
 
 
 def _difference(one: dict[str, object], other: dict[str, object]) -> str:

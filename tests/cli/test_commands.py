@@ -80,14 +80,46 @@ def test_a_run_is_not_continued_with_another_model_corpus_or_seed(lucid, run_fol
     code, _, errors = lucid("train", file, "model.hidden_size=32")
     assert (code, errors.count("\n")) == (2, 1)
     assert "is of another model (hidden_size 16 instead of 32)" in errors
-    assert "train.seed=0" in lucid("train", file, "train.seed=5")[2]
     assert "beyond train.steps=3" in lucid("train", file, "train.steps=3")[2]
+    code, _, errors = lucid("train", file, "train.seed=5")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "trained with train.seed=0" in errors
+    assert "or set train.accept_changed to [seed]" in errors
 
 
 def test_a_refused_start_leaves_nothing(lucid, run_folder):
     before = sorted((run_folder / "checkpoints").iterdir())
     assert lucid("train", run_folder.parent / "run.yaml", "train.seed=5")[0] == 2
     assert sorted((run_folder / "checkpoints").iterdir()) == before
+
+
+def test_another_corpus_tokenizer_or_seed_is_taken_if_accepted(lucid, run_folder, text_file, tmp_path):
+    file, copy = run_folder.parent / "run.yaml", tmp_path / "copy"
+    shutil.copytree(run_folder, copy)
+    assert lucid("prepare", text_file, "--output", tmp_path / "corpus", "--vocab-size", 190)[0] == 0
+    overrides = f"run_folder={copy}", "train.steps=8", f"data.path={tmp_path / 'corpus'}", "train.seed=5"
+    code, _, errors = lucid("train", file, *overrides, "train.accept_changed=[corpus,seed]")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "with another corpus than" in errors
+    assert "and another tokenizer than that of" in errors
+    assert "and train.seed=0: " in errors
+    assert "set train.accept_changed to [corpus, tokenizer, seed]" in errors
+    code, output, _ = lucid("train", file, *overrides, "train.accept_changed=[corpus,tokenizer,seed]")
+    assert code == 0
+    assert "and train.seed=0, which is accepted" in output
+    # From here on, these are the run's.
+    assert lucid("train", file, *overrides)[0] == 0
+    assert "train.accept_changed.0" in lucid("train", file, "train.accept_changed=[model]")[2]
+
+
+def test_dropout_may_change_and_is_told(lucid, run_folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_folder, copy)
+    overrides = f"run_folder={copy}", "model.hidden_dropout_prob=0.2", "model.initializer_range=0.01"
+    code, output, _ = lucid("train", run_folder.parent / "run.yaml", *overrides)
+    assert code == 0
+    change = "settings of model changed: hidden_dropout_prob 0.2 instead of 0.1, initializer_range 0.01 instead of 0.02"
+    assert change in output
 
 
 def test_a_missing_package_is_told_before_anything_is_made(lucid, run_folder, tmp_path, monkeypatch):
