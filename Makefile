@@ -7,8 +7,8 @@ BIN := .venv/bin
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
 	@echo "make test    run all tests, on one rank and on several"
-	@echo "make test-faults   run the tests that take more than a minute: runs that are killed again and again"
-	@echo "make soak    the same, with a hundred kills; SEED=7 draws other ones"
+	@echo "make test-faults   run the long tests: killed, hung and cut-off runs, restarts"
+	@echo "make soak    kill a run a hundred times; SEED=7 draws other moments and victims"
 	@echo "make lint    check style and types"
 	@echo "make bench   time a training step, beside PyTorch where it is installed in .venv"
 	@echo "make clean   remove .venv (data/ and runs/ stay)"

@@ -41,7 +41,7 @@ class TrainingState:
     """Where a run is: all that is neither weights nor moments.
 
     `corpus` and `tokenizer` are their hashes. `window` holds the sums, over all ranks, of the steps that no line of the
-    log has reported yet (`metrics.Window`).
+    log has reported yet (`metrics.Window`). `numerics` is what else the bits of the results depend on.
     """
 
     step: int
@@ -52,6 +52,7 @@ class TrainingState:
     window: WindowSums
     corpus: str
     tokenizer: str
+    numerics: dict[str, str]
     config: dict[str, Any]
     format_version: int = FORMAT_VERSION
 

@@ -3,6 +3,7 @@
 Each rank opens the corpus; the first alone reads the model and the checkpoint, and the others get them from it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lucid.training.checkpoint import Checkpoint, TrainingState
 from lucid.training.config import DataSettings, RunConfig, from_dict
 from lucid.training.evaluation import frequency_losses
 from lucid.training.metrics import WindowSums
+from lucid.training.numerics import numerics
 from lucid.training.store import CheckpointStore
 
 
@@ -75,6 +77,7 @@ class Run:
             window=window,
             corpus=self.corpora.identity,
             tokenizer=self.corpora.tokenizer_hash,
+            numerics=numerics(),
             config=self.config.as_dict(),
         )
 
@@ -217,7 +220,8 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
     words = f"{checkpoint.folder} was trained with {' and '.join(changed.values())}"
     if not changed.keys() <= set(now.train.accept_changed):
         raise CheckpointError(f"{words}: {advice}, or set train.accept_changed to [{', '.join(changed)}]")
-    return ([f"{words}, which is accepted"] if changed else []) + _other_changes(before, now)
+    accepted = [f"{words}, which is accepted"] if changed else []
+    return accepted + _other_changes(before, now) + _changed_numerics(now, state)
 
 
 def _shape_difference(one: BERTConfig, other: BERTConfig, names: set[str] = _SHAPE) -> str:
@@ -235,7 +239,15 @@ def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
     return sentences
 
 
-def _difference(one: dict[str, object], other: dict[str, object]) -> str:
+def _changed_numerics(now: RunConfig, state: TrainingState) -> list[str]:
+    """Return a sentence if the exact reduction can no longer give the bits that it would have given."""
+    difference = _difference(numerics(), state.numerics)
+    if now.train.reduction == "fast" or not difference:
+        return []
+    return [f"the bits of the results may differ from here on, by {difference}"]
+
+
+def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> str:
     names = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
     return ", ".join(f"{name} {one.get(name)} instead of {other.get(name)}" for name in sorted(names))
 

@@ -16,6 +16,8 @@ from launching import ONE_THREAD, TRAIN, rank_processes
 
 from lucid.training.store import find_model
 
+pytestmark = pytest.mark.long
+
 # Several seconds a kill where two cores are busy with other things as well.
 SECONDS_PER_KILL = 30
 
@@ -75,7 +77,6 @@ def kill_after_steps(process, steps, choose_victim):
     return step
 
 
-@pytest.mark.long
 def test_a_run_killed_at_random_steps_ends_with_the_weights_of_one_left_alone(start, tmp_path, request):
     kills, seed = request.config.getoption("--kills"), request.config.getoption("--kill-seed")
     request.applymarker(pytest.mark.timeout(SECONDS_PER_KILL * (kills + 10)))

@@ -15,7 +15,7 @@ from launching import ONE_THREAD, TRAIN
 
 from lucid.errors import ExitCode
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.long
 
 SECONDS = 60
 LINK = "link0"

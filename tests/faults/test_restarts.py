@@ -13,6 +13,8 @@ from launching import ONE_THREAD, descendants, rank_processes
 
 from lucid.training.store import CheckpointStore, find_model
 
+pytestmark = pytest.mark.long
+
 REPOSITORY = Path(__file__).parents[2]
 # Long enough that a run is not over before a line that it printed has been answered with a signal.
 LONG = ("train.steps=150", "train.checkpoint_every=40")

@@ -12,7 +12,7 @@ from launching import ONE_THREAD
 
 from lucid.errors import ExitCode
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.long
 
 LIMIT = 2
 LIMITED = f"train.watchdog_seconds={LIMIT}"

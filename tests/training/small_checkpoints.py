@@ -26,6 +26,7 @@ STATE = TrainingState(
     window=(0.0,) * 6,
     corpus="abc",
     tokenizer="def",
+    numerics={"blas": "one"},
     config={"train": {"seed": 0}},
 )
 

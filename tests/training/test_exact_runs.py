@@ -60,3 +60,14 @@ def test_the_start_says_what_the_exact_reduction_takes(run_ranks, run_file):
     finished = run_ranks(2, *TRAIN, str(run_file), *EXACT, "train.steps=6")
     assert "exact reduction: 8 micro-batches a rank in up to 4 gradient buffers" in finished.stdout
     assert "1 thread a rank" in finished.stdout
+
+
+def test_going_on_with_what_may_change_a_bit_is_said(run_ranks, run_file, train_until, tmp_path):
+    train_until(2, "run", 5, *EXACT)
+    again = (*EXACT, f"run_folder={tmp_path / 'run'}")
+    finished = run_ranks(1, *TRAIN, str(run_file), *again, "train.threads_per_rank=2", "train.micro_batch=2")
+    assert finished.returncode == 0, finished.stdout
+    assert (
+        "settings of train changed: micro_batch 2 instead of 1, threads_per_rank 2 instead of None" in finished.stdout
+    )
+    assert "the bits of the results may differ from here on, by threads_per_rank 2 instead of 1" in finished.stdout
