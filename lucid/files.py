@@ -1,11 +1,12 @@
 """Files that are whole or not there: written aside, flushed to the disk, then renamed into place."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lucid.errors import LucidError
 
@@ -37,6 +38,14 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. All that may be wrong with it is a `ValueError`, its nesting too."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def sha256_of(path: Path) -> str:

@@ -142,7 +142,7 @@ def open_corpora(config: RunConfig) -> Corpora:
         train=Sampler(corpus, sampler_settings(config.data), config.train.seed),
         held_out=held_out,
         token_losses=frequency_losses(corpus) if held_out is not None else np.zeros(0),
-        tokenizer_files=sorted((folder / "tokenizer").iterdir()),
+        tokenizer_files=corpus.tokenizer_files,
     )
 
 

@@ -16,7 +16,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from lucid.errors import CheckpointError
-from lucid.files import written_aside
+from lucid.files import parse_json, written_aside
 from lucid.models.bert.config import BERTConfig
 from lucid.nn import Module
 
@@ -41,7 +41,7 @@ def read_config(folder: Path) -> BERTConfig:
     """Return the configuration in `folder`; settings that are not part of a BERT's shape are passed over."""
     path = folder / CONFIG_FILE
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not there: is {folder} the folder of a model?") from error
     except (ValueError, OSError) as error:
@@ -83,6 +83,18 @@ def read_weights(folder: Path, model: Module) -> None:
     if missing:
         warnings.warn(f"{path} has no {', '.join(missing)}: newly initialised", stacklevel=3)
     model.load_state_dict({name: state.get(name, parameter.numpy()) for name, parameter in parameters.items()})
+
+
+def check_size(folder: Path, config: BERTConfig) -> None:
+    """Raise `CheckpointError` if the weights of `config` cannot be in the file, before memory is taken for them."""
+    path = folder / WEIGHTS_FILE
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    layer = config.hidden_size * 4 + config.intermediate_size * 2
+    least = config.hidden_size * (rows + config.num_hidden_layers * layer)
+    if path.is_file() and least > path.stat().st_size:
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size} bytes, too few for the {least:,} weights that {CONFIG_FILE} asks for"
+        )
 
 
 def write(folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray]) -> None:
