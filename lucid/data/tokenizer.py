@@ -6,6 +6,7 @@ the order of a hash map, and those numbers decide between equally frequent merge
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from lucid.files import parse_json, written_aside
 SMALLEST_VOCABULARY = 64
 # Characters beyond these are rare enough to be unknown (a Chinese corpus wants a tokenizer of its own).
 _LARGEST_ALPHABET = 1000
+# Training takes the square of a word's length, so words are cut here: beyond 100 characters a word is unknown anyway.
+_LONG_WORD = re.compile(r"\S{1000}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Toke
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts(), trainer=trainer)
+    tokenizer.train_from_iterator((_LONG_WORD.sub(r"\g<0> ", text) for text in texts()), trainer=trainer)
     # A new tokenizer on the same vocabulary: in this one the continuing pieces count as special.
     return _bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
 
