@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from lucid.errors import LucidError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -46,6 +50,15 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def parse_dataclass(kind: type[T], text: bytes) -> T:
+    """Return the `kind` that a JSON text describes. `ValueError` names the first value that cannot be there."""
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ValueError(f"{field} is missing or of the wrong kind") from error
 
 
 def sha256_of(path: Path) -> str:

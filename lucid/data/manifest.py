@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field
 
 from lucid.data.tokenizer import SpecialTokens
 from lucid.errors import DataError
-from lucid.files import parse_json, sha256_of, written_aside
+from lucid.files import parse_dataclass, parse_json, sha256_of, written_aside
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -29,7 +29,7 @@ _READERS = 4
 def _within_the_folder(name: str) -> str:
     """Refuse the name of a file that may lie elsewhere."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name or path.as_posix() != name:
+    if path.is_absolute() or ".." in path.parts or "\0" in name or path.as_posix() != name or not path.name:
         raise ValueError("this is not the name of a file within the folder")
     return name
 
@@ -115,10 +115,9 @@ class Manifest:
         if checksum != _hash(content):
             raise _damaged(path, "its checksum differs")
         try:
-            manifest: Manifest = TypeAdapter(cls).validate_json(text, strict=True)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            manifest = parse_dataclass(cls, text)
+        except ValueError as error:
+            raise _damaged(path, str(error)) from error
         if problem := manifest._contradiction():
             raise _damaged(path, problem)
         return manifest

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from lucid.errors import CheckpointError
-from lucid.files import flush, parse_json, sha256_of
+from lucid.files import flush, parse_dataclass, parse_json, sha256_of
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.optim.moments import MomentOptimizer
@@ -81,7 +81,7 @@ class Checkpoint:
         hub.read_weights(self.folder, model)
         try:
             optimizer.load_state_dict(load_file(self.folder / OPTIMIZER_FILE), self.state.optimizer_updates)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.folder / OPTIMIZER_FILE} does not fit the model: {error}") from error
 
 
@@ -124,12 +124,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         text = (folder / STATE_FILE).read_bytes()
         if parse_json(text).get("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{folder} was written by another version of lucid")
-        return Checkpoint(folder, TypeAdapter(TrainingState).validate_json(text, strict=True))
+        return Checkpoint(folder, parse_dataclass(TrainingState, text))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
-    except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise CheckpointError(f"{folder / STATE_FILE} is damaged: {field} is missing or of the wrong kind") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
 

@@ -42,9 +42,11 @@ class BERTConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "pad_token_id" else 1
-            if field.type is int and not (isinstance(value, int) and least <= value < _LARGEST_SIZE):
+            if field.type is int and not (type(value) is int and least <= value < _LARGEST_SIZE):
                 raise ValueError(f"{field.name} is {value!r}; it takes a whole number from {least} up, below 2**31")
-            if field.type is float and not (isinstance(value, int | float) and 0 <= value <= sys.float_info.max):
+            if field.type is float and not (
+                isinstance(value, int | float) and type(value) is not bool and 0 <= value <= sys.float_info.max
+            ):
                 raise ValueError(f"{field.name} is {value!r}; it takes a number from 0 up")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:

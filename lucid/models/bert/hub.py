@@ -33,6 +33,7 @@ _FIXED_SETTINGS = {
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # Buffers that old versions wrote beside the weights.
 _IGNORED = {"bert.embeddings.position_ids"}
+_NUMBERS = "float32", "float16", "bfloat16", "float64"
 # What a checkpoint may lack: a model for another task was saved without these.
 _OPTIONAL = ("bert.pooler.", "cls.")
 
@@ -160,12 +161,16 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {_current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
+    except (safetensors.SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not any(name.startswith(("bert.", "cls.")) for name in tensors):
         # The bare encoder is saved without the prefix.
         tensors = {f"bert.{name}": array for name, array in tensors.items()}
-    return {name: array.astype(np.float32, copy=False) for name, array in tensors.items() if name not in _IGNORED}
+    tensors = {name: array for name, array in tensors.items() if name not in _IGNORED}
+    for name, array in tensors.items():
+        if array.dtype.name not in _NUMBERS:
+            raise CheckpointError(f"{path}: {name} is of {array.dtype}, weights are of {', '.join(_NUMBERS)}")
+    return {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
 
 
 def _current_name(name: str) -> str:
