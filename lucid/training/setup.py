@@ -86,11 +86,13 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
 
     def open_alone() -> tuple[Corpora, BERTForPreTraining, Checkpoint | None]:
         config.check_ranks(communicator.size)
+        if communicator.rank == 0:
+            # First, so that what was altered is named as such, rather than by what it leads to.
+            Corpus.open(config.data.path).verify()
         corpora = open_corpora(config)
         random.manual_seed(config.train.seed)
         if communicator.rank > 0:
             return corpora, BERTForPreTraining(config.model), None
-        Corpus.open(config.data.path).verify()
         checkpoint, problems = store.newest()
         messages.extend(f"passed over a checkpoint: {problem}" for problem in problems)
         if checkpoint is None:
