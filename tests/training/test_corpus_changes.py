@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from launching import ONE_THREAD, TRAIN
 
 from lucid.data import prepare
 from lucid.errors import DataError
 
-TRAIN = ("-m", "mpi4py", "-m", "lucid", "train")
 SHARD = "train-00000.tokens.npy"
 
 
@@ -54,7 +54,7 @@ def replace(path: Path) -> None:
 @contextmanager
 def running(command: list[str], sign: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a run; enter the block, with what it has printed, when `sign` is among that; leave nothing running."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | ONE_THREAD
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
