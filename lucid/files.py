@@ -1,13 +1,18 @@
 """Files that are whole or not there: written aside, flushed to the disk, then renamed into place."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from lucid.errors import LucidError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -37,6 +42,23 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. All that may be wrong with it is a `ValueError`, its nesting too."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_dataclass(kind: type[T], text: bytes) -> T:
+    """Return the `kind` that a JSON text describes. `ValueError` names the first value that cannot be there."""
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ValueError(f"{field} is missing or of the wrong kind") from error
 
 
 def sha256_of(path: Path) -> str:

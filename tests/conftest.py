@@ -17,10 +17,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import settings
 from launching import ONE_THREAD, TRAIN
 
 from lucid.data import prepare
 from lucid.distributed import Communicator, connect
+
+# The same examples every time, however slow the machine is.
+settings.register_profile("lucid", derandomize=True, deadline=None, database=None)
+settings.load_profile("lucid")
 
 RunRanks = Callable[..., subprocess.CompletedProcess[str]]
 

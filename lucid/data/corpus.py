@@ -6,7 +6,6 @@ shards. The order of the documents is a function of the inputs alone.
 
 import gzip
 import hashlib
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +13,15 @@ from pathlib import Path
 
 from lucid.data.python_docs import module_files, python_documents
 from lucid.errors import DataError
+from lucid.files import parse_json
 
 PYTHON_DOCS = "python-docs"
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 
 # Characters after which a document of plain text without blank lines goes on as a new one: memory stays bounded.
 _LONGEST_DOCUMENT = 1 << 22
+# Bytes of one line: a small compressed file may hold a line of any length.
+_LONGEST_LINE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
             sources.append(Source(PYTHON_DOCS, None))
         elif path.is_dir():
             sources += _folder_sources(path)
-        elif not path.exists():
-            raise DataError(f"input {str(path)!r} does not exist: check the path, or use {PYTHON_DOCS!r}")
+        elif not path.is_file():
+            what = "is neither a file nor a folder" if path.exists() else "does not exist"
+            raise DataError(f"input {str(path)!r} {what}: check the path, or use {PYTHON_DOCS!r}")
         elif path.name.endswith(SUFFIXES):
             sources.append(Source(path.name, path))
         else:
@@ -105,7 +108,7 @@ def _text_documents(path: Path) -> Iterator[Document]:
         if line.strip():
             first = first if lines else number
             lines.append(line)
-            size += len(line)
+            size += len(line) + 1
     if lines:
         yield Document(f"{path}:{first}", "\n".join(lines))
 
@@ -115,7 +118,7 @@ def _json_documents(path: Path) -> Iterator[Document]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise DataError(f"{path}:{number}: this line is not JSON ({error}): mend or remove it") from error
         text = record.get("text") if isinstance(record, dict) else None
@@ -134,7 +137,13 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            while line := file.readline(_LONGEST_LINE + 1):
+                number += 1
+                if len(line) > _LONGEST_LINE:
+                    raise DataError(
+                        f"{path}:{number}: this line is longer than {_LONGEST_LINE >> 20} MiB: break it into more "
+                        "(in .txt, as with fold -s)"
+                    )
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}:{number}: not UTF-8 ({error.reason}): convert the file, as with iconv") from error

@@ -6,35 +6,62 @@ It is written last, so a folder with a valid manifest is a whole corpus, and one
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field
+
+from lucid.data.tokenizer import SpecialTokens
 from lucid.errors import DataError
-from lucid.files import sha256_of, written_aside
+from lucid.files import parse_dataclass, parse_json, sha256_of, written_aside
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+SHARD_PARTS = "tokens", "sentences", "documents"
+TOKENIZER_FOLDER = "tokenizer"
+# Files read at once when checksums are compared.
+_READERS = 4
+
+
+def _within_the_folder(name: str) -> str:
+    """Refuse the name of a file that may lie elsewhere."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or path.as_posix() != name or not path.name:
+        raise ValueError("this is not the name of a file within the folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_within_the_folder)]
+Count = Annotated[int, Field(ge=0, lt=2**48)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True)
 class Shard:
     """One piece of a split: `name` begins its three files, `<name>.tokens.npy`, `.sentences.npy`, `.documents.npy`."""
 
-    name: str
-    documents: int
-    sentences: int
-    tokens: int
+    name: FileName
+    documents: Count
+    sentences: Count
+    tokens: Count
+
+    @property
+    def files(self) -> list[str]:
+        """The names of its three files."""
+        return [f"{self.name}.{part}.npy" for part in SHARD_PARTS]
 
 
 @dataclass(frozen=True)
 class Split:
     """What one split (`train` or `held_out`) holds; `dropped` counts the documents left out, by reason."""
 
-    documents: int
-    sentences: int
-    tokens: int
-    dropped: Mapping[str, int]
+    documents: Count
+    sentences: Count
+    tokens: Count
+    dropped: Mapping[str, Count]
     shards: tuple[Shard, ...]
 
 
@@ -42,7 +69,7 @@ class Split:
 class FileRecord:
     """The size and the SHA-256 of one file."""
 
-    bytes: int
+    bytes: Count
     sha256: str
 
 
@@ -52,10 +79,10 @@ class Manifest:
 
     made_from: Mapping[str, Any]
     tokenizer_hash: str
-    vocab_size: int
-    special_tokens: Mapping[str, int]
+    vocab_size: Annotated[int, Field(gt=0, lt=2**31)]
+    special_tokens: Mapping[str, TokenId]
     splits: Mapping[str, Split]
-    files: Mapping[str, FileRecord]
+    files: Mapping[FileName, FileRecord]
     format_version: int = field(default=FORMAT_VERSION)
 
     @property
@@ -78,41 +105,71 @@ class Manifest:
             what = "has no manifest, so it is not a whole corpus" if folder.is_dir() else "does not exist"
             raise DataError(f"{folder} {what}: make it with `lucid prepare INPUT --output {folder}`")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_bytes()
+            content = parse_json(text)
             checksum = content.pop("sha256")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}): prepare the corpus again, with --overwrite") from error
+            raise _damaged(path, str(error)) from error
         if content.get("format_version") != FORMAT_VERSION:
             raise DataError(f"{path} was written by another version of lucid: prepare the corpus again")
         if checksum != _hash(content):
-            raise DataError(f"{path} is damaged (its checksum differs): prepare the corpus again, with --overwrite")
-        splits = {name: _split(value) for name, value in content.pop("splits").items()}
-        files = {name: FileRecord(**value) for name, value in content.pop("files").items()}
-        return cls(splits=splits, files=files, **content)
+            raise _damaged(path, "its checksum differs")
+        try:
+            manifest = parse_dataclass(cls, text)
+        except ValueError as error:
+            raise _damaged(path, str(error)) from error
+        if problem := manifest._contradiction():
+            raise _damaged(path, problem)
+        return manifest
+
+    def _contradiction(self) -> str | None:
+        """Return what in it does not fit the rest, if anything."""
+        if set(self.special_tokens) != set(SpecialTokens.__dataclass_fields__):
+            return "its special tokens are not BERT's"
+        if max(self.special_tokens.values()) >= self.vocab_size:
+            return "a special token lies outside the vocabulary"
+        for name, split in self.splits.items():
+            if unlisted := [file for shard in split.shards for file in shard.files if file not in self.files]:
+                return f"it has no record of {unlisted[0]}"
+            for count in ("documents", "sentences", "tokens"):
+                if getattr(split, count) != sum(getattr(shard, count) for shard in split.shards):
+                    return f"the {count} of {name} are not the sum of its shards'"
+        return None
 
     def check_files(self, folder: Path, *, checksums: bool) -> None:
-        """Raise `DataError`, naming the file, if one is missing or of another size, or with `checksums` was altered."""
-        for name, record in self.files.items():
-            path = folder / name
-            if not path.is_file():
-                problem = "is missing"
-            elif path.stat().st_size != record.bytes:
-                problem = f"has {path.stat().st_size} bytes instead of {record.bytes}"
-            elif checksums and sha256_of(path) != record.sha256:
-                problem = "was altered: its checksum differs"
-            else:
-                continue
-            raise DataError(f"{path} {problem}: copy the corpus again, or prepare it again with --overwrite")
+        """Raise `DataError`, naming the file, if one is missing or of another size, or with `checksums` was altered.
+
+        Files are read side by side: computing a checksum leaves Python to the other threads.
+        """
+        with ThreadPoolExecutor(_READERS) as threads:
+            checked = threads.map(partial(_problem, folder, checksums), self.files.items())
+            problems = [problem for problem in checked if problem]
+        if problems:
+            raise DataError(f"{problems[0]}: copy the corpus again, or prepare it again with --overwrite")
+
+
+def _problem(folder: Path, checksums: bool, entry: tuple[str, FileRecord]) -> str | None:
+    name, record = entry
+    path = folder / name
+    try:
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != record.bytes:
+            return f"{path} has {path.stat().st_size} bytes instead of {record.bytes}"
+        if checksums and sha256_of(path) != record.sha256:
+            return f"{path} was altered: its checksum differs"
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read ({error})"
+    return None
+
+
+def _damaged(path: Path, problem: str) -> DataError:
+    return DataError(f"{path} is damaged ({problem}): prepare the corpus again, with --overwrite")
 
 
 def record_files(folder: Path, names: list[str]) -> dict[str, FileRecord]:
     """Return the record of each file of `names`, paths within `folder`."""
     return {name: FileRecord((folder / name).stat().st_size, sha256_of(folder / name)) for name in sorted(names)}
-
-
-def _split(content: dict[str, Any]) -> Split:
-    shards = tuple(Shard(**shard) for shard in content.pop("shards"))
-    return Split(shards=shards, **content)
 
 
 def _hash(content: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from lucid.data.corpus import Document, Source, find_sources
-from lucid.data.manifest import MANIFEST_NAME, Manifest, Split, record_files
+from lucid.data.manifest import MANIFEST_NAME, SHARD_PARTS, TOKENIZER_FOLDER, Manifest, Split, record_files
 from lucid.data.sentences import split_sentences
 from lucid.data.tokenizer import (
     TextEncoder,
@@ -29,9 +29,7 @@ from lucid.data.writer import SplitWriter, token_dtype
 from lucid.errors import DataError
 
 TRAIN, HELD_OUT = "train", "held_out"
-_TOKENIZER_FOLDER = "tokenizer"
 _TOKENIZER_FILES = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
-_SHARD_PARTS = "tokens", "sentences", "documents"
 
 # Sentences longer than this, in tokens, are tables and listings: they are cut.
 _LONGEST_SENTENCE = 128
@@ -86,7 +84,7 @@ def prepare(
     survey = _survey(sources, held_out, report)
     _clear(output)
     chosen = given if given is not None else _trained(sources, survey, vocab_size, report)
-    save_tokenizer(chosen, output / _TOKENIZER_FOLDER)
+    save_tokenizer(chosen, output / TOKENIZER_FOLDER)
     splits = _write_splits(sources, survey, chosen, output, report)
     manifest = _finish(output, made_from, chosen, splits)
     report(f"{output} holds the corpus")
@@ -181,7 +179,7 @@ def _clear(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / MANIFEST_NAME).unlink(missing_ok=True)
     for split in (TRAIN, HELD_OUT):
-        for part in _SHARD_PARTS:
+        for part in SHARD_PARTS:
             for path in output.glob(f"{split}-[0-9]*.{part}.npy*"):
                 path.unlink()
 
@@ -237,10 +235,8 @@ def _encoded(documents: list[Document], encoder: TextEncoder) -> Iterator[list[l
 
 
 def _finish(output: Path, made_from: dict[str, Any], tokenizer: Tokenizer, splits: dict[str, Split]) -> Manifest:
-    names = [f"{_TOKENIZER_FOLDER}/{name}" for name in _TOKENIZER_FILES]
-    names += [
-        f"{shard.name}.{part}.npy" for split in splits.values() for shard in split.shards for part in _SHARD_PARTS
-    ]
+    names = [f"{TOKENIZER_FOLDER}/{name}" for name in _TOKENIZER_FILES]
+    names += [name for split in splits.values() for shard in split.shards for name in shard.files]
     manifest = Manifest(
         made_from=made_from,
         tokenizer_hash=tokenizer_hash(tokenizer),

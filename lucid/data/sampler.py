@@ -74,7 +74,9 @@ class Sampler:
         """Return the rows `rows` of the global batch that begins after `consumed` samples of the run.
 
         Row i is sample number g = consumed + i: sample g % samples_per_epoch of epoch g // samples_per_epoch.
+        Raises `DataError` if the corpus has changed since it was opened.
         """
+        self._corpus.check_unchanged()
         samples = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
         epochs, places = np.divmod(consumed + samples, self.samples_per_epoch)
         # The rows of one epoch stand side by side, as g rises with the row.

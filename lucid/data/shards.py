@@ -3,19 +3,23 @@
 Nothing is copied into memory: every rank of a machine shares the pages of the files, whatever their size.
 """
 
+import time
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 from lucid.backend import Array
-from lucid.data.manifest import Manifest, Shard
+from lucid.data.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, Shard
 from lucid.data.tokenizer import SpecialTokens
 from lucid.data.writer import OFFSET_DTYPE, token_dtype
 from lucid.errors import DataError
 
-# Tokens counted at once.
+# Tokens or boundaries looked at at once.
 _BLOCK = 1 << 24
+# The share of the time that looking whether the files have changed may take.
+_SHARE_FOR_WATCHING = 0.01
 
 
 class Boundaries:
@@ -73,15 +77,15 @@ class Corpus:
         counts = manifest.splits[split]
         self.document_count, self.sentence_count = counts.documents, counts.sentences
         self.token_count = counts.tokens
+        if not self.document_count:
+            raise DataError(f"{folder} has no documents in its split {split!r}: prepare more text")
+        self._versions = {path: _version(path) for path in map(folder.joinpath, (MANIFEST_NAME, *manifest.files))}
+        self._next_look = 0.0
         shards = counts.shards
         dtype = token_dtype(self.vocab_size)
         self._tokens = [_mapped(folder, shard, "tokens", dtype, shard.tokens) for shard in shards]
-        self.sentences = Boundaries(
-            [_mapped(folder, shard, "sentences", OFFSET_DTYPE, shard.sentences + 1) for shard in shards]
-        )
-        self.documents = Boundaries(
-            [_mapped(folder, shard, "documents", OFFSET_DTYPE, shard.documents + 1) for shard in shards]
-        )
+        self.sentences = Boundaries([_boundaries(folder, shard, "sentences", shard.tokens) for shard in shards])
+        self.documents = Boundaries([_boundaries(folder, shard, "documents", shard.sentences) for shard in shards])
         self._first_tokens = np.cumsum([0, *(shard.tokens for shard in shards)])
 
     @classmethod
@@ -101,8 +105,38 @@ class Corpus:
         """Read every file of the corpus and compare its checksum; `DataError` names the first that was altered."""
         self._manifest.check_files(self.folder, checksums=True)
 
+    @property
+    def tokenizer_files(self) -> list[Path]:
+        """The files of its tokenizer."""
+        return sorted(path for path in self._versions if path.parent == self.folder / TOKENIZER_FOLDER)
+
+    def check_unchanged(self) -> None:
+        """Raise `DataError`, naming the file, if one was written to, replaced or removed since the corpus was opened.
+
+        Call it before each reading: it looks at the files' sizes and times, and only as often as that costs next to
+        nothing. A file that is cut short between this look and the reading still ends the process (SIGBUS).
+        """
+        started = time.monotonic()
+        if started < self._next_look:
+            return
+        for path, version in self._versions.items():
+            if (now := _version(path)) != version:
+                what = "was removed" if now is None else "was written to"
+                raise DataError(
+                    f"{path} {what} while it was being read: the corpus has changed. Put it back as it was and start "
+                    "again: a run goes on from its last checkpoint"
+                )
+        finished = time.monotonic()
+        self._next_look = finished + (finished - started) / _SHARE_FOR_WATCHING
+
     def tokens(self, positions: Array) -> Array:
         """Return int32, shaped like `positions`: the tokens at these offsets, 0 to `token_count - 1`."""
+        found = self._tokens_at(positions)
+        if found.size and found.max() >= self.vocab_size:
+            self._refuse_token(int(found.max()))
+        return found
+
+    def _tokens_at(self, positions: Array) -> Array:
         if len(self._tokens) == 1:
             return self._tokens[0][positions].astype(np.int32)
         found = np.empty(positions.shape, dtype=np.int32)
@@ -117,20 +151,48 @@ class Corpus:
         counts = np.zeros(self.vocab_size, dtype=np.int64)
         for tokens in self._tokens:
             for start in range(0, len(tokens), _BLOCK):
-                counts += np.bincount(tokens[start : start + _BLOCK], minlength=self.vocab_size)
+                block = tokens[start : start + _BLOCK]
+                if block.size and block.max() >= self.vocab_size:
+                    self._refuse_token(int(block.max()))
+                counts += np.bincount(block, minlength=self.vocab_size)
         return counts
+
+    def _refuse_token(self, token: int) -> NoReturn:
+        _refuse(self.folder, f"it holds the token {token}, but its vocabulary has {self.vocab_size}")
 
 
 def _mapped(folder: Path, shard: Shard, part: str, dtype: np.dtype, length: int) -> Array:
     path = folder / f"{shard.name}.{part}.npy"
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        _refuse(path, str(error))
+        array = open_memmap(path, mode="r")
+    except Exception as error:  # NumPy evaluates the header, and does not foresee all that may stand there
+        _refuse(path, str(error) or type(error).__name__)
     if array.shape != (length,) or array.dtype != dtype:
         _refuse(path, f"it holds {array.dtype}{list(array.shape)} instead of {dtype}[{length}]")
     # A plain view of the mapping: indexing a `memmap` itself is slower.
     return np.asarray(array)
+
+
+def _boundaries(folder: Path, shard: Shard, part: str, total: int) -> Array:
+    """Return int64 [N + 1]: offsets that rise from 0 to `total`, which is checked, as all that is read follows them."""
+    count = shard.sentences if part == "sentences" else shard.documents
+    offsets = _mapped(folder, shard, part, OFFSET_DTYPE, count + 1)
+    blocks = (offsets[start : start + _BLOCK + 1] for start in range(0, count, _BLOCK))
+    if offsets[0] != 0 or offsets[-1] != total or not all((block[1:] > block[:-1]).all() for block in blocks):
+        _refuse(folder / f"{shard.name}.{part}.npy", f"its offsets do not rise from 0 to {total}")
+    return offsets
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file is written to: size and time. None if it is not there.
+
+    The inode is left out: some network file systems give a file another one now and then.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def _refuse(path: Path, problem: str) -> NoReturn:

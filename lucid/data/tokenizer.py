@@ -6,6 +6,7 @@ the order of a hash map, and those numbers decide between equally frequent merge
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,11 +16,13 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from lucid.errors import DataError
-from lucid.files import written_aside
+from lucid.files import parse_json, written_aside
 
 SMALLEST_VOCABULARY = 64
 # Characters beyond these are rare enough to be unknown (a Chinese corpus wants a tokenizer of its own).
 _LARGEST_ALPHABET = 1000
+# Training takes the square of a word's length, so words are cut here: beyond 100 characters a word is unknown anyway.
+_LONG_WORD = re.compile(r"\S{1000}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Toke
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts(), trainer=trainer)
+    tokenizer.train_from_iterator((_LONG_WORD.sub(r"\g<0> ", text) for text in texts()), trainer=trainer)
     # A new tokenizer on the same vocabulary: in this one the continuing pieces count as special.
     return _bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
 
@@ -99,9 +102,14 @@ def _bert_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL_TEXTS["unknown"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
     special = special_tokens(tokenizer)
     tokenizer.add_special_tokens(list(SPECIAL_TEXTS.values()))
+    return _framed(tokenizer, special)
+
+
+def _framed(tokenizer: Tokenizer, special: SpecialTokens) -> Tokenizer:
+    """Let `tokenizer` put [CLS] and [SEP] around texts, and words together again."""
+    tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.BertProcessing(
         (SPECIAL_TEXTS["separator"], special.separator), (SPECIAL_TEXTS["classify"], special.classify)
     )
@@ -114,15 +122,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     The folder may be one of ours or of Hugging Face's BERT. Raises `DataError` if it holds no such tokenizer.
     """
     if (folder / "tokenizer.json").is_file():
-        tokenizer = _parsed(folder / "tokenizer.json", lambda text: Tokenizer.from_str(text))
+        tokenizer = _parsed(folder / "tokenizer.json", _of_bert)
     elif (folder / "vocab.txt").is_file():
         lines = _parsed(folder / "vocab.txt", lambda text: text.rstrip("\n").split("\n"))
         config = folder / "tokenizer_config.json"
-        settings = _parsed(config, json.loads) if config.is_file() else {}
+        lowercase = _parsed(config, _lowercase) if config.is_file() else True
         vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
         if len(vocabulary) != len(lines):
             raise DataError(f"{folder / 'vocab.txt'} holds a token twice: each line is one token")
-        tokenizer = _bert_tokenizer(vocabulary, lowercase=settings.get("do_lower_case", True))
+        tokenizer = _bert_tokenizer(vocabulary, lowercase=lowercase)
     else:
         raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json or vocab.txt in it")
     return _checked(tokenizer, folder)
@@ -135,15 +143,49 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
         raise DataError(f"{path} cannot be read as a part of a tokenizer: {error}") from error
 
 
+# What `tokenizer.json` may be built of. The library has more parts, some of which run any regular expression, or panic
+# on settings that make no sense.
+_PARTS_OF_BERT = {
+    "model": ("WordPiece",),
+    "normalizer": (None, "BertNormalizer"),
+    "pre_tokenizer": ("BertPreTokenizer",),
+}
+
+
+def _of_bert(text: str) -> Tokenizer:
+    """Return the tokenizer that a `tokenizer.json` describes; `ValueError` if it is not a BERT's."""
+    content = parse_json(text)
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ValueError("it describes no tokenizer")
+    # Old files do not say the kind of the model.
+    content["model"].setdefault("type", "WordPiece")
+    for part, supported in _PARTS_OF_BERT.items():
+        settings = content.get(part)
+        kind = settings.get("type") if isinstance(settings, dict) else settings
+        if kind not in supported:
+            raise ValueError(f"its {part} is {kind!r}; BERT's is {supported[-1]}")
+    if content["model"].get("unk_token") != SPECIAL_TEXTS["unknown"]:
+        raise ValueError(f"its unknown token is not {SPECIAL_TEXTS['unknown']}")
+    absent = dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
+    return Tokenizer.from_str(json.dumps({**content, **absent}))
+
+
+def _lowercase(text: str) -> bool:
+    """Return what a `tokenizer_config.json` says of lower case."""
+    settings = parse_json(text)
+    lowercase = settings.get("do_lower_case", True) if isinstance(settings, dict) else None
+    if not isinstance(lowercase, bool):
+        raise ValueError("do_lower_case has to be true or false")
+    return lowercase
+
+
 def _checked(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
-    if not isinstance(tokenizer.model, models.WordPiece):
-        raise DataError(f"{folder} holds a tokenizer of another kind: BERT's is WordPiece")
-    special_tokens(tokenizer)
+    special = special_tokens(tokenizer)
     if tokenizer.get_vocab_size(with_added_tokens=True) != tokenizer.get_vocab_size(with_added_tokens=False):
         raise DataError(f"{folder} adds tokens outside its vocabulary: put them into vocab.txt, in place of [unusedN]")
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    if set(tokenizer.get_vocab().values()) != set(range(tokenizer.get_vocab_size())):
+        raise DataError(f"{folder} does not number its vocabulary from 0 up without a gap: it is not a BERT's")
+    return _framed(tokenizer, special)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -56,10 +56,11 @@ def _shared(communicator: Communicator, error: LucidError | None, root: int) -> 
 
 
 def _broadcast_text(communicator: Communicator, text: str, root: int) -> str:
-    content = np.frombuffer(text.encode(), np.uint8).copy()
+    # A message may quote a file name that is not UTF-8.
+    content = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8).copy()
     length = np.array([len(content)], np.int64)
     communicator.broadcast(length, root)
     if communicator.rank != root:
         content = np.zeros(int(length[0]), np.uint8)
     communicator.broadcast(content, root)
-    return content.tobytes().decode()
+    return content.tobytes().decode(errors="surrogatepass")

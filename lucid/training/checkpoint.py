@@ -11,15 +11,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from lucid.errors import CheckpointError
-from lucid.files import flush, sha256_of
+from lucid.files import flush, parse_dataclass, parse_json, sha256_of
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.optim.moments import MomentOptimizer
@@ -35,6 +35,8 @@ ASIDE = ".partial-"
 
 _REQUIRED_FILES = {hub.CONFIG_FILE, hub.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE}
 
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -44,11 +46,11 @@ class TrainingState:
     log has reported yet (`metrics.Window`). `numerics` is what else the bits of the results depend on.
     """
 
-    step: int
-    samples_consumed: int
-    optimizer_updates: int
-    skipped_steps: int
-    skipped_in_a_row: int
+    step: Count
+    samples_consumed: Count
+    optimizer_updates: Count
+    skipped_steps: Count
+    skipped_in_a_row: Count
     window: WindowSums
     corpus: str
     tokenizer: str
@@ -80,7 +82,7 @@ class Checkpoint:
         hub.read_weights(self.folder, model)
         try:
             optimizer.load_state_dict(load_file(self.folder / OPTIMIZER_FILE), self.state.optimizer_updates)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.folder / OPTIMIZER_FILE} does not fit the model: {error}") from error
 
 
@@ -115,21 +117,18 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in `folder`; `CheckpointError` says what is missing or altered."""
     try:
         _check_is_file(folder, MANIFEST_FILE)
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = parse_json((folder / MANIFEST_FILE).read_bytes())
         for name in sorted(_REQUIRED_FILES | manifest.keys()):
             _check_is_file(folder, name)
             if sha256_of(folder / name) != manifest.get(name):
                 raise CheckpointError(f"{folder / name} was altered: its checksum differs")
-        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        if content.get("format_version") != FORMAT_VERSION:
+        text = (folder / STATE_FILE).read_bytes()
+        if parse_json(text).get("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{folder} was written by another version of lucid")
-        return Checkpoint(folder, TypeAdapter(TrainingState).validate_python(content))
+        return Checkpoint(folder, parse_dataclass(TrainingState, text))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
-    except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise CheckpointError(f"{folder / STATE_FILE} is damaged: {field} is missing or of the wrong kind") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
 
 

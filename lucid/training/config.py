@@ -10,12 +10,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lucid.errors import ConfigError
 from lucid.models import BERTConfig
+from lucid.training.yaml_text import LARGEST, parse_yaml
 
-Count = Annotated[int, Field(ge=1)]
+# Mistakes told at once.
+_MOST_SENTENCES = 20
+# Characters shown of a value.
+_LONGEST_VALUE = 100
+
+
+def _can_be_opened(path: Path) -> Path:
+    """Refuse what no file can be called."""
+    name = str(path)
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError("a path cannot hold this character")
+    if max(len(part.encode()) for part in (*path.parts, "")) > 255 or len(name.encode()) >= 4096:
+        raise ValueError("a path cannot be this long")
+    return path
+
+
+FilePath = Annotated[Path, AfterValidator(_can_be_opened)]
+# Steps and samples are 32-bit coordinates of the random numbers.
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -29,7 +48,7 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     """What is read, and how samples are made of it."""
 
-    path: Path = Field(description="folder of a prepared corpus (lucid prepare)")
+    path: FilePath = Field(description="folder of a prepared corpus (lucid prepare)")
     sequence_length: Annotated[int, Field(ge=8)] = Field(128, description="tokens a sequence, with [CLS] and [SEP]")
     short_sequence_probability: Share = Field(0.1, description="share of samples made shorter on purpose")
     mlm_probability: Share = Field(0.15, description="share of the tokens to predict")
@@ -37,7 +56,7 @@ class DataSettings(Settings):
     mask_replace_probability: Share = Field(0.8, description="share of these that become [MASK]")
     random_replace_probability: Share = Field(0.1, description="share of these that become a random token")
     nsp: bool = Field(True, description="pairs for next-sentence prediction; false: one segment, MLM only")
-    workers: Annotated[int, Field(ge=0)] = Field(1, description="threads a rank that make batches; 0: none")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(1, description="threads a rank that make batches; 0: none")
     prefetch: Count = Field(4, description="batches made ahead")
 
 
@@ -46,11 +65,11 @@ class OptimizerSettings(Settings):
 
     name: Literal["adamw", "lamb"] = "adamw"
     learning_rate: Positive = Field(1e-4, description="the peak, at the end of warm-up")
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 0
     decay_power: Positive = Field(1.0, description="polynomial decay from the end of warm-up to 0 at the last step")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     epsilon: Positive = 1e-6
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     bias_correction: bool = Field(True, description="false: as in the original BERT")
     max_gradient_norm: Positive = Field(1.0, description="clip the global norm to this")
 
@@ -98,8 +117,8 @@ class RunConfig(Settings):
     `model.vocab_size` may exceed the tokenizer's, to pad the vocabulary to a size that computes faster.
     """
 
-    run_folder: Path = Field(description="where checkpoints, metrics and plots go; a run there is resumed")
-    initial_model: Path | None = Field(None, description="folder of a model to start from (Hugging Face's format)")
+    run_folder: FilePath = Field(description="where checkpoints, metrics and plots go; a run there is resumed")
+    initial_model: FilePath | None = Field(None, description="folder of a model to start from (Hugging Face's format)")
     model: BERTConfig = Field(default_factory=BERTConfig)
     data: DataSettings
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -187,20 +206,24 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises `ConfigError` with one sentence for each thing that is wrong.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is not there: give the path of a run's YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no settings: it takes sections such as data, model and train")
     overridden = [_apply(content, override) for override in overrides]
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(item, path, overridden) for item in error.errors())) from error
+        sentences = [_sentence(item, path, overridden) for item in error.errors()[:_MOST_SENTENCES]]
+        raise ConfigError("\n".join(sentences)) from error
 
 
 def from_dict(content: dict[str, Any]) -> RunConfig:
@@ -226,8 +249,8 @@ def _apply(content: dict[str, Any], override: str) -> str:
             raise ConfigError(f"{override!r} on the command line: {name} is not a section")
         section = inner
     try:
-        section[names[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        section[names[-1]] = parse_yaml(text)
+    except ValueError as error:
         raise ConfigError(f"{override!r} on the command line: the value is not valid YAML") from error
     return ".".join(names)
 
@@ -248,7 +271,16 @@ def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
             return f"{where}: {f'{key}: ' if key else ''}{message}"
         case _:
             message = item["msg"][0].lower() + item["msg"][1:]
-            return f"{where}: {key} is {item['input']!r}, but {message.replace('input should', 'it should')}"
+            return f"{where}: {key} is {_shown(item['input'])}, but {message.replace('input should', 'it should')}"
+
+
+def _shown(value: object) -> str:
+    """Return `value` as Python writes it, cut if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def _known_keys() -> dict[str, str]:

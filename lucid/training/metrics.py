@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lucid.distributed import Communicator
 from lucid.errors import ConfigError, TrainingError
-from lucid.files import written_aside
+from lucid.files import parse_json, written_aside
 from lucid.models.bert.pretraining import BranchLoss
 
 METRICS_FILE = "metrics.jsonl"
@@ -28,6 +28,8 @@ METRICS_FILE = "metrics.jsonl"
 WindowSums = tuple[float, float, float, float, float, float]
 
 _SECONDS_PER_REFRESH = 0.2
+# A loss beyond this, far above single precision, is damage.
+_LARGEST_FIGURE = 1e100
 
 
 class Window:
@@ -137,16 +139,25 @@ class MetricsLog:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a metrics file; lines that are not whole, as a kill or a full disk leaves, are left out."""
+    """Return the entries of a metrics file; lines that are damaged, as by a kill or a full disk, are left out."""
     entries = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+        if isinstance(entry, dict) and _is_step(entry.get("step")) and all(map(_is_figure, entry.values())):
             entries.append(entry)
     return entries
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**63
+
+
+def _is_figure(value: object) -> bool:
+    """Whether a value is what `MetricsLog` writes: a number of usual size, or null."""
+    return value is None or (isinstance(value, int | float) and abs(value) < _LARGEST_FIGURE)
 
 
 def _line(entry: dict[str, Any]) -> bytes:

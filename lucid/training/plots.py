@@ -38,8 +38,11 @@ def plot_run(run_folder: Path, output: Path) -> None:
         axes.set(xlabel="step", title=title)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.suptitle(str(run_folder))
-    figure.savefig(output, dpi=120)
+    figure.suptitle(str(run_folder), parse_math=False)
+    try:
+        figure.savefig(output, dpi=120)
+    except ValueError as error:
+        raise ConfigError(f"{output} could not be drawn: {error}") from error
 
 
 def _draw(axes: Any, lines: list[dict[str, Any]], key: str, label: str, marker: str, width: float) -> None:

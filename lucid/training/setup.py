@@ -89,11 +89,13 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
 
     def open_alone() -> tuple[Corpora, BERTForPreTraining, Checkpoint | None]:
         config.check_ranks(communicator.size)
+        if communicator.rank == 0:
+            # First, so that what was altered is named as such, rather than by what it leads to.
+            Corpus.open(config.data.path).verify()
         corpora = open_corpora(config)
         random.manual_seed(config.train.seed)
         if communicator.rank > 0:
             return corpora, BERTForPreTraining(config.model), None
-        Corpus.open(config.data.path).verify()
         checkpoint, problems = store.newest()
         messages.extend(f"passed over a checkpoint: {problem}" for problem in problems)
         if checkpoint is None:
@@ -145,7 +147,7 @@ def open_corpora(config: RunConfig) -> Corpora:
         train=Sampler(corpus, sampler_settings(config.data), config.train.seed),
         held_out=held_out,
         token_losses=frequency_losses(corpus) if held_out is not None else np.zeros(0),
-        tokenizer_files=sorted((folder / "tokenizer").iterdir()),
+        tokenizer_files=corpus.tokenizer_files,
     )
 
 

@@ -1,6 +1,6 @@
 """`BERTConfig`: the shape of a BERT, in the field names of Hugging Face's `config.json`."""
 
-import math
+import sys
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast, get_args
 
@@ -8,6 +8,7 @@ from lucid.kernels import Activation
 
 # Hugging Face has two names for the tanh form.
 _SYNONYMS = {"gelu_pytorch_tanh": "gelu_new"}
+_LARGEST_SIZE = 2**31
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,11 @@ class BERTConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 0 if field.name == "pad_token_id" else 1
-            if field.type is int and (not isinstance(value, int) or value < least):
-                raise ValueError(f"{field.name} is {value!r}; it takes a whole number from {least} up")
-            if field.type is float and not (isinstance(value, int | float) and 0 <= value < math.inf):
+            if field.type is int and not (type(value) is int and least <= value < _LARGEST_SIZE):
+                raise ValueError(f"{field.name} is {value!r}; it takes a whole number from {least} up, below 2**31")
+            if field.type is float and not (
+                isinstance(value, int | float) and type(value) is not bool and 0 <= value <= sys.float_info.max
+            ):
                 raise ValueError(f"{field.name} is {value!r}; it takes a number from 0 up")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:

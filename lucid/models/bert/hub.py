@@ -16,7 +16,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from lucid.errors import CheckpointError
-from lucid.files import written_aside
+from lucid.files import parse_json, written_aside
 from lucid.models.bert.config import BERTConfig
 from lucid.nn import Module
 
@@ -33,6 +33,7 @@ _FIXED_SETTINGS = {
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 # Buffers that old versions wrote beside the weights.
 _IGNORED = {"bert.embeddings.position_ids"}
+_NUMBERS = "float32", "float16", "bfloat16", "float64"
 # What a checkpoint may lack: a model for another task was saved without these.
 _OPTIONAL = ("bert.pooler.", "cls.")
 
@@ -41,7 +42,7 @@ def read_config(folder: Path) -> BERTConfig:
     """Return the configuration in `folder`; settings that are not part of a BERT's shape are passed over."""
     path = folder / CONFIG_FILE
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not there: is {folder} the folder of a model?") from error
     except (ValueError, OSError) as error:
@@ -83,6 +84,18 @@ def read_weights(folder: Path, model: Module) -> None:
     if missing:
         warnings.warn(f"{path} has no {', '.join(missing)}: newly initialised", stacklevel=3)
     model.load_state_dict({name: state.get(name, parameter.numpy()) for name, parameter in parameters.items()})
+
+
+def check_size(folder: Path, config: BERTConfig) -> None:
+    """Raise `CheckpointError` if the weights of `config` cannot be in the file, before memory is taken for them."""
+    path = folder / WEIGHTS_FILE
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    layer = config.hidden_size * 4 + config.intermediate_size * 2
+    least = config.hidden_size * (rows + config.num_hidden_layers * layer)
+    if path.is_file() and least > path.stat().st_size:
+        raise CheckpointError(
+            f"{path} has {path.stat().st_size} bytes, too few for the {least:,} weights that {CONFIG_FILE} asks for"
+        )
 
 
 def write(folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray]) -> None:
@@ -148,12 +161,16 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {_current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
+    except (safetensors.SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not any(name.startswith(("bert.", "cls.")) for name in tensors):
         # The bare encoder is saved without the prefix.
         tensors = {f"bert.{name}": array for name, array in tensors.items()}
-    return {name: array.astype(np.float32, copy=False) for name, array in tensors.items() if name not in _IGNORED}
+    tensors = {name: array for name, array in tensors.items() if name not in _IGNORED}
+    for name, array in tensors.items():
+        if array.dtype.name not in _NUMBERS:
+            raise CheckpointError(f"{path}: {name} is of {array.dtype}, weights are of {', '.join(_NUMBERS)}")
+    return {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
 
 
 def _current_name(name: str) -> str:

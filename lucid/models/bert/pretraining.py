@@ -114,7 +114,9 @@ class BERTForPreTraining(Module):
         A checkpoint without pooler or heads gets new ones, with a warning. Raises `CheckpointError`.
         """
         folder = Path(folder)
-        model = cls(hub.read_config(folder))
+        config = hub.read_config(folder)
+        hub.check_size(folder, config)
+        model = cls(config)
         hub.read_weights(folder, model)
         return model
 

@@ -1,0 +1,130 @@
+"""A corpus that misbehaves, on the real command line: found when a run starts, and when it changes under a run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from launching import ONE_THREAD, TRAIN
+
+from lucid.data import prepare
+from lucid.errors import DataError
+
+SHARD = "train-00000.tokens.npy"
+
+
+@pytest.fixture
+def corpus(corpus_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the corpus that may be changed."""
+    return shutil.copytree(corpus_folder, tmp_path / "corpus")
+
+
+@pytest.fixture
+def arguments(run_file: Path, corpus: Path) -> list[str]:
+    """Those of a run on that corpus, far too long to end by itself, with a checkpoint every second step."""
+    overrides = [f"data.path={corpus}", "train.steps=1000000", "train.checkpoint_every=2"]
+    return [*TRAIN, str(run_file), *overrides]
+
+
+def flip_a_bit(path: Path) -> None:
+    """Write into the file where it lies, its size and its place unchanged."""
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+
+
+def cut_short(path: Path) -> None:
+    """Take a byte off the end: what is mapped of the last page stays, so that this test cannot end by SIGBUS."""
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def replace(path: Path) -> None:
+    """Put another file in its place, as copying tools do."""
+    path.with_suffix(".new").write_bytes(path.read_bytes())
+    path.with_suffix(".new").replace(path)
+
+
+@contextmanager
+def running(command: list[str], sign: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a run; enter the block, with what it has printed, when `sign` is among that; leave nothing running."""
+    environment = os.environ | ONE_THREAD
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        try:
+            seen = ""
+            while sign not in seen:
+                line = process.stdout.readline()
+                assert line, f"the run ended early:\n{seen}"
+                seen += line
+            yield process, seen
+        finally:
+            process.kill()
+
+
+def assert_corpus_error(process: subprocess.Popen[str], path: Path) -> None:
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == DataError.exit_code, output
+    assert re.search(rf"{path}\S* was (written to|removed) while it was being read: the corpus has changed", output)
+    assert "goes on from its last checkpoint" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("change", [cut_short, replace], ids=lambda change: change.__name__)
+def test_a_corpus_changed_under_a_run_ends_it(
+    change: Callable[[Path], None], mpiexec: str, arguments: list[str], corpus: Path
+) -> None:
+    with running([mpiexec, "-n", "2", sys.executable, *arguments], sign="step       3/") as (process, _):
+        change(corpus / SHARD)
+        assert_corpus_error(process, corpus / SHARD)
+
+
+def test_a_run_goes_on_when_its_corpus_is_put_back(
+    mpiexec: str, arguments: list[str], corpus: Path, corpus_folder: Path
+) -> None:
+    command = [mpiexec, "-n", "2", sys.executable, *arguments]
+    with running(command, sign="step       3/") as (process, _):
+        flip_a_bit(corpus / SHARD)
+        assert_corpus_error(process, corpus / SHARD)
+    shutil.copyfile(corpus_folder / SHARD, corpus / SHARD)
+    with running(command, sign="/1000000") as (process, seen):
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert "goes on from step" in seen
+    assert process.returncode == 75, output
+
+
+def test_a_corpus_prepared_anew_under_a_run_ends_it(
+    mpiexec: str, arguments: list[str], corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text("One is here. Two is here.\n\nThree is there. Four is there.")
+    with running([mpiexec, "-n", "2", sys.executable, *arguments], sign="step       3/") as (process, _):
+        prepare([tmp_path / "other.txt"], corpus, vocab_size=200, held_out=0, overwrite=True)
+        assert_corpus_error(process, corpus)
+
+
+def test_a_flipped_bit_is_found_by_its_checksum_at_the_start(run_ranks, arguments: list[str], corpus: Path) -> None:
+    flip_a_bit(corpus / SHARD)
+    finished = run_ranks(2, *arguments)
+    assert finished.returncode == DataError.exit_code, finished.stdout
+    assert f"{corpus / SHARD} was altered: its checksum differs" in finished.stdout
+    assert "Traceback" not in finished.stdout
+    assert finished.stdout.count("lucid: ") == 1
+
+
+def test_fewer_documents_than_ranks_and_a_batch_larger_than_an_epoch_train(
+    run_ranks, arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "two.txt").write_text("One is here. Two is here.\n\nThree is there. Four is there.")
+    prepare([tmp_path / "two.txt"], tmp_path / "small", vocab_size=200, held_out=0)
+    finished = run_ranks(3, *arguments, f"data.path={tmp_path / 'small'}", "train.steps=6", "train.global_batch=15")
+    assert finished.returncode == 0, finished.stdout
+    assert "finished at step 6 of 6" in finished.stdout
