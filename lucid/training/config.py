@@ -265,7 +265,8 @@ def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
             hint = f"; did you mean {close[0]}?" if close else "; `lucid train --print-config` lists the known ones"
             return f"{where}: the key {key} is unknown{hint}"
         case "missing":
-            return f"{where}: the key {key} is missing: {_known_keys()[key]}"
+            # A part of a value, such as the second of two numbers, has no description of its own.
+            return f"{where}: the key {key} is missing: {_known_keys().get(key, 'the value is not whole')}"
         case "value_error":
             message = str(item["ctx"]["error"])
             return f"{where}: {f'{key}: ' if key else ''}{message}"

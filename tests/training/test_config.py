@@ -53,6 +53,7 @@ def test_the_configurations_that_come_with_lucid_are_valid(path):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
+        ("optimizer.betas=[0.9]", "the key optimizer.betas.1 is missing: the value is not whole"),
         (
             "train.globalbatch=3",
             "the key train.globalbatch is unknown; did you mean train.global_batch?",
