@@ -3,7 +3,7 @@
 Importing this initialises nothing; `connect` does.
 """
 
-from lucid.distributed.agreement import all_or_none, text_of_first
+from lucid.distributed.agreement import all_or_none, is_agreed, text_of_first
 from lucid.distributed.communicator import Communicator, Work
 from lucid.distributed.connection import connect, session
 from lucid.distributed.data_parallel import DistributedDataParallel
@@ -22,6 +22,7 @@ __all__ = [
     "announced",
     "connect",
     "find_drift",
+    "is_agreed",
     "is_first_rank",
     "session",
     "text_of_first",

@@ -14,8 +14,8 @@ import numpy as np
 
 from lucid import random
 from lucid.data import Batch, Loader
-from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift
-from lucid.errors import LucidError, TrainingError
+from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift, is_agreed
+from lucid.errors import TrainingError
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm
 from lucid.training.checkpoint import TrainingState
 from lucid.training.evaluation import Evaluation, evaluate
@@ -258,7 +258,7 @@ class Trainer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for the checkpoint under way, unless the other ranks wait for this one, which has failed, to end."""
-        in_order = error is None or (isinstance(error, LucidError) and error.agreed)
+        in_order = error is None or is_agreed(error)
         if self._saver and (in_order or self.run.communicator.size == 1):
             with self._saving():
                 self._saver.wait()
