@@ -112,6 +112,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (TEXT.replace("100", "2147483648"), "train.steps is 2147483648, but it should be less than 2147483648"),
         (TEXT + "optimizer: {weight_decay: .inf}", "optimizer.weight_decay is inf, but it should be a finite number"),
         (TEXT + "model: {layer_norm_eps: 1" + "0" * 400 + "}", "model.layer_norm_eps"),
+        (TEXT + "optimizer: {betas: [0.9]}", "the key optimizer.betas.1 is missing"),
         (TEXT + "1: 2", "keys should be strings"),
         (TEXT + '"\\ud800": 2', "unable to parse raw data as a unicode string"),
     ],
