@@ -1,16 +1,22 @@
 """The catalogue: one typed signature for every fused kernel that training BERT needs.
 
-`of(array)` returns the kernels for the array's device. An implementation is a module with a function for each entry of
-`Kernels`, of the same signature; it may be faster than `reference`, never richer, and is tested against it.
+`of(array)` returns the kernels for the array's device and dtype. An implementation is a module with a function for
+each entry of `Kernels`, of the same signature; it may be faster than `reference`, never richer, and is tested against
+it.
 
 Legend: B batch, T length, C width, H heads, V vocabulary, N rows (all leading dimensions), I and O a layer's inputs and
 outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are not stored: they are drawn from
 (`stream`, `coordinates`, element of the sample) in forward and again in backward; see `lucid.random`.
 """
 
+import functools
+import os
 from typing import Literal, Protocol
 
-from lucid.backend import Array
+import numpy as np
+
+from lucid.backend import Array, array_module
+from lucid.errors import ConfigError
 from lucid.kernels import reference
 from lucid.random import Coordinates
 
@@ -29,11 +35,19 @@ class Kernels(Protocol):
     def linear_weight_gradient(self, gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
         """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I]."""
 
-    def activation(self, x: Array, kind: Activation) -> Array:
-        """Apply gelu (erf form), gelu_new (tanh form) or relu to each element. Hendrycks & Gimpel, 2016."""
+    def linear_bias_gradient(self, gradient: Array) -> Array:
+        """Return the sum of gradient [..., O] over all but the last axis: [O]."""
 
-    def activation_gradient(self, gradient: Array, x: Array, kind: Activation) -> Array:
-        """Return the gradient of `activation` by x."""
+    def activation(self, x: Array, bias: Array | None, kind: Activation) -> Array:
+        """Apply gelu (erf form), gelu_new (tanh form) or relu to each element of x [..., C] plus bias [C].
+
+        Hendrycks & Gimpel, 2016.
+        """
+
+    def activation_gradient(
+        self, gradient: Array, x: Array, bias: Array | None, kind: Activation
+    ) -> tuple[Array, Array]:
+        """Return the gradients of `activation` by x [..., C] and bias [C]."""
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
         """Normalise x [..., C] over C. Return (output, mean [N, 1], reciprocal deviation [N, 1]). Ba et al., 2016."""
@@ -47,6 +61,40 @@ class Kernels(Protocol):
         """Zero elements of x [B, ...] with `probability`, scale the rest by 1 / (1 - probability).
 
         It is linear and draws the same mask at the same coordinates: applied to a gradient it is its own backward.
+        """
+
+    def dropout_add_layer_norm(
+        self,
+        x: Array,
+        bias: Array,
+        residual: Array,
+        weight: Array,
+        shift: Array,
+        epsilon: float,
+        probability: float,
+        stream: int,
+        coordinates: Coordinates | None,
+    ) -> tuple[Array, Array, Array, Array]:
+        """Add bias [C] to x [B, ..., C], drop out, add residual [B, ..., C], and normalise as `layer_norm` does.
+
+        Return (output, the sum that was normalised, its mean [N, 1], its reciprocal deviation [N, 1]). Without
+        `coordinates` nothing is dropped.
+        """
+
+    def dropout_add_layer_norm_gradient(
+        self,
+        gradient: Array,
+        total: Array,
+        weight: Array,
+        mean: Array,
+        reciprocal: Array,
+        probability: float,
+        stream: int,
+        coordinates: Coordinates | None,
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        """Return the gradients of `dropout_add_layer_norm` by x, bias, residual, weight and shift.
+
+        `total` is the sum that was normalised.
         """
 
     def embedding_gradient(
@@ -144,5 +192,30 @@ class Kernels(Protocol):
 
 
 def of(array: Array) -> Kernels:
-    """Return the kernels for the device that `array` is on."""
+    """Return the kernels for the device and the dtype of `array`.
+
+    float32 on the CPU has compiled ones, unless the environment says `LUCID_KERNELS=reference`. Everything else, and
+    with it the gradient checks in float64, has the reference. Raises `ConfigError` if they cannot be had.
+    """
+    if array.dtype == np.float32 and array_module(array) is np:
+        return _on_cpu()
     return reference
+
+
+@functools.cache
+def _on_cpu() -> Kernels:
+    """Return the kernels for float32 on the CPU. Numba is loaded, and perhaps compiles, at the first call only."""
+    choice = os.environ.get("LUCID_KERNELS", "")
+    if choice == "reference":
+        return reference
+    if choice:
+        raise ConfigError(f"LUCID_KERNELS is {choice!r}; it takes 'reference', or is not set")
+    try:
+        from lucid.kernels import cpu
+    except ImportError as error:
+        raise ConfigError(
+            f"the compiled kernels need Numba, which cannot be loaded ({error}): pip install numba, "
+            "or set LUCID_KERNELS=reference for slower ones"
+        ) from error
+    cpu.load()
+    return cpu

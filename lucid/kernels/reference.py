@@ -40,8 +40,14 @@ def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bo
         xp.matmul(_rows(gradient).T, _rows(x), out=out)
 
 
-def activation(x: Array, kind: str) -> Array:
+def linear_bias_gradient(gradient: Array) -> Array:
+    return _rows(gradient).sum(axis=0)
+
+
+def activation(x: Array, bias: Array | None, kind: str) -> Array:
     xp = array_module(x)
+    if bias is not None:
+        x = x + bias
     if kind == "relu":
         return xp.maximum(x, 0)
     if kind == "gelu":
@@ -53,16 +59,21 @@ def activation(x: Array, kind: str) -> Array:
     return y
 
 
-def activation_gradient(gradient: Array, x: Array, kind: str) -> Array:
+def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str) -> tuple[Array, Array]:
+    y = gradient * _activation_slope(x if bias is None else x + bias, kind)
+    return y, _rows(y).sum(axis=0)
+
+
+def _activation_slope(x: Array, kind: str) -> Array:
     xp = array_module(x)
     if kind == "relu":
-        return gradient * (x > 0)
+        return x > 0
     if kind == "gelu":
         density = xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-        return gradient * (special_functions(x).ndtr(x) + x * density)
+        return special_functions(x).ndtr(x) + x * density
     tanh = xp.tanh(_SQRT_TWO_OVER_PI * (x + _GELU_CUBIC * x * x * x))
     slope = _SQRT_TWO_OVER_PI * (1 + 3 * _GELU_CUBIC * x * x)
-    return gradient * (0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * slope)
+    return 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh * tanh) * slope
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
@@ -106,6 +117,40 @@ def dropout(x: Array, probability: float, stream: int, coordinates: Coordinates)
     y = _dropout_factors(x, probability, stream, coordinates)
     y *= x
     return y
+
+
+def dropout_add_layer_norm(
+    x: Array,
+    bias: Array,
+    residual: Array,
+    weight: Array,
+    shift: Array,
+    epsilon: float,
+    probability: float,
+    stream: int,
+    coordinates: Coordinates | None,
+) -> tuple[Array, Array, Array, Array]:
+    total = x + bias
+    if coordinates is not None:
+        total = dropout(total, probability, stream, coordinates)
+    total += residual
+    y, mean, reciprocal = layer_norm(total, weight, shift, epsilon)
+    return y, total, mean, reciprocal
+
+
+def dropout_add_layer_norm_gradient(
+    gradient: Array,
+    total: Array,
+    weight: Array,
+    mean: Array,
+    reciprocal: Array,
+    probability: float,
+    stream: int,
+    coordinates: Coordinates | None,
+) -> tuple[Array, Array, Array, Array, Array]:
+    by_total, by_weight, by_shift = layer_norm_gradient(gradient, total, weight, mean, reciprocal)
+    by_x = by_total if coordinates is None else dropout(by_total, probability, stream, coordinates)
+    return by_x, linear_bias_gradient(by_x), by_total, by_weight, by_shift
 
 
 def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None) -> None:

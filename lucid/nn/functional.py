@@ -25,18 +25,17 @@ class Linear(Function):
         return (
             kernel.linear_input_gradient(gradient, weight) if self.needs[0] else None,
             Deferred(weight, lambda out, accumulate: kernel.linear_weight_gradient(gradient, x, out, accumulate)),
-            gradient.reshape(-1, gradient.shape[-1]).sum(axis=0) if self.needs[2] else None,
+            kernel.linear_bias_gradient(gradient) if self.needs[2] else None,
         )
 
 
 class ApplyActivation(Function):
-    def forward(self, x: Array, *, kind: Activation) -> Array:
-        self.save(x, kind)
-        return kernels.of(x).activation(x, kind)
+    def forward(self, x: Array, bias: Array | None, *, kind: Activation) -> Array:
+        self.save(x, bias, kind)
+        return kernels.of(x).activation(x, bias, kind)
 
     def backward(self, gradient: Array) -> Any:
-        x, kind = self.saved
-        return kernels.of(x).activation_gradient(gradient, x, kind)
+        return kernels.of(gradient).activation_gradient(gradient, *self.saved)
 
 
 class LayerNorm(Function):
@@ -58,6 +57,29 @@ class Dropout(Function):
 
     def backward(self, gradient: Array) -> Any:
         return kernels.of(gradient).dropout(gradient, *self.saved)
+
+
+class DropoutAddLayerNorm(Function):
+    def forward(
+        self,
+        x: Array,
+        bias: Array,
+        residual: Array,
+        weight: Array,
+        shift: Array,
+        *,
+        epsilon: float,
+        probability: float,
+        stream: int,
+    ) -> Array:
+        drawn = probability, stream, current_coordinates(len(x)) if probability > 0 else None
+        kernel = kernels.of(x).dropout_add_layer_norm
+        y, total, mean, reciprocal = kernel(x, bias, residual, weight, shift, epsilon, *drawn)
+        self.save(total, weight, mean, reciprocal, *drawn)
+        return y
+
+    def backward(self, gradient: Array) -> Any:
+        return kernels.of(gradient).dropout_add_layer_norm_gradient(gradient, *self.saved)
 
 
 class Embedding(Function):
@@ -100,9 +122,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return Linear.apply(x, weight, bias)
 
 
-def activation(x: Tensor, kind: Activation) -> Tensor:
-    """Apply "gelu" (erf form), "gelu_new" (tanh form) or "relu" to each element."""
-    return ApplyActivation.apply(x, kind=kind)
+def activation(x: Tensor, kind: Activation, bias: Tensor | None = None) -> Tensor:
+    """Apply "gelu" (erf form), "gelu_new" (tanh form) or "relu" to each element of x [..., C], plus bias [C]."""
+    return ApplyActivation.apply(x, bias, kind=kind)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) -> Tensor:
@@ -119,6 +141,27 @@ def dropout(x: Tensor, probability: float, site: int = 0, training: bool = True)
     if not training or probability == 0:
         return x
     return Dropout.apply(x, probability=probability, stream=Stream.DROPOUT + site)
+
+
+def dropout_add_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    shift: Tensor,
+    epsilon: float = 1e-12,
+    dropout_probability: float = 0.0,
+    site: int = 0,
+    training: bool = True,
+) -> Tensor:
+    """Return layer_norm(dropout(x + bias) + residual, weight, shift) in one operation.
+
+    x and residual are [B, ..., C], bias, weight and shift [C]. Dropout is as in `dropout`.
+    """
+    probability = dropout_probability if training else 0.0
+    return DropoutAddLayerNorm.apply(
+        x, bias, residual, weight, shift, epsilon=epsilon, probability=probability, stream=Stream.DROPOUT + site
+    )
 
 
 def embedding(ids: Array, table: Tensor, padding_id: int | None = None) -> Tensor:

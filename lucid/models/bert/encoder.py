@@ -62,10 +62,16 @@ class ResidualOutput(Module):
         super().__init__()
         self.dense = Linear(inputs, config.hidden_size, config.initializer_range)
         self.LayerNorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob, site)
+        self.dropout_probability = config.hidden_dropout_prob
+        self.site = site
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        # The bias is added where the product is read next, not in a pass of its own.
+        product, norm = functional.linear(x, self.dense.weight), self.LayerNorm
+        return functional.dropout_add_layer_norm(
+            product, self.dense.bias, residual, norm.weight, norm.bias, norm.epsilon,
+            self.dropout_probability, self.site, self.training,
+        )  # fmt: skip
 
 
 class AttentionBlock(Module):
@@ -90,7 +96,7 @@ class Intermediate(Module):
         self.kind: Activation = config.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.activation(self.dense(x), self.kind)
+        return functional.activation(functional.linear(x, self.dense.weight), self.kind, self.dense.bias)
 
 
 class Layer(Module):

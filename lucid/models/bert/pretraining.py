@@ -54,7 +54,8 @@ class PredictionTransform(Module):
         self.kind = config.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(functional.activation(self.dense(x), self.kind))
+        product = functional.linear(x, self.dense.weight)
+        return self.LayerNorm(functional.activation(product, self.kind, self.dense.bias))
 
 
 class LanguageModelHead(Module):

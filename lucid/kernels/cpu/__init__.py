@@ -1,0 +1,42 @@
+"""The catalogue on the CPU in float32: kernels compiled by Numba, which do in one pass what NumPy does in several.
+
+The matrix products are NumPy's (BLAS).
+"""
+
+from lucid.kernels.cpu.attention import attention, attention_gradient
+from lucid.kernels.cpu.compiling import load
+from lucid.kernels.cpu.cross_entropy import cross_entropy, cross_entropy_gradient
+from lucid.kernels.cpu.elementwise import activation, activation_gradient, dropout
+from lucid.kernels.cpu.embedding import embedding_gradient
+from lucid.kernels.cpu.layer_norm import (
+    dropout_add_layer_norm,
+    dropout_add_layer_norm_gradient,
+    layer_norm,
+    layer_norm_gradient,
+)
+from lucid.kernels.cpu.optimizers import adamw, lamb
+from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sum
+from lucid.kernels.reference import linear, linear_input_gradient, linear_weight_gradient
+
+__all__ = [
+    "activation",
+    "activation_gradient",
+    "adamw",
+    "attention",
+    "attention_gradient",
+    "cross_entropy",
+    "cross_entropy_gradient",
+    "dropout",
+    "dropout_add_layer_norm",
+    "dropout_add_layer_norm_gradient",
+    "embedding_gradient",
+    "lamb",
+    "layer_norm",
+    "layer_norm_gradient",
+    "linear",
+    "linear_bias_gradient",
+    "linear_input_gradient",
+    "linear_weight_gradient",
+    "load",
+    "squared_sum",
+]

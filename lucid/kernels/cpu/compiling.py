@@ -1,0 +1,159 @@
+"""How kernels are declared, and compiled: all at once on the first use of any, once per machine.
+
+Each kernel has one signature, so that one compiled form serves all calls. The compiled forms are kept on disk under a
+digest of this folder's sources: Numba itself looks only at the file a kernel stands in, not at those it calls into.
+"""
+
+import fcntl
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba import types
+from numba.core import event
+from numba.extending import intrinsic
+
+from lucid.errors import ConfigError
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+_SOURCES = Path(__file__).parent
+_declared: list[tuple[Any, Any]] = []
+
+
+def read(dimensions: int, dtype: Any = types.float32) -> types.Type:
+    """Return the type of a C-contiguous array parameter that the kernel only reads."""
+    return types.Array(dtype, dimensions, "C", readonly=True)
+
+
+def write(dimensions: int, dtype: Any = types.float32) -> types.Type:
+    """Return the type of a C-contiguous array parameter that the kernel writes to."""
+    return types.Array(dtype, dimensions, "C")
+
+
+def kernel(*parameters: types.Type) -> Callable[[Kernel], Kernel]:
+    """Declare a function as a kernel with parameters of these types. It returns nothing and releases the GIL."""
+
+    def declare(function: Kernel) -> Kernel:
+        # NumPy's division: Python's would test each divisor, and a loop with a branch is not vectorised.
+        dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+        _declared.append((dispatcher, types.void(*parameters)))
+        return dispatcher
+
+    return declare
+
+
+def part(function: Kernel) -> Kernel:
+    """Declare a function that kernels call and LLVM inlines.
+
+    No fast-math: not-a-number and infinities go through, and an element's result does not depend on whether it falls
+    into the vectorised body of a loop or into its remainder.
+    """
+    return numba.njit(error_model="numpy")(function)
+
+
+def reduction(function: Kernel) -> Kernel:
+    """Declare a `part` that sums: LLVM may reorder the additions, which it does by the number of addends alone."""
+    return numba.njit(error_model="numpy", fastmath={"reassoc", "contract"})(function)
+
+
+def instruction(generator: Callable[..., Any]) -> Any:
+    """Declare a function that kernels call and that stands for one LLVM instruction.
+
+    `generator` takes the typing context and the types of the arguments, as `numba.extending.intrinsic` says.
+    """
+    return intrinsic(generator)
+
+
+def load() -> None:
+    """Compile all kernels, or load them from the disk.
+
+    The processes of a machine take turns, so that one compiles and says so, and the others find its work. Raises
+    `ConfigError` if what lies on the disk cannot be read.
+    """
+    folder = _cache_folder()
+    kept = f"once per machine ({folder})" if folder else "for this process alone: no folder for them is writable"
+    with _lock(folder), _cache_in(folder), event.install_listener("numba:compile", _Announcement(kept)):
+        for dispatcher, signature in _declared:
+            if folder is not None:
+                dispatcher.enable_caching()
+            try:
+                dispatcher.compile(signature)
+            except (OSError, EOFError, pickle.UnpicklingError) as error:
+                # A full disk is no reason to stop: the kernel is compiled, just not kept.
+                if not dispatcher.signatures:
+                    raise ConfigError(
+                        f"the compiled kernels in {folder} cannot be read ({error}): delete it"
+                    ) from error
+            dispatcher.disable_compile()
+
+
+class _Announcement(event.Listener):  # type: ignore[misc]  # mypy does not read Numba
+    """Says once that kernels are being compiled, when the first is."""
+
+    def __init__(self, kept: str) -> None:
+        self._message: str | None = f"lucid: compiling kernels, {kept}\n"
+
+    def on_start(self, event: Any) -> None:
+        if self._message is not None:
+            sys.stderr.write(self._message)
+            sys.stderr.flush()
+        self._message = None
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+def _cache_folder() -> Path | None:
+    """Return a writable folder for the compiled forms of just these sources, if there is one."""
+    digest = hashlib.sha256()
+    for source in sorted(_SOURCES.glob("*.py")):
+        digest.update(source.read_bytes())
+    for base in _cache_bases():
+        folder = base / f"kernels-{digest.hexdigest()[:16]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            continue
+        return folder
+    return None
+
+
+def _cache_bases() -> Iterator[Path]:
+    """Yield where compiled forms may be kept, best first: where the user says, in the home, beside the sources."""
+    if "NUMBA_CACHE_DIR" in os.environ:
+        yield Path(os.environ["NUMBA_CACHE_DIR"])
+    yield Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lucid"
+    yield _SOURCES / "__pycache__"
+
+
+@contextmanager
+def _cache_in(folder: Path | None) -> Iterator[None]:
+    """Let Numba keep its files in `folder` during the block."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder or "")
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@contextmanager
+def _lock(folder: Path | None) -> Iterator[None]:
+    """Keep other processes out of the block while we are in it."""
+    if folder is None:
+        yield
+        return
+    with open(folder / "lock", "w") as file:
+        # Some network file systems have no locks. Numba's files are whole even so.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

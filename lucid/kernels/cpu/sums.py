@@ -1,0 +1,101 @@
+"""Sums: along a row, over the rows, and over a whole buffer.
+
+They do not depend on how the work is split. Along a row the order of additions follows from its length; over rows and
+elements, blocks of a fixed size are summed, and then their sums in order.
+"""
+
+import numpy as np
+from numba import types
+
+from lucid.backend import Array
+from lucid.kernels.cpu import threads
+from lucid.kernels.cpu.arrays import as_rows, plain
+from lucid.kernels.cpu.compiling import kernel, part, read, reduction, write
+from lucid.kernels.cpu.mathematics import ZERO
+
+ROWS = 64
+ELEMENTS = 65_536
+
+
+@reduction
+def row_sum(row: Array) -> np.float32:
+    """Return the sum of a row."""
+    total = ZERO
+    for column in range(row.shape[0]):
+        total += row[column]
+    return total
+
+
+@reduction
+def squares_around(row: Array, mean: np.float32) -> np.float32:
+    """Return the sum of the squared differences from `mean`."""
+    total = ZERO
+    for column in range(row.shape[0]):
+        difference = row[column] - mean
+        total += difference * difference
+    return total
+
+
+@reduction
+def row_product(row: Array, other: Array) -> np.float32:
+    """Return the inner product of two rows."""
+    total = ZERO
+    for column in range(row.shape[0]):
+        total += row[column] * other[column]
+    return total
+
+
+@reduction
+def double_squares(x: Array) -> float:
+    """Return the sum of squares in double precision."""
+    total = 0.0
+    for element in range(x.shape[0]):
+        total += np.float64(x[element]) * np.float64(x[element])
+    return total
+
+
+@part
+def add_to(sums: Array, row: Array) -> None:
+    """Add a row to the sums of its columns."""
+    for column in range(row.shape[0]):
+        sums[column] += row[column]
+
+
+def block_sums(rows: int, width: int) -> Array:
+    """Return zeros for the sums of the columns in each block of `ROWS` rows."""
+    return np.zeros((-(-rows // ROWS), width), np.float32)
+
+
+def rows_of(blocks: slice) -> slice:
+    """Return the rows that these blocks are made of."""
+    return slice(blocks.start * ROWS, blocks.stop * ROWS)
+
+
+@kernel(read(2), write(2))
+def _column_sums(x: Array, sums: Array) -> None:
+    for row in range(x.shape[0]):
+        add_to(sums[row // ROWS], x[row])
+
+
+def linear_bias_gradient(gradient: Array) -> Array:
+    x = as_rows(gradient)
+    sums = block_sums(*x.shape)
+    threads.split(len(sums), x.size, lambda blocks: _column_sums(x[rows_of(blocks)], sums[blocks]))
+    return sums.sum(axis=0)
+
+
+@kernel(read(1), write(1, types.float64))
+def _squared_sums(x: Array, sums: Array) -> None:
+    for block in range(sums.shape[0]):
+        sums[block] = double_squares(x[block * ELEMENTS : (block + 1) * ELEMENTS])
+
+
+def squared_sum(x: Array) -> Array:
+    x = plain(x)
+    sums = np.empty(-(-len(x) // ELEMENTS))
+    threads.split(
+        len(sums),
+        len(x),
+        lambda blocks: _squared_sums(x[blocks.start * ELEMENTS : blocks.stop * ELEMENTS], sums[blocks]),
+    )
+    return np.asarray(sums.sum())
