@@ -7,12 +7,14 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from lucid import kernels
+from lucid.kernels import threads
 
 
 def limit_threads(count: int | None) -> None:
-    """Let this process's matrix products take `count` threads from now on; None leaves what the launcher set."""
+    """Let this process's matrix products and kernels take `count` threads; None leaves what the launcher set."""
     if count is not None:
         threadpool_limits(limits=count)
+        threads.limit(count)
 
 
 def numerics() -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lucid import random
+from lucid import kernels, random
 from lucid.backend import Array
 from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings, load_tokenizer, tokenizer_hash
 from lucid.distributed import Communicator, DistributedDataParallel, all_or_none
@@ -92,6 +92,8 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         if communicator.rank == 0:
             # First, so that what was altered is named as such, rather than by what it leads to.
             Corpus.open(config.data.path).verify()
+        # Loaded, or even compiled, here and not in the first step.
+        kernels.of(np.empty(0, np.float32))
         corpora = open_corpora(config)
         random.manual_seed(config.train.seed)
         if communicator.rank > 0:

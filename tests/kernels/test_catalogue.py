@@ -1,22 +1,25 @@
 """Law 4's ground: an implementation has the catalogue's kernels, each with the catalogue's signature."""
 
 import inspect
+import sys
 
 import numpy as np
 import pytest
 
 from lucid import kernels
-from lucid.kernels import Kernels, reference
+from lucid.errors import ConfigError
+from lucid.kernels import Kernels, cpu, reference
 
 CATALOGUE = {
     name: function for name, function in vars(Kernels).items() if inspect.isfunction(function) and name[0] != "_"
 }
 
 
+@pytest.mark.parametrize("implementation", [reference, cpu], ids=["reference", "cpu"])
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
-def test_the_reference_has_the_signature_of_the_catalogue(name):
+def test_an_implementation_has_the_signature_of_the_catalogue(name, implementation):
     expected = inspect.signature(CATALOGUE[name]).parameters
-    got = inspect.signature(getattr(reference, name)).parameters
+    got = inspect.signature(getattr(implementation, name)).parameters
     assert list(got) == list(expected)[1:]
     for parameter in got.values():
         assert (parameter.kind, parameter.default) == (expected[parameter.name].kind, expected[parameter.name].default)
@@ -35,8 +38,43 @@ def test_the_reference_has_no_kernel_of_its_own():
     assert own == CATALOGUE.keys()
 
 
-def test_a_numpy_array_gets_the_reference():
-    assert kernels.of(np.zeros(1)) is reference
+def test_the_compiled_kernels_are_the_catalogue():
+    assert set(cpu.__all__) == CATALOGUE.keys() | {"load"}
+
+
+class TestChoice:
+    """Which kernels an array gets. The choice is made once a process, so each test here forgets it first."""
+
+    @pytest.fixture(autouse=True)
+    def forgotten_choice(self, monkeypatch):
+        monkeypatch.delenv("LUCID_KERNELS", raising=False)
+        kernels._on_cpu.cache_clear()
+        yield
+        kernels._on_cpu.cache_clear()
+
+    def test_float32_gets_the_compiled_kernels(self):
+        assert kernels.of(np.zeros(1, np.float32)) is cpu
+
+    def test_float64_gets_the_reference(self):
+        assert kernels.of(np.zeros(1)) is reference
+
+    def test_the_environment_may_ask_for_the_reference(self, monkeypatch):
+        monkeypatch.setenv("LUCID_KERNELS", "reference")
+        assert kernels.of(np.zeros(1, np.float32)) is reference
+
+    def test_an_unknown_word_in_the_environment_is_refused(self, monkeypatch):
+        monkeypatch.setenv("LUCID_KERNELS", "fast")
+        with pytest.raises(ConfigError, match="'fast'; it takes 'reference'"):
+            kernels.of(np.zeros(1, np.float32))
+
+    def test_without_numba_there_is_an_error_and_no_silent_fall_back(self, monkeypatch):
+        monkeypatch.delitem(sys.modules, "lucid.kernels.cpu")
+        monkeypatch.delattr(kernels, "cpu")
+        monkeypatch.setitem(sys.modules, "numba", None)
+        for name in [name for name in sys.modules if name.startswith("lucid.kernels.cpu.")]:
+            monkeypatch.delitem(sys.modules, name)
+        with pytest.raises(ConfigError, match=r"Numba, which cannot be loaded.*LUCID_KERNELS=reference"):
+            kernels.of(np.zeros(1, np.float32))
 
 
 def test_squares_are_summed_in_double_precision_over_blocks():

@@ -33,6 +33,10 @@ def test_activations(kind):
     output = functional.activation(lucid.tensor(X), kind)
     np.testing.assert_allclose(output.numpy(), np.vectorize(expected)(X), rtol=1e-12, atol=1e-14)
     check_gradients(lambda x: functional.activation(x, kind), X)
+    bias = RANDOM.standard_normal(4)
+    with_bias = functional.activation(lucid.tensor(X), kind, lucid.tensor(bias))
+    np.testing.assert_array_equal(with_bias.numpy(), functional.activation(lucid.tensor(X + bias), kind).numpy())
+    check_gradients(lambda x, b: functional.activation(x, kind, b), X, bias)
 
 
 def test_layer_norm():
@@ -42,6 +46,26 @@ def test_layer_norm():
     np.testing.assert_allclose(normal.mean(-1), 0, atol=1e-12)
     np.testing.assert_allclose(normal.std(-1), 1, atol=1e-9)
     check_gradients(lambda x, w, b: functional.layer_norm(x, w, b, 1e-5), X, weight, bias, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_dropout_add_layer_norm_is_what_its_name_says(probability):
+    bias, residual, weight, shift = (RANDOM.standard_normal(shape) for shape in [4, (2, 3, 4), 4, 4])
+
+    def composed(x, bias, residual, weight, shift):
+        with random.at(COORDINATES):
+            return functional.layer_norm(
+                functional.dropout(x + bias, probability, site=2) + residual, weight, shift, 1e-5
+            )
+
+    def fused(*inputs):
+        with random.at(COORDINATES):
+            return functional.dropout_add_layer_norm(*inputs, 1e-5, probability, site=2)
+
+    inputs = X, bias, residual, weight, shift
+    expected, got = (function(*map(lucid.tensor, inputs)).numpy() for function in (composed, fused))
+    np.testing.assert_array_equal(got, expected)
+    check_gradients(fused, *inputs, tolerance=1e-6)
 
 
 def test_embedding_adds_the_gradients_of_a_repeated_id():

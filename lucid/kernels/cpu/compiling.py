@@ -5,6 +5,7 @@ digest of this folder's sources: Numba itself looks only at the file a kernel st
 """
 
 import fcntl
+import functools
 import hashlib
 import os
 import pickle
@@ -72,8 +73,9 @@ def instruction(generator: Callable[..., Any]) -> Any:
     return intrinsic(generator)
 
 
+@functools.cache
 def load() -> None:
-    """Compile all kernels, or load them from the disk.
+    """Compile all kernels, or load them from the disk, if that has not been done.
 
     The processes of a machine take turns, so that one compiles and says so, and the others find its work. Raises
     `ConfigError` if what lies on the disk cannot be read.

@@ -6,7 +6,7 @@ import numpy as np
 from numba import types
 
 from lucid.backend import Array
-from lucid.kernels.cpu import threads
+from lucid.kernels import threads
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, part, read, reduction, write
 from lucid.kernels.cpu.mathematics import LEAST, ONE, ZERO, exp, number_at, order_of

@@ -4,7 +4,7 @@ import numpy as np
 from numba import types
 
 from lucid.backend import Array
-from lucid.kernels.cpu import threads
+from lucid.kernels import threads
 from lucid.kernels.cpu.arrays import as_rows, plain
 from lucid.kernels.cpu.compiling import kernel, part, read, write
 from lucid.kernels.cpu.mathematics import ONE, ZERO, gelu, gelu_new, gelu_new_slope, gelu_slope

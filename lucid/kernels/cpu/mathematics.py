@@ -22,6 +22,7 @@ _ROUND = np.float32(1.5 * 2**23)
 # Below this exp is no normal number any more.
 _EXP_LEAST = np.float32(-87.3)
 _NORMAL_MOST = np.float32(14)
+_SLOPE_MOST = np.float32(16)
 _SQRT_TWO_OVER_PI = np.float32(0.7978845608028654)
 _GELU_CUBIC = np.float32(0.044715)
 _GELU_CUBIC_SLOPE = np.float32(3 * 0.044715)
@@ -149,7 +150,8 @@ def gelu_new(x: np.float32) -> np.float32:
 
 @part
 def gelu_new_slope(x: np.float32) -> np.float32:
-    """Return the derivative of `gelu_new`."""
+    """Return the derivative of `gelu_new`. Beyond 16 it is 0 or 1, to the last bit."""
+    x = _SLOPE_MOST if x > _SLOPE_MOST else -_SLOPE_MOST if x < -_SLOPE_MOST else x
     square = x * x
     inner = TWO * _SQRT_TWO_OVER_PI * x * fma(_GELU_CUBIC, square, ONE)
     more, less = sigmoid(inner)

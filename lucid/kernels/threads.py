@@ -1,0 +1,46 @@
+"""Work of kernels divided among the threads of this rank. They release the GIL; no result depends on the division."""
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+# Below this a thread would take longer to be woken than to do its part.
+_ELEMENTS_A_THREAD = 65_536
+_limit: int | None = None
+
+
+def limit(count: int) -> None:
+    """Let kernels take `count` threads from now on."""
+    global _limit
+    _limit = count
+
+
+def count() -> int:
+    """Return how many threads kernels take: as set, or else as many as a BLAS would by the environment."""
+    if _limit is not None:
+        return _limit
+    announced = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(announced) if announced.isdigit() and int(announced) else len(os.sched_getaffinity(0))
+
+
+def split(total: int, elements: int, work: Callable[[slice], None]) -> None:
+    """Call `work` on slices that make up `range(total)`, at the same time where `elements` are enough for it.
+
+    `elements` is how many numbers `work` goes through in all. Parts are equal up to one; the caller does the first.
+    """
+    parts = min(count(), total, elements // _ELEMENTS_A_THREAD)
+    if parts < 2:
+        work(slice(0, total))
+        return
+    ends = [total * part // parts for part in range(parts + 1)]
+    others = [_pool(parts - 1).submit(work, slice(start, stop)) for start, stop in pairwise(ends[1:])]
+    work(slice(0, ends[1]))
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernels")

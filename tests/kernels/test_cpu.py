@@ -1,0 +1,306 @@
+"""Law 4: the compiled kernels agree with the reference, which is given the same numbers in double precision."""
+
+import numpy as np
+import pytest
+
+from lucid.kernels import reference, threads
+from lucid.random import Coordinates
+
+RANDOM = np.random.default_rng(5)
+# A unit in the last place of float32, relative.
+ULP = 2.0**-23
+STREAM = 1 << 16
+SHAPES = [(1, 1, 1), (2, 3, 5), (3, 1, 64), (2, 70, 33), (1, 129, 768)]
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    """The compiled kernels, whatever the environment says."""
+    from lucid.kernels import cpu
+
+    cpu.load()
+    return cpu
+
+
+@pytest.fixture(params=[None, 0.1, 0.5], ids=["no dropout", "dropout 0.1", "dropout 0.5"])
+def drawn(request):
+    """A function of the batch size that returns (probability, stream, coordinates)."""
+
+    def of(samples):
+        if request.param is None:
+            return 0.0, STREAM, None
+        return request.param, STREAM + 3, Coordinates(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
+
+    return of
+
+
+def normal(*shape, scale=1.0):
+    return (RANDOM.standard_normal(shape) * scale).astype(np.float32)
+
+
+def doubled(value):
+    return value.astype(np.float64) if isinstance(value, np.ndarray) and value.dtype == np.float32 else value
+
+
+def assert_agrees(cpu, name, *arguments, ulps=16.0, **settings):
+    """Compare a kernel's results with the reference's, to `ulps` of the greatest number in each."""
+    got = getattr(cpu, name)(*arguments, **settings)
+    expected = getattr(reference, name)(*map(doubled, arguments), **settings)
+    if not isinstance(got, tuple):
+        got, expected = (got,), (expected,)
+    for one, other in zip(got, expected, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=ulps * ULP, atol=ulps * ULP * np.abs(other).max(initial=0))
+    return got
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_new", "relu"])
+class TestActivation:
+    @pytest.mark.parametrize("shape", [*SHAPES, (0, 4)])
+    def test_it_agrees_forward_and_backward(self, cpu, kind, shape):
+        x, bias, gradient = normal(*shape, scale=3), normal(shape[-1]), normal(*shape)
+        assert_agrees(cpu, "activation", x, bias, kind)
+        assert_agrees(cpu, "activation", x, None, kind)
+        assert_agrees(cpu, "activation_gradient", gradient, x, bias, kind, ulps=64)
+
+    def test_it_agrees_for_every_magnitude(self, cpu, kind):
+        size = np.float32(10) ** np.linspace(-30, 18, 4001, dtype=np.float32)
+        x = np.concatenate([-size, size])[None]
+        assert_agrees(cpu, "activation", x, None, kind)
+        assert_agrees(cpu, "activation_gradient", np.ones_like(x), x, None, kind)
+
+    def test_what_is_not_finite_goes_through(self, cpu, kind):
+        x = np.array([[np.nan, np.inf]], np.float32)
+        assert not np.isfinite(cpu.activation(x, None, kind)).any()
+        assert np.isnan(cpu.activation(np.zeros((1, 1), np.float32), np.float32([np.nan]), kind)).all()
+        by_x, by_bias = cpu.activation_gradient(x, np.ones_like(x), None, kind)
+        assert not np.isfinite(by_x).any()
+        assert not np.isfinite(by_bias).any()
+
+
+def test_gelu_is_exact_to_some_units_in_the_last_place_in_its_tail_too(cpu):
+    x = np.linspace(-12.5, 8, 20_001, dtype=np.float32)[None]
+    expected = reference.activation(x.astype(np.float64), None, "gelu")
+    np.testing.assert_allclose(cpu.activation(x, None, "gelu"), expected, rtol=16 * ULP)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3,), (2, 3, 2, 5), (1, 1, 4097)])
+@pytest.mark.parametrize("probability", [0.1, 0.9])
+def test_dropout_is_the_reference_bit_for_bit(cpu, shape, probability):
+    x = normal(*shape)
+    for seed, step in ((0, 0), (2**64 - 1, 2**32 - 1)):
+        coordinates = Coordinates(seed, step, np.arange(shape[0]) + 2**32 - 2)
+        expected = reference.dropout(x, probability, STREAM, coordinates)
+        np.testing.assert_array_equal(cpu.dropout(x, probability, STREAM, coordinates), expected)
+
+
+def test_a_number_that_is_none_survives_dropout(cpu):
+    x = np.full((1, 1000), np.nan, np.float32)
+    assert np.isnan(cpu.dropout(x, 0.5, STREAM, Coordinates(0, 0, np.arange(1)))).all()
+
+
+class TestLayerNorm:
+    @pytest.mark.parametrize("shape", [*SHAPES[1:], (0, 4)])
+    @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+    def test_it_agrees_forward_and_backward(self, cpu, shape, scale):
+        x, weight, bias, gradient = normal(*shape, scale=scale), normal(shape[-1]), normal(shape[-1]), normal(*shape)
+        _, mean, reciprocal = assert_agrees(cpu, "layer_norm", x, weight, bias, 1e-12)
+        assert_agrees(cpu, "layer_norm_gradient", gradient, x, weight, mean, reciprocal, ulps=64)
+
+    def test_a_row_of_equal_numbers_is_finite(self, cpu):
+        y, _, _ = cpu.layer_norm(np.full((2, 3), 7, np.float32), *np.ones((2, 3), np.float32), 1e-12)
+        np.testing.assert_array_equal(y, 1)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_what_is_not_finite_spoils_its_row_and_no_other(self, cpu, bad):
+        x, ones = normal(2, 40), np.ones(40, np.float32)
+        x[1, 17] = bad
+        y, _, _ = cpu.layer_norm(x, ones, ones, 1e-12)
+        assert np.isfinite(y[0]).all()
+        assert np.isnan(y[1]).any()
+
+    @pytest.mark.parametrize("shape", [*SHAPES[1:], (2, 5)])
+    def test_with_dropout_and_residual_it_agrees_forward_and_backward(self, cpu, shape, drawn):
+        C = shape[-1]
+        x, residual, gradient = normal(*shape), normal(*shape), normal(*shape)
+        draws = drawn(shape[0])
+        found = assert_agrees(
+            cpu, "dropout_add_layer_norm", x, normal(C), residual, normal(C), normal(C), 1e-12, *draws
+        )
+        _, total, mean, reciprocal = found
+        arguments = gradient, total, normal(C), mean, reciprocal, *draws
+        assert_agrees(cpu, "dropout_add_layer_norm_gradient", *arguments, ulps=64)
+
+
+class TestAttention:
+    @pytest.mark.parametrize(("shape", "heads"), [((1, 1, 4), 2), ((2, 3, 4), 2), ((2, 37, 24), 3), ((1, 130, 32), 1)])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_it_agrees_forward_and_backward(self, cpu, shape, heads, masked, drawn):
+        query, key, value, gradient = (normal(*shape) for _ in range(4))
+        mask = RANDOM.random(shape[:2]) < 0.7 if masked else None
+        settings = heads, *drawn(shape[0])
+        _, probabilities = assert_agrees(cpu, "attention", query, key, value, mask, *settings)
+        assert_agrees(cpu, "attention_gradient", gradient, query, key, value, probabilities, *settings, ulps=64)
+
+    def test_more_heads_than_are_made_at_once_agree(self, cpu, drawn):
+        query, key, value, gradient = (normal(1, 250, 10) for _ in range(4))
+        settings = 5, *drawn(1)
+        _, probabilities = assert_agrees(cpu, "attention", query, key, value, None, *settings)
+        assert_agrees(cpu, "attention_gradient", gradient, query, key, value, probabilities, *settings, ulps=64)
+
+    @pytest.mark.parametrize("scale", [1e-6, 30.0, 1e6])
+    def test_it_agrees_for_scores_of_every_size(self, cpu, scale):
+        query, key, value = normal(1, 9, 4, scale=scale), normal(1, 9, 4), normal(1, 9, 4)
+        expected = reference.attention(query, key, value, None, 2, 0.0, STREAM, None)[0]
+        got = cpu.attention(query, key, value, None, 2, 0.0, STREAM, None)[0]
+        np.testing.assert_allclose(got, expected, rtol=1e-5 * max(1, scale), atol=1e-5)
+
+    def test_a_masked_key_has_no_weight_at_all_and_a_row_without_keys_is_uniform(self, cpu):
+        x, mask = normal(2, 4, 6), np.array([[True, True, False, True], [False] * 4])
+        _, probabilities = cpu.attention(x, x, x, mask, 2, 0.0, STREAM, None)
+        np.testing.assert_array_equal(probabilities[0, :, :, 2], 0)
+        np.testing.assert_array_equal(probabilities[1], 0.25)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_what_is_not_finite_goes_through(self, cpu, bad):
+        query, other = normal(1, 3, 4), normal(1, 3, 4)
+        query[0, 1, 2] = bad
+        with np.errstate(invalid="ignore"):
+            output, probabilities = cpu.attention(query, other, other, None, 2, 0.0, STREAM, None)
+            gradients = cpu.attention_gradient(other, query, other, other, probabilities, 2, 0.0, STREAM, None)
+        assert np.isnan(output[0, 1, 2:]).all()
+        assert np.isfinite(output[0, 0]).all()
+        assert all(not np.isfinite(gradient).all() for gradient in gradients)
+
+
+class TestCrossEntropy:
+    @pytest.mark.parametrize(("rows", "vocabulary"), [(0, 5), (1, 1), (3, 2), (5, 33), (9, 30_522)])
+    @pytest.mark.parametrize("scale", [1.0, 1e4])
+    def test_it_agrees_forward_and_backward(self, cpu, rows, vocabulary, scale):
+        logits, gradient = normal(rows, vocabulary, scale=scale), normal(rows)
+        labels = RANDOM.integers(0, vocabulary, rows)
+        labels[::3] = -100
+        _, log_sum = assert_agrees(cpu, "cross_entropy", logits, labels, -100)
+        arguments = gradient, logits, labels, log_sum, -100
+        # A logit of this size is itself rounded to this much.
+        assert_agrees(cpu, "cross_entropy_gradient", *arguments, ulps=16 * max(1, scale / 100))
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_what_is_not_finite_goes_through(self, cpu, bad):
+        logits, labels = normal(2, 40), np.array([3, 3])
+        logits[1, 17] = bad
+        losses, log_sum = cpu.cross_entropy(logits, labels, -100)
+        assert np.isfinite(losses).tolist() == [True, False]
+        gradient = cpu.cross_entropy_gradient(np.ones(2, np.float32), logits, labels, log_sum, -100)
+        assert np.isfinite(gradient[0]).all()
+        assert np.isnan(gradient[1]).any()
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("padding_id", [None, 1])
+def test_embedding_gradients_agree(cpu, accumulate, padding_id):
+    ids, gradient = RANDOM.integers(0, 5, (3, 7)), normal(3, 7, 10)
+    got = normal(5, 10)
+    expected = got.astype(np.float64)
+    cpu.embedding_gradient(gradient, ids, got, accumulate, padding_id)
+    reference.embedding_gradient(doubled(gradient), ids, expected, accumulate, padding_id)
+    np.testing.assert_allclose(got, expected, rtol=16 * ULP, atol=16 * ULP)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (65, 7), (4, 50, 33)])
+def test_bias_gradients_agree(cpu, shape):
+    assert_agrees(cpu, "linear_bias_gradient", normal(*shape))
+
+
+@pytest.mark.parametrize("count", [0, 1, 65_536, 65_537, 300_001])
+def test_sums_of_squares_agree_in_double_precision(cpu, count):
+    x = normal(count)
+    exact = float((x.astype(np.float64) ** 2).sum())
+    assert float(cpu.squared_sum(x)) == pytest.approx(exact, rel=1e-13)
+    assert cpu.squared_sum(x).dtype == np.float64
+
+
+def test_a_sum_of_squares_with_an_infinity_is_not_finite(cpu):
+    for bad in (np.nan, np.inf):
+        x = normal(70_000)
+        x[66_000] = bad
+        assert not np.isfinite(cpu.squared_sum(x))
+
+
+@pytest.mark.parametrize("count", [1, 1023, 70_001])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lamb without adaptation"])
+def test_optimizers_agree(cpu, count, name):
+    kernel, _, plain = name.partition(" ")
+    settings = {
+        "learning_rate": 1e-2,
+        "betas": (0.9, 0.98),
+        "epsilon": 1e-6,
+        "weight_decay": 0.1,
+        "corrections": (0.19, 0.04),
+        "gradient_scale": 0.3,
+    } | ({"adapt": not plain} if kernel == "lamb" else {})
+    got = [normal(count), normal(count), normal(count), normal(count) ** 2]
+    expected = [doubled(array) for array in got]
+    for _ in range(2):
+        getattr(cpu, kernel)(*got, **settings)
+        getattr(reference, kernel)(*expected, **settings)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
+
+
+class TestDivision:
+    """Results do not depend on where a row stands, or on how many threads share the rows."""
+
+    @pytest.fixture
+    def every_kernel(self, cpu):
+        """A function that runs kernels over 3 x 200 rows and returns all their results."""
+        x, residual, gradient = (normal(3, 200, 331) for _ in range(3))
+        weight, bias = normal(331), normal(331)
+        logits, labels = normal(600, 331), RANDOM.integers(0, 331, 600)
+        draws = 0.3, STREAM, Coordinates(3, 1, np.arange(3))
+        values = normal(400_000)
+
+        def run():
+            y, total, mean, reciprocal = cpu.dropout_add_layer_norm(x, bias, residual, weight, bias, 1e-12, *draws)
+            _, log_sum = cpu.cross_entropy(logits, labels, -100)
+            optimized = [values.copy() for _ in range(4)]
+            settings = {"learning_rate": 1e-2, "betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1}
+            settings |= {"corrections": (1.0, 1.0), "gradient_scale": 0.3}
+            cpu.lamb(values.copy(), values, values.copy(), values**2, **settings, adapt=True)
+            cpu.adamw(optimized[0], values, optimized[1], values**2, **settings)
+            return [
+                y, total, log_sum, *optimized, cpu.squared_sum(values), cpu.dropout(x, *draws),
+                cpu.activation(x, bias, "gelu"), *cpu.activation_gradient(gradient, x, bias, "gelu"),
+                *cpu.layer_norm(x, weight, bias, 1e-12), cpu.linear_bias_gradient(gradient),
+                *cpu.layer_norm_gradient(gradient, total, weight, mean, reciprocal),
+                *cpu.dropout_add_layer_norm_gradient(gradient, total, weight, mean, reciprocal, *draws),
+                cpu.cross_entropy_gradient(log_sum, logits, labels, log_sum, -100),
+            ]  # fmt: skip
+
+        return run
+
+    def test_any_number_of_threads_gives_the_same_bits(self, every_kernel, monkeypatch):
+        monkeypatch.setattr(threads, "_limit", 1)
+        alone = every_kernel()
+        monkeypatch.setattr(threads, "_limit", 3)
+        for one, other in zip(alone, every_kernel(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_a_sample_gives_the_same_bits_alone_and_in_a_batch(self, cpu):
+        x, residual, weight, bias = normal(3, 50, 33), normal(3, 50, 33), normal(33), normal(33)
+        together, alone = (Coordinates(3, 1, np.arange(3)), Coordinates(3, 1, np.array([2])))
+        tail = weight, bias, 1e-12, 0.2, STREAM
+        whole = cpu.dropout_add_layer_norm(x, bias, residual, *tail, together)[0]
+        part = cpu.dropout_add_layer_norm(x[2:], bias, residual[2:], *tail, alone)[0]
+        np.testing.assert_array_equal(whole[2:], part)
+        for count in range(1, 34):
+            part = cpu.activation(x[..., :count].copy(), bias[:count].copy(), "gelu")
+            np.testing.assert_array_equal(part, cpu.activation(x, bias, "gelu")[..., :count])
+
+
+def test_arrays_that_are_read_only_or_not_in_c_order_are_taken(cpu):
+    x = normal(6, 5)
+    x.flags.writeable = False
+    np.testing.assert_array_equal(cpu.activation(x.T, None, "relu"), np.maximum(x.T, 0))
+    stretched = np.broadcast_to(np.float32(2), (6, 5))
+    np.testing.assert_array_equal(cpu.linear_bias_gradient(stretched), np.full(5, 12))
