@@ -15,11 +15,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import settings
 from launching import ONE_THREAD, TRAIN
 
+from lucid import kernels
 from lucid.data import prepare
 from lucid.distributed import Communicator, connect
 
@@ -51,6 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels() -> None:
+    """The kernels are compiled, if they were not, before the clock of any test that starts ranks runs."""
+    kernels.of(np.zeros(0, np.float32))
 
 
 @pytest.fixture(scope="session")
