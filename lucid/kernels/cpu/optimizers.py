@@ -10,7 +10,7 @@ from lucid.kernels import threads
 from lucid.kernels.cpu.compiling import kernel, part, read, write
 from lucid.kernels.cpu.sums import ELEMENTS, double_squares
 
-# What is done to a chunk in two loops stays in the first-level cache between them. A divisor of `ELEMENTS`.
+# A chunk stays in the first-level cache from the update to the sums of squares. A divisor of `ELEMENTS`.
 _CHUNK = 1024
 
 # The last parameters of a kernel: what `_rates` returns.
@@ -26,27 +26,22 @@ def _rates(
 
 @part
 def _direction(
-    gradients: Array,
-    first_moments: Array,
-    second_moments: Array,
+    gradient: np.float32,
+    first_moment: np.float32,
+    second_moment: np.float32,
     first_beta: float,
     second_beta: float,
     epsilon: float,
     first_factor: float,
     root_factor: float,
     scale: float,
-    direction: Array,
-) -> None:
-    """Fold the gradients into the moments, and write Adam's direction."""
-    first_kept, first_new = np.float32(first_beta), np.float32(1 - first_beta)
-    second_kept, second_new = np.float32(second_beta), np.float32(1 - second_beta)
-    for element in range(gradients.shape[0]):
-        gradient = gradients[element] * np.float32(scale)
-        first_moments[element] = first_moments[element] * first_kept + gradient * first_new
-        second_moments[element] = second_moments[element] * second_kept + gradient * gradient * second_new
-    for element in range(direction.shape[0]):
-        root = np.float32(math.sqrt(second_moments[element])) * np.float32(root_factor)
-        direction[element] = first_moments[element] / (root + np.float32(epsilon)) * np.float32(first_factor)
+) -> tuple[np.float32, np.float32, np.float32]:
+    """Return one element's moments with the gradient folded in, and Adam's direction."""
+    gradient *= np.float32(scale)
+    first_moment = first_moment * np.float32(first_beta) + gradient * np.float32(1 - first_beta)
+    second_moment = second_moment * np.float32(second_beta) + gradient * gradient * np.float32(1 - second_beta)
+    root = np.float32(math.sqrt(second_moment)) * np.float32(root_factor) + np.float32(epsilon)
+    return first_moment, second_moment, first_moment / root * np.float32(first_factor)
 
 
 @kernel(write(1), read(1), write(1), write(1), types.float64, types.float64, *_RATES)
@@ -65,16 +60,12 @@ def _adamw(
     scale: float,
 ) -> None:
     left, rate = np.float32(1 - learning_rate * weight_decay), np.float32(learning_rate)
-    scratch = np.empty(_CHUNK, np.float32)
-    for start in range(0, values.shape[0], _CHUNK):
-        stop = min(start + _CHUNK, values.shape[0])
-        value, direction = values[start:stop], scratch[: stop - start]
-        _direction(
-            gradients[start:stop], first_moments[start:stop], second_moments[start:stop],
-            first_beta, second_beta, epsilon, first_factor, root_factor, scale, direction,
+    for element in range(values.shape[0]):
+        first_moments[element], second_moments[element], direction = _direction(
+            gradients[element], first_moments[element], second_moments[element],
+            first_beta, second_beta, epsilon, first_factor, root_factor, scale,
         )  # fmt: skip
-        for element in range(value.shape[0]):
-            value[element] = value[element] * left - direction[element] * rate
+        values[element] = values[element] * left - direction * rate
 
 
 def adamw(
@@ -119,11 +110,14 @@ def _lamb_update(
     squares[:] = 0
     for start in range(0, values.shape[0], _CHUNK):
         stop = min(start + _CHUNK, values.shape[0])
-        value, direction = values[start:stop], update[start:stop]
-        _direction(
-            gradients[start:stop], first_moments[start:stop], second_moments[start:stop],
-            first_beta, second_beta, epsilon, first_factor, root_factor, scale, direction,
-        )  # fmt: skip
+        value, gradient, direction = values[start:stop], gradients[start:stop], update[start:stop]
+        first, second = first_moments[start:stop], second_moments[start:stop]
+        for element in range(gradient.shape[0]):
+            first[element], second[element], direction[element] = _direction(
+                gradient[element], first[element], second[element],
+                first_beta, second_beta, epsilon, first_factor, root_factor, scale,
+            )  # fmt: skip
+        # A loop of its own: over more than four arrays LLVM does not check that they are apart, and goes one by one.
         for element in range(value.shape[0]):
             direction[element] += value[element] * np.float32(weight_decay)
         squares[start // ELEMENTS, 0] += double_squares(value)

@@ -1,0 +1,247 @@
+"""Times every compiled kernel beside the NumPy reference and, where it is installed, PyTorch, at BERT-base's shapes.
+
+The sides take turns. Printed are medians over the turns with their spread, what the kernel moves or computes a second,
+and the medians of the ratios of each turn: how many times longer the others take. PyTorch's side is what its users
+write for the same result, out of its own fused operations; a dash is where it has none.
+
+    python benchmarks/kernels.py [--length 128] [--batch 8] [--turns 7] [--only NAME]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lucid import kernels
+from lucid.kernels import reference, threads
+from lucid.random import Coordinates
+
+try:
+    import torch
+    from torch.nn import functional
+except ImportError:
+    torch = None
+
+WIDTH, HEADS, VOCABULARY, OPTIMIZED = 768, 12, 30_522, 24_000_000
+PROBABILITY, STREAM, EPSILON = 0.1, 1 << 16, 1e-12
+RATES = {
+    "learning_rate": 1e-4,
+    "betas": (0.9, 0.999),
+    "epsilon": 1e-6,
+    "weight_decay": 0.01,
+    "corrections": (0.5, 0.5),
+    "gradient_scale": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel: its arguments, its work in gigabytes or giga-operations, and the same in PyTorch."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    work: float
+    unit: str
+    settings: dict[str, Any]
+    peer: Callable[[], Any] | None
+
+
+class Cases:
+    """Makes the cases for a batch of B sequences of length T."""
+
+    def __init__(self, rows: int, length: int) -> None:
+        self.rows, self.length = rows, length
+        self.generator = np.random.default_rng(0)
+        self.draws = PROBABILITY, STREAM, Coordinates(1, 2, np.arange(rows))
+
+    def normal(self, *shape: int) -> np.ndarray:
+        return self.generator.standard_normal(shape, dtype=np.float32)
+
+    def hidden(self, widths: int = 1) -> np.ndarray:
+        return self.normal(self.rows, self.length, widths * WIDTH)
+
+    def all(self) -> list[Case]:
+        return [*self.elementwise(), *self.norms(), *self.attention(), *self.losses(), *self.optimizers()]
+
+    def case(
+        self, name: str, *arguments: Any, outputs: float = 1, operations: float = 0, peer: Any = None, **settings: Any
+    ) -> Case:
+        """Return a case that moves its arrays and `outputs` times the first, or computes `operations`."""
+        arrays = [array for array in arguments if isinstance(array, np.ndarray)]
+        gigabytes = (sum(array.nbytes for array in arrays) + outputs * arrays[0].nbytes) / 1e9
+        work, unit = (operations / 1e9, "GFLOP/s") if operations else (gigabytes, "GB/s")
+        return Case(name, arguments, work, unit, settings, peer if torch else None)
+
+    def elementwise(self) -> list[Case]:
+        x, gradient, bias = self.hidden(4), self.hidden(4), self.normal(4 * WIDTH)
+        narrow = self.hidden()
+        tensors = tensors_of(x, bias)
+        return [
+            self.case("activation", x, bias, "gelu", peer=lambda: functional.gelu(tensors[0] + tensors[1])),
+            self.case(
+                "activation_gradient", gradient, x, bias, "gelu",
+                peer=backward(lambda x, bias: functional.gelu(x + bias), gradient, x, bias),
+            ),
+            self.case("linear_bias_gradient", gradient, outputs=0, peer=lambda: tensors[0].sum(dim=(0, 1))),
+            self.case(
+                "dropout", narrow, *self.draws, peer=lambda: functional.dropout(tensors_of(narrow)[0], PROBABILITY)
+            ),
+        ]  # fmt: skip
+
+    def norms(self) -> list[Case]:
+        x, residual, gradient = self.hidden(), self.hidden(), self.hidden()
+        weight, bias, shift = self.normal(WIDTH), self.normal(WIDTH), self.normal(WIDTH)
+        _, mean, reciprocal = reference.layer_norm(x, weight, bias, EPSILON)
+        tensors = tensors_of(x, bias, residual, weight, shift)
+
+        def norm(x: Any, weight: Any, bias: Any) -> Any:
+            return functional.layer_norm(x, (WIDTH,), weight, bias, EPSILON)
+
+        def fused(x: Any, bias: Any, residual: Any, weight: Any, shift: Any) -> Any:
+            return norm(functional.dropout(x + bias, PROBABILITY) + residual, weight, shift)
+
+        return [
+            self.case("layer_norm", x, weight, bias, EPSILON, peer=lambda: norm(*tensors[2:])),
+            self.case(
+                "layer_norm_gradient", gradient, x, weight, mean, reciprocal,
+                peer=backward(norm, gradient, x, weight, bias),
+            ),
+            self.case(
+                "dropout_add_layer_norm", x, bias, residual, weight, shift, EPSILON, *self.draws, outputs=2,
+                peer=lambda: fused(*tensors),
+            ),
+            self.case(
+                "dropout_add_layer_norm_gradient", gradient, x, weight, mean, reciprocal, *self.draws, outputs=2,
+                peer=backward(fused, gradient, x, bias, residual, weight, shift),
+            ),
+        ]  # fmt: skip
+
+    def attention(self) -> list[Case]:
+        B, T = self.rows, self.length
+        query, key, value, gradient = (self.hidden() for _ in range(4))
+        mask = np.arange(T) < self.generator.integers(T // 2, T + 1, (B, 1))
+        _, probabilities = reference.attention(query, key, value, mask, HEADS, *self.draws)
+        operations = 4 * B * T * T * WIDTH
+        tensors = tensors_of(query, key, value)
+
+        def attend(*inputs: Any) -> Any:
+            heads = [x.view(B, T, HEADS, -1).transpose(1, 2) for x in inputs]
+            allowed = torch.from_numpy(mask)[:, None, None, :]
+            output = functional.scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=PROBABILITY)
+            return output.transpose(1, 2).reshape(B, T, WIDTH)
+
+        return [
+            self.case(
+                "attention", query, key, value, mask, HEADS, *self.draws, operations=operations,
+                peer=lambda: attend(*tensors),
+            ),
+            self.case(
+                "attention_gradient", gradient, query, key, value, probabilities, HEADS, *self.draws,
+                operations=2 * operations, peer=backward(attend, gradient, query, key, value),
+            ),
+        ]  # fmt: skip
+
+    def losses(self) -> list[Case]:
+        masked = max(1, self.rows * self.length * 15 // 100)
+        logits, gradient = self.normal(masked, VOCABULARY), self.normal(masked)
+        labels = self.generator.integers(0, VOCABULARY, masked)
+        _, log_sum = reference.cross_entropy(logits, labels, -100)
+        ids = self.generator.integers(0, VOCABULARY, (self.rows, self.length))
+        table, hidden = self.normal(VOCABULARY, WIDTH), self.hidden()
+        tensors = tensors_of(logits, labels, table, ids.reshape(-1), hidden.reshape(-1, WIDTH))
+
+        def loss(logits: Any) -> Any:
+            return functional.cross_entropy(logits, tensors[1], reduction="none")
+
+        return [
+            self.case("cross_entropy", logits, labels, -100, outputs=0, peer=lambda: loss(tensors[0])),
+            Case(
+                "cross_entropy_gradient", (gradient, logits, labels, log_sum, -100), 2 * logits.nbytes / 1e9, "GB/s",
+                {}, backward(loss, gradient, logits),
+            ),
+            Case(
+                "embedding_gradient", (hidden, ids, table, True, None), 3 * hidden.nbytes / 1e9, "GB/s",
+                {}, (lambda: tensors[2].index_add_(0, tensors[3], tensors[4])) if torch else None,
+            ),
+        ]  # fmt: skip
+
+    def optimizers(self) -> list[Case]:
+        buffers = [self.normal(OPTIMIZED) for _ in range(3)] + [self.normal(OPTIMIZED) ** 2]
+        tensors = tensors_of(*buffers)
+        return [
+            self.case("squared_sum", buffers[0], outputs=0, peer=lambda: tensors[0].norm() ** 2),
+            self.case("adamw", *buffers, outputs=3, peer=torch_adamw(buffers), **RATES),
+            self.case("lamb", *buffers, outputs=3, **RATES, adapt=True),
+        ]
+
+
+def tensors_of(*arrays: np.ndarray) -> list[Any]:
+    return [torch.from_numpy(array) for array in arrays] if torch else []
+
+
+def backward(forward: Callable[..., Any], gradient: np.ndarray, *arrays: np.ndarray) -> Callable[[], Any] | None:
+    """Return what runs PyTorch's backward through `forward`, which is run once before."""
+    if torch is None:
+        return None
+    inputs = [torch.from_numpy(array).requires_grad_() for array in arrays]
+    output, weights = forward(*inputs), torch.from_numpy(gradient)
+    return lambda: torch.autograd.grad(output, inputs, weights, retain_graph=True)
+
+
+def torch_adamw(buffers: list[np.ndarray]) -> Callable[[], Any] | None:
+    if torch is None:
+        return None
+    parameter = torch.nn.Parameter(torch.from_numpy(buffers[0].copy()))
+    parameter.grad = torch.from_numpy(buffers[1])
+    return torch.optim.AdamW([parameter], lr=1e-4, fused=True).step
+
+
+def milliseconds(call: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def measure(case: Case, turns: int) -> str:
+    """Return a line of the table."""
+
+    def of(implementation: Any) -> Callable[[], Any]:
+        return lambda: getattr(implementation, case.name)(*case.arguments, **case.settings)
+
+    compiled = kernels.of(np.empty(0, np.float32))
+    sides = [side for side in (of(compiled), of(reference), case.peer) if side is not None]
+    for side in sides:
+        side()
+    times = [[milliseconds(side) for side in sides] for _ in range(turns)]
+    ours = [turn[0] for turn in times]
+    ratios = [statistics.median(turn[side] / turn[0] for turn in times) for side in range(1, len(sides))]
+    median = statistics.median(ours)
+    return (
+        f"{case.name:32}{median:9.3f}  {f'{min(ours):.3f} to {max(ours):.3f}':>20}"
+        f"{1e3 * case.work / median:8.1f} {case.unit:8}" + "".join(f"{ratio:8.1f}" for ratio in ratios)
+        + ("" if case.peer else "       -")
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--only", default="", help="the kernels whose name contains this")
+    options = parser.parse_args()
+    if torch:
+        torch.set_num_threads(threads.count())
+    print(f"{options.batch} sequences of {options.length}, width {WIDTH}, {threads.count()} threads, float32")
+    print(f"{'kernel':32}{'ms':>9}  {'spread':>20}{'rate':>8} {'':8}{'NumPy':>8}{'PyTorch':>8}")
+    for case in Cases(options.batch, options.length).all():
+        if options.only in case.name:
+            print(measure(case, options.turns), flush=True)
+
+
+if __name__ == "__main__":
+    main()
