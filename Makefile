@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test test-faults soak lint bench clean
+.PHONY: help train test test-faults soak lint bench bench-kernels clean
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
@@ -11,6 +11,8 @@ help:
 	@echo "make soak    kill a run a hundred times; SEED=7 draws other moments and victims"
 	@echo "make lint    check style and types"
 	@echo "make bench   time a training step, beside PyTorch where it is installed in .venv"
+	@echo "make bench-kernels"
+	@echo "             time every compiled kernel, beside NumPy and, where it is installed, PyTorch"
 	@echo "make clean   remove .venv (data/ and runs/ stay)"
 
 train: .venv/installed
@@ -33,6 +35,9 @@ lint: .venv/installed-dev
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/training_step.py
+
+bench-kernels: .venv/installed
+	$(BIN)/python benchmarks/kernels.py
 
 clean:
 	rm -rf .venv

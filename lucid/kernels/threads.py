@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+from threadpoolctl import ThreadpoolController
+
 # Below this a thread would take longer to be woken than to do its part.
 _ELEMENTS_A_THREAD = 65_536
 _limit: int | None = None
@@ -39,6 +41,20 @@ def split(total: int, elements: int, work: Callable[[slice], None]) -> None:
     work(slice(0, ends[1]))
     for other in others:
         other.result()
+
+
+def split_products(total: int, elements: int, work: Callable[[slice], None]) -> None:
+    """Like `split`, for work that multiplies small matrices: each thread does so alone, without those of the BLAS."""
+    if count() == 1:
+        work(slice(0, total))
+        return
+    with _libraries().limit(limits=1, user_api="blas"):
+        split(total, elements, work)
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @functools.cache

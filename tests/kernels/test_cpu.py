@@ -268,7 +268,10 @@ class TestDivision:
             settings |= {"corrections": (1.0, 1.0), "gradient_scale": 0.3}
             cpu.lamb(values.copy(), values, values.copy(), values**2, **settings, adapt=True)
             cpu.adamw(optimized[0], values, optimized[1], values**2, **settings)
+            query = x[..., :320]
+            attended, probabilities = cpu.attention(query, query, query, None, 4, *draws)
             return [
+                attended, *cpu.attention_gradient(attended, query, query, query, probabilities, 4, *draws),
                 y, total, log_sum, *optimized, cpu.squared_sum(values), cpu.dropout(x, *draws),
                 cpu.activation(x, bias, "gelu"), *cpu.activation_gradient(gradient, x, bias, "gelu"),
                 *cpu.layer_norm(x, weight, bias, 1e-12), cpu.linear_bias_gradient(gradient),

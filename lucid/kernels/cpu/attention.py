@@ -1,13 +1,13 @@
 """Attention, a few heads at a time, so that their scores stay in the cache between the matrix products."""
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numba import types
 
 from lucid.backend import Array
+from lucid.kernels import threads
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, part, read, write
 from lucid.kernels.cpu.mathematics import LEAST, ONE, exp, number_at, order_of
@@ -19,22 +19,26 @@ from lucid.random import Coordinates
 _SCORES_AT_ONCE = 131_072
 
 
-class _Group(NamedTuple):
+@dataclass(frozen=True)
+class _Group:
     """Heads [start, stop) of one sample."""
 
     sample: int
     heads: slice
+
+    @property
+    def count(self) -> int:
+        return int(self.heads.stop - self.heads.start)
 
     def of(self, x: Array) -> Array:
         """Return their part of x [B, T, H, D] as [heads, T, D]."""
         return x[self.sample].transpose(1, 0, 2)[self.heads]
 
 
-def _groups(samples: int, heads: int, length: int) -> Iterator[_Group]:
+def _groups(samples: int, heads: int, length: int) -> list[_Group]:
     at_once = max(1, _SCORES_AT_ONCE // length**2)
-    for sample in range(samples):
-        for start in range(0, heads, at_once):
-            yield _Group(sample, slice(start, min(start + at_once, heads)))
+    starts = range(0, heads, at_once)
+    return [_Group(row, slice(start, min(start + at_once, heads))) for row in range(samples) for start in starts]
 
 
 @part
@@ -118,16 +122,20 @@ def attention(
     B, T, H, D = q.shape
     mask = np.ones((B, T), bool) if mask is None else plain(mask, bool)
     output, probabilities = np.empty_like(q), np.empty((B, H, T, T), np.float32)
-    scores, kept = _score_scratch(T, H), _score_scratch(T, H)
-    place, samples, keep_scale = draws(probability, stream, coordinates)
-    for group in _groups(B, H, T):
-        count = group.heads.stop - group.heads.start
-        np.matmul(group.of(q), group.of(k).swapaxes(1, 2), out=scores[:count])
-        _masked_softmax(
-            scores[:count], mask[group.sample], 1 / math.sqrt(D), probabilities[group.sample, group.heads],
-            kept[:count], place, samples, keep_scale, (group.sample * H + group.heads.start) * T, H * T,
-        )  # fmt: skip
-        np.matmul(kept[:count], group.of(v), out=group.of(output))
+    groups, drawn = _groups(B, H, T), draws(probability, stream, coordinates)
+
+    def work(part: slice) -> None:
+        scores_of_all, kept_of_all = _score_scratch(T, H), _score_scratch(T, H)
+        for group in groups[part]:
+            scores, kept = scores_of_all[: group.count], kept_of_all[: group.count]
+            np.matmul(group.of(q), group.of(k).swapaxes(1, 2), out=scores)
+            _masked_softmax(
+                scores, mask[group.sample], 1 / math.sqrt(D), probabilities[group.sample, group.heads], kept,
+                *drawn, (group.sample * H + group.heads.start) * T, H * T,
+            )  # fmt: skip
+            np.matmul(kept, group.of(v), out=group.of(output))
+
+    threads.split_products(len(groups), probabilities.size, work)
     return output.reshape(query.shape), probabilities
 
 
@@ -145,19 +153,22 @@ def attention_gradient(
     g, q, k, v = (_split_heads(x, heads) for x in (gradient, query, key, value))
     B, T, H, D = q.shape
     by_query, by_key, by_value = np.empty_like(q), np.empty_like(q), np.empty_like(q)
-    scores, kept = _score_scratch(T, H), _score_scratch(T, H)
-    place, samples, keep_scale = draws(probability, stream, coordinates)
-    for group in _groups(B, H, T):
-        count = group.heads.stop - group.heads.start
-        by_scores = scores[:count]
-        np.matmul(group.of(g), group.of(v).swapaxes(1, 2), out=by_scores)
-        _masked_softmax_gradient(
-            by_scores, probabilities[group.sample, group.heads], 1 / math.sqrt(D),
-            kept[:count], place, samples, keep_scale, (group.sample * H + group.heads.start) * T, H * T,
-        )  # fmt: skip
-        np.matmul(kept[:count].swapaxes(1, 2), group.of(g), out=group.of(by_value))
-        np.matmul(by_scores, group.of(k), out=group.of(by_query))
-        np.matmul(by_scores.swapaxes(1, 2), group.of(q), out=group.of(by_key))
+    groups, drawn = _groups(B, H, T), draws(probability, stream, coordinates)
+
+    def work(part: slice) -> None:
+        scores_of_all, kept_of_all = _score_scratch(T, H), _score_scratch(T, H)
+        for group in groups[part]:
+            by_scores, kept = scores_of_all[: group.count], kept_of_all[: group.count]
+            np.matmul(group.of(g), group.of(v).swapaxes(1, 2), out=by_scores)
+            _masked_softmax_gradient(
+                by_scores, probabilities[group.sample, group.heads], 1 / math.sqrt(D), kept,
+                *drawn, (group.sample * H + group.heads.start) * T, H * T,
+            )  # fmt: skip
+            np.matmul(kept.swapaxes(1, 2), group.of(g), out=group.of(by_value))
+            np.matmul(by_scores, group.of(k), out=group.of(by_query))
+            np.matmul(by_scores.swapaxes(1, 2), group.of(q), out=group.of(by_key))
+
+    threads.split_products(len(groups), probabilities.size, work)
     return by_query.reshape(query.shape), by_key.reshape(query.shape), by_value.reshape(query.shape)
 
 
