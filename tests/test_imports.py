@@ -7,6 +7,7 @@ PROGRAM = """
 import importlib, pkgutil, sys, threading
 import lucid
 
+assert "numba" not in sys.modules, "import lucid loads what only the first kernel needs"
 names = [module.name for module in pkgutil.walk_packages(lucid.__path__, "lucid.")]
 for name in names:
     if not name.endswith(".__main__"):

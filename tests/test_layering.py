@@ -38,6 +38,7 @@ MAY_IMPORT = {
 GUARDED = {
     "cupy": {"backend", "kernels.cuda", "distributed.backends.nccl"},
     "cupyx": {"backend", "kernels.cuda", "distributed.backends.nccl"},
+    "numba": {"kernels.cpu"},
     "mpi4py": {"distributed.backends", "distributed.topology"},
 }
 
@@ -109,6 +110,7 @@ def test_every_room_is_in_the_table(path):
         ("training.trainer", "import lucid.cli"),
         ("errors", "import lucid.backend"),
         ("nn.layers", "import cupy"),
+        ("kernels.reference", "import numba"),
         ("distributed.guard", "def f():\n    from mpi4py import MPI"),
     ],
 )
