@@ -27,7 +27,7 @@ _SQRT_TWO_OVER_PI = np.float32(0.7978845608028654)
 _GELU_CUBIC = np.float32(0.044715)
 _GELU_CUBIC_SLOPE = np.float32(3 * 0.044715)
 _ONE_OVER_SQRT_TWO_PI = np.float32(0.3989422804014327)
-_SIGN_BIT, _ALL_BUT_SIGN = np.int32(-(2**31)), np.int32(2**31 - 1)
+_ALL_BUT_SIGN = np.int32(2**31 - 1)
 
 
 @instruction
