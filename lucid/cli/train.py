@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lucid.distributed import StopRequest, is_first_rank, session, text_of_first, watched
+from lucid.distributed import StopRequest, choose, is_first_rank, session, text_of_first, watched
 from lucid.distributed.exact import buffers_needed
 from lucid.errors import ExitCode, LucidError
 from lucid.training.config import from_dict, load
@@ -45,18 +45,18 @@ def train(
         if is_first_rank():
             print(settings.as_yaml(), end="")
         return ExitCode.FINISHED
-    with session() as communicator, StopRequest() as stop:
+    with session() as group, StopRequest() as stop:
         # The first rank's settings are those of all: a file that differs between hosts cannot split the run.
-        text = text_of_first(communicator, lambda: json.dumps(load(config, overrides or ()).as_dict()))
+        text = text_of_first(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
         settings = from_dict(json.loads(text))
         limit_threads(settings.threads_per_rank)
-        with watched(communicator, settings.train.watchdog_seconds):
-            run = open_run(settings, communicator)
+        with watched(group, settings.train.watchdog_seconds):
+            run = open_run(settings, choose(group, settings.distributed.backend))
             if run.is_first:
                 _print_start(run)
             finished = Trainer(run).train(stop)
             if run.is_first:
-                with communicator.whereabouts.phase("drawing the loss plot"):
+                with group.whereabouts.phase("drawing the loss plot"):
                     _print_end(run, finished)
     return ExitCode.FINISHED if finished else ExitCode.STOPPED
 

@@ -5,7 +5,7 @@ Importing this initialises nothing; `connect` does.
 
 from lucid.distributed.agreement import all_or_none, is_agreed, text_of_first
 from lucid.distributed.communicator import Communicator, Work
-from lucid.distributed.connection import connect, session
+from lucid.distributed.connection import choose, connect, session
 from lucid.distributed.data_parallel import DistributedDataParallel
 from lucid.distributed.guard import StopRequest, abort_on_exception
 from lucid.distributed.replicas import find_drift
@@ -20,6 +20,7 @@ __all__ = [
     "abort_on_exception",
     "all_or_none",
     "announced",
+    "choose",
     "connect",
     "find_drift",
     "is_agreed",

@@ -1,8 +1,8 @@
 """What the rest of lucid knows of communication: the `Communicator` protocol, its `Work`, and its argument checks.
 
-The backends beside this file (`backends/`) implement it. All ranks call the same collectives in the same order, with
-arrays of equal size and dtype; what differs between ranks is only what the arrays hold. Reductions are sums: means are
-never taken here, because losses are normalised by global counts before backward.
+The backends beside this file (`backends/`) implement it. All ranks call the same collectives in the same order, and
+wait for them in the same order, with arrays of equal size and dtype; what differs between ranks is only what the arrays
+hold. Reductions are sums: means are never taken here, because losses are normalised by global counts before backward.
 """
 
 from typing import NoReturn, Protocol
@@ -88,7 +88,16 @@ class Communicator(Protocol):
         """Return the sum of `value` over ranks, added in float64: the same bits on all ranks. Blocks."""
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] for a flat parameter or gradient buffer, where this backend communicates best."""
+        """Return zeros [count] for a flat parameter or gradient buffer, where this backend communicates best.
+
+        All ranks call this together, and communicate the same parts of what they get. It ends with the communicator.
+        """
+
+    def sums_along_tree(self, array: Array) -> bool:
+        """Return whether `all_reduce` adds up `array` as the exact reduction does.
+
+        That is first pairs of neighbours, then pairs of their sums, and so on. All ranks get the same answer.
+        """
 
     def side_channel(self) -> SideChannel | None:
         """Return a new channel for short messages; None if there is no other rank. All ranks call this.

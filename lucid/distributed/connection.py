@@ -7,25 +7,37 @@ from contextlib import contextmanager
 from typing import Literal
 
 from lucid.distributed.agreement import is_agreed
+from lucid.distributed.backends.mpi import MPICommunicator
+from lucid.distributed.backends.shared_memory import SharedMemoryCommunicator
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.guard import abort_on_exception, report_and_abort
 from lucid.distributed.topology import announced
 from lucid.errors import ConfigError, LaunchError, LucidError
 
+Backend = Literal["auto", "single", "mpi", "shared_memory"]
+# What finds the other processes; other backends are made of it.
+Group = SingleCommunicator | MPICommunicator
 
-def connect(backend: Literal["auto", "single", "mpi"] = "auto") -> Communicator:
-    """Return the communicator of this process.
+
+def connect(backend: Backend = "auto") -> Communicator:
+    """Find the other processes, and return the communicator of this one: `join` and `choose` in one.
+
+    Raises `LaunchError` if the processes were not started the way the backend needs them.
+    """
+    return choose(join("auto" if backend == "shared_memory" else backend), backend)
+
+
+def join(group: Literal["auto", "single", "mpi"] = "auto") -> Group:
+    """Find the other processes.
 
     "auto" takes MPI if a launcher announced itself in the environment, and one process alone otherwise. Raises
-    `LaunchError` if the processes were not started the way the backend needs them.
+    `LaunchError` if the processes were not started that way.
     """
-    if backend not in ("auto", "single", "mpi"):
-        raise ConfigError(f"backend {backend!r} is not known: use 'auto', 'single' or 'mpi'")
+    if group not in ("auto", "single", "mpi"):
+        raise ConfigError(f"backend {group!r} is not known: use 'auto', 'single', 'mpi' or 'shared_memory'")
     announcement = announced()
-    if backend == "mpi" or (backend == "auto" and announcement is not None):
-        from lucid.distributed.backends.mpi import MPICommunicator
-
+    if group == "mpi" or (group == "auto" and announcement is not None):
         return MPICommunicator()
     if announcement is not None and announcement.size != 1:
         raise LaunchError(
@@ -35,14 +47,37 @@ def connect(backend: Literal["auto", "single", "mpi"] = "auto") -> Communicator:
     return SingleCommunicator()
 
 
+def choose(group: Group, backend: Backend) -> Communicator:
+    """Return the communicator for the gradients of `group`. It ends with `group`; closing either closes both.
+
+    "auto" takes shared memory where all processes are on one node and it has enough of it. A process that is alone has
+    nobody to communicate with, and needs no backend. Raises an agreed `LaunchError` if `backend` is not for this group.
+    """
+    refusal = ""
+    if backend == "single" and group.size > 1:
+        refusal = f"distributed.backend is single, but there are {group.size} ranks: use auto"
+    if backend == "shared_memory" and group.node_count > 1:
+        refusal = (
+            f"distributed.backend is shared_memory, but the {group.size} ranks are on {group.node_count} nodes: use "
+            "auto, or start them on one"
+        )
+    if refusal:
+        error = LaunchError(refusal)
+        error.agreed = True
+        raise error
+    if isinstance(group, SingleCommunicator) or group.size == 1 or group.node_count > 1 or backend == "mpi":
+        return group
+    return SharedMemoryCommunicator(group, required=backend == "shared_memory")
+
+
 @contextmanager
-def session(backend: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Communicator]:
-    """Connect for the length of the block.
+def session(group: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Group]:
+    """Join the other processes for the length of the block. `choose` gives a faster way for gradients.
 
     An error that every rank knows of (`LucidError.agreed`) is told by the first and leaves in order, marked `told`; any
     other, `sys.exit` included, on one of several ranks ends all of them at once, with its message.
     """
-    communicator = connect(backend)
+    communicator = join(group)
     hooks = sys.excepthook, threading.excepthook
     abort_on_exception(communicator)
     try:

@@ -108,6 +108,9 @@ class TrainSettings(Settings):
 class DistributedSettings(Settings):
     """How ranks communicate."""
 
+    backend: Literal["auto", "single", "mpi", "shared_memory"] = Field(
+        "auto", description="what carries gradients; auto: shared memory if all ranks are on one node, else MPI"
+    )
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lucid.backend import Array
 from lucid.distributed.backends.mpi_side_channel import MPISideChannel
+from lucid.distributed.backends.mpi_window import MPIWindow
 from lucid.distributed.communicator import (
     Communicator,
     SideChannel,
@@ -44,9 +45,9 @@ class MPICommunicator(Communicator):
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size
         self.whereabouts = Whereabouts(self.rank, self.size)
-        node = self._ranks.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank: int = node.rank
-        node.Free()
+        self._node = self._ranks.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank: int = self._node.rank
+        self._windows: list[MPIWindow] = []
         self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
 
     def all_reduce(self, array: Array) -> Work:
@@ -97,6 +98,19 @@ class MPICommunicator(Communicator):
     def side_channel(self) -> SideChannel:
         return MPISideChannel(self._mpi, self._ranks)
 
+    def sums_along_tree(self, array: Array) -> bool:
+        return False
+
+    def share(self, size: int) -> MPIWindow:
+        """Return memory that the ranks of this node share, `size` bytes each, until `close`. All of them call this."""
+        window = MPIWindow(self._mpi, self._node, size)
+        self._windows.append(window)
+        return window
+
+    def progress(self) -> None:
+        """Let MPI move messages that are under way, as it does in its own calls only. Does not block."""
+        self._ranks.Iprobe()
+
     def abort(self, code: int) -> NoReturn:
         self._mpi.COMM_WORLD.Abort(code)
         # MPICH only tells the launcher, and goes on until that kills this process.
@@ -106,6 +120,8 @@ class MPICommunicator(Communicator):
     def close(self) -> None:
         self.barrier()
         self.whereabouts.end_told()
+        for window in self._windows:
+            window.free()
         # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
         self._mpi.Finalize()
 

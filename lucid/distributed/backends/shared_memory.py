@@ -1,0 +1,220 @@
+"""The communicator between processes of one node that reduces without messages: each reads the memory of the others.
+
+`allocate` hands out memory that all ranks can read and write (`mpi_window.py`). An array in it is reduced where it
+lies: each rank adds up its slice from the arrays of all, and writes the sum to all. That reads and writes every byte
+once; MPI copies messages in and out besides. `lockstep.py` has the order of it, and why no rank gets in another's way.
+
+Arrays in other memory, blocking collectives and messages between two ranks go by MPI.
+
+Whichever rank adds, the arrays of the ranks are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ...
+So all ranks get the same bits, and they are those of the exact reduction.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from lucid.backend import Array
+from lucid.distributed.backends.lockstep import NUMBERS, Lockstep
+from lucid.distributed.backends.mpi import MPICommunicator
+from lucid.distributed.backends.mpi_window import MPIWindow, pages
+from lucid.distributed.communicator import Communicator, SideChannel, Work, check_apart, check_array, check_parts
+from lucid.distributed.whereabouts import Whereabouts
+from lucid.errors import ConfigError
+
+# Of all ranks together: so much stays in a core's cache between being added and being written to the last rank.
+_BLOCK_BYTES = 2**19
+
+# A peer that computes on another core is there soon; one that has yet to be given a core is not.
+_SPINS, _YIELDS = 200, 200
+_SECONDS_TO_SLEEP = 1e-4
+
+
+class SharedMemoryCommunicator(Communicator):
+    """The ranks of `base`, which are on one node. It ends with `base`, and so does what it has allocated."""
+
+    def __init__(self, base: MPICommunicator, required: bool) -> None:
+        """All ranks call this. If shared memory is not `required`, `allocate` makes do with ordinary memory."""
+        self.rank, self.size = base.rank, base.size
+        self.local_rank, self.node_count = base.local_rank, base.node_count
+        self.whereabouts: Whereabouts = base.whereabouts
+        self._base, self._required = base, required
+        self._windows: list[MPIWindow] = []
+        self._signals = base.share(NUMBERS * np.dtype(np.int64).itemsize)
+        numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
+        self._lockstep = Lockstep(self.rank, numbers, self._signals.fence, self._idle)
+
+    def all_reduce(self, array: Array) -> Work:
+        check_array("array", array)
+        arrays = self._of_all_ranks(array)
+        if arrays is None:
+            return self._base.all_reduce(array)
+        start, stop = (array.size * rank // self.size for rank in (self.rank, self.rank + 1))
+        slices = [other[start:stop] for other in arrays]
+        return self._work("all_reduce", array, partial(_all_reduce, slices))
+
+    def reduce_scatter(self, array: Array, shard: Array) -> Work:
+        check_parts(shard, array, self.size)
+        check_apart("shard", shard, "array", array)
+        arrays = self._of_all_ranks(array)
+        if arrays is None:
+            return self._base.reduce_scatter(array, shard)
+        slices = [other.reshape(self.size, -1)[self.rank] for other in arrays]
+        return self._work("reduce_scatter", array, partial(_reduce, slices, shard.reshape(-1)))
+
+    def all_gather(self, shard: Array, array: Array) -> Work:
+        check_parts(shard, array, self.size)
+        own_part = array.reshape(self.size, -1)[self.rank]
+        if shard.size and shard.ctypes.data != own_part.ctypes.data:
+            check_apart("shard", shard, "array", array)
+        arrays = self._of_all_ranks(array)
+        if arrays is None:
+            return self._base.all_gather(shard, array)
+        slices = [other.reshape(self.size, -1)[self.rank] for other in arrays]
+        return self._work("all_gather", array, partial(_copy, shard.reshape(-1), slices))
+
+    def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
+        return self._base.send_receive(outgoing, incoming, peer)
+
+    def broadcast(self, array: Array, root: int = 0) -> None:
+        self._base.broadcast(array, root)
+
+    def barrier(self) -> None:
+        self._base.barrier()
+
+    def all_reduce_scalar(self, value: float) -> float:
+        return self._base.all_reduce_scalar(value)
+
+    def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
+        """Return zeros [count] in shared memory; all ranks call this with the same arguments.
+
+        If too little of it is free: ordinary memory, or an agreed `ConfigError` if shared memory is required.
+        """
+        size = count * np.dtype(dtype).itemsize
+        lack = self._lack_of(pages(size) * self.size)
+        if lack and self._required:
+            error = ConfigError(lack)
+            error.agreed = True
+            raise error
+        if lack:
+            if self.rank == 0:
+                sys.stderr.write(f"lucid: it goes by plain MPI, more slowly: {lack}\n")
+            return self._base.allocate(count, dtype)
+        window = self._base.share(size)
+        self._windows.append(window)
+        return window.parts[self.rank][:size].view(dtype)
+
+    def sums_along_tree(self, array: Array) -> bool:
+        return self._of_all_ranks(array) is not None
+
+    def side_channel(self) -> SideChannel | None:
+        return self._base.side_channel()
+
+    def abort(self, code: int) -> NoReturn:
+        self._base.abort(code)
+
+    def close(self) -> None:
+        self._base.close()
+
+    def _lack_of(self, needed: int) -> str:
+        """Return a sentence if less than `needed` bytes are free, the same on all ranks, or nothing."""
+        folder, free = self._signals.free_space() or ("", needed)
+        of_first = np.array([free], np.int64)
+        self._base.broadcast(of_first)
+        free = int(of_first[0])
+        if free >= needed:
+            return ""
+        return (
+            f"{self.size} ranks need {needed / 2**20:,.0f} MiB more of shared memory, but {folder} has "
+            f"{free / 2**20:,.0f} MiB free: make it larger (docker and podman: --shm-size={-(-needed // 2**30) + 1}g), "
+            "or set distributed.backend to mpi"
+        )
+
+    def _of_all_ranks(self, array: Array) -> list[Array] | None:
+        """Return what every rank has in the place of `array`, flat, in order of rank; None if it is not shared."""
+        for window in self._windows:
+            start = array.ctypes.data - window.address
+            stop = start + array.nbytes
+            if start >= 0 and stop <= window.size:
+                return [part[start:stop].view(array.dtype) for part in window.parts]
+        return None
+
+    def _work(self, collective: str, array: Array, share: Callable[[], None]) -> "_Issued":
+        return _Issued(self._lockstep, self._lockstep.issue(share), self.whereabouts, collective, array.nbytes)
+
+    def _idle(self, attempts: int) -> None:
+        if attempts < _SPINS:
+            return
+        if attempts < _SPINS + _YIELDS:
+            os.sched_yield()
+            return
+        # The rank that we wait for may itself wait for a message that only moves on while we are in MPI.
+        self._base.progress()
+        time.sleep(_SECONDS_TO_SLEEP)
+
+
+class _Issued:
+    """An operation in lockstep as a `Work`."""
+
+    def __init__(self, lockstep: Lockstep, number: int, whereabouts: Whereabouts, collective: str, size: int) -> None:
+        self._lockstep, self._number = lockstep, number
+        self._whereabouts, self._collective, self._size = whereabouts, collective, size
+        self._over = False
+
+    def wait(self) -> None:
+        if self._over:
+            return
+        with self._whereabouts.waiting(self._collective, self._size):
+            self._lockstep.complete(self._number)
+        self._over = True
+
+
+def _all_reduce(slices: Sequence[Array]) -> None:
+    """Replace each of `slices` by the sum of them all."""
+    for block in _blocks(slices):
+        _add_along_tree(block, block[0::2])
+        for other in block[1:]:
+            other[:] = block[0]
+
+
+def _reduce(slices: Sequence[Array], into: Array) -> None:
+    """Put the sum of `slices` into `into`."""
+    for into_block, *block in _blocks([into, *slices]):
+        scratch = [np.empty_like(into_block) for _ in range(2, len(block), 2)]
+        _add_along_tree(block, [into_block, *scratch])
+
+
+def _copy(shard: Array, slices: Sequence[Array]) -> None:
+    """Put `shard` into each of `slices`, of which one may be itself."""
+    for shard_block, *block in _blocks([shard, *slices]):
+        for other in block:
+            other[:] = shard_block
+
+
+def _blocks(arrays: Sequence[Array]) -> Iterator[list[Array]]:
+    """Cut arrays of one length [N] into blocks that fit into the cache together."""
+    elements = max(1, _BLOCK_BYTES // (len(arrays) * arrays[0].itemsize))
+    for start in range(0, arrays[0].size, elements):
+        yield [array[start : start + elements] for array in arrays]
+
+
+def _add_along_tree(arrays: Sequence[Array], sums: Sequence[Array]) -> None:
+    """Put the sum of `arrays` into `sums[0]`: pairs of neighbours are added, then pairs of these sums, and so on.
+
+    `sums` gives room for the sum of each pair, and may hold the first array of each.
+    """
+    for pair_sum, left, right in zip(sums, arrays[0::2], arrays[1::2], strict=False):
+        np.add(left, right, out=pair_sum)
+    if len(arrays) % 2:
+        sums[-1][:] = arrays[-1]
+    distance = 1
+    while distance < len(sums):
+        for first in range(0, len(sums) - distance, 2 * distance):
+            np.add(sums[first], sums[first + distance], out=sums[first])
+        distance *= 2
