@@ -23,7 +23,8 @@ from launching import ONE_THREAD, TRAIN
 
 from lucid import kernels
 from lucid.data import prepare
-from lucid.distributed import Communicator, connect
+from lucid.distributed import Communicator, choose
+from lucid.distributed.connection import Group, join
 
 # The same examples every time, however slow the machine is.
 settings.register_profile("lucid", derandomize=True, deadline=None, database=None)
@@ -42,7 +43,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     folder = config.getoption("--passed-into")
     if folder is not None:
         passed = [report.nodeid for report in terminalreporter.getreports("passed")]
-        Path(folder, str(connect().rank)).write_text("\n".join(passed))
+        Path(folder, str(join().rank)).write_text("\n".join(passed))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,15 +63,21 @@ def compiled_kernels() -> None:
 
 
 @pytest.fixture(scope="session")
-def communicator() -> Communicator:
+def communicator() -> Group:
     """The communicator of this rank, or of the only process."""
-    return connect()
+    return join()
 
 
-@pytest.fixture(params=["alone", pytest.param("mpi", marks=pytest.mark.mpi)])
-def group(communicator: Communicator) -> Communicator:
-    """A group of any size: a test that takes it runs in plain `pytest` and on every number of ranks as well."""
-    return communicator
+@pytest.fixture(scope="session")
+def shared_memory(communicator: Group) -> Communicator:
+    """The communicator over shared memory between the ranks of this test."""
+    return choose(communicator, "shared_memory")
+
+
+@pytest.fixture(params=["alone", *(pytest.param(name, marks=pytest.mark.mpi) for name in ("mpi", "shared_memory"))])
+def group(request: pytest.FixtureRequest, communicator: Group) -> Communicator:
+    """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
+    return request.getfixturevalue("shared_memory") if request.param == "shared_memory" else communicator
 
 
 @pytest.fixture(scope="session")
@@ -85,13 +92,15 @@ def mpiexec() -> str:
 
 @pytest.fixture
 def run_ranks(mpiexec: str) -> RunRanks:
-    """A function that runs `python ARGUMENTS` on several ranks and returns the finished process.
+    """A function that runs `python ARGUMENTS` on several ranks, and mpiexec `within` a command, if one is given.
 
-    All of it is killed, and the test fails, when it takes longer than `seconds`.
+    It returns the finished process. All of it is killed, and the test fails, when it takes longer than `seconds`.
     """
 
-    def run(ranks: int, *arguments: str, seconds: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [mpiexec, "-prepend-rank", "-n", str(ranks), sys.executable, *arguments]
+    def run(
+        ranks: int, *arguments: str, seconds: float = 60, within: tuple[str, ...] = (), **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [*within, mpiexec, "-prepend-rank", "-n", str(ranks), sys.executable, *arguments]
         process = subprocess.Popen(
             command,
             env=os.environ | ONE_THREAD | environment,

@@ -13,6 +13,17 @@ from lucid.errors import ConfigError
 DTYPES = ["float32", "float64", "int32", "int64"]
 
 
+def placed(group, array):
+    """A copy of `array` in memory of the group's own."""
+    room = group.allocate(array.size, array.dtype).reshape(array.shape)
+    room[...] = array
+    return room
+
+
+# Backends may treat memory that they have allocated in their own way.
+PLACES = pytest.mark.parametrize("place", [lambda group, array: array, placed], ids=["anywhere", "allocated"])
+
+
 def sum_of_ranks(group):
     """1 + 2 + ... + size."""
     return group.size * (group.size + 1) // 2
@@ -20,22 +31,25 @@ def sum_of_ranks(group):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [0, 1, 7, 100_003])
-def test_all_reduce_sums_in_place(group, count, dtype):
+@PLACES
+def test_all_reduce_sums_in_place(group, count, dtype, place):
     for _ in range(2):
-        array = np.full(count, group.rank + 1, dtype)
+        array = place(group, np.full(count, group.rank + 1, dtype))
         group.all_reduce(array).wait()
         np.testing.assert_array_equal(array, np.full(count, sum_of_ranks(group), dtype))
 
 
-def test_all_reduce_takes_a_slice_and_leaves_its_neighbours_alone(group):
-    array = np.full(30, group.rank + 1, np.float32)
+@PLACES
+def test_all_reduce_takes_a_slice_and_leaves_its_neighbours_alone(group, place):
+    array = place(group, np.full(30, group.rank + 1, np.float32))
     group.all_reduce(array[10:20]).wait()
     np.testing.assert_array_equal(array[10:20], np.full(10, sum_of_ranks(group)))
     np.testing.assert_array_equal(np.delete(array, np.s_[10:20]), np.full(20, group.rank + 1))
 
 
-def test_several_works_go_on_at_once_and_may_be_waited_for_again(group):
-    arrays = [np.full(1000, (group.rank + 1) * k, np.float64) for k in range(5)]
+@PLACES
+def test_several_works_go_on_at_once_and_may_be_waited_for_again(group, place):
+    arrays = [place(group, np.full(1000, (group.rank + 1) * k, np.float64)) for k in range(5)]
     works = [group.all_reduce(array) for array in arrays]
     for work in [*reversed(works), *works]:
         work.wait()
@@ -49,25 +63,29 @@ def test_a_work_keeps_arrays_that_nobody_else_holds(group):
         work.wait()
 
 
+@PLACES
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_reduce_scatter_gives_each_rank_its_part_of_the_sum(group, dtype):
+def test_reduce_scatter_gives_each_rank_its_part_of_the_sum_and_leaves_its_array_alone(group, dtype, place):
     for _ in range(2):
-        array = np.repeat(np.arange(group.size), 5).astype(dtype) * (group.rank + 1)
-        shard = np.empty(5, dtype)
+        array = place(group, np.repeat(np.arange(group.size), 5).astype(dtype) * (group.rank + 1))
+        before, shard = array.copy(), np.empty(5, dtype)
         group.reduce_scatter(array, shard).wait()
+        np.testing.assert_array_equal(array, before)
         np.testing.assert_array_equal(shard, np.full(5, group.rank * sum_of_ranks(group), dtype))
 
 
+@PLACES
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_all_gather_puts_the_shards_in_order_of_rank(group, dtype):
+def test_all_gather_puts_the_shards_in_order_of_rank(group, dtype, place):
     for _ in range(2):
-        array = np.zeros((group.size, 5), dtype)
+        array = place(group, np.zeros((group.size, 5), dtype))
         group.all_gather(np.full(5, group.rank + 1, dtype), array).wait()
         np.testing.assert_array_equal(array, np.repeat(np.arange(1, group.size + 1), 5).reshape(-1, 5))
 
 
-def test_all_gather_takes_the_shard_from_its_own_place(group):
-    array = np.zeros(5 * group.size, np.float32)
+@PLACES
+def test_all_gather_takes_the_shard_from_its_own_place(group, place):
+    array = place(group, np.zeros(5 * group.size, np.float32))
     shard = array[5 * group.rank : 5 * (group.rank + 1)]
     shard[:] = group.rank + 1
     group.all_gather(shard, array).wait()
@@ -95,8 +113,9 @@ def test_the_sum_of_a_scalar_is_made_in_float64(group):
     assert group.all_reduce_scalar(2.0**40 + group.rank) == group.size * 2.0**40 + sum_of_ranks(group) - group.size
 
 
-def test_all_ranks_get_the_same_bits(group):
-    mine = np.random.default_rng(group.rank).standard_normal(10_001).astype(np.float32)
+@PLACES
+def test_all_ranks_get_the_same_bits(group, place):
+    mine = place(group, np.random.default_rng(group.rank).standard_normal(10_001).astype(np.float32))
     group.all_reduce(mine).wait()
     roots = mine.copy()
     group.broadcast(roots)

@@ -1,0 +1,236 @@
+"""Shared memory between the ranks of one node: its sums, its waiting, its limits, and its end.
+
+That every collective does there what it should is in test_communicator.py, and the order of it in test_lockstep.py.
+"""
+
+import os
+import random
+import subprocess
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lucid.distributed import choose, exact
+from lucid.distributed.communicator import Finished
+from lucid.errors import ConfigError, LaunchError
+
+SECONDS = 60
+
+
+def placed(communicator, array):
+    room = communicator.allocate(array.size, array.dtype)
+    room[:] = array
+    return room
+
+
+def random_array(rank, count):
+    return np.random.default_rng(rank).standard_normal(count).astype(np.float32) * 10.0 ** (rank % 3)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("count", [1, 7, 1000, 300_001])
+def test_the_bits_are_those_of_the_exact_reduction_over_mpi(communicator, shared_memory, count):
+    size = communicator.size
+    if size & (size - 1):
+        pytest.skip("not a power of two")
+    mine = random_array(communicator.rank, count)
+    shared, over_mpi = placed(shared_memory, mine), mine.copy()
+    exact.all_reduce(communicator, over_mpi, np.empty((count + 1) // 2, np.float32))
+    shared_memory.all_reduce(shared).wait()
+    assert shared.tobytes() == over_mpi.tobytes()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_scattered_sum_has_the_bits_of_the_whole_one(shared_memory):
+    rank, size = shared_memory.rank, shared_memory.size
+    array = placed(shared_memory, random_array(rank, 100_000 * size))
+    shard = np.empty(100_000, np.float32)
+    shared_memory.reduce_scatter(array, shard).wait()
+    shared_memory.all_reduce(array).wait()
+    assert shard.tobytes() == array[100_000 * rank : 100_000 * (rank + 1)].tobytes()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_it_is_used_for_all_parts_of_what_was_allocated_and_nothing_else(shared_memory):
+    array = shared_memory.allocate(1000, np.float32)
+    assert all(shared_memory.sums_along_tree(part) for part in (array, array[:1], array[-1:], array.reshape(10, 100)))
+    assert not shared_memory.sums_along_tree(np.zeros(1000, np.float32))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_exact_reduction_sends_no_messages_there(shared_memory, monkeypatch):
+    def send_receive(*arguments):
+        raise AssertionError("a message was sent")
+
+    monkeypatch.setattr(shared_memory, "send_receive", send_receive)
+    if shared_memory.size & (shared_memory.size - 1):
+        pytest.skip("not a power of two")
+    array = shared_memory.allocate(10, np.float32)
+    array[:] = shared_memory.rank + 1
+    exact.all_reduce(shared_memory, array, np.empty(5, np.float32))
+    np.testing.assert_array_equal(array, np.full(10, shared_memory.size * (shared_memory.size + 1) // 2))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_ranks_that_dawdle_are_waited_for(shared_memory, monkeypatch):
+    """Each rank in turn is late at every point of the order that ranks keep, by ever other times."""
+    rank, size, lockstep = shared_memory.rank, shared_memory.size, shared_memory._lockstep
+    fence, late, draw = lockstep._fence, [0], random.Random(rank)
+
+    def dawdle():
+        if rank == late[0]:
+            time.sleep(draw.choice((0, 0, 0.0003, 0.002)))
+        fence()
+
+    monkeypatch.setattr(lockstep, "_fence", dawdle)
+    array = shared_memory.allocate(4000, np.int64)
+    buckets = np.split(array, 4)
+    for step in range(40):
+        late[0] = step % size
+        works = []
+        for number, bucket in enumerate(buckets):
+            bucket[:] = value_of(step, number, rank)
+            works.append(shared_memory.all_reduce(bucket))
+        for number, (bucket, work) in enumerate(zip(buckets, works, strict=True)):
+            work.wait()
+            total = sum(value_of(step, number, other) for other in range(size))
+            np.testing.assert_array_equal(bucket, np.full(1000, total))
+            bucket[:] = -1
+
+
+def value_of(step, bucket, rank):
+    return (step + 1) * 1000 + (bucket + 1) * 100 + 7**rank
+
+
+@pytest.mark.mpi(min_size=2)
+def test_messages_and_shared_memory_go_on_side_by_side(shared_memory):
+    rank, size = shared_memory.rank, shared_memory.size
+    array = shared_memory.allocate(300_000, np.float32)
+    for step in range(20):
+        control = np.full(100_000, rank + step)
+        message = shared_memory.all_reduce(control)
+        array[:] = rank + 1
+        works = [shared_memory.all_reduce(part) for part in np.split(array, 3)]
+        shared_memory.barrier()
+        for work in works:
+            work.wait()
+        message.wait()
+        np.testing.assert_array_equal(array, np.full(300_000, size * (size + 1) // 2))
+        np.testing.assert_array_equal(control, np.full(100_000, size * (size - 1) // 2 + size * step))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_that_waits_says_for_what(shared_memory, monkeypatch):
+    """The second rank sends the first, which is late, its place, and waits until that has come."""
+    from mpi4py import MPI
+
+    array = shared_memory.allocate(250_000, np.float32)
+    lockstep, places = shared_memory._lockstep, []
+    idle = lockstep._idle
+
+    def tell(attempts):
+        if not places:
+            places.append(shared_memory.whereabouts.place())
+            MPI.COMM_WORLD.send(str(places[0]), 0)
+        idle(attempts)
+
+    if shared_memory.rank == 1:
+        monkeypatch.setattr(lockstep, "_idle", tell)
+    if shared_memory.rank == 0:
+        assert MPI.COMM_WORLD.recv(source=1).startswith("in all_reduce of 1.0 MB (wait ")
+    shared_memory.all_reduce(array).wait()
+    assert shared_memory.whereabouts.place().collective == ""
+
+
+def test_one_process_alone_takes_any_backend(communicator):
+    for backend in ("auto", "single", "mpi", "shared_memory"):
+        assert choose(communicator, backend) is communicator
+    assert isinstance(communicator.all_reduce(communicator.allocate(3, np.float32)), Finished)
+
+
+def test_ranks_on_several_nodes_get_mpi_or_are_refused():
+    group = SimpleNamespace(rank=0, size=4, node_count=2)
+    assert choose(group, "auto") is group
+    with pytest.raises(LaunchError, match="the 4 ranks are on 2 nodes: use auto") as caught:
+        choose(group, "shared_memory")
+    assert caught.value.agreed
+
+
+# Four arrays of 16 MiB, on two ranks together. A private /dev/shm has room for one, and for what MPI needs of its own.
+PROGRAM = """
+import numpy as np
+from lucid.distributed import choose, session
+from lucid.errors import LucidError
+
+try:
+    with session() as group:
+        communicator = choose(group, "{backend}")
+        shared = []
+        for _ in range(4):
+            array = communicator.allocate(2**20, np.float64)
+            array[:] = communicator.rank + 1
+            communicator.all_reduce(array).wait()
+            assert (array == 3).all()
+            shared.append(communicator.sums_along_tree(array))
+        print("shared:", *shared, flush=True)
+        {last}
+except LucidError as error:
+    raise SystemExit(error.exit_code)
+"""
+
+
+def private_shared_memory(mebibytes):
+    """A command that runs another one with a small /dev/shm of its own, and then says how many MiB are used there."""
+    mount = f"mount -t tmpfs -o size={mebibytes}m tmpfs /dev/shm"
+    unshare = ["unshare", *(["--map-root-user"] if os.geteuid() else []), "--mount"]
+    try:
+        subprocess.run([*unshare, "sh", "-c", mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this process may not mount a file system of its own")
+    after = 'code=$?; echo "used: $(du -sm /dev/shm | cut -f1)"; exit $code'
+    return (*unshare, "sh", "-c", f'{mount}; "$@"; {after}', "sh")
+
+
+def test_too_little_shared_memory_is_a_sentence_and_not_a_bus_error(run_ranks):
+    program = PROGRAM.format(backend="shared_memory", last="")
+    finished = run_ranks(2, "-c", program, within=private_shared_memory(40), seconds=SECONDS)
+    assert finished.returncode == ConfigError.exit_code, finished.stdout
+    assert finished.stdout.count("16 MiB more of shared memory") == 1
+    assert "--shm-size" in finished.stdout
+    assert "Traceback" not in finished.stdout
+
+
+def test_auto_goes_by_mpi_for_what_does_not_fit_and_says_so(run_ranks):
+    program = PROGRAM.format(backend="auto", last="")
+    finished = run_ranks(2, "-c", program, within=private_shared_memory(40), seconds=SECONDS)
+    assert finished.returncode == 0, finished.stdout
+    assert finished.stdout.count("shared: True False False False") == 2
+    assert "plain MPI, more slowly" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    "last", ["", "import os; communicator.rank or os.kill(os.getpid(), 9); communicator.barrier()"]
+)
+def test_no_memory_stays_behind_after_an_end_of_any_kind(run_ranks, last):
+    program = PROGRAM.format(backend="shared_memory", last=last)
+    finished = run_ranks(2, "-c", program, within=private_shared_memory(200), seconds=SECONDS)
+    assert finished.returncode == (9 if last else 0), finished.stdout
+    assert "shared: True True True True" in finished.stdout
+    # A rank that is killed leaves some small files of MPICH's own.
+    assert int(finished.stdout.split("used: ")[1].split()[0]) < 16
+
+
+def test_one_process_for_several_ranks_is_refused_once(run_ranks):
+    finished = run_ranks(2, "-c", PROGRAM.format(backend="single", last=""), seconds=SECONDS)
+    assert finished.returncode == LaunchError.exit_code
+    assert finished.stdout.count("lucid: distributed.backend is single, but there are 2 ranks") == 1
+
+
+@pytest.mark.parametrize("reduction", ["fast", "exact"])
+def test_a_run_has_the_losses_of_one_over_mpi(train, reduction):
+    """Two numbers have one sum, whoever adds them."""
+    settings = ("train.steps=8", "train.micro_batch=3", f"train.reduction={reduction}")
+    runs = [train(2, name, *settings, f"distributed.backend={name}") for name in ("mpi", "shared_memory")]
+    assert runs[0] == runs[1]
