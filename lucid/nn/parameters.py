@@ -93,7 +93,9 @@ def flatten(module: Module, allocate: Allocate | None = None) -> FlatParameters:
                 parameters.append(parameter)
 
     count = -(-stop // alignment) * alignment
-    flat = FlatParameters(allocate(count, dtype), allocate(count, dtype), tuple(segments), tuple(parameters))
+    # Gradients first: if the allocator has good memory for one of the two only, that is the one which travels.
+    gradient_buffer, value_buffer = allocate(count, dtype), allocate(count, dtype)
+    flat = FlatParameters(value_buffer, gradient_buffer, tuple(segments), tuple(parameters))
     values, gradients = flat.views(flat.values), flat.views(flat.gradients)
     for segment, parameter in zip(segments, parameters, strict=True):
         parameter.use_buffers(values[segment.name], gradients[segment.name])

@@ -31,8 +31,8 @@ from lucid.errors import ConfigError
 # Of all ranks together: so much stays in a core's cache between being added and being written to the last rank.
 _BLOCK_BYTES = 2**19
 
-# A peer that computes on another core is there soon; one that has yet to be given a core is not.
-_SPINS, _YIELDS = 200, 200
+# A peer on another core may be there in a moment; one that needs this core gets it sooner if we sleep.
+_YIELDS = 100
 _SECONDS_TO_SLEEP = 1e-4
 
 
@@ -149,9 +149,7 @@ class SharedMemoryCommunicator(Communicator):
         return _Issued(self._lockstep, self._lockstep.issue(share), self.whereabouts, collective, array.nbytes)
 
     def _idle(self, attempts: int) -> None:
-        if attempts < _SPINS:
-            return
-        if attempts < _SPINS + _YIELDS:
+        if attempts < _YIELDS:
             os.sched_yield()
             return
         # The rank that we wait for may itself wait for a message that only moves on while we are in MPI.
