@@ -1,1 +1,1 @@
-"""The communicators: one process alone (`single`), or many over MPI (`mpi`)."""
+"""The communicators: one process alone (`single`), many over MPI (`mpi`), or those of one node (`shared_memory`)."""

@@ -46,6 +46,7 @@ class SharedMemoryCommunicator(Communicator):
         self.whereabouts: Whereabouts = base.whereabouts
         self._base, self._required = base, required
         self._windows: list[MPIWindow] = []
+        self._told = False
         self._signals = base.share(NUMBERS * np.dtype(np.int64).itemsize)
         numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
         self._lockstep = Lockstep(self.rank, numbers, self._signals.fence, self._idle)
@@ -103,8 +104,7 @@ class SharedMemoryCommunicator(Communicator):
             error.agreed = True
             raise error
         if lack:
-            if self.rank == 0:
-                sys.stderr.write(f"lucid: it goes by plain MPI, more slowly: {lack}\n")
+            self._tell_once(f"lucid: gradients go by plain MPI, more slowly: {lack}\n")
             return self._base.allocate(count, dtype)
         window = self._base.share(size)
         self._windows.append(window)
@@ -135,6 +135,11 @@ class SharedMemoryCommunicator(Communicator):
             f"{free / 2**20:,.0f} MiB free: make it larger (docker and podman: --shm-size={-(-needed // 2**30) + 1}g), "
             "or set distributed.backend to mpi"
         )
+
+    def _tell_once(self, message: str) -> None:
+        if self.rank == 0 and not self._told:
+            sys.stderr.write(message)
+        self._told = True
 
     def _of_all_ranks(self, array: Array) -> list[Array] | None:
         """Return what every rank has in the place of `array`, flat, in order of rank; None if it is not shared."""
