@@ -4,7 +4,7 @@ First the sum over ranks alone, of a buffer as large as the model's gradients; t
 micro-batches a rank. The two take turns; printed are medians with the least and the most, and the median of the ratios
 of each turn.
 
-    OMP_NUM_THREADS=1 mpiexec -n 2 python benchmarks/reductions.py [--size small|base] [--micro-batches 4]
+    OMP_NUM_THREADS=1 mpiexec -n 2 python benchmarks/reductions.py [--backend mpi] [--size small|base]
 """
 
 import argparse
@@ -17,7 +17,7 @@ from training_step import SIZES, make_batch
 
 import lucid
 from lucid import random
-from lucid.distributed import Communicator, DistributedDataParallel, exact, session
+from lucid.distributed import Communicator, DistributedDataParallel, choose, exact, session
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.optim import AdamW, clip_scale, global_norm
 
@@ -94,10 +94,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--batch", type=int, default=4, help="sequences a micro-batch")
     parser.add_argument("--micro-batches", type=int, default=4, help="of each rank")
+    parser.add_argument("--backend", choices=["mpi", "shared_memory"], default="shared_memory")
     parser.add_argument("--turns", type=int, default=7)
     options = parser.parse_args()
     config = BERTConfig(**SIZES[options.size])
-    with session() as communicator:
+    with session() as group:
+        communicator = choose(group, options.backend)
         sides = steps(communicator, config, options)
         count = sum(parameter.size for parameter in BERTForPreTraining(config).parameters())
         ranks = f"{communicator.size} ranks, {options.size}"

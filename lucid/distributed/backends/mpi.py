@@ -103,7 +103,8 @@ class MPICommunicator(Communicator):
 
     def share(self, size: int) -> MPIWindow:
         """Return memory that the ranks of this node share, `size` bytes each, until `close`. All of them call this."""
-        window = MPIWindow(self._mpi, self._node, size)
+        with self.whereabouts.waiting("allocate", size):
+            window = MPIWindow(self._mpi, self._node, size)
         self._windows.append(window)
         return window
 
