@@ -12,12 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from hosts import Hosts
 from hypothesis import settings
 from launching import ONE_THREAD, TRAIN
 
@@ -78,6 +79,21 @@ def shared_memory(communicator: Group) -> Communicator:
 def group(request: pytest.FixtureRequest, communicator: Group) -> Communicator:
     """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
     return request.getfixturevalue("shared_memory") if request.param == "shared_memory" else communicator
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Two hosts, joined by a link."""
+    hosts = Hosts(tmp_path)
+    try:
+        try:
+            hosts.make()
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"network namespaces are not permitted here: {getattr(error, 'stderr', None) or error}")
+        hosts.join()
+        yield hosts
+    finally:
+        hosts.remove()
 
 
 @pytest.fixture(scope="session")

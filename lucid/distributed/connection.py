@@ -50,24 +50,25 @@ def join(group: Literal["auto", "single", "mpi"] = "auto") -> Group:
 def choose(group: Group, backend: Backend) -> Communicator:
     """Return the communicator for the gradients of `group`. It ends with `group`; closing either closes both.
 
-    "auto" takes shared memory where all processes are on one node and it has enough of it. A process that is alone has
-    nobody to communicate with, and needs no backend. Raises an agreed `LaunchError` if `backend` is not for this group.
+    "auto" takes shared memory where there are as many ranks on each node, more than one, and enough memory. Where each
+    is alone on its node, there is nobody to share memory with. Raises an agreed `LaunchError` if `backend` is not for
+    this group.
     """
     refusal = ""
     if backend == "single" and group.size > 1:
         refusal = f"distributed.backend is single, but there are {group.size} ranks: use auto"
-    if backend == "shared_memory" and group.node_count > 1:
+    if backend == "shared_memory" and not group.evenly_spread:
         refusal = (
-            f"distributed.backend is shared_memory, but the {group.size} ranks are on {group.node_count} nodes: use "
-            "auto, or start them on one"
+            f"distributed.backend is shared_memory, but the {group.size} ranks are not evenly spread over the "
+            f"{group.node_count} nodes: start as many on each, or use auto"
         )
     if refusal:
         error = LaunchError(refusal)
         error.agreed = True
         raise error
-    if isinstance(group, SingleCommunicator) or group.size == 1 or group.node_count > 1 or backend == "mpi":
+    if isinstance(group, SingleCommunicator) or group.size == group.node_count or not group.evenly_spread:
         return group
-    return SharedMemoryCommunicator(group, required=backend == "shared_memory")
+    return group if backend == "mpi" else SharedMemoryCommunicator(group, required=backend == "shared_memory")
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class DistributedSettings(Settings):
     """How ranks communicate."""
 
     backend: Literal["auto", "single", "mpi", "shared_memory"] = Field(
-        "auto", description="what carries gradients; auto: shared memory if all ranks are on one node, else MPI"
+        "auto", description="what carries gradients; auto: shared memory within nodes where it can, else MPI"
     )
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
 

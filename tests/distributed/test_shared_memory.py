@@ -6,11 +6,14 @@ That every collective does there what it should is in test_communicator.py, and 
 import os
 import random
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hosts import LINK
+from launching import ONE_THREAD
 
 from lucid.distributed import choose, exact
 from lucid.distributed.communicator import Finished
@@ -150,12 +153,50 @@ def test_one_process_alone_takes_any_backend(communicator):
     assert isinstance(communicator.all_reduce(communicator.allocate(3, np.float32)), Finished)
 
 
-def test_ranks_on_several_nodes_get_mpi_or_are_refused():
-    group = SimpleNamespace(rank=0, size=4, node_count=2)
+def test_ranks_that_are_not_evenly_spread_over_nodes_get_mpi_or_are_refused():
+    group = SimpleNamespace(rank=0, size=3, node_count=2, evenly_spread=False)
     assert choose(group, "auto") is group
-    with pytest.raises(LaunchError, match="the 4 ranks are on 2 nodes: use auto") as caught:
+    with pytest.raises(LaunchError, match="the 3 ranks are not evenly spread over the 2 nodes") as caught:
         choose(group, "shared_memory")
     assert caught.value.agreed
+
+
+# Of four ranks on two hosts: sums of 40 MB in whole numbers, in buckets, and what each rank has at the end.
+TWO_HOSTS = """
+import sys
+import numpy as np
+from lucid.distributed import choose, session
+
+with session() as group:
+    communicator = choose(group, "shared_memory")
+    rank, size = communicator.rank, communicator.size
+    assert (size, communicator.node_count) == (4, 2)
+    array = communicator.allocate(10_000_000, np.float32)
+    array[:] = np.arange(array.size) % 1000 * (rank + 1)
+    for work in [communicator.all_reduce(part) for part in np.split(array, 5)]:
+        work.wait()
+    assert (array == np.arange(array.size) % 1000 * 10).all()
+    assert not communicator.sums_along_tree(array)  # that is one of all ranks
+    shard = np.zeros(array.size // size, np.float32)
+    communicator.reduce_scatter(array, shard).wait()
+    array[:] = 0
+    communicator.all_gather(shard, array).wait()
+    assert (array == np.arange(array.size) % 1000 * 40).all()
+    sys.stdout.write("right\\n")
+"""
+
+
+def test_ranks_on_two_hosts_sum_within_each_first(hosts, mpiexec):
+    finished = subprocess.run(
+        [*hosts.mpiexec(mpiexec, 2), sys.executable, "-m", "mpi4py", "-c", TWO_HOSTS],
+        env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("right") == 4
 
 
 # Four arrays of 16 MiB, on two ranks together. A private /dev/shm has room for one, and for what MPI needs of its own.

@@ -49,6 +49,10 @@ class MPICommunicator(Communicator):
         self.local_rank: int = self._node.rank
         self._windows: list[MPIWindow] = []
         self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
+        # Those that have this one's place on the other nodes.
+        self._counterparts = self._ranks.Split(self.local_rank, self.rank)
+        fair_share = self._node.size * self.node_count == self.size
+        self.evenly_spread: bool = self._ranks.allreduce(int(fair_share)) == self.size  # as many ranks on each node
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
@@ -107,6 +111,10 @@ class MPICommunicator(Communicator):
             window = MPIWindow(self._mpi, self._node, size)
         self._windows.append(window)
         return window
+
+    def all_reduce_across_nodes(self, array: Array) -> None:
+        """Replace `array` by its sum over the ranks with this `local_rank` of all nodes, in place. Blocks."""
+        self._counterparts.Allreduce(self._mpi.IN_PLACE, array)
 
     def progress(self) -> None:
         """Let MPI move messages that are under way, as it does in its own calls only. Does not block."""

@@ -1,13 +1,15 @@
-"""The communicator between processes of one node that reduces without messages: each reads the memory of the others.
+"""The communicator that reduces within a node without messages: each process reads the memory of the others.
 
 `allocate` hands out memory that all ranks can read and write (`mpi_window.py`). An array in it is reduced where it
 lies: each rank adds up its slice from the arrays of all, and writes the sum to all. That reads and writes every byte
 once; MPI copies messages in and out besides. `lockstep.py` has the order of it, and why no rank gets in another's way.
 
-Arrays in other memory, blocking collectives and messages between two ranks go by MPI.
+Between nodes, each slice is summed over MPI by the ranks that have it, one on each node, before it is written to all
+of the node: so a node sends its sum, not its ranks' arrays. Arrays in other memory, blocking collectives, messages
+between two ranks, and parts of arrays on several nodes go by MPI.
 
-Whichever rank adds, the arrays of the ranks are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ...
-So all ranks get the same bits, and they are those of the exact reduction.
+Whichever rank adds, the arrays of a node are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ...
+So all ranks get the same bits, and on one node they are those of the exact reduction.
 """
 
 import os
@@ -21,12 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import Array
+from lucid.distributed.agreement import all_or_none
 from lucid.distributed.backends.lockstep import NUMBERS, Lockstep
 from lucid.distributed.backends.mpi import MPICommunicator
 from lucid.distributed.backends.mpi_window import MPIWindow, pages
 from lucid.distributed.communicator import Communicator, SideChannel, Work, check_apart, check_array, check_parts
 from lucid.distributed.whereabouts import Whereabouts
-from lucid.errors import ConfigError
+from lucid.errors import ConfigError, LucidError
 
 # Of all ranks together: so much stays in a core's cache between being added and being written to the last rank.
 _BLOCK_BYTES = 2**19
@@ -37,7 +40,7 @@ _SECONDS_TO_SLEEP = 1e-4
 
 
 class SharedMemoryCommunicator(Communicator):
-    """The ranks of `base`, which are on one node. It ends with `base`, and so does what it has allocated."""
+    """The ranks of `base`, which are evenly spread over nodes. It ends with `base`, and so does what it allocated."""
 
     def __init__(self, base: MPICommunicator, required: bool) -> None:
         """All ranks call this. If shared memory is not `required`, `allocate` makes do with ordinary memory."""
@@ -49,16 +52,17 @@ class SharedMemoryCommunicator(Communicator):
         self._told = False
         self._signals = base.share(NUMBERS * np.dtype(np.int64).itemsize)
         numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
-        self._lockstep = Lockstep(self.rank, numbers, self._signals.fence, self._idle)
+        self._lockstep = Lockstep(self.local_rank, numbers, self._signals.fence, self._idle)
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
-        arrays = self._of_all_ranks(array)
+        arrays = self._of_node(array)
         if arrays is None:
             return self._base.all_reduce(array)
-        start, stop = (array.size * rank // self.size for rank in (self.rank, self.rank + 1))
+        start, stop = (array.size * rank // len(arrays) for rank in (self.local_rank, self.local_rank + 1))
         slices = [other[start:stop] for other in arrays]
-        return self._work("all_reduce", array, partial(_all_reduce, slices))
+        share = partial(_all_reduce, slices) if self.node_count == 1 else partial(self._all_reduce_nodes, slices)
+        return self._work("all_reduce", array, share)
 
     def reduce_scatter(self, array: Array, shard: Array) -> Work:
         check_parts(shard, array, self.size)
@@ -98,17 +102,16 @@ class SharedMemoryCommunicator(Communicator):
         If too little of it is free: ordinary memory, or an agreed `ConfigError` if shared memory is required.
         """
         size = count * np.dtype(dtype).itemsize
-        lack = self._lack_of(pages(size) * self.size)
-        if lack and self._required:
-            error = ConfigError(lack)
-            error.agreed = True
-            raise error
-        if lack:
+        try:
+            all_or_none(self._base, partial(self._check_space, pages(size) * len(self._signals.parts)))
+        except LucidError as lack:
+            if self._required:
+                raise
             self._tell_once(f"lucid: gradients go by plain MPI, more slowly: {lack}\n")
             return self._base.allocate(count, dtype)
         window = self._base.share(size)
         self._windows.append(window)
-        return window.parts[self.rank][:size].view(dtype)
+        return window.parts[self.local_rank][:size].view(dtype)
 
     def sums_along_tree(self, array: Array) -> bool:
         return self._of_all_ranks(array) is not None
@@ -122,19 +125,15 @@ class SharedMemoryCommunicator(Communicator):
     def close(self) -> None:
         self._base.close()
 
-    def _lack_of(self, needed: int) -> str:
-        """Return a sentence if less than `needed` bytes are free, the same on all ranks, or nothing."""
+    def _check_space(self, needed: int) -> None:
+        """Raise `ConfigError` if less than `needed` bytes are free on this node."""
         folder, free = self._signals.free_space() or ("", needed)
-        of_first = np.array([free], np.int64)
-        self._base.broadcast(of_first)
-        free = int(of_first[0])
-        if free >= needed:
-            return ""
-        return (
-            f"{self.size} ranks need {needed / 2**20:,.0f} MiB more of shared memory, but {folder} has "
-            f"{free / 2**20:,.0f} MiB free: make it larger (docker and podman: --shm-size={-(-needed // 2**30) + 1}g), "
-            "or set distributed.backend to mpi"
-        )
+        if free < needed:
+            raise ConfigError(
+                f"the {len(self._signals.parts)} ranks of a node need {needed / 2**20:,.0f} MiB more of shared memory, "
+                f"but {folder} has {free / 2**20:,.0f} MiB free: make it larger (docker and podman: "
+                f"--shm-size={-(-needed // 2**30) + 1}g), or set distributed.backend to mpi"
+            )
 
     def _tell_once(self, message: str) -> None:
         if self.rank == 0 and not self._told:
@@ -142,7 +141,11 @@ class SharedMemoryCommunicator(Communicator):
         self._told = True
 
     def _of_all_ranks(self, array: Array) -> list[Array] | None:
-        """Return what every rank has in the place of `array`, flat, in order of rank; None if it is not shared."""
+        """Return what every rank has in the place of `array`, flat; None if this one cannot see all of it."""
+        return self._of_node(array) if self.node_count == 1 else None
+
+    def _of_node(self, array: Array) -> list[Array] | None:
+        """Return what each rank of this node has in the place of `array`, flat; None if `array` is not shared."""
         for window in self._windows:
             start = array.ctypes.data - window.address
             stop = start + array.nbytes
@@ -152,6 +155,12 @@ class SharedMemoryCommunicator(Communicator):
 
     def _work(self, collective: str, array: Array, share: Callable[[], None]) -> "_Issued":
         return _Issued(self._lockstep, self._lockstep.issue(share), self.whereabouts, collective, array.nbytes)
+
+    def _all_reduce_nodes(self, slices: list[Array]) -> None:
+        """Replace each of `slices`, those of this node, by the sum over all nodes."""
+        _add_in_place(slices)
+        self._base.all_reduce_across_nodes(slices[0])
+        _copy(slices[0], slices[1:])
 
     def _idle(self, attempts: int) -> None:
         if attempts < _YIELDS:
@@ -184,6 +193,12 @@ def _all_reduce(slices: Sequence[Array]) -> None:
         _add_along_tree(block, block[0::2])
         for other in block[1:]:
             other[:] = block[0]
+
+
+def _add_in_place(slices: Sequence[Array]) -> None:
+    """Put the sum of `slices` into the first, and into the others what is of no use any more."""
+    for block in _blocks(slices):
+        _add_along_tree(block, block[0::2])
 
 
 def _reduce(slices: Sequence[Array], into: Array) -> None:

@@ -28,6 +28,7 @@ class SingleCommunicator(Communicator):
     size = 1
     local_rank = 0
     node_count = 1
+    evenly_spread = True
 
     def __init__(self) -> None:
         self.whereabouts = Whereabouts(self.rank, self.size)
