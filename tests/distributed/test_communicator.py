@@ -1,7 +1,9 @@
 """Every collective against its closed form, where rank r holds r + 1, and twice, on any number of ranks."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -149,6 +151,16 @@ def test_a_program_may_use_mpi_beside_lucid(communicator):
     MPI.COMM_WORLD.Send(np.full(3, 42.0), after)
     request.Wait()
     np.testing.assert_array_equal(theirs, np.full(3, 42.0))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_an_array_outlives_a_caller_who_never_waits(communicator):
+    array = np.ones(3)
+    alive = weakref.ref(array)
+    communicator.all_reduce(array)
+    del array
+    gc.collect()
+    assert alive() is not None
 
 
 STRIDED = np.zeros((4, 4), np.float32)[:, 1]

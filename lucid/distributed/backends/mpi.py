@@ -45,6 +45,9 @@ class MPICommunicator(Communicator):
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size
         self.whereabouts = Whereabouts(self.rank, self.size)
+        # MPI reads and writes arrays until a request is done, and mpi4py does not keep them alive. Nor does a caller
+        # that was interrupted, and never waits.
+        self._under_way: set[_Requests] = set()
         self._node = self._ranks.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank: int = self._node.rank
         self._windows: list[MPIWindow] = []
@@ -135,19 +138,24 @@ class MPICommunicator(Communicator):
         self._mpi.Finalize()
 
     def _work(self, collective: str, arrays: tuple[Array, ...], *requests: Any) -> "_Requests":
-        return _Requests(self.whereabouts, collective, arrays, requests)
+        work = _Requests(self._under_way, self.whereabouts, collective, arrays, requests)
+        self._under_way.add(work)
+        return work
 
 
 class _Requests:
     """MPI requests as a `Work`."""
 
     def __init__(
-        self, whereabouts: Whereabouts, collective: str, arrays: tuple[Array, ...], requests: tuple[Any, ...]
+        self,
+        under_way: set["_Requests"],
+        whereabouts: Whereabouts,
+        collective: str,
+        arrays: tuple[Array, ...],
+        requests: tuple[Any, ...],
     ) -> None:
-        self._whereabouts, self._collective = whereabouts, collective
-        # MPI reads and writes the arrays until the end, but mpi4py does not keep them alive.
-        self._arrays = arrays
-        self._requests = requests
+        self._under_way, self._whereabouts, self._collective = under_way, whereabouts, collective
+        self._arrays, self._requests = arrays, requests
 
     def wait(self) -> None:
         if not self._requests:
@@ -156,3 +164,4 @@ class _Requests:
             for request in self._requests:
                 request.Wait()
         self._arrays, self._requests = (), ()
+        self._under_way.discard(self)
