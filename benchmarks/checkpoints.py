@@ -36,7 +36,7 @@ def peak_gigabytes() -> float:
 
 
 def state(step: int) -> TrainingState:
-    return TrainingState(step, 0, step, 0, 0, (0.0,) * 6, "corpus", "tokenizer", {})
+    return TrainingState(step, 0, step, 0, 0, (0.0,) * 6, "corpus", "tokenizer", {}, {})
 
 
 def main() -> None:

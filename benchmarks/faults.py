@@ -57,7 +57,6 @@ FAULTS = {
     "killed (SIGKILL)": "os.kill(os.getpid(), signal.SIGKILL)",
     "segmentation fault": "os.kill(os.getpid(), signal.SIGSEGV)",
     "its keeper killed": "os.kill(os.getppid(), signal.SIGKILL)",
-    "mpiexec killed": "os.kill(launcher(), signal.SIGKILL)",
     "stopped (SIGSTOP)": "os.kill(os.getpid(), signal.SIGSTOP)",
     "endless loop": "while True: pass",
     "SIGTERM to mpiexec": "os.kill(launcher(), signal.SIGTERM)",
