@@ -1,7 +1,7 @@
 """oneDNN's matrix product, called through its C interface.
 
 The library comes with the wheel `onednn-cpu-gomp` (extra `onednn`) and is loaded by the first product. It gets one
-thread: the kernels' threads divide the rows, here as elsewhere. Transposes are strides; nothing is reordered for it.
+thread: what the kernels' threads divide is divided by the caller. Transposes are strides; nothing is reordered for it.
 """
 
 import ctypes
