@@ -1,8 +1,7 @@
 """The products of linear layers: by oneDNN where it is installed, in float32 or bfloat16, or else by NumPy's BLAS.
 
 In bfloat16 the operands are rounded and the products added in float32: weights, activations and gradients stay
-float32 arrays. A weight is rounded for each product anew: that takes about a hundredth of a step, and no copy of it
-can be out of date.
+float32 arrays. A weight is rounded for each product anew: no copy of it can be out of date, and none takes memory.
 """
 
 import numpy as np
