@@ -4,12 +4,13 @@ The sides take turns. Printed are medians over the turns with their spread, what
 and the medians of the ratios of each turn: how many times longer the others take. PyTorch's side is what its users
 write for the same result, out of its own fused operations; a dash is where it has none.
 
-    python benchmarks/kernels.py [--length 128] [--batch 8] [--turns 7] [--only NAME]
+    python benchmarks/kernels.py [--length 128] [--batch 8] [--turns 7] [--only NAME] [--precision bfloat16]
 """
 
 import argparse
 import statistics
 import time
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lucid import kernels
-from lucid.kernels import reference, threads
+from lucid.kernels import Precision, reference, threads
 from lucid.random import Coordinates
 
 try:
@@ -48,6 +49,8 @@ class Case:
     unit: str
     settings: dict[str, Any]
     peer: Callable[[], Any] | None
+    # What it is done to, where a kernel has several lines.
+    label: str = ""
 
 
 class Cases:
@@ -65,7 +68,14 @@ class Cases:
         return self.normal(self.rows, self.length, widths * WIDTH)
 
     def all(self) -> list[Case]:
-        return [*self.elementwise(), *self.norms(), *self.attention(), *self.losses(), *self.optimizers()]
+        return [
+            *self.products(),
+            *self.elementwise(),
+            *self.norms(),
+            *self.attention(),
+            *self.losses(),
+            *self.optimizers(),
+        ]
 
     def case(
         self, name: str, *arguments: Any, outputs: float = 1, operations: float = 0, peer: Any = None, **settings: Any
@@ -75,6 +85,28 @@ class Cases:
         gigabytes = (sum(array.nbytes for array in arrays) + outputs * arrays[0].nbytes) / 1e9
         work, unit = (operations / 1e9, "GFLOP/s") if operations else (gigabytes, "GB/s")
         return Case(name, arguments, work, unit, settings, peer if torch else None)
+
+    def products(self) -> list[Case]:
+        """Return those of a layer: three of query, key, value and output each, and three of both wide maps."""
+        shapes = [(WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)]
+        return [case for inputs, outputs in shapes for case in self.product(inputs, outputs)]
+
+    def product(self, inputs: int, outputs: int) -> list[Case]:
+        rows = self.rows * self.length
+        x, weight, gradient = self.normal(rows, inputs), self.normal(outputs, inputs), self.normal(rows, outputs)
+        work, label = 2 * rows * inputs * outputs / 1e9, f"{inputs}->{outputs}"
+        tensors, transposed = tensors_of(x, weight, gradient), tensors_of(gradient.T)
+        arguments = {
+            "linear": ((x, weight, None), lambda: functional.linear(tensors[0], tensors[1])),
+            "linear_input_gradient": ((gradient, weight), lambda: tensors[2] @ tensors[1]),
+            "linear_weight_gradient": (
+                (gradient, x, np.empty_like(weight), False), lambda: transposed[0] @ tensors[0],
+            ),
+        }  # fmt: skip
+        return [
+            Case(name, ours, work, "GFLOP/s", {}, peer if torch else None, label)
+            for name, (ours, peer) in arguments.items()
+        ]
 
     def elementwise(self) -> list[Case]:
         x, gradient, bias = self.hidden(4), self.hidden(4), self.normal(4 * WIDTH)
@@ -221,7 +253,7 @@ def measure(case: Case, turns: int) -> str:
     ratios = [statistics.median(turn[side] / turn[0] for turn in times) for side in range(1, len(sides))]
     median = statistics.median(ours)
     return (
-        f"{case.name:32}{median:9.3f}  {f'{min(ours):.3f} to {max(ours):.3f}':>20}"
+        f"{f'{case.name} {case.label}':34}{median:9.3f}  {f'{min(ours):.3f} to {max(ours):.3f}':>20}"
         f"{1e3 * case.work / median:8.1f} {case.unit:8}" + "".join(f"{ratio:8.1f}" for ratio in ratios)
         + ("" if case.peer else "       -")
     )  # fmt: skip
@@ -233,11 +265,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--only", default="", help="the kernels whose name contains this")
+    parser.add_argument("--precision", choices=typing.get_args(Precision), default="float32", help="of the products")
     options = parser.parse_args()
+    kernels.set_precision(options.precision)
     if torch:
         torch.set_num_threads(threads.count())
-    print(f"{options.batch} sequences of {options.length}, width {WIDTH}, {threads.count()} threads, float32")
-    print(f"{'kernel':32}{'ms':>9}  {'spread':>20}{'rate':>8} {'':8}{'NumPy':>8}{'PyTorch':>8}")
+        torch.set_autocast_enabled("cpu", options.precision == "bfloat16")
+    print(f"{options.batch} sequences of {options.length}, width {WIDTH}, {threads.count()} threads")
+    print(f"products in {options.precision} by {kernels.product_library()}; NumPy's and all else in float32")
+    print(f"{'kernel':34}{'ms':>9}  {'spread':>20}{'rate':>8} {'':8}{'NumPy':>8}{'PyTorch':>8}")
     for case in Cases(options.batch, options.length).all():
         if options.only in case.name:
             print(measure(case, options.turns), flush=True)

@@ -5,18 +5,21 @@ sides, one fixed batch. The two sides take turns; printed are medians of sequenc
 ratios of each turn.
 
     python benchmarks/training_step.py [--size small|base] [--length 128] [--batch 8] [--turns 5]
+                                       [--precision bfloat16]
 """
 
 import argparse
 import os
 import statistics
 import time
+import typing
 from collections.abc import Callable
 
 import numpy as np
 
 import lucid
-from lucid import random
+from lucid import kernels, random
+from lucid.kernels import Precision, threads
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import flatten
 from lucid.optim import AdamW, clip_scale, global_norm
@@ -103,8 +106,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="least time of a turn on each side")
+    parser.add_argument("--precision", choices=typing.get_args(Precision), default="float32", help="of lucid's side")
     options = parser.parse_args()
 
+    kernels.set_precision(options.precision)
     config = BERTConfig(**SIZES[options.size])
     batch = make_batch(config, options.batch, options.length)
     sides = {"lucid": lucid_step(config, batch), "torch": torch_step(config, batch)}
@@ -116,9 +121,10 @@ def main() -> None:
         for name, step in steps.items():
             rates[name].append(rate(step, options.batch, options.seconds))
     print(f"{options.size}, length {options.length}, {options.batch} sequences a step, one process")
+    print(f"precision of lucid: {options.precision}; products: {kernels.product_library()}; threads: {threads.count()}")
     for name, values in rates.items():
-        spread = f"{min(values):.1f} to {max(values):.1f}"
-        print(f"{name:6} {statistics.median(values):8.1f} sequences/s  ({spread} in {options.turns} turns)")
+        spread = f"{min(values):.2f} to {max(values):.2f}"
+        print(f"{name:6} {statistics.median(values):8.2f} sequences/s  ({spread} in {options.turns} turns)")
     if "torch" in rates:
         ratios = [ours / theirs for ours, theirs in zip(rates["lucid"], rates["torch"], strict=True)]
         print(f"ratio  {statistics.median(ratios):8.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 PROGRAM = """
-import importlib, pkgutil, sys, threading
+import importlib, pathlib, pkgutil, sys, threading
 import lucid
 
 assert "numba" not in sys.modules, "import lucid loads what only the first kernel needs"
@@ -16,6 +16,7 @@ for name in names:
 assert "lucid.distributed.backends.mpi" in sys.modules
 loaded = [name for name in ("mpi4py", "mpi4py.MPI", "cupy", "matplotlib", "torch") if name in sys.modules]
 assert not loaded, f"import of lucid loads {loaded}"
+assert "libdnnl" not in pathlib.Path("/proc/self/maps").read_text(), "import of lucid loads oneDNN"
 assert threading.active_count() == 1, f"import of lucid starts {threading.enumerate()}"
 """
 

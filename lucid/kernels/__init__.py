@@ -21,10 +21,17 @@ from lucid.kernels import reference
 from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class Kernels(Protocol):
     """The catalogue itself."""
+
+    def operand(self, x: Array) -> Array:
+        """Return x [..., C] as products take it: itself, or rounded once for several products. See `set_precision`.
+
+        `linear`, `linear_input_gradient` and `linear_weight_gradient` take x and gradient either way.
+        """
 
     def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """Return x [..., I] times weight [O, I] transposed, plus bias [O]: [..., O]."""
@@ -200,6 +207,31 @@ def of(array: Array) -> Kernels:
     if array.dtype == np.float32 and array_module(array) is np:
         return _on_cpu()
     return reference
+
+
+def set_precision(precision: Precision) -> str | None:
+    """Let the products of linear layers over float32 arrays on the CPU round their operands to `precision`.
+
+    This holds for the whole process from now on. Results, and the additions that make them, are float32 either way.
+    Returns a sentence for the user if that is slow here. Raises `ConfigError` if it cannot be had.
+    """
+    implementation = _on_cpu()
+    if implementation is not reference:
+        from lucid.kernels.cpu import gemm
+
+        return gemm.set_precision(precision)
+    if precision != "float32":
+        raise ConfigError(f"the reference kernels have no {precision} products: unset LUCID_KERNELS, or choose float32")
+    return None
+
+
+def product_library() -> str:
+    """Return which library multiplies float32 arrays on the CPU, with what its results depend on."""
+    if _on_cpu() is reference:
+        return "NumPy's"
+    from lucid.kernels.cpu import gemm
+
+    return gemm.library_name()
 
 
 @functools.cache

@@ -20,6 +20,10 @@ def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
+def operand(x: Array) -> Array:
+    return x
+
+
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     y = array_module(x).matmul(_rows(x), weight.T)
     if bias is not None:

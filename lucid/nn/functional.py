@@ -16,15 +16,18 @@ from lucid.random import Stream, current_coordinates
 
 class Linear(Function):
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        kernel = kernels.of(x)
+        x = kernel.operand(x)
         self.save(x, weight)
-        return kernels.of(x).linear(x, weight, bias)
+        return kernel.linear(x, weight, bias)
 
     def backward(self, gradient: Array) -> Any:
         x, weight = self.saved
-        kernel = kernels.of(x)
+        kernel = kernels.of(gradient)
+        rounded = kernel.operand(gradient)
         return (
-            kernel.linear_input_gradient(gradient, weight) if self.needs[0] else None,
-            Deferred(weight, lambda out, accumulate: kernel.linear_weight_gradient(gradient, x, out, accumulate)),
+            kernel.linear_input_gradient(rounded, weight) if self.needs[0] else None,
+            Deferred(weight, lambda out, accumulate: kernel.linear_weight_gradient(rounded, x, out, accumulate)),
             kernel.linear_bias_gradient(gradient) if self.needs[2] else None,
         )
 

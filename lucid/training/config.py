@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lucid.errors import ConfigError
+from lucid.kernels import Precision
 from lucid.models import BERTConfig
 from lucid.training.yaml_text import LARGEST, parse_yaml
 
@@ -85,6 +86,9 @@ class TrainSettings(Settings):
     )
     threads_per_rank: Count | None = Field(
         None, description="threads of a rank's matrix products; default: as launched, or 1 if the reduction is exact"
+    )
+    precision: Precision = Field(
+        "float32", description="of what products of linear layers multiply; bfloat16 takes oneDNN (extra: onednn)"
     )
     check_replicas_every: Count = Field(500, description="steps between comparisons of the ranks' weights")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

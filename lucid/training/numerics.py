@@ -27,5 +27,6 @@ def numerics() -> dict[str, str]:
         "threads_per_rank": str(max((library["num_threads"] for library in libraries), default=1)),
         "blas": ", ".join(blas) or "unknown",
         "numpy": np.__version__,
+        "products": kernels.product_library(),
         "kernels": getattr(kernels.of(np.empty(0, np.float32)), "__name__", "unknown"),
     }

@@ -92,8 +92,10 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         if communicator.rank == 0:
             # First, so that what was altered is named as such, rather than by what it leads to.
             Corpus.open(config.data.path).verify()
-        # Loaded, or even compiled, here and not in the first step.
-        kernels.of(np.empty(0, np.float32))
+        # Kernels are loaded, or even compiled, here and not in the first step.
+        warning = kernels.set_precision(config.train.precision)
+        if warning is not None:
+            messages.append(warning)
         corpora = open_corpora(config)
         random.manual_seed(config.train.seed)
         if communicator.rank > 0:

@@ -9,6 +9,7 @@ import re
 import pytest
 from launching import TRAIN
 
+from lucid.kernels.cpu import onednn
 from lucid.training.store import find_model
 
 EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=1", "train.steps=30")
@@ -36,6 +37,12 @@ def test_one_two_four_and_eight_ranks_give_the_same_weights_and_losses(weights):
 def test_a_tree_that_is_not_of_a_power_of_two_is_shared_out_too(weights):
     settings = ("train.global_batch=12", "train.micro_batch=2", "optimizer.name=lamb")
     assert weights(1, "one", *settings) == weights(2, "two", *settings)
+
+
+@pytest.mark.skipif(not onednn.is_installed(), reason=f"{onednn.WHEEL} is not installed")
+def test_in_bfloat16_too_two_ranks_give_the_weights_of_one(weights, monkeypatch):
+    monkeypatch.delenv("LUCID_KERNELS", raising=False)
+    assert weights(1, "one", "train.precision=bfloat16") == weights(2, "two", "train.precision=bfloat16")
 
 
 def test_a_run_stopped_and_resumed_on_ever_fewer_ranks_gives_the_same_weights(weights, train_until):

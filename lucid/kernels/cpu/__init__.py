@@ -1,6 +1,6 @@
 """The catalogue on the CPU in float32: kernels compiled by Numba, which do in one pass what NumPy does in several.
 
-The matrix products are NumPy's (BLAS).
+The matrix products are a library's.
 """
 
 from lucid.kernels.cpu.attention import attention, attention_gradient
@@ -8,6 +8,7 @@ from lucid.kernels.cpu.compiling import load
 from lucid.kernels.cpu.cross_entropy import cross_entropy, cross_entropy_gradient
 from lucid.kernels.cpu.elementwise import activation, activation_gradient, dropout
 from lucid.kernels.cpu.embedding import embedding_gradient
+from lucid.kernels.cpu.gemm import linear, linear_input_gradient, linear_weight_gradient, operand
 from lucid.kernels.cpu.layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_gradient,
@@ -16,7 +17,6 @@ from lucid.kernels.cpu.layer_norm import (
 )
 from lucid.kernels.cpu.optimizers import adamw, lamb
 from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sum
-from lucid.kernels.reference import linear, linear_input_gradient, linear_weight_gradient
 
 __all__ = [
     "activation",
@@ -38,5 +38,6 @@ __all__ = [
     "linear_input_gradient",
     "linear_weight_gradient",
     "load",
+    "operand",
     "squared_sum",
 ]

@@ -1,0 +1,123 @@
+"""The products of linear layers: by oneDNN where it is installed, in float32 or bfloat16, or else by NumPy's BLAS.
+
+In bfloat16 the operands are rounded and the products added in float32: weights, activations and gradients stay
+float32 arrays. A weight is rounded for each product anew: no copy of it can be out of date, and none takes memory.
+"""
+
+import numpy as np
+from numba import types
+
+from lucid.backend import Array
+from lucid.errors import ConfigError
+from lucid.kernels import reference, threads
+from lucid.kernels.cpu import onednn
+from lucid.kernels.cpu.arrays import plain
+from lucid.kernels.cpu.compiling import kernel, read, write
+
+# Multiply-adds that take about as long as going through one element does.
+_OPERATIONS_AN_ELEMENT = 16
+# Threads share columns, in blocks of this many, rather than rows: each then packs its own part of the right factor.
+_COLUMNS = 64
+# oneDNN is faster with some columns after others than with very many at once: by a quarter in float32 for 3,072.
+_COLUMNS_AT_ONCE = 1536
+
+_precision = "float32"
+
+
+def set_precision(precision: str) -> str | None:
+    """Let products take operands of this precision, as `lucid.kernels.set_precision` says."""
+    global _precision
+    warning = None
+    if precision == "bfloat16":
+        warning = _check_bfloat16()
+    _precision = precision
+    return warning
+
+
+def _check_bfloat16() -> str | None:
+    if not onednn.is_installed():
+        raise ConfigError(f"bfloat16 products on the CPU need oneDNN: pip install {onednn.WHEEL}, or choose float32")
+    ones = np.ones((1, 1), onednn.BFLOAT16)
+    try:
+        onednn.multiply(ones, ones, np.empty((1, 1), np.float32))
+    except onednn.Unimplemented as error:
+        raise ConfigError("oneDNN has no bfloat16 products for this processor: choose float32") from error
+    if onednn.has_bfloat16_instructions():
+        return None
+    return "this processor has no bfloat16 instructions: products in bfloat16 are slower here than in float32"
+
+
+def library_name() -> str:
+    """Return which library computes the products, with its version."""
+    return onednn.name() if onednn.is_installed() else "NumPy's"
+
+
+@kernel(read(1, types.uint32), write(1, types.uint16))
+def _round(x: Array, y: Array) -> None:
+    """Round float32 to bfloat16, to the nearest, ties to even; what is not a number stays so."""
+    for element in range(x.shape[0]):
+        bits = x[element]
+        rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        is_number = (bits & np.uint32(0x7FFFFFFF)) <= np.uint32(0x7F800000)
+        kept = rounded if is_number else np.uint32(bits | np.uint32(0x00400000))
+        y[element] = np.uint16(kept >> np.uint32(16))
+
+
+def operand(x: Array) -> Array:
+    if x.dtype == onednn.BFLOAT16 or _precision == "float32":
+        return x
+    source, y = plain(x).reshape(-1).view(np.uint32), np.empty(x.shape, onednn.BFLOAT16)
+    target = y.reshape(-1).view(np.uint16)
+    threads.split(x.size, x.size, lambda part: _round(source[part], target[part]))
+    return y
+
+
+def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+    if not onednn.is_installed():
+        return reference.linear(x, weight, bias)
+    rows = _rows(x)
+    y = np.empty((len(rows), len(weight)), np.float32)
+    _multiply(rows, _matrix(weight).T, y, bias if bias is None else plain(bias))
+    return y.reshape(*x.shape[:-1], len(weight))
+
+
+def linear_input_gradient(gradient: Array, weight: Array) -> Array:
+    if not onednn.is_installed():
+        return reference.linear_input_gradient(gradient, weight)
+    rows = _rows(gradient)
+    y = np.empty((len(rows), weight.shape[1]), np.float32)
+    _multiply(rows, _matrix(weight), y)
+    return y.reshape(*gradient.shape[:-1], weight.shape[1])
+
+
+def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
+    if onednn.is_installed():
+        _multiply(_rows(gradient).T, _rows(x), out, accumulate=accumulate)
+    else:
+        reference.linear_weight_gradient(gradient, x, out, accumulate)
+
+
+def _matrix(x: Array) -> Array:
+    """Return x in C order, as an operand."""
+    return np.ascontiguousarray(operand(x))
+
+
+def _rows(x: Array) -> Array:
+    return _matrix(x).reshape(-1, x.shape[-1])
+
+
+def _multiply(left: Array, right: Array, out: Array, bias: Array | None = None, accumulate: bool = False) -> None:
+    """Write (or add) left [M, K] times right [K, N], plus bias [N], to out [M, N]."""
+    N, K = out.shape[1], left.shape[1]
+    if out.size == 0 or K == 0:
+        if not accumulate:
+            out[...] = 0 if bias is None else bias
+        return
+
+    def work(blocks: slice) -> None:
+        stop = min(N, blocks.stop * _COLUMNS)
+        for start in range(blocks.start * _COLUMNS, stop, _COLUMNS_AT_ONCE):
+            part = slice(start, min(stop, start + _COLUMNS_AT_ONCE))
+            onednn.multiply(left, right[:, part], out[:, part], bias if bias is None else bias[part], accumulate)
+
+    threads.split(-(-N // _COLUMNS), out.size * K // _OPERATIONS_AN_ELEMENT, work)

@@ -1,0 +1,211 @@
+"""oneDNN's matrix product, called through its C interface.
+
+The library comes with the wheel `onednn-cpu-gomp` (extra `onednn`) and is loaded by the first product. It gets one
+thread: what the kernels' threads divide is divided by the caller. Transposes are strides; nothing is reordered for it.
+"""
+
+import ctypes
+import functools
+import importlib.metadata
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from lucid.backend import Array
+from lucid.errors import ConfigError
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+WHEEL = "onednn-cpu-gomp"
+
+# The C interface's numbers: dnnl_data_type_t, the arguments of a product, dnnl_cpu_isa_t, and the rest.
+_DATA_TYPES = {BFLOAT16: 2, np.dtype(np.float32): 3}
+_LEFT, _RIGHT, _OUT, _BIAS = 1, 33, 17, 41
+_BFLOAT16_INSTRUCTIONS = 0x80
+_CPU, _IN_ORDER, _STRICT = 1, 1, 0
+_UNIMPLEMENTED = 3
+# A training step has about 50 different products; the masked positions of a batch add some for each number of them.
+_MOST_PRODUCTS = 512
+
+
+class Unimplemented(Exception):  # noqa: N818  # not an error yet: the caller knows what to do instead
+    """oneDNN has no such product on this processor."""
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = (("number", ctypes.c_int), ("memory", ctypes.c_void_p))
+
+
+class _Layout(NamedTuple):
+    """How an array lies in memory; strides are in elements."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class _Library:
+    """The loaded library, and its engine, which all threads share."""
+
+    def __init__(self, path: Path) -> None:
+        self.functions = ctypes.CDLL(str(path))
+        self.functions.dnnl_post_ops_append_sum.argtypes = [
+            ctypes.c_void_p, ctypes.c_float, ctypes.c_int32, ctypes.c_int,
+        ]  # fmt: skip
+        self.engine = self.make("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call a function. Raises `Unimplemented`, or `RuntimeError` for any other status than success."""
+        status = getattr(self.functions, name)(*arguments)
+        if status == _UNIMPLEMENTED:
+            raise Unimplemented(name)
+        if status:
+            raise RuntimeError(f"oneDNN's {name} ended with status {status}")
+
+    def make(self, name: str, *arguments: Any) -> ctypes.c_void_p:
+        """Call a function that makes an object, and return this."""
+        made = ctypes.c_void_p()
+        self.call(name, ctypes.byref(made), *arguments)
+        return made
+
+
+class _Product:
+    """A product of arrays that lie in memory in one way, compiled by oneDNN for it; used by one thread alone."""
+
+    def __init__(
+        self, library: _Library, left: _Layout, right: _Layout, out: _Layout, bias: _Layout | None, accumulate: bool
+    ) -> None:
+        self._library = library
+        layouts = {_LEFT: left, _RIGHT: right, _OUT: out} | ({_BIAS: bias} if bias else {})
+        descriptors = {number: self._describe(layout) for number, layout in layouts.items()}
+        attributes = self._attributes(accumulate)
+        product = library.make(
+            "dnnl_matmul_primitive_desc_create", library.engine, descriptors[_LEFT], descriptors[_RIGHT],
+            descriptors.get(_BIAS), descriptors[_OUT], attributes,
+        )  # fmt: skip
+        self._primitive = library.make("dnnl_primitive_create", product)
+        self._memories = [
+            library.make("dnnl_memory_create", descriptor, library.engine, None) for descriptor in descriptors.values()
+        ]
+        pairs = zip(layouts, self._memories, strict=True)
+        self._arguments = (_Argument * len(layouts))(*(_Argument(number, memory) for number, memory in pairs))
+        library.call("dnnl_primitive_desc_destroy", product)
+        library.call("dnnl_primitive_attr_destroy", attributes)
+        for descriptor in descriptors.values():
+            library.call("dnnl_memory_desc_destroy", descriptor)
+
+    def _describe(self, layout: _Layout) -> ctypes.c_void_p:
+        numbers = ctypes.c_int64 * len(layout.shape)
+        return self._library.make(
+            "dnnl_memory_desc_create_with_strides", len(layout.shape), numbers(*layout.shape),
+            _DATA_TYPES[layout.dtype], numbers(*layout.strides),
+        )  # fmt: skip
+
+    def _attributes(self, accumulate: bool) -> ctypes.c_void_p:
+        library = self._library
+        attributes = library.make("dnnl_primitive_attr_create")
+        # Else an environment variable of oneDNN's could have float32 products computed in less.
+        library.call("dnnl_primitive_attr_set_fpmath_mode", attributes, _STRICT)
+        if accumulate:
+            following = library.make("dnnl_post_ops_create")
+            library.call("dnnl_post_ops_append_sum", following, 1.0, 0, 0)
+            library.call("dnnl_primitive_attr_set_post_ops", attributes, following)
+            library.call("dnnl_post_ops_destroy", following)
+        return attributes
+
+    def run(self, stream: ctypes.c_void_p, *arrays: Array) -> None:
+        """Compute. The arrays come in the order of the constructor's layouts."""
+        for memory, array in zip(self._memories, arrays, strict=True):
+            address = ctypes.c_void_p(array.__array_interface__["data"][0])
+            self._library.call("dnnl_memory_set_data_handle", memory, address)
+        self._library.call("dnnl_primitive_execute", self._primitive, stream, len(arrays), self._arguments)
+        self._library.call("dnnl_stream_wait", stream)
+
+    def __del__(self) -> None:
+        for memory in getattr(self, "_memories", ()):
+            self._library.call("dnnl_memory_destroy", memory)
+        if hasattr(self, "_primitive"):
+            self._library.call("dnnl_primitive_destroy", self._primitive)
+
+
+class _Thread(threading.local):
+    """What a thread computes with. Products keep scratch memory of the thread that made them, so each has its own."""
+
+    def __init__(self, library: _Library) -> None:
+        # OpenMP keeps this number for each thread that calls it.
+        library.functions.omp_set_num_threads(1)
+        self.stream = library.make("dnnl_stream_create", library.engine, _IN_ORDER)
+        self.product = functools.lru_cache(_MOST_PRODUCTS)(functools.partial(_Product, library))
+
+
+@functools.cache
+def is_installed() -> bool:
+    """Return whether the wheel is installed. Loads nothing."""
+    return _path() is not None
+
+
+def _path() -> Path | None:
+    try:
+        files = importlib.metadata.files(WHEEL) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = [Path(str(file.locate())).resolve() for file in files if file.name == "libdnnl.so.3"]
+    return paths[0] if paths else None
+
+
+@functools.cache
+def _library() -> _Library:
+    path = _path()
+    if path is None:
+        raise ConfigError(f"oneDNN is not installed: pip install {WHEEL}")
+    try:
+        return _Library(path)
+    except (OSError, AttributeError, RuntimeError) as error:
+        raise ConfigError(
+            f"oneDNN is installed but cannot be loaded ({error}): install what is missing (libgomp is the package "
+            f"libgomp1 of Debian and Ubuntu), or do without it: pip uninstall {WHEEL}"
+        ) from error
+
+
+@functools.cache
+def _thread() -> _Thread:
+    return _Thread(_library())
+
+
+def multiply(left: Array, right: Array, out: Array, bias: Array | None = None, accumulate: bool = False) -> None:
+    """Write (or add) left [M, K] times right [K, N], plus bias [N], to out [M, N], by this thread alone.
+
+    left and right are both float32 or both bfloat16, with any strides but 0; bias and out are float32, and so is the
+    addition. No dimension may be 0. Raises `Unimplemented`, and `ConfigError` if oneDNN cannot be loaded.
+    """
+    thread = _thread()
+    arrays = [left, right, out] + ([] if bias is None else [bias[None]])
+    layouts = [_layout(array) for array in arrays] + ([None] if bias is None else [])
+    thread.product(*layouts, accumulate).run(thread.stream, *arrays)
+
+
+def _layout(array: Array) -> _Layout:
+    return _Layout(array.shape, tuple(stride // array.itemsize for stride in array.strides), array.dtype)
+
+
+def has_bfloat16_instructions() -> bool:
+    """Return whether this processor multiplies bfloat16 numbers by instructions of its own."""
+    return bool(_instructions() & _BFLOAT16_INSTRUCTIONS)
+
+
+def name() -> str:
+    """Return the library's name, its version, and the number by which it calls the instructions that it uses."""
+
+    class Version(ctypes.Structure):
+        _fields_ = (("major", ctypes.c_int), ("minor", ctypes.c_int), ("patch", ctypes.c_int))
+
+    query = _library().functions.dnnl_version
+    query.restype = ctypes.POINTER(Version)
+    version = query().contents
+    return f"oneDNN {version.major}.{version.minor}.{version.patch} {_instructions():#x}"
+
+
+def _instructions() -> int:
+    return int(_library().functions.dnnl_get_effective_cpu_isa())
