@@ -30,7 +30,7 @@ class Kernels(Protocol):
     def operand(self, x: Array) -> Array:
         """Return x [..., C] as products take it: itself, or rounded once for several products. See `set_precision`.
 
-        `linear`, `linear_input_gradient` and `linear_weight_gradient` take x and gradient either way.
+        `linear`, `linear_input_gradient` and `linear_weight_gradient` take x, weight and gradient either way.
         """
 
     def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:

@@ -17,16 +17,16 @@ from lucid.random import Stream, current_coordinates
 class Linear(Function):
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         kernel = kernels.of(x)
-        x = kernel.operand(x)
-        self.save(x, weight)
-        return kernel.linear(x, weight, bias)
+        operands = kernel.operand(x), kernel.operand(weight)
+        self.save(*operands, weight)
+        return kernel.linear(*operands, bias)
 
     def backward(self, gradient: Array) -> Any:
-        x, weight = self.saved
+        x, factor, weight = self.saved
         kernel = kernels.of(gradient)
         rounded = kernel.operand(gradient)
         return (
-            kernel.linear_input_gradient(rounded, weight) if self.needs[0] else None,
+            kernel.linear_input_gradient(rounded, factor) if self.needs[0] else None,
             Deferred(weight, lambda out, accumulate: kernel.linear_weight_gradient(rounded, x, out, accumulate)),
             kernel.linear_bias_gradient(gradient) if self.needs[2] else None,
         )

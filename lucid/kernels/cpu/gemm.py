@@ -1,7 +1,7 @@
 """The products of linear layers: by oneDNN where it is installed, in float32 or bfloat16, or else by NumPy's BLAS.
 
 In bfloat16 the operands are rounded and the products added in float32: weights, activations and gradients stay
-float32 arrays. A weight is rounded for each product anew: no copy of it can be out of date, and none takes memory.
+float32 arrays.
 """
 
 import numpy as np
