@@ -15,6 +15,7 @@ with, and the mirrored exchanges bring the parts together again: the bytes of an
 from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
 from lucid.distributed.communicator import Communicator
+from lucid.distributed.sharded import Replicated
 from lucid.errors import ConfigError
 from lucid.nn.parameters import FlatParameters
 
@@ -46,12 +47,23 @@ class ExactReduction:
     unless the number of ranks is a power of two.
     """
 
-    def __init__(self, flat: FlatParameters, communicator: Communicator, leaves: int, piece_elements: int) -> None:
-        """Listen to the parameters. The sum travels in pieces of at most `piece_elements`, to need little room."""
+    def __init__(
+        self,
+        flat: FlatParameters,
+        ownership: Replicated,
+        communicator: Communicator,
+        leaves: int,
+        piece_elements: int,
+    ) -> None:
+        """Listen to the parameters. `ownership` has one bucket, with everything.
+
+        Where the communicator does not sum along the tree, messages are of at most `piece_elements`, to need little
+        room.
+        """
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
         self.accumulating = False
-        self._flat, self._communicator = flat, communicator
+        self._flat, self._ownership, self._communicator = flat, ownership, communicator
         self._leaves, self._leaf = leaves, 0
         self._piece_elements = piece_elements
         # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.
@@ -111,6 +123,11 @@ class ExactReduction:
 
     def _sum_over_ranks(self) -> None:
         gradients = self._flat.gradients
+        if self._communicator.sums_along_tree(gradients):
+            self._ownership.sum(0).wait()
+            return
+        # Where ranks own shares of their own, too, each gets all of the sum: the tree leaves a rank with a part that is
+        # not its share.
         incoming = array_module(gradients).empty(min(self._piece_elements, len(gradients)), gradients.dtype)
         for start in range(0, len(gradients), self._piece_elements):
             all_reduce(self._communicator, gradients[start : start + self._piece_elements], incoming)
@@ -121,9 +138,6 @@ def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> Non
 
     `incoming` is room for N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two.
     """
-    if communicator.sums_along_tree(array):
-        communicator.all_reduce(array).wait()
-        return
     start, stop = 0, len(array)
     exchanges: list[tuple[int, slice, slice]] = []
     distance = 1

@@ -5,8 +5,8 @@ lies: each rank adds up its slice from the arrays of all, and writes the sum to 
 once; MPI copies messages in and out besides. `lockstep.py` has the order of it, and why no rank gets in another's way.
 
 Between nodes, each slice is summed over MPI by the ranks that have it, one on each node, before it is written to all
-of the node: so a node sends its sum, not its ranks' arrays. Arrays in other memory, blocking collectives, messages
-between two ranks, and parts of arrays on several nodes go by MPI.
+of the node: so a node sends its sum, not its ranks' arrays. Arrays in other memory, and messages between two ranks, go
+by MPI.
 
 Whichever rank adds, the arrays of a node are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ...
 So all ranks get the same bits, and on one node they are those of the exact reduction.
@@ -27,7 +27,7 @@ from lucid.distributed.agreement import all_or_none
 from lucid.distributed.backends.lockstep import NUMBERS, Lockstep
 from lucid.distributed.backends.mpi import MPICommunicator
 from lucid.distributed.backends.mpi_window import MPIWindow, pages
-from lucid.distributed.communicator import Communicator, SideChannel, Work, check_apart, check_array, check_parts
+from lucid.distributed.communicator import Communicator, SideChannel, Work, check_array, check_parts
 from lucid.distributed.whereabouts import Whereabouts
 from lucid.errors import ConfigError, LucidError
 
@@ -48,8 +48,10 @@ class SharedMemoryCommunicator(Communicator):
         self.local_rank, self.node_count = base.local_rank, base.node_count
         self.whereabouts: Whereabouts = base.whereabouts
         self._base, self._required = base, required
+        # What each rank has of its own, and what is the same memory for all ranks of the node.
         self._windows: list[MPIWindow] = []
-        self._told = False
+        self._of_nodes: list[MPIWindow] = []
+        self._lacks_space = False
         self._signals = base.share(NUMBERS * np.dtype(np.int64).itemsize)
         numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
         self._lockstep = Lockstep(self.local_rank, numbers, self._signals.fence, self._idle)
@@ -64,31 +66,31 @@ class SharedMemoryCommunicator(Communicator):
         share = partial(_all_reduce, slices) if self.node_count == 1 else partial(self._all_reduce_nodes, slices)
         return self._work("all_reduce", array, share)
 
-    def reduce_scatter(self, array: Array, shard: Array) -> Work:
-        check_parts(shard, array, self.size)
-        check_apart("shard", shard, "array", array)
-        arrays = self._of_all_ranks(array)
+    def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
+        check_parts(array, bounds, self.size)
+        arrays = self._of_node(array)
         if arrays is None:
-            return self._base.reduce_scatter(array, shard)
-        slices = [other.reshape(self.size, -1)[self.rank] for other in arrays]
-        return self._work("reduce_scatter", array, partial(_reduce, slices, shard.reshape(-1)))
+            return self._base.reduce_scatter(array, bounds)
+        return self._work("reduce_scatter", array, partial(self._reduce_parts, arrays, bounds))
 
-    def all_gather(self, shard: Array, array: Array) -> Work:
-        check_parts(shard, array, self.size)
-        own_part = array.reshape(self.size, -1)[self.rank]
-        if shard.size and shard.ctypes.data != own_part.ctypes.data:
-            check_apart("shard", shard, "array", array)
-        arrays = self._of_all_ranks(array)
-        if arrays is None:
-            return self._base.all_gather(shard, array)
-        slices = [other.reshape(self.size, -1)[self.rank] for other in arrays]
-        return self._work("all_gather", array, partial(_copy, shard.reshape(-1), slices))
+    def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
+        check_parts(array, bounds, self.size)
+        if not self._is_of_node(array):
+            return self._base.all_gather(array, bounds)
+        # Within the node nothing moves: that all are ready says that each has written its part.
+        return self._work("all_gather", array, partial(self._gather_nodes, array, bounds))
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         return self._base.send_receive(outgoing, incoming, peer)
 
     def broadcast(self, array: Array, root: int = 0) -> None:
-        self._base.broadcast(array, root)
+        if not self._is_of_node(array):
+            self._base.broadcast(array, root)
+            return
+        with self.whereabouts.waiting("broadcast", array.nbytes):
+            if root in self._base.counterparts:
+                self._base.broadcast_across_nodes(array, root)
+        self.barrier()
 
     def barrier(self) -> None:
         self._base.barrier()
@@ -102,19 +104,24 @@ class SharedMemoryCommunicator(Communicator):
         If too little of it is free: ordinary memory, or an agreed `ConfigError` if shared memory is required.
         """
         size = count * np.dtype(dtype).itemsize
-        try:
-            all_or_none(self._base, partial(self._check_space, pages(size) * len(self._signals.parts)))
-        except LucidError as lack:
-            if self._required:
-                raise
-            self._tell_once(f"lucid: gradients go by plain MPI, more slowly: {lack}\n")
+        window = self._share(size)
+        if window is None:
             return self._base.allocate(count, dtype)
-        window = self._base.share(size)
         self._windows.append(window)
         return window.parts[self.local_rank][:size].view(dtype)
 
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+        """Return zeros [count] that all ranks of the node share; otherwise as `allocate`."""
+        size = count * np.dtype(dtype).itemsize
+        # Each rank gives a piece of it, so that it lies near all of their cores.
+        window = self._share(-(-size // len(self._signals.parts)))
+        if window is None:
+            return self._base.allocate_for_node(count, dtype)
+        self._of_nodes.append(window)
+        return window.whole[:size].view(dtype)
+
     def sums_along_tree(self, array: Array) -> bool:
-        return self._of_all_ranks(array) is not None
+        return self.node_count == 1 and self._of_node(array) is not None
 
     def side_channel(self) -> SideChannel | None:
         return self._base.side_channel()
@@ -124,6 +131,25 @@ class SharedMemoryCommunicator(Communicator):
 
     def close(self) -> None:
         self._base.close()
+
+    def _share(self, size: int) -> MPIWindow | None:
+        """Return memory of `size` bytes a rank; None if there is not enough, and it is not required.
+
+        Once there was not, there is none any more: gradients that go by messages do not keep the order that memory of
+        the node takes.
+        """
+        if self._lacks_space:
+            return None
+        try:
+            all_or_none(self._base, partial(self._check_space, pages(size) * len(self._signals.parts)))
+        except LucidError as lack:
+            if self._required:
+                raise
+            if self.rank == 0:
+                sys.stderr.write(f"lucid: gradients go by plain MPI, more slowly: {lack}\n")
+            self._lacks_space = True
+            return None
+        return self._base.share(size)
 
     def _check_space(self, needed: int) -> None:
         """Raise `ConfigError` if less than `needed` bytes are free on this node."""
@@ -135,15 +161,6 @@ class SharedMemoryCommunicator(Communicator):
                 f"--shm-size={-(-needed // 2**30) + 1}g), or set distributed.backend to mpi"
             )
 
-    def _tell_once(self, message: str) -> None:
-        if self.rank == 0 and not self._told:
-            sys.stderr.write(message)
-        self._told = True
-
-    def _of_all_ranks(self, array: Array) -> list[Array] | None:
-        """Return what every rank has in the place of `array`, flat; None if this one cannot see all of it."""
-        return self._of_node(array) if self.node_count == 1 else None
-
     def _of_node(self, array: Array) -> list[Array] | None:
         """Return what each rank of this node has in the place of `array`, flat; None if `array` is not shared."""
         for window in self._windows:
@@ -153,6 +170,10 @@ class SharedMemoryCommunicator(Communicator):
                 return [part[start:stop].view(array.dtype) for part in window.parts]
         return None
 
+    def _is_of_node(self, array: Array) -> bool:
+        """Return whether `array` is the same memory for all ranks of this node."""
+        return any(np.may_share_memory(array, window.whole) for window in self._of_nodes)
+
     def _work(self, collective: str, array: Array, share: Callable[[], None]) -> "_Issued":
         return _Issued(self._lockstep, self._lockstep.issue(share), self.whereabouts, collective, array.nbytes)
 
@@ -161,6 +182,25 @@ class SharedMemoryCommunicator(Communicator):
         _add_in_place(slices)
         self._base.all_reduce_across_nodes(slices[0])
         _copy(slices[0], slices[1:])
+
+    def _reduce_parts(self, arrays: list[Array], bounds: Sequence[int]) -> None:
+        """Put this rank's part of the sum over all ranks into its own array; `arrays` are those of this node."""
+        parts = [slice(bounds[rank], bounds[rank + 1]) for rank in range(self.size)]
+        own = arrays[self.local_rank][parts[self.rank]]
+        if self.node_count == 1:
+            _reduce([array[parts[self.rank]] for array in arrays], own)
+            return
+        # What this rank and its counterparts on the other nodes need of this node.
+        needed = [parts[rank] for rank in self._base.counterparts]
+        counts = [part.stop - part.start for part in needed]
+        sums = np.empty(sum(counts), own.dtype)
+        for part, into in zip(needed, np.split(sums, np.cumsum(counts)[:-1]), strict=True):
+            _reduce([array[part] for array in arrays], into)
+        self._base.reduce_scatter_across_nodes(sums, own, counts)
+
+    def _gather_nodes(self, array: Array, bounds: Sequence[int]) -> None:
+        if self.node_count > 1:
+            self._base.all_gather_across_nodes(array, bounds)
 
     def _idle(self, attempts: int) -> None:
         if attempts < _YIELDS:
@@ -202,10 +242,14 @@ def _add_in_place(slices: Sequence[Array]) -> None:
 
 
 def _reduce(slices: Sequence[Array], into: Array) -> None:
-    """Put the sum of `slices` into `into`."""
+    """Put the sum of `slices` into `into`, which may be one of them."""
+    scratch: list[Array] = []
     for into_block, *block in _blocks([into, *slices]):
-        scratch = [np.empty_like(into_block) for _ in range(2, len(block), 2)]
-        _add_along_tree(block, [into_block, *scratch])
+        # The first block is as long as any.
+        scratch = scratch or [np.empty_like(into_block) for _ in range(0, len(block), 2)]
+        sums = [room[: into_block.size] for room in scratch]
+        _add_along_tree(block, sums)
+        into_block[:] = sums[0]
 
 
 def _copy(shard: Array, slices: Sequence[Array]) -> None:
