@@ -108,6 +108,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         return corpora, BERTForPreTraining(config.model), checkpoint
 
     corpora, model, checkpoint = all_or_none(communicator, open_alone)
+    model.bert.encoder.recompute(config.train.recompute)
     optimizer_settings = config.optimizer
     ddp = DistributedDataParallel(
         model, communicator, config.distributed.bucket_megabytes, config.exact_micro_batches(communicator.size)
