@@ -1,10 +1,11 @@
 """Measures the peak memory of training BERT-base on one rank, here and, where it is installed, in PyTorch.
 
-Every figure is of a process of its own, that takes a few whole steps (forward, backward, clipping, AdamW; dropout on,
-the MLM head on the masked positions only): the largest share of the machine's memory that it held at once, in MiB.
-Lucid's processes get the launcher's settings of the C library.
+Each figure is of a process of its own that takes a few whole steps (forward, backward, clipping, AdamW; dropout on, the
+MLM head on the masked positions only): the most memory that it held at once, in MiB. Lucid's processes get the
+launcher's settings of the C library. Then, in one process and in turns: the CPU time of lucid's steps that recompute
+over that of steps that do not, medians with spread.
 
-    python benchmarks/memory.py [--batch 4] [--length 128] [--steps 3] [--threads 1]
+    python benchmarks/memory.py [--batch 4] [--length 128] [--steps 2] [--turns 5] [--threads 1] [--only SIDE ...]
 """
 
 import argparse
@@ -12,10 +13,12 @@ import importlib.util
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +47,8 @@ def make_batch(rows: int, length: int) -> dict[str, np.ndarray]:
     }
 
 
-def lucid_step(batch: dict[str, np.ndarray], precision: str, recomputed: str) -> Callable[[], float]:
+def lucid_step(batch: dict[str, np.ndarray], precision: str) -> tuple[Any, Callable[[], float]]:
+    """Return the model, and a function that takes a step and returns the MLM loss."""
     import lucid
     from lucid import kernels, random
     from lucid.nn import flatten
@@ -52,8 +56,6 @@ def lucid_step(batch: dict[str, np.ndarray], precision: str, recomputed: str) ->
 
     kernels.set_precision(precision)
     model = lucid.models.bert_for_pre_training_base()
-    if recomputed != "none":
-        model.bert.encoder.recompute(recomputed)
     flat = flatten(model)
     optimizer = AdamW(flat)
     samples = np.arange(len(batch["input_ids"]))
@@ -66,7 +68,7 @@ def lucid_step(batch: dict[str, np.ndarray], precision: str, recomputed: str) ->
         optimizer.step(1e-4, clip_scale(global_norm(flat), 1.0))
         return mlm.loss.item() / mlm.count
 
-    return step
+    return model, step
 
 
 def torch_step(batch: dict[str, np.ndarray]) -> Callable[[], float]:
@@ -92,46 +94,73 @@ def torch_step(batch: dict[str, np.ndarray]) -> Callable[[], float]:
     return step
 
 
-def measure(side: str, options: argparse.Namespace) -> dict[str, float]:
-    """Take the steps in this process. Return its peak in MiB, the CPU time of the steps after the first, and a loss."""
+def measure(side: str, options: argparse.Namespace) -> tuple[float, float]:
+    """Take the steps in this process. Return its peak in MiB, and the last loss."""
     batch, settings = make_batch(options.batch, options.length), SIDES[side]
-    step = lucid_step(batch, *settings) if settings else torch_step(batch)
-    step()
-    started = time.process_time()
+    if settings is None:
+        step = torch_step(batch)
+    else:
+        precision, recomputed = settings
+        model, step = lucid_step(batch, precision)
+        model.bert.encoder.recompute(recomputed)
     losses = [step() for _ in range(options.steps)]
-    seconds = (time.process_time() - started) / options.steps
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"peak": peak, "seconds": seconds, "loss": losses[-1]}
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, losses[-1]
+
+
+def measure_times(options: argparse.Namespace) -> None:
+    """Print what recomputation costs."""
+    model, step = lucid_step(make_batch(options.batch, options.length), "float32")
+    step()
+    ratios: dict[str, list[float]] = {"attention": [], "layer": []}
+    for _ in range(options.turns):
+        seconds = {}
+        for part in ("none", *ratios):
+            model.bert.encoder.recompute(part)
+            started = time.process_time()
+            step()
+            seconds[part] = time.process_time() - started
+        for part, found in ratios.items():
+            found.append(seconds[part] / seconds["none"])
+    for part, found in ratios.items():
+        median, spread = statistics.median(found), f"{min(found):.2f} to {max(found):.2f}"
+        print(f"CPU time, recompute: {part:17} x {median:.2f}  ({spread} in {options.turns} turns)")
+
+
+def is_installed(side: str) -> bool:
+    return side.startswith("lucid") or all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def run_here(options: argparse.Namespace, *arguments: str) -> str:
+    """Run this file once more, with the same options and `arguments`, and return what it prints."""
+    threads = {f"{name}_NUM_THREADS": str(options.threads) for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+    launcher = {} if "torch float32" in arguments else LAUNCHER
+    command = [sys.executable, __file__, *sys.argv[1:], *arguments]
+    return subprocess.run(
+        command, env=os.environ | threads | launcher, stdout=subprocess.PIPE, check=True, text=True
+    ).stdout
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=2, help="after a first one")
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=SIDES, nargs="+", help="the sides to measure", default=list(SIDES))
-    parser.add_argument("--here", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--here", choices=(*SIDES, "times"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.here:
+    if options.here == "times":
+        measure_times(options)
+    elif options.here:
         print(json.dumps(measure(options.here, options)))
-        return
-
-    print(
-        f"BERT-base, {options.batch} x {options.length} tokens, {options.threads} threads; peak memory, CPU time a step"
-    )
-    for side in options.only:
-        if side.startswith("torch") and not (
-            importlib.util.find_spec("torch") and importlib.util.find_spec("transformers")
-        ):
-            print(f"{side}: torch and transformers are not installed")
-            continue
-        threads = {f"{name}_NUM_THREADS": str(options.threads) for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
-        launcher = LAUNCHER if side.startswith("lucid") else {}
-        command = [sys.executable, __file__, *sys.argv[1:], "--here", side]
-        answer = subprocess.run(command, env=os.environ | threads | launcher, stdout=subprocess.PIPE, check=True).stdout
-        found = json.loads(answer.splitlines()[-1])
-        print(f"{side:38} {found['peak']:7,.0f} MiB {found['seconds']:8.2f} s   loss {found['loss']:.4f}", flush=True)
+    else:
+        print(f"BERT-base, {options.batch} x {options.length} tokens, {options.threads} threads")
+        for side in filter(is_installed, options.only):
+            peak, loss = json.loads(run_here(options, "--here", side).splitlines()[-1])
+            print(f"{side:38} {peak:7,.0f} MiB   loss {loss:.4f}", flush=True)
+        if options.turns:
+            print(run_here(options, "--here", "times"), end="")
 
 
 if __name__ == "__main__":
