@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from lucid.errors import ConfigError
 from lucid.kernels import Precision
 from lucid.models import BERTConfig
+from lucid.models.bert.encoder import Recomputation
 from lucid.training.yaml_text import LARGEST, parse_yaml
 
 # Mistakes told at once.
@@ -89,6 +90,9 @@ class TrainSettings(Settings):
     )
     precision: Precision = Field(
         "float32", description="of what products of linear layers multiply; bfloat16 takes oneDNN (extra: onednn)"
+    )
+    recompute: Recomputation = Field(
+        "none", description="what is computed again in backward rather than kept, for less memory: attention or layer"
     )
     check_replicas_every: Count = Field(500, description="steps between comparisons of the ranks' weights")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
