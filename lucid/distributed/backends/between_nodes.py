@@ -5,7 +5,7 @@ receives 2 (P - 1) / P times the array, as in any all-reduce that is as good as 
 fixed: along the exact reduction's tree.
 
 As bfloat16 messages are half as large. Each term is rounded when it is sent, but for the adding process's own; terms
-are added as float32, and the sum is rounded. So a result is off by 2**-9 of itself and of the terms at most, on any
+are added as float32, and the sum is rounded. So a result is off by 2**-8 of itself and of the terms at most, on any
 number of processes, where a ring or a tree of messages would round sums of sums. All take the rounded sum, the adding
 process too: so all have the same bits.
 """

@@ -53,7 +53,7 @@ class MPICommunicator(Communicator):
         # MPI reads and writes arrays until a request is done, and mpi4py does not keep them alive. Nor does a caller
         # that was interrupted, and never waits.
         self._under_way: set[_Requests] = set()
-        self._node = self._ranks.Split_type(MPI.COMM_TYPE_SHARED)
+        self._node = self._ranks_of_this_node()
         self.local_rank: int = self._node.rank
         self._windows: list[MPIWindow] = []
         self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
@@ -159,6 +159,9 @@ class MPICommunicator(Communicator):
             window.free()
         # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
         self._mpi.Finalize()
+
+    def _ranks_of_this_node(self) -> Any:
+        return self._ranks.Split_type(self._mpi.COMM_TYPE_SHARED)
 
     def _work(self, collective: str, arrays: tuple[Array, ...], *requests: Any) -> "_Requests":
         work = _Requests(self._under_way, self.whereabouts, collective, arrays, requests)
