@@ -72,7 +72,7 @@ def test_the_exact_reduction_sends_no_messages_there(shared_memory, monkeypatch)
         pytest.skip("not a power of two")
     array = shared_memory.allocate(10, np.float32)
     array[:] = shared_memory.rank + 1
-    exact.all_reduce(shared_memory, array, np.empty(5, np.float32))
+    exact.all_reduce(shared_memory, array, np.empty(5, np.float32)).wait()
     np.testing.assert_array_equal(array, np.full(10, shared_memory.size * (shared_memory.size + 1) // 2))
 
 

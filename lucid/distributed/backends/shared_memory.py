@@ -35,8 +35,9 @@ from lucid.distributed.communicator import Communicator, SideChannel, Work, chec
 from lucid.distributed.whereabouts import Whereabouts
 from lucid.errors import ConfigError, LucidError
 
-# A peer on another core may be there in a moment; one that needs this core gets it sooner if we sleep.
-_YIELDS = 100
+# A peer on another core may be there in a moment, about 2 milliseconds; to sleep would take longer than to add 4 MB.
+# One that needs this core gets it sooner if we sleep.
+_YIELDS = 1000
 _SECONDS_TO_SLEEP = 1e-4
 
 
