@@ -62,9 +62,11 @@ class MPICommunicator(Communicator):
         self._tag = 0
         fair_share = self._node.size * self.node_count == self.size
         self.evenly_spread: bool = self._ranks.allreduce(int(fair_share)) == self.size  # as many ranks on each node
+        # Each node has the next ranks after those of the node before, 1, 2, 4, ... of them: to add within nodes first
+        # is the order of the exact reduction's tree.
         in_place = self.rank == self._counterparts.rank * self._node.size + self.local_rank
-        # Each node has the next ranks after those of the node before.
-        self.side_by_side: bool = self.evenly_spread and self._ranks.allreduce(int(in_place)) == self.size
+        subtree = in_place and self._node.size & (self._node.size - 1) == 0
+        self.nodes_are_subtrees: bool = self.evenly_spread and self._ranks.allreduce(int(subtree)) == self.size
         self._progress_threads: list[ProgressThread] = []
 
     def all_reduce(self, array: Array) -> Work:

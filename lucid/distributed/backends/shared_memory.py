@@ -133,7 +133,7 @@ class SharedMemoryCommunicator(Communicator):
     def sums_along_tree(self, array: Array) -> bool:
         if self._of_node(array) is None:
             return False
-        return self.node_count == 1 or (self._base.side_by_side and self._travels_as(array.dtype) == array.dtype)
+        return self.node_count == 1 or (self._base.nodes_are_subtrees and self._travels_as(array.dtype) == array.dtype)
 
     def side_channel(self) -> SideChannel | None:
         return self._base.side_channel()
