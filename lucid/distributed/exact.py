@@ -14,7 +14,7 @@ with, and the mirrored exchanges bring the parts together again: the bytes of an
 
 from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
-from lucid.distributed.communicator import Communicator
+from lucid.distributed.communicator import Communicator, Finished, Work
 from lucid.errors import ConfigError
 from lucid.nn.parameters import FlatParameters
 
@@ -112,18 +112,22 @@ class ExactReduction:
     def _sum_over_ranks(self) -> None:
         gradients = self._flat.gradients
         incoming = array_module(gradients).empty(min(self._piece_elements, len(gradients)), gradients.dtype)
-        for start in range(0, len(gradients), self._piece_elements):
+        works = [
             all_reduce(self._communicator, gradients[start : start + self._piece_elements], incoming)
+            for start in range(0, len(gradients), self._piece_elements)
+        ]
+        for work in works:
+            work.wait()
 
 
-def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> None:
-    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree. Blocks.
+def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> Work:
+    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree.
 
-    `incoming` is room for N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two.
+    `incoming` is room for N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two. This
+    blocks, unless the communicator's own sums are made along the tree.
     """
     if communicator.sums_along_tree(array):
-        communicator.all_reduce(array).wait()
-        return
+        return communicator.all_reduce(array)
     start, stop = 0, len(array)
     exchanges: list[tuple[int, slice, slice]] = []
     distance = 1
@@ -141,3 +145,4 @@ def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> Non
         distance *= 2
     for partner, kept, given in reversed(exchanges):
         communicator.send_receive(array[kept], array[given], partner).wait()
+    return Finished()

@@ -120,6 +120,9 @@ class DistributedSettings(Settings):
         "auto", description="what carries gradients; auto: shared memory within nodes where it can, else MPI"
     )
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
+    wire_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="what gradients travel as between nodes; bfloat16: rounded, in half of the bytes"
+    )
 
 
 class RunConfig(Settings):
@@ -171,6 +174,11 @@ class RunConfig(Settings):
             raise ValueError(
                 f"train.reduction is exact, but train.micro_batch ({micro_batch}) does not divide train.global_batch "
                 f"({batch})"
+            )
+        if self.distributed.wire_dtype != "float32":
+            raise ValueError(
+                f"train.reduction is exact, but distributed.wire_dtype is {self.distributed.wire_dtype}, which rounds "
+                "gradients between nodes only, so that the number of nodes changes the sums: use float32"
             )
 
     def check_ranks(self, size: int) -> None:

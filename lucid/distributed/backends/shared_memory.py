@@ -4,26 +4,30 @@
 lies: each rank adds up its slice from the arrays of all, and writes the sum to all. That reads and writes every byte
 once; MPI copies messages in and out besides. `lockstep.py` has the order of it, and why no rank gets in another's way.
 
-Between nodes, each slice is summed over MPI by the ranks that have it, one on each node, before it is written to all
-of the node: so a node sends its sum, not its ranks' arrays. Arrays in other memory, blocking collectives, messages
-between two ranks, and parts of arrays on several nodes go by MPI.
+Between nodes, each slice is summed over messages by the ranks that have it, one on each node, before it is written to
+all of the node (`between_nodes.py`): so a node sends its sum, not its ranks' arrays. A thread carries that on while the
+caller computes. Arrays in other memory, blocking collectives, messages between two ranks, and parts of arrays on
+several nodes go by MPI.
 
-Whichever rank adds, the arrays of a node are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ...
-So all ranks get the same bits, and on one node they are those of the exact reduction.
+Whichever rank adds, the arrays are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ..., within a node
+and then over nodes. So all ranks get the same bits, and where the nodes have their ranks side by side, these are the
+bits of the exact reduction.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import Array
 from lucid.distributed.agreement import all_or_none
+from lucid.distributed.backends import sums
+from lucid.distributed.backends.between_nodes import WireDtype
 from lucid.distributed.backends.lockstep import NUMBERS, Lockstep
 from lucid.distributed.backends.mpi import MPICommunicator
 from lucid.distributed.backends.mpi_window import MPIWindow, pages
@@ -31,28 +35,35 @@ from lucid.distributed.communicator import Communicator, SideChannel, Work, chec
 from lucid.distributed.whereabouts import Whereabouts
 from lucid.errors import ConfigError, LucidError
 
-# Of all ranks together: so much stays in a core's cache between being added and being written to the last rank.
-_BLOCK_BYTES = 2**19
-
-# A peer on another core may be there in a moment; one that needs this core gets it sooner if we sleep.
-_YIELDS = 100
+# A peer on another core may be there in a moment, about 2 milliseconds; to sleep would take longer than to add 4 MB.
+# One that needs this core gets it sooner if we sleep.
+_YIELDS = 1000
 _SECONDS_TO_SLEEP = 1e-4
 
 
 class SharedMemoryCommunicator(Communicator):
     """The ranks of `base`, which are evenly spread over nodes. It ends with `base`, and so does what it allocated."""
 
-    def __init__(self, base: MPICommunicator, required: bool) -> None:
-        """All ranks call this. If shared memory is not `required`, `allocate` makes do with ordinary memory."""
+    def __init__(self, base: MPICommunicator, required: bool, wire_dtype: WireDtype = "float32") -> None:
+        """All ranks call this. If shared memory is not `required`, `allocate` makes do with ordinary memory.
+
+        float32 arrays that `allocate` gave out travel between nodes as `wire_dtype` in `all_reduce`.
+        """
         self.rank, self.size = base.rank, base.size
         self.local_rank, self.node_count = base.local_rank, base.node_count
         self.whereabouts: Whereabouts = base.whereabouts
-        self._base, self._required = base, required
+        self._base, self._required, self._wire_dtype = base, required, np.dtype(wire_dtype)
         self._windows: list[MPIWindow] = []
-        self._told = False
+        self._told_lack = False
         self._signals = base.share(NUMBERS * np.dtype(np.int64).itemsize)
         numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
         self._lockstep = Lockstep(self.local_rank, numbers, self._signals.fence, self._idle)
+        self._progress = base.progress_thread(self._advance) if self.node_count > 1 else None
+        if self.node_count > 1 and self._progress is None:
+            self._tell(
+                "lucid: gradients travel between nodes after backward, not while it goes on: the MPI library does not "
+                "let two threads communicate (MPI_THREAD_MULTIPLE)\n"
+            )
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
@@ -61,8 +72,12 @@ class SharedMemoryCommunicator(Communicator):
             return self._base.all_reduce(array)
         start, stop = (array.size * rank // len(arrays) for rank in (self.local_rank, self.local_rank + 1))
         slices = [other[start:stop] for other in arrays]
-        share = partial(_all_reduce, slices) if self.node_count == 1 else partial(self._all_reduce_nodes, slices)
-        return self._work("all_reduce", array, share)
+        if self.node_count == 1:
+            return self._work("all_reduce", array, partial(_at_once, sums.all_reduce, slices))
+        work = self._work("all_reduce", array, partial(self._all_reduce_nodes, slices))
+        if self._progress is not None:
+            self._progress.wake()
+        return work
 
     def reduce_scatter(self, array: Array, shard: Array) -> Work:
         check_parts(shard, array, self.size)
@@ -71,7 +86,7 @@ class SharedMemoryCommunicator(Communicator):
         if arrays is None:
             return self._base.reduce_scatter(array, shard)
         slices = [other.reshape(self.size, -1)[self.rank] for other in arrays]
-        return self._work("reduce_scatter", array, partial(_reduce, slices, shard.reshape(-1)))
+        return self._work("reduce_scatter", array, partial(_at_once, sums.reduce, slices, shard.reshape(-1)))
 
     def all_gather(self, shard: Array, array: Array) -> Work:
         check_parts(shard, array, self.size)
@@ -82,7 +97,7 @@ class SharedMemoryCommunicator(Communicator):
         if arrays is None:
             return self._base.all_gather(shard, array)
         slices = [other.reshape(self.size, -1)[self.rank] for other in arrays]
-        return self._work("all_gather", array, partial(_copy, shard.reshape(-1), slices))
+        return self._work("all_gather", array, partial(_at_once, sums.copy, shard.reshape(-1), slices))
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         return self._base.send_receive(outgoing, incoming, peer)
@@ -107,14 +122,18 @@ class SharedMemoryCommunicator(Communicator):
         except LucidError as lack:
             if self._required:
                 raise
-            self._tell_once(f"lucid: gradients go by plain MPI, more slowly: {lack}\n")
+            if not self._told_lack:
+                self._tell(f"lucid: gradients go by plain MPI in float32, more slowly: {lack}\n")
+            self._told_lack = True
             return self._base.allocate(count, dtype)
         window = self._base.share(size)
         self._windows.append(window)
         return window.parts[self.local_rank][:size].view(dtype)
 
     def sums_along_tree(self, array: Array) -> bool:
-        return self._of_all_ranks(array) is not None
+        if self._of_node(array) is None:
+            return False
+        return self.node_count == 1 or (self._base.nodes_are_subtrees and self._travels_as(array.dtype) == array.dtype)
 
     def side_channel(self) -> SideChannel | None:
         return self._base.side_channel()
@@ -135,10 +154,9 @@ class SharedMemoryCommunicator(Communicator):
                 f"--shm-size={-(-needed // 2**30) + 1}g), or set distributed.backend to mpi"
             )
 
-    def _tell_once(self, message: str) -> None:
-        if self.rank == 0 and not self._told:
+    def _tell(self, message: str) -> None:
+        if self.rank == 0:
             sys.stderr.write(message)
-        self._told = True
 
     def _of_all_ranks(self, array: Array) -> list[Array] | None:
         """Return what every rank has in the place of `array`, flat; None if this one cannot see all of it."""
@@ -153,14 +171,21 @@ class SharedMemoryCommunicator(Communicator):
                 return [part[start:stop].view(array.dtype) for part in window.parts]
         return None
 
-    def _work(self, collective: str, array: Array, share: Callable[[], None]) -> "_Issued":
+    def _work(self, collective: str, array: Array, share: Callable[[], Iterable[None]]) -> "_Issued":
         return _Issued(self._lockstep, self._lockstep.issue(share), self.whereabouts, collective, array.nbytes)
 
-    def _all_reduce_nodes(self, slices: list[Array]) -> None:
-        """Replace each of `slices`, those of this node, by the sum over all nodes."""
-        _add_in_place(slices)
-        self._base.all_reduce_across_nodes(slices[0])
-        _copy(slices[0], slices[1:])
+    def _all_reduce_nodes(self, slices: list[Array]) -> Iterator[None]:
+        """Replace each of `slices`, those of this node, by the sum over all nodes, step by step."""
+        sums.reduce_in_place(slices)
+        yield from self._base.all_reduce_over_nodes(slices[0], self._travels_as(slices[0].dtype))
+        sums.copy(slices[0], slices[1:])
+
+    def _travels_as(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return self._wire_dtype if dtype == np.float32 else dtype
+
+    def _advance(self) -> bool:
+        self._lockstep.advance()
+        return self._lockstep.has_shares()
 
     def _idle(self, attempts: int) -> None:
         if attempts < _YIELDS:
@@ -187,52 +212,7 @@ class _Issued:
         self._over = True
 
 
-def _all_reduce(slices: Sequence[Array]) -> None:
-    """Replace each of `slices` by the sum of them all."""
-    for block in _blocks(slices):
-        _add_along_tree(block, block[0::2])
-        for other in block[1:]:
-            other[:] = block[0]
-
-
-def _add_in_place(slices: Sequence[Array]) -> None:
-    """Put the sum of `slices` into the first, and into the others what is of no use any more."""
-    for block in _blocks(slices):
-        _add_along_tree(block, block[0::2])
-
-
-def _reduce(slices: Sequence[Array], into: Array) -> None:
-    """Put the sum of `slices` into `into`."""
-    for into_block, *block in _blocks([into, *slices]):
-        scratch = [np.empty_like(into_block) for _ in range(2, len(block), 2)]
-        _add_along_tree(block, [into_block, *scratch])
-
-
-def _copy(shard: Array, slices: Sequence[Array]) -> None:
-    """Put `shard` into each of `slices`, of which one may be itself."""
-    for shard_block, *block in _blocks([shard, *slices]):
-        for other in block:
-            other[:] = shard_block
-
-
-def _blocks(arrays: Sequence[Array]) -> Iterator[list[Array]]:
-    """Cut arrays of one length [N] into blocks that fit into the cache together."""
-    elements = max(1, _BLOCK_BYTES // (len(arrays) * arrays[0].itemsize))
-    for start in range(0, arrays[0].size, elements):
-        yield [array[start : start + elements] for array in arrays]
-
-
-def _add_along_tree(arrays: Sequence[Array], sums: Sequence[Array]) -> None:
-    """Put the sum of `arrays` into `sums[0]`: pairs of neighbours are added, then pairs of these sums, and so on.
-
-    `sums` gives room for the sum of each pair, and may hold the first array of each.
-    """
-    for pair_sum, left, right in zip(sums, arrays[0::2], arrays[1::2], strict=False):
-        np.add(left, right, out=pair_sum)
-    if len(arrays) % 2:
-        sums[-1][:] = arrays[-1]
-    distance = 1
-    while distance < len(sums):
-        for first in range(0, len(sums) - distance, 2 * distance):
-            np.add(sums[first], sums[first + distance], out=sums[first])
-        distance *= 2
+def _at_once(action: Callable[..., None], *arguments: Array | list[Array]) -> Iterable[None]:
+    """Do a share that waits for nobody."""
+    action(*arguments)
+    return ()
