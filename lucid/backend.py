@@ -4,6 +4,7 @@ Everything above this file writes `xp = array_module(x)` and then one formula fo
 the only place, beside the CUDA kernels and the NCCL communicator, that imports CuPy, and it does so on first use.
 """
 
+import ctypes
 import sys
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -57,6 +58,16 @@ def to_host(array: Any) -> Array:
     if array_module(array) is np:
         return np.asarray(array)
     return array.get()
+
+
+def return_freed_memory() -> None:
+    """Have the C library give what was freed back to the system, where it has been told to keep it (glibc's alone).
+
+    For after a start that took more than the steps to come can use again: pages that they do use are fetched once.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def _gpu_index(device: str) -> int:

@@ -7,7 +7,6 @@ the rank, the number of ranks, the micro-batch or the order of calls, and backwa
 Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -108,9 +107,18 @@ def keep_threshold(probability: float) -> int:
     return min(round(probability * 2**32), _WORD)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What the next draws depend on: the coordinates in force, and for those by hand the seed and the calls so far."""
+
+    coordinates: Coordinates | None
+    seed: int
+    calls: int
+
+
 _current: ContextVar[Coordinates | None] = ContextVar("coordinates", default=None)
 _seed_by_hand = 0
-_calls_by_hand: Iterator[int] = itertools.count()
+_calls_by_hand = 0
 
 
 @contextmanager
@@ -135,11 +143,31 @@ def current_coordinates(rows: int) -> Coordinates:
 
 def coordinates_by_hand(rows: int) -> Coordinates:
     """Return new coordinates, drawn from `manual_seed` and the number of calls since."""
-    return Coordinates(seed=_seed_by_hand, step=next(_calls_by_hand), samples=np.arange(rows))
+    global _calls_by_hand
+    _calls_by_hand += 1
+    return Coordinates(seed=_seed_by_hand, step=_calls_by_hand - 1, samples=np.arange(rows))
 
 
 def manual_seed(seed: int) -> None:
     """Seed what is drawn by hand: initial weights, and dropout and masks outside a training run."""
     global _seed_by_hand, _calls_by_hand
-    _seed_by_hand = seed
-    _calls_by_hand = itertools.count()
+    _seed_by_hand, _calls_by_hand = seed, 0
+
+
+def drawing() -> Drawing:
+    """Return what the next draws depend on, for `draw_as`."""
+    return Drawing(_current.get(), _seed_by_hand, _calls_by_hand)
+
+
+@contextmanager
+def draw_as(place: Drawing) -> Iterator[None]:
+    """Draw inside the block what was drawn after `drawing` returned `place`; what is drawn later is not changed."""
+    global _seed_by_hand, _calls_by_hand
+    before = _seed_by_hand, _calls_by_hand
+    token = _current.set(place.coordinates)
+    _seed_by_hand, _calls_by_hand = place.seed, place.calls
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        _seed_by_hand, _calls_by_hand = before

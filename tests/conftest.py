@@ -21,6 +21,7 @@ import yaml
 from hosts import Hosts
 from hypothesis import settings
 from launching import ONE_THREAD, TRAIN
+from nodes import SeveralNodes
 
 from lucid import kernels
 from lucid.data import prepare
@@ -75,10 +76,19 @@ def shared_memory(communicator: Group) -> Communicator:
     return choose(communicator, "shared_memory")
 
 
-@pytest.fixture(params=["alone", *(pytest.param(name, marks=pytest.mark.mpi) for name in ("mpi", "shared_memory"))])
+@pytest.fixture(scope="session")
+def several_nodes() -> Communicator:
+    """The communicator between ranks that take themselves for several nodes."""
+    return choose(SeveralNodes(), "shared_memory")
+
+
+MPI_GROUPS = ("mpi", "shared_memory", "several_nodes")
+
+
+@pytest.fixture(params=["alone", *(pytest.param(name, marks=pytest.mark.mpi) for name in MPI_GROUPS)])
 def group(request: pytest.FixtureRequest, communicator: Group) -> Communicator:
     """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
-    return request.getfixturevalue("shared_memory") if request.param == "shared_memory" else communicator
+    return communicator if request.param in ("alone", "mpi") else request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "backend": set(),
     "random": {"backend"},
     "kernels": {"backend", "random"},
-    "autograd": {"backend", "kernels"},
+    "autograd": {"backend", "random", "kernels"},
     "nn": {"backend", "random", "kernels", "autograd"},
     "models": BELOW_MODELS | {"files"},
     "optim": {"backend", "kernels", "nn.parameters"},

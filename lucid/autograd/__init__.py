@@ -3,5 +3,6 @@
 from lucid.autograd.tensor import Tensor  # isort: skip  # first: the modules of this package meet in it
 from lucid.autograd.engine import after_backward
 from lucid.autograd.function import Deferred, Function, no_grad
+from lucid.autograd.recomputation import recompute
 
-__all__ = ["Deferred", "Function", "Tensor", "after_backward", "no_grad"]
+__all__ = ["Deferred", "Function", "Tensor", "after_backward", "no_grad", "recompute"]

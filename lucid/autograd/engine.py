@@ -9,7 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from lucid.autograd.function import Deferred, Function, Gradient, Origin
+from lucid.autograd.function import Deferred, Function, Gradient
+from lucid.autograd.recomputation import Recomputed
 from lucid.autograd.tensor import Tensor
 from lucid.backend import Array, array_module
 
@@ -35,8 +36,8 @@ def backward(root: Tensor, gradient: Array) -> None:
         _callbacks.reset(token)
 
 
-def _walk(root: Origin, gradient: Array) -> None:
-    uses = _count_uses(root)
+def _walk(root: Function | Tensor, gradient: Array) -> None:
+    uses: defaultdict[Function | Tensor, int] = defaultdict(int)
     sums: defaultdict[Function, _Sum] = defaultdict(_Sum)
     ready: list[tuple[int, Function]] = []
 
@@ -53,11 +54,8 @@ def _walk(root: Origin, gradient: Array) -> None:
         else:
             heapq.heappush(ready, (-origin.sequence, origin))
 
-    if root is not None:
-        deliver(root, gradient)
-    while ready:
-        _, function = heapq.heappop(ready)
-        contributions = function.backward(sums.pop(function).total())
+    def pass_through(function: Function, total: Array) -> None:
+        contributions = function.backward(total)
         if not isinstance(contributions, tuple) or isinstance(contributions, Deferred):
             contributions = (contributions,)
         origins = function.origins
@@ -66,25 +64,44 @@ def _walk(root: Origin, gradient: Array) -> None:
             if origin is not None:
                 deliver(origin, contribution)
 
+    def put_in_place(function: Recomputed, total: Array) -> None:
+        """Let the functions that `function` stands for take its place in the graph."""
+        last = function.run_again()
+        _count_uses(last, uses)
+        for origin in _origins(function):
+            uses[origin] -= 1
+            if uses[origin] == 0:
+                raise RuntimeError("recompute: the function led to other tensors when it was run again")
+        function.release()
+        deliver(last, total)
 
-def _count_uses(root: Origin) -> defaultdict[Function | Tensor, int]:
-    """Return how many contributions each function and leaf behind `root` will get."""
-    uses: defaultdict[Function | Tensor, int] = defaultdict(int)
-    if root is None:
-        return uses
-    uses[root] = 1
+    _count_uses(root, uses)
+    deliver(root, gradient)
+    while ready:
+        _, function = heapq.heappop(ready)
+        total = sums.pop(function).total()
+        if isinstance(function, Recomputed):
+            put_in_place(function, total)
+        else:
+            pass_through(function, total)
+
+
+def _count_uses(root: Function | Tensor, uses: defaultdict[Function | Tensor, int]) -> None:
+    """Add to `uses` how many contributions `root`, and all behind it that is not there yet, will get."""
+    uses[root] += 1
     stack = [root]
     while stack:
         item = stack.pop()
         if isinstance(item, Tensor):
             continue
-        for origin in item.origins:
-            if origin is None:
-                continue
+        for origin in _origins(item):
             if uses[origin] == 0:
                 stack.append(origin)
             uses[origin] += 1
-    return uses
+
+
+def _origins(function: Function) -> list[Function | Tensor]:
+    return [origin for origin in function.origins if origin is not None]
 
 
 class _Sum:

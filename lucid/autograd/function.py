@@ -88,7 +88,20 @@ def _requires_grad(item: Any) -> bool:
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Record nothing inside the block (also usable as a decorator)."""
-    token = _recording.set(False)
+    with _record(False):
+        yield
+
+
+@contextmanager
+def enable_grad() -> Iterator[None]:
+    """Record inside the block, though it be within `no_grad`."""
+    with _record(True):
+        yield
+
+
+@contextmanager
+def _record(recording: bool) -> Iterator[None]:
+    token = _recording.set(recording)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from lucid.autograd import operations
 from lucid.backend import Array
 
 if TYPE_CHECKING:
-    from lucid.autograd.function import Function, Gradient, Origin
+    from lucid.autograd.function import Function, Gradient
 
 
 class Tensor:
@@ -74,7 +74,7 @@ class Tensor:
     # --- its gradient
 
     @property
-    def origin(self) -> "Origin":
+    def origin(self) -> "Function | Tensor":
         """What the gradient of this tensor goes to: the function that made it, or itself for a leaf."""
         return self._function or self
 

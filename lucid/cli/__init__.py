@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import typer
 
+from lucid.cli.bench import bench
 from lucid.cli.evaluate import evaluate
 from lucid.cli.export import export
 from lucid.cli.plot import plot
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (prepare, train, evaluate, predict, export, plot):
     app.command()(command)
+app.add_typer(bench, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

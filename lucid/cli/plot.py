@@ -1,4 +1,4 @@
-"""`lucid plot`: draws the losses of a run."""
+"""`lucid plot`: draws the losses and the speed of a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ def plot(
         Path | None, typer.Option("--output", "-o", help="The picture: .png, .pdf or .svg. Default: RUN/loss.png.")
     ] = None,
 ) -> None:
-    """Draw losses and accuracies over the steps of a run.
+    """Draw losses, accuracies and speed over the steps of a run.
 
     Examples:
 

@@ -51,7 +51,8 @@ def train(
         settings = from_dict(json.loads(text))
         limit_threads(settings.threads_per_rank)
         with watched(group, settings.train.watchdog_seconds):
-            run = open_run(settings, choose(group, settings.distributed.backend))
+            distributed = settings.distributed
+            run = open_run(settings, choose(group, distributed.backend, distributed.wire_dtype))
             if run.is_first:
                 _print_start(run)
             finished = Trainer(run).train(stop)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from lucid.distributed.agreement import is_agreed
+from lucid.distributed.backends.between_nodes import WireDtype
 from lucid.distributed.backends.mpi import MPICommunicator
 from lucid.distributed.backends.shared_memory import SharedMemoryCommunicator
 from lucid.distributed.backends.single import SingleCommunicator
@@ -47,12 +48,11 @@ def join(group: Literal["auto", "single", "mpi"] = "auto") -> Group:
     return SingleCommunicator()
 
 
-def choose(group: Group, backend: Backend) -> Communicator:
+def choose(group: Group, backend: Backend, wire_dtype: WireDtype = "float32") -> Communicator:
     """Return the communicator for the gradients of `group`. It ends with `group`; closing either closes both.
 
-    "auto" takes shared memory where there are as many ranks on each node, more than one, and enough memory. Where each
-    is alone on its node, there is nobody to share memory with. Raises an agreed `LaunchError` if `backend` is not for
-    this group.
+    "auto" takes shared memory where there are as many ranks on each node, and enough memory. Between nodes gradients
+    travel as `wire_dtype`. Raises an agreed `LaunchError` if `backend` or `wire_dtype` is not for this group.
     """
     refusal = ""
     if backend == "single" and group.size > 1:
@@ -62,13 +62,16 @@ def choose(group: Group, backend: Backend) -> Communicator:
             f"distributed.backend is shared_memory, but the {group.size} ranks are not evenly spread over the "
             f"{group.node_count} nodes: start as many on each, or use auto"
         )
+    if wire_dtype != "float32" and group.node_count > 1 and (backend == "mpi" or not group.evenly_spread):
+        reason = "distributed.backend is mpi" if backend == "mpi" else "the ranks are not evenly spread over the nodes"
+        refusal = f"distributed.wire_dtype is {wire_dtype}, but {reason}: plain MPI sends float32, so use float32"
     if refusal:
         error = LaunchError(refusal)
         error.agreed = True
         raise error
-    if isinstance(group, SingleCommunicator) or group.size == group.node_count or not group.evenly_spread:
+    if isinstance(group, SingleCommunicator) or group.size == 1 or not group.evenly_spread or backend == "mpi":
         return group
-    return group if backend == "mpi" else SharedMemoryCommunicator(group, required=backend == "shared_memory")
+    return SharedMemoryCommunicator(group, backend == "shared_memory", wire_dtype)
 
 
 @contextmanager

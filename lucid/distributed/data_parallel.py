@@ -64,13 +64,13 @@ class DistributedDataParallel(Generic[ModuleT]):
         self.flat = flat = flatten(module, communicator.allocate, allocate_values)
         communicator.barrier()
         bucket_elements = max(1, int(bucket_megabytes * 2**20) // flat.gradients.itemsize)
-        buckets = cut(flat, bucket_elements) if exact_micro_batches is None else [slice(0, len(flat.gradients))]
+        buckets = cut(flat, bucket_elements)
         flat.ownership = ownership = (Sharded if sharded else Replicated)(flat, communicator, buckets)
         self._reduction: Reduction
         if exact_micro_batches is None:
             self._reduction = BucketedReduction(flat, ownership)
         else:
-            self._reduction = ExactReduction(flat, ownership, communicator, exact_micro_batches, bucket_elements)
+            self._reduction = ExactReduction(flat, ownership, communicator, exact_micro_batches)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call the module."""

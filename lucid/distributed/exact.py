@@ -53,19 +53,13 @@ class ExactReduction:
         ownership: Replicated,
         communicator: Communicator,
         leaves: int,
-        piece_elements: int,
     ) -> None:
-        """Listen to the parameters. `ownership` has one bucket, with everything.
-
-        Where the communicator does not sum along the tree, messages are of at most `piece_elements`, to need little
-        room.
-        """
+        """Listen to the parameters. The sum travels in the buckets of `ownership`, to need little room."""
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
         self.accumulating = False
         self._flat, self._ownership, self._communicator = flat, ownership, communicator
         self._leaves, self._leaf = leaves, 0
-        self._piece_elements = piece_elements
         # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.
         self._waiting: list[Array] = []
         self._free: list[Array] = []
@@ -122,15 +116,17 @@ class ExactReduction:
         return self._free.pop() if self._free else array_module(self._current).zeros_like(self._flat.gradients)
 
     def _sum_over_ranks(self) -> None:
-        gradients = self._flat.gradients
+        gradients, buckets = self._flat.gradients, self._ownership.buckets
         if self._communicator.sums_along_tree(gradients):
-            self._ownership.sum(0).wait()
+            for work in [self._ownership.sum(bucket) for bucket in range(len(buckets))]:
+                work.wait()
             return
         # Where ranks own shares of their own, too, each gets all of the sum: the tree leaves a rank with a part that is
         # not its share.
-        incoming = array_module(gradients).empty(min(self._piece_elements, len(gradients)), gradients.dtype)
-        for start in range(0, len(gradients), self._piece_elements):
-            all_reduce(self._communicator, gradients[start : start + self._piece_elements], incoming)
+        longest = max(bucket.stop - bucket.start for bucket in buckets)
+        incoming = array_module(gradients).empty((longest + 1) // 2, gradients.dtype)
+        for bucket in buckets:
+            all_reduce(self._communicator, gradients[bucket], incoming)
 
 
 def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> None:

@@ -11,6 +11,7 @@ outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are 
 
 import functools
 import os
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import numpy as np
@@ -22,6 +23,8 @@ from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Precision = Literal["float32", "bfloat16"]
+
+_wrapper: "Callable[[Kernels], Kernels] | None" = None
 
 
 class Kernels(Protocol):
@@ -221,9 +224,14 @@ def of(array: Array) -> Kernels:
     float32 on the CPU has compiled ones, unless the environment says `LUCID_KERNELS=reference`. Everything else, and
     with it the gradient checks in float64, has the reference. Raises `ConfigError` if they cannot be had.
     """
-    if array.dtype == np.float32 and array_module(array) is np:
-        return _on_cpu()
-    return reference
+    implementation = _on_cpu() if array.dtype == np.float32 and array_module(array) is np else reference
+    return implementation if _wrapper is None else _wrapper(implementation)
+
+
+def wrap(wrapper: Callable[[Kernels], Kernels] | None) -> None:
+    """Let `of` return what `wrapper` makes of the kernels, such as one that times them; None ends that."""
+    global _wrapper
+    _wrapper = wrapper
 
 
 def set_precision(precision: Precision) -> str | None:

@@ -21,8 +21,11 @@ def limit(count: int) -> None:
 
 def count() -> int:
     """Return how many threads kernels take: as set, or else as many as a BLAS would by the environment."""
-    if _limit is not None:
-        return _limit
+    return _default_count() if _limit is None else _limit
+
+
+@functools.cache
+def _default_count() -> int:
     announced = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     return int(announced) if announced.isdigit() and int(announced) else len(os.sched_getaffinity(0))
 

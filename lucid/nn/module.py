@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 
 from lucid import backend
-from lucid.autograd import Tensor
+from lucid.autograd import Tensor, recompute
 
 
 class Parameter(Tensor):
@@ -21,6 +21,8 @@ class Module:
 
     def __init__(self) -> None:
         self.training = True
+        # Whether backward computes again what is computed in here, rather than it being kept (see `recompute`).
+        self.recomputed = False
         self._parameters: dict[str, Parameter] = {}
         self._modules: dict[str, Module] = {}
 
@@ -35,7 +37,7 @@ class Module:
         raise NotImplementedError
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return self.forward(*inputs, **options)
+        return recompute(self.forward, *inputs, **options) if self.recomputed else self.forward(*inputs, **options)
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """Yield this module and all below it with their dotted names, in order of registration."""

@@ -174,6 +174,8 @@ def flatten(
     values, gradients = flat.views(flat.values), flat.views(flat.gradients)
     for segment, parameter in zip(segments, parameters, strict=True):
         parameter.use_buffers(values[segment.name], gradients[segment.name])
+    # The arrays that the parameters had before are as large as the model.
+    backend.return_freed_memory()
     return flat
 
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from lucid.errors import ConfigError
 from lucid.kernels import Precision
 from lucid.models import BERTConfig
+from lucid.models.bert.encoder import Recomputation
 from lucid.training.yaml_text import LARGEST, parse_yaml
 
 # Mistakes told at once.
@@ -93,6 +94,9 @@ class TrainSettings(Settings):
     precision: Precision = Field(
         "float32", description="of what products of linear layers multiply; bfloat16 takes oneDNN (extra: onednn)"
     )
+    recompute: Recomputation = Field(
+        "none", description="what is computed again in backward rather than kept, for less memory: attention or layer"
+    )
     check_replicas_every: Count = Field(500, description="steps between comparisons of the ranks' weights")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     log_every: Count = Field(10, description="steps between lines of the log")
@@ -119,6 +123,9 @@ class DistributedSettings(Settings):
         "auto", description="what carries gradients; auto: shared memory within nodes where it can, else MPI"
     )
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
+    wire_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="what gradients travel as between nodes; bfloat16: rounded, in half of the bytes"
+    )
 
 
 class RunConfig(Settings):
@@ -170,6 +177,11 @@ class RunConfig(Settings):
             raise ValueError(
                 f"train.reduction is exact, but train.micro_batch ({micro_batch}) does not divide train.global_batch "
                 f"({batch})"
+            )
+        if self.distributed.wire_dtype != "float32":
+            raise ValueError(
+                f"train.reduction is exact, but distributed.wire_dtype is {self.distributed.wire_dtype}, which rounds "
+                "gradients between nodes only, so that the number of nodes changes the sums: use float32"
             )
 
     def check_ranks(self, size: int) -> None:

@@ -48,15 +48,17 @@ class Window:
         self._steps = 0
         self._started = time.perf_counter()
         self._data_wait = 0.0
+        self._flops = 0
 
     def add_batch(self, mlm: BranchLoss, nsp: BranchLoss) -> None:
         """Count one micro-batch."""
         self._sums += [mlm.loss.item(), mlm.correct, mlm.count, nsp.loss.item(), nsp.correct, nsp.count]
 
-    def add_step(self, data_wait: float) -> None:
-        """Count one step, which waited `data_wait` seconds for its batch."""
+    def add_step(self, data_wait: float, flops: int) -> None:
+        """Count one step, which waited `data_wait` seconds for its batch, and takes `flops` on this rank."""
         self._steps += 1
         self._data_wait += data_wait
+        self._flops += flops
 
     def totals(self) -> WindowSums:
         """Return the sums over all ranks, which all call this.
@@ -74,6 +76,7 @@ class Window:
         Without sentence pairs there are no figures on them. Speeds are those of the steps that this process took.
         """
         mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs = self.totals()
+        flops = self._communicator.all_reduce_scalar(self._flops)
         seconds = time.perf_counter() - self._started
         means = {
             "loss": mlm_loss / max(1, masked) + nsp_loss / max(1, pairs),
@@ -84,6 +87,7 @@ class Window:
             means |= {"nsp_loss": nsp_loss / pairs, "nsp_accuracy": nsp_correct / pairs}
         means |= {
             "sequences_per_second": self._steps * global_batch / seconds,
+            "model_flops_per_second": flops / seconds,
             "data_wait": self._data_wait / seconds,
         }
         self._clear()
@@ -221,7 +225,7 @@ class ProgressLine:
         nsp = f"NSP {means['nsp_accuracy']:5.1%}  " if "nsp_accuracy" in means else ""
         text = (
             f"loss {means['loss']:.3f}  MLM {means['mlm_accuracy']:5.1%}  {nsp}"
-            f"{means['sequences_per_second']:,.0f} sequences/s"
+            f"{means['sequences_per_second']:,.0f} sequences/s  MFU {means['mfu']:.0%}"
         )
         if self._progress is not None:
             self._progress.update(self._task, completed=step, report=text, refresh=True)

@@ -1,4 +1,4 @@
-"""The picture of a run: losses and accuracies over steps, from its metrics file."""
+"""The picture of a run: losses, accuracies and speed over steps, from its metrics file."""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +6,14 @@ from typing import Any
 from lucid.errors import ConfigError, DataError
 from lucid.training.metrics import METRICS_FILE, read_lines
 
-# (key in training lines, key in evaluation lines, title)
+# (key in training lines, key in evaluation lines if it is there, title)
 _PANELS = (
     ("mlm_loss", "held_out_mlm_loss", "MLM loss (nats)"),
     ("nsp_loss", "held_out_nsp_loss", "NSP loss (nats)"),
     ("mlm_accuracy", "held_out_mlm_accuracy", "MLM accuracy"),
     ("nsp_accuracy", "held_out_nsp_accuracy", "NSP accuracy"),
+    ("sequences_per_second", None, "sequences/s"),
+    ("mfu", None, "model FLOPs utilisation (MFU)"),
 )
 
 
@@ -28,11 +30,13 @@ def plot_run(run_folder: Path, output: Path) -> None:
     panels = [panel for panel in _PANELS if any(line.get(panel[0]) is not None for line in lines)]
     if not panels:
         raise DataError(f"{path} has no losses yet: train some steps first")
-    figure = Figure(figsize=(10, 7 if len(panels) > 2 else 3.5), layout="constrained")
-    grid = figure.subplots(-(-len(panels) // 2), 2, squeeze=False)
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(10, 3.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False)
     for axes, (training, held_out, title) in zip(grid.flat, panels, strict=False):
         _draw(axes, lines, training, "training", ".", 0.8)
-        _draw(axes, lines, held_out, "held out", "o", 1.5)
+        if held_out is not None:
+            _draw(axes, lines, held_out, "held out", "o", 1.5)
         if training == "mlm_loss":
             _draw_frequency(axes, lines)
         axes.set(xlabel="step", title=title)

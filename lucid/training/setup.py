@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lucid import kernels, random
+from lucid import backend, kernels, random
 from lucid.backend import Array
 from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings, load_tokenizer, tokenizer_hash
 from lucid.distributed import Communicator, DistributedDataParallel, all_or_none
@@ -108,6 +108,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         return corpora, BERTForPreTraining(config.model), checkpoint
 
     corpora, model, checkpoint = all_or_none(communicator, open_alone)
+    model.bert.encoder.recompute(config.train.recompute)
     optimizer_settings = config.optimizer
     ddp = DistributedDataParallel(
         model,
@@ -125,6 +126,8 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     )
     run = Run(config, communicator, corpora, ddp, optimizer, store, messages)
     _restore(run, checkpoint)
+    # What was read of a checkpoint is three times the weights.
+    backend.return_freed_memory()
     return run
 
 

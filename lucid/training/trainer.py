@@ -6,6 +6,7 @@ in micro-batches, the gradients being summed over ranks during the last one's ba
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from types import TracebackType
@@ -16,8 +17,10 @@ from lucid import random
 from lucid.data import Batch, Loader
 from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift, is_agreed
 from lucid.errors import TrainingError
+from lucid.models.bert.flops import forward_flops
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm, not_finite
 from lucid.training.checkpoint import TrainingState
+from lucid.training.efficiency import product_limit
 from lucid.training.evaluation import Evaluation, evaluate
 from lucid.training.metrics import MetricsLog, ProgressLine, Window
 from lucid.training.saver import Saver
@@ -50,6 +53,7 @@ class Trainer:
         self._schedule = WarmupPolynomialDecay(
             optimizer.learning_rate, optimizer.warmup_steps, self.settings.steps, optimizer.decay_power
         )
+        self.product_limit = product_limit(run)
         self._window = Window(run.communicator, run.window)
         # Of the first rank only: it alone writes and speaks.
         self._log: MetricsLog | None = None
@@ -63,18 +67,13 @@ class Trainer:
 
         Either way the last step taken is in a checkpoint afterwards.
         """
-        run, data = self.run, self.run.config.data
-        all_or_none(run.communicator, self._begin)
+        all_or_none(self.run.communicator, self._begin)
         with ExitStack() as stack:
             if self._progress and self._log:
                 stack.enter_context(self._progress)
                 stack.callback(self._log.close)
                 stack.push(self._leave_saver)
-            make_batch = partial(self._batch, run.step, run.samples_consumed)
-            batches = stack.enter_context(
-                Loader(make_batch, run.step, self.settings.steps, data.workers, data.prefetch)
-            )
-            finished = self._loop(batches, stop)
+            finished = self.loop(stack.enter_context(self.batches(self.settings.steps)), stop)
             self._save_last()
             if finished:
                 self._evaluate()
@@ -90,6 +89,12 @@ class Trainer:
             files = run.corpora.tokenizer_files
             self._saver = Saver(incarnation, run.model, run.optimizer, files, run.step, self._progress.say)
 
+    def batches(self, stop: int) -> Loader:
+        """Return this rank's shares of the global batches from here to before step `stop`."""
+        run, data = self.run, self.run.config.data
+        make_batch = partial(self._batch, run.step, run.samples_consumed)
+        return Loader(make_batch, run.step, stop, data.workers, data.prefetch)
+
     def _batch(self, first_step: int, first_sample: int, step: int) -> Batch:
         """Return this rank's share of the global batch of `step`. Runs in the loader's threads."""
         communicator, size = self.run.communicator, self.settings.global_batch
@@ -98,7 +103,7 @@ class Trainer:
         consumed = first_sample + (step - first_step) * size
         return self.run.corpora.train.batch(consumed, range(first_row, first_row + share))
 
-    def _loop(self, batches: Loader, stop: StopRequest) -> bool:
+    def loop(self, batches: Iterator[Batch], stop: StopRequest) -> bool:
         """Take steps until the batches end (True) or a stop was asked for (False)."""
         settings, communicator = self.settings, self.run.communicator
         following = next(batches, None)
@@ -110,7 +115,9 @@ class Trainer:
                 return False
             started = time.perf_counter()
             following = next(batches, None)
-            self._window.add_step(data_wait=time.perf_counter() - started)
+            data_wait = time.perf_counter() - started
+            flops = forward_flops(self.run.config.model, batch.attention_mask.sum(axis=1), batch.masked_tokens)
+            self._window.add_step(data_wait, flops.training)
             control = Control(communicator, following, stop.requested) if following else None
             self._step(batch, masked_tokens, pairs)
             if self._due(settings.check_replicas_every):
@@ -202,6 +209,7 @@ class Trainer:
     def _report(self) -> None:
         """Log the steps since the last line, and the figures of the last step."""
         means = self._window.means(self.settings.global_batch)
+        means["mfu"] = means["model_flops_per_second"] / self.product_limit
         if self._log and self._progress:
             self._log.write({"step": self.run.step, **means, **self._figures})
             self._progress.report(self.run.step, means)

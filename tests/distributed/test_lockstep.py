@@ -1,7 +1,8 @@
 """The lockstep of ranks on shared memory, in one process: threads stand for ranks, and a schedule says who runs when.
 
-A thread runs only while it has the turn, and gives it back at every point where another rank could come in between:
-before and after each number that is told or read, each element that is read or written, and while it waits.
+Ranks may have helpers, further threads that carry their shares on. A thread runs only while it has the turn, and gives
+it back at every point where another rank could come in between: before and after each number that is told or read, each
+element that is read or written, and while it waits.
 """
 
 import itertools
@@ -27,6 +28,7 @@ class Turns:
         self.back = threading.Semaphore(0)
         self.left = list(range(len(programs)))
         self.errors = []
+        self.own = threading.local()
         threads = [threading.Thread(target=self.play, args=item, daemon=True) for item in enumerate(programs)]
         for thread in threads:
             thread.start()
@@ -38,57 +40,85 @@ class Turns:
         assert not self.errors, self.errors
         assert not self.left, f"ranks {self.left} wait for ever"
 
-    def play(self, rank, program):
-        self.go[rank].acquire()
+    def play(self, number, program):
+        self.own.number = number
+        self.go[number].acquire()
         try:
             program(self)
         except Exception as error:
             self.errors.append(error)
-        self.left.remove(rank)
+        self.left.remove(number)
         self.back.release()
 
-    def give(self, rank):
-        """Let others run, and go on at the next turn."""
+    def give(self, *_):
+        """Let others run, and go on at the next turn of the thread that calls this."""
         self.back.release()
-        self.go[rank].acquire()
+        self.go[self.own.number].acquire()
 
 
-def program(rank, size, signals, memory):
+class Taken:
+    """A lock whose waiting takes turns."""
+
+    def __init__(self, turns):
+        self.turns, self.held = turns, False
+
+    def __enter__(self):
+        while self.held:
+            self.turns.give()
+        self.held = True
+
+    def __exit__(self, *exception):
+        self.held = False
+
+
+class Rank:
     """A rank that sums its row of `memory` over all, bucket by bucket, and overwrites it as soon as it may."""
 
-    def run(turns):
-        def give(*_):
-            turns.give(rank)
+    def __init__(self, rank, signals, memory):
+        self.rank, self.signals, self.memory = rank, signals, memory
+        self.lockstep, self.over = None, False
 
-        lockstep = Lockstep(rank, signals, fence=give, idle=give)
+    def run(self, turns):
+        self.lockstep = Lockstep(self.rank, self.signals, fence=turns.give, idle=turns.give)
+        self.lockstep._advancing = Taken(turns)
+        try:
+            for step in range(STEPS):
+                self.take_step(turns, step)
+        finally:
+            self.over = True
 
-        def share(bucket):
-            # Element by element, each read and each write a point of its own.
-            for element in range(bucket.start + rank, bucket.stop, size):
-                total = 0
-                for row in memory:
-                    give()
-                    total += row[element]
-                for row in memory:
-                    give()
-                    row[element] = total
+    def help(self, turns):
+        while not self.over:
+            turns.give()
+            if self.lockstep is not None:
+                self.lockstep.advance()
 
-        for step in range(STEPS):
-            numbers = []
-            for bucket in BUCKETS:
-                for element in range(bucket.start, bucket.stop):
-                    memory[rank, element] = value_of(step, element, rank)
-                    give()
-                numbers.append(lockstep.issue(lambda bucket=bucket: share(bucket)))
-            for bucket, number in zip(BUCKETS, numbers, strict=True):
-                lockstep.complete(number)
-                for element in range(bucket.start, bucket.stop):
-                    give()
-                    total = sum(value_of(step, element, other) for other in range(size))
-                    assert memory[rank, element] == total, f"rank {rank}, step {step}, element {element}"
-                    memory[rank, element] = -1
+    def take_step(self, turns, step):
+        numbers = []
+        for bucket in BUCKETS:
+            for element in range(bucket.start, bucket.stop):
+                self.memory[self.rank, element] = value_of(step, element, self.rank)
+                turns.give()
+            numbers.append(self.lockstep.issue(lambda bucket=bucket: self.share(turns, bucket)))
+        for bucket, number in zip(BUCKETS, numbers, strict=True):
+            self.lockstep.complete(number)
+            for element in range(bucket.start, bucket.stop):
+                turns.give()
+                total = sum(value_of(step, element, other) for other in range(len(self.memory)))
+                assert self.memory[self.rank, element] == total, f"rank {self.rank}, step {step}, element {element}"
+                self.memory[self.rank, element] = -1
 
-    return run
+    def share(self, turns, bucket):
+        # Element by element, each read and each write a point of its own; between elements other shares go on.
+        for element in range(bucket.start + self.rank, bucket.stop, len(self.memory)):
+            total = 0
+            for row in self.memory:
+                turns.give()
+                total += row[element]
+            for row in self.memory:
+                turns.give()
+                row[element] = total
+            yield
 
 
 def value_of(step, element, rank):
@@ -96,10 +126,11 @@ def value_of(step, element, rank):
     return 10 ** (3 * step) * (1 + element) * 7**rank
 
 
-def play(size, choose):
+def play(size, choose, helpers=False):
     signals = list(np.zeros((size, NUMBERS), np.int64))
     memory = np.zeros((size, ELEMENTS), np.int64)
-    Turns([program(rank, size, signals, memory) for rank in range(size)], choose)
+    ranks = [Rank(rank, signals, memory) for rank in range(size)]
+    Turns([rank.run for rank in ranks] + [rank.help for rank in ranks if helpers], choose)
 
 
 def at_random(seed, stays):
@@ -132,14 +163,44 @@ def dawdling(dawdler, point):
     return choose
 
 
+@pytest.mark.parametrize("helpers", [False, True], ids=["alone", "helpers"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("stays", [0.0, 0.9, 0.99])
-def test_sums_are_right_in_whatever_order_the_ranks_come(size, stays):
+def test_sums_are_right_in_whatever_order_the_ranks_come(size, stays, helpers):
     for seed in range(15):
-        play(size, at_random(seed, stays))
+        play(size, at_random(seed, stays), helpers)
 
 
+@pytest.mark.parametrize("helpers", [False, True], ids=["alone", "helpers"])
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_rank_that_dawdles_at_any_point_is_waited_for(size):
+def test_a_rank_that_dawdles_at_any_point_is_waited_for(size, helpers):
     for point in range(TURNS_OF_A_RANK):
-        play(size, dawdling(size - 1, point))
+        play(size, dawdling(size - 1, point), helpers)
+
+
+def test_a_helper_finishes_what_the_rank_does_not_wait_for():
+    lockstep = Lockstep(0, list(np.zeros((1, NUMBERS), np.int64)), fence=lambda: None, idle=lambda attempts: None)
+    done = []
+
+    def share(number):
+        for step in range(3):
+            yield done.append((number, step))
+
+    for number in (1, 2):
+        lockstep.issue(lambda number=number: share(number))
+    helper = threading.Thread(target=lambda: [lockstep.advance() for _ in iter(lockstep.has_shares, False)])
+    helper.start()
+    helper.join()
+    assert not lockstep.has_shares()
+    assert done.index((2, 0)) < done.index((1, 2))  # the second has begun before the first is over
+    assert sorted(done) == [(number, step) for number in (1, 2) for step in range(3)]
+
+
+def test_what_a_share_raises_is_raised_wherever_the_rank_waits():
+    lockstep = Lockstep(0, list(np.zeros((1, NUMBERS), np.int64)), fence=lambda: None, idle=lambda attempts: None)
+    numbers = [lockstep.issue(lambda: 1 / 0), lockstep.issue(lambda: ())]
+    with pytest.raises(ZeroDivisionError):
+        lockstep.advance()
+    for number in numbers:
+        with pytest.raises(ZeroDivisionError):
+            lockstep.complete(number)

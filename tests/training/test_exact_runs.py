@@ -45,6 +45,10 @@ def test_in_bfloat16_too_two_ranks_give_the_weights_of_one(weights, monkeypatch)
     assert weights(1, "one", "train.precision=bfloat16") == weights(2, "two", "train.precision=bfloat16")
 
 
+def test_recomputing_layers_changes_no_bit(weights):
+    assert weights(1, "kept") == weights(2, "recomputed", "train.recompute=layer")
+
+
 def test_a_run_stopped_and_resumed_on_ever_fewer_ranks_gives_the_same_weights(weights, train_until):
     undisturbed = weights(1, "undisturbed")
     for ranks, step in ((4, 8), (2, 16)):

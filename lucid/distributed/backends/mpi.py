@@ -6,7 +6,7 @@ duplicate of COMM_WORLD, so that they cannot mix with those of a program that us
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import Array
+from lucid.distributed.backends import between_nodes
 from lucid.distributed.backends.mpi_side_channel import MPISideChannel
 from lucid.distributed.backends.mpi_window import MPIWindow
+from lucid.distributed.backends.progress import ProgressThread
 from lucid.distributed.communicator import (
     Communicator,
     SideChannel,
@@ -30,6 +32,8 @@ from lucid.distributed.topology import check_world_size
 from lucid.distributed.whereabouts import Whereabouts
 
 _SECONDS_TO_BE_KILLED = 5.0
+# MPI promises that there are as many.
+_TAGS = 2**15
 
 
 class MPICommunicator(Communicator):
@@ -50,15 +54,22 @@ class MPICommunicator(Communicator):
         # MPI reads and writes arrays until a request is done, and mpi4py does not keep them alive. Nor does a caller
         # that was interrupted, and never waits.
         self._under_way: set[_Requests] = set()
-        self._node = self._ranks.Split_type(MPI.COMM_TYPE_SHARED)
+        self._node = self._ranks_of_this_node()
         self.local_rank: int = self._node.rank
         self._windows: list[MPIWindow] = []
         self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
         # Those that have this one's place on the other nodes.
         self._counterparts = self._ranks.Split(self.local_rank, self.rank)
         self.counterparts: list[int] = self._counterparts.allgather(self.rank)
+        self._tag = 0
         fair_share = self._node.size * self.node_count == self.size
         self.evenly_spread: bool = self._ranks.allreduce(int(fair_share)) == self.size  # as many ranks on each node
+        # Each node has the next ranks after those of the node before, 1, 2, 4, ... of them: to add within nodes first
+        # is the order of the exact reduction's tree.
+        in_place = self.rank == self._counterparts.rank * self._node.size + self.local_rank
+        subtree = in_place and self._node.size & (self._node.size - 1) == 0
+        self.nodes_are_subtrees: bool = self.evenly_spread and self._ranks.allreduce(int(subtree)) == self.size
+        self._progress_threads: list[ProgressThread] = []
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
@@ -121,19 +132,27 @@ class MPICommunicator(Communicator):
         self._windows.append(window)
         return window
 
-    def all_reduce_across_nodes(self, array: Array) -> None:
-        """Replace `array` by its sum over the ranks with this `local_rank` of all nodes, in place. Blocks."""
-        self._counterparts.Allreduce(self._mpi.IN_PLACE, array)
+    def all_reduce_over_nodes(self, array: Array, wire_dtype: np.dtype[Any]) -> Iterator[None]:
+        """Replace `array` by its sum over `counterparts`, as `between_nodes.all_reduce` does.
 
-    def reduce_scatter_across_nodes(self, sums: Array, part: Array, counts: Sequence[int]) -> None:
-        """Put into `part` its place of the sum of `sums` over `counterparts`, each of which gets its count. Blocks."""
-        self._counterparts.Reduce_scatter(sums, part, counts)
+        These ranks call this and the two methods below in the same order.
+        """
+        return between_nodes.all_reduce(self._mpi, self._counterparts, array, self._next_tag(), wire_dtype)
 
-    def all_gather_across_nodes(self, array: Array, bounds: Sequence[int]) -> None:
-        """Fill in the parts of `array` that are those of `counterparts`. Blocks."""
-        starts = [bounds[rank] for rank in self.counterparts]
-        counts = [bounds[rank + 1] - bounds[rank] for rank in self.counterparts]
-        self._counterparts.Allgatherv(self._mpi.IN_PLACE, [array, (counts, starts)])
+    def reduce_scatter_over_nodes(self, parts: Sequence[Array], wire_dtype: np.dtype[Any]) -> Iterator[None]:
+        """Replace this rank's of `parts`, one for each of `counterparts`, by its sum over them."""
+        return between_nodes.reduce_scatter(self._mpi, self._counterparts, parts, self._next_tag(), wire_dtype)
+
+    def all_gather_over_nodes(self, parts: Sequence[Array]) -> Iterator[None]:
+        """Replace each of `parts` by that of the one of `counterparts` to which it belongs."""
+        return between_nodes.all_gather(self._mpi, self._counterparts, parts, self._next_tag(), parts[0].dtype)
+
+    def progress_thread(self, advance: Callable[[], bool]) -> ProgressThread | None:
+        """Return a thread that communicates until `close`; None where MPI does not let a second one do so."""
+        if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
+            return None
+        self._progress_threads.append(ProgressThread(advance))
+        return self._progress_threads[-1]
 
     def broadcast_across_nodes(self, array: Array, root: int) -> None:
         """Replace `array` by that of rank `root`, one of `counterparts`. Blocks."""
@@ -152,10 +171,19 @@ class MPICommunicator(Communicator):
     def close(self) -> None:
         self.barrier()
         self.whereabouts.end_told()
+        for thread in self._progress_threads:
+            thread.stop()
         for window in self._windows:
             window.free()
         # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
         self._mpi.Finalize()
+
+    def _next_tag(self) -> int:
+        self._tag = (self._tag + 1) % _TAGS
+        return self._tag
+
+    def _ranks_of_this_node(self) -> Any:
+        return self._ranks.Split_type(self._mpi.COMM_TYPE_SHARED)
 
     def _work(
         self, collective: str, arrays: tuple[Array, ...], *requests: Any, then: Callable[[], None] | None = None

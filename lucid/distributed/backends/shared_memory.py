@@ -4,26 +4,29 @@
 lies: each rank adds up its slice from the arrays of all, and writes the sum to all. That reads and writes every byte
 once; MPI copies messages in and out besides. `lockstep.py` has the order of it, and why no rank gets in another's way.
 
-Between nodes, each slice is summed over MPI by the ranks that have it, one on each node, before it is written to all
-of the node: so a node sends its sum, not its ranks' arrays. Arrays in other memory, and messages between two ranks, go
-by MPI.
+Between nodes, each slice is summed over messages by the ranks that have it, one on each node, before it is written to
+all of the node (`between_nodes.py`): so a node sends its sum, not its ranks' arrays. A thread carries that on while the
+caller computes. Arrays in other memory, and messages between two ranks, go by MPI.
 
-Whichever rank adds, the arrays of a node are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ...
-So all ranks get the same bits, and on one node they are those of the exact reduction.
+Whichever rank adds, the arrays are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ..., within a node
+and then over nodes. So all ranks get the same bits, and where the nodes have their ranks side by side, these are the
+bits of the exact reduction.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import Array
 from lucid.distributed.agreement import all_or_none
+from lucid.distributed.backends import sums
+from lucid.distributed.backends.between_nodes import WireDtype
 from lucid.distributed.backends.lockstep import NUMBERS, Lockstep
 from lucid.distributed.backends.mpi import MPICommunicator
 from lucid.distributed.backends.mpi_window import MPIWindow, pages
@@ -31,23 +34,24 @@ from lucid.distributed.communicator import Communicator, SideChannel, Work, chec
 from lucid.distributed.whereabouts import Whereabouts
 from lucid.errors import ConfigError, LucidError
 
-# Of all ranks together: so much stays in a core's cache between being added and being written to the last rank.
-_BLOCK_BYTES = 2**19
-
-# A peer on another core may be there in a moment; one that needs this core gets it sooner if we sleep.
-_YIELDS = 100
+# A peer on another core may be there in a moment, about 2 milliseconds; to sleep would take longer than to add 4 MB.
+# One that needs this core gets it sooner if we sleep.
+_YIELDS = 1000
 _SECONDS_TO_SLEEP = 1e-4
 
 
 class SharedMemoryCommunicator(Communicator):
     """The ranks of `base`, which are evenly spread over nodes. It ends with `base`, and so does what it allocated."""
 
-    def __init__(self, base: MPICommunicator, required: bool) -> None:
-        """All ranks call this. If shared memory is not `required`, `allocate` makes do with ordinary memory."""
+    def __init__(self, base: MPICommunicator, required: bool, wire_dtype: WireDtype = "float32") -> None:
+        """All ranks call this. If shared memory is not `required`, `allocate` makes do with ordinary memory.
+
+        float32 arrays that `allocate` gave out travel between nodes as `wire_dtype` when they are summed.
+        """
         self.rank, self.size = base.rank, base.size
         self.local_rank, self.node_count = base.local_rank, base.node_count
         self.whereabouts: Whereabouts = base.whereabouts
-        self._base, self._required = base, required
+        self._base, self._required, self._wire_dtype = base, required, np.dtype(wire_dtype)
         # What each rank has of its own, and what is the same memory for all ranks of the node.
         self._windows: list[MPIWindow] = []
         self._of_nodes: list[MPIWindow] = []
@@ -55,6 +59,12 @@ class SharedMemoryCommunicator(Communicator):
         self._signals = base.share(NUMBERS * np.dtype(np.int64).itemsize)
         numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
         self._lockstep = Lockstep(self.local_rank, numbers, self._signals.fence, self._idle)
+        self._progress = base.progress_thread(self._advance) if self.node_count > 1 else None
+        if self.node_count > 1 and self._progress is None:
+            self._tell(
+                "lucid: gradients travel between nodes after backward, not while it goes on: the MPI library does not "
+                "let two threads communicate (MPI_THREAD_MULTIPLE)\n"
+            )
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
@@ -63,7 +73,8 @@ class SharedMemoryCommunicator(Communicator):
             return self._base.all_reduce(array)
         start, stop = (array.size * rank // len(arrays) for rank in (self.local_rank, self.local_rank + 1))
         slices = [other[start:stop] for other in arrays]
-        share = partial(_all_reduce, slices) if self.node_count == 1 else partial(self._all_reduce_nodes, slices)
+        here = self.node_count == 1
+        share = partial(_at_once, sums.all_reduce, slices) if here else partial(self._all_reduce_nodes, slices)
         return self._work("all_reduce", array, share)
 
     def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
@@ -78,7 +89,7 @@ class SharedMemoryCommunicator(Communicator):
         if not self._is_of_node(array):
             return self._base.all_gather(array, bounds)
         # Within the node nothing moves: that all are ready says that each has written its part.
-        return self._work("all_gather", array, partial(self._gather_nodes, array, bounds))
+        return self._work("all_gather", array, partial(self._gather_nodes, array.reshape(-1), bounds))
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         return self._base.send_receive(outgoing, incoming, peer)
@@ -121,7 +132,9 @@ class SharedMemoryCommunicator(Communicator):
         return window.whole[:size].view(dtype)
 
     def sums_along_tree(self, array: Array) -> bool:
-        return self.node_count == 1 and self._of_node(array) is not None
+        if self._of_node(array) is None:
+            return False
+        return self.node_count == 1 or (self._base.nodes_are_subtrees and self._travels_as(array.dtype) == array.dtype)
 
     def side_channel(self) -> SideChannel | None:
         return self._base.side_channel()
@@ -145,8 +158,7 @@ class SharedMemoryCommunicator(Communicator):
         except LucidError as lack:
             if self._required:
                 raise
-            if self.rank == 0:
-                sys.stderr.write(f"lucid: gradients go by plain MPI, more slowly: {lack}\n")
+            self._tell(f"lucid: gradients go by plain MPI in float32, more slowly: {lack}\n")
             self._lacks_space = True
             return None
         return self._base.share(size)
@@ -161,6 +173,10 @@ class SharedMemoryCommunicator(Communicator):
                 f"--shm-size={-(-needed // 2**30) + 1}g), or set distributed.backend to mpi"
             )
 
+    def _tell(self, message: str) -> None:
+        if self.rank == 0:
+            sys.stderr.write(message)
+
     def _of_node(self, array: Array) -> list[Array] | None:
         """Return what each rank of this node has in the place of `array`, flat; None if `array` is not shared."""
         for window in self._windows:
@@ -174,33 +190,43 @@ class SharedMemoryCommunicator(Communicator):
         """Return whether `array` is the same memory for all ranks of this node."""
         return any(np.may_share_memory(array, window.whole) for window in self._of_nodes)
 
-    def _work(self, collective: str, array: Array, share: Callable[[], None]) -> "_Issued":
-        return _Issued(self._lockstep, self._lockstep.issue(share), self.whereabouts, collective, array.nbytes)
+    def _work(self, collective: str, array: Array, share: Callable[[], Iterable[None]]) -> "_Issued":
+        number = self._lockstep.issue(share)
+        if self._progress is not None:
+            self._progress.wake()
+        return _Issued(self._lockstep, number, self.whereabouts, collective, array.nbytes)
 
-    def _all_reduce_nodes(self, slices: list[Array]) -> None:
-        """Replace each of `slices`, those of this node, by the sum over all nodes."""
-        _add_in_place(slices)
-        self._base.all_reduce_across_nodes(slices[0])
-        _copy(slices[0], slices[1:])
+    def _all_reduce_nodes(self, slices: list[Array]) -> Iterator[None]:
+        """Replace each of `slices`, those of this node, by the sum over all nodes, step by step."""
+        sums.reduce_in_place(slices)
+        yield from self._base.all_reduce_over_nodes(slices[0], self._travels_as(slices[0].dtype))
+        sums.copy(slices[0], slices[1:])
 
-    def _reduce_parts(self, arrays: list[Array], bounds: Sequence[int]) -> None:
+    def _travels_as(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return self._wire_dtype if dtype == np.float32 else dtype
+
+    def _advance(self) -> bool:
+        self._lockstep.advance()
+        return self._lockstep.has_shares()
+
+    def _reduce_parts(self, arrays: list[Array], bounds: Sequence[int]) -> Iterator[None]:
         """Put this rank's part of the sum over all ranks into its own array; `arrays` are those of this node."""
-        parts = [slice(bounds[rank], bounds[rank + 1]) for rank in range(self.size)]
-        own = arrays[self.local_rank][parts[self.rank]]
-        if self.node_count == 1:
-            _reduce([array[parts[self.rank]] for array in arrays], own)
-            return
+        own = arrays[self.local_rank]
         # What this rank and its counterparts on the other nodes need of this node.
-        needed = [parts[rank] for rank in self._base.counterparts]
-        counts = [part.stop - part.start for part in needed]
-        sums = np.empty(sum(counts), own.dtype)
-        for part, into in zip(needed, np.split(sums, np.cumsum(counts)[:-1]), strict=True):
-            _reduce([array[part] for array in arrays], into)
-        self._base.reduce_scatter_across_nodes(sums, own, counts)
-
-    def _gather_nodes(self, array: Array, bounds: Sequence[int]) -> None:
+        needed = self._parts_over_nodes(bounds)
+        for part in needed:
+            sums.reduce([array[part] for array in arrays], own[part])
         if self.node_count > 1:
-            self._base.all_gather_across_nodes(array, bounds)
+            parts = [own[part] for part in needed]
+            yield from self._base.reduce_scatter_over_nodes(parts, self._travels_as(own.dtype))
+
+    def _gather_nodes(self, array: Array, bounds: Sequence[int]) -> Iterator[None]:
+        """Fill in the parts of `array` that are of this rank's counterparts."""
+        if self.node_count > 1:
+            yield from self._base.all_gather_over_nodes([array[part] for part in self._parts_over_nodes(bounds)])
+
+    def _parts_over_nodes(self, bounds: Sequence[int]) -> list[slice]:
+        return [slice(bounds[rank], bounds[rank + 1]) for rank in self._base.counterparts]
 
     def _idle(self, attempts: int) -> None:
         if attempts < _YIELDS:
@@ -227,56 +253,7 @@ class _Issued:
         self._over = True
 
 
-def _all_reduce(slices: Sequence[Array]) -> None:
-    """Replace each of `slices` by the sum of them all."""
-    for block in _blocks(slices):
-        _add_along_tree(block, block[0::2])
-        for other in block[1:]:
-            other[:] = block[0]
-
-
-def _add_in_place(slices: Sequence[Array]) -> None:
-    """Put the sum of `slices` into the first, and into the others what is of no use any more."""
-    for block in _blocks(slices):
-        _add_along_tree(block, block[0::2])
-
-
-def _reduce(slices: Sequence[Array], into: Array) -> None:
-    """Put the sum of `slices` into `into`, which may be one of them."""
-    scratch: list[Array] = []
-    for into_block, *block in _blocks([into, *slices]):
-        # The first block is as long as any.
-        scratch = scratch or [np.empty_like(into_block) for _ in range(0, len(block), 2)]
-        sums = [room[: into_block.size] for room in scratch]
-        _add_along_tree(block, sums)
-        into_block[:] = sums[0]
-
-
-def _copy(shard: Array, slices: Sequence[Array]) -> None:
-    """Put `shard` into each of `slices`, of which one may be itself."""
-    for shard_block, *block in _blocks([shard, *slices]):
-        for other in block:
-            other[:] = shard_block
-
-
-def _blocks(arrays: Sequence[Array]) -> Iterator[list[Array]]:
-    """Cut arrays of one length [N] into blocks that fit into the cache together."""
-    elements = max(1, _BLOCK_BYTES // (len(arrays) * arrays[0].itemsize))
-    for start in range(0, arrays[0].size, elements):
-        yield [array[start : start + elements] for array in arrays]
-
-
-def _add_along_tree(arrays: Sequence[Array], sums: Sequence[Array]) -> None:
-    """Put the sum of `arrays` into `sums[0]`: pairs of neighbours are added, then pairs of these sums, and so on.
-
-    `sums` gives room for the sum of each pair, and may hold the first array of each.
-    """
-    for pair_sum, left, right in zip(sums, arrays[0::2], arrays[1::2], strict=False):
-        np.add(left, right, out=pair_sum)
-    if len(arrays) % 2:
-        sums[-1][:] = arrays[-1]
-    distance = 1
-    while distance < len(sums):
-        for first in range(0, len(sums) - distance, 2 * distance):
-            np.add(sums[first], sums[first + distance], out=sums[first])
-        distance *= 2
+def _at_once(action: Callable[..., None], *arguments: Array | list[Array]) -> Iterable[None]:
+    """Do a share that waits for nobody."""
+    action(*arguments)
+    return ()

@@ -39,7 +39,7 @@ class _Argument(ctypes.Structure):
 
 
 class _Layout(NamedTuple):
-    """How an array lies in memory; strides are in elements."""
+    """How an array lies in memory; strides are in bytes."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -100,7 +100,7 @@ class _Product:
         numbers = ctypes.c_int64 * len(layout.shape)
         return self._library.make(
             "dnnl_memory_desc_create_with_strides", len(layout.shape), numbers(*layout.shape),
-            _DATA_TYPES[layout.dtype], numbers(*layout.strides),
+            _DATA_TYPES[layout.dtype], numbers(*(stride // layout.dtype.itemsize for stride in layout.strides)),
         )  # fmt: skip
 
     def _attributes(self, accumulate: bool) -> ctypes.c_void_p:
@@ -187,7 +187,7 @@ def multiply(left: Array, right: Array, out: Array, bias: Array | None = None, a
 
 
 def _layout(array: Array) -> _Layout:
-    return _Layout(array.shape, tuple(stride // array.itemsize for stride in array.strides), array.dtype)
+    return _Layout(array.shape, array.strides, array.dtype)
 
 
 def has_bfloat16_instructions() -> bool:

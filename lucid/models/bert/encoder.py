@@ -3,12 +3,16 @@
 Attribute names are Hugging Face's, so that parameters have theirs. B batch, T length, C width.
 """
 
+from typing import Literal
+
 from lucid.autograd import Tensor
 from lucid.backend import Array
 from lucid.kernels import Activation
 from lucid.models.bert.arguments import EncoderInputs
 from lucid.models.bert.config import BERTConfig
 from lucid.nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, functional
+
+Recomputation = Literal["none", "attention", "layer"]
 
 # Dropout sites, numbered through the whole model: one after the embeddings, then three a layer.
 _SITES_PER_LAYER = 3
@@ -120,6 +124,11 @@ class Encoder(Module):
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         self.layer = ModuleList([Layer(config, number) for number in range(config.num_hidden_layers)])
+
+    def recompute(self, part: Recomputation) -> None:
+        """Choose what backward computes again: nothing, every layer's attention block, or every whole layer."""
+        for layer in self.layer:
+            layer.recomputed, layer.attention.recomputed = part == "layer", part == "attention"
 
     def forward(self, x: Tensor, mask: Array | None) -> Tensor:
         for layer in self.layer:

@@ -1,0 +1,133 @@
+"""`lucid bench step`: where the time of a training step goes."""
+
+import json
+import random
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from lucid.cli.bench.table import print_breakdown
+from lucid.data import prepare
+from lucid.distributed import all_or_none, choose, session, text_of_first, watched
+from lucid.errors import ConfigError
+from lucid.training.breakdown import StepClock, measure
+from lucid.training.config import RunConfig, from_dict, load
+from lucid.training.numerics import limit_threads
+from lucid.training.setup import open_run
+
+
+class Size(StrEnum):
+    """The models that go by a name."""
+
+    SMALL = "small"
+    BASE = "base"
+    LARGE = "large"
+
+
+_SHAPES: dict[Size, dict[str, int]] = {
+    Size.SMALL: {
+        "vocab_size": 4096, "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 512,
+    },
+    Size.BASE: {},
+    Size.LARGE: {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+}  # fmt: skip
+# Steps that no measurement reaches: nothing is logged or saved.
+_NEVER = 2**30
+
+
+def step(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A run's YAML file, and settings to replace."),
+    ] = None,
+    size: Annotated[
+        Size | None, typer.Option(help="The model, where there is no CONFIG. Default: base.", show_default=False)
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens a sequence, as well. Default: 128.", show_default=False)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Sequences a step, over all ranks. Default: 4.", show_default=False)
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps that are timed.")] = 5,
+) -> None:
+    """Print where the time of a training step goes: products, kernels, data, communication, optimizer, Python.
+
+    The steps are those of a run of CONFIG, or of a new model on made-up text; nothing is written. Every second step is
+    taken without timing, so that the cost of timing shows. MFU is the model's FLOPs over the time of a step, as a share
+    of the rate at which the products of a layer, alone and on all ranks at once, ran before.
+
+    Examples:
+
+        lucid bench step
+
+        lucid bench step --size base --length 512 --batch 2 train.precision=bfloat16
+
+        mpiexec -n 2 lucid bench step configs/small_cpu.yaml
+    """
+    given = list(settings or ())
+    config = Path(given.pop(0)) if given and "=" not in given[0] else None
+    if config and (size or length or batch):
+        raise ConfigError(f"{config} says what to measure: change it by model.hidden_size=..., not by --size and such")
+    with session() as group, TemporaryDirectory(prefix="lucid-bench-") as name:
+        folder = Path(name)
+        made_up = _made_up_settings(size or Size.BASE, length or 128, batch or 4)
+        text = text_of_first(group, lambda: json.dumps(_load(config, made_up, given, folder).as_dict()))
+        run_config = from_dict(json.loads(text))
+        if config is None:
+            all_or_none(group, lambda: _make_corpus(folder))
+        run_config = _only_steps(run_config, folder, None if config else folder / "corpus")
+        limit_threads(run_config.threads_per_rank)
+        with watched(group, run_config.train.watchdog_seconds):
+            clock = StepClock(choose(group, run_config.distributed.backend))
+            run = open_run(run_config, clock.communicator)
+            breakdown = measure(run, clock, steps)
+            if run.is_first:
+                print_breakdown(run, breakdown)
+
+
+def _made_up_settings(size: Size, length: int, batch: int) -> dict[str, Any]:
+    return {
+        "run_folder": "unused",
+        "model": {**_SHAPES[size], "max_position_embeddings": max(512, length)},
+        # Full sequences: how much is padding would else be luck.
+        "data": {"path": "unused", "sequence_length": length, "short_sequence_probability": 0.0},
+        "train": {"steps": _NEVER, "global_batch": batch},
+    }
+
+
+def _load(config: Path | None, made_up: dict[str, Any], overrides: list[str], folder: Path) -> RunConfig:
+    if config is None:
+        config = folder / "made_up.yaml"
+        config.write_text(yaml.safe_dump(made_up))
+    return load(config, overrides)
+
+
+def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConfig:
+    """Return the settings of a run of the same steps, which does nothing else, and begins without a checkpoint."""
+    train = config.train.model_copy(
+        update={
+            "steps": _NEVER, "log_every": _NEVER, "checkpoint_every": _NEVER, "check_replicas_every": _NEVER,
+            "evaluate_every": None,
+        }
+    )  # fmt: skip
+    data = config.data.model_copy(update={"path": corpus}) if corpus else config.data
+    return config.model_copy(update={"run_folder": folder / "run", "train": train, "data": data})
+
+
+def _make_corpus(folder: Path) -> None:
+    """Prepare made-up text: words of random syllables, in documents much longer than a sequence."""
+    draw = random.Random(0)
+    syllables = [first + second for first in "bcdfgklmnprst" for second in "aeiou"]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(2_000)]
+
+    def document() -> str:
+        return " ".join(" ".join(draw.choices(words, k=draw.randint(5, 25))) + "." for _ in range(200))
+
+    (folder / "text.txt").write_text("\n\n".join(document() for _ in range(50)))
+    prepare([folder / "text.txt"], folder / "corpus", vocab_size=2_000, held_out=0)

@@ -1,0 +1,42 @@
+"""The floating-point operations (FLOPs) of BERT, as MFU counts them: those of its matrix products, and no others.
+
+A product of [M, K] and [K, N] is 2 M N K. Of each, backward takes two as large: the gradients of both factors. Only
+what the result needs is counted: not padding, not unmasked positions in the MLM head, and nothing a second time that
+is computed again in backward. Chowdhery et al., "PaLM", 2022, appendix B.
+"""
+
+from dataclasses import dataclass
+
+from lucid.backend import Array
+from lucid.models.bert.config import BERTConfig
+
+
+@dataclass(frozen=True)
+class ForwardFLOPs:
+    """The FLOPs of a forward pass: in linear layers, and in the products of attention."""
+
+    linear: int
+    attention: int
+
+    @property
+    def training(self) -> int:
+        """Those of forward and backward together."""
+        return 3 * (self.linear + self.attention)
+
+
+def forward_flops(config: BERTConfig, lengths: Array, masked_tokens: int) -> ForwardFLOPs:
+    """Return the FLOPs of a forward pass with both heads over sequences of `lengths` [B] (integers), without padding.
+
+    C width, I intermediate width, V vocabulary: each token of a layer meets 4 C C + 2 C I weights, and each masked one
+    C C + V C in the MLM head; each sequence meets C C + 2 C in pooler and NSP head. Attention multiplies each token's
+    query with each key of its sequence, and its probabilities with each value: C multiplications each.
+    """
+    C, layers = config.hidden_size, config.num_hidden_layers
+    weights = layers * (4 * C * C + 2 * C * config.intermediate_size)
+    linear = (
+        int(lengths.sum()) * weights
+        + masked_tokens * (C * C + config.vocab_size * C)
+        + len(lengths) * (C * C + 2 * C)
+    )  # fmt: skip
+    attention = layers * 2 * C * int((lengths * lengths).sum())
+    return ForwardFLOPs(2 * linear, 2 * attention)

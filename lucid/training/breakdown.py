@@ -1,0 +1,234 @@
+"""Where the time of a training step goes: real steps of a run, in which kernels, communication and data are timed.
+
+The timing stands around what the trainer calls and not in it: a proxy of the kernels' catalogue, one of the
+communicator, and the iterator over the batches, at which a step begins and ends. What takes the rest is Python.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, cast
+
+import numpy as np
+
+from lucid import kernels
+from lucid.backend import Array
+from lucid.data import Batch
+from lucid.distributed import Communicator, StopRequest, Work
+from lucid.kernels import Kernels
+from lucid.models.bert.flops import forward_flops
+from lucid.training.efficiency import product_limit
+from lucid.training.setup import Run
+from lucid.training.trainer import Trainer
+
+KERNELS = tuple(name for name in vars(Kernels) if not name.startswith("_"))
+COMMUNICATION, DATA = "communication", "data"
+_PARTS = (*KERNELS, COMMUNICATION, DATA)
+_COLLECTIVES = {
+    "all_reduce", "reduce_scatter", "all_gather", "send_receive", "broadcast", "barrier", "all_reduce_scalar",
+}  # fmt: skip
+# Which arguments of a kernel are both read and written: values and moments.
+_REWRITTEN = {"adamw": (0, 2, 3), "lamb_moments": (2, 3), "lamb_update": (0,)}
+# Steps before those that count: the first prepare products and fetch memory.
+_WARM_UP_STEPS = 2
+
+
+@dataclass
+class Part:
+    """Seconds and calls of one kind of work, and the bytes of the arrays that it was given and gave."""
+
+    seconds: float = 0.0
+    calls: float = 0.0
+    bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """The mean step of those timed, over all ranks; `plain_seconds` are the steps between, without timing, each.
+
+    The seconds of `parts`, by name, and of `python` add up to `seconds`. Tokens and FLOPs, those of a forward pass in
+    linear layers and in attention, are those of all ranks together.
+    """
+
+    parts: dict[str, Part]
+    seconds: float
+    plain_seconds: list[float]
+    linear_flops: float
+    attention_flops: float
+    sequences: int
+    tokens: float
+    masked_tokens: float
+    product_limit: float
+
+    @property
+    def python(self) -> float:
+        """The seconds of everything that no part is about."""
+        return self.seconds - sum(part.seconds for part in self.parts.values())
+
+
+class Clock:
+    """Adds up what is timed, while `running`, on the thread that made it: others do not add to its step."""
+
+    def __init__(self) -> None:
+        self.running = False
+        self.parts: defaultdict[str, Part] = defaultdict(Part)
+        self._thread = threading.get_ident()
+        # Seconds of what was timed within what is being timed.
+        self._within = 0.0
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `function`, whose calls count as `name`, without what is timed within them."""
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if not self.running or threading.get_ident() != self._thread:
+                return function(*arguments, **options)
+            before, self._within = self._within, 0.0
+            started = time.perf_counter()
+            result = function(*arguments, **options)
+            seconds = time.perf_counter() - started
+            self._within, within = before + seconds, self._within
+            part = self.parts[name]
+            part.seconds += seconds - within
+            part.calls += 1
+            part.bytes += _bytes(name, arguments, result)
+            return result
+
+        return call
+
+
+def _bytes(name: str, arguments: tuple[Any, ...], result: Any) -> int:
+    """Return the size of the arrays that a call was given and gave; 0 if it gave back what it was given."""
+    if any(result is argument for argument in arguments):
+        return 0
+    results = result if isinstance(result, tuple) else (result,)
+    rewritten = (arguments[place] for place in _REWRITTEN.get(name, ()))
+    return sum(value.nbytes for value in (*arguments, *results, *rewritten) if isinstance(value, np.ndarray))
+
+
+class _TimedWork:
+    """A `Work` whose waiting counts as communication."""
+
+    def __init__(self, work: Work, clock: Clock) -> None:
+        self.wait = clock.timed(COMMUNICATION, work.wait)
+
+
+class _TimedCommunicator:
+    """A communicator whose collectives, and the waits for them, count as communication."""
+
+    def __init__(self, communicator: Communicator, clock: Clock) -> None:
+        self._communicator, self._clock = communicator, clock
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._communicator, name)
+        return self._clock.timed(COMMUNICATION, partial(self._call, attribute)) if name in _COLLECTIVES else attribute
+
+    def _call(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        result = collective(*arguments, **options)
+        return _TimedWork(result, self._clock) if hasattr(result, "wait") else result
+
+
+class _TimedKernels:
+    """Kernels each of which counts under its own name."""
+
+    def __init__(self, implementation: Kernels, clock: Clock) -> None:
+        for name in KERNELS:
+            setattr(self, name, clock.timed(name, getattr(implementation, name)))
+
+
+class StepClock(Clock):
+    """Times every second step of a run that was opened with `communicator` and iterates over `steps`."""
+
+    def __init__(self, communicator: Communicator) -> None:
+        super().__init__()
+        self.communicator = cast(Communicator, _TimedCommunicator(communicator, self))
+        self.seconds: list[float] = []
+        self.plain_seconds: list[float] = []
+        self._kernels: dict[Kernels, Kernels] = {}
+        self._steps, self._began = 0, 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._run(False)
+
+    def steps(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the batches. The trainer asks for the next one when a step begins, so the one before ends there."""
+        fetch = self.timed(DATA, partial(next, batches, None))
+        batch = next(batches, None)
+        while batch is not None:
+            yield batch
+            self._begin_step()
+            batch = fetch()
+
+    def _begin_step(self) -> None:
+        now = time.perf_counter()
+        if self._steps > _WARM_UP_STEPS:
+            (self.seconds if self.running else self.plain_seconds).append(now - self._began)
+        self._run((self._steps - _WARM_UP_STEPS) % 2 == 1 and self._steps > _WARM_UP_STEPS)
+        self._steps += 1
+        self._began = time.perf_counter()
+
+    def _run(self, running: bool) -> None:
+        self.running = running
+        kernels.wrap(self._timed_kernels if running else None)
+
+    def _timed_kernels(self, implementation: Kernels) -> Kernels:
+        if implementation not in self._kernels:
+            self._kernels[implementation] = cast(Kernels, _TimedKernels(implementation, self))
+        return self._kernels[implementation]
+
+
+def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
+    """Take `steps` timed steps of `run`, which was opened with the clock's communicator, and as many without timing.
+
+    What the settings say of logs, evaluations and checkpoints must not fall into these. All ranks call this.
+    """
+    trainer, work = Trainer(run), []
+
+    def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            work.append(_work(run, batch))
+            yield batch
+
+    # The last step has no following one, at whose beginning it would end.
+    with trainer.batches(run.step + _WARM_UP_STEPS + 2 * steps + 1) as batches, clock:
+        trainer.loop(clock.steps(counted(batches)), StopRequest())
+    # What else runs on the machine can only lower it.
+    limit = max(trainer.product_limit, product_limit(run))
+    return _breakdown(trainer, clock, np.mean(work, axis=0), limit)
+
+
+def _work(run: Run, batch: Batch) -> tuple[int, int, int, int]:
+    """Return the FLOPs of linear layers and attention forward, the tokens, and the masked ones."""
+    lengths = batch.attention_mask.sum(axis=1)
+    flops = forward_flops(run.config.model, lengths, batch.masked_tokens)
+    return flops.linear, flops.attention, int(lengths.sum()), batch.masked_tokens
+
+
+def _breakdown(trainer: Trainer, clock: StepClock, work: Array, limit: float) -> Breakdown:
+    """Return what this rank measured, put together with the others'."""
+    communicator, steps = trainer.run.communicator, len(clock.seconds)
+    parts = (
+        np.array([(part.seconds, part.calls, part.bytes) for part in (clock.parts[name] for name in _PARTS)]) / steps
+    )
+    seconds = np.array([np.mean(clock.seconds), *clock.plain_seconds])
+    for means in (parts, seconds):
+        means /= communicator.size
+    for sums in (parts, seconds, work):
+        communicator.all_reduce(sums).wait()
+    linear, attention, tokens, masked_tokens = work.tolist()
+    return Breakdown(
+        parts={name: Part(*part) for name, part in zip(_PARTS, parts.tolist(), strict=True) if part[1]},
+        seconds=float(seconds[0]),
+        plain_seconds=seconds[1:].tolist(),
+        linear_flops=linear,
+        attention_flops=attention,
+        sequences=trainer.settings.global_batch,
+        tokens=tokens,
+        masked_tokens=masked_tokens,
+        product_limit=limit,
+    )

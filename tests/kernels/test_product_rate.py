@@ -1,0 +1,51 @@
+"""The rate of products: of each product of a layer, in the precision and by the kernels in use."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from lucid import kernels
+from lucid.kernels import reference
+from lucid.kernels.product_rate import product_rate
+
+
+class Spy:
+    """The reference kernels, which counts the products and notes the types of their factors."""
+
+    def __init__(self):
+        self.calls, self.shapes = Counter(), set()
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.calls[name] += 1
+            self.shapes |= {array.shape for array in arguments if isinstance(array, np.ndarray)}
+            return getattr(reference, name)(*arguments)
+
+        return call
+
+
+@pytest.fixture
+def spy():
+    spy = Spy()
+    kernels.wrap(lambda implementation: spy)
+    yield spy
+    kernels.wrap(None)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_it_is_of_the_kernels_that_the_array_has(dtype):
+    rate = product_rate([(24, 8), (8, 24)], 16, np.zeros(0, dtype))
+    assert 0 < rate < math.inf
+
+
+def test_forward_and_both_gradients_count_alike(spy):
+    product_rate([(6, 4), (4, 6)], 3, np.zeros(0, np.float32))
+    assert spy.calls["linear"] == spy.calls["linear_input_gradient"] == spy.calls["linear_weight_gradient"] > 0
+    assert spy.shapes == {(3, 4), (3, 6), (4, 6), (6, 4)}
+
+
+def test_many_rows_do_not_make_it_long(spy):
+    product_rate([(4, 4)], 1_000_000, np.zeros(0, np.float32))
+    assert max(rows for rows, _ in spy.shapes) <= 512
