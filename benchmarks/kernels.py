@@ -19,6 +19,7 @@ import numpy as np
 
 from lucid import kernels
 from lucid.kernels import Precision, reference, threads
+from lucid.nn.parameters import BLOCK
 from lucid.random import Coordinates
 
 try:
@@ -37,6 +38,7 @@ RATES = {
     "corrections": (0.5, 0.5),
     "gradient_scale": 1.0,
 }
+BOUNDS = np.append(np.arange(0, OPTIMIZED, BLOCK), OPTIMIZED)
 
 
 @dataclass(frozen=True)
@@ -204,10 +206,13 @@ class Cases:
     def optimizers(self) -> list[Case]:
         buffers = [self.normal(OPTIMIZED) for _ in range(3)] + [self.normal(OPTIMIZED) ** 2]
         tensors = tensors_of(*buffers)
+        rates = {name: rate for name, rate in RATES.items() if name != "learning_rate"}
+        factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
         return [
-            self.case("squared_sum", buffers[0], outputs=0, peer=lambda: tensors[0].norm() ** 2),
+            self.case("squared_sums", buffers[0], BOUNDS, outputs=0, peer=lambda: tensors[0].norm() ** 2),
             self.case("adamw", *buffers, outputs=3, peer=torch_adamw(buffers), **RATES),
-            self.case("lamb", *buffers, outputs=3, **RATES, adapt=True),
+            self.case("lamb_moments", *buffers, BOUNDS, outputs=2, **rates),
+            self.case("lamb_update", buffers[0], *buffers[2:], BOUNDS, np.full(len(BOUNDS) - 1, 1e-4), **factors),
         ]
 
 

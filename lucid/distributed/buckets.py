@@ -1,36 +1,36 @@
 """The fast reduction: gradients are summed over ranks while backward goes on.
 
 The flat gradient buffer lies in about the order in which backward completes it, and is cut into buckets: contiguous
-slices of whole parameters. A bucket is all-reduced in place as soon as its last parameter is ready; nothing is packed,
+slices of whole parameters. A bucket is summed in place as soon as its last parameter is ready; nothing is packed,
 copied or divided. Buckets start strictly in order, so all ranks issue the same collectives in the same order, whatever
 the order of events on each. Micro-batches before the last add to this rank's gradients first.
 """
 
 from functools import partial
-from itertools import islice
+from itertools import pairwise
 
 from lucid.autograd import after_backward
-from lucid.distributed.communicator import Communicator, Work
-from lucid.nn.parameters import FlatParameters, Segment
+from lucid.distributed.communicator import Work
+from lucid.distributed.sharded import Replicated
+from lucid.nn.parameters import FlatParameters
 
 
 class BucketedReduction:
     """Sums the gradients of `flat` over ranks during each backward pass that is not `accumulating`."""
 
-    def __init__(self, flat: FlatParameters, communicator: Communicator, bucket_elements: int) -> None:
-        """Listen to the parameters. Buckets are of at most `bucket_elements`, or hold a single larger parameter."""
+    def __init__(self, flat: FlatParameters, ownership: Replicated) -> None:
+        """Listen to the parameters. The buckets are those of `ownership`, as of `cut`."""
         self.accumulating = False
-        self._flat, self._communicator = flat, communicator
-        bucket_segments = _cut(flat.segments, bucket_elements)
-        self.buckets = [flat.gradients[part[0].start : part[-1].stop] for part in bucket_segments]
-        self._bucket_sizes = [len(part) for part in bucket_segments]
+        self._flat, self._ownership = flat, ownership
+        self._bucket_sizes = [0] * len(ownership.buckets)
+        bucket = 0
+        for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
+            bucket += segment.start == ownership.buckets[bucket].stop
+            self._bucket_sizes[bucket] += 1
+            parameter.add_ready_hook(partial(self._on_ready, bucket))
         # Of the backward that is running: parameters of each bucket yet to come, and the buckets on their way.
         self._not_ready = self._bucket_sizes.copy()
         self._works: list[Work] = []
-        parameters = iter(flat.parameters)
-        for bucket, size in enumerate(self._bucket_sizes):
-            for parameter in islice(parameters, size):
-                parameter.add_ready_hook(partial(self._on_ready, bucket))
 
     def begin_step(self) -> None:
         """Nothing has to be prepared: backward overwrites what is marked as unset."""
@@ -43,15 +43,15 @@ class BucketedReduction:
         if self._not_ready[bucket] == 0:
             raise RuntimeError("an earlier backward was interrupted: the gradients of the ranks are out of step")
         self._not_ready[bucket] -= 1
-        while len(self._works) < len(self.buckets) and self._not_ready[len(self._works)] == 0:
+        while len(self._works) < len(self._not_ready) and self._not_ready[len(self._works)] == 0:
             self._launch_next()
 
     def _launch_next(self) -> None:
-        self._works.append(self._communicator.all_reduce(self.buckets[len(self._works)]))
+        self._works.append(self._ownership.sum(len(self._works)))
 
     def _finish(self) -> None:
         self._flat.zero_unset_gradients()
-        while len(self._works) < len(self.buckets):
+        while len(self._works) < len(self._not_ready):
             self._launch_next()
         for work in self._works:
             work.wait()
@@ -59,11 +59,13 @@ class BucketedReduction:
         self._not_ready = self._bucket_sizes.copy()
 
 
-def _cut(segments: tuple[Segment, ...], bucket_elements: int) -> list[list[Segment]]:
-    """Return `segments` in runs that span at most `bucket_elements`, or hold a single larger one."""
-    runs = [[segments[0]]]
-    for segment in segments[1:]:
-        if segment.stop - runs[-1][0].start > bucket_elements:
-            runs.append([])
-        runs[-1].append(segment)
-    return runs
+def cut(flat: FlatParameters, bucket_elements: int) -> list[slice]:
+    """Cut the flat buffers into buckets of at most `bucket_elements`, or of a single larger parameter.
+
+    The gap behind a parameter goes with it.
+    """
+    starts = [0]
+    for segment in flat.segments:
+        if segment.stop - starts[-1] > bucket_elements and segment.start > starts[-1]:
+            starts.append(segment.start)
+    return [slice(start, stop) for start, stop in pairwise([*starts, len(flat.gradients)])]

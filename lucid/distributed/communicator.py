@@ -5,6 +5,8 @@ wait for them in the same order, with arrays of equal size and dtype; what diffe
 hold. Reductions are sums: means are never taken here, because losses are normalised by global counts before backward.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn, Protocol
 
 import numpy as np
@@ -60,17 +62,15 @@ class Communicator(Protocol):
     def all_reduce(self, array: Array) -> Work:
         """Replace `array` by its sum over ranks, in place. All ranks get the same bits."""
 
-    def reduce_scatter(self, array: Array, shard: Array) -> Work:
-        """Put part `rank` of the sum over ranks of `array` into `shard`.
+    def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
+        """Replace part `rank` of `array` by that part of the sum over ranks, in place.
 
-        `array` consists of `size` parts of `shard.size` elements, one after the other. The two do not overlap.
+        Part r is elements [bounds[r], bounds[r + 1]); `bounds` rise from 0 to `array.size`. The other parts hold
+        afterwards what is of no use.
         """
 
-    def all_gather(self, shard: Array, array: Array) -> Work:
-        """Put every rank's `shard` into `array`, in order of rank.
-
-        `array.size` is `size * shard.size`. `shard` may be its own part of `array`, otherwise they do not overlap.
-        """
+    def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
+        """Replace each part of `array` by that of the rank it belongs to, in place; `bounds` as in `reduce_scatter`."""
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         """Swap with rank `peer`, which calls this too: its `outgoing` arrives in `incoming`.
@@ -91,6 +91,13 @@ class Communicator(Protocol):
         """Return zeros [count] for a flat parameter or gradient buffer, where this backend communicates best.
 
         All ranks call this together, and communicate the same parts of what they get. It ends with the communicator.
+        """
+
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+        """Return zeros [count] for a flat parameter buffer, the same memory for all ranks of a node, if it can be had.
+
+        All ranks call this together, and keep an order among themselves: each writes a part of its own, and calls
+        `all_gather`, after which all may read. `broadcast` takes it as well. It ends with the communicator.
         """
 
     def sums_along_tree(self, array: Array) -> bool:
@@ -130,15 +137,11 @@ def check_array(name: str, array: Array) -> None:
         raise ValueError(f"{name} must be C-contiguous, got shape {array.shape} with strides {array.strides}")
 
 
-def check_parts(shard: Array, array: Array, size: int) -> None:
-    """Raise `ValueError` unless `array` is as large as `size` parts like `shard`, of the same dtype."""
-    check_array("shard", shard)
+def check_parts(array: Array, bounds: Sequence[int], size: int) -> None:
+    """Raise `ValueError` unless `array` can be communicated, and `bounds` cut it into `size` parts."""
     check_array("array", array)
-    check_same_dtype("shard", shard, "array", array)
-    if array.size != size * shard.size:
-        raise ValueError(
-            f"array has {array.size} elements, but {size} ranks x {shard.size} elements of shard = {size * shard.size}"
-        )
+    if len(bounds) != size + 1 or bounds[0] != 0 or bounds[-1] != array.size or any(a > b for a, b in pairwise(bounds)):
+        raise ValueError(f"bounds are {list(bounds)}, but {size} parts of {array.size} elements are wanted")
 
 
 def check_same_dtype(name: str, array: Array, other_name: str, other: Array) -> None:

@@ -1,16 +1,17 @@
 """Data-parallel training: every rank holds the model, and the gradients are summed over ranks.
 
 How they are summed is the reduction's: fast, while backward goes on (`buckets.py`), or exact, with the same bits on
-any number of ranks (`exact.py`).
+any number of ranks (`exact.py`). Who updates what, and so who gets which sums, is in `sharded.py`.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
-from lucid.distributed.buckets import BucketedReduction
+from lucid.distributed.buckets import BucketedReduction, cut
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.exact import ExactReduction
+from lucid.distributed.sharded import Replicated, Sharded
 from lucid.nn.module import Module
 from lucid.nn.parameters import flatten
 
@@ -33,6 +34,9 @@ class DistributedDataParallel(Generic[ModuleT]):
     The sum is not divided: make the loss of each rank a sum over its samples, weighted by *global* counts. `module`
     keeps its parameters' names, and may be called itself as well. `flat` holds the buffers, for the optimizer.
 
+    With `sharded`, each rank has the summed gradients only where it is the one to update, and the optimizer's `step`
+    brings the weights together; its state is divided, and the ranks of a node share one copy of the weights.
+
     A step begins with `zero_grad`. Of several calls of `backward` in a step (micro-batches) all but the last belong in
     `accumulate()`. A parameter that no backward has reached gets a gradient of zero.
     """
@@ -43,6 +47,7 @@ class DistributedDataParallel(Generic[ModuleT]):
         communicator: Communicator,
         bucket_megabytes: float = 25.0,
         exact_micro_batches: int | None = None,
+        sharded: bool = False,
     ) -> None:
         """Flatten `module`, whose parameters are of one dtype, and take rank 0's values. All ranks call this.
 
@@ -51,14 +56,21 @@ class DistributedDataParallel(Generic[ModuleT]):
         step; `ConfigError` if the number of ranks is not a power of two.
         """
         self.module = module
-        self.flat = flatten(module, allocate=communicator.allocate)
-        communicator.broadcast(self.flat.values)
-        bucket_elements = max(1, int(bucket_megabytes * 2**20) // self.flat.gradients.itemsize)
+        sharded = sharded and communicator.size > 1
+        # Before the values may be the same memory for several ranks, which then all write the same.
+        for parameter in module.parameters():
+            communicator.broadcast(parameter.data)
+        allocate_values = communicator.allocate_for_node if sharded else communicator.allocate
+        self.flat = flat = flatten(module, communicator.allocate, allocate_values)
+        communicator.barrier()
+        bucket_elements = max(1, int(bucket_megabytes * 2**20) // flat.gradients.itemsize)
+        buckets = cut(flat, bucket_elements)
+        flat.ownership = ownership = (Sharded if sharded else Replicated)(flat, communicator, buckets)
         self._reduction: Reduction
         if exact_micro_batches is None:
-            self._reduction = BucketedReduction(self.flat, communicator, bucket_elements)
+            self._reduction = BucketedReduction(flat, ownership)
         else:
-            self._reduction = ExactReduction(self.flat, communicator, exact_micro_batches, bucket_elements)
+            self._reduction = ExactReduction(flat, ownership, communicator, exact_micro_batches)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call the module."""

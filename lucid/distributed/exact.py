@@ -14,7 +14,8 @@ with, and the mirrored exchanges bring the parts together again: the bytes of an
 
 from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
-from lucid.distributed.communicator import Communicator, Finished, Work
+from lucid.distributed.communicator import Communicator
+from lucid.distributed.sharded import Replicated
 from lucid.errors import ConfigError
 from lucid.nn.parameters import FlatParameters
 
@@ -46,14 +47,19 @@ class ExactReduction:
     unless the number of ranks is a power of two.
     """
 
-    def __init__(self, flat: FlatParameters, communicator: Communicator, leaves: int, piece_elements: int) -> None:
-        """Listen to the parameters. The sum travels in pieces of at most `piece_elements`, to need little room."""
+    def __init__(
+        self,
+        flat: FlatParameters,
+        ownership: Replicated,
+        communicator: Communicator,
+        leaves: int,
+    ) -> None:
+        """Listen to the parameters. The sum travels in the buckets of `ownership`, to need little room."""
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
         self.accumulating = False
-        self._flat, self._communicator = flat, communicator
+        self._flat, self._ownership, self._communicator = flat, ownership, communicator
         self._leaves, self._leaf = leaves, 0
-        self._piece_elements = piece_elements
         # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.
         self._waiting: list[Array] = []
         self._free: list[Array] = []
@@ -110,24 +116,24 @@ class ExactReduction:
         return self._free.pop() if self._free else array_module(self._current).zeros_like(self._flat.gradients)
 
     def _sum_over_ranks(self) -> None:
-        gradients = self._flat.gradients
-        incoming = array_module(gradients).empty(min(self._piece_elements, len(gradients)), gradients.dtype)
-        works = [
-            all_reduce(self._communicator, gradients[start : start + self._piece_elements], incoming)
-            for start in range(0, len(gradients), self._piece_elements)
-        ]
-        for work in works:
-            work.wait()
+        gradients, buckets = self._flat.gradients, self._ownership.buckets
+        if self._communicator.sums_along_tree(gradients):
+            for work in [self._ownership.sum(bucket) for bucket in range(len(buckets))]:
+                work.wait()
+            return
+        # Where ranks own shares of their own, too, each gets all of the sum: the tree leaves a rank with a part that is
+        # not its share.
+        longest = max(bucket.stop - bucket.start for bucket in buckets)
+        incoming = array_module(gradients).empty((longest + 1) // 2, gradients.dtype)
+        for bucket in buckets:
+            all_reduce(self._communicator, gradients[bucket], incoming)
 
 
-def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> Work:
-    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree.
+def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> None:
+    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree. Blocks.
 
-    `incoming` is room for N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two. This
-    blocks, unless the communicator's own sums are made along the tree.
+    `incoming` is room for N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two.
     """
-    if communicator.sums_along_tree(array):
-        return communicator.all_reduce(array)
     start, stop = 0, len(array)
     exchanges: list[tuple[int, slice, slice]] = []
     distance = 1
@@ -145,4 +151,3 @@ def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> Wor
         distance *= 2
     for partner, kept, given in reversed(exchanges):
         communicator.send_receive(array[kept], array[given], partner).wait()
-    return Finished()

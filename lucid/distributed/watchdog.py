@@ -171,7 +171,8 @@ def _hosts(communicator: Communicator) -> list[str]:
     """Return the names of the hosts of all ranks. All ranks call this."""
     name = socket.gethostname().encode()[:_HOST_BYTES].ljust(_HOST_BYTES, b"\0")
     names = np.zeros((communicator.size, _HOST_BYTES), np.uint8)
-    communicator.all_gather(np.frombuffer(name, np.uint8).copy(), names).wait()
+    names[communicator.rank] = np.frombuffer(name, np.uint8)
+    communicator.all_gather(names, range(0, names.size + 1, _HOST_BYTES)).wait()
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in names]
 
 

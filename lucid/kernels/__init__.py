@@ -157,8 +157,11 @@ class Kernels(Protocol):
     ) -> Array:
         """Return the gradient of `cross_entropy` by logits, for gradient [N] by the losses."""
 
-    def squared_sum(self, x: Array) -> Array:
-        """Return the sum of the squares of x [N] as a float64 scalar array, added in blocks of a fixed size."""
+    def squared_sums(self, x: Array, bounds: Array) -> Array:
+        """Return float64 [K]: the sums of the squares of x [N] in each block x[bounds[k]:bounds[k + 1]].
+
+        bounds [K + 1] (int64, in host memory) rise from 0 to N.
+        """
 
     def adamw(
         self,
@@ -180,25 +183,39 @@ class Kernels(Protocol):
         `gradient_scale` as they are read.
         """
 
-    def lamb(
+    def lamb_moments(
         self,
         values: Array,
         gradients: Array,
         first_moments: Array,
         second_moments: Array,
+        bounds: Array,
         *,
-        learning_rate: float,
         betas: tuple[float, float],
         epsilon: float,
         weight_decay: float,
         corrections: tuple[float, float],
         gradient_scale: float,
-        adapt: bool,
-    ) -> None:
-        """Update one parameter's values [N] and moments in place. You et al., 2019, algorithm 2.
+    ) -> Array:
+        """Fold gradients [N] into the moments in place. You et al., 2019, algorithm 2, up to the norms.
 
-        With `adapt` the step is scaled by |values| / |update|, or by 1 where either norm is 0.
+        Return float64 [K, 2]: the sums of the squares of values and of update in each block, as of `squared_sums`. The
+        update is Adam's direction plus `weight_decay` times values [N].
         """
+
+    def lamb_update(
+        self,
+        values: Array,
+        first_moments: Array,
+        second_moments: Array,
+        bounds: Array,
+        rates: Array,
+        *,
+        epsilon: float,
+        weight_decay: float,
+        corrections: tuple[float, float],
+    ) -> None:
+        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] (float64)."""
 
 
 def of(array: Array) -> Kernels:

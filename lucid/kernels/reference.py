@@ -4,6 +4,7 @@ Signatures and shapes are described in `lucid.kernels.Kernels`.
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from lucid.random import Coordinates, keep_threshold, random_words
 
 _SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
-# Sums over elements are added block by block, so that no split of the work changes them.
+# AdamW goes block by block, so that the temporaries stay in a core's cache.
 _BLOCK = 65_536
 
 
@@ -247,14 +248,9 @@ def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_su
     return by_logits
 
 
-def squared_sum(x: Array) -> Array:
-    xp = array_module(x)
-    sums = []
-    for start in range(0, len(x), _BLOCK):
-        block = x[start : start + _BLOCK].astype(np.float64)
-        block *= block
-        sums.append(block.sum())
-    return xp.stack(sums).sum()
+def squared_sums(x: Array, bounds: Array) -> Array:
+    sums = [(x[start:stop].astype(np.float64) ** 2).sum() for start, stop in pairwise(bounds.tolist())]
+    return array_module(x).stack(sums)
 
 
 def _advance_moments(
@@ -262,12 +258,9 @@ def _advance_moments(
     first_moments: Array,
     second_moments: Array,
     betas: tuple[float, float],
-    epsilon: float,
-    corrections: tuple[float, float],
     gradient_scale: float,
-) -> Array:
-    """Fold the gradients into the moments in place and return Adam's direction."""
-    xp = array_module(gradients)
+) -> None:
+    """Fold the gradients into the moments in place."""
     scaled = gradients * gradient_scale
     first_moments *= betas[0]
     first_moments += (1 - betas[0]) * scaled
@@ -275,7 +268,11 @@ def _advance_moments(
     scaled *= scaled
     scaled *= 1 - betas[1]
     second_moments += scaled
-    root = xp.sqrt(second_moments, out=scaled)
+
+
+def _direction(first_moments: Array, second_moments: Array, epsilon: float, corrections: tuple[float, float]) -> Array:
+    """Return Adam's direction."""
+    root = array_module(second_moments).sqrt(second_moments)
     root *= 1 / math.sqrt(corrections[1])
     root += epsilon
     direction = first_moments / root
@@ -296,39 +293,43 @@ def adamw(
     corrections: tuple[float, float],
     gradient_scale: float,
 ) -> None:
-    # Block by block, so that the temporaries stay in a core's cache.
     for start in range(0, len(values), _BLOCK):
         block = slice(start, start + _BLOCK)
-        update = _advance_moments(
-            gradients[block], first_moments[block], second_moments[block], betas, epsilon, corrections, gradient_scale
-        )
-        update *= learning_rate
+        moments = first_moments[block], second_moments[block]
+        _advance_moments(gradients[block], *moments, betas, gradient_scale)
         values[block] *= 1 - learning_rate * weight_decay
-        values[block] -= update
+        values[block] -= _direction(*moments, epsilon, corrections) * learning_rate
 
 
-def lamb(
+def lamb_moments(
     values: Array,
     gradients: Array,
     first_moments: Array,
     second_moments: Array,
+    bounds: Array,
     *,
-    learning_rate: float,
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
     corrections: tuple[float, float],
     gradient_scale: float,
-    adapt: bool,
+) -> Array:
+    _advance_moments(gradients, first_moments, second_moments, betas, gradient_scale)
+    update = _direction(first_moments, second_moments, epsilon, corrections) + weight_decay * values
+    return array_module(values).stack([squared_sums(values, bounds), squared_sums(update, bounds)], axis=1)
+
+
+def lamb_update(
+    values: Array,
+    first_moments: Array,
+    second_moments: Array,
+    bounds: Array,
+    rates: Array,
+    *,
+    epsilon: float,
+    weight_decay: float,
+    corrections: tuple[float, float],
 ) -> None:
-    xp = array_module(values)
-    update = _advance_moments(gradients, first_moments, second_moments, betas, epsilon, corrections, gradient_scale)
-    update += weight_decay * values
-    trust = learning_rate
-    if adapt:
-        value_norm, update_norm = xp.sqrt(squared_sum(values)), xp.sqrt(squared_sum(update))
-        both = (value_norm > 0) & (update_norm > 0)
-        ratio = value_norm / xp.where(both, update_norm, 1)
-        trust = (learning_rate * xp.where(both, ratio, 1)).astype(values.dtype)
-    update *= trust
-    values -= update
+    update = _direction(first_moments, second_moments, epsilon, corrections) + weight_decay * values
+    for (start, stop), rate in zip(pairwise(bounds.tolist()), rates.tolist(), strict=True):
+        values[start:stop] -= update[start:stop] * rate

@@ -4,10 +4,13 @@ A gradient is thus written by backward where the communicator reduces it and the
 slice, an optimizer step one pass. The order is that in which backward finishes them, more or less: reverse order of
 registration, first all parameters with weight decay, then those without; the tied word embedding, registered first,
 closes the first region.
+
+For sums, and for sharing work among ranks, the buffers are cut into blocks. None holds parts of two parameters, so that
+norms of single parameters, too, are sums over whole blocks.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +21,9 @@ from lucid.nn.module import Module, Parameter
 Allocate = Callable[[int, np.dtype], Array]
 
 _ALIGNMENT_BYTES = 256
+
+# Elements of a block, at most.
+BLOCK = 16_384
 
 
 @dataclass(frozen=True)
@@ -32,21 +38,86 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Blocks side by side that one process updates, all with weight decay or all without.
+
+    `elements` and `blocks` are their place in the flat buffers, `bounds` [blocks + 1] those of the blocks, from the
+    first element on. `own` is their place among all that the process updates.
+    """
+
+    elements: slice
+    blocks: slice
+    bounds: Array
+    own: slice
+    decay: bool
+
+
+class Ownership:
+    """Which blocks this process updates: all. `lucid.distributed.sharded` has others.
+
+    All ranks call the methods together.
+    """
+
+    # Whether all is updated here.
+    is_whole = True
+
+    def __init__(self, flat: "FlatParameters") -> None:
+        self.parts = tuple(flat.parts(0, len(flat.values), own_start=0))
+
+    @property
+    def count(self) -> int:
+        """The elements that this process updates."""
+        return sum(part.own.stop - part.own.start for part in self.parts)
+
+    def complete(self, sums: Array) -> None:
+        """Fill in the rows of `sums` [blocks, ...] (float64) that belong to other ranks' blocks, and are zero."""
+
+    def publish(self) -> None:
+        """Bring what each rank has updated of the values to all."""
+
+    def gather(self, own: Array, whole: Array) -> None:
+        """Put `own` [count] of every rank into the first rank's `whole`, which is laid out like the values."""
+        whole[...] = own
+
+    def scatter(self, whole: Array | None, own: Array) -> None:
+        """Put into `own` [count] what this rank updates of `whole`, of the first rank: the reverse of `gather`."""
+        own[...] = whole
+
+
+@dataclass
 class FlatParameters:
     """The flat buffers of a module: `values` and `gradients` [N], and the segments in buffer order.
 
-    Segments start on multiples of 256 bytes; what lies between them is zero and stays zero.
+    Segments start on multiples of 256 bytes; what lies between them is zero and stays zero. `bounds` (int64
+    [blocks + 1]) are those of the blocks; those of segment i begin at number `first_blocks[i]`. `ownership` says which
+    of them this process updates: all, until something else is put there.
     """
 
     values: Array
     gradients: Array
     segments: tuple[Segment, ...]
     parameters: tuple[Parameter, ...]
+    bounds: Array
+    first_blocks: Array
+    ownership: Ownership = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ownership = Ownership(self)
 
     @property
     def decay_stop(self) -> int:
         """Where the region with weight decay ends and that without begins."""
         return next((segment.start for segment in self.segments if not segment.decay), len(self.values))
+
+    def parts(self, start: int, stop: int, own_start: int) -> Iterator[Part]:
+        """Return elements [start, stop), whole blocks, as parts; the first is at `own_start` of what is updated."""
+        border = min(max(start, self.decay_stop), stop)
+        for first, last, decay in ((start, border, True), (border, stop, False)):
+            if first < last:
+                blocks = slice(*np.searchsorted(self.bounds, (first, last)).tolist())
+                bounds = self.bounds[blocks.start : blocks.stop + 1] - first
+                own = slice(own_start + first - start, own_start + last - start)
+                yield Part(slice(first, last), blocks, bounds, own, decay)
 
     def zero_grad(self) -> None:
         """Forget all gradients; the buffer is overwritten by the next backward, not cleared now."""
@@ -69,11 +140,14 @@ class FlatParameters:
         return {part.name: buffer[part.start : part.stop].reshape(part.shape) for part in self.segments}
 
 
-def flatten(module: Module, allocate: Allocate | None = None) -> FlatParameters:
+def flatten(
+    module: Module, allocate: Allocate | None = None, allocate_values: Allocate | None = None
+) -> FlatParameters:
     """Move the parameters of `module`, all of one dtype and device, into flat buffers.
 
     `allocate(count, dtype)` returns a zeroed 1-D array: ordinary memory by default, or a communicator's.
-    Parameters with two or more dimensions get weight decay, biases and LayerNorm weights do not (Devlin et al., 2018).
+    `allocate_values` does so for the values, if they are to be elsewhere than the gradients. Parameters with two or
+    more dimensions get weight decay, biases and LayerNorm weights do not (Devlin et al., 2018).
     """
     named = list(module.named_parameters())
     dtype = named[0][1].dtype
@@ -94,11 +168,22 @@ def flatten(module: Module, allocate: Allocate | None = None) -> FlatParameters:
 
     count = -(-stop // alignment) * alignment
     # Gradients first: if the allocator has good memory for one of the two only, that is the one which travels.
-    gradient_buffer, value_buffer = allocate(count, dtype), allocate(count, dtype)
-    flat = FlatParameters(value_buffer, gradient_buffer, tuple(segments), tuple(parameters))
+    gradient_buffer, value_buffer = allocate(count, dtype), (allocate_values or allocate)(count, dtype)
+    blocks = _blocks(segments, count)
+    flat = FlatParameters(value_buffer, gradient_buffer, tuple(segments), tuple(parameters), *blocks)
     values, gradients = flat.views(flat.values), flat.views(flat.gradients)
     for segment, parameter in zip(segments, parameters, strict=True):
         parameter.use_buffers(values[segment.name], gradients[segment.name])
     # The arrays that the parameters had before are as large as the model.
     backend.return_freed_memory()
     return flat
+
+
+def _blocks(segments: list[Segment], count: int) -> tuple[Array, Array]:
+    """Return the bounds of the blocks of `count` elements, and the number of each segment's first block.
+
+    A segment's last block includes the gap behind it: zeros.
+    """
+    starts = [np.arange(segment.start, segment.stop, BLOCK) for segment in segments]
+    first_blocks = np.cumsum([0, *map(len, starts)])[:-1]
+    return np.append(np.concatenate(starts), count), first_blocks

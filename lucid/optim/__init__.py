@@ -1,8 +1,8 @@
 """Optimizers over the flat buffers, clipping and the learning rate's schedule."""
 
 from lucid.optim.adamw import AdamW
-from lucid.optim.clipping import clip_scale, global_norm
+from lucid.optim.clipping import clip_scale, global_norm, not_finite
 from lucid.optim.lamb import LAMB
 from lucid.optim.schedule import WarmupPolynomialDecay
 
-__all__ = ["LAMB", "AdamW", "WarmupPolynomialDecay", "clip_scale", "global_norm"]
+__all__ = ["LAMB", "AdamW", "WarmupPolynomialDecay", "clip_scale", "global_norm", "not_finite"]

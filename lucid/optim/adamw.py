@@ -5,20 +5,20 @@ from lucid.optim.moments import MomentOptimizer
 
 
 class AdamW(MomentOptimizer):
-    """One pass over each of the two regions of the flat buffers, with and without weight decay."""
+    """One pass over the flat buffers."""
 
     def update(self, learning_rate: float, gradient_scale: float, corrections: tuple[float, float]) -> None:
-        flat, stop = self.flat, self.flat.decay_stop
-        for region, weight_decay in ((slice(0, stop), self.weight_decay), (slice(stop, None), 0.0)):
+        flat = self.flat
+        for part in flat.ownership.parts:
             kernels.of(flat.values).adamw(
-                flat.values[region],
-                flat.gradients[region],
-                self.first_moments[region],
-                self.second_moments[region],
+                flat.values[part.elements],
+                flat.gradients[part.elements],
+                self.first_moments[part.own],
+                self.second_moments[part.own],
                 learning_rate=learning_rate,
                 betas=self.betas,
                 epsilon=self.epsilon,
-                weight_decay=weight_decay,
+                weight_decay=self.weight_decay if part.decay else 0.0,
                 corrections=corrections,
                 gradient_scale=gradient_scale,
             )

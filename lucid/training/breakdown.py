@@ -31,7 +31,7 @@ _COLLECTIVES = {
     "all_reduce", "reduce_scatter", "all_gather", "send_receive", "broadcast", "barrier", "all_reduce_scalar",
 }  # fmt: skip
 # Which arguments of a kernel are both read and written: values and moments.
-_REWRITTEN = {"adamw": (0, 2, 3), "lamb": (0, 2, 3)}
+_REWRITTEN = {"adamw": (0, 2, 3), "lamb_moments": (2, 3), "lamb_update": (0,)}
 # Steps before those that count: the first prepare products and fetch memory.
 _WARM_UP_STEPS = 2
 

@@ -15,8 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from lucid.errors import CheckpointError
 from lucid.files import flush, parse_dataclass, parse_json, sha256_of
@@ -77,13 +76,16 @@ class Checkpoint:
     folder: Path
     state: TrainingState
 
-    def load(self, model: BERTForPreTraining, optimizer: MomentOptimizer) -> None:
-        """Copy weights and moments into `model` and `optimizer`."""
+    def load(self, model: BERTForPreTraining, optimizer: MomentOptimizer) -> dict[str, np.ndarray]:
+        """Copy the weights into `model`, and return the moments as `optimizer.restore` takes them."""
         hub.read_weights(self.folder, model)
+        path = self.folder / OPTIMIZER_FILE
         try:
-            optimizer.load_state_dict(load_file(self.folder / OPTIMIZER_FILE), self.state.optimizer_updates)
+            # One moment at a time: all of them take twice as much memory as the weights.
+            with safe_open(path, framework="numpy") as file:
+                return optimizer.lay_out(file.get_tensor)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{self.folder / OPTIMIZER_FILE} does not fit the model: {error}") from error
+            raise CheckpointError(f"{path} does not fit the model: {error}") from error
 
 
 def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:

@@ -74,6 +74,9 @@ class OptimizerSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
     bias_correction: bool = Field(True, description="false: as in the original BERT")
     max_gradient_norm: Positive = Field(1.0, description="clip the global norm to this")
+    sharded: bool = Field(
+        False, description="divide moments and updates over the ranks; those of a node share one copy of the weights"
+    )
 
 
 class TrainSettings(Settings):

@@ -1,7 +1,8 @@
 """Writes a run's checkpoints beside the training, which waits for no more than a copy of the state. First rank only.
 
 The copy's memory is kept from one checkpoint to the next: fetching fresh pages takes longer than copying. What is
-written at the end, when nothing changes any more, is not copied: a run that saves only then needs no memory for it.
+written at the end, when nothing changes any more, is not copied: a run that saves only then needs no memory for it, but
+for moments that are divided over ranks, and are gathered here.
 """
 
 import threading
@@ -49,20 +50,25 @@ class Saver:
         return self._incarnation.newest
 
     def begin(self, state: TrainingState) -> None:
-        """Copy the arrays and begin to write them, after the checkpoint that is under way, if any."""
+        """Copy the arrays and begin to write them, after the checkpoint that is under way, if any.
+
+        The other ranks call `optimizer.state_dict` meanwhile.
+        """
         self.wait()
         _copy(self._model.state_dict(), self._weights)
-        _copy(self._optimizer.state_dict(), self._moments)
-        snapshot = self._snapshot(state, self._weights, self._moments)
+        snapshot = self._snapshot(state, self._weights, self._optimizer.state_dict(self._moments))
         # A daemon: a process that has to end at once does not wait for it.
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
         self._thread.start()
 
-    def finish(self, state: TrainingState) -> None:
-        """Return when a checkpoint of `state` is there; raises `CheckpointError` if it cannot be written."""
+    def has_saved(self, state: TrainingState) -> bool:
+        """Return whether there is a checkpoint of `state`, when none is under way any more."""
         self.wait()
-        if state.step != self._saved_step:
-            self._save(self._snapshot(state, self._model.state_dict(), self._optimizer.state_dict()))
+        return state.step == self._saved_step
+
+    def finish(self, state: TrainingState, moments: Arrays) -> None:
+        """Write the last checkpoint, with nothing copied; raises `CheckpointError` if it cannot be written."""
+        self._save(self._snapshot(state, self._model.state_dict(), moments))
 
     def wait(self) -> None:
         """Return when no checkpoint is under way any more."""

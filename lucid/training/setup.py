@@ -111,7 +111,11 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     model.bert.encoder.recompute(config.train.recompute)
     optimizer_settings = config.optimizer
     ddp = DistributedDataParallel(
-        model, communicator, config.distributed.bucket_megabytes, config.exact_micro_batches(communicator.size)
+        model,
+        communicator,
+        config.distributed.bucket_megabytes,
+        config.exact_micro_batches(communicator.size),
+        sharded=optimizer_settings.sharded,
     )
     optimizer = {"adamw": AdamW, "lamb": LAMB}[optimizer_settings.name](
         ddp.flat,
@@ -264,10 +268,11 @@ def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> str:
 def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
     """Bring all ranks to the first rank's checkpoint, or to the beginning."""
     place = np.zeros(5, np.int64)
+    moments: dict[str, Array] = {}
 
     def load() -> None:
         if checkpoint is not None:
-            checkpoint.load(run.model, run.optimizer)
+            moments.update(checkpoint.load(run.model, run.optimizer))
             state = checkpoint.state
             place[:4] = state.step, state.samples_consumed, state.optimizer_updates, state.skipped_steps
             place[4] = state.skipped_in_a_row
@@ -276,6 +281,8 @@ def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
             run.messages.append(f"goes on from step {state.step:,} ({checkpoint.folder})")
 
     all_or_none(run.communicator, load)
-    for array in (run.ddp.flat.values, run.optimizer.first_moments, run.optimizer.second_moments, place):
-        run.communicator.broadcast(array)
-    run.step, run.samples_consumed, run.optimizer.updates, run.skipped_steps, run.skipped_in_a_row = place.tolist()
+    run.communicator.broadcast(run.ddp.flat.values)
+    run.communicator.broadcast(place)
+    run.step, run.samples_consumed, updates, run.skipped_steps, run.skipped_in_a_row = place.tolist()
+    if run.step:
+        run.optimizer.restore(moments, updates)

@@ -18,7 +18,7 @@ from lucid.data import Batch, Loader
 from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift, is_agreed
 from lucid.errors import TrainingError
 from lucid.models.bert.flops import forward_flops
-from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm
+from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm, not_finite
 from lucid.training.checkpoint import TrainingState
 from lucid.training.efficiency import product_limit
 from lucid.training.evaluation import Evaluation, evaluate
@@ -197,8 +197,7 @@ class Trainer:
         run.skipped_steps += 1
         run.skipped_in_a_row += 1
         if run.skipped_in_a_row > self.settings.max_skipped_steps:
-            views = run.ddp.flat.views(run.ddp.flat.gradients)
-            names = [name for name, gradient in views.items() if not np.isfinite(gradient).all()]
+            names = not_finite(run.ddp.flat)
             error = TrainingError(
                 f"step {run.step}: the gradient was not finite {run.skipped_in_a_row} times in a row (last in "
                 f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}): lower optimizer.learning_rate, or "
@@ -233,24 +232,33 @@ class Trainer:
             self._progress.say(self.evaluation.sentence())
 
     def _save(self) -> None:
-        """Begin a checkpoint. The replicas are equal: the first rank writes, while training goes on."""
+        """Begin a checkpoint. The weights of all ranks are equal: the first writes, while training goes on."""
         with self._window.paused():
             state = self._checked_state()
             if self._saver:
                 with self._saving():
                     self._saver.begin(state)
+            else:
+                self.run.optimizer.state_dict()
 
     def _save_last(self) -> None:
         """Write a checkpoint of the last step taken, unless it has one; a failure is the error of all ranks."""
+        communicator = self.run.communicator
         state = self._checked_state()
+        unsaved = False
+        if self._saver:
+            with self._saving():
+                unsaved = not self._saver.has_saved(state)
+        moments = self.run.optimizer.state_dict() if communicator.all_reduce_scalar(unsaved) else {}
 
         def finish() -> None:
-            if self._saver:
+            if self._saver and unsaved:
                 with self._saving():
-                    self._saver.finish(state)
-                self.run.checkpoint = self._saver.newest
+                    self._saver.finish(state, moments)
 
-        all_or_none(self.run.communicator, finish)
+        all_or_none(communicator, finish)
+        if self._saver:
+            self.run.checkpoint = self._saver.newest
 
     def _saving(self) -> AbstractContextManager[None]:
         """Note that the other ranks may wait for long within the block: the disk decides."""

@@ -65,33 +65,59 @@ def test_a_work_keeps_arrays_that_nobody_else_holds(group):
         work.wait()
 
 
+# Where the parts of 60,000 elements begin: even ones; uneven ones, of which some are empty.
+CUTS = pytest.mark.parametrize(
+    "cut",
+    [lambda size: np.arange(size) * 60_000 // size, lambda size: np.array([0, 7, 7, 30_000])[:size]],
+    ids=["even", "uneven"],
+)
+
+
+def bounds_of(group, cut):
+    return [*cut(group.size).tolist(), 60_000]
+
+
+def parts_of(group, cut, values):
+    """An array of 60,000 elements whose parts hold one value each."""
+    return np.repeat(values, np.diff(bounds_of(group, cut)))
+
+
 @PLACES
+@CUTS
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_reduce_scatter_gives_each_rank_its_part_of_the_sum_and_leaves_its_array_alone(group, dtype, place):
+def test_reduce_scatter_leaves_each_rank_its_part_of_the_sum(group, dtype, cut, place):
+    bounds = bounds_of(group, cut)
+    own = slice(bounds[group.rank], bounds[group.rank + 1])
     for _ in range(2):
-        array = place(group, np.repeat(np.arange(group.size), 5).astype(dtype) * (group.rank + 1))
-        before, shard = array.copy(), np.empty(5, dtype)
-        group.reduce_scatter(array, shard).wait()
-        np.testing.assert_array_equal(array, before)
-        np.testing.assert_array_equal(shard, np.full(5, group.rank * sum_of_ranks(group), dtype))
+        array = place(group, parts_of(group, cut, np.arange(group.size, dtype=dtype)) * (group.rank + 1))
+        group.reduce_scatter(array, bounds).wait()
+        np.testing.assert_array_equal(array[own], np.full(own.stop - own.start, group.rank * sum_of_ranks(group)))
 
 
-@PLACES
+def allocated_for_node(group, array):
+    """Zeros in memory that the ranks of a node share."""
+    return group.allocate_for_node(array.size, array.dtype).reshape(array.shape)
+
+
+@pytest.mark.parametrize("place", [lambda _, array: array, placed, allocated_for_node], ids=["any", "own", "of node"])
+@CUTS
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_all_gather_puts_the_shards_in_order_of_rank(group, dtype, place):
-    for _ in range(2):
-        array = place(group, np.zeros((group.size, 5), dtype))
-        group.all_gather(np.full(5, group.rank + 1, dtype), array).wait()
-        np.testing.assert_array_equal(array, np.repeat(np.arange(1, group.size + 1), 5).reshape(-1, 5))
+def test_all_gather_brings_every_ranks_part_to_all(group, dtype, cut, place):
+    bounds = bounds_of(group, cut)
+    array = place(group, np.zeros((6, 10_000), dtype))
+    for step in range(3):
+        array.reshape(-1)[bounds[group.rank] : bounds[group.rank + 1]] = group.rank + step
+        group.all_gather(array, bounds).wait()
+        np.testing.assert_array_equal(array.reshape(-1), parts_of(group, cut, np.arange(group.size) + step))
+        group.barrier()
 
 
-@PLACES
-def test_all_gather_takes_the_shard_from_its_own_place(group, place):
-    array = place(group, np.zeros(5 * group.size, np.float32))
-    shard = array[5 * group.rank : 5 * (group.rank + 1)]
-    shard[:] = group.rank + 1
-    group.all_gather(shard, array).wait()
-    np.testing.assert_array_equal(array, np.repeat(np.arange(1, group.size + 1), 5))
+def test_memory_of_the_node_is_broadcast_too(group):
+    array = group.allocate_for_node(1000, np.float32)
+    if group.rank == group.size - 1:
+        array[:] = 42
+    group.broadcast(array, group.size - 1)
+    np.testing.assert_array_equal(array, np.full(1000, 42))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -172,8 +198,8 @@ GOOD = np.zeros(4, np.float32)
     [
         ("array", lambda group, bad: group.all_reduce(bad)),
         ("array", lambda group, bad: group.broadcast(bad)),
-        ("array", lambda group, bad: group.reduce_scatter(bad, GOOD)),
-        ("shard", lambda group, bad: group.all_gather(bad, GOOD)),
+        ("array", lambda group, bad: group.reduce_scatter(bad, [0, 4])),
+        ("array", lambda group, bad: group.all_gather(bad, [0, 4])),
         ("outgoing", lambda group, bad: group.send_receive(bad, GOOD, 0)),
         ("incoming", lambda group, bad: group.send_receive(GOOD, bad, 0)),
     ],
@@ -186,9 +212,9 @@ def test_an_array_that_cannot_be_sent_is_refused_by_name(group, name, call, arra
 @pytest.mark.parametrize(
     ("message", "call"),
     [
-        ("array has 5 elements", lambda group: group.reduce_scatter(np.zeros(5), np.zeros(4))),
-        ("array has 5 elements", lambda group: group.all_gather(np.zeros(4), np.zeros(5))),
-        ("shard has dtype float64", lambda group: group.all_gather(np.zeros(4), np.zeros(4 * group.size, "f4"))),
+        ("bounds are", lambda group: group.reduce_scatter(np.zeros(5), [0] * group.size + [4])),
+        ("bounds are", lambda group: group.all_gather(np.zeros(5), [0] * group.size + [4])),
+        ("bounds are", lambda group: group.all_gather(np.zeros(5), [1] + [5] * group.size)),
         ("outgoing has dtype float64", lambda group: group.send_receive(np.zeros(4), np.zeros(4, "f4"), 0)),
         ("outgoing and incoming overlap", lambda group: group.send_receive(GOOD, GOOD, 0)),
         ("root is rank -1", lambda group: group.broadcast(np.zeros(4), -1)),

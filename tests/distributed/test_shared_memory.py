@@ -15,9 +15,10 @@ import pytest
 from hosts import LINK
 from launching import ONE_THREAD
 
-from lucid.distributed import choose, exact
+from lucid.distributed import DistributedDataParallel, choose, exact
 from lucid.distributed.communicator import Finished
 from lucid.errors import ConfigError, LaunchError
+from lucid.nn import Linear
 
 SECONDS = 60
 
@@ -48,11 +49,12 @@ def test_the_bits_are_those_of_the_exact_reduction_over_mpi(communicator, shared
 @pytest.mark.mpi(min_size=2)
 def test_a_scattered_sum_has_the_bits_of_the_whole_one(shared_memory):
     rank, size = shared_memory.rank, shared_memory.size
-    array = placed(shared_memory, random_array(rank, 100_000 * size))
-    shard = np.empty(100_000, np.float32)
-    shared_memory.reduce_scatter(array, shard).wait()
-    shared_memory.all_reduce(array).wait()
-    assert shard.tobytes() == array[100_000 * rank : 100_000 * (rank + 1)].tobytes()
+    scattered, whole = (placed(shared_memory, random_array(rank, 300_001)) for _ in range(2))
+    bounds = (np.arange(size + 1) * 300_001 // size).tolist()
+    shared_memory.reduce_scatter(scattered, bounds).wait()
+    shared_memory.all_reduce(whole).wait()
+    own = slice(bounds[rank], bounds[rank + 1])
+    assert scattered[own].tobytes() == whole[own].tobytes()
 
 
 @pytest.mark.mpi(min_size=2)
@@ -63,17 +65,21 @@ def test_it_is_used_for_all_parts_of_what_was_allocated_and_nothing_else(shared_
 
 
 @pytest.mark.mpi(min_size=2)
-def test_the_exact_reduction_sends_no_messages_there(shared_memory, monkeypatch):
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_exact_reduction_sends_no_messages_there(shared_memory, monkeypatch, sharded):
     def send_receive(*arguments):
         raise AssertionError("a message was sent")
 
     monkeypatch.setattr(shared_memory, "send_receive", send_receive)
     if shared_memory.size & (shared_memory.size - 1):
         pytest.skip("not a power of two")
-    array = shared_memory.allocate(10, np.float32)
-    array[:] = shared_memory.rank + 1
-    exact.all_reduce(shared_memory, array, np.empty(5, np.float32)).wait()
-    np.testing.assert_array_equal(array, np.full(10, shared_memory.size * (shared_memory.size + 1) // 2))
+    layer = Linear(3, 2)
+    ddp = DistributedDataParallel(layer, shared_memory, exact_micro_batches=1, sharded=sharded)
+    layer(np.full((1, 3), shared_memory.rank + 1, np.float32)).sum().backward()
+    for part in ddp.flat.ownership.parts:
+        sums = ddp.flat.gradients[part.elements][: 6 if part.decay else 2]
+        expected = shared_memory.size * (shared_memory.size + 1) // 2 if part.decay else shared_memory.size
+        np.testing.assert_array_equal(sums, np.full(len(sums), expected))
 
 
 @pytest.mark.mpi(min_size=2)
@@ -177,11 +183,21 @@ with session() as group:
         work.wait()
     assert (array == np.arange(array.size) % 1000 * 10).all()
     assert communicator.sums_along_tree(array)
-    shard = np.zeros(array.size // size, np.float32)
-    communicator.reduce_scatter(array, shard).wait()
-    array[:] = 0
-    communicator.all_gather(shard, array).wait()
-    assert (array == np.arange(array.size) % 1000 * 40).all()
+    bounds = [0, 1_000_000, 1_000_001, 6_000_000, array.size]
+    own = slice(bounds[rank], bounds[rank + 1])
+    communicator.reduce_scatter(array, bounds).wait()
+    assert (array[own] == (np.arange(array.size) % 1000 * 40)[own]).all()
+    weights = communicator.allocate_for_node(array.size, np.float32)
+    if rank == 1:
+        weights[:] = 7
+    communicator.broadcast(weights, 1)
+    assert (weights == 7).all()
+    communicator.barrier()
+    for step in range(5):
+        weights[own] = array[own] + step
+        communicator.all_gather(weights, bounds).wait()
+        assert (weights == np.arange(array.size) % 1000 * 40 + step).all()
+        communicator.barrier()
     sys.stdout.write("right\\n")
 """
 

@@ -1,6 +1,7 @@
 """A run that is killed again and again ends with the weights of one that was left alone, bit for bit.
 
-`make test-faults` kills 20 times, `make soak` 100 times: `pytest tests/faults/test_kills.py --kills 100 --kill-seed 7`.
+Each start is on other ranks, sharded or not. `make test-faults` kills 20 times, `make soak` 100 times:
+`pytest tests/faults/test_kills.py --kills 100 --kill-seed 7`.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ def start(mpiexec, run_file, tmp_path):
     """A function that starts the run on some ranks and returns the launcher's process."""
     processes = []
 
-    def run(name, ranks):
+    def run(name, ranks, *overrides):
         process = subprocess.Popen(
             [
                 mpiexec,
@@ -44,6 +45,7 @@ def start(mpiexec, run_file, tmp_path):
                 str(run_file),
                 f"run_folder={tmp_path / name}",
                 *SETTINGS,
+                *overrides,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -87,7 +89,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_weights_of_one_left_alone(st
 
     step = 0
     for kill in range(kills):
-        process = start("killed", draw.choice([1, 2, 2, 4]))
+        process = start("killed", draw.choice([1, 2, 2, 4]), f"optimizer.sharded={draw.choice(['true', 'false'])}")
         step = kill_after_steps(process, draw.randint(1, 6), draw.choice)
         assert process.returncode != 0, f"kill {kill} of seed {seed} came too late: the run was at step {step}"
 

@@ -77,7 +77,8 @@ class TestChoice:
             kernels.of(np.zeros(1, np.float32))
 
 
-def test_squares_are_summed_in_double_precision_over_blocks():
+def test_squares_are_summed_in_double_precision_block_by_block():
     values = np.random.default_rng(0).standard_normal(200_001).astype(np.float32)
-    expected = sum(float(value) ** 2 for value in values)
-    assert float(reference.squared_sum(values)) == pytest.approx(expected, rel=1e-12)
+    bounds = np.array([0, 7, 65_543, 200_001])
+    expected = [sum(float(value) ** 2 for value in block) for block in np.split(values, bounds[1:-1])]
+    assert reference.squared_sums(values, bounds) == pytest.approx(expected, rel=1e-12)

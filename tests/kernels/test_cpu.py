@@ -212,38 +212,58 @@ def test_bias_gradients_agree(cpu, shape):
     assert_agrees(cpu, "linear_bias_gradient", normal(*shape))
 
 
-@pytest.mark.parametrize("count", [0, 1, 65_536, 65_537, 300_001])
-def test_sums_of_squares_agree_in_double_precision(cpu, count):
-    x = normal(count)
-    exact = float((x.astype(np.float64) ** 2).sum())
-    assert float(cpu.squared_sum(x)) == pytest.approx(exact, rel=1e-13)
-    assert cpu.squared_sum(x).dtype == np.float64
+BOUNDS = [[0, 1], [0, 1, 4, 1023], [0, 16_384, 32_768, 70_001]]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_sums_of_squares_agree_in_double_precision(cpu, bounds):
+    x, bounds = normal(bounds[-1]), np.array(bounds)
+    sums = cpu.squared_sums(x, bounds)
+    assert sums.dtype == np.float64
+    np.testing.assert_allclose(sums, reference.squared_sums(x.astype(np.float64), bounds), rtol=1e-13)
 
 
 def test_a_sum_of_squares_with_an_infinity_is_not_finite(cpu):
     for bad in (np.nan, np.inf):
         x = normal(70_000)
         x[66_000] = bad
-        assert not np.isfinite(cpu.squared_sum(x))
+        sums = cpu.squared_sums(x, np.array([0, 30_000, 60_000, 70_000]))
+        assert np.isfinite(sums).tolist() == [True, True, False]
+
+
+RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1, "corrections": (0.19, 0.04), "gradient_scale": 0.3}
 
 
 @pytest.mark.parametrize("count", [1, 1023, 70_001])
-@pytest.mark.parametrize("name", ["adamw", "lamb", "lamb without adaptation"])
-def test_optimizers_agree(cpu, count, name):
-    kernel, _, plain = name.partition(" ")
-    settings = {
-        "learning_rate": 1e-2,
-        "betas": (0.9, 0.98),
-        "epsilon": 1e-6,
-        "weight_decay": 0.1,
-        "corrections": (0.19, 0.04),
-        "gradient_scale": 0.3,
-    } | ({"adapt": not plain} if kernel == "lamb" else {})
+def test_adamw_agrees(cpu, count):
     got = [normal(count), normal(count), normal(count), normal(count) ** 2]
     expected = [doubled(array) for array in got]
     for _ in range(2):
-        getattr(cpu, kernel)(*got, **settings)
-        getattr(reference, kernel)(*expected, **settings)
+        cpu.adamw(*got, learning_rate=1e-2, **RATES)
+        reference.adamw(*expected, learning_rate=1e-2, **RATES)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
+
+
+def lamb_steps(kernels, buffers, bounds):
+    """Take two steps in place, of another rate in each block, and return the sums of squares."""
+    values, gradients, *moments = buffers
+    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
+    rates = 1e-2 * np.arange(1.0, len(bounds))
+    squares = []
+    for _ in range(2):
+        squares.append(kernels.lamb_moments(values, gradients, *moments, bounds, **RATES))
+        kernels.lamb_update(values, *moments, bounds, rates, **factors)
+    return squares
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_lamb_agrees(cpu, bounds):
+    count, bounds = bounds[-1], np.array(bounds)
+    got = [normal(count), normal(count), normal(count), normal(count) ** 2]
+    expected = [doubled(array) for array in got]
+    squares = lamb_steps(cpu, got, bounds), lamb_steps(reference, expected, bounds)
+    np.testing.assert_allclose(*squares, rtol=64 * ULP)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
 
@@ -258,21 +278,21 @@ class TestDivision:
         weight, bias = normal(331), normal(331)
         logits, labels = normal(600, 331), RANDOM.integers(0, 331, 600)
         draws = 0.3, STREAM, Coordinates(3, 1, np.arange(3))
-        values = normal(400_000)
+        values, bounds = normal(400_000), np.arange(0, 400_001, 12_500)
 
         def run():
             y, total, mean, reciprocal = cpu.dropout_add_layer_norm(x, bias, residual, weight, bias, 1e-12, *draws)
             _, log_sum = cpu.cross_entropy(logits, labels, -100)
-            optimized = [values.copy() for _ in range(4)]
-            settings = {"learning_rate": 1e-2, "betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1}
-            settings |= {"corrections": (1.0, 1.0), "gradient_scale": 0.3}
-            cpu.lamb(values.copy(), values, values.copy(), values**2, **settings, adapt=True)
-            cpu.adamw(optimized[0], values, optimized[1], values**2, **settings)
+            optimized = [values.copy() for _ in range(2)]
+            cpu.adamw(optimized[0], values, optimized[1], values**2, learning_rate=1e-2, **RATES)
+            by_lamb = [values.copy(), values, values.copy(), values**2]
+            squares = lamb_steps(cpu, by_lamb, bounds)
             query = x[..., :320]
             attended, probabilities = cpu.attention(query, query, query, None, 4, *draws)
             return [
                 attended, *cpu.attention_gradient(attended, query, query, query, probabilities, 4, *draws),
-                y, total, log_sum, *optimized, cpu.squared_sum(values), cpu.dropout(x, *draws),
+                y, total, log_sum, *optimized, *by_lamb, *squares, cpu.squared_sums(values, bounds),
+                cpu.dropout(x, *draws),
                 cpu.activation(x, bias, "gelu"), *cpu.activation_gradient(gradient, x, bias, "gelu"),
                 *cpu.layer_norm(x, weight, bias, 1e-12), cpu.linear_bias_gradient(gradient),
                 *cpu.layer_norm_gradient(gradient, total, weight, mean, reciprocal),

@@ -72,7 +72,7 @@ def test_the_bytes_are_those_of_the_arrays_in_and_out():
 def test_the_parts_add_up_to_the_step(measured):
     _, result = measured
     assert len(result.plain_seconds) == STEPS
-    assert {"linear", "attention_gradient", "adamw", "squared_sum", "communication", "data"} <= result.parts.keys()
+    assert {"linear", "attention_gradient", "adamw", "squared_sums", "communication", "data"} <= result.parts.keys()
     assert all(part.seconds > 0 for part in result.parts.values())
     assert 0 < sum(part.seconds for part in result.parts.values()) < result.seconds
     assert result.python + sum(part.seconds for part in result.parts.values()) == pytest.approx(result.seconds)

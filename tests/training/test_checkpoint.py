@@ -51,7 +51,7 @@ def test_what_was_saved_comes_back(tmp_path):
     checkpoint = open_checkpoint(tmp_path / "whole")
     assert checkpoint.state.step == 3
     np.testing.assert_array_equal(checkpoint.state.window, window)
-    checkpoint.load(model, optimizer)
+    optimizer.restore(checkpoint.load(model, optimizer), checkpoint.state.optimizer_updates)
     for name, array in trained[0].state_dict().items():
         np.testing.assert_array_equal(model.state_dict()[name], array)
     for name, array in trained[1].state_dict().items():

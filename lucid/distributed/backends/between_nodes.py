@@ -28,18 +28,34 @@ def all_reduce(mpi: Any, ranks: Any, array: Array, tag: int, wire_dtype: np.dtyp
     which nothing else is under way among them. The array travels as `wire_dtype`, its own or bfloat16.
     """
     parts = np.array_split(array, ranks.size)
-    own, compressed = parts[ranks.rank], array.dtype != wire_dtype
-    outgoing = [part.astype(wire_dtype) for part in parts] if compressed else parts
+    yield from reduce_scatter(mpi, ranks, parts, tag, wire_dtype)
+    yield from all_gather(mpi, ranks, parts, tag, wire_dtype)
+
+
+def reduce_scatter(mpi: Any, ranks: Any, parts: Sequence[Array], tag: int, wire_dtype: np.dtype[Any]) -> Iterator[None]:
+    """Replace this rank's of `parts`, one for each of `ranks`, by its sum over them, rounded as it would travel.
+
+    Otherwise as `all_reduce`.
+    """
+    own = parts[ranks.rank]
+    outgoing = [part.astype(wire_dtype, copy=False) for part in parts]
     terms = [np.empty(own.size, wire_dtype) for _ in parts]
     yield from _swap(mpi, ranks, outgoing, terms, tag)
     terms[ranks.rank] = own
     _add(terms, own)
-    total = own.astype(wire_dtype) if compressed else own
-    totals = outgoing if compressed else parts
-    totals[ranks.rank] = total
-    yield from _swap(mpi, ranks, [total] * len(parts), totals, tag)
+    if own.dtype != wire_dtype:
+        own[:] = own.astype(wire_dtype)
+
+
+def all_gather(mpi: Any, ranks: Any, parts: Sequence[Array], tag: int, wire_dtype: np.dtype[Any]) -> Iterator[None]:
+    """Replace each of `parts` by that of the rank to which it belongs. Otherwise as `all_reduce`."""
+    outgoing = [parts[ranks.rank].astype(wire_dtype, copy=False)] * len(parts)
+    compressed = parts[0].dtype != wire_dtype
+    arriving = [np.empty(part.size, wire_dtype) for part in parts] if compressed else parts
+    arriving = [*arriving[: ranks.rank], outgoing[0], *arriving[ranks.rank + 1 :]]
+    yield from _swap(mpi, ranks, outgoing, arriving, tag)
     if compressed:
-        for part, arrived in zip(parts, totals, strict=True):
+        for part, arrived in zip(parts, arriving, strict=True):
             part[:] = arrived
 
 

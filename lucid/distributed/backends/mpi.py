@@ -6,7 +6,8 @@ duplicate of COMM_WORLD, so that they cannot mix with those of a program that us
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -59,6 +60,7 @@ class MPICommunicator(Communicator):
         self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
         # Those that have this one's place on the other nodes.
         self._counterparts = self._ranks.Split(self.local_rank, self.rank)
+        self.counterparts: list[int] = self._counterparts.allgather(self.rank)
         self._tag = 0
         fair_share = self._node.size * self.node_count == self.size
         self.evenly_spread: bool = self._ranks.allreduce(int(fair_share)) == self.size  # as many ranks on each node
@@ -73,18 +75,18 @@ class MPICommunicator(Communicator):
         check_array("array", array)
         return self._work("all_reduce", (array,), self._ranks.Iallreduce(self._mpi.IN_PLACE, array))
 
-    def reduce_scatter(self, array: Array, shard: Array) -> Work:
-        check_parts(shard, array, self.size)
-        check_apart("shard", shard, "array", array)
-        return self._work("reduce_scatter", (array, shard), self._ranks.Ireduce_scatter_block(array, shard))
+    def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
+        check_parts(array, bounds, self.size)
+        own = array.reshape(-1)[bounds[self.rank] : bounds[self.rank + 1]]
+        # In place, MPICH 5.0 ends the process where a rank's part is longer than all before it.
+        part = np.empty_like(own)
+        request = self._ranks.Ireduce_scatter(array, part, np.diff(bounds).tolist())
+        return self._work("reduce_scatter", (array, part), request, then=partial(np.copyto, own, part))
 
-    def all_gather(self, shard: Array, array: Array) -> Work:
-        check_parts(shard, array, self.size)
-        own_part = array.reshape(self.size, -1)[self.rank]
-        if shard.size and shard.ctypes.data == own_part.ctypes.data:
-            return self._work("all_gather", (array,), self._ranks.Iallgather(self._mpi.IN_PLACE, array))
-        check_apart("shard", shard, "array", array)
-        return self._work("all_gather", (array, shard), self._ranks.Iallgather(shard, array))
+    def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
+        check_parts(array, bounds, self.size)
+        parts = (np.diff(bounds).tolist(), list(bounds[:-1]))
+        return self._work("all_gather", (array,), self._ranks.Iallgatherv(self._mpi.IN_PLACE, [array, parts]))
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         check_array("outgoing", outgoing)
@@ -114,6 +116,9 @@ class MPICommunicator(Communicator):
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         return np.zeros(count, dtype)
 
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+        return np.zeros(count, dtype)
+
     def side_channel(self) -> SideChannel:
         return MPISideChannel(self._mpi, self._ranks)
 
@@ -128,12 +133,19 @@ class MPICommunicator(Communicator):
         return window
 
     def all_reduce_over_nodes(self, array: Array, wire_dtype: np.dtype[Any]) -> Iterator[None]:
-        """Replace `array` by its sum over the ranks with this `local_rank` of all nodes, as `between_nodes` does.
+        """Replace `array` by its sum over `counterparts`, as `between_nodes.all_reduce` does.
 
-        These ranks call this in the same order.
+        These ranks call this and the two methods below in the same order.
         """
-        self._tag = (self._tag + 1) % _TAGS
-        return between_nodes.all_reduce(self._mpi, self._counterparts, array, self._tag, wire_dtype)
+        return between_nodes.all_reduce(self._mpi, self._counterparts, array, self._next_tag(), wire_dtype)
+
+    def reduce_scatter_over_nodes(self, parts: Sequence[Array], wire_dtype: np.dtype[Any]) -> Iterator[None]:
+        """Replace this rank's of `parts`, one for each of `counterparts`, by its sum over them."""
+        return between_nodes.reduce_scatter(self._mpi, self._counterparts, parts, self._next_tag(), wire_dtype)
+
+    def all_gather_over_nodes(self, parts: Sequence[Array]) -> Iterator[None]:
+        """Replace each of `parts` by that of the one of `counterparts` to which it belongs."""
+        return between_nodes.all_gather(self._mpi, self._counterparts, parts, self._next_tag(), parts[0].dtype)
 
     def progress_thread(self, advance: Callable[[], bool]) -> ProgressThread | None:
         """Return a thread that communicates until `close`; None where MPI does not let a second one do so."""
@@ -141,6 +153,10 @@ class MPICommunicator(Communicator):
             return None
         self._progress_threads.append(ProgressThread(advance))
         return self._progress_threads[-1]
+
+    def broadcast_across_nodes(self, array: Array, root: int) -> None:
+        """Replace `array` by that of rank `root`, one of `counterparts`. Blocks."""
+        self._counterparts.Bcast(array, self.counterparts.index(root))
 
     def progress(self) -> None:
         """Let MPI move messages that are under way, as it does in its own calls only. Does not block."""
@@ -162,17 +178,23 @@ class MPICommunicator(Communicator):
         # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
         self._mpi.Finalize()
 
+    def _next_tag(self) -> int:
+        self._tag = (self._tag + 1) % _TAGS
+        return self._tag
+
     def _ranks_of_this_node(self) -> Any:
         return self._ranks.Split_type(self._mpi.COMM_TYPE_SHARED)
 
-    def _work(self, collective: str, arrays: tuple[Array, ...], *requests: Any) -> "_Requests":
-        work = _Requests(self._under_way, self.whereabouts, collective, arrays, requests)
+    def _work(
+        self, collective: str, arrays: tuple[Array, ...], *requests: Any, then: Callable[[], None] | None = None
+    ) -> "_Requests":
+        work = _Requests(self._under_way, self.whereabouts, collective, arrays, requests, then)
         self._under_way.add(work)
         return work
 
 
 class _Requests:
-    """MPI requests as a `Work`."""
+    """MPI requests as a `Work`; `then` is done after them."""
 
     def __init__(
         self,
@@ -181,9 +203,10 @@ class _Requests:
         collective: str,
         arrays: tuple[Array, ...],
         requests: tuple[Any, ...],
+        then: Callable[[], None] | None,
     ) -> None:
         self._under_way, self._whereabouts, self._collective = under_way, whereabouts, collective
-        self._arrays, self._requests = arrays, requests
+        self._arrays, self._requests, self._then = arrays, requests, then
 
     def wait(self) -> None:
         if not self._requests:
@@ -191,5 +214,7 @@ class _Requests:
         with self._whereabouts.waiting(self._collective, self._arrays[0].nbytes):
             for request in self._requests:
                 request.Wait()
-        self._arrays, self._requests = (), ()
+        if self._then is not None:
+            self._then()
+        self._arrays, self._requests, self._then = (), (), None
         self._under_way.discard(self)

@@ -13,8 +13,8 @@ from lucid.backend import Array
 class MPIWindow:
     """As many zero bytes for each rank of a node, which all of them can read and write.
 
-    `parts` are the bytes [size] of every rank, in order of rank; this one's begin at `address`. They are gone after
-    `free`: whoever touches them then crashes.
+    `parts` are the bytes [size] of every rank, in order of rank; this one's begin at `address`. They lie one after the
+    other: `whole` are all of them. They are gone after `free`: whoever touches them then crashes.
     """
 
     def __init__(self, mpi: Any, node: Any, size: int) -> None:
@@ -22,6 +22,8 @@ class MPIWindow:
         self.size = pages(size)
         self._window = mpi.Win.Allocate_shared(self.size, 1, comm=node)
         self.parts: list[Array] = [np.frombuffer(self._window.Shared_query(r)[0], np.uint8) for r in range(node.size)]
+        first = self.parts[0].ctypes.data
+        self.whole: Array = np.frombuffer(mpi.buffer.fromaddress(first, self.size * node.size), np.uint8)
         own = self.parts[node.rank]
         self.address: int = own.ctypes.data
         # Pages are taken when they are first written: now, while there are enough, and near this rank's core.

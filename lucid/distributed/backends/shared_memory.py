@@ -6,8 +6,7 @@ once; MPI copies messages in and out besides. `lockstep.py` has the order of it,
 
 Between nodes, each slice is summed over messages by the ranks that have it, one on each node, before it is written to
 all of the node (`between_nodes.py`): so a node sends its sum, not its ranks' arrays. A thread carries that on while the
-caller computes. Arrays in other memory, blocking collectives, messages between two ranks, and parts of arrays on
-several nodes go by MPI.
+caller computes. Arrays in other memory, and messages between two ranks, go by MPI.
 
 Whichever rank adds, the arrays are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ..., within a node
 and then over nodes. So all ranks get the same bits, and where the nodes have their ranks side by side, these are the
@@ -17,7 +16,7 @@ bits of the exact reduction.
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -31,7 +30,7 @@ from lucid.distributed.backends.between_nodes import WireDtype
 from lucid.distributed.backends.lockstep import NUMBERS, Lockstep
 from lucid.distributed.backends.mpi import MPICommunicator
 from lucid.distributed.backends.mpi_window import MPIWindow, pages
-from lucid.distributed.communicator import Communicator, SideChannel, Work, check_apart, check_array, check_parts
+from lucid.distributed.communicator import Communicator, SideChannel, Work, check_array, check_parts
 from lucid.distributed.whereabouts import Whereabouts
 from lucid.errors import ConfigError, LucidError
 
@@ -47,14 +46,16 @@ class SharedMemoryCommunicator(Communicator):
     def __init__(self, base: MPICommunicator, required: bool, wire_dtype: WireDtype = "float32") -> None:
         """All ranks call this. If shared memory is not `required`, `allocate` makes do with ordinary memory.
 
-        float32 arrays that `allocate` gave out travel between nodes as `wire_dtype` in `all_reduce`.
+        float32 arrays that `allocate` gave out travel between nodes as `wire_dtype` when they are summed.
         """
         self.rank, self.size = base.rank, base.size
         self.local_rank, self.node_count = base.local_rank, base.node_count
         self.whereabouts: Whereabouts = base.whereabouts
         self._base, self._required, self._wire_dtype = base, required, np.dtype(wire_dtype)
+        # What each rank has of its own, and what is the same memory for all ranks of the node.
         self._windows: list[MPIWindow] = []
-        self._told_lack = False
+        self._of_nodes: list[MPIWindow] = []
+        self._lacks_space = False
         self._signals = base.share(NUMBERS * np.dtype(np.int64).itemsize)
         numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
         self._lockstep = Lockstep(self.local_rank, numbers, self._signals.fence, self._idle)
@@ -72,38 +73,35 @@ class SharedMemoryCommunicator(Communicator):
             return self._base.all_reduce(array)
         start, stop = (array.size * rank // len(arrays) for rank in (self.local_rank, self.local_rank + 1))
         slices = [other[start:stop] for other in arrays]
-        if self.node_count == 1:
-            return self._work("all_reduce", array, partial(_at_once, sums.all_reduce, slices))
-        work = self._work("all_reduce", array, partial(self._all_reduce_nodes, slices))
-        if self._progress is not None:
-            self._progress.wake()
-        return work
+        here = self.node_count == 1
+        share = partial(_at_once, sums.all_reduce, slices) if here else partial(self._all_reduce_nodes, slices)
+        return self._work("all_reduce", array, share)
 
-    def reduce_scatter(self, array: Array, shard: Array) -> Work:
-        check_parts(shard, array, self.size)
-        check_apart("shard", shard, "array", array)
-        arrays = self._of_all_ranks(array)
+    def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
+        check_parts(array, bounds, self.size)
+        arrays = self._of_node(array)
         if arrays is None:
-            return self._base.reduce_scatter(array, shard)
-        slices = [other.reshape(self.size, -1)[self.rank] for other in arrays]
-        return self._work("reduce_scatter", array, partial(_at_once, sums.reduce, slices, shard.reshape(-1)))
+            return self._base.reduce_scatter(array, bounds)
+        return self._work("reduce_scatter", array, partial(self._reduce_parts, arrays, bounds))
 
-    def all_gather(self, shard: Array, array: Array) -> Work:
-        check_parts(shard, array, self.size)
-        own_part = array.reshape(self.size, -1)[self.rank]
-        if shard.size and shard.ctypes.data != own_part.ctypes.data:
-            check_apart("shard", shard, "array", array)
-        arrays = self._of_all_ranks(array)
-        if arrays is None:
-            return self._base.all_gather(shard, array)
-        slices = [other.reshape(self.size, -1)[self.rank] for other in arrays]
-        return self._work("all_gather", array, partial(_at_once, sums.copy, shard.reshape(-1), slices))
+    def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
+        check_parts(array, bounds, self.size)
+        if not self._is_of_node(array):
+            return self._base.all_gather(array, bounds)
+        # Within the node nothing moves: that all are ready says that each has written its part.
+        return self._work("all_gather", array, partial(self._gather_nodes, array.reshape(-1), bounds))
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         return self._base.send_receive(outgoing, incoming, peer)
 
     def broadcast(self, array: Array, root: int = 0) -> None:
-        self._base.broadcast(array, root)
+        if not self._is_of_node(array):
+            self._base.broadcast(array, root)
+            return
+        with self.whereabouts.waiting("broadcast", array.nbytes):
+            if root in self._base.counterparts:
+                self._base.broadcast_across_nodes(array, root)
+        self.barrier()
 
     def barrier(self) -> None:
         self._base.barrier()
@@ -117,18 +115,21 @@ class SharedMemoryCommunicator(Communicator):
         If too little of it is free: ordinary memory, or an agreed `ConfigError` if shared memory is required.
         """
         size = count * np.dtype(dtype).itemsize
-        try:
-            all_or_none(self._base, partial(self._check_space, pages(size) * len(self._signals.parts)))
-        except LucidError as lack:
-            if self._required:
-                raise
-            if not self._told_lack:
-                self._tell(f"lucid: gradients go by plain MPI in float32, more slowly: {lack}\n")
-            self._told_lack = True
+        window = self._share(size)
+        if window is None:
             return self._base.allocate(count, dtype)
-        window = self._base.share(size)
         self._windows.append(window)
         return window.parts[self.local_rank][:size].view(dtype)
+
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+        """Return zeros [count] that all ranks of the node share; otherwise as `allocate`."""
+        size = count * np.dtype(dtype).itemsize
+        # Each rank gives a piece of it, so that it lies near all of their cores.
+        window = self._share(-(-size // len(self._signals.parts)))
+        if window is None:
+            return self._base.allocate_for_node(count, dtype)
+        self._of_nodes.append(window)
+        return window.whole[:size].view(dtype)
 
     def sums_along_tree(self, array: Array) -> bool:
         if self._of_node(array) is None:
@@ -144,6 +145,24 @@ class SharedMemoryCommunicator(Communicator):
     def close(self) -> None:
         self._base.close()
 
+    def _share(self, size: int) -> MPIWindow | None:
+        """Return memory of `size` bytes a rank; None if there is not enough, and it is not required.
+
+        Once there was not, there is none any more: gradients that go by messages do not keep the order that memory of
+        the node takes.
+        """
+        if self._lacks_space:
+            return None
+        try:
+            all_or_none(self._base, partial(self._check_space, pages(size) * len(self._signals.parts)))
+        except LucidError as lack:
+            if self._required:
+                raise
+            self._tell(f"lucid: gradients go by plain MPI in float32, more slowly: {lack}\n")
+            self._lacks_space = True
+            return None
+        return self._base.share(size)
+
     def _check_space(self, needed: int) -> None:
         """Raise `ConfigError` if less than `needed` bytes are free on this node."""
         folder, free = self._signals.free_space() or ("", needed)
@@ -158,10 +177,6 @@ class SharedMemoryCommunicator(Communicator):
         if self.rank == 0:
             sys.stderr.write(message)
 
-    def _of_all_ranks(self, array: Array) -> list[Array] | None:
-        """Return what every rank has in the place of `array`, flat; None if this one cannot see all of it."""
-        return self._of_node(array) if self.node_count == 1 else None
-
     def _of_node(self, array: Array) -> list[Array] | None:
         """Return what each rank of this node has in the place of `array`, flat; None if `array` is not shared."""
         for window in self._windows:
@@ -171,8 +186,15 @@ class SharedMemoryCommunicator(Communicator):
                 return [part[start:stop].view(array.dtype) for part in window.parts]
         return None
 
+    def _is_of_node(self, array: Array) -> bool:
+        """Return whether `array` is the same memory for all ranks of this node."""
+        return any(np.may_share_memory(array, window.whole) for window in self._of_nodes)
+
     def _work(self, collective: str, array: Array, share: Callable[[], Iterable[None]]) -> "_Issued":
-        return _Issued(self._lockstep, self._lockstep.issue(share), self.whereabouts, collective, array.nbytes)
+        number = self._lockstep.issue(share)
+        if self._progress is not None:
+            self._progress.wake()
+        return _Issued(self._lockstep, number, self.whereabouts, collective, array.nbytes)
 
     def _all_reduce_nodes(self, slices: list[Array]) -> Iterator[None]:
         """Replace each of `slices`, those of this node, by the sum over all nodes, step by step."""
@@ -186,6 +208,25 @@ class SharedMemoryCommunicator(Communicator):
     def _advance(self) -> bool:
         self._lockstep.advance()
         return self._lockstep.has_shares()
+
+    def _reduce_parts(self, arrays: list[Array], bounds: Sequence[int]) -> Iterator[None]:
+        """Put this rank's part of the sum over all ranks into its own array; `arrays` are those of this node."""
+        own = arrays[self.local_rank]
+        # What this rank and its counterparts on the other nodes need of this node.
+        needed = self._parts_over_nodes(bounds)
+        for part in needed:
+            sums.reduce([array[part] for array in arrays], own[part])
+        if self.node_count > 1:
+            parts = [own[part] for part in needed]
+            yield from self._base.reduce_scatter_over_nodes(parts, self._travels_as(own.dtype))
+
+    def _gather_nodes(self, array: Array, bounds: Sequence[int]) -> Iterator[None]:
+        """Fill in the parts of `array` that are of this rank's counterparts."""
+        if self.node_count > 1:
+            yield from self._base.all_gather_over_nodes([array[part] for part in self._parts_over_nodes(bounds)])
+
+    def _parts_over_nodes(self, bounds: Sequence[int]) -> list[slice]:
+        return [slice(bounds[rank], bounds[rank + 1]) for rank in self._base.counterparts]
 
     def _idle(self, attempts: int) -> None:
         if attempts < _YIELDS:

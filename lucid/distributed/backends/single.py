@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -37,15 +38,12 @@ class SingleCommunicator(Communicator):
         check_array("array", array)
         return Finished()
 
-    def reduce_scatter(self, array: Array, shard: Array) -> Work:
-        check_parts(shard, array, self.size)
-        check_apart("shard", shard, "array", array)
-        shard.flat[:] = array.flat
+    def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
+        check_parts(array, bounds, self.size)
         return Finished()
 
-    def all_gather(self, shard: Array, array: Array) -> Work:
-        check_parts(shard, array, self.size)
-        array.flat[:] = shard.flat
+    def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
+        check_parts(array, bounds, self.size)
         return Finished()
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
@@ -68,6 +66,9 @@ class SingleCommunicator(Communicator):
         return float(value)
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
+        return np.zeros(count, dtype)
+
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
         return np.zeros(count, dtype)
 
     def side_channel(self) -> None:

@@ -28,10 +28,14 @@ def reduce_in_place(arrays: Sequence[Array]) -> None:
 
 
 def reduce(arrays: Sequence[Array], into: Array) -> None:
-    """Put the sum of `arrays` into `into`."""
+    """Put the sum of `arrays` into `into`, which may be one of them."""
+    scratch: list[Array] = []
     for into_block, *block in blocks([into, *arrays]):
-        scratch = [np.empty_like(into_block) for _ in range(2, len(block), 2)]
-        _add_along_tree(block, [into_block, *scratch])
+        # The first block is as long as any.
+        scratch = scratch or [np.empty_like(into_block) for _ in range(0, len(block), 2)]
+        sums = [room[: into_block.size] for room in scratch]
+        _add_along_tree(block, sums)
+        into_block[:] = sums[0]
 
 
 def copy(source: Array, arrays: Sequence[Array]) -> None:

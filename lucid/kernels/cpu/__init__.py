@@ -15,8 +15,8 @@ from lucid.kernels.cpu.layer_norm import (
     layer_norm,
     layer_norm_gradient,
 )
-from lucid.kernels.cpu.optimizers import adamw, lamb
-from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sum
+from lucid.kernels.cpu.optimizers import adamw, lamb_moments, lamb_update
+from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sums
 
 __all__ = [
     "activation",
@@ -30,7 +30,8 @@ __all__ = [
     "dropout_add_layer_norm",
     "dropout_add_layer_norm_gradient",
     "embedding_gradient",
-    "lamb",
+    "lamb_moments",
+    "lamb_update",
     "layer_norm",
     "layer_norm_gradient",
     "linear",
@@ -39,5 +40,5 @@ __all__ = [
     "linear_weight_gradient",
     "load",
     "operand",
-    "squared_sum",
+    "squared_sums",
 ]

@@ -1,4 +1,4 @@
-"""AdamW and LAMB: one pass over values, gradients and moments (LAMB: a second, after the norms)."""
+"""AdamW and LAMB: one pass over values, gradients and moments (LAMB: a second over all but gradients)."""
 
 import math
 
@@ -8,9 +8,9 @@ from numba import types
 from lucid.backend import Array
 from lucid.kernels import threads
 from lucid.kernels.cpu.compiling import kernel, part, read, write
-from lucid.kernels.cpu.sums import ELEMENTS, double_squares
+from lucid.kernels.cpu.sums import bounds_of, double_squares
 
-# A chunk stays in the first-level cache from the update to the sums of squares. A divisor of `ELEMENTS`.
+# A chunk stays in the first-level cache from the update to the sums of squares.
 _CHUNK = 1024
 
 # The last parameters of a kernel: what `_rates` returns.
@@ -25,23 +25,27 @@ def _rates(
 
 
 @part
-def _direction(
+def _moments(
     gradient: np.float32,
     first_moment: np.float32,
     second_moment: np.float32,
     first_beta: float,
     second_beta: float,
-    epsilon: float,
-    first_factor: float,
-    root_factor: float,
     scale: float,
-) -> tuple[np.float32, np.float32, np.float32]:
-    """Return one element's moments with the gradient folded in, and Adam's direction."""
+) -> tuple[np.float32, np.float32]:
+    """Return one element's moments with the gradient folded in."""
     gradient *= np.float32(scale)
     first_moment = first_moment * np.float32(first_beta) + gradient * np.float32(1 - first_beta)
-    second_moment = second_moment * np.float32(second_beta) + gradient * gradient * np.float32(1 - second_beta)
+    return first_moment, second_moment * np.float32(second_beta) + gradient * gradient * np.float32(1 - second_beta)
+
+
+@part
+def _direction(
+    first_moment: np.float32, second_moment: np.float32, epsilon: float, first_factor: float, root_factor: float
+) -> np.float32:
+    """Return Adam's direction for one element."""
     root = np.float32(math.sqrt(second_moment)) * np.float32(root_factor) + np.float32(epsilon)
-    return first_moment, second_moment, first_moment / root * np.float32(first_factor)
+    return first_moment / root * np.float32(first_factor)
 
 
 @kernel(write(1), read(1), write(1), write(1), types.float64, types.float64, *_RATES)
@@ -61,11 +65,11 @@ def _adamw(
 ) -> None:
     left, rate = np.float32(1 - learning_rate * weight_decay), np.float32(learning_rate)
     for element in range(values.shape[0]):
-        first_moments[element], second_moments[element], direction = _direction(
-            gradients[element], first_moments[element], second_moments[element],
-            first_beta, second_beta, epsilon, first_factor, root_factor, scale,
-        )  # fmt: skip
-        values[element] = values[element] * left - direction * rate
+        first, second = _moments(
+            gradients[element], first_moments[element], second_moments[element], first_beta, second_beta, scale
+        )
+        first_moments[element], second_moments[element] = first, second
+        values[element] = values[element] * left - _direction(first, second, epsilon, first_factor, root_factor) * rate
 
 
 def adamw(
@@ -90,13 +94,30 @@ def adamw(
     threads.split(len(values), len(values), work)
 
 
-@kernel(read(1), read(1), write(1), write(1), write(1), write(2, types.float64), types.float64, *_RATES)
-def _lamb_update(
+@part
+def _write_update(
+    update: Array,
+    values: Array,
+    first_moments: Array,
+    second_moments: Array,
+    weight_decay: float,
+    epsilon: float,
+    first_factor: float,
+    root_factor: float,
+) -> None:
+    """Write LAMB's update of a chunk."""
+    for element in range(values.shape[0]):
+        direction = _direction(first_moments[element], second_moments[element], epsilon, first_factor, root_factor)
+        update[element] = direction + values[element] * np.float32(weight_decay)
+
+
+@kernel(read(1), read(1), write(1), write(1), read(1, types.int64), write(2, types.float64), types.float64, *_RATES)
+def _lamb_moments(
     values: Array,
     gradients: Array,
     first_moments: Array,
     second_moments: Array,
-    update: Array,
+    bounds: Array,
     squares: Array,
     weight_decay: float,
     first_beta: float,
@@ -106,53 +127,88 @@ def _lamb_update(
     root_factor: float,
     scale: float,
 ) -> None:
-    """Write the update, and the sums of the squares of values and update in each block of `ELEMENTS`."""
+    room = np.empty(_CHUNK, np.float32)
     squares[:] = 0
-    for start in range(0, values.shape[0], _CHUNK):
-        stop = min(start + _CHUNK, values.shape[0])
-        value, gradient, direction = values[start:stop], gradients[start:stop], update[start:stop]
-        first, second = first_moments[start:stop], second_moments[start:stop]
-        for element in range(gradient.shape[0]):
-            first[element], second[element], direction[element] = _direction(
-                gradient[element], first[element], second[element],
-                first_beta, second_beta, epsilon, first_factor, root_factor, scale,
-            )  # fmt: skip
-        # A loop of its own: over more than four arrays LLVM does not check that they are apart, and goes one by one.
-        for element in range(value.shape[0]):
-            direction[element] += value[element] * np.float32(weight_decay)
-        squares[start // ELEMENTS, 0] += double_squares(value)
-        squares[start // ELEMENTS, 1] += double_squares(direction)
+    for block in range(squares.shape[0]):
+        for start in range(bounds[block], bounds[block + 1], _CHUNK):
+            stop = min(start + _CHUNK, bounds[block + 1])
+            value, gradient, update = values[start:stop], gradients[start:stop], room[: stop - start]
+            first, second = first_moments[start:stop], second_moments[start:stop]
+            # A loop of its own: over more than four arrays LLVM does not check that they are apart, and goes one by
+            # one.
+            for element in range(gradient.shape[0]):
+                first[element], second[element] = _moments(
+                    gradient[element], first[element], second[element], first_beta, second_beta, scale
+                )
+            _write_update(update, value, first, second, weight_decay, epsilon, first_factor, root_factor)
+            squares[block, 0] += double_squares(value)
+            squares[block, 1] += double_squares(update)
 
 
-@kernel(write(1), read(1), types.float64)
-def _subtract(values: Array, update: Array, factor: float) -> None:
-    for element in range(values.shape[0]):
-        values[element] -= update[element] * np.float32(factor)
-
-
-def lamb(
+def lamb_moments(
     values: Array,
     gradients: Array,
     first_moments: Array,
     second_moments: Array,
+    bounds: Array,
     *,
-    learning_rate: float,
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
     corrections: tuple[float, float],
     gradient_scale: float,
-    adapt: bool,
-) -> None:
+) -> Array:
     rates = _rates(betas, epsilon, corrections, gradient_scale)
-    update, squares = np.empty_like(values), np.empty((-(-len(values) // ELEMENTS), 2))
+    squares = np.empty((len(bounds) - 1, 2))
 
-    def make_update(blocks: slice) -> None:
-        part = slice(blocks.start * ELEMENTS, blocks.stop * ELEMENTS)
-        moments = first_moments[part], second_moments[part]
-        _lamb_update(values[part], gradients[part], *moments, update[part], squares[blocks], weight_decay, *rates)
+    def work(blocks: slice) -> None:
+        own_bounds = bounds_of(blocks, bounds)
+        buffers = values, gradients, first_moments, second_moments
+        _lamb_moments(*buffers, own_bounds, squares[blocks], weight_decay, *rates)
 
-    threads.split(len(squares), len(values), make_update)
-    value_norm, update_norm = np.sqrt(squares.sum(axis=0)).tolist()
-    ratio = value_norm / update_norm if adapt and value_norm > 0 and update_norm > 0 else 1.0
-    threads.split(len(values), len(values), lambda part: _subtract(values[part], update[part], learning_rate * ratio))
+    threads.split(len(squares), len(values), work)
+    return squares
+
+
+@kernel(write(1), read(1), read(1), read(1, types.int64), read(1, types.float64), *(types.float64,) * 4)
+def _lamb_update(
+    values: Array,
+    first_moments: Array,
+    second_moments: Array,
+    bounds: Array,
+    rates: Array,
+    weight_decay: float,
+    epsilon: float,
+    first_factor: float,
+    root_factor: float,
+) -> None:
+    room = np.empty(_CHUNK, np.float32)
+    for block in range(rates.shape[0]):
+        rate = np.float32(rates[block])
+        for start in range(bounds[block], bounds[block + 1], _CHUNK):
+            stop = min(start + _CHUNK, bounds[block + 1])
+            value, update = values[start:stop], room[: stop - start]
+            first, second = first_moments[start:stop], second_moments[start:stop]
+            _write_update(update, value, first, second, weight_decay, epsilon, first_factor, root_factor)
+            for element in range(value.shape[0]):
+                value[element] -= update[element] * rate
+
+
+def lamb_update(
+    values: Array,
+    first_moments: Array,
+    second_moments: Array,
+    bounds: Array,
+    rates: Array,
+    *,
+    epsilon: float,
+    weight_decay: float,
+    corrections: tuple[float, float],
+) -> None:
+    factors = _rates((0.0, 0.0), epsilon, corrections, 1.0)[2:5]
+
+    def work(blocks: slice) -> None:
+        moments = first_moments, second_moments
+        _lamb_update(values, *moments, bounds_of(blocks, bounds), rates[blocks], weight_decay, *factors)
+
+    threads.split(len(rates), len(values), work)

@@ -1,7 +1,7 @@
 """Sums: along a row, over the rows, and over a whole buffer.
 
-They do not depend on how the work is split. Along a row the order of additions follows from its length; over rows and
-elements, blocks of a fixed size are summed, and then their sums in order.
+They do not depend on how the work is split. Along a row the order of additions follows from its length; over rows,
+blocks of a fixed size are summed, and then their sums in order; over a buffer, blocks that the caller says.
 """
 
 import numpy as np
@@ -14,7 +14,6 @@ from lucid.kernels.cpu.compiling import kernel, part, read, reduction, write
 from lucid.kernels.cpu.mathematics import ZERO
 
 ROWS = 64
-ELEMENTS = 65_536
 
 
 @reduction
@@ -94,18 +93,18 @@ def linear_bias_gradient(gradient: Array) -> Array:
     return sums.sum(axis=0)
 
 
-@kernel(read(1), write(1, types.float64))
-def _squared_sums(x: Array, sums: Array) -> None:
+@kernel(read(1), read(1, types.int64), write(1, types.float64))
+def _squared_sums(x: Array, bounds: Array, sums: Array) -> None:
     for block in range(sums.shape[0]):
-        sums[block] = double_squares(x[block * ELEMENTS : (block + 1) * ELEMENTS])
+        sums[block] = double_squares(x[bounds[block] : bounds[block + 1]])
 
 
-def squared_sum(x: Array) -> Array:
-    x = plain(x)
-    sums = np.empty(-(-len(x) // ELEMENTS))
-    threads.split(
-        len(sums),
-        len(x),
-        lambda blocks: _squared_sums(x[blocks.start * ELEMENTS : blocks.stop * ELEMENTS], sums[blocks]),
-    )
-    return np.asarray(sums.sum())
+def squared_sums(x: Array, bounds: Array) -> Array:
+    x, sums = plain(x), np.empty(len(bounds) - 1)
+    threads.split(len(sums), len(x), lambda blocks: _squared_sums(x, bounds_of(blocks, bounds), sums[blocks]))
+    return sums
+
+
+def bounds_of(blocks: slice, bounds: Array) -> Array:
+    """Return the bounds of some of the blocks."""
+    return bounds[blocks.start : blocks.stop + 1]

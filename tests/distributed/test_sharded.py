@@ -1,0 +1,178 @@
+"""The sharded optimizer: each rank updates its share alone, and every rank gets the weights of the whole."""
+
+import numpy as np
+import pytest
+
+import lucid
+from lucid.distributed import DistributedDataParallel
+from lucid.nn import Embedding, Linear, Module, parameters
+from lucid.optim import LAMB, AdamW, global_norm, not_finite
+
+WIDTH, VOCABULARY, SAMPLES = 24, 37, 12
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Parameters of this size, too, are shared by ranks; some blocks are not full."""
+    monkeypatch.setattr(parameters, "BLOCK", 100)
+
+
+class Model(Module):
+    """A tied embedding, biases, and weights of several blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = Embedding(VOCABULARY, WIDTH, deviation=1.0)
+        self.first = Linear(WIDTH, WIDTH, deviation=0.3)
+        self.head = Linear(WIDTH, VOCABULARY)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        return self.head(self.first(self.embedding(ids)).tanh())
+
+
+class Trained:
+    """A model on all ranks, of which one step after another is taken."""
+
+    def __init__(self, group, optimizer, **options):
+        lucid.manual_seed(group.rank)
+        self.group = group
+        self.ddp = DistributedDataParallel(Model(), group, **options)
+        self.optimizer = optimizer(self.ddp.flat)
+
+    def backward(self, step=0):
+        ids = np.random.default_rng(step).integers(0, VOCABULARY, SAMPLES)
+        outputs = self.ddp(np.array_split(ids, self.group.size)[self.group.rank])
+        self.ddp.zero_grad()
+        (outputs * outputs).sum().backward()
+        return global_norm(self.ddp.flat)
+
+    def steps(self, count):
+        """Take steps, and return the norms of their gradients."""
+        norms = []
+        for step in range(count):
+            norms.append(self.backward(step))
+            self.optimizer.step(1e-2, gradient_scale=0.5)
+        return norms
+
+    def weights(self):
+        return self.ddp.flat.values.copy()
+
+
+OPTIMIZERS = pytest.mark.parametrize("optimizer", [AdamW, LAMB])
+# Buckets of a parameter each, of a few, and of all; and the exact reduction.
+REDUCTIONS = pytest.mark.parametrize(
+    "options",
+    [{"bucket_megabytes": 1e-9}, {"bucket_megabytes": 0.004}, {}, {"exact_micro_batches": 1}],
+    ids=["bucket-per-parameter", "few-buckets", "one-bucket", "exact"],
+)
+
+
+def skip_unless_exact(group, options):
+    if "exact_micro_batches" in options and group.size & (group.size - 1):
+        pytest.skip("not a power of two")
+
+
+@OPTIMIZERS
+@REDUCTIONS
+def test_the_weights_are_those_of_the_unsharded(group, optimizer, options):
+    skip_unless_exact(group, options)
+    whole, sharded = (Trained(group, optimizer, sharded=sharded, **options) for sharded in (False, True))
+    assert sharded.weights().tobytes() == whole.weights().tobytes()
+    norms = whole.steps(4), sharded.steps(4)
+    if sums_are_the_same(group, options):
+        assert norms[0] == norms[1]
+        assert sharded.weights().tobytes() == whole.weights().tobytes()
+    else:
+        np.testing.assert_allclose(*norms, rtol=1e-6)
+        np.testing.assert_allclose(sharded.weights(), whole.weights(), rtol=1e-4, atol=1e-5)
+
+
+def sums_are_the_same(group, options):
+    """Whether a sum over ranks has the same bits scattered and not: MPI may add in another order."""
+    shared = type(group).__name__ == "SharedMemoryCommunicator"
+    return group.size <= 2 or shared or "exact_micro_batches" in options
+
+
+def test_each_rank_keeps_moments_of_its_share_alone(group):
+    sharded = Trained(group, AdamW, sharded=True)
+    count = len(sharded.optimizer.first_moments)
+    # Even up to a block.
+    assert abs(count - len(sharded.ddp.flat.values) / group.size) <= 100
+    assert group.all_reduce_scalar(count) == len(sharded.ddp.flat.values)
+
+
+def test_every_block_belongs_to_one_rank(group):
+    flat = Trained(group, AdamW, sharded=True, bucket_megabytes=0.004).ddp.flat
+    owners = np.zeros(len(flat.bounds) - 1)
+    for part in flat.ownership.parts:
+        owners[part.blocks] += 1
+    group.all_reduce(owners).wait()
+    np.testing.assert_array_equal(owners, np.ones_like(owners))
+
+
+@OPTIMIZERS
+def test_the_moments_are_gathered_on_the_first_rank_as_if_they_had_never_been_apart(group, optimizer):
+    whole, sharded = (Trained(group, optimizer, sharded=sharded) for sharded in (False, True))
+    whole.steps(2)
+    sharded.steps(2)
+    expected, got = whole.optimizer.state_dict(), sharded.optimizer.state_dict()
+    assert got.keys() == expected.keys()
+    if group.rank == 0:
+        for name, moments in expected.items():
+            np.testing.assert_allclose(got[name], moments, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+def test_moments_go_from_any_division_into_any(group, before, after):
+    source, target = (Trained(group, AdamW, sharded=sharded) for sharded in (before, after))
+    source.steps(2)
+    state = {name: array.copy() for name, array in source.optimizer.state_dict().items()}
+    buffers = target.optimizer.lay_out(state.__getitem__) if group.rank == 0 else {}
+    target.optimizer.restore(buffers, 2)
+    assert target.optimizer.updates == 2
+    restored = target.optimizer.state_dict()
+    if group.rank == 0:
+        for name, moments in state.items():
+            np.testing.assert_array_equal(restored[name], moments)
+
+
+def test_kept_buffers_are_filled_anew(group):
+    sharded = Trained(group, AdamW, sharded=True)
+    kept = {}
+    for _ in range(2):
+        sharded.steps(1)
+        first = sharded.optimizer.state_dict(kept)["first_moment.first.weight"]
+    if group.rank == 0:
+        assert np.shares_memory(first, kept["first_moment"])
+        np.testing.assert_array_equal(first, sharded_moment(sharded, group))
+    else:
+        sharded_moment(sharded, group)
+
+
+def sharded_moment(sharded, group):
+    return sharded.optimizer.state_dict()["first_moment.first.weight"]
+
+
+def test_a_gradient_that_is_not_finite_on_one_rank_is_known_to_all(group):
+    sharded = Trained(group, AdamW, sharded=True)
+    sharded.backward()
+    flat = sharded.ddp.flat
+    part = flat.ownership.parts[0]
+    named = next(segment for segment in flat.segments if segment.start <= part.elements.start < segment.stop).name
+    if group.rank == group.size - 1:
+        flat.gradients[part.elements.start] = np.inf
+    assert not np.isfinite(global_norm(flat))
+    assert len(not_finite(flat)) == 1
+    assert (not_finite(flat) == [named]) or group.rank < group.size - 1
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_ranks_of_a_node_have_one_copy_of_the_weights(shared_memory):
+    values = Trained(shared_memory, AdamW, sharded=True).ddp.flat.values
+    shared_memory.barrier()
+    if shared_memory.rank == shared_memory.size - 1:
+        values[5] = 1234
+    shared_memory.barrier()
+    assert values[5] == 1234

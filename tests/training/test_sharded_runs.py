@@ -1,0 +1,146 @@
+"""Runs whose optimizer is sharded, on the real command line: weights, moments and losses are those of the unsharded."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from hosts import LINK
+from launching import ONE_THREAD, TRAIN
+
+from lucid.errors import TrainingError
+from lucid.training.store import find_model
+
+SHARDED = "optimizer.sharded=true"
+EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=2", "train.steps=30")
+# Parameters of several blocks each.
+LARGER = ("model.hidden_size=64", "model.intermediate_size=300", "model.vocab_size=700")
+
+
+@pytest.fixture
+def results(train, tmp_path):
+    """A function that trains on some ranks and returns the losses, and the bytes of weights and moments."""
+
+    def run(ranks, name, *overrides):
+        losses = train(ranks, name, *overrides)
+        folder = find_model(tmp_path / name)
+        return losses, *((folder / f"{part}.safetensors").read_bytes() for part in ("model", "optimizer"))
+
+    return run
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_two_ranks_give_the_bits_of_two_unsharded(results, optimizer):
+    settings = ("train.steps=12", "train.checkpoint_every=5", "train.evaluate_every=6", f"optimizer.name={optimizer}")
+    settings += (*LARGER, "distributed.bucket_megabytes=0.2", "train.check_replicas_every=4")
+    assert results(2, "sharded", *settings, SHARDED) == results(2, "whole", *settings)
+
+
+@pytest.mark.parametrize("backend", ["mpi", "shared_memory"], ids=["by messages", "in shared memory"])
+def test_under_the_exact_reduction_four_ranks_give_the_bits_of_one(results, backend):
+    settings = (*EXACT, *LARGER, "optimizer.name=lamb")
+    sharded = results(4, "sharded", *settings, SHARDED, f"distributed.backend={backend}")
+    assert sharded == results(1, "one", *settings)
+
+
+def test_a_run_resumed_on_ever_other_ranks_sharded_or_not_goes_on_bit_for_bit(results, train_until):
+    settings = (*EXACT, "train.steps=20", "train.checkpoint_every=4")
+    undisturbed = results(2, "undisturbed", *settings)
+    for ranks, step, sharded in ((4, 3, True), (2, 7, False), (1, 11, True)):
+        train_until(ranks, "stopped", step, *settings, f"optimizer.sharded={str(sharded).lower()}")
+    assert results(4, "stopped", *settings, SHARDED) == undisturbed
+
+
+# Of a run over MPI, where each rank has a copy: a bit flips in that of one rank, outside its share or in it.
+FLIP = """
+from lucid.cli import main
+from lucid.distributed import sharded
+
+publish = sharded.Sharded.publish
+steps = [0]
+
+def flip_after(self):
+    publish(self)
+    steps[0] += 1
+    start = self.parts[0].elements.start
+    if self._communicator.rank == 1 and steps[0] == 5:
+        self._values.view("uint8")[{place}] ^= 1
+
+sharded.Sharded.publish = flip_after
+main()
+"""
+
+
+@pytest.mark.parametrize("place", ["0", "4 * start"], ids=["of another rank", "of its own"])
+def test_a_copy_that_drifts_apart_is_found(run_ranks, run_file, place):
+    arguments = ("-m", "mpi4py", "-c", FLIP.format(place=place), "train", str(run_file), SHARDED)
+    finished = run_ranks(3, *arguments, "distributed.backend=mpi", "train.check_replicas_every=5")
+    assert finished.returncode == TrainingError.exit_code, finished.stdout
+    assert re.search(r"after step 5: rank 1 holds other weights than the rest, in [\w.]+", finished.stdout)
+
+
+def test_gradients_that_are_not_finite_end_the_run_and_name_the_parameters(run_ranks, run_file):
+    overrides = ("optimizer.learning_rate=1e30", "optimizer.warmup_steps=0", "train.max_skipped_steps=3")
+    endings = []
+    for sharded in ("true", "false"):
+        finished = run_ranks(3, *TRAIN, str(run_file), *overrides, f"optimizer.sharded={sharded}")
+        assert finished.returncode == TrainingError.exit_code, finished.stdout
+        endings.append(re.search(r"the gradient was not finite 4 times in a row \(.*\)", finished.stdout)[0])
+    assert endings[0] == endings[1]
+
+
+# One rank ends, or waits for ever, in the midst of an update, of which the others wait for the end.
+FAILING = """
+import os, signal
+from lucid.cli import main
+from lucid.distributed import sharded
+
+publish = sharded.Sharded.publish
+steps = [0]
+
+def failing(self):
+    steps[0] += 1
+    if self._communicator.rank == 1 and steps[0] == 5:
+        {fault}
+    publish(self)
+
+sharded.Sharded.publish = failing
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
+        ("raise RuntimeError('on purpose')", "on purpose"),
+        ("signal.pause()", "rank 1"),
+    ],
+    ids=["killed", "failed", "hung"],
+)
+def test_a_rank_that_fails_in_the_midst_of_an_update_ends_all(run_ranks, run_file, fault, expected):
+    arguments = ("-m", "mpi4py", "-c", FAILING.format(fault=fault), "train", str(run_file), SHARDED)
+    finished = run_ranks(3, *arguments, "train.watchdog_seconds=4")
+    assert finished.returncode != 0, finished.stdout
+    assert expected in finished.stdout
+
+
+@pytest.mark.parametrize("on_each", [1, 2])
+def test_ranks_on_two_hosts_give_the_bits_of_the_unsharded(hosts, mpiexec, run_file, tmp_path, losses, on_each):
+    """Two numbers have one sum, whoever adds them: those of the hosts."""
+    settings = (*LARGER, "train.steps=12", "train.checkpoint_every=5", "distributed.bucket_megabytes=0.2")
+    for name, overrides in (("whole", ()), ("sharded", (SHARDED,))):
+        finished = subprocess.run(
+            [
+                *hosts.mpiexec(mpiexec, on_each),
+                *(sys.executable, *TRAIN, str(run_file), f"run_folder={tmp_path / name}", *settings, *overrides),
+            ],
+            env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert losses(tmp_path / "sharded") == losses(tmp_path / "whole")
