@@ -34,7 +34,7 @@ class Kernels(Protocol):
     def operand(self, x: Array) -> Array:
         """Return x [..., C] as products take it: itself, or rounded once for several products. See `set_precision`.
 
-        `linear`, `linear_input_gradient` and `linear_weight_gradient` take x, weight and gradient either way.
+        `linear`, `attention` and their gradients take x, weight, gradient and `joined` either way.
         """
 
     def linear(self, x: Array, weight: Array, bias: Array | None, out: Array | None = None) -> Array:
