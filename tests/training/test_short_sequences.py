@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import made_up_text
+from texts import made_up_text
 
 from lucid.data import Corpus, Sampler, SamplerSettings, prepare
 
