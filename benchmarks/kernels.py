@@ -19,6 +19,7 @@ import numpy as np
 
 from lucid import kernels
 from lucid.kernels import Precision, reference, threads
+from lucid.kernels.sequences import Sequences
 from lucid.nn.parameters import BLOCK
 from lucid.random import Coordinates
 
@@ -156,26 +157,24 @@ class Cases:
 
     def attention(self) -> list[Case]:
         B, T = self.rows, self.length
-        query, key, value, gradient = (self.hidden() for _ in range(4))
-        mask = np.arange(T) < self.generator.integers(T // 2, T + 1, (B, 1))
-        _, probabilities = reference.attention(query, key, value, mask, HEADS, *self.draws)
+        joined, gradient = self.normal(B * T, 3 * WIDTH), self.normal(B * T, WIDTH)
+        sequences = Sequences.padded(np.empty((B, T)), None)
+        probability, stream, coordinates = self.draws
+        settings = sequences, HEADS, probability, stream, sequences.coordinates(coordinates)
+        _, probabilities = reference.attention(joined, *settings)
         operations = 4 * B * T * T * WIDTH
-        tensors = tensors_of(query, key, value)
+        tensors = tensors_of(joined)
 
-        def attend(*inputs: Any) -> Any:
-            heads = [x.view(B, T, HEADS, -1).transpose(1, 2) for x in inputs]
-            allowed = torch.from_numpy(mask)[:, None, None, :]
-            output = functional.scaled_dot_product_attention(*heads, attn_mask=allowed, dropout_p=PROBABILITY)
-            return output.transpose(1, 2).reshape(B, T, WIDTH)
+        def attend(joined: Any) -> Any:
+            heads = joined.view(B, T, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+            output = functional.scaled_dot_product_attention(*heads, dropout_p=PROBABILITY)
+            return output.transpose(1, 2).reshape(B * T, WIDTH)
 
         return [
+            self.case("attention", joined, *settings, operations=operations, peer=lambda: attend(*tensors)),
             self.case(
-                "attention", query, key, value, mask, HEADS, *self.draws, operations=operations,
-                peer=lambda: attend(*tensors),
-            ),
-            self.case(
-                "attention_gradient", gradient, query, key, value, probabilities, HEADS, *self.draws,
-                operations=2 * operations, peer=backward(attend, gradient, query, key, value),
+                "attention_gradient", gradient, joined, probabilities, *settings, operations=2 * operations,
+                peer=backward(attend, gradient, joined),
             ),
         ]  # fmt: skip
 

@@ -39,41 +39,47 @@ class Stream(IntEnum):
 class Coordinates:
     """Where in a run numbers are drawn: row `i` of a batch is sample `samples[i]` of step `step`.
 
-    `samples` is an integer array [B]: each row's index in the *global* batch of the step.
+    `samples` is an integer array [B]: each row's index in the *global* batch of the step. With `positions`, integers
+    [B], a row is a part of its sample, and this says which: the first is 0, and all are as large as the row.
     """
 
     seed: int
     step: int
     samples: Array
+    positions: Array | None = None
 
 
 def random_words(stream: int, coordinates: Coordinates, count: int) -> Array:
-    """Return uint32 [B, count]: `count` words for each of the B samples of `coordinates`.
+    """Return uint32 [B, count]: `count` words for each of the B rows of `coordinates`.
 
     The array belongs to the library of `coordinates.samples`.
     """
-    samples = coordinates.samples
+    samples, positions = coordinates.samples, coordinates.positions
     xp = array_module(samples)
-    blocks = -(-count // 4)
+    first = xp.zeros(len(samples), np.int64) if positions is None else xp.asarray(positions, np.int64) * count
+    # The words of a row may begin within a block.
+    blocks = -(-(count + (0 if positions is None else 3)) // 4)
     words = xp.empty((len(samples), blocks, 4), dtype=np.uint32)
     rows_at_once = max(1, _CHUNK // max(blocks, 1))
     for row in range(0, len(samples), rows_at_once):
-        for first in range(0, blocks, _CHUNK):
+        for start in range(0, blocks, _CHUNK):
             rows = slice(row, row + rows_at_once)
-            block_numbers = xp.arange(first, min(first + _CHUNK, blocks), dtype=np.uint64)
-            words[rows, first : first + _CHUNK] = _philox(stream, coordinates, samples[rows], block_numbers)
-    return words.reshape(len(samples), -1)[:, :count]
+            numbers = first[rows, None] // 4 + xp.arange(start, min(start + _CHUNK, blocks))
+            words[rows, start : start + _CHUNK] = _philox(stream, coordinates, samples[rows], numbers)
+    words = words.reshape(len(samples), -1)
+    return (
+        words[:, :count] if positions is None else xp.take_along_axis(words, first[:, None] % 4 + xp.arange(count), 1)
+    )
 
 
 def _philox(stream: int, coordinates: Coordinates, samples: Array, blocks: Array) -> Array:
-    """Return uint32 [B, N, 4]: the four words of each of N blocks of each of B samples."""
-    xp = array_module(samples)
-    shape = (len(samples), len(blocks))
+    """Return uint32 [B, N, 4]: the four words of the N blocks, numbered in `blocks` [B, N], of each of B samples."""
+    xp, shape = array_module(samples), blocks.shape
     # 32-bit words in 64-bit arrays: a product of two then has both its halves in one element.
     first = xp.full(shape, stream & _WORD, dtype=np.uint64)
     second = xp.full(shape, coordinates.step & _WORD, dtype=np.uint64)
     third = xp.broadcast_to(samples.astype(np.uint64)[:, None] & np.uint64(_WORD), shape).copy()
-    fourth = xp.broadcast_to(blocks, shape).copy()
+    fourth = blocks.astype(np.uint64)
     low_key, high_key = coordinates.seed & _WORD, coordinates.seed >> 32 & _WORD
     word, half = np.uint64(_WORD), np.uint64(32)
     for _ in range(_ROUNDS):

@@ -6,7 +6,6 @@ Tests marked `@pytest.mark.mpi(min_size=2)` run on every rank of an `mpiexec ...
 
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -22,6 +21,7 @@ from hosts import Hosts
 from hypothesis import settings
 from launching import ONE_THREAD, TRAIN
 from nodes import SeveralNodes
+from texts import made_up_text
 
 from lucid import kernels
 from lucid.data import prepare
@@ -144,20 +144,6 @@ def run_ranks(mpiexec: str) -> RunRanks:
         return subprocess.CompletedProcess(command, process.returncode, output)
 
     return run
-
-
-_SYLLABLES = ["ba", "co", "du", "fe", "gi", "ka", "lo", "mu", "ne", "pi", "ra", "so", "tu", "ve", "zi"]
-
-
-def made_up_text(documents: int, seed: int, longest: int = 30) -> str:
-    """Return documents of 1 to `longest` sentences, separated by blank lines."""
-    draw = random.Random(seed)
-
-    def sentence() -> str:
-        words = ["".join(draw.choices(_SYLLABLES, k=draw.randint(1, 3))) for _ in range(draw.randint(2, 20))]
-        return " ".join(words).capitalize() + "."
-
-    return "\n\n".join(" ".join(sentence() for _ in range(draw.randint(1, longest))) for _ in range(documents))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ import numpy as np
 from lucid.backend import Array, array_module
 from lucid.errors import ConfigError
 from lucid.kernels import reference
+from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
@@ -33,14 +34,20 @@ class Kernels(Protocol):
     def operand(self, x: Array) -> Array:
         """Return x [..., C] as products take it: itself, or rounded once for several products. See `set_precision`.
 
-        `linear`, `linear_input_gradient` and `linear_weight_gradient` take x, weight and gradient either way.
+        `linear`, `attention` and their gradients take x, weight, gradient and `joined` either way.
         """
 
-    def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        """Return x [..., I] times weight [O, I] transposed, plus bias [O]: [..., O]."""
+    def linear(self, x: Array, weight: Array, bias: Array | None, out: Array | None = None) -> Array:
+        """Return x [..., I] times weight [O, I] transposed, plus bias [O]: [..., O].
 
-    def linear_input_gradient(self, gradient: Array, weight: Array) -> Array:
-        """Return gradient [..., O] times weight [O, I]: [..., I]."""
+        It is written to `out`, which may be some columns of an array, if x is [N, I] and `out` [N, O] is given.
+        """
+
+    def linear_input_gradient(self, gradient: Array, weight: Array, total: Array | None = None) -> Array:
+        """Return gradient [..., O] times weight [O, I]: [..., I].
+
+        It is added to `total`, which is returned, if the gradient is [N, O] and `total` [N, I] is given.
+        """
 
     def linear_weight_gradient(self, gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
         """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I]."""
@@ -117,34 +124,33 @@ class Kernels(Protocol):
 
     def attention(
         self,
-        query: Array,
-        key: Array,
-        value: Array,
-        mask: Array | None,
+        joined: Array,
+        sequences: Sequences,
         heads: int,
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
     ) -> tuple[Array, Array]:
-        """Scaled dot-product attention (Vaswani et al., 2017) of query, key, value [B, T, C] split into heads.
+        """Scaled dot-product attention (Vaswani et al., 2017), split into heads, of each sequence to itself.
 
-        `mask` [B, T] (bool) says which keys count; the probabilities pass through dropout. Return (output [B, T, C],
-        probabilities before dropout [B, H, T, T]).
+        Query, key and value lie side by side in `joined` [N, 3C], which may be an `operand`. Of a sequence's rows those
+        in `sequences.mask` count as keys; the probabilities pass through dropout, which draws for row i and key j of
+        head h element (h * T + i) * T + j of the sample, i and j being their positions. `coordinates` are of the rows.
+        Return (output [N, C], probabilities before dropout: [H, L, L] of each sequence of length L, all in one [P]).
         """
 
     def attention_gradient(
         self,
         gradient: Array,
-        query: Array,
-        key: Array,
-        value: Array,
+        joined: Array,
         probabilities: Array,
+        sequences: Sequences,
         heads: int,
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
-    ) -> tuple[Array, Array, Array]:
-        """Return the gradients of `attention` by query, key and value."""
+    ) -> Array:
+        """Return the gradient of `attention` by `joined`, for gradient [N, C], which may be an `operand`."""
 
     def cross_entropy(self, logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
         """Return (losses [N], log of the sum of exponentials [N]) of logits [N, V] at labels [N] (integers).
@@ -235,7 +241,7 @@ def wrap(wrapper: Callable[[Kernels], Kernels] | None) -> None:
 
 
 def set_precision(precision: Precision) -> str | None:
-    """Let the products of linear layers over float32 arrays on the CPU round their operands to `precision`.
+    """Let products of linear layers and attention over float32 arrays on the CPU round their operands to `precision`.
 
     This holds for the whole process from now on. Results, and the additions that make them, are float32 either way.
     Returns a sentence for the user if that is slow here. Raises `ConfigError` if it cannot be had.

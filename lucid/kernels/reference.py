@@ -4,11 +4,14 @@ Signatures and shapes are described in `lucid.kernels.Kernels`.
 """
 
 import math
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from lucid.backend import Array, array_module, special_functions
+from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates, keep_threshold, random_words
 
 _SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
@@ -25,16 +28,22 @@ def operand(x: Array) -> Array:
     return x
 
 
-def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None) -> Array:
     y = array_module(x).matmul(_rows(x), weight.T)
     if bias is not None:
         y += bias
-    return y.reshape(*x.shape[:-1], len(weight))
+    if out is None:
+        return y.reshape(*x.shape[:-1], len(weight))
+    out[...] = y
+    return out
 
 
-def linear_input_gradient(gradient: Array, weight: Array) -> Array:
+def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = None) -> Array:
     y = array_module(gradient).matmul(_rows(gradient), weight)
-    return y.reshape(*gradient.shape[:-1], weight.shape[1])
+    if total is None:
+        return y.reshape(*gradient.shape[:-1], weight.shape[1])
+    total += y
+    return total
 
 
 def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
@@ -110,12 +119,15 @@ def layer_norm_gradient(
 
 def _dropout_factors(like: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
     """Return 0 or 1 / (1 - probability) for each element of `like` [B, ...], in its dtype."""
-    xp = array_module(like)
-    samples = xp.asarray(coordinates.samples)
-    words = random_words(stream, Coordinates(coordinates.seed, coordinates.step, samples), like[0].size)
-    kept = (words >= np.uint32(keep_threshold(probability))).astype(like.dtype)
+    samples = array_module(like).asarray(coordinates.samples)
+    words = random_words(stream, replace(coordinates, samples=samples), like[0].size)
+    return _factors(words.reshape(like.shape), like.dtype, probability)
+
+
+def _factors(words: Array, dtype: Any, probability: float) -> Array:
+    kept = (words >= np.uint32(keep_threshold(probability))).astype(dtype)
     kept *= 1 / (1 - probability)
-    return kept.reshape(like.shape)
+    return kept
 
 
 def dropout(x: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
@@ -168,66 +180,89 @@ def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool
     array_module(out).add.at(out, ids, rows)
 
 
-def _split_heads(x: Array, heads: int) -> Array:
-    B, T, C = x.shape
-    return x.reshape(B, T, heads, C // heads).transpose(0, 2, 1, 3)
+def _split_heads(x: Array, parts: int, heads: int) -> Array:
+    """Return x [L, parts x C] as [parts, H, L, C / H]."""
+    return x.reshape(len(x), parts, heads, -1).transpose(1, 2, 0, 3)
 
 
-def _join_heads(x: Array) -> Array:
-    B, H, T, D = x.shape
-    return x.transpose(0, 2, 1, 3).reshape(B, T, H * D)
+def _join_heads(*parts: Array) -> Array:
+    """Return arrays [H, L, C / H] as one [L, parts x C]."""
+    return array_module(parts[0]).stack(parts).transpose(2, 0, 1, 3).reshape(parts[0].shape[1], -1)
+
+
+def _attention_factors(
+    like: Array, first: int, length: int, probability: float, stream: int, coordinates: Coordinates
+) -> Array:
+    """Return what dropout multiplies like [H, L, L] by: elements of the sample's [H, T, T], where T is `length`.
+
+    Row `first` of `coordinates` is the sequence's first.
+    """
+    xp, (H, L, _) = array_module(like), like.shape
+    position = 0 if coordinates.positions is None else int(coordinates.positions[first])
+    places = (xp.arange(H)[:, None] * length + position + xp.arange(L)).reshape(-1)
+    sample = xp.full(H * L, int(coordinates.samples[first]))
+    words = random_words(stream, Coordinates(coordinates.seed, coordinates.step, sample, places), length)
+    return _factors(words[:, position : position + L].reshape(like.shape), like.dtype, probability)
 
 
 def attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
+    joined: Array,
+    sequences: Sequences,
     heads: int,
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
 ) -> tuple[Array, Array]:
-    xp = array_module(query)
-    q, k, v = (_split_heads(x, heads) for x in (query, key, value))
-    scores = xp.matmul(q, k.swapaxes(-1, -2))
-    scores *= 1 / math.sqrt(q.shape[-1])
-    if mask is not None:
-        # The least finite number, not minus infinity: a row without any key then comes out uniform, not NaN.
-        scores[...] = xp.where(mask[:, None, None, :], scores, xp.finfo(scores.dtype).min)
-    scores -= scores.max(axis=-1, keepdims=True)
-    probabilities = xp.exp(scores, out=scores)
-    probabilities /= probabilities.sum(axis=-1, keepdims=True)
-    kept = probabilities if coordinates is None else dropout(probabilities, probability, stream, coordinates)
-    return _join_heads(xp.matmul(kept, v)), probabilities
+    xp = array_module(joined)
+    output = xp.empty((len(joined), joined.shape[1] // 3), joined.dtype)
+    all_probabilities = xp.empty(heads * sequences.areas[-1].stop, joined.dtype)
+    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+        q, k, v = _split_heads(joined[rows], 3, heads)
+        scores = xp.matmul(q, k.swapaxes(-1, -2))
+        scores *= 1 / math.sqrt(q.shape[-1])
+        if sequences.mask is not None:
+            # The least finite number, not minus infinity: a row without any key then comes out uniform, not NaN.
+            scores[...] = xp.where(sequences.mask[rows], scores, xp.finfo(scores.dtype).min)
+        scores -= scores.max(axis=-1, keepdims=True)
+        probabilities = xp.exp(scores, out=scores)
+        probabilities /= probabilities.sum(axis=-1, keepdims=True)
+        all_probabilities[heads * area.start : heads * area.stop] = probabilities.reshape(-1)
+        if coordinates is not None:
+            drawn = rows.start, sequences.length, probability, stream, coordinates
+            probabilities *= _attention_factors(probabilities, *drawn)
+        output[rows] = _join_heads(xp.matmul(probabilities, v))
+    return output, all_probabilities
 
 
 def attention_gradient(
     gradient: Array,
-    query: Array,
-    key: Array,
-    value: Array,
+    joined: Array,
     probabilities: Array,
+    sequences: Sequences,
     heads: int,
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
-) -> tuple[Array, Array, Array]:
+) -> Array:
     xp = array_module(gradient)
-    q, k, v, g = (_split_heads(x, heads) for x in (query, key, value, gradient))
-    kept = probabilities
-    by_probability = xp.matmul(g, v.swapaxes(-1, -2))
-    if coordinates is not None:
-        factors = _dropout_factors(probabilities, probability, stream, coordinates)
-        kept = probabilities * factors
-        by_probability *= factors
-    by_value = xp.matmul(kept.swapaxes(-1, -2), g)
-    by_probability -= (by_probability * probabilities).sum(axis=-1, keepdims=True)
-    by_probability *= probabilities
-    by_probability *= 1 / math.sqrt(q.shape[-1])
-    by_query = xp.matmul(by_probability, k)
-    by_key = xp.matmul(by_probability.swapaxes(-1, -2), q)
-    return _join_heads(by_query), _join_heads(by_key), _join_heads(by_value)
+    by_joined = xp.empty_like(joined)
+    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+        (g,), (q, k, v) = _split_heads(gradient[rows], 1, heads), _split_heads(joined[rows], 3, heads)
+        length = rows.stop - rows.start
+        p = probabilities[heads * area.start : heads * area.stop].reshape(heads, length, length)
+        kept, by_probability = p, xp.matmul(g, v.swapaxes(-1, -2))
+        if coordinates is not None:
+            factors = _attention_factors(p, rows.start, sequences.length, probability, stream, coordinates)
+            kept = p * factors
+            by_probability *= factors
+        by_value = xp.matmul(kept.swapaxes(-1, -2), g)
+        by_probability -= (by_probability * p).sum(axis=-1, keepdims=True)
+        by_probability *= p
+        by_probability *= 1 / math.sqrt(q.shape[-1])
+        by_query = xp.matmul(by_probability, k)
+        by_key = xp.matmul(by_probability.swapaxes(-1, -2), q)
+        by_joined[rows] = _join_heads(by_query, by_key, by_value)
+    return by_joined
 
 
 def cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:

@@ -3,6 +3,8 @@
 Shapes: B batch, T length, C width, V vocabulary, N rows. Arguments are tensors; ids, labels and masks are arrays.
 """
 
+from collections.abc import Iterable
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +13,7 @@ from lucid import kernels
 from lucid.autograd import Deferred, Function, Tensor
 from lucid.backend import Array, array_module
 from lucid.kernels import Activation
+from lucid.kernels.sequences import Sequences
 from lucid.random import Stream, current_coordinates
 
 
@@ -30,6 +33,41 @@ class Linear(Function):
             Deferred(weight, lambda out, accumulate: kernel.linear_weight_gradient(rounded, x, out, accumulate)),
             kernel.linear_bias_gradient(gradient) if self.needs[2] else None,
         )
+
+
+class JoinedLinear(Function):
+    """Several linear maps of the same rows, their outputs side by side: each product writes its own columns."""
+
+    def forward(self, x: Array, *parameters: Array) -> Array:
+        kernel, half = kernels.of(x), len(parameters) // 2
+        x, weights, biases = kernel.operand(x), parameters[:half], parameters[half:]
+        factors = [kernel.operand(weight) for weight in weights]
+        y = array_module(x).empty((len(x), sum(map(len, weights))), biases[0].dtype)
+        for factor, bias, columns in zip(factors, biases, _columns(weights), strict=True):
+            kernel.linear(x, factor, bias, y[:, columns])
+        self.save(x, factors, weights)
+        return y
+
+    def backward(self, gradient: Array) -> Any:
+        x, factors, weights = self.saved
+        kernel, columns = kernels.of(gradient), _columns(weights)
+        rounded = kernel.operand(gradient)
+        by_bias = kernel.linear_bias_gradient(gradient)
+        by_x = None
+        if self.needs[0]:
+            for factor, part in zip(factors, columns, strict=True):
+                by_x = kernel.linear_input_gradient(rounded[:, part], factor, by_x)
+
+        def by_weight(weight: Array, part: slice) -> Deferred:
+            write = kernel.linear_weight_gradient
+            return Deferred(weight, lambda out, accumulate: write(rounded[:, part], x, out, accumulate))
+
+        return by_x, *map(by_weight, weights, columns), *(by_bias[part] for part in columns)
+
+
+def _columns(weights: Iterable[Array]) -> list[slice]:
+    """Return the columns of the outputs of linear maps by these weights, side by side."""
+    return [slice(start, stop) for start, stop in pairwise(accumulate(map(len, weights), initial=0))]
 
 
 class ApplyActivation(Function):
@@ -97,17 +135,18 @@ class Embedding(Function):
 
 
 class Attention(Function):
-    def forward(
-        self, query: Array, key: Array, value: Array, *, mask: Array | None, heads: int, probability: float, stream: int
-    ) -> Array:
-        coordinates = current_coordinates(len(query)) if probability > 0 else None
-        settings = heads, probability, stream, coordinates
-        output, probabilities = kernels.of(query).attention(query, key, value, mask, *settings)
-        self.save(query, key, value, probabilities, *settings)
+    def forward(self, joined: Array, *, sequences: Sequences, heads: int, probability: float, stream: int) -> Array:
+        coordinates = current_coordinates(len(joined)) if probability > 0 else None
+        settings = sequences, heads, probability, stream, coordinates
+        kernel = kernels.of(joined)
+        joined = kernel.operand(joined)
+        output, probabilities = kernel.attention(joined, *settings)
+        self.save(joined, probabilities, *settings)
         return output
 
     def backward(self, gradient: Array) -> Any:
-        return kernels.of(gradient).attention_gradient(gradient, *self.saved)
+        kernel = kernels.of(gradient)
+        return kernel.attention_gradient(kernel.operand(gradient), *self.saved)
 
 
 class CrossEntropy(Function):
@@ -123,6 +162,11 @@ class CrossEntropy(Function):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x [..., I] times weight [O, I] transposed, plus bias [O]."""
     return Linear.apply(x, weight, bias)
+
+
+def joined_linear(x: Tensor, *layers: tuple[Tensor, Tensor]) -> Tensor:
+    """Return x [N, I] times each layer's weight [O, I] transposed, plus its bias [O], side by side: [N, sum of O]."""
+    return JoinedLinear.apply(x, *(weight for weight, _ in layers), *(bias for _, bias in layers))
 
 
 def activation(x: Tensor, kind: Activation, bias: Tensor | None = None) -> Tensor:
@@ -176,22 +220,21 @@ def embedding(ids: Array, table: Tensor, padding_id: int | None = None) -> Tenso
 
 
 def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    joined: Tensor,
+    sequences: Sequences,
     heads: int,
-    mask: Array | None = None,
     dropout_probability: float = 0.0,
     site: int = 0,
     training: bool = True,
 ) -> Tensor:
-    """Multi-head scaled dot-product attention of query, key, value [B, T, C]; returns [B, T, C].
+    """Multi-head scaled dot-product attention of each of the `sequences` to itself; returns [N, C].
 
-    `mask` [B, T] is True where a key may be attended to. Dropout on the probabilities is as in `dropout`.
+    Query, key and value of the rows, each [N, C], lie side by side in `joined` [N, 3C]. Dropout on the probabilities is
+    as in `dropout`, drawn at the coordinates of the rows.
     """
     probability = dropout_probability if training else 0.0
     return Attention.apply(
-        query, key, value, mask=mask, heads=heads, probability=probability, stream=Stream.DROPOUT + site
+        joined, sequences=sequences, heads=heads, probability=probability, stream=Stream.DROPOUT + site
     )
 
 

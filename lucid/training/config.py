@@ -92,7 +92,7 @@ class TrainSettings(Settings):
         None, description="threads of a rank's matrix products; default: as launched, or 1 if the reduction is exact"
     )
     precision: Precision = Field(
-        "float32", description="of what products of linear layers multiply; bfloat16 takes oneDNN (extra: onednn)"
+        "float32", description="of what matrix products multiply; bfloat16 takes oneDNN (extra: onednn)"
     )
     recompute: Recomputation = Field(
         "none", description="what is computed again in backward rather than kept, for less memory: attention or layer"

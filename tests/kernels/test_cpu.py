@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lucid.kernels import reference, threads
+from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
 RANDOM = np.random.default_rng(5)
@@ -94,6 +95,15 @@ def test_dropout_is_the_reference_bit_for_bit(cpu, shape, probability):
         np.testing.assert_array_equal(cpu.dropout(x, probability, STREAM, coordinates), expected)
 
 
+def test_dropout_of_rows_is_that_of_the_grid_they_are_from(cpu):
+    grid, mask = normal(3, 70, 33), np.arange(70) < np.array([[70], [1], [25]])
+    coordinates, sequences = Coordinates(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
+    expected = cpu.dropout(grid, 0.3, STREAM, coordinates)[mask]
+    for kernel in (cpu, reference):
+        got = kernel.dropout(sequences.rows_of(grid), 0.3, STREAM, sequences.coordinates(coordinates))
+        np.testing.assert_array_equal(got, expected)
+
+
 def test_a_number_that_is_none_survives_dropout(cpu):
     x = np.full((1, 1000), np.nan, np.float32)
     assert np.isnan(cpu.dropout(x, 0.5, STREAM, Coordinates(0, 0, np.arange(1)))).all()
@@ -132,45 +142,68 @@ class TestLayerNorm:
         assert_agrees(cpu, "dropout_add_layer_norm_gradient", *arguments, ulps=64)
 
 
+def sequences_of(lengths, holes=False):
+    """Sequences of these lengths, out of a grid with a column more than the longest, perhaps with keys left out."""
+    length = max(lengths) + 1
+    mask = np.arange(length) < np.array(lengths)[:, None]
+    if holes:
+        mask[:, :-2] &= RANDOM.random((len(lengths), length - 2)) < 0.7
+        mask[np.arange(len(lengths)), np.array(lengths) - 1] = True
+    return Sequences.unpadded(mask, mask)
+
+
+def draws_of_rows(draws, sequences):
+    """The same draws, of (probability, stream, coordinates), with the coordinates of the rows."""
+    probability, stream, coordinates = draws
+    return probability, stream, coordinates and sequences.coordinates(coordinates)
+
+
 class TestAttention:
-    @pytest.mark.parametrize(("shape", "heads"), [((1, 1, 4), 2), ((2, 3, 4), 2), ((2, 37, 24), 3), ((1, 130, 32), 1)])
-    @pytest.mark.parametrize("masked", [False, True])
-    def test_it_agrees_forward_and_backward(self, cpu, shape, heads, masked, drawn):
-        query, key, value, gradient = (normal(*shape) for _ in range(4))
-        mask = RANDOM.random(shape[:2]) < 0.7 if masked else None
-        settings = heads, *drawn(shape[0])
-        _, probabilities = assert_agrees(cpu, "attention", query, key, value, mask, *settings)
-        assert_agrees(cpu, "attention_gradient", gradient, query, key, value, probabilities, *settings, ulps=64)
+    @pytest.mark.parametrize(
+        ("lengths", "width", "heads"), [([1], 4, 2), ([3, 1, 2], 4, 2), ([20, 37, 36], 24, 3), ([130], 32, 1)]
+    )
+    @pytest.mark.parametrize("holes", [False, True])
+    def test_it_agrees_forward_and_backward(self, cpu, lengths, width, heads, holes, drawn):
+        sequences = sequences_of(lengths, holes)
+        joined, gradient = normal(sum(lengths), 3 * width), normal(sum(lengths), width)
+        settings = sequences, heads, *draws_of_rows(drawn(len(lengths)), sequences)
+        _, probabilities = assert_agrees(cpu, "attention", joined, *settings)
+        assert_agrees(cpu, "attention_gradient", gradient, joined, probabilities, *settings, ulps=64)
 
     def test_more_heads_than_are_made_at_once_agree(self, cpu, drawn):
-        query, key, value, gradient = (normal(1, 250, 10) for _ in range(4))
-        settings = 5, *drawn(1)
-        _, probabilities = assert_agrees(cpu, "attention", query, key, value, None, *settings)
-        assert_agrees(cpu, "attention_gradient", gradient, query, key, value, probabilities, *settings, ulps=64)
+        sequences = sequences_of([250, 30])
+        settings = sequences, 5, *draws_of_rows(drawn(2), sequences)
+        joined, gradient = normal(280, 30), normal(280, 10)
+        _, probabilities = assert_agrees(cpu, "attention", joined, *settings)
+        assert_agrees(cpu, "attention_gradient", gradient, joined, probabilities, *settings, ulps=64)
 
     @pytest.mark.parametrize("scale", [1e-6, 30.0, 1e6])
     def test_it_agrees_for_scores_of_every_size(self, cpu, scale):
-        query, key, value = normal(1, 9, 4, scale=scale), normal(1, 9, 4), normal(1, 9, 4)
-        expected = reference.attention(query, key, value, None, 2, 0.0, STREAM, None)[0]
-        got = cpu.attention(query, key, value, None, 2, 0.0, STREAM, None)[0]
+        joined, settings = normal(9, 12), (sequences_of([9]), 2, 0.0, STREAM, None)
+        joined[:, :4] *= np.float32(scale)
+        expected = reference.attention(joined, *settings)[0]
+        got = cpu.attention(joined, *settings)[0]
         np.testing.assert_allclose(got, expected, rtol=1e-5 * max(1, scale), atol=1e-5)
 
     def test_a_masked_key_has_no_weight_at_all_and_a_row_without_keys_is_uniform(self, cpu):
-        x, mask = normal(2, 4, 6), np.array([[True, True, False, True], [False] * 4])
-        _, probabilities = cpu.attention(x, x, x, mask, 2, 0.0, STREAM, None)
-        np.testing.assert_array_equal(probabilities[0, :, :, 2], 0)
-        np.testing.assert_array_equal(probabilities[1], 0.25)
+        mask = np.array([[True, True, False, True], [False] * 4])
+        _, probabilities = cpu.attention(normal(8, 18), Sequences.unpadded(mask, mask), 2, 0.0, STREAM, None)
+        first, second = probabilities.reshape(2, 2, 4, 4)
+        np.testing.assert_array_equal(first[..., 2], 0)
+        np.testing.assert_array_equal(second, 0.25)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_goes_through(self, cpu, bad):
-        query, other = normal(1, 3, 4), normal(1, 3, 4)
-        query[0, 1, 2] = bad
+    def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, cpu, bad):
+        joined, gradient = normal(5, 12), normal(5, 4)
+        joined[1, 2] = bad
+        settings = sequences_of([3, 2]), 2, 0.0, STREAM, None
         with np.errstate(invalid="ignore"):
-            output, probabilities = cpu.attention(query, other, other, None, 2, 0.0, STREAM, None)
-            gradients = cpu.attention_gradient(other, query, other, other, probabilities, 2, 0.0, STREAM, None)
-        assert np.isnan(output[0, 1, 2:]).all()
-        assert np.isfinite(output[0, 0]).all()
-        assert all(not np.isfinite(gradient).all() for gradient in gradients)
+            output, probabilities = cpu.attention(joined, *settings)
+            by_joined = cpu.attention_gradient(gradient, joined, probabilities, *settings)
+        assert np.isnan(output[1, 2:]).all()
+        assert np.isfinite(output[[0, 3, 4]]).all()
+        assert all(not np.isfinite(part).all() for part in np.split(by_joined[:3], 3, axis=1))
+        assert np.isfinite(by_joined[3:]).all()
 
 
 class TestCrossEntropy:
@@ -287,10 +320,11 @@ class TestDivision:
             cpu.adamw(optimized[0], values, optimized[1], values**2, learning_rate=1e-2, **RATES)
             by_lamb = [values.copy(), values, values.copy(), values**2]
             squares = lamb_steps(cpu, by_lamb, bounds)
-            query = x[..., :320]
-            attended, probabilities = cpu.attention(query, query, query, None, 4, *draws)
+            joined, sequences = x.reshape(600, 331)[:, :312], sequences_of([200, 130, 270])
+            settings = sequences, 4, *draws_of_rows(draws, sequences)
+            attended, probabilities = cpu.attention(joined, *settings)
             return [
-                attended, *cpu.attention_gradient(attended, query, query, query, probabilities, 4, *draws),
+                attended, cpu.attention_gradient(attended, joined, probabilities, *settings),
                 y, total, log_sum, *optimized, *by_lamb, *squares, cpu.squared_sums(values, bounds),
                 cpu.dropout(x, *draws),
                 cpu.activation(x, bias, "gelu"), *cpu.activation_gradient(gradient, x, bias, "gelu"),
@@ -308,6 +342,21 @@ class TestDivision:
         monkeypatch.setattr(threads, "_limit", 3)
         for one, other in zip(alone, every_kernel(), strict=True):
             np.testing.assert_array_equal(one, other)
+
+    def test_a_sequence_gives_the_same_bits_alone_and_among_others(self, cpu):
+        joined, gradient = normal(70, 24), normal(70, 8)
+        draws = 0.3, STREAM, Coordinates(3, 1, np.arange(3))
+        together = sequences_of([20, 40, 10])
+        alone = Sequences.unpadded(np.ones((1, 41), bool), np.arange(41)[None] < 40)
+        of_all = together, 2, *draws_of_rows(draws, together)
+        of_one = alone, 2, *draws_of_rows((*draws[:2], Coordinates(3, 1, np.array([1]))), alone)
+        whole, probabilities = cpu.attention(joined, *of_all)
+        part, own = cpu.attention(joined[20:60], *of_one)
+        np.testing.assert_array_equal(whole[20:60], part)
+        whole = cpu.attention_gradient(gradient, joined, probabilities, *of_all)
+        np.testing.assert_array_equal(
+            whole[20:60], cpu.attention_gradient(gradient[20:60], joined[20:60], own, *of_one)
+        )
 
     def test_a_sample_gives_the_same_bits_alone_and_in_a_batch(self, cpu):
         x, residual, weight, bias = normal(3, 50, 33), normal(3, 50, 33), normal(33), normal(33)

@@ -1,4 +1,4 @@
-"""Law 4 for the products of linear layers: either library, in either precision, against double precision."""
+"""Law 4 for the products of linear layers and attention: either library and precision, against double precision."""
 
 import os
 import subprocess
@@ -15,6 +15,7 @@ from lucid import kernels, random
 from lucid.errors import ConfigError
 from lucid.kernels import cpu, reference, threads
 from lucid.kernels.cpu import gemm, onednn
+from lucid.kernels.sequences import Sequences
 from lucid.models import BERTForPreTraining
 from lucid.nn import flatten
 from lucid.optim import AdamW
@@ -138,6 +139,31 @@ class TestOperands:
         assert_is_product(gemm.linear_input_gradient(stretched, transposed), stretched, transposed)
         gemm.linear_weight_gradient(stretched, first_tokens, out, accumulate=False)
         assert_is_product(out, stretched.T, first_tokens)
+
+    def test_some_columns_of_an_array_are_written_and_read_where_they_are(self, products):
+        x, weight, bias, joined, total = normal(7, 8), normal(5, 8), normal(5), normal(7, 12), normal(7, 8)
+        before, beside = total.astype(np.float64), joined.copy()
+        assert_is_product(gemm.linear(x, weight, bias, joined[:, 4:9]), x, weight.T, bias.astype(np.float64))
+        np.testing.assert_array_equal(np.delete(joined, np.s_[4:9], 1), np.delete(beside, np.s_[4:9], 1))
+        assert np.shares_memory(gemm.linear_input_gradient(joined[:, 4:9], weight, total), total)
+        assert_is_product(total, joined[:, 4:9], weight, before)
+
+    def test_attention_multiplies_operands(self, products):
+        mask = np.arange(20) < np.array([[20], [3], [17]])
+        sequences = Sequences.unpadded(mask, mask)
+        draws = 0.2, 7, sequences.coordinates(random.Coordinates(1, 2, np.arange(3)))
+        joined, gradient = normal(40, 36), normal(40, 12)
+        operands = gemm.operand(joined), gemm.operand(gradient)
+        output, probabilities = cpu.attention(operands[0], sequences, 3, *draws)
+        by_joined = cpu.attention_gradient(operands[1], operands[0], probabilities, sequences, 3, *draws)
+        exact = doubled(joined), sequences, 3, *draws
+        expected, exact_probabilities = reference.attention(*exact)
+        # What is rounded in bfloat16: the probabilities that are kept, and the gradients by the scores.
+        within = 2.0**-8 if operands[0].dtype == onednn.BFLOAT16 else 2.0**-18
+        np.testing.assert_allclose(output, expected, rtol=0, atol=within * np.abs(expected).max())
+        np.testing.assert_allclose(probabilities, exact_probabilities, rtol=1e-5)
+        expected = reference.attention_gradient(doubled(gradient), exact[0], exact_probabilities, *exact[1:])
+        np.testing.assert_allclose(by_joined, expected, rtol=0, atol=within * np.abs(expected).max())
 
     def test_what_is_read_only_is_taken(self, products):
         x, weight = normal(4, 8), normal(5, 8)

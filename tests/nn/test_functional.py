@@ -8,6 +8,7 @@ from gradient_check import check_gradients
 
 import lucid
 from lucid import random
+from lucid.kernels.sequences import Sequences
 from lucid.nn import functional
 
 RANDOM = np.random.default_rng(2)
@@ -75,10 +76,27 @@ def test_embedding_adds_the_gradients_of_a_repeated_id():
     check_gradients(lambda t: functional.embedding(ids, t), table)
 
 
-def naive_attention(q, k, v, mask, heads):
-    B, T, C = q.shape
-    D = C // heads
+def test_joined_linear_maps_are_linear_maps_side_by_side():
+    x, shapes = X.reshape(6, 4), [(5, 4), (2, 4), (5, 4)]
+    weights, biases = (
+        [RANDOM.standard_normal(shape) for shape in shapes],
+        [RANDOM.standard_normal(n) for n, _ in shapes],
+    )
+
+    def joined(x, *parameters):
+        return functional.joined_linear(x, *zip(parameters[:3], parameters[3:], strict=True))
+
+    expected = np.concatenate([x @ weight.T + bias for weight, bias in zip(weights, biases, strict=True)], axis=1)
+    np.testing.assert_allclose(joined(*map(lucid.tensor, (x, *weights, *biases))).numpy(), expected)
+    check_gradients(joined, x, *weights, *biases)
+
+
+def naive_attention(joined, mask, heads):
+    """Attention of sequences joined [B, T, 3C] with keys mask [B, T]."""
+    B, T, width = joined.shape
+    q, k, v = np.split(joined, 3, axis=2)
     output = np.zeros_like(q)
+    D = width // 3 // heads
     for b in range(B):
         for h in range(heads):
             part = slice(h * D, (h + 1) * D)
@@ -89,29 +107,45 @@ def naive_attention(q, k, v, mask, heads):
     return output
 
 
+JOINED = RANDOM.standard_normal((2, 3, 12))
+
+
 def test_attention_with_a_mask_is_its_definition():
-    q, k, v = (RANDOM.standard_normal((2, 3, 4)) for _ in range(3))
-    mask = np.array([[True, True, False], [True, True, True]])
-    output = functional.attention(*map(lucid.tensor, (q, k, v)), heads=2, mask=mask)
-    np.testing.assert_allclose(output.numpy(), naive_attention(q, k, v, mask, 2), rtol=1e-12)
-    check_gradients(lambda q, k, v: functional.attention(q, k, v, 2, mask), q, k, v)
+    mask = np.array([[True, False, True], [True, True, True]])
+    sequences = Sequences.padded(mask, mask)
+    output = functional.attention(lucid.tensor(JOINED.reshape(6, 12)), sequences, heads=2)
+    np.testing.assert_allclose(output.numpy(), naive_attention(JOINED, mask, 2).reshape(6, 4), rtol=1e-12)
+    check_gradients(lambda x: functional.attention(x, sequences, 2), JOINED.reshape(6, 12))
+
+
+def test_attention_without_padding_is_that_of_the_rows_that_are_left():
+    mask = np.array([[True, False, True], [True, False, False]])
+    sequences = Sequences.unpadded(mask, mask)
+    rows = sequences.rows_of(JOINED)
+    output = functional.attention(lucid.tensor(rows), sequences, heads=2)
+    expected = naive_attention(JOINED, mask, 2).reshape(6, 4)[[0, 1, 2, 3]]
+    np.testing.assert_allclose(output.numpy(), expected, rtol=1e-12)
+    check_gradients(lambda x: functional.attention(x, sequences, 2), rows)
 
 
 def test_attention_without_any_key_is_finite():
     mask = np.zeros((2, 3), dtype=bool)
-    x = lucid.tensor(X)
-    assert np.isfinite(functional.attention(x, x, x, heads=2, mask=mask).numpy()).all()
+    sequences = Sequences.unpadded(mask, mask)
+    assert sequences.bounds == (0, 3, 6)
+    assert np.isfinite(functional.attention(lucid.tensor(JOINED.reshape(6, 12)), sequences, heads=2).numpy()).all()
 
 
 def test_dropout_in_attention_has_the_gradient_of_what_it_did():
-    q, k, v = (RANDOM.standard_normal((2, 3, 4)) for _ in range(3))
+    mask = np.array([[True, True, False], [True, True, True]])
+    for sequences in (Sequences.padded(mask, mask), Sequences.unpadded(mask, mask)):
+        rows = sequences.rows_of(JOINED)
 
-    def dropped(q, k, v):
-        with random.at(COORDINATES):
-            return functional.attention(q, k, v, 2, None, dropout_probability=0.5, site=3)
+        def dropped(x, sequences=sequences):
+            with random.at(sequences.coordinates(COORDINATES)):
+                return functional.attention(x, sequences, 2, dropout_probability=0.5, site=3)
 
-    assert not np.allclose(dropped(*map(lucid.tensor, (q, k, v))).numpy(), naive_attention(q, k, v, np.ones((2, 3)), 2))
-    check_gradients(dropped, q, k, v)
+        assert not np.allclose(dropped(lucid.tensor(rows)).numpy(), sequences.rows_of(naive_attention(JOINED, mask, 2)))
+        check_gradients(dropped, rows)
 
 
 def test_cross_entropy_ignores_the_rows_it_is_told_to():

@@ -1,44 +1,89 @@
-"""Attention, a few heads at a time, so that their scores stay in the cache between the matrix products."""
+"""Attention, a few heads of a sequence at a time: their scores stay in the cache between the matrix products."""
 
 import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from numba import types
 
 from lucid.backend import Array
 from lucid.kernels import threads
+from lucid.kernels.cpu import onednn
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, part, read, write
+from lucid.kernels.cpu.gemm import multiply_alone, operand_alone
 from lucid.kernels.cpu.mathematics import LEAST, ONE, exp, number_at, order_of
-from lucid.kernels.cpu.philox import DRAWS, draws, fill_factors, scratch
+from lucid.kernels.cpu.philox import Draws, draws, fill_factors_from, scratch
 from lucid.kernels.cpu.sums import row_product, row_sum
+from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
 # The scores of as many heads as fit are made at once: half of a usual second-level cache.
 _SCORES_AT_ONCE = 131_072
 
+# The parameters by which a kernel draws for the heads of one sequence: what `_Group.draws` returns.
+_DRAWS = read(1, types.uint64), types.uint64, types.float64, types.int64, types.int64, types.int64
+
 
 @dataclass(frozen=True)
 class _Group:
-    """Heads [start, stop) of one sample."""
+    """Heads [start, stop) of one sequence, the rows of which are these."""
 
-    sample: int
+    rows: slice
     heads: slice
+    # Where the squares of all the sequence's heads lie in an array of those of all sequences.
+    squares: slice
 
     @property
-    def count(self) -> int:
-        return int(self.heads.stop - self.heads.start)
+    def shape(self) -> tuple[int, int, int]:
+        """The shape [heads, L, L] of their scores."""
+        length = self.rows.stop - self.rows.start
+        return self.heads.stop - self.heads.start, length, length
 
     def of(self, x: Array) -> Array:
-        """Return their part of x [B, T, H, D] as [heads, T, D]."""
-        return x[self.sample].transpose(1, 0, 2)[self.heads]
+        """Return their part of x [N, H, D] as [heads, L, D]."""
+        return x[self.rows].transpose(1, 0, 2)[self.heads]
+
+    def squares_of(self, x: Array) -> Array:
+        """Return their part of x, flat, as [heads, L, L]."""
+        _, length, _ = self.shape
+        return x[self.squares].reshape(-1, length, length)[self.heads]
+
+    def draws(self, drawn: Draws, length: int) -> tuple[Array, np.uint64, float, int, int, int]:
+        """Return what kernels draw by: of the sample's [H, T, T] elements, T = `length`, those in these rows."""
+        if not len(drawn.place):
+            return drawn.place, np.uint64(0), 1.0, 0, 0, length
+        first = self.rows.start
+        return drawn.place, drawn.samples[first], drawn.scale, self.heads.start, drawn.positions[first], length
 
 
-def _groups(samples: int, heads: int, length: int) -> list[_Group]:
-    at_once = max(1, _SCORES_AT_ONCE // length**2)
-    starts = range(0, heads, at_once)
-    return [_Group(row, slice(start, min(start + at_once, heads))) for row in range(samples) for start in starts]
+def _groups(sequences: Sequences, heads: int) -> list[_Group]:
+    """Return the groups of all sequences; those of one are of equal size if possible, so that few products differ."""
+    groups = []
+    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+        parts = -(-heads // max(1, _SCORES_AT_ONCE // (area.stop - area.start)))
+        at_once = -(-heads // parts)
+        for start in range(0, heads, at_once):
+            part = slice(start, min(start + at_once, heads))
+            groups.append(_Group(rows, part, slice(heads * area.start, heads * area.stop)))
+    return groups
+
+
+def _share(groups: list[_Group], work: Callable[[Iterator[tuple[_Group, Array, Array]]], None]) -> None:
+    """Call `work` on groups, each with two arrays of the shape of its scores, dividing them among the threads."""
+    starts = list(accumulate((math.prod(group.shape) for group in groups), initial=0))
+
+    def work_on(elements: slice) -> None:
+        mine = groups[bisect_left(starts, elements.start) : bisect_left(starts, elements.stop)]
+        one, other = np.empty((2, max((math.prod(group.shape) for group in mine), default=0)), np.float32)
+        sized = ((group, math.prod(group.shape)) for group in mine)
+        work((group, one[:size].reshape(group.shape), other[:size].reshape(group.shape)) for group, size in sized)
+
+    split = threads.split if onednn.is_installed() else threads.split_products
+    split(starts[-1], starts[-1], work_on)
 
 
 @part
@@ -57,49 +102,51 @@ def _softmax(scores: Array, mask: Array, scale: np.float32, y: Array) -> None:
         y[column] *= reciprocal
 
 
-@kernel(read(3), read(1, types.boolean), types.float64, write(3), write(3), *DRAWS, types.int64, types.int64)
+@kernel(write(3), read(1, types.boolean), types.float64, write(3), *_DRAWS)
 def _masked_softmax(
     scores: Array,
     mask: Array,
     scale: float,
     probabilities: Array,
-    kept: Array,
     place: Array,
-    samples: Array,
+    sample: np.uint64,
     keep_scale: float,
-    first_row: int,
-    rows: int,
+    first_head: int,
+    position: int,
+    length: int,
 ) -> None:
+    """Write the probabilities, and those that dropout keeps over the scores."""
     factors, words = scratch(scores.shape[2])
     for head in range(scores.shape[0]):
         for row in range(scores.shape[1]):
-            source, target = probabilities[head, row], kept[head, row]
-            _softmax(scores[head, row], mask, np.float32(scale), source)
-            number = first_row + head * scores.shape[1] + row
-            fill_factors(factors, words, place, samples, keep_scale, number, rows)
+            source, target = probabilities[head, row], scores[head, row]
+            _softmax(target, mask, np.float32(scale), source)
+            first = ((first_head + head) * length + position + row) * length + position
+            fill_factors_from(factors, words, place, sample, first, keep_scale)
             for column in range(factors.shape[0]):
                 target[column] = source[column] * factors[column]
 
 
-@kernel(write(3), read(3), types.float64, write(3), *DRAWS, types.int64, types.int64)
+@kernel(write(3), read(3), types.float64, write(3), *_DRAWS)
 def _masked_softmax_gradient(
     gradient: Array,
     probabilities: Array,
     scale: float,
     kept: Array,
     place: Array,
-    samples: Array,
+    sample: np.uint64,
     keep_scale: float,
-    first_row: int,
-    rows: int,
+    first_head: int,
+    position: int,
+    length: int,
 ) -> None:
     """Turn the gradient by the kept probabilities into that by the scores, in place; make them again as well."""
     factors, words = scratch(gradient.shape[2])
     for head in range(gradient.shape[0]):
         for row in range(gradient.shape[1]):
             source, target, made = probabilities[head, row], gradient[head, row], kept[head, row]
-            number = first_row + head * gradient.shape[1] + row
-            fill_factors(factors, words, place, samples, keep_scale, number, rows)
+            first = ((first_head + head) * length + position + row) * length + position
+            fill_factors_from(factors, words, place, sample, first, keep_scale)
             for column in range(factors.shape[0]):
                 made[column] = source[column] * factors[column]
             along = row_product(target, made)
@@ -109,73 +156,65 @@ def _masked_softmax_gradient(
 
 
 def attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    mask: Array | None,
+    joined: Array,
+    sequences: Sequences,
     heads: int,
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
 ) -> tuple[Array, Array]:
-    q, k, v = (_split_heads(x, heads) for x in (query, key, value))
-    B, T, H, D = q.shape
-    mask = np.ones((B, T), bool) if mask is None else plain(mask, bool)
-    output, probabilities = np.empty_like(q), np.empty((B, H, T, T), np.float32)
-    groups, drawn = _groups(B, H, T), draws(probability, stream, coordinates)
+    q, k, v = _split_heads(joined, 3, heads)
+    N, H, D = q.shape
+    mask = np.ones(N, bool) if sequences.mask is None else plain(sequences.mask, bool)
+    output = np.empty((N, H, D), np.float32)
+    probabilities = np.empty(H * sequences.areas[-1].stop, np.float32)
+    drawn = draws(probability, stream, coordinates)
 
-    def work(part: slice) -> None:
-        scores_of_all, kept_of_all = _score_scratch(T, H), _score_scratch(T, H)
-        for group in groups[part]:
-            scores, kept = scores_of_all[: group.count], kept_of_all[: group.count]
-            np.matmul(group.of(q), group.of(k).swapaxes(1, 2), out=scores)
+    def work(groups: Iterator[tuple[_Group, Array, Array]]) -> None:
+        for group, scores, _ in groups:
+            multiply_alone(group.of(q), group.of(k).swapaxes(1, 2), scores)
             _masked_softmax(
-                scores, mask[group.sample], 1 / math.sqrt(D), probabilities[group.sample, group.heads], kept,
-                *drawn, (group.sample * H + group.heads.start) * T, H * T,
+                scores, mask[group.rows], 1 / math.sqrt(D), group.squares_of(probabilities),
+                *group.draws(drawn, sequences.length),
             )  # fmt: skip
-            np.matmul(kept, group.of(v), out=group.of(output))
+            multiply_alone(operand_alone(scores), group.of(v), group.of(output))
 
-    threads.split_products(len(groups), probabilities.size, work)
-    return output.reshape(query.shape), probabilities
+    _share(_groups(sequences, heads), work)
+    return output.reshape(N, H * D), probabilities
 
 
 def attention_gradient(
     gradient: Array,
-    query: Array,
-    key: Array,
-    value: Array,
+    joined: Array,
     probabilities: Array,
+    sequences: Sequences,
     heads: int,
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
-) -> tuple[Array, Array, Array]:
-    g, q, k, v = (_split_heads(x, heads) for x in (gradient, query, key, value))
-    B, T, H, D = q.shape
-    by_query, by_key, by_value = np.empty_like(q), np.empty_like(q), np.empty_like(q)
-    groups, drawn = _groups(B, H, T), draws(probability, stream, coordinates)
+) -> Array:
+    (g,), (q, k, v) = _split_heads(gradient, 1, heads), _split_heads(joined, 3, heads)
+    N, H, D = q.shape
+    by_joined = np.empty((N, 3, H, D), np.float32)
+    by_query, by_key, by_value = by_joined.swapaxes(0, 1)
+    drawn = draws(probability, stream, coordinates)
 
-    def work(part: slice) -> None:
-        scores_of_all, kept_of_all = _score_scratch(T, H), _score_scratch(T, H)
-        for group in groups[part]:
-            by_scores, kept = scores_of_all[: group.count], kept_of_all[: group.count]
-            np.matmul(group.of(g), group.of(v).swapaxes(1, 2), out=by_scores)
+    def work(groups: Iterator[tuple[_Group, Array, Array]]) -> None:
+        for group, by_scores, kept in groups:
+            multiply_alone(group.of(g), group.of(v).swapaxes(1, 2), by_scores)
             _masked_softmax_gradient(
-                by_scores, probabilities[group.sample, group.heads], 1 / math.sqrt(D), kept,
-                *drawn, (group.sample * H + group.heads.start) * T, H * T,
+                by_scores, group.squares_of(probabilities), 1 / math.sqrt(D), kept,
+                *group.draws(drawn, sequences.length),
             )  # fmt: skip
-            np.matmul(kept.swapaxes(1, 2), group.of(g), out=group.of(by_value))
-            np.matmul(by_scores, group.of(k), out=group.of(by_query))
-            np.matmul(by_scores.swapaxes(1, 2), group.of(q), out=group.of(by_key))
+            factor = operand_alone(by_scores)
+            multiply_alone(operand_alone(kept).swapaxes(1, 2), group.of(g), group.of(by_value))
+            multiply_alone(factor, group.of(k), group.of(by_query))
+            multiply_alone(factor.swapaxes(1, 2), group.of(q), group.of(by_key))
 
-    threads.split_products(len(groups), probabilities.size, work)
-    return by_query.reshape(query.shape), by_key.reshape(query.shape), by_value.reshape(query.shape)
-
-
-def _split_heads(x: Array, heads: int) -> Array:
-    B, T, C = x.shape
-    return plain(x).reshape(B, T, heads, C // heads)
+    _share(_groups(sequences, heads), work)
+    return by_joined.reshape(N, 3 * H * D)
 
 
-def _score_scratch(length: int, heads: int) -> Array:
-    return np.empty((min(heads, max(1, _SCORES_AT_ONCE // length**2)), length, length), np.float32)
+def _split_heads(x: Array, parts: int, heads: int) -> Array:
+    """Return x [N, parts x C] as [parts, N, H, C / H]."""
+    return np.ascontiguousarray(x).reshape(len(x), parts, heads, -1).swapaxes(0, 1)

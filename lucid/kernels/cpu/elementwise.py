@@ -78,11 +78,11 @@ def _bias(bias: Array | None, x: Array) -> Array:
     return np.zeros(x.shape[-1], np.float32) if bias is None else plain(bias)
 
 
-@kernel(read(2), write(2), *DRAWS, types.int64, types.int64)
-def _dropout(x: Array, y: Array, place: Array, samples: Array, scale: float, first_row: int, rows: int) -> None:
+@kernel(read(2), write(2), *DRAWS)
+def _dropout(x: Array, y: Array, place: Array, samples: Array, positions: Array, scale: float) -> None:
     factors, words = scratch(x.shape[1])
     for row in range(x.shape[0]):
-        fill_factors(factors, words, place, samples, scale, first_row + row, rows)
+        fill_factors(factors, words, place, samples, positions, scale, row)
         source, target = x[row], y[row]
         for column in range(factors.shape[0]):
             target[column] = source[column] * factors[column]
@@ -90,11 +90,6 @@ def _dropout(x: Array, y: Array, place: Array, samples: Array, scale: float, fir
 
 def dropout(x: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
     rows = as_rows(x if x.ndim > 1 else x[:, None])
-    y, drawn = np.empty_like(rows), draws(probability, stream, coordinates)
-    rows_a_sample = len(rows) // max(1, len(x))
-
-    def work(part: slice) -> None:
-        _dropout(rows[part], y[part], *drawn, part.start, rows_a_sample)
-
-    threads.split(len(rows), rows.size, work)
+    y, drawn = np.empty_like(rows), draws(probability, stream, coordinates, len(rows) // max(1, len(x)))
+    threads.split(len(rows), rows.size, lambda part: _dropout(rows[part], y[part], *drawn.of(part)))
     return y.reshape(x.shape)

@@ -1,4 +1,4 @@
-"""The products of linear layers: by oneDNN where it is installed, in float32 or bfloat16, or else by NumPy's BLAS.
+"""Products of linear layers and attention: by oneDNN where it is installed, in float32 or bfloat16, or by NumPy's BLAS.
 
 In bfloat16 the operands are rounded and the products added in float32: weights, activations and gradients stay
 float32 arrays.
@@ -72,21 +72,38 @@ def operand(x: Array) -> Array:
     return y
 
 
-def linear(x: Array, weight: Array, bias: Array | None) -> Array:
+def operand_alone(x: Array) -> Array:
+    """Return `operand` of x, which is in C order, by this thread alone."""
+    if _precision == "float32":
+        return x
+    y = np.empty(x.shape, onednn.BFLOAT16)
+    _round(x.reshape(-1).view(np.uint32), y.reshape(-1).view(np.uint16))
+    return y
+
+
+def multiply_alone(left: Array, right: Array, out: Array) -> None:
+    """Write left [G, M, K] times right [G, K, N], two operands, to out [G, M, N] (float32), by this thread alone."""
+    if onednn.is_installed():
+        onednn.multiply(left, right, out)
+    else:
+        np.matmul(left, right, out=out)
+
+
+def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None) -> Array:
     if not onednn.is_installed():
-        return reference.linear(x, weight, bias)
+        return reference.linear(x, weight, bias, out)
     rows = _rows(x)
-    y = np.empty((len(rows), len(weight)), np.float32)
+    y = np.empty((len(rows), len(weight)), np.float32) if out is None else out
     _multiply(rows, _matrix(weight).T, y, bias if bias is None else plain(bias))
-    return y.reshape(*x.shape[:-1], len(weight))
+    return y.reshape(*x.shape[:-1], len(weight)) if out is None else out
 
 
-def linear_input_gradient(gradient: Array, weight: Array) -> Array:
+def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = None) -> Array:
     if not onednn.is_installed():
-        return reference.linear_input_gradient(gradient, weight)
+        return reference.linear_input_gradient(gradient, weight, total)
     rows = _rows(gradient)
-    y = np.empty((len(rows), weight.shape[1]), np.float32)
-    _multiply(rows, _matrix(weight), y)
+    y = np.empty((len(rows), weight.shape[1]), np.float32) if total is None else total
+    _multiply(rows, _matrix(weight), y, accumulate=total is not None)
     return y.reshape(*gradient.shape[:-1], weight.shape[1])
 
 
@@ -98,12 +115,15 @@ def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bo
 
 
 def _matrix(x: Array) -> Array:
-    """Return x in C order, as an operand."""
-    return np.ascontiguousarray(operand(x))
+    """Return x in C order, as an operand; some columns of such an array stay where they are."""
+    rounded = operand(x)
+    in_rows = rounded.ndim == 2 and rounded.strides[1] == rounded.itemsize and rounded.strides[0] > 0
+    return rounded if in_rows else np.ascontiguousarray(rounded)
 
 
 def _rows(x: Array) -> Array:
-    return _matrix(x).reshape(-1, x.shape[-1])
+    matrix = _matrix(x)
+    return matrix if matrix.ndim == 2 else matrix.reshape(-1, x.shape[-1])
 
 
 def _multiply(left: Array, right: Array, out: Array, bias: Array | None = None, accumulate: bool = False) -> None:

@@ -115,7 +115,6 @@ def layer_norm_gradient(
 
 @kernel(
     read(2), read(1), read(2), read(1), read(1), types.float64, write(2), write(2), write(2), write(2), *DRAWS,
-    types.int64, types.int64,
 )  # fmt: skip
 def _dropout_add_layer_norm(
     x: Array,
@@ -130,13 +129,12 @@ def _dropout_add_layer_norm(
     reciprocal: Array,
     place: Array,
     samples: Array,
+    positions: Array,
     scale: float,
-    first_row: int,
-    rows: int,
 ) -> None:
     factors, words = scratch(x.shape[1])
     for row in range(x.shape[0]):
-        fill_factors(factors, words, place, samples, scale, first_row + row, rows)
+        fill_factors(factors, words, place, samples, positions, scale, row)
         source, other, target = x[row], residual[row], total[row]
         for column in range(factors.shape[0]):
             target[column] = (source[column] + bias[column]) * factors[column] + other[column]
@@ -156,12 +154,12 @@ def dropout_add_layer_norm(
 ) -> tuple[Array, Array, Array, Array]:
     rows, others, bias, weight, shift = as_rows(x), as_rows(residual), plain(bias), plain(weight), plain(shift)
     total, y, mean, reciprocal = np.empty_like(rows), np.empty_like(rows), _column(rows), _column(rows)
-    drawn, rows_a_sample = draws(probability, stream, coordinates), len(rows) // max(1, len(x))
+    drawn = draws(probability, stream, coordinates, len(rows) // max(1, len(x)))
 
     def work(part: slice) -> None:
         _dropout_add_layer_norm(
             rows[part], bias, others[part], weight, shift, epsilon, total[part], y[part], mean[part], reciprocal[part],
-            *drawn, part.start, rows_a_sample,
+            *drawn.of(part),
         )  # fmt: skip
 
     threads.split(len(rows), rows.size, work)
@@ -170,7 +168,6 @@ def dropout_add_layer_norm(
 
 @kernel(
     read(2), read(2), read(1), read(2), read(2), write(2), write(2), write(2), write(2), write(2), *DRAWS,
-    types.int64, types.int64,
 )  # fmt: skip
 def _dropout_add_layer_norm_gradient(
     gradient: Array,
@@ -185,9 +182,8 @@ def _dropout_add_layer_norm_gradient(
     shift_sums: Array,
     place: Array,
     samples: Array,
+    positions: Array,
     scale: float,
-    first_row: int,
-    rows: int,
 ) -> None:
     factors, words = scratch(total.shape[1])
     for row in range(total.shape[0]):
@@ -197,7 +193,7 @@ def _dropout_add_layer_norm_gradient(
             gradient[row], total[row], weight, mean[row, 0], reciprocal[row, 0], source,
             weight_sums[block], shift_sums[block],
         )  # fmt: skip
-        fill_factors(factors, words, place, samples, scale, first_row + row, rows)
+        fill_factors(factors, words, place, samples, positions, scale, row)
         for column in range(factors.shape[0]):
             target[column] = source[column] * factors[column]
         add_to(bias_sums[block], target)
@@ -216,13 +212,13 @@ def dropout_add_layer_norm_gradient(
     gradients, totals, weight = as_rows(gradient), as_rows(total), plain(weight)
     by_total, by_x = np.empty_like(totals), np.empty_like(totals)
     bias_sums, weight_sums, shift_sums = (block_sums(*totals.shape) for _ in range(3))
-    drawn, rows_a_sample = draws(probability, stream, coordinates), len(totals) // max(1, len(total))
+    drawn = draws(probability, stream, coordinates, len(totals) // max(1, len(total)))
 
     def work(blocks: slice) -> None:
         part = rows_of(blocks)
         _dropout_add_layer_norm_gradient(
             gradients[part], totals[part], weight, mean[part], reciprocal[part], by_total[part], by_x[part],
-            bias_sums[blocks], weight_sums[blocks], shift_sums[blocks], *drawn, part.start, rows_a_sample,
+            bias_sums[blocks], weight_sums[blocks], shift_sums[blocks], *drawn.of(part),
         )  # fmt: skip
 
     threads.split(len(bias_sums), totals.size, work)

@@ -26,7 +26,8 @@ _LEFT, _RIGHT, _OUT, _BIAS = 1, 33, 17, 41
 _BFLOAT16_INSTRUCTIONS = 0x80
 _CPU, _IN_ORDER, _STRICT = 1, 1, 0
 _UNIMPLEMENTED = 3
-# A training step has about 50 different products; the masked positions of a batch add some for each number of them.
+# A training step has about 50 different products. Each number of rows, or of masked positions, makes new ones, and so
+# does each length of a sequence in attention; compiling one takes half a millisecond, and those of rows 0.2 MB.
 _MOST_PRODUCTS = 512
 
 

@@ -3,6 +3,8 @@
 Dropout multiplies by a factor, 0 or 1 / (1 - probability), rather than choosing: what is not a number stays so.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import types
 
@@ -11,8 +13,8 @@ from lucid.kernels.cpu.compiling import part, read
 from lucid.kernels.cpu.mathematics import ONE, ZERO
 from lucid.random import Coordinates, keep_threshold
 
-# The parameters by which a kernel draws: what `draws` returns.
-DRAWS = read(1, types.uint64), read(1, types.uint64), types.float64
+# The parameters by which a kernel draws for rows: what `Draws.of` returns.
+DRAWS = read(1, types.uint64), read(1, types.uint64), read(1, types.int64), types.float64
 
 _WORD = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -20,17 +22,35 @@ _FIRST_MULTIPLIER, _SECOND_MULTIPLIER = np.uint64(0xD2511F53), np.uint64(0xCD9E8
 _LOW_INCREMENT, _HIGH_INCREMENT = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
-def draws(probability: float, stream: int, coordinates: Coordinates | None) -> tuple[Array, Array, float]:
-    """Return what kernels draw by: (stream, step, both halves of the seed, threshold), samples [B], and the scale.
+@dataclass(frozen=True)
+class Draws:
+    """What kernels draw by: (stream, step, both halves of the seed, threshold), and the sample and place of each row.
 
-    Without coordinates nothing is dropped: the first is empty.
+    Where nothing is dropped, all are empty.
     """
+
+    place: Array
+    samples: Array
+    positions: Array
+    scale: float
+
+    def of(self, rows: slice) -> tuple[Array, Array, Array, float]:
+        """Return the arguments of a kernel that goes through these rows."""
+        return self.place, self.samples[rows], self.positions[rows], self.scale
+
+
+def draws(probability: float, stream: int, coordinates: Coordinates | None, parts: int = 1) -> Draws:
+    """Return what kernels draw by for an array each of whose rows, by `coordinates`, is `parts` rows to them."""
     if coordinates is None:
-        return np.empty(0, np.uint64), np.empty(0, np.uint64), 1.0
-    seed, step = coordinates.seed, coordinates.step
+        return Draws(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int64), 1.0)
+    seed, step, samples = coordinates.seed, coordinates.step, np.asarray(coordinates.samples)
     words = [stream, step, seed, seed >> 32]
     place = np.array([word & 0xFFFFFFFF for word in words] + [keep_threshold(probability)], dtype=np.uint64)
-    return place, np.asarray(coordinates.samples).astype(np.uint64), 1 / (1 - probability)
+    positions = np.zeros(len(samples), np.int64)
+    if coordinates.positions is not None:
+        positions = np.asarray(coordinates.positions, np.int64)
+    of_parts = (positions[:, None] * parts + np.arange(parts)).reshape(-1)
+    return Draws(place, np.repeat(samples.astype(np.uint64), parts), of_parts, 1 / (1 - probability))
 
 
 @part
@@ -40,15 +60,23 @@ def scratch(width: int) -> tuple[Array, Array]:
 
 
 @part
-def fill_factors(factors: Array, words: Array, place: Array, samples: Array, scale: float, row: int, rows: int) -> None:
-    """Write the dropout factors of one row of an array [B x rows, width]: each sample has `rows` of them.
+def fill_factors(
+    factors: Array, words: Array, place: Array, samples: Array, positions: Array, scale: float, row: int
+) -> None:
+    """Write the dropout factors of one row.
 
     Does nothing where nothing is dropped: the factors are 1 from the beginning.
     """
+    if place.shape[0] > 0:
+        fill_factors_from(factors, words, place, samples[row], positions[row] * factors.shape[0], scale)
+
+
+@part
+def fill_factors_from(factors: Array, words: Array, place: Array, sample: np.uint64, first: int, scale: float) -> None:
+    """Write the dropout factors of the elements of a sample from the `first` on, if anything is dropped."""
     if place.shape[0] == 0:
         return
-    first = row % rows * factors.shape[0]
-    _fill_words(words, place, samples[row // rows] & _WORD, first // 4)
+    _fill_words(words, place, sample & _WORD, first // 4)
     drawn = words[first % 4 :]
     threshold, kept = np.uint32(place[4]), np.float32(scale)
     for column in range(factors.shape[0]):

@@ -11,12 +11,16 @@ import numpy as np
 from lucid import backend
 from lucid.autograd import Tensor
 from lucid.backend import Array
+from lucid.kernels.sequences import Sequences
 from lucid.models.bert.config import BERTConfig
 
 
 @dataclass(frozen=True)
 class EncoderInputs:
-    """Checked inputs of a batch of B sequences of length T; exactly one of the first two is given."""
+    """Checked inputs of a batch of B sequences of length T; exactly one of the first two is given.
+
+    All are [B, T], and `inputs_embeds` is [B, T, C].
+    """
 
     input_ids: Array | None
     inputs_embeds: Tensor | None
@@ -28,6 +32,14 @@ class EncoderInputs:
     def batch_and_length(self) -> tuple[int, int]:
         B, T = self.token_type_ids.shape
         return B, T
+
+    def all_slots(self) -> Sequences:
+        """Return all slots as rows, padding too."""
+        return Sequences.padded(self.token_type_ids, self.attention_mask)
+
+    def without_padding(self, labelled: Array | None = None) -> Sequences:
+        """Return the slots up to the last of each sequence that is attended to, or is in `labelled` (bool [B, T])."""
+        return Sequences.unpadded(self.token_type_ids, self.attention_mask, labelled)
 
 
 def check_inputs(
@@ -69,6 +81,7 @@ def check_inputs(
         position_ids = integers("position_ids", position_ids, (None, T), positions, device, "max_position_embeddings")
         if len(position_ids) not in (1, B):
             raise ValueError(f"position_ids has shape {position_ids.shape}; it takes ({B}, {T}), (1, {T}) or ({T},)")
+    position_ids = xp.broadcast_to(position_ids, (B, T))
     return EncoderInputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
 
 

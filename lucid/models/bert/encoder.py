@@ -1,16 +1,19 @@
 """BERT without its heads: embeddings, the stack of transformer layers, and the pooled first token.
 
-Attribute names are Hugging Face's, so that parameters have theirs. B batch, T length, C width.
+Attribute names are Hugging Face's, so that parameters have theirs. S sequences of N rows in all, width C: what is
+computed of the rows is theirs alone, but for attention, which is within each sequence.
 """
 
+from contextlib import nullcontext
 from typing import Literal
 
 from lucid.autograd import Tensor
-from lucid.backend import Array
 from lucid.kernels import Activation
+from lucid.kernels.sequences import Sequences
 from lucid.models.bert.arguments import EncoderInputs
 from lucid.models.bert.config import BERTConfig
 from lucid.nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, functional
+from lucid.random import at, current_coordinates
 
 Recomputation = Literal["none", "attention", "layer"]
 
@@ -30,12 +33,14 @@ class Embeddings(Module):
         self.LayerNorm = LayerNorm(C, config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob, site=0)
 
-    def forward(self, inputs: EncoderInputs) -> Tensor:
-        words = inputs.inputs_embeds
-        if words is None:
+    def forward(self, inputs: EncoderInputs, sequences: Sequences) -> Tensor:
+        types, positions = sequences.rows_of(inputs.token_type_ids), sequences.rows_of(inputs.position_ids)
+        if inputs.inputs_embeds is not None:
+            words = inputs.inputs_embeds.reshape(-1, inputs.inputs_embeds.shape[-1])[sequences.slots]
+        else:
             assert inputs.input_ids is not None
-            words = self.word_embeddings(inputs.input_ids)
-        x = words + self.token_type_embeddings(inputs.token_type_ids) + self.position_embeddings(inputs.position_ids)
+            words = self.word_embeddings(sequences.rows_of(inputs.input_ids))
+        x = words + self.token_type_embeddings(types) + self.position_embeddings(positions)
         return self.dropout(self.LayerNorm(x))
 
 
@@ -52,11 +57,9 @@ class SelfAttention(Module):
         self.dropout_probability = config.attention_probs_dropout_prob
         self.site = site
 
-    def forward(self, x: Tensor, mask: Array | None) -> Tensor:
-        query, key, value = self.query(x), self.key(x), self.value(x)
-        return functional.attention(
-            query, key, value, self.heads, mask, self.dropout_probability, self.site, self.training
-        )
+    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
+        joined = functional.joined_linear(x, *((part.weight, part.bias) for part in (self.query, self.key, self.value)))
+        return functional.attention(joined, sequences, self.heads, self.dropout_probability, self.site, self.training)
 
 
 class ResidualOutput(Module):
@@ -87,8 +90,8 @@ class AttentionBlock(Module):
         self.self = SelfAttention(config, site)
         self.output = ResidualOutput(config.hidden_size, config, site + 1)
 
-    def forward(self, x: Tensor, mask: Array | None) -> Tensor:
-        return self.output(self._modules["self"](x, mask), x)
+    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
+        return self.output(self._modules["self"](x, sequences), x)
 
 
 class Intermediate(Module):
@@ -113,8 +116,8 @@ class Layer(Module):
         self.intermediate = Intermediate(config)
         self.output = ResidualOutput(config.intermediate_size, config, site + 2)
 
-    def forward(self, x: Tensor, mask: Array | None) -> Tensor:
-        x = self.attention(x, mask)
+    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
+        x = self.attention(x, sequences)
         return self.output(self.intermediate(x), x)
 
 
@@ -130,25 +133,25 @@ class Encoder(Module):
         for layer in self.layer:
             layer.recomputed, layer.attention.recomputed = part == "layer", part == "attention"
 
-    def forward(self, x: Tensor, mask: Array | None) -> Tensor:
+    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
         for layer in self.layer:
-            x = layer(x, mask)
+            x = layer(x, sequences)
         return x
 
 
 class Pooler(Module):
-    """The first token's output, through a linear map and tanh."""
+    """The output of each sequence's first token, through a linear map and tanh: [S, C]."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size, config.initializer_range)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dense(x[:, 0]).tanh()
+    def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
+        return self.dense(x[sequences.first_rows]).tanh()
 
 
 class BERTModel(Module):
-    """Embeddings, encoder and pooler: from checked inputs to hidden states [B, T, C]; `pooler` makes them [B, C]."""
+    """Embeddings, encoder and pooler: from checked inputs to hidden states [N, C], of which `pooler` makes [S, C]."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -156,5 +159,8 @@ class BERTModel(Module):
         self.encoder = Encoder(config)
         self.pooler = Pooler(config)
 
-    def forward(self, inputs: EncoderInputs) -> Tensor:
-        return self.encoder(self.embeddings(inputs), inputs.attention_mask)
+    def forward(self, inputs: EncoderInputs, sequences: Sequences) -> Tensor:
+        B, _ = inputs.batch_and_length
+        drawing = at(sequences.coordinates(current_coordinates(B))) if self.training else nullcontext()
+        with drawing:
+            return self.encoder(self.embeddings(inputs, sequences), sequences)

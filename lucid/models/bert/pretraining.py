@@ -15,6 +15,7 @@ import numpy as np
 from lucid.autograd import Tensor, no_grad
 from lucid.backend import Array, array_module
 from lucid.kernels.masking import Masking, mask_tokens
+from lucid.kernels.sequences import Sequences
 from lucid.models.bert import hub
 from lucid.models.bert.arguments import (
     EncoderInputs,
@@ -149,8 +150,10 @@ class BERTForPreTraining(Module):
         inputs = check_inputs(
             self.config, self.device, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
         )
-        hidden = self.bert(inputs)
-        return self.cls.predictions(hidden), self._next_sentence_scores(hidden)
+        sequences = inputs.all_slots()
+        hidden = self.bert(inputs, sequences)
+        scores = self.cls.predictions(hidden).reshape(*inputs.batch_and_length, self.config.vocab_size)
+        return scores, self._next_sentence_scores(hidden, sequences)
 
     def get_mlm_loss(
         self,
@@ -167,7 +170,7 @@ class BERTForPreTraining(Module):
         """
         checked = self._check(input_ids, **inputs)
         labels = self._mlm_labels(mlm_labels, checked, ignore_index)
-        return _reduce(self._mlm(self.bert(checked), labels, ignore_index), reduction)
+        return _reduce(self._mlm(checked, labels, ignore_index), reduction)
 
     def get_nsp_loss(
         self, nsp_labels: Any, input_ids: Any = None, *, reduction: Reduction = "mean", **inputs: Unpack[ModelInputs]
@@ -178,7 +181,7 @@ class BERTForPreTraining(Module):
         """
         checked = self._check(input_ids, **inputs)
         labels = self._nsp_labels(nsp_labels, checked)
-        return _reduce(self._nsp(self.bert(checked), labels), reduction)
+        return _reduce(self._nsp(checked, labels), reduction)
 
     def get_loss(
         self,
@@ -209,8 +212,12 @@ class BERTForPreTraining(Module):
         checked = self._check(input_ids, **inputs)
         mlm_labels = self._mlm_labels(mlm_labels, checked, ignore_index)
         nsp_labels = self._nsp_labels(nsp_labels, checked)
-        hidden = self.bert(checked)
-        return self._mlm(hidden, mlm_labels, ignore_index), self._nsp(hidden, nsp_labels)
+        sequences = checked.without_padding(mlm_labels != ignore_index)
+        hidden = self.bert(checked, sequences)
+        return (
+            self._mlm_branch(hidden, sequences, mlm_labels, ignore_index),
+            self._nsp_branch(hidden, sequences, nsp_labels),
+        )
 
     def create_masked_lm_inputs(
         self,
@@ -264,8 +271,9 @@ class BERTForPreTraining(Module):
     def predict_nsp_labels(self, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return 0 (segment B follows A) or 1 (it does not) for each row: integers [B]. Dropout is off."""
         checked = self._check(input_ids, **inputs)
+        sequences = checked.without_padding()
         with self._evaluating():
-            scores = self._next_sentence_scores(self.bert(checked))
+            scores = self._next_sentence_scores(self.bert(checked, sequences), sequences)
         return Tensor(scores.data.argmax(axis=-1))
 
     def get_mlm_accuracy(
@@ -275,14 +283,14 @@ class BERTForPreTraining(Module):
         checked = self._check(input_ids, **inputs)
         labels = self._mlm_labels(mlm_labels, checked, ignore_index)
         with self._evaluating():
-            return self._mlm(self.bert(checked), labels, ignore_index).accuracy()
+            return self._mlm(checked, labels, ignore_index).accuracy()
 
     def get_nsp_accuracy(self, nsp_labels: Any, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return the share of rows whose next-sentence label is predicted. Dropout is off."""
         checked = self._check(input_ids, **inputs)
         labels = self._nsp_labels(nsp_labels, checked)
         with self._evaluating():
-            return self._nsp(self.bert(checked), labels).accuracy()
+            return self._nsp(checked, labels).accuracy()
 
     def get_accuracy(
         self,
@@ -315,19 +323,27 @@ class BERTForPreTraining(Module):
         batch, _ = inputs.batch_and_length
         return integers("nsp_labels", labels, (batch,), 2, self.device, ignored=IGNORE_INDEX)
 
-    def _mlm(self, hidden: Tensor, labels: Array, ignore_index: int) -> BranchLoss:
+    def _mlm(self, inputs: EncoderInputs, labels: Array, ignore_index: int) -> BranchLoss:
+        sequences = inputs.without_padding(labels != ignore_index)
+        return self._mlm_branch(self.bert(inputs, sequences), sequences, labels, ignore_index)
+
+    def _nsp(self, inputs: EncoderInputs, labels: Array) -> BranchLoss:
+        sequences = inputs.without_padding()
+        return self._nsp_branch(self.bert(inputs, sequences), sequences, labels)
+
+    def _mlm_branch(self, hidden: Tensor, sequences: Sequences, labels: Array, ignore_index: int) -> BranchLoss:
         """Score the masked positions only: the vocabulary is the widest thing in the model."""
-        flat = labels.reshape(-1)
-        positions = array_module(flat).flatnonzero(flat != ignore_index)
+        of_rows = sequences.rows_of(labels)
+        positions = array_module(of_rows).flatnonzero(of_rows != ignore_index)
         # Rows of a table at ids, whose gradient is a kernel: that of an index takes ten times as long.
-        masked = functional.embedding(positions, hidden.reshape(-1, self.config.hidden_size))
-        return _branch_loss(self.cls.predictions(masked), flat[positions], ignore_index)
+        masked = functional.embedding(positions, hidden)
+        return _branch_loss(self.cls.predictions(masked), of_rows[positions], ignore_index)
 
-    def _nsp(self, hidden: Tensor, labels: Array) -> BranchLoss:
-        return _branch_loss(self._next_sentence_scores(hidden), labels, IGNORE_INDEX)
+    def _nsp_branch(self, hidden: Tensor, sequences: Sequences, labels: Array) -> BranchLoss:
+        return _branch_loss(self._next_sentence_scores(hidden, sequences), labels, IGNORE_INDEX)
 
-    def _next_sentence_scores(self, hidden: Tensor) -> Tensor:
-        return self.cls.seq_relationship(self.bert.pooler(hidden))
+    def _next_sentence_scores(self, hidden: Tensor, sequences: Sequences) -> Tensor:
+        return self.cls.seq_relationship(self.bert.pooler(hidden, sequences))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
