@@ -27,8 +27,7 @@ class Network:
         if self.dropout_rate == 0.0:
             return x
         self.key, key = jax.random.split(self.key)
-        # Whole words of 16 bits: half the work of `jax.random.bernoulli`, which makes floats of 32.
-        keep = jax.random.bits(key, x.shape, jnp.uint16) >= round(self.dropout_rate * 2**16)
+        keep = jax.random.bernoulli(key, 1 - self.dropout_rate, x.shape)
         return jnp.where(keep, x / (1 - self.dropout_rate), 0.0)
 
     def embed(self, input_ids: jax.Array, token_type_ids: jax.Array) -> jax.Array:

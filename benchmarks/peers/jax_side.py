@@ -13,9 +13,6 @@ import jax.numpy as jnp  # noqa: E402
 from jax_bert import Parameters, pretraining_loss  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
-# Of its generators the quickest on a CPU.
-jax.config.update("jax_default_prng_impl", "unsafe_rbg")
-
 State = tuple[Parameters, Parameters, Parameters]
 
 
