@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test test-faults soak lint bench bench-kernels clean
+.PHONY: help train test test-faults soak lint bench bench-kernels bench-peers clean
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
@@ -13,7 +13,9 @@ help:
 	@echo "make bench   time a training step, beside PyTorch where it is installed in .venv"
 	@echo "make bench-kernels"
 	@echo "             time every compiled kernel, beside NumPy and, where it is installed, PyTorch"
-	@echo "make clean   remove .venv (data/ and runs/ stay)"
+	@echo "make bench-peers"
+	@echo "             time a step of BERT-base beside PyTorch and JAX, which get an environment of their own"
+	@echo "make clean   remove .venv and .venv-peers (data/ and runs/ stay)"
 
 train: .venv/installed
 	$(BIN)/lucid prepare python-docs --output data/python-docs --vocab-size 4096
@@ -39,8 +41,11 @@ bench: .venv/installed
 bench-kernels: .venv/installed
 	$(BIN)/python benchmarks/kernels.py
 
+bench-peers: .venv-peers/installed
+	.venv-peers/bin/python benchmarks/peers/run.py
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peers
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -52,3 +57,11 @@ clean:
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot,tensorboard,dev]'
 	touch $@ .venv/installed
+
+.venv-peers/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,onednn,peers]' || { \
+		echo "If torch was not found: PyTorch keeps its CPU builds in an index of its own;" \
+			"set PIP_EXTRA_INDEX_URL to that index's address" >&2; \
+		exit 1; }
+	touch $@
