@@ -57,6 +57,7 @@ class DataSettings(Settings):
     max_predictions: Count | None = Field(None, description="most tokens to predict in a sequence; default: the share")
     mask_replace_probability: Share = Field(0.8, description="share of these that become [MASK]")
     random_replace_probability: Share = Field(0.1, description="share of these that become a random token")
+    whole_word_mask: bool = Field(False, description="the pieces of a word are masked together or not at all")
     nsp: bool = Field(True, description="pairs for next-sentence prediction; false: one segment, MLM only")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(1, description="threads a rank that make batches; 0: none")
     prefetch: Count = Field(4, description="batches made ahead")
