@@ -35,6 +35,8 @@ def _can_be_opened(path: Path) -> Path:
 
 
 FilePath = Annotated[Path, AfterValidator(_can_be_opened)]
+# By default no rank waits longer than this for another.
+WATCHDOG_SECONDS = 600.0
 # Steps and samples are 32-bit coordinates of the random numbers.
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -110,7 +112,7 @@ class TrainSettings(Settings):
     evaluation_samples: Count = Field(512, description="held-out samples an evaluation takes")
     max_skipped_steps: Count = Field(10, description="steps in a row with a gradient that is not finite, at most")
     watchdog_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        600.0,
+        WATCHDOG_SECONDS,
         description="ranks that wait longer for one that does not come end the run, six times as long where it starts, "
         "evaluates or saves; 0: they wait for ever",
     )
