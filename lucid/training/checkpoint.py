@@ -43,6 +43,7 @@ class TrainingState:
 
     `corpus` and `tokenizer` are their hashes. `window` holds the sums, over all ranks, of the steps that no line of the
     log has reported yet (`metrics.Window`). `numerics` is what else the bits of the results depend on.
+    `training_seconds` is the time that the steps took, evaluations and checkpoints left out.
     """
 
     step: Count
@@ -55,6 +56,7 @@ class TrainingState:
     tokenizer: str
     numerics: dict[str, str]
     config: dict[str, Any]
+    training_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     format_version: int = FORMAT_VERSION
 
 

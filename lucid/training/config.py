@@ -71,7 +71,10 @@ class OptimizerSettings(Settings):
     name: Literal["adamw", "lamb"] = "adamw"
     learning_rate: Positive = Field(1e-4, description="the peak, at the end of warm-up")
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    decay_power: Positive = Field(1.0, description="polynomial decay from the end of warm-up to 0 at the last step")
+    decay_power: Positive = Field(1.0, description="polynomial decay from the end of warm-up to the last step")
+    final_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="where the decay ends; more than 0 where another run goes on with it"
+    )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     epsilon: Positive = 1e-6
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
@@ -86,6 +89,9 @@ class TrainSettings(Settings):
     """How long, how much at once, and what is kept."""
 
     steps: Count = Field(description="updates of the weights")
+    max_hours: Positive | None = Field(
+        None, description="end after this time in training too, the learning rate decaying to it; default: steps alone"
+    )
     global_batch: Count = Field(description="sequences a step, over all ranks")
     micro_batch: Count | None = Field(None, description="most sequences a rank runs at once; default: its whole share")
     reduction: Literal["fast", "exact"] = Field(
@@ -163,6 +169,11 @@ class RunConfig(Settings):
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but train.steps is {self.train.steps}: "
                 "warm-up has to end before training does"
             )
+        if self.optimizer.final_learning_rate > self.optimizer.learning_rate:
+            raise ValueError(
+                f"optimizer.final_learning_rate is {self.optimizer.final_learning_rate}, above optimizer.learning_rate "
+                f"({self.optimizer.learning_rate}), from which it decays"
+            )
         if self.data.mask_replace_probability + self.data.random_replace_probability > 1:
             raise ValueError("data.mask_replace_probability and data.random_replace_probability add up to more than 1")
         if self.train.reduction == "exact":
@@ -171,6 +182,11 @@ class RunConfig(Settings):
 
     def _check_exact(self) -> None:
         batch, micro_batch = self.train.global_batch, self.train.micro_batch
+        if self.train.max_hours is not None:
+            raise ValueError(
+                "train.reduction is exact, but with train.max_hours the learning rate follows the clock, which no two "
+                "runs share: leave one of them out"
+            )
         if micro_batch is None:
             raise ValueError(
                 "train.reduction is exact, which sums micro-batches in a fixed order: set train.micro_batch, a divisor "

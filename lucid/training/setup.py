@@ -52,6 +52,8 @@ class Run:
     samples_consumed: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    # Time in steps, of all starts of the run together; the first rank's counts.
+    training_seconds: float = 0.0
     # The sums of the steps that the log has not reported yet; on the first rank those of all.
     window: WindowSums = (0.0,) * 6
     # On the first rank: the newest whole checkpoint.
@@ -74,6 +76,7 @@ class Run:
             optimizer_updates=self.optimizer.updates,
             skipped_steps=self.skipped_steps,
             skipped_in_a_row=self.skipped_in_a_row,
+            training_seconds=self.training_seconds,
             window=window,
             corpus=self.corpora.identity,
             tokenizer=self.corpora.tokenizer_hash,
@@ -276,7 +279,7 @@ def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
             state = checkpoint.state
             place[:4] = state.step, state.samples_consumed, state.optimizer_updates, state.skipped_steps
             place[4] = state.skipped_in_a_row
-            run.window = state.window
+            run.window, run.training_seconds = state.window, state.training_seconds
             run.checkpoint = checkpoint.folder
             run.messages.append(f"goes on from step {state.step:,} ({checkpoint.folder})")
 
