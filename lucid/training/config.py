@@ -145,6 +145,9 @@ class RunConfig(Settings):
 
     run_folder: FilePath = Field(description="where checkpoints, metrics and plots go; a run there is resumed")
     initial_model: FilePath | None = Field(None, description="folder of a model to start from (Hugging Face's format)")
+    initial_checkpoint: FilePath | None = Field(
+        None, description="run, or checkpoint, to take weights and moments from; steps, data and schedule begin anew"
+    )
     model: BERTConfig = Field(default_factory=BERTConfig)
     data: DataSettings
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -153,6 +156,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
+        self._check_start()
         longest = self.model.max_position_embeddings
         if self.data.sequence_length > longest:
             raise ValueError(
@@ -179,6 +183,18 @@ class RunConfig(Settings):
         if self.train.reduction == "exact":
             self._check_exact()
         return self
+
+    def _check_start(self) -> None:
+        checkpoint = self.initial_checkpoint
+        if checkpoint is None:
+            return
+        if self.initial_model is not None:
+            raise ValueError("initial_model and initial_checkpoint are both set: a run starts from one of them")
+        if self.run_folder in (checkpoint, *checkpoint.parents):
+            raise ValueError(
+                f"initial_checkpoint lies in run_folder ({self.run_folder}), where a run goes on as it was: choose "
+                "another run_folder for what starts from it"
+            )
 
     def _check_exact(self) -> None:
         batch, micro_batch = self.train.global_batch, self.train.micro_batch
