@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from lucid.data import HELD_OUT, Corpus, Sampler
-from lucid.distributed import all_or_none, session
+from lucid.distributed import all_or_none, session, watched
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoint import STATE_FILE, open_checkpoint
-from lucid.training.config import DataSettings, from_dict
+from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.evaluation import frequency_losses
 from lucid.training.setup import check_tokenizer, evaluation_settings
@@ -29,6 +29,9 @@ def evaluate(
         int | None, typer.Option(min=8, help="Tokens a sequence. Default: the run's, or 128.", show_default=False)
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences a rank runs at once.")] = 32,
+    watchdog_seconds: Annotated[
+        float, typer.Option(min=0, help="Ranks that wait longer for one that does not come end all; 0: they wait.")
+    ] = WATCHDOG_SECONDS,
 ) -> None:
     """Print a model's loss and accuracy on held-out documents; under mpiexec the ranks share the work.
 
@@ -41,16 +44,17 @@ def evaluate(
 
         lucid evaluate models/bert-base-uncased --data data/mine --sequence-length 128
     """
-    with session() as communicator:
+    with session() as communicator, watched(communicator, watchdog_seconds):
         bert, sampler, corpus = all_or_none(communicator, lambda: _open(model, data, sequence_length))
-        result = evaluate_model(
-            bert,
-            sampler,
-            communicator,
-            samples=samples,
-            batch_size=batch_size,
-            token_losses=frequency_losses(corpus),
-        )
+        with communicator.whereabouts.phase("evaluating"):
+            result = evaluate_model(
+                bert,
+                sampler,
+                communicator,
+                samples=samples,
+                batch_size=batch_size,
+                token_losses=frequency_losses(corpus),
+            )
         if communicator.rank == 0:
             print(result.sentence())
 

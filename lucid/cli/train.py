@@ -66,8 +66,9 @@ def _print_start(run: Run) -> None:
     config, size = run.config, run.communicator.size
     parameters = sum(parameter.size for parameter in run.ddp.flat.parameters)
     share = config.train.global_batch // size
+    time = f" or {config.train.max_hours:g} hours" if config.train.max_hours is not None else ""
     print(
-        f"{parameters:,} parameters; {config.train.steps:,} steps of {config.train.global_batch} sequences of "
+        f"{parameters:,} parameters; {config.train.steps:,} steps{time} of {config.train.global_batch} sequences of "
         f"{config.data.sequence_length} tokens, on {size} rank{'s' * (size > 1)} with {share} each",
         *_exact_reduction(run),
         *run.messages,
@@ -91,7 +92,9 @@ def _exact_reduction(run: Run) -> list[str]:
 
 def _print_end(run: Run, finished: bool) -> None:
     folder = run.config.run_folder
-    print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {run.config.train.steps:,}")
+    steps = run.config.train.steps
+    early = ", as train.max_hours are over" if finished and run.step < steps else ""
+    print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {steps:,}{early}")
     print(f"checkpoint  {run.checkpoint or 'none yet'}")
     print(f"metrics     {folder / METRICS_FILE}")
     if finished:

@@ -10,10 +10,12 @@ import numpy as np
 
 from lucid.backend import Array
 from lucid.data.batch import IGNORED, Batch
+from lucid.data.manifest import TOKENIZER_FOLDER
 from lucid.data.pairs import WORDS, PairChooser, Segments
 from lucid.data.permutation import Permutation
 from lucid.data.shards import Corpus
 from lucid.data.spans import find_spans
+from lucid.data.tokenizer import continuing_tokens, load_tokenizer
 from lucid.errors import DataError
 from lucid.kernels.masking import Masking, mask_tokens
 from lucid.random import Coordinates, Stream, random_words
@@ -23,8 +25,13 @@ from lucid.random import Coordinates, Stream, random_words
 class SamplerSettings:
     """What a sample is.
 
-    `max_predictions` bounds the masked tokens of a sample; None is round(mlm_probability * sequence_length) + 1.
-    Without `nsp` a sample is one segment, its token types are 0 and its NSP label is `IGNORED`.
+    `max_predictions` bounds the masked tokens of a sample; None is round(mlm_probability * sequence_length) + 1. With
+    `whole_word_mask` the pieces of a word are masked together or not at all.
+
+    Without `nsp` a sample is one segment of one document, its token types are 0 and its NSP label is `IGNORED`: the
+    DOC-SENTENCES of RoBERTa (Liu et al. 2019), but that the sentence which overflows is cut, not left to the next
+    sample, and that samples near a document's end are not made up for by more of them. RoBERTa also has no short ones:
+    `short_sequence_probability` 0.
     """
 
     sequence_length: int = 128
@@ -33,6 +40,7 @@ class SamplerSettings:
     max_predictions: int | None = None
     mask_replace_probability: float = 0.8
     random_replace_probability: float = 0.1
+    whole_word_mask: bool = False
     nsp: bool = True
 
     @property
@@ -69,6 +77,7 @@ class Sampler:
             random_probability=settings.random_replace_probability,
             ignore_index=IGNORED,
         )
+        self._continues_word = _continuing_tokens(corpus) if settings.whole_word_mask else None
 
     def batch(self, consumed: int, rows: range) -> Batch:
         """Return the rows `rows` of the global batch that begins after `consumed` samples of the run.
@@ -96,7 +105,9 @@ class Sampler:
             segments = self._pairs.choose_single(spans, words)
             nsp_labels = np.full(len(places), IGNORED, dtype=np.int32)
         input_ids, attention_mask, second, candidates = self._laid_out(segments)
-        masked, labels = mask_tokens(input_ids, candidates, attention_mask.sum(axis=1), self._masking, coordinates)
+        continues_word = None if self._continues_word is None else self._continues_word[input_ids]
+        lengths = attention_mask.sum(axis=1)
+        masked, labels = mask_tokens(input_ids, candidates, lengths, self._masking, coordinates, continues_word)
         return Batch(masked, attention_mask, second.astype(np.int32), labels, nsp_labels, samples)
 
     def _laid_out(self, segments: Segments) -> tuple[Array, Array, Array, Array]:
@@ -119,3 +130,14 @@ class Sampler:
         ids[:, 0] = special.classify
         candidates = text & ~np.isin(ids, special.ids)
         return ids, np.broadcast_to(column, ids.shape) < end, (column > first_end) & (column < end), candidates
+
+
+def _continuing_tokens(corpus: Corpus) -> Array:
+    """Return bool [V]: which tokens of the corpus go on with the word of the token before them."""
+    continuing = continuing_tokens(load_tokenizer(corpus.folder / TOKENIZER_FOLDER))
+    if len(continuing) != corpus.vocab_size:
+        raise DataError(
+            f"{corpus.folder} has a tokenizer of {len(continuing)} tokens, but says that they are {corpus.vocab_size}: "
+            "prepare the corpus again"
+        )
+    return continuing

@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from lucid.backend import Array
 from lucid.errors import DataError
 from lucid.files import parse_json, written_aside
 
@@ -213,6 +215,11 @@ def tokens_by_id(tokenizer: Tokenizer) -> list[str]:
     """Return the vocabulary, in the order of the ids."""
     vocabulary = tokenizer.get_vocab()
     return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def continuing_tokens(tokenizer: Tokenizer) -> Array:
+    """Return bool [V]: which tokens go on with the word of the token before them."""
+    return np.array([token.startswith("##") for token in tokens_by_id(tokenizer)])
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

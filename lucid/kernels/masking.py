@@ -29,7 +29,12 @@ class Masking:
 
 
 def mask_tokens(
-    input_ids: Array, candidates: Array, lengths: Array, masking: Masking, coordinates: Coordinates
+    input_ids: Array,
+    candidates: Array,
+    lengths: Array,
+    masking: Masking,
+    coordinates: Coordinates,
+    continues_word: Array | None = None,
 ) -> tuple[Array, Array]:
     """Return the masked ids and the labels, both like `input_ids`, integer [B, T].
 
@@ -37,6 +42,10 @@ def mask_tokens(
     round(probability * length))) chosen without replacement, or all of them if they are fewer, or none if probability
     is 0; `lengths`, integer [B], counts all tokens but padding. Labels are the original ids where chosen,
     `ignore_index` elsewhere. The choice is a function of the arguments and of `coordinates` only, row by row.
+
+    With `continues_word`, bool [B, T], True where a token belongs to the word of the token before it, whole words are
+    chosen: in random order each word that the number has room for, so that a few tokens fewer may be. What becomes of
+    a chosen token is still drawn for each alone, as in BERT's whole word masking (`create_pretraining_data.py`).
     """
     xp = array_module(input_ids)
     length = input_ids.shape[1]
@@ -47,9 +56,12 @@ def mask_tokens(
     at_least = 1 if masking.probability > 0 else 0
     counts = xp.clip(xp.rint(masking.probability * lengths).astype(np.int64), at_least, slots)
     counts = xp.minimum(counts, candidates.sum(axis=1))
-    positions = _in_random_order(candidates, order)[:, :slots]
-    row, slot = xp.nonzero(xp.arange(slots) < counts[:, None])
-    position = positions[row, slot]
+    if continues_word is None:
+        positions = _in_random_order(candidates, order)
+        row, slot = xp.nonzero(xp.arange(slots) < counts[:, None])
+        position = positions[row, slot]
+    else:
+        row, position, slot = _whole_words(candidates, continues_word, order, counts)
 
     original = input_ids[row, position]
     share = uniform(how[row, slot])
@@ -71,3 +83,31 @@ def _in_random_order(candidates: Array, order: Array) -> Array:
     keys |= (~candidates).astype(np.uint64) << np.uint64(63)
     keys.sort(axis=1)
     return (keys & np.uint64((1 << 31) - 1)).astype(np.int64)
+
+
+def _whole_words(candidates: Array, continues_word: Array, order: Array, counts: Array) -> tuple[Array, Array, Array]:
+    """Return row, position and number in its row, all int64 [M], of the tokens of whole words, up to `counts` a row."""
+    xp = array_module(candidates)
+    rows, length = candidates.shape
+    # A word whose beginning is cut off, or may not be masked, begins with what is left of it.
+    begins = candidates & ~continues_word
+    begins[:, 1:] |= candidates[:, 1:] & ~candidates[:, :-1]
+    begins[:, 0] = candidates[:, 0]
+    start = xp.maximum.accumulate(xp.where(begins, xp.arange(length), 0), axis=1)
+    # The tokens of a word have the random word of its first, so they stand side by side in the random order.
+    positions = _in_random_order(candidates, xp.take_along_axis(order, start, axis=1))
+    word = xp.cumsum(xp.take_along_axis(begins, positions, axis=1), axis=1) - 1
+    in_order = xp.arange(length) < candidates.sum(axis=1)[:, None]
+    word_of_all = (word + xp.arange(rows)[:, None] * length)[in_order]
+    sizes = xp.bincount(word_of_all, minlength=rows * length).reshape(rows, length)
+
+    taken, left = xp.zeros(sizes.shape, dtype=bool), counts.copy()
+    for number in range(length):
+        size = sizes[:, number]
+        if not (left * size).any():
+            break
+        taken[:, number] = size <= left
+        left -= xp.where(taken[:, number], size, 0)
+    chosen = in_order & xp.take_along_axis(taken, word, axis=1)
+    row, place = xp.nonzero(chosen)
+    return row, positions[row, place], (xp.cumsum(chosen, axis=1) - 1)[row, place]

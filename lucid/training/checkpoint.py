@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +43,7 @@ class TrainingState:
 
     `corpus` and `tokenizer` are their hashes. `window` holds the sums, over all ranks, of the steps that no line of the
     log has reported yet (`metrics.Window`). `numerics` is what else the bits of the results depend on.
+    `training_seconds` is the time that the steps took, evaluations and checkpoints left out.
     """
 
     step: Count
@@ -55,7 +56,20 @@ class TrainingState:
     tokenizer: str
     numerics: dict[str, str]
     config: dict[str, Any]
+    training_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     format_version: int = FORMAT_VERSION
+
+    def at_the_beginning(self) -> "TrainingState":
+        """Return the state of a new run that begins with these weights and moments: its place is the first step."""
+        return replace(
+            self,
+            step=0,
+            samples_consumed=0,
+            skipped_steps=0,
+            skipped_in_a_row=0,
+            window=(0.0,) * 6,
+            training_seconds=0.0,
+        )
 
 
 @dataclass(frozen=True)

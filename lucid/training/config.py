@@ -35,6 +35,8 @@ def _can_be_opened(path: Path) -> Path:
 
 
 FilePath = Annotated[Path, AfterValidator(_can_be_opened)]
+# By default no rank waits longer than this for another.
+WATCHDOG_SECONDS = 600.0
 # Steps and samples are 32-bit coordinates of the random numbers.
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -57,6 +59,7 @@ class DataSettings(Settings):
     max_predictions: Count | None = Field(None, description="most tokens to predict in a sequence; default: the share")
     mask_replace_probability: Share = Field(0.8, description="share of these that become [MASK]")
     random_replace_probability: Share = Field(0.1, description="share of these that become a random token")
+    whole_word_mask: bool = Field(False, description="the pieces of a word are masked together or not at all")
     nsp: bool = Field(True, description="pairs for next-sentence prediction; false: one segment, MLM only")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(1, description="threads a rank that make batches; 0: none")
     prefetch: Count = Field(4, description="batches made ahead")
@@ -68,7 +71,10 @@ class OptimizerSettings(Settings):
     name: Literal["adamw", "lamb"] = "adamw"
     learning_rate: Positive = Field(1e-4, description="the peak, at the end of warm-up")
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    decay_power: Positive = Field(1.0, description="polynomial decay from the end of warm-up to 0 at the last step")
+    decay_power: Positive = Field(1.0, description="polynomial decay from the end of warm-up to the last step")
+    final_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="where the decay ends; more than 0 where another run goes on with it"
+    )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     epsilon: Positive = 1e-6
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
@@ -83,6 +89,9 @@ class TrainSettings(Settings):
     """How long, how much at once, and what is kept."""
 
     steps: Count = Field(description="updates of the weights")
+    max_hours: Positive | None = Field(
+        None, description="end after this time in training too, the learning rate decaying to it; default: steps alone"
+    )
     global_batch: Count = Field(description="sequences a step, over all ranks")
     micro_batch: Count | None = Field(None, description="most sequences a rank runs at once; default: its whole share")
     reduction: Literal["fast", "exact"] = Field(
@@ -109,7 +118,7 @@ class TrainSettings(Settings):
     evaluation_samples: Count = Field(512, description="held-out samples an evaluation takes")
     max_skipped_steps: Count = Field(10, description="steps in a row with a gradient that is not finite, at most")
     watchdog_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        600.0,
+        WATCHDOG_SECONDS,
         description="ranks that wait longer for one that does not come end the run, six times as long where it starts, "
         "evaluates or saves; 0: they wait for ever",
     )
@@ -136,6 +145,9 @@ class RunConfig(Settings):
 
     run_folder: FilePath = Field(description="where checkpoints, metrics and plots go; a run there is resumed")
     initial_model: FilePath | None = Field(None, description="folder of a model to start from (Hugging Face's format)")
+    initial_checkpoint: FilePath | None = Field(
+        None, description="run, or checkpoint, to take weights and moments from; steps, data and schedule begin anew"
+    )
     model: BERTConfig = Field(default_factory=BERTConfig)
     data: DataSettings
     optimizer: OptimizerSettings = OptimizerSettings()
@@ -144,6 +156,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "RunConfig":
+        self._check_start()
         longest = self.model.max_position_embeddings
         if self.data.sequence_length > longest:
             raise ValueError(
@@ -160,14 +173,36 @@ class RunConfig(Settings):
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but train.steps is {self.train.steps}: "
                 "warm-up has to end before training does"
             )
+        if self.optimizer.final_learning_rate > self.optimizer.learning_rate:
+            raise ValueError(
+                f"optimizer.final_learning_rate is {self.optimizer.final_learning_rate}, above optimizer.learning_rate "
+                f"({self.optimizer.learning_rate}), from which it decays"
+            )
         if self.data.mask_replace_probability + self.data.random_replace_probability > 1:
             raise ValueError("data.mask_replace_probability and data.random_replace_probability add up to more than 1")
         if self.train.reduction == "exact":
             self._check_exact()
         return self
 
+    def _check_start(self) -> None:
+        checkpoint = self.initial_checkpoint
+        if checkpoint is None:
+            return
+        if self.initial_model is not None:
+            raise ValueError("initial_model and initial_checkpoint are both set: a run starts from one of them")
+        if self.run_folder in (checkpoint, *checkpoint.parents):
+            raise ValueError(
+                f"initial_checkpoint lies in run_folder ({self.run_folder}), where a run goes on as it was: choose "
+                "another run_folder for what starts from it"
+            )
+
     def _check_exact(self) -> None:
         batch, micro_batch = self.train.global_batch, self.train.micro_batch
+        if self.train.max_hours is not None:
+            raise ValueError(
+                "train.reduction is exact, but with train.max_hours the learning rate follows the clock, which no two "
+                "runs share: leave one of them out"
+            )
         if micro_batch is None:
             raise ValueError(
                 "train.reduction is exact, which sums micro-batches in a fixed order: set train.micro_batch, a divisor "

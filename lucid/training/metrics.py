@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lucid.distributed import Communicator
 from lucid.errors import ConfigError, TrainingError
@@ -35,7 +35,8 @@ _LARGEST_FIGURE = 1e100
 class Window:
     """Sums over the steps since the last line of the log, on this rank until `totals` or `means` adds up all.
 
-    `carried` are the sums that a run goes on with, such as `totals` gave: on one rank, and zeros on the others.
+    `carried` are the sums that a run goes on with, such as `totals` gave: on one rank, and zeros on the others. `steps`
+    counts those that this process took.
     """
 
     def __init__(self, communicator: Communicator, carried: WindowSums) -> None:
@@ -45,7 +46,7 @@ class Window:
 
     def _clear(self) -> None:
         self._sums = np.zeros(6)
-        self._steps = 0
+        self.steps = 0
         self._started = time.perf_counter()
         self._data_wait = 0.0
         self._flops = 0
@@ -56,7 +57,7 @@ class Window:
 
     def add_step(self, data_wait: float, flops: int) -> None:
         """Count one step, which waited `data_wait` seconds for its batch, and takes `flops` on this rank."""
-        self._steps += 1
+        self.steps += 1
         self._data_wait += data_wait
         self._flops += flops
 
@@ -86,7 +87,7 @@ class Window:
         if pairs:
             means |= {"nsp_loss": nsp_loss / pairs, "nsp_accuracy": nsp_correct / pairs}
         means |= {
-            "sequences_per_second": self._steps * global_batch / seconds,
+            "sequences_per_second": self.steps * global_batch / seconds,
             "model_flops_per_second": flops / seconds,
             "data_wait": self._data_wait / seconds,
         }
@@ -104,11 +105,11 @@ class Window:
 class MetricsLog:
     """Appends to `metrics.jsonl`, one object a line, and to TensorBoard's events if asked.
 
-    A run that goes on at `first_step` drops what was logged after it: those steps are taken again. So is the evaluation
-    of a run that had ended.
+    A run that goes on at `first_step` drops what was logged after it: those steps are taken again. So is the last
+    evaluation of a run that had `ended`.
     """
 
-    def __init__(self, folder: Path, first_step: int, steps: int, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, first_step: int, ended: bool, tensorboard: bool) -> None:
         self.path = folder / METRICS_FILE
         event_writer = _event_writer() if tensorboard else None
         _make(folder)
@@ -116,7 +117,8 @@ class MetricsLog:
         kept = [
             entry
             for entry in entries
-            if entry["step"] <= first_step and not (entry["step"] == steps and "held_out_mlm_loss" in entry)
+            if entry["step"] < first_step
+            or (entry["step"] == first_step and not (ended and "held_out_mlm_loss" in entry))
         ]
         with written_aside(self.path, ConfigError) as file:
             file.writelines(_line(entry) for entry in kept)
@@ -193,7 +195,6 @@ class ProgressLine:
                 MofNCompleteColumn(),
                 BarColumn(bar_width=20),
                 TextColumn("{task.fields[report]}"),
-                TimeRemainingColumn(),
                 console=self._console,
                 auto_refresh=False,
             )
@@ -220,18 +221,19 @@ class ProgressLine:
             if now - self._refreshed > _SECONDS_PER_REFRESH:
                 self._refreshed = now
 
-    def report(self, step: int, means: dict[str, float]) -> None:
-        """Show the means of the steps up to `step`."""
+    def report(self, step: int, means: dict[str, float], most_seconds: float) -> None:
+        """Show the means of the steps up to `step`; the rest takes no longer than `most_seconds`."""
         nsp = f"NSP {means['nsp_accuracy']:5.1%}  " if "nsp_accuracy" in means else ""
+        left = (time.perf_counter() - self._started) / (step - self._first_step) * (self._steps - step)
         text = (
             f"loss {means['loss']:.3f}  MLM {means['mlm_accuracy']:5.1%}  {nsp}"
-            f"{means['sequences_per_second']:,.0f} sequences/s  MFU {means['mfu']:.0%}"
+            f"{means['sequences_per_second']:,.0f} sequences/s  MFU {means['mfu']:.0%}  "
+            f"{_duration(max(0.0, min(left, most_seconds)))} left"
         )
         if self._progress is not None:
             self._progress.update(self._task, completed=step, report=text, refresh=True)
         else:
-            left = (time.perf_counter() - self._started) / (step - self._first_step) * (self._steps - step)
-            self.say(f"step {step:>{len(str(self._steps))}}/{self._steps}  {text}  {_duration(left)} left")
+            self.say(f"step {step:>{len(str(self._steps))}}/{self._steps}  {text}")
 
     def say(self, message: str) -> None:
         """Print a line of its own."""

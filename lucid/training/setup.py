@@ -4,7 +4,7 @@ Each rank opens the corpus; the first alone reads the model and the checkpoint, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from lucid.training.config import DataSettings, RunConfig, from_dict
 from lucid.training.evaluation import frequency_losses
 from lucid.training.metrics import WindowSums
 from lucid.training.numerics import numerics
-from lucid.training.store import CheckpointStore
+from lucid.training.store import CheckpointStore, find_checkpoint
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,11 @@ class Run:
     samples_consumed: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    # Time in steps, of all starts of the run together; the first rank's counts.
+    training_seconds: float = 0.0
     # The sums of the steps that the log has not reported yet; on the first rank those of all.
     window: WindowSums = (0.0,) * 6
-    # On the first rank: the newest whole checkpoint.
+    # On the first rank: the newest whole checkpoint of this run.
     checkpoint: Path | None = None
 
     @property
@@ -74,6 +76,7 @@ class Run:
             optimizer_updates=self.optimizer.updates,
             skipped_steps=self.skipped_steps,
             skipped_in_a_row=self.skipped_in_a_row,
+            training_seconds=self.training_seconds,
             window=window,
             corpus=self.corpora.identity,
             tokenizer=self.corpora.tokenizer_hash,
@@ -102,9 +105,14 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
             return corpora, BERTForPreTraining(config.model), None
         checkpoint, problems = store.newest()
         messages.extend(f"passed over a checkpoint: {problem}" for problem in problems)
-        if checkpoint is None:
+        if checkpoint is not None:
+            messages.extend(_check_same_run(config, corpora, checkpoint))
+            messages.append(f"goes on from step {checkpoint.state.step:,} ({checkpoint.folder})")
+        elif config.initial_checkpoint is not None:
+            checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
+            messages.append(f"starts with the weights and moments of {checkpoint.folder}")
+        else:
             return corpora, _initial_model(config), None
-        messages.extend(_check_same_run(config, corpora, checkpoint))
         return corpora, BERTForPreTraining(config.model), checkpoint
 
     corpora, model, checkpoint = all_or_none(communicator, open_alone)
@@ -195,6 +203,17 @@ def _initial_model(config: RunConfig) -> BERTForPreTraining:
     return model
 
 
+def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the weights and moments of another run's checkpoint, at the beginning of this run, if they fit it."""
+    _check_fits(config, checkpoint, "choose another initial_checkpoint, or take the settings back")
+    if checkpoint.state.tokenizer != corpora.tokenizer_hash:
+        raise CheckpointError(
+            f"{checkpoint.folder} was trained with another tokenizer than that of {config.data.path}: prepare the text "
+            f"with lucid prepare --tokenizer {checkpoint.folder}"
+        )
+    return replace(checkpoint, state=checkpoint.state.at_the_beginning())
+
+
 def check_tokenizer(folder: Path, corpus: Corpus) -> None:
     """Raise `ConfigError` if a tokenizer lies beside the model in `folder`, and `corpus` was made with another."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
@@ -212,13 +231,8 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
     Another model or optimizer is never taken, nor a step beyond the last; another corpus, tokenizer or seed only if
     `train.accept_changed` names it.
     """
-    before, now, state = from_dict(checkpoint.state.config), config, checkpoint.state
     advice = "choose another run_folder, or take the settings back"
-    difference = _shape_difference(before.model, now.model)
-    if difference:
-        raise CheckpointError(f"{checkpoint.folder} is of another model ({difference}): {advice}")
-    if before.optimizer.name != now.optimizer.name:
-        raise CheckpointError(f"{checkpoint.folder} was trained with optimizer.name={before.optimizer.name}: {advice}")
+    before, now, state = _check_fits(config, checkpoint, advice), config, checkpoint.state
     if state.step > now.train.steps:
         raise CheckpointError(
             f"{checkpoint.folder} is at step {state.step}, beyond train.steps={now.train.steps}: {advice}"
@@ -235,6 +249,17 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
         raise CheckpointError(f"{words}: {advice}, or set train.accept_changed to [{', '.join(changed)}]")
     accepted = [f"{words}, which is accepted"] if changed else []
     return accepted + _other_changes(before, now) + _changed_numerics(now, state)
+
+
+def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfig:
+    """Refuse weights and moments that mean something else now; return the settings that they were trained with."""
+    before = from_dict(checkpoint.state.config)
+    difference = _shape_difference(before.model, now.model)
+    if difference:
+        raise CheckpointError(f"{checkpoint.folder} is of another model ({difference}): {advice}")
+    if before.optimizer.name != now.optimizer.name:
+        raise CheckpointError(f"{checkpoint.folder} was trained with optimizer.name={before.optimizer.name}: {advice}")
+    return before
 
 
 def _shape_difference(one: BERTConfig, other: BERTConfig, names: set[str] = _SHAPE) -> str:
@@ -276,13 +301,13 @@ def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
             state = checkpoint.state
             place[:4] = state.step, state.samples_consumed, state.optimizer_updates, state.skipped_steps
             place[4] = state.skipped_in_a_row
-            run.window = state.window
-            run.checkpoint = checkpoint.folder
-            run.messages.append(f"goes on from step {state.step:,} ({checkpoint.folder})")
+            run.window, run.training_seconds = state.window, state.training_seconds
+            if checkpoint.folder.parent == run.store.folder:
+                run.checkpoint = checkpoint.folder
 
     all_or_none(run.communicator, load)
     run.communicator.broadcast(run.ddp.flat.values)
     run.communicator.broadcast(place)
     run.step, run.samples_consumed, updates, run.skipped_steps, run.skipped_in_a_row = place.tolist()
-    if run.step:
+    if updates:
         run.optimizer.restore(moments, updates)

@@ -141,16 +141,26 @@ def _incarnation(name: str) -> int:
     return int(match[2]) if match else 0
 
 
+def find_checkpoint(path: Path) -> Checkpoint:
+    """Return the newest whole checkpoint of the run in `path`, or the checkpoint that `path` is itself.
+
+    Raises `CheckpointError` if there is none, or it is not whole.
+    """
+    if not (path / "checkpoints").is_dir():
+        return open_checkpoint(path)
+    checkpoint, _ = CheckpointStore(path / "checkpoints").newest()
+    if checkpoint is None:
+        raise CheckpointError(f"{path} has no checkpoint yet: train longer")
+    return checkpoint
+
+
 def find_model(path: Path) -> Path:
     """Return the model folder that `path` means: a run's newest checkpoint, or the folder itself.
 
     Raises `CheckpointError` if there is no model.
     """
     if (path / "checkpoints").is_dir():
-        checkpoint, _ = CheckpointStore(path / "checkpoints").newest()
-        if checkpoint is None:
-            raise CheckpointError(f"{path} has no checkpoint yet: train longer")
-        return checkpoint.folder
+        return find_checkpoint(path).folder
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} is neither the folder of a run nor that of a model (it has no config.json)")
     return path

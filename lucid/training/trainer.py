@@ -28,18 +28,22 @@ from lucid.training.setup import Run
 
 
 class Control:
-    """The one small message of a step, sent a step ahead: what counts in the global batch, and whether to stop."""
+    """The one small message of a step, sent a step ahead: what counts in the global batch, the time, whether to stop.
 
-    def __init__(self, communicator: Communicator, batch: Batch, stop: bool) -> None:
+    The time is the first rank's, so that all go by one clock; the others add nothing to it.
+    """
+
+    def __init__(self, communicator: Communicator, batch: Batch, seconds: float, stop: bool) -> None:
         pairs = int(np.count_nonzero(batch.nsp_labels >= 0))
-        self._values = np.array([batch.masked_tokens, pairs, stop], np.float64)
+        clock = seconds if communicator.rank == 0 else 0.0
+        self._values = np.array([batch.masked_tokens, pairs, clock, stop], np.float64)
         self._work = communicator.all_reduce(self._values)
 
-    def wait(self) -> tuple[float, float, bool]:
-        """Return (masked tokens, sentence pairs, whether any rank wants to stop)."""
+    def wait(self) -> tuple[float, float, float, bool]:
+        """Return (masked tokens, sentence pairs, seconds in training so far, whether any rank wants to stop)."""
         self._work.wait()
-        masked_tokens, pairs, stop = self._values.tolist()
-        return masked_tokens, pairs, stop > 0
+        masked_tokens, pairs, seconds, stop = self._values.tolist()
+        return masked_tokens, pairs, seconds, stop > 0
 
 
 class Trainer:
@@ -50,8 +54,14 @@ class Trainer:
         self.settings = run.config.train
         self.evaluation: Evaluation | None = None
         optimizer = run.config.optimizer
+        self._most_seconds = math.inf if self.settings.max_hours is None else 3600 * self.settings.max_hours
         self._schedule = WarmupPolynomialDecay(
-            optimizer.learning_rate, optimizer.warmup_steps, self.settings.steps, optimizer.decay_power
+            optimizer.learning_rate,
+            optimizer.warmup_steps,
+            self.settings.steps,
+            optimizer.decay_power,
+            optimizer.final_learning_rate,
+            self._most_seconds,
         )
         self.product_limit = product_limit(run)
         self._window = Window(run.communicator, run.window)
@@ -60,12 +70,13 @@ class Trainer:
         self._progress: ProgressLine | None = None
         self._saver: Saver | None = None
         self._replicas_checked = run.step
+        self._evaluated = -1
         self._figures: dict[str, float] = {}
 
     def train(self, stop: StopRequest) -> bool:
-        """Train until the last step, or until a stop is asked for on any rank; return whether the end was reached.
+        """Train until the last step, or the end of `train.max_hours`, or until a stop is asked for on any rank.
 
-        Either way the last step taken is in a checkpoint afterwards.
+        Return whether the end was reached. Either way the last step taken is in a checkpoint afterwards.
         """
         all_or_none(self.run.communicator, self._begin)
         with ExitStack() as stack:
@@ -74,8 +85,10 @@ class Trainer:
                 stack.callback(self._log.close)
                 stack.push(self._leave_saver)
             finished = self.loop(stack.enter_context(self.batches(self.settings.steps)), stop)
+            if finished and self._window.steps:
+                self._report()
             self._save_last()
-            if finished:
+            if finished and self._evaluated != self.run.step:
                 self._evaluate()
         return finished
 
@@ -83,7 +96,8 @@ class Trainer:
         """Open what the first rank writes. From now on nothing is refused, so the run may claim its incarnation."""
         run, settings = self.run, self.settings
         if run.is_first:
-            self._log = MetricsLog(run.config.run_folder, run.step, settings.steps, settings.tensorboard)
+            ended = self._schedule.place(run.step, run.training_seconds) >= settings.steps
+            self._log = MetricsLog(run.config.run_folder, run.step, ended, settings.tensorboard)
             self._progress = ProgressLine(settings.steps, run.step)
             incarnation = run.store.claim(settings.keep_checkpoints, run.checkpoint)
             files = run.corpora.tokenizer_files
@@ -104,22 +118,27 @@ class Trainer:
         return self.run.corpora.train.batch(consumed, range(first_row, first_row + share))
 
     def loop(self, batches: Iterator[Batch], stop: StopRequest) -> bool:
-        """Take steps until the batches end (True) or a stop was asked for (False)."""
-        settings, communicator = self.settings, self.run.communicator
+        """Take steps until the batches or the time end (True), or a stop was asked for (False)."""
+        run, settings = self.run, self.settings
         following = next(batches, None)
-        control = Control(communicator, following, stop.requested) if following else None
+        control = self._announce(following, stop)
         while following is not None and control is not None:
+            started = time.perf_counter()
             batch = following
-            masked_tokens, pairs, stopping = control.wait()
+            masked_tokens, pairs, seconds, stopping = control.wait()
+            place = self._schedule.place(run.step, seconds)
+            if place >= settings.steps:
+                return True
             if stopping:
                 return False
-            started = time.perf_counter()
+            fetching = time.perf_counter()
             following = next(batches, None)
-            data_wait = time.perf_counter() - started
-            flops = forward_flops(self.run.config.model, batch.attention_mask.sum(axis=1), batch.masked_tokens)
+            data_wait = time.perf_counter() - fetching
+            flops = forward_flops(run.config.model, batch.attention_mask.sum(axis=1), batch.masked_tokens)
             self._window.add_step(data_wait, flops.training)
-            control = Control(communicator, following, stop.requested) if following else None
-            self._step(batch, masked_tokens, pairs)
+            control = self._announce(following, stop)
+            self._step(batch, masked_tokens, pairs, place)
+            run.training_seconds += time.perf_counter() - started
             if self._due(settings.check_replicas_every):
                 self._check_replicas()
             # In this order: what is evaluated before a kill is either saved as well, or done again.
@@ -129,14 +148,22 @@ class Trainer:
                 self._save()
         return True
 
+    def _announce(self, batch: Batch | None, stop: StopRequest) -> Control | None:
+        """Send the message about the batch that follows, if one does."""
+        run = self.run
+        return Control(run.communicator, batch, run.training_seconds, stop.requested) if batch else None
+
     def _due(self, every: int | None) -> bool:
         return every is not None and self.run.step % every == 0
 
-    def _step(self, batch: Batch, masked_tokens: float, pairs: float) -> None:
-        """Take one step; one whose gradient is not finite moves on in the data, but leaves weights and moments."""
+    def _step(self, batch: Batch, masked_tokens: float, pairs: float, place: float) -> None:
+        """Take one step, at this place of the schedule.
+
+        One whose gradient is not finite moves on in the data, but leaves weights and moments.
+        """
         run = self.run
         run.communicator.whereabouts.step = run.step
-        learning_rate = self._schedule.learning_rate(run.step)
+        learning_rate = self._schedule.learning_rate(place)
         self._gradients(batch, 1 / max(1, masked_tokens), 1 / max(1, pairs))
         norm = global_norm(run.ddp.flat)
         if math.isfinite(norm):
@@ -153,7 +180,7 @@ class Trainer:
         }
         if self._progress:
             self._progress.advance(run.step)
-        if self._due(self.settings.log_every) or run.step == self.settings.steps:
+        if self._due(self.settings.log_every):
             self._report()
 
     def _gradients(self, batch: Batch, mlm_weight: float, nsp_weight: float) -> None:
@@ -212,12 +239,13 @@ class Trainer:
         means["mfu"] = means["model_flops_per_second"] / self.product_limit
         if self._log and self._progress:
             self._log.write({"step": self.run.step, **means, **self._figures})
-            self._progress.report(self.run.step, means)
+            self._progress.report(self.run.step, means, self._most_seconds - self.run.training_seconds)
 
     def _evaluate(self) -> None:
         run, sampler = self.run, self.run.corpora.held_out
         if sampler is None:
             return
+        self._evaluated = run.step
         with self._window.paused(), run.communicator.whereabouts.phase("evaluating"):
             self.evaluation = evaluate(
                 run.model,

@@ -40,6 +40,11 @@ def test_settings_can_be_given_without_a_file(capsys):
     assert "  dropout" not in times
 
 
+def test_a_second_phase_is_measured_without_the_first_and_whatever_its_time(capsys):
+    assert lucid(*SMALL, "initial_checkpoint=/nowhere", "train.max_hours=1e-9") == 0
+    assert "sequences/s" in capsys.readouterr().out
+
+
 def test_two_ranks_communicate(run_ranks, run_file, tmp_path):
     finished = run_ranks(2, "-m", "mpi4py", "-m", "lucid", "bench", "step", str(run_file), "--steps", "2")
     assert finished.returncode == 0, finished.stdout

@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
 from lucid.cli import main
 from lucid.models import BERTForPreTraining
+from lucid.models.bert.hub import WEIGHTS_FILE
+from lucid.training.checkpoint import OPTIMIZER_FILE
+from lucid.training.store import find_checkpoint
 
 RUN = {
     "model": {
@@ -225,6 +229,50 @@ def test_a_run_can_start_from_an_exported_model(lucid, run_folder, tmp_path):
         np.testing.assert_allclose(trained[name][: len(array)], array, atol=1e-6)
     elsewhere = f"run_folder={tmp_path / 'other'}", "model.intermediate_size=64"
     assert "has another shape" in lucid("train", file, *overrides, *elsewhere)[2]
+
+
+def test_a_second_phase_starts_with_weights_and_moments_and_a_new_schedule(lucid, run_folder, tmp_path):
+    file, next_run = run_folder.parent / "run.yaml", tmp_path / "next"
+    overrides = f"initial_checkpoint={run_folder}", f"run_folder={next_run}", "data.sequence_length=16"
+    # One step, too small to move anything much: what is saved is what it began with.
+    one_step = "train.steps=1", "optimizer.learning_rate=1e-12", "train.evaluate_every=null"
+    code, output, _ = lucid("train", file, *overrides, *one_step)
+    assert code == 0
+    assert "starts with the weights and moments of" in output
+    before, after = (find_checkpoint(folder) for folder in (run_folder, next_run))
+    assert (after.state.step, after.state.samples_consumed) == (1, 4)
+    assert after.state.optimizer_updates == before.state.optimizer_updates + 1 == 7
+    weights, moments = (
+        [load_file(one.folder / name) for one in (before, after)] for name in (WEIGHTS_FILE, OPTIMIZER_FILE)
+    )
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(weights[1][name], array, atol=1e-6)
+    for name, array in moments[0].items():
+        if name.startswith("second_moment"):
+            assert (moments[1][name] >= 0.998 * array).all(), name
+    # The next start goes on with the new run, whatever has become of the old one.
+    code, output, _ = lucid("train", file, *overrides, "train.steps=3", f"initial_checkpoint={tmp_path / 'gone'}")
+    assert code == 0
+    assert "goes on from step 1" in output
+
+
+def test_a_second_phase_of_another_kind_is_refused(lucid, run_folder, text_file, tmp_path):
+    file = run_folder.parent / "run.yaml"
+    overrides = f"initial_checkpoint={run_folder}", f"run_folder={tmp_path / 'next'}"
+    for override, fragment in (
+        ("model.hidden_size=32", "is of another model (hidden_size 16 instead of 32): choose another initial_chec"),
+        ("optimizer.name=lamb", "was trained with optimizer.name=adamw: choose another initial_checkpoint"),
+        (f"initial_model={run_folder}", "initial_model and initial_checkpoint are both set"),
+        (f"run_folder={run_folder}", "initial_checkpoint lies in run_folder"),
+        (f"initial_checkpoint={tmp_path}", f"{tmp_path} is not a whole checkpoint: manifest.json is missing"),
+    ):
+        code, _, errors = lucid("train", file, *overrides, override)
+        assert (code, errors.count("\n")) == (2, 1)
+        assert fragment in errors
+    assert lucid("prepare", text_file, "--output", tmp_path / "corpus", "--vocab-size", 190)[0] == 0
+    errors = lucid("train", file, *overrides, f"data.path={tmp_path / 'corpus'}")[2]
+    assert "was trained with another tokenizer than that of" in errors
+    assert not (tmp_path / "next").exists()
 
 
 def test_the_plot_is_drawn_where_asked(lucid, run_folder, tmp_path):

@@ -1,7 +1,7 @@
 """Samples: a pure function of the seed and their number, with the statistics that BERT asks for."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from lucid.backend import Array
 from lucid.data import IGNORED, Batch, Corpus, Sampler, SamplerSettings, prepare
 from lucid.data.pairs import WORDS, PairChooser
 from lucid.data.spans import find_spans
+from lucid.data.tokenizer import continuing_tokens, load_tokenizer
 from lucid.errors import DataError
 from lucid.random import Coordinates, Stream, random_words
 
@@ -23,9 +24,30 @@ def sampler(corpus: Corpus) -> Sampler:
     return Sampler(corpus, SETTINGS, seed=11)
 
 
+def hundred_thousand(corpus: Corpus, settings: SamplerSettings) -> Batch:
+    """Return 100,000 samples, over many epochs."""
+    sampler = Sampler(corpus, settings, seed=11)
+    return Batch.joined([sampler.batch(0, range(start, start + 10_000)) for start in range(0, 100_000, 10_000)])
+
+
 @pytest.fixture(scope="module")
-def many(sampler: Sampler) -> Batch:
-    return sampler.batch(0, range(5000))
+def many_by_tokens(corpus: Corpus) -> Batch:
+    return hundred_thousand(corpus, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def many_by_words(corpus: Corpus) -> Batch:
+    return hundred_thousand(corpus, replace(SETTINGS, whole_word_mask=True))
+
+
+@pytest.fixture(params=["many_by_tokens", "many_by_words"])
+def many(request: pytest.FixtureRequest) -> Batch:
+    return request.getfixturevalue(request.param)
+
+
+def assert_share(found: Array, expected: float) -> None:
+    """Assert that the share of True is `expected` within five standard errors: one draw in 1.7 million lies outside."""
+    assert abs(found.mean() - expected) < 5 * np.sqrt(expected * (1 - expected) / found.size)
 
 
 def unmasked(batch: Batch) -> Array:
@@ -112,27 +134,45 @@ def test_a_sample_is_two_segments_between_special_tokens(corpus: Corpus, many: B
     assert (lengths - first_separator >= 3).all()
 
 
-def test_masks_have_the_shares_of_the_paper_and_spare_special_tokens(corpus: Corpus, many: Batch) -> None:
+def test_no_special_token_nor_padding_is_ever_chosen(corpus: Corpus, many: Batch) -> None:
     chosen = many.mlm_labels != IGNORED
-    lengths = many.attention_mask.sum(axis=1)
-    assert np.isin(many.mlm_labels[chosen], corpus.special_tokens.ids).sum() == 0
-    assert (chosen.sum(axis=1) == np.maximum(np.rint(0.15 * lengths), 1)).all()
-    assert abs((many.input_ids[chosen] == corpus.special_tokens.mask).mean() - 0.8) < 0.02
-    assert abs((many.input_ids[chosen] == many.mlm_labels[chosen]).mean() - 0.1) < 0.02
+    assert not np.isin(many.mlm_labels[chosen], corpus.special_tokens.ids).any()
+    assert not (chosen & ~many.attention_mask).any()
+
+
+def test_15_percent_of_each_sample_are_chosen(many: Batch) -> None:
+    counts, lengths = (many.mlm_labels != IGNORED).sum(axis=1), many.attention_mask.sum(axis=1)
+    expected = np.maximum(np.rint(0.15 * lengths), 1)
+    # By whole words fewer may be: where none is left that fits.
+    assert (counts <= expected).all()
+    assert counts.sum() / expected.sum() > 0.97
+
+
+def test_of_the_chosen_80_percent_are_masked_10_random_and_10_kept(corpus: Corpus, many: Batch) -> None:
+    chosen = many.mlm_labels != IGNORED
+    ids, originals = many.input_ids[chosen], many.mlm_labels[chosen]
+    mask = corpus.special_tokens.mask
+    # A random token is now and then [MASK], or the one that stood there.
+    by_chance = 0.1 / corpus.vocab_size
+    assert_share(ids == mask, 0.8 + by_chance)
+    assert_share(ids == originals, 0.1 + by_chance)
+    drawn = ids[(ids != mask) & (ids != originals)]
+    for token in set(range(corpus.vocab_size)) - {mask}:
+        assert_share(drawn == token, (1 - (originals == token).mean()) / (corpus.vocab_size - 2))
 
 
 def test_half_of_the_pairs_are_random_and_their_lengths_do_not_tell(many: Batch) -> None:
-    assert abs(many.nsp_labels.mean() - 0.5) < 0.03
-    lengths = many.attention_mask.sum(axis=1)
-    random_pair = many.nsp_labels == 1
+    assert_share(many.nsp_labels == 1, 0.5)
+    lengths, random_pair = many.attention_mask.sum(axis=1), many.nsp_labels == 1
+    # A random segment ends with a sentence, so it is a little longer where the true one ends with its document.
     assert abs(lengths[random_pair].mean() / lengths[~random_pair].mean() - 1) < 0.03
 
 
 @pytest.mark.parametrize("short", [0.0, 0.5])
 def test_a_random_segment_is_of_another_document_and_a_next_one_follows(corpus: Corpus, short: float) -> None:
     chooser = PairChooser(corpus, find_spans(corpus, LONGEST), LONGEST, short)
-    span = np.arange(4000) % (len(chooser.spans) - 1)
-    words = random_words(Stream.PAIR, Coordinates(1, 0, np.arange(4000)), WORDS)
+    span = np.arange(100_000) % (len(chooser.spans) - 1)
+    words = random_words(Stream.PAIR, Coordinates(1, 0, np.arange(100_000)), WORDS)
     pairs = chooser.choose(span, words)
     first, second = (documents_of(corpus, start) for start in (pairs.first_start, pairs.second_start))
     random_pair = pairs.labels == 1
@@ -155,6 +195,28 @@ def test_a_random_segment_is_of_another_document_and_a_next_one_follows(corpus: 
         # Nothing between the segments is left out but by truncation.
         adjacent = pairs.second_start == pairs.first_start + pairs.first_length
         assert (adjacent | random_pair | (total == LONGEST)).all()
+
+
+def test_every_place_of_a_full_sample_is_chosen_equally_often(corpus: Corpus, many_by_tokens: Batch) -> None:
+    ids, special = unmasked(many_by_tokens), corpus.special_tokens
+    full = many_by_tokens.attention_mask.all(axis=1) & (np.isin(ids, special.ids).sum(axis=1) == 3)
+    text, chosen = ~np.isin(ids, special.ids)[full], (many_by_tokens.mlm_labels != IGNORED)[full]
+    for column in np.flatnonzero(text.any(axis=0)):
+        assert_share(chosen[text[:, column], column], 10 / LONGEST)
+
+
+def test_the_pieces_of_a_word_are_chosen_together(corpus: Corpus) -> None:
+    batch = Sampler(corpus, replace(SETTINGS, whole_word_mask=True), seed=11).batch(0, range(2000))
+    continues = continuing_tokens(load_tokenizer(corpus.folder / "tokenizer"))[unmasked(batch)]
+    chosen = batch.mlm_labels != IGNORED
+    text = ~np.isin(unmasked(batch), corpus.special_tokens.ids)
+    joined = continues[:, 1:] & text[:, :-1] & text[:, 1:]
+    assert joined.sum() > 10_000
+    assert (chosen[:, 1:] == chosen[:, :-1])[joined].all()
+    # All else is as without: the same text, the same labels, nothing drawn differently.
+    other = Sampler(corpus, SETTINGS, seed=11).batch(0, range(2000))
+    assert (unmasked(batch) == unmasked(other)).all()
+    assert (batch.nsp_labels == other.nsp_labels).all()
 
 
 def test_every_other_document_is_drawn_as_a_random_segment(corpus: Corpus) -> None:

@@ -182,6 +182,30 @@ def test_a_rank_that_fails_ends_all_at_once_beside_the_watchdog(train_with, faul
     assert "rank 1 of 3 failed at step 7, all ranks end:" in finished.stdout
 
 
+# `lucid evaluate`, in which a rank stops.
+EVALUATION = """
+import os, signal
+from lucid.cli import main
+from lucid.training import evaluation
+
+sums_of = evaluation._sums
+
+def sums(*arguments):
+    if os.environ["PMI_RANK"] == "1": os.kill(os.getpid(), signal.SIGSTOP)
+    return sums_of(*arguments)
+
+evaluation._sums = sums
+main()
+"""
+
+
+def test_a_stopped_rank_ends_an_evaluation_too(train, run_ranks, tmp_path):
+    train(1, "run", "train.steps=6")
+    arguments = ("evaluate", str(tmp_path / "run"), "--watchdog-seconds", str(LIMIT))
+    finished = run_ranks(3, "-m", "mpi4py", "-c", EVALUATION, *arguments, seconds=SECONDS)
+    assert_ended(finished, r"ranks wait in vain .*, evaluating, all ranks end: rank 1 on \S+ does not answer")
+
+
 FUNNELED = "import mpi4py; mpi4py.rc.thread_level = 'funneled'; from lucid.cli import main; main()"
 
 

@@ -90,3 +90,56 @@ def test_the_input_is_left_as_it_was_and_its_type_is_kept() -> None:
         )
         assert (ids == 9).all()
         assert (masked_ids.dtype, labels.dtype) == (dtype, dtype)
+
+
+def words_of(length: int, rows: int, seed: int = 3) -> tuple[Array, Array]:
+    """Return, bool [rows, length]: which tokens may be masked, and which go on with the word before them."""
+    draw = np.random.default_rng(seed)
+    candidates = draw.random((rows, length)) < 0.9
+    return candidates, draw.random((rows, length)) < 0.4
+
+
+def whole_words(candidates: Array, continues: Array, masking: Masking = MASKING) -> Array:
+    """Return bool: which tokens are chosen."""
+    rows, length = candidates.shape
+    ids, coordinates = np.full(candidates.shape, 9), Coordinates(1, 0, np.arange(rows))
+    return mask_tokens(ids, candidates, np.full(rows, length), masking, coordinates, continues)[1] != -100
+
+
+def word_numbers(candidates: Array, continues: Array) -> Array:
+    """Return the number of the word of each token within its row; a gap between candidates ends a word."""
+    after_a_gap = ~np.pad(candidates, ((0, 0), (1, 0)))[:, :-1]
+    return np.cumsum(candidates & (~continues | after_a_gap), axis=1)
+
+
+def test_words_are_chosen_whole_and_none_is_left_out_that_fits() -> None:
+    candidates, continues = words_of(length=40, rows=500)
+    chosen, word = whole_words(candidates, continues), word_numbers(candidates, continues)
+    assert not (chosen & ~candidates).any()
+    for row in range(500):
+        sizes, taken = (np.bincount(word[row], which[row], 41).astype(int) for which in (candidates, chosen))
+        assert set(taken[taken > 0] - sizes[taken > 0]) <= {0}
+        left = round(0.15 * 40) - chosen[row].sum()
+        assert left >= 0
+        assert (sizes[(taken == 0) & (sizes > 0)] > left).all()
+
+
+def test_words_of_one_token_are_chosen_as_tokens_are() -> None:
+    candidates, _ = words_of(length=64, rows=50)
+    one_by_one = np.zeros((50, 64), dtype=bool)
+    ids, lengths, coordinates = np.full((50, 64), 9), np.full(50, 64), Coordinates(1, 0, np.arange(50))
+    expected = mask_tokens(ids, candidates, lengths, MASKING, coordinates)
+    found = mask_tokens(ids, candidates, lengths, MASKING, coordinates, one_by_one)
+    assert all((one == other).all() for one, other in zip(expected, found, strict=True))
+
+
+def test_every_word_of_one_size_is_chosen_equally_often() -> None:
+    rows, length = 20_000, 24
+    continues = np.broadcast_to(np.arange(length) % 2 == 1, (rows, length))
+    shares = whole_words(np.ones((rows, length), dtype=bool), continues).mean(axis=0)
+    assert np.abs(shares - 2 / 12).max() < 5 * np.sqrt(1 / 6 * 5 / 6 / rows)
+
+
+def test_a_word_longer_than_the_number_of_predictions_is_passed_over() -> None:
+    continues = np.arange(20) >= 1
+    assert not whole_words(np.ones((1, 20), dtype=bool), continues[None]).any()

@@ -22,6 +22,31 @@ def test_without_warm_up_it_starts_at_the_peak():
     assert WarmupPolynomialDecay(peak=3.0, warmup_steps=0, steps=10).learning_rate(0) == 3.0
 
 
+def test_two_schedules_of_which_one_ends_where_the_other_starts_are_one():
+    """BERT's two phases, with 90% of the steps in the first, have one linear decay."""
+    whole = WarmupPolynomialDecay(peak=1e-4, warmup_steps=10_000, steps=1_000_000)
+    between = 1e-4 * 100_000 / 990_000
+    first = WarmupPolynomialDecay(peak=1e-4, warmup_steps=10_000, steps=900_000, final=between)
+    second = WarmupPolynomialDecay(peak=between, warmup_steps=0, steps=100_000)
+    for step in (0, 9_999, 10_000, 500_000, 899_999):
+        assert first.learning_rate(step) == pytest.approx(whole.learning_rate(step))
+    for step in (0, 1, 99_999):
+        assert second.learning_rate(step) == pytest.approx(whole.learning_rate(900_000 + step))
+
+
+def test_time_moves_the_schedule_on_where_steps_are_slower():
+    schedule = WarmupPolynomialDecay(peak=1.0, warmup_steps=100, steps=1000, max_seconds=60)
+    assert schedule.place(10, seconds=0.3) == 10
+    assert schedule.place(10, seconds=30) == 500
+    assert schedule.learning_rate(schedule.place(10, seconds=3)) == pytest.approx(51 / 101)
+    assert schedule.learning_rate(schedule.place(10, seconds=33)) == pytest.approx(0.5)
+    assert schedule.place(10, seconds=60) == 1000
+
+
+def test_without_a_limit_time_does_nothing():
+    assert WarmupPolynomialDecay(peak=1.0, warmup_steps=0, steps=10).place(3, seconds=1e9) == 3
+
+
 @pytest.mark.parametrize(("norm", "scale"), [(0.5, 1.0), (4.0, 0.5), (0.0, 1.0)])
 def test_only_gradients_that_are_too_long_are_shortened(norm, scale):
     assert clip_scale(norm, 2.0) == pytest.approx(scale)

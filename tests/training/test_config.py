@@ -71,6 +71,8 @@ def test_the_configurations_that_come_with_lucid_are_valid(path):
         ("data.sequence_length=1024", "data.sequence_length is 1024, but model.max_position_embeddings is 512"),
         ("optimizer.warmup_steps=100", "optimizer.warmup_steps is 100, but train.steps is 100"),
         ("data.mask_replace_probability=0.95", "add up to more than 1"),
+        ("train.max_hours=0", "the command line: train.max_hours is 0, but it should be greater than 0"),
+        ("optimizer.final_learning_rate=1", "optimizer.final_learning_rate is 1.0, above optimizer.learning_rate"),
         ("train.steps", "'train.steps' on the command line is not of the form section.key=value"),
         ("data.path.x=1", "path is not a section"),
         ("train.steps=[", "the value is not valid YAML"),
@@ -81,6 +83,11 @@ def test_a_mistake_on_the_command_line_is_one_sentence(file, override, sentence)
         load(file, [override])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_follows_the_clock_has_no_exact_reduction(file):
+    with pytest.raises(ConfigError, match="the learning rate follows the clock"):
+        load(file, ["train.reduction=exact", "train.micro_batch=1", "train.max_hours=24"])
 
 
 @pytest.mark.parametrize(

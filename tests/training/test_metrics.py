@@ -10,18 +10,18 @@ from lucid.training.metrics import MetricsLog, read_lines
 
 
 def test_what_is_not_finite_is_null(tmp_path):
-    log = MetricsLog(tmp_path, 0, steps=10, tensorboard=False)
+    log = MetricsLog(tmp_path, 0, ended=False, tensorboard=False)
     log.write({"step": 1, "loss": math.nan, "norm": math.inf, "rate": 0.5})
     log.close()
     assert json.loads(log.path.read_text()) == {"step": 1, "loss": None, "norm": None, "rate": 0.5}
 
 
 def test_steps_that_are_taken_again_are_dropped(tmp_path):
-    log = MetricsLog(tmp_path, 0, steps=10, tensorboard=False)
+    log = MetricsLog(tmp_path, 0, ended=False, tensorboard=False)
     for step in (2, 4, 6):
         log.write({"step": step, "loss": 1.0})
     log.close()
-    MetricsLog(tmp_path, 4, steps=10, tensorboard=False).close()
+    MetricsLog(tmp_path, 4, ended=False, tensorboard=False).close()
     assert [line["step"] for line in read_lines(log.path)] == [2, 4]
 
 
@@ -31,7 +31,7 @@ def test_lines_that_are_not_whole_are_left_out(tmp_path):
 
 
 def test_a_line_that_cannot_be_written_is_told_as_such(tmp_path):
-    log = MetricsLog(tmp_path, 0, steps=10, tensorboard=False)
+    log = MetricsLog(tmp_path, 0, ended=False, tensorboard=False)
     log._file = open("/dev/full", "ab")  # noqa: SIM115  # the log closes it
     with pytest.raises(TrainingError, match=r"metrics\.jsonl could not be written: No space left"):
         log.write({"step": 1})

@@ -113,11 +113,12 @@ def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConf
     train = config.train.model_copy(
         update={
             "steps": _NEVER, "log_every": _NEVER, "checkpoint_every": _NEVER, "check_replicas_every": _NEVER,
-            "evaluate_every": None,
+            "evaluate_every": None, "max_hours": None,
         }
     )  # fmt: skip
     data = config.data.model_copy(update={"path": corpus}) if corpus else config.data
-    return config.model_copy(update={"run_folder": folder / "run", "train": train, "data": data})
+    changes = {"run_folder": folder / "run", "initial_checkpoint": None, "train": train, "data": data}
+    return config.model_copy(update=changes)
 
 
 def _make_corpus(folder: Path) -> None:

@@ -19,7 +19,7 @@ class MPISideChannel(SideChannel):
         if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
             error = LaunchError(
                 "the MPI library does not let two threads communicate (MPI_THREAD_MULTIPLE), as the watchdog needs: "
-                "use another build of it, or set train.watchdog_seconds=0"
+                "use another build of it, or set train.watchdog_seconds=0 (lucid evaluate: --watchdog-seconds 0)"
             )
             error.agreed = True  # all ranks load this library
             raise error

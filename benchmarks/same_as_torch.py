@@ -1,0 +1,200 @@
+"""Trains one model twice, here and in PyTorch, and draws the two loss curves and their difference.
+
+Both sides have the same initial weights, batches (lucid's), learning rates, clipping, weight decay and AdamW, in
+float32 and without dropout; PyTorch's is `BertForPreTraining` of transformers, on one process, and lucid's runs on
+several ranks. Needs torch, transformers and matplotlib. In the folder of the output lie then `lucid/metrics.jsonl` and
+`torch.jsonl`, one line a step, `curves.png`, and both models, which are evaluated on the held-out documents.
+
+    python benchmarks/same_as_torch.py --data CORPUS --output FOLDER [--steps 2000] [--ranks 2] ...
+
+Interrupted, lucid's side goes on where it was; PyTorch's begins again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+import yaml
+from matplotlib.figure import Figure
+
+import lucid
+from lucid.data import Corpus
+from lucid.models import BERTForPreTraining
+from lucid.optim import WarmupPolynomialDecay
+from lucid.training.config import RunConfig, load
+from lucid.training.setup import open_corpora
+
+LAUNCHER = Path(__file__).parents[1] / "launch" / "mpirun.sh"
+# Steps of the running mean that is compared as well: single steps differ more, as rounding errors grow in training.
+MEAN_OVER = 50
+
+
+def write_settings(options: argparse.Namespace) -> RunConfig:
+    """Write the run's settings and initial weights to the output, and return the settings."""
+    folder = options.output
+    settings = {
+        "run_folder": str(folder / "lucid"),
+        "initial_model": str(folder / "initial"),
+        "model": {
+            "vocab_size": Corpus.open(options.data).vocab_size,
+            "hidden_size": options.hidden_size,
+            "num_hidden_layers": options.layers,
+            "num_attention_heads": options.hidden_size // 64,
+            "intermediate_size": 4 * options.hidden_size,
+            "max_position_embeddings": options.length,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        "data": {"path": str(options.data), "sequence_length": options.length},
+        "optimizer": {"learning_rate": options.learning_rate, "warmup_steps": options.steps // 10},
+        "train": {
+            "steps": options.steps,
+            "global_batch": options.global_batch,
+            "micro_batch": options.micro_batch,
+            "log_every": 1,
+            "evaluation_samples": 4096,
+        },
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    config = load(folder / "run.yaml")
+    if not (folder / "initial").exists():
+        lucid.manual_seed(0)
+        BERTForPreTraining(config.model).save_pretrained(folder / "initial")
+    return config
+
+
+def train_in_lucid(ranks: int, folder: Path) -> None:
+    """Train as `run.yaml` says; what the run prints goes to `lucid.log`."""
+    print(f"lucid: see {folder / 'lucid.log'}", flush=True)
+    with (folder / "lucid.log").open("w") as log:
+        command = [LAUNCHER, "-n", str(ranks), folder / "run.yaml"]
+        subprocess.run(command, check=True, stdout=log, env=os.environ | {"PYTHON": sys.executable})
+
+
+def train_in_torch(config: RunConfig, folder: Path) -> None:
+    """Train as `config` says, write `torch.jsonl` and the model."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    model = transformers.BertForPreTraining.from_pretrained(config.initial_model).train()
+    settings, steps = config.optimizer, config.train.steps
+    schedule = WarmupPolynomialDecay(settings.learning_rate, settings.warmup_steps, steps, settings.decay_power)
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        betas=settings.betas,
+        eps=settings.epsilon,
+    )
+    sampler, started = open_corpora(config).train, time.perf_counter()
+    with (folder / "torch.jsonl").open("w") as file:
+        for step in range(steps):
+            batch = sampler.batch(step * config.train.global_batch, range(config.train.global_batch))
+            arrays = {name: torch.from_numpy(np.asarray(array)).long() for name, array in vars(batch).items()}
+            loss = gradients(model, arrays, batch.masked_tokens, config.train.micro_batch)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate(step)
+            optimizer.step()
+            file.write(json.dumps({"step": step + 1, "loss": loss}) + "\n")
+            if (step + 1) % max(1, steps // 20) == 0:
+                print(
+                    f"torch: step {step + 1}/{steps}  loss {loss:.3f}  {time.perf_counter() - started:,.0f} s",
+                    flush=True,
+                )
+    model.save_pretrained(folder / "torch")
+
+
+def gradients(model: torch.nn.Module, batch: dict[str, torch.Tensor], masked: int, micro_batch: int) -> float:
+    """Leave the gradients of the loss of lucid, over the whole batch, in `model`, and return the loss."""
+    model.zero_grad()
+    total, rows = 0.0, len(batch["nsp_labels"])
+    for part in ({name: array[start : start + micro_batch] for name, array in batch.items()} for start in
+                 range(0, rows, micro_batch)):  # fmt: skip
+        hidden, pooled = model.bert(
+            part["input_ids"], part["attention_mask"], part["token_type_ids"], return_dict=False
+        )
+        labels = part["mlm_labels"]
+        scores = model.cls.predictions(hidden[labels >= 0])
+        cross_entropy = torch.nn.functional.cross_entropy
+        loss = cross_entropy(scores, labels[labels >= 0], reduction="sum") / masked
+        loss = loss + cross_entropy(model.cls.seq_relationship(pooled), part["nsp_labels"], reduction="sum") / rows
+        loss.backward()
+        total += loss.item()
+    return total
+
+
+def losses(path: Path) -> np.ndarray:
+    """Return float64 [steps]: the loss of each step in a file of JSON lines."""
+    lines: Iterator[dict[str, float]] = map(json.loads, path.read_text().splitlines())
+    return np.array([line["loss"] for line in lines if "loss" in line])
+
+
+def draw(ours: np.ndarray, theirs: np.ndarray, picture: Path) -> None:
+    """Draw both curves, and below them their difference."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    curves, difference = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    steps = np.arange(1, len(ours) + 1)
+    curves.plot(steps, theirs, color="tab:orange", linewidth=3, alpha=0.6, label="PyTorch")
+    curves.plot(steps, ours, color="tab:blue", linewidth=0.8, label="lucid")
+    curves.set(ylabel="training loss, MLM + NSP (nats)")
+    curves.legend()
+    difference.plot(steps, ours - theirs, color="gray", linewidth=0.6, label="of single steps")
+    means = running_mean(ours - theirs)
+    difference.plot(steps[len(steps) - len(means) :], means, color="black", linewidth=1, label=f"mean of {MEAN_OVER}")
+    difference.set(xlabel="step", ylabel="lucid - PyTorch")
+    difference.legend()
+    for axes in (curves, difference):
+        axes.grid(alpha=0.3)
+    figure.savefig(picture, dpi=120)
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """Return the means over each run of `MEAN_OVER` values, or over all if they are fewer."""
+    width = min(MEAN_OVER, len(values))
+    return np.convolve(values, np.ones(width) / width, mode="valid")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared corpus")
+    parser.add_argument("--output", type=Path, required=True, help="a folder")
+    parser.add_argument("--ranks", type=int, default=2, help="of lucid")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--hidden-size", type=int, default=256)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--global-batch", type=int, default=32)
+    parser.add_argument("--micro-batch", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    folder = options.output
+    config = write_settings(options)
+    train_in_lucid(options.ranks, folder)
+    train_in_torch(config, folder)
+
+    ours, theirs = losses(folder / "lucid" / "metrics.jsonl"), losses(folder / "torch.jsonl")
+    draw(ours, theirs, folder / "curves.png")
+    difference = np.abs(ours - theirs)
+    print(f"\n{len(ours)} steps; the loss falls from {theirs[0]:.4f} to {running_mean(theirs)[-1]:.4f}")
+    print(f"largest difference of a step: {difference.max():.2e}, at step {difference.argmax() + 1}")
+    print(f"largest difference of the mean of {MEAN_OVER} steps: {np.abs(running_mean(ours - theirs)).max():.2e}")
+    for side in ("lucid", "torch"):
+        corpus = ["--data", str(options.data), "--sequence-length", str(options.length)]
+        print(f"{side:6}", end=" ", flush=True)
+        subprocess.run([sys.executable, "-m", "lucid", "evaluate", str(folder / side), *corpus], check=True)
+
+
+if __name__ == "__main__":
+    main()
