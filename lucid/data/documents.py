@@ -86,12 +86,8 @@ class Reader:
     whole_files: bool = False
     drop: Drop = refuse
 
-    def scan(self, source: Source, piece_bytes: int) -> Scan:
-        """Read a source once, and find where to cut it into pieces of `piece_bytes` bytes or a little more."""
-        return scan(source, piece_bytes, self.text_field, self.whole_files)
-
     def pieces(self, source: Source, found: Scan) -> list[Piece]:
-        """Return the pieces of a source."""
+        """Return the pieces of a source as `scan` has cut it."""
         if not found.cuts:
             self.drop(source, 1, UNREADABLE, found.problem or "")
         elif len(found.cuts) == 1:
@@ -195,7 +191,7 @@ def read_documents(
     reader, contents = Reader(text_field, whole_files, drop), Contents()
     try:
         for source in find_sources(inputs):
-            for piece in reader.pieces(source, reader.scan(source, LONGEST_LINE)):
+            for piece in reader.pieces(source, scan(source, LONGEST_LINE, text_field, whole_files)):
                 yield from reader.documents(piece, contents)
     finally:
         contents.close()

@@ -8,14 +8,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lucid.data.documents import Piece
 from lucid.data.manifest import FORMAT_VERSION
 from lucid.data.parts import Dropped, Portion, TextSettings
-from lucid.data.sources import Scan, Source
+from lucid.data.sources import Source, scan
 from lucid.errors import DataError
 from lucid.files import parse_json, written_aside
 
@@ -89,7 +88,9 @@ def make_plan(
     reader = settings.reader(dropped)
     inputs, pieces = [], []
     with ThreadPoolExecutor(_READERS) as threads:
-        scans: Iterator[Scan] = threads.map(partial(reader.scan, piece_bytes=piece_bytes), sources)
+        scans = threads.map(
+            lambda source: scan(source, piece_bytes, settings.text_field, settings.whole_files), sources
+        )
         for source, found in zip(sources, scans, strict=True):
             inputs.append({"name": source.name, "bytes": source.size or found.content_bytes, "sha256": found.sha256})
             pieces += reader.pieces(source, found)

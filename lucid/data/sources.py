@@ -133,9 +133,7 @@ def scan(source: Source, piece_bytes: int, text_field: str, whole_files: bool) -
 
 def reason_of(error: BaseException) -> str:
     """Return why a file could not be read, in a few words."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"damaged: {error}"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _cuts(content: BinaryIO, piece_bytes: int, between_documents: bool) -> Iterator[tuple[int, int]]:

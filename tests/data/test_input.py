@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from lucid.data import Document, Manifest, load_tokenizer, prepare, read_documents
 from lucid.data.documents import Reader
-from lucid.data.sources import Contents, find_sources
+from lucid.data.sources import Contents, find_sources, scan
 from lucid.errors import DataError
 
 GOOD = [f"Document {number} says this. It is not long. It ends." for number in range(9)]
@@ -127,7 +127,7 @@ def in_pieces(path: Path, piece_bytes: int, backwards: bool = False) -> list[tup
     """The documents of a file, read in pieces, by their lines."""
     (source,) = find_sources([path])
     reader, contents = Reader(), Contents()
-    pieces = reader.pieces(source, reader.scan(source, piece_bytes))
+    pieces = reader.pieces(source, scan(source, piece_bytes, "text", whole_files=False))
     if backwards:
         pieces.reverse()
     documents: list[Document] = [document for piece in pieces for document in reader.documents(piece, contents)]
