@@ -40,15 +40,19 @@ class _Record:
 
 
 class ShardMaker:
-    """Called with the plan of a shard, it writes the shard, and a record of it. It may be sent to another process."""
+    """Called with the plan of a shard, it writes the shard, and a record of it."""
 
     def __init__(self, output: Path, selection: Selection, vocab_size: int) -> None:
         self._output, self._selection, self._vocab_size = output, selection, vocab_size
 
-    def __call__(self, plan: ShardPlan) -> None:
-        shard, frequencies = write_shard(self._output, plan.name, self._vocab_size, self._documents(plan))
+    def path_of(self, task: ShardPlan) -> Path:
+        """Return where the record is."""
+        return _record_path(self._output, task)
+
+    def __call__(self, task: ShardPlan) -> None:
+        shard, frequencies = write_shard(self._output, task.name, self._vocab_size, self._documents(task))
         record = _Record(shard, record_files(self._output, shard.files), frequencies.tolist())
-        with written_aside(record_path(self._output, plan), DataError) as file:
+        with written_aside(self.path_of(task), DataError) as file:
             file.write(json.dumps(asdict(record)).encode())
 
     def _documents(self, plan: ShardPlan) -> Iterator[Documents]:
@@ -58,8 +62,7 @@ class ShardMaker:
             yield Documents(*arrays).only(self._selection.taken(unfinished, part, plan.split))
 
 
-def record_path(output: Path, plan: ShardPlan) -> Path:
-    """Return where the record of a shard is until the work is finished."""
+def _record_path(output: Path, plan: ShardPlan) -> Path:
     return output / UNFINISHED / f"{plan.name}.json"
 
 
@@ -69,7 +72,7 @@ def finish(output: Path, plan: Plan, selection: Selection) -> None:
     splits = {}
     for name in dict.fromkeys(shard.split for shard in selection.shards):
         records = [
-            parse_dataclass(_Record, record_path(output, shard).read_bytes())
+            parse_dataclass(_Record, _record_path(output, shard).read_bytes())
             for shard in selection.shards
             if shard.split == name
         ]

@@ -87,15 +87,19 @@ def text_hash(text: str) -> bytes:
 
 
 class PartMaker:
-    """Called with a portion, it writes the part of it into `folder`. It may be sent to another process before."""
+    """Called with a portion, it writes the part of it into `folder`."""
 
     def __init__(self, folder: Path, tokenizer_folder: Path, settings: TextSettings) -> None:
         self._folder, self._tokenizer_folder, self._settings = folder, tokenizer_folder, settings
 
-    def __call__(self, portion: Portion) -> None:
+    def path_of(self, task: Portion) -> Path:
+        """Return where the part is."""
+        return _part_path(self._folder, task.number)
+
+    def __call__(self, task: Portion) -> None:
         dropped = Dropped()
         reader = self._settings.reader(dropped)
-        documents = (document for piece in portion.pieces for document in reader.documents(piece, self._contents))
+        documents = (document for piece in task.pieces for document in reader.documents(piece, self._contents))
         blocks = [self._encoded(block, dropped) for block in _blocks(documents)]
         dtypes = {**_DTYPES, "tokens": self._token_dtype}
         arrays: dict[str, Any] = {
@@ -104,7 +108,7 @@ class PartMaker:
         }
         notes = {"reasons": list(dropped.counts), "counts": list(dropped.counts.values()), "lines": dropped.lines}
         arrays |= {name: np.array(values) for name, values in notes.items() if values}
-        with written_aside(part_path(self._folder, portion.number), DataError) as file:
+        with written_aside(self.path_of(task), DataError) as file:
             np.savez(file, **arrays)
 
     @cached_property
@@ -159,14 +163,13 @@ def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield block
 
 
-def part_path(folder: Path, number: int) -> Path:
-    """Return where the part of a portion is."""
+def _part_path(folder: Path, number: int) -> Path:
     return folder / f"part-{number:06d}.npz"
 
 
 def load_part(folder: Path, number: int, *names: str) -> list[Array]:
     """Return arrays of a part by their names; `hashes` is uint64 [D, 2]. `DataError` if it is damaged."""
-    path = part_path(folder, number)
+    path = _part_path(folder, number)
     try:
         with np.load(path) as part:
             arrays = [part[name] for name in names]
@@ -178,7 +181,7 @@ def load_part(folder: Path, number: int, *names: str) -> list[Array]:
 def load_dropped(folder: Path, number: int) -> Dropped:
     """Return what the portion of a part left out."""
     dropped = Dropped()
-    with np.load(part_path(folder, number)) as part:
+    with np.load(_part_path(folder, number)) as part:
         if "reasons" in part:
             dropped.counts.update(dict(zip(part["reasons"].tolist(), part["counts"].tolist(), strict=True)))
             dropped.lines = part["lines"].tolist()

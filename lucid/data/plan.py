@@ -34,11 +34,6 @@ class Plan:
     portions: tuple[Portion, ...]
     dropped: Dropped
 
-    @property
-    def size(self) -> int:
-        """Bytes of text."""
-        return sum(portion.size for portion in self.portions)
-
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""
         number_of = {source: number for number, source in enumerate(self.sources)}

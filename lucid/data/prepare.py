@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from lucid.data.assembly import ShardMaker, finish, record_path
+from lucid.data.assembly import ShardMaker, finish
 from lucid.data.manifest import (
     HELD_OUT,
     MANIFEST_NAME,
@@ -21,9 +21,9 @@ from lucid.data.manifest import (
     Manifest,
     frequencies_file,
 )
-from lucid.data.parts import PartMaker, TextSettings, part_path
+from lucid.data.parts import PartMaker, Portion, TextSettings
 from lucid.data.plan import UNFINISHED, Plan, conditions, make_plan
-from lucid.data.selection import Selection, select
+from lucid.data.selection import Selection, ShardPlan, select
 from lucid.data.sources import find_sources
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
 from lucid.data.vocabulary import SAMPLE_BYTES, SampleMaker, sample_path, train_on_samples
@@ -39,7 +39,7 @@ TOKENS_PER_SHARD = 1 << 27
 
 # Told of the stage, and how many bytes of how many are done in it (of 0, if that is not known).
 Report = Callable[[str, int, int], None]
-Task = TypeVar("Task")
+Task = TypeVar("Task", Portion, ShardPlan, contravariant=True)
 
 
 def _say_nothing(stage: str, done: int, total: int) -> None:
@@ -54,6 +54,16 @@ class Ranks(Protocol):
 
     def barrier(self) -> None:
         """Block until all are here."""
+
+
+class Maker(Protocol[Task]):
+    """Called with a task, it makes the file `path_of(task)`, whole or not at all. It may be sent to another process."""
+
+    def __call__(self, task: Task) -> None:
+        """Make the file."""
+
+    def path_of(self, task: Task) -> Path:
+        """Return where the file is."""
 
 
 class _Alone:
@@ -213,33 +223,25 @@ class _Preparation:
         """Go through all stages."""
         if self.plan.made_from["tokenizer"] is None:
             self._train_tokenizer()
-        maker = PartMaker(self._unfinished, self.output / TOKENIZER_FOLDER, self.settings)
-        self._share_out(
-            "encoding",
-            maker,
-            [(portion, part_path(self._unfinished, portion.number), portion.size) for portion in self.plan.portions],
-        )
+        tokenizer = self.output / TOKENIZER_FOLDER
+        self._share_out("encoding", PartMaker(self._unfinished, tokenizer, self.settings), self.plan.portions)
         self._first_rank_makes(self._unfinished / _SELECTION, self._select)
         selection = parse_dataclass(Selection, (self._unfinished / _SELECTION).read_bytes())
-        vocab_size = load_tokenizer(self.output / TOKENIZER_FOLDER).get_vocab_size()
-        self._share_out(
-            "writing shards",
-            ShardMaker(self.output, selection, vocab_size),
-            [(shard, record_path(self.output, shard), len(shard.parts)) for shard in selection.shards],
-        )
+        vocab_size = load_tokenizer(tokenizer).get_vocab_size()
+        self._share_out("writing shards", ShardMaker(self.output, selection, vocab_size), selection.shards)
         self._first_rank_makes(self.output / MANIFEST_NAME, lambda: finish(self.output, self.plan, selection))
 
     @property
     def _unfinished(self) -> Path:
         return self.output / UNFINISHED
 
-    def _share_out(self, stage: str, maker: Callable[[Task], None], tasks: list[tuple[Task, Path, int]]) -> None:
-        """Have the ranks do the tasks, each (task, the file it makes, its size), whose files are not there yet."""
-        mine = [(task, size) for task, path, size in tasks[self.ranks.rank :: self.ranks.size] if not path.exists()]
-        sizes = dict(mine)
-        progress = _Progress(stage, sum(sizes.values()), self.report)
-        for task in run_tasks(maker, [task for task, _ in mine], self.workers):
-            progress.done(sizes[task])
+    def _share_out(self, stage: str, maker: Maker[Task], tasks: Sequence[Task]) -> None:
+        """Have the ranks do those tasks whose files are not there yet."""
+        share = tasks[self.ranks.rank :: self.ranks.size]
+        mine = [task for task in share if not maker.path_of(task).exists()]
+        progress = _Progress(stage, sum(task.size for task in mine), self.report)
+        for task in run_tasks(maker, mine, self.workers):
+            progress.done(task.size)
         self.ranks.barrier()
 
     def _first_rank_makes(self, path: Path, action: Callable[[], None]) -> None:
@@ -249,27 +251,16 @@ class _Preparation:
         self.ranks.barrier()
 
     def _train_tokenizer(self) -> None:
-        share = min(1.0, SAMPLE_BYTES / max(self.plan.size, 1))
-        tokenizer = self.output / TOKENIZER_FOLDER
-        trained = tokenizer / TOKENIZER_FILES[-1]
+        folder, portions, made_from = self.output / TOKENIZER_FOLDER, self.plan.portions, self.plan.made_from
+        trained = folder / TOKENIZER_FILES[-1]
         if not trained.exists():
-            maker = SampleMaker(self._unfinished, self.settings, share)
-            self._share_out(
-                "sampling",
-                maker,
-                [
-                    (portion, sample_path(self._unfinished, portion.number), portion.size)
-                    for portion in self.plan.portions
-                ],
-            )
+            share = min(1.0, SAMPLE_BYTES / max(sum(portion.size for portion in portions), 1))
+            self._share_out("sampling", SampleMaker(self._unfinished, self.settings, share), portions)
 
         def train() -> None:
             self.report("training the tokenizer", 0, 0)
-            made_from = self.plan.made_from
-            found = train_on_samples(
-                self._unfinished, self.plan.portions, made_from["held_out"], made_from["vocab_size"]
-            )
-            save_tokenizer(found, tokenizer)
+            paths = [sample_path(self._unfinished, portion) for portion in portions]
+            save_tokenizer(train_on_samples(paths, made_from["held_out"], made_from["vocab_size"]), folder)
 
         self._first_rank_makes(trained, train)
 

@@ -54,11 +54,17 @@ class Lowest:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be written: the name of its split, its own, and the parts whose documents it takes."""
+    """One shard to be written: the name of its split, its own, the parts whose documents it takes, and their tokens."""
 
     split: str
     name: str
     parts: tuple[int, ...]
+    tokens: int
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return 2 * self.tokens
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,10 @@ def _planned(selection: Selection, folder: Path, split: str, tokens_per_shard: i
             documents += int(taken.sum())
             tokens += int(load_part(folder, part, "document_tokens")[0][taken].sum())
         if tokens >= tokens_per_shard:
-            yield ShardPlan(split, f"{split}-{shards:05d}", tuple(parts))
+            yield ShardPlan(split, f"{split}-{shards:05d}", tuple(parts), tokens)
             shards, parts, tokens = shards + 1, [], 0
     if parts:
-        yield ShardPlan(split, f"{split}-{shards:05d}", tuple(parts))
+        yield ShardPlan(split, f"{split}-{shards:05d}", tuple(parts), tokens)
     if documents < (2 if split == TRAIN else 1):
         raise DataError(f"too few documents are left for {split} ({documents}): add text, or change --held-out")
 

@@ -15,17 +15,17 @@ from lucid.errors import DataError
 from lucid.files import written_aside
 
 # Bytes of text that a tokenizer is trained on at most: training holds all its distinct words.
-SAMPLE_BYTES = 1 << 28
+SAMPLE_BYTES = 1 << 27
 _HASH_RANGE = 1 << 64
 
 
-def sample_path(folder: Path, number: int) -> Path:
+def sample_path(folder: Path, portion: Portion) -> Path:
     """Return where the sample of a portion is."""
-    return folder / f"sample-{number:06d}.jsonl"
+    return folder / f"sample-{portion.number:06d}.jsonl"
 
 
 class SampleMaker:
-    """Called with a portion, it writes a share of its documents into `folder`; it may be sent to another process.
+    """Called with a portion, it writes a share of its documents into `folder`.
 
     The first line says how many documents there were, and their lowest hashes; the others are (hash, text).
     """
@@ -33,11 +33,15 @@ class SampleMaker:
     def __init__(self, folder: Path, settings: TextSettings, share: float) -> None:
         self._folder, self._settings, self._below = folder, settings, share * _HASH_RANGE
 
-    def __call__(self, portion: Portion) -> None:
+    def path_of(self, task: Portion) -> Path:
+        """Return where the sample is."""
+        return sample_path(self._folder, task)
+
+    def __call__(self, task: Portion) -> None:
         reader = self._settings.reader(Dropped())
         lowest = Lowest(0, ())
         chosen = []
-        for piece in portion.pieces:
+        for piece in task.pieces:
             for document in reader.documents(piece, self._contents):
                 digest = text_hash(document.text)
                 # Not the bits that decide the split: what is held out would be all of a small sample.
@@ -46,7 +50,7 @@ class SampleMaker:
                 if sample < self._below:
                     chosen.append(json.dumps([split, document.text]))
         header = json.dumps([lowest.documents, lowest.hashes])
-        with written_aside(sample_path(self._folder, portion.number), DataError) as file:
+        with written_aside(self.path_of(task), DataError) as file:
             file.writelines(f"{line}\n".encode() for line in (header, *chosen))
 
     @cached_property
@@ -54,18 +58,18 @@ class SampleMaker:
         return Contents()
 
 
-def train_on_samples(folder: Path, portions: Sequence[Portion], held_out: float, vocab_size: int) -> Tokenizer:
-    """Train a tokenizer on the samples in `folder`, but for what is held out. `DataError` if there is too little."""
+def train_on_samples(samples: Sequence[Path], held_out: float, vocab_size: int) -> Tokenizer:
+    """Train a tokenizer on samples, but for what is held out. Raises `DataError` if there is too little text."""
     lowest = Lowest(0, ())
-    for portion in portions:
-        with sample_path(folder, portion.number).open(encoding="utf-8") as file:
+    for path in samples:
+        with path.open(encoding="utf-8") as file:
             documents, hashes = json.loads(file.readline())
         lowest = lowest.joined(Lowest(documents, tuple(hashes)))
     threshold = lowest.threshold(held_out)
 
     def texts() -> Iterator[str]:
-        for portion in portions:
-            with sample_path(folder, portion.number).open(encoding="utf-8") as file:
+        for path in samples:
+            with path.open(encoding="utf-8") as file:
                 next(file)
                 for line in file:
                     split, text = json.loads(line)
