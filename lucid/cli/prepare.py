@@ -64,23 +64,24 @@ def prepare(
 
         lucid prepare notes/ --output data/notes --tokenizer models/bert-base-uncased
     """
-    with session() as group, _progress_bar(group.rank == 0) as bar:
-        manifest = prepare_corpus(
-            inputs,
-            output,
-            vocab_size=vocab_size,
-            tokenizer=tokenizer,
-            held_out=held_out,
-            text_field=text_field,
-            whole_files=whole_files,
-            language=language,
-            drop_duplicates=drop_duplicates,
-            strict=strict,
-            overwrite=overwrite,
-            workers=workers or (len(os.sched_getaffinity(0)) if group.size == 1 else 1),
-            ranks=group,
-            report=bar,
-        )
+    with session() as group:
+        with _progress_bar(group.rank == 0) as bar:
+            manifest = prepare_corpus(
+                inputs,
+                output,
+                vocab_size=vocab_size,
+                tokenizer=tokenizer,
+                held_out=held_out,
+                text_field=text_field,
+                whole_files=whole_files,
+                language=language,
+                drop_duplicates=drop_duplicates,
+                strict=strict,
+                overwrite=overwrite,
+                workers=workers or (len(os.sched_getaffinity(0)) if group.size == 1 else 1),
+                ranks=group,
+                report=bar,
+            )
         if group.rank == 0:
             _print_summary(manifest, output, bar.stage)
 
