@@ -137,8 +137,8 @@ class PartMaker:
             dropped.note(documents[place].source, documents[place].line, TOO_SHORT, "")
         hashes = b"".join(text_hash(document.text)[:16] for document in documents)
         return {
-            "tokens": ids,
-            "sentence_lengths": run_lengths,
+            "tokens": ids.astype(self._token_dtype),
+            "sentence_lengths": run_lengths.astype(np.uint8),
             "document_sentences": np.diff(_with_zero(np.cumsum(runs))[ends]),
             "document_tokens": document_tokens,
             "hashes": np.frombuffer(hashes, ">u8"),

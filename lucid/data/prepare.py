@@ -33,7 +33,7 @@ from lucid.files import parse_dataclass, written_aside
 
 _PLAN, _SELECTION = "plan.json", "selection.json"
 # Bytes of text that are encoded into one part: what is lost at most, for each process, when the work is cut short.
-PIECE_BYTES = 1 << 24
+PIECE_BYTES = 1 << 23
 # 256 MiB of 16-bit tokens a shard.
 TOKENS_PER_SHARD = 1 << 27
 
