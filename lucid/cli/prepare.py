@@ -1,14 +1,20 @@
 """`lucid prepare`: makes a corpus for training out of text."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from lucid.data import Manifest
 from lucid.data import prepare as prepare_corpus
+from lucid.data.manifest import DROPPED_FILE
+from lucid.distributed import session
 
 
 def prepare(
@@ -16,8 +22,8 @@ def prepare(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Files or folders of .txt (a blank line separates documents) and .jsonl (field 'text'), also .gz; "
-            "or python-docs, the documentation of this Python.",
+            help="Files or folders of .txt (a blank line separates documents), .jsonl, both also .gz and .zst, and "
+            ".parquet; or python-docs, the documentation of this Python.",
             show_default=False,
         ),
     ],
@@ -30,11 +36,25 @@ def prepare(
         ),
     ] = None,
     held_out: Annotated[float, typer.Option(help="Share of the documents kept for evaluation.")] = 0.05,
+    text_field: Annotated[str, typer.Option(help="Field of .jsonl, or column of .parquet, with the text.")] = "text",
+    whole_files: Annotated[
+        bool, typer.Option("--whole-files", help="Each .txt is one document, blank lines or not.")
+    ] = False,
+    language: Annotated[str, typer.Option(help="Language whose sentences are split, as a code.")] = "en",
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave out documents whose text stands before them too.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first line that cannot be used.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes; under mpirun, of each rank. Default: the cores, or 1 a rank."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another corpus in the folder.")] = False,
 ) -> None:
     """Prepare a corpus: split text into sentences, tokenize them, and write shards that training reads.
 
-    Run again with the same inputs and options, it sees that the corpus is there and does nothing.
+    Run again with the same inputs and options, it goes on where it was cut short, or sees that the corpus is there and
+    does nothing. Under mpirun the ranks share the work; the corpus is the same, whatever their number.
 
     Examples:
 
@@ -44,32 +64,58 @@ def prepare(
 
         lucid prepare notes/ --output data/notes --tokenizer models/bert-base-uncased
     """
-    outcome = ""
-    # Progress goes to standard error, the summary to standard output.
-    with Console(stderr=True).status("starting") as status:
+    with session() as group:
+        with _progress_bar(group.rank == 0) as bar:
+            manifest = prepare_corpus(
+                inputs,
+                output,
+                vocab_size=vocab_size,
+                tokenizer=tokenizer,
+                held_out=held_out,
+                text_field=text_field,
+                whole_files=whole_files,
+                language=language,
+                drop_duplicates=drop_duplicates,
+                strict=strict,
+                overwrite=overwrite,
+                workers=workers or (len(os.sched_getaffinity(0)) if group.size == 1 else 1),
+                ranks=group,
+                report=bar,
+            )
+        if group.rank == 0:
+            _print_summary(manifest, output, bar.stage)
 
-        def report(message: str) -> None:
-            nonlocal outcome
-            outcome = message
-            status.update(message)
 
-        manifest = prepare_corpus(
-            inputs,
-            output,
-            vocab_size=vocab_size,
-            tokenizer=tokenizer,
-            held_out=held_out,
-            overwrite=overwrite,
-            report=report,
-        )
-    _print_summary(manifest, outcome)
+class _Bar:
+    """Shows the stage that is reported, and how far it is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self.stage = progress, "starting"
+        self._task = progress.add_task(self.stage, total=None)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self.stage:
+            self.stage = stage
+            self._progress.reset(self._task, description=stage, total=total or None)
+        self._progress.update(self._task, completed=done)
 
 
-def _print_summary(manifest: Manifest, outcome: str) -> None:
-    table = Table("split", "documents", "sentences", "tokens", "dropped documents")
+@contextmanager
+def _progress_bar(shown: bool) -> Iterator[_Bar]:
+    """Show progress on standard error for the length of the block."""
+    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress("{task.description}", *columns, console=console, transient=True, disable=not shown) as progress:
+        yield _Bar(progress)
+
+
+def _print_summary(manifest: Manifest, output: Path, outcome: str) -> None:
+    table = Table("split", "documents", "sentences", "tokens")
     for name, split in manifest.splits.items():
-        dropped = ", ".join(f"{count:,} ({reason})" for reason, count in split.dropped.items())
-        table.add_row(name, f"{split.documents:,}", f"{split.sentences:,}", f"{split.tokens:,}", dropped or "none")
-    console = Console()
+        table.add_row(name, f"{split.documents:,}", f"{split.sentences:,}", f"{split.tokens:,}")
+    console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print(f"{outcome}. Its vocabulary has {manifest.vocab_size:,} tokens.", soft_wrap=True, highlight=False)
+    if manifest.dropped:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items())
+        console.print(f"Left out: {reasons} (see {output / DROPPED_FILE})", markup=False)
+    console.print(f"{outcome}. Its vocabulary has {manifest.vocab_size:,} tokens.", markup=False)

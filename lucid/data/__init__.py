@@ -5,12 +5,13 @@ batches of them, each a pure function of the seed and its place in the run; a `L
 """
 
 from lucid.data.batch import IGNORED, Batch
-from lucid.data.corpus import PYTHON_DOCS, Document, read_documents
+from lucid.data.documents import Document, read_documents
 from lucid.data.loader import Loader
-from lucid.data.manifest import Manifest
-from lucid.data.prepare import HELD_OUT, TRAIN, prepare
+from lucid.data.manifest import HELD_OUT, TRAIN, Manifest
+from lucid.data.prepare import prepare
 from lucid.data.sampler import Sampler, SamplerSettings
 from lucid.data.shards import Corpus
+from lucid.data.sources import PYTHON_DOCS
 from lucid.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens, tokenizer_hash
 
 __all__ = [

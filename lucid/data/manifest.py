@@ -19,9 +19,12 @@ from lucid.errors import DataError
 from lucid.files import parse_dataclass, parse_json, sha256_of, written_aside
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+TRAIN, HELD_OUT = "train", "held_out"
 SHARD_PARTS = "tokens", "sentences", "documents"
 TOKENIZER_FOLDER = "tokenizer"
+# Where what was left out was: a file and line, a reason.
+DROPPED_FILE = "dropped.txt"
 # Files read at once when checksums are compared.
 _READERS = 4
 
@@ -56,12 +59,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """What one split (`train` or `held_out`) holds; `dropped` counts the documents left out, by reason."""
+    """What one split (`train` or `held_out`) holds."""
 
     documents: Count
     sentences: Count
     tokens: Count
-    dropped: Mapping[str, Count]
     shards: tuple[Shard, ...]
 
 
@@ -75,9 +77,13 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`made_from` holds the inputs and settings of `prepare`; `files` is by path within the folder."""
+    """`made_from` holds the inputs and settings of `prepare`; `files` is by path within the folder.
+
+    `dropped` counts the lines, documents and files that were left out, by reason.
+    """
 
     made_from: Mapping[str, Any]
+    dropped: Mapping[str, Count]
     tokenizer_hash: str
     vocab_size: Annotated[int, Field(gt=0, lt=2**31)]
     special_tokens: Mapping[str, TokenId]
@@ -88,7 +94,7 @@ class Manifest:
     @property
     def identity(self) -> str:
         """A hash that two corpora share if their tokens, splits and tokenizer are the same, wherever they came from."""
-        content = {name: record.sha256 for name, record in self.files.items()}
+        content = {name: record.sha256 for name, record in self.files.items() if name != DROPPED_FILE}
         return _hash([self.format_version, self.tokenizer_hash, self.vocab_size, content])
 
     def write(self, folder: Path) -> None:
@@ -111,7 +117,9 @@ class Manifest:
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise _damaged(path, str(error)) from error
         if content.get("format_version") != FORMAT_VERSION:
-            raise DataError(f"{path} was written by another version of lucid: prepare the corpus again")
+            raise DataError(
+                f"{path} was written by another version of lucid: prepare the corpus again, with --overwrite"
+            )
         if checksum != _hash(content):
             raise _damaged(path, "its checksum differs")
         try:
@@ -129,7 +137,8 @@ class Manifest:
         if max(self.special_tokens.values()) >= self.vocab_size:
             return "a special token lies outside the vocabulary"
         for name, split in self.splits.items():
-            if unlisted := [file for shard in split.shards for file in shard.files if file not in self.files]:
+            needed = [frequencies_file(name), *(file for shard in split.shards for file in shard.files)]
+            if unlisted := [file for file in needed if file not in self.files]:
                 return f"it has no record of {unlisted[0]}"
             for count in ("documents", "sentences", "tokens"):
                 if getattr(split, count) != sum(getattr(shard, count) for shard in split.shards):
@@ -165,6 +174,11 @@ def _problem(folder: Path, checksums: bool, entry: tuple[str, FileRecord]) -> st
 
 def _damaged(path: Path, problem: str) -> DataError:
     return DataError(f"{path} is damaged ({problem}): prepare the corpus again, with --overwrite")
+
+
+def frequencies_file(split: str) -> str:
+    """Return the name of the file that says how often each token occurs in a split."""
+    return f"{split}.frequencies.npy"
 
 
 def record_files(folder: Path, names: list[str]) -> dict[str, FileRecord]:

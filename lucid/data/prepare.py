@@ -1,50 +1,76 @@
-"""Turns text into a corpus that training reads: documents -> sentences -> tokens -> shards, in one stream.
+"""Turns text into a corpus that training reads: documents -> sentences -> tokens -> parts -> shards.
 
-A document is held out for evaluation by a hash of its text, so the same text is on the same side in every corpus.
-Memory is bounded by the longest document and the vocabulary, not by the corpus.
+The work is done in stages, each of many tasks that know nothing of each other: on the processes and ranks there are, in
+any order, with the same result. What a task has made is a whole file, and is not made again when the work is resumed.
 """
 
-import hashlib
-import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from tokenizers import Tokenizer
-
-from lucid.data.corpus import Document, Source, find_sources
-from lucid.data.manifest import MANIFEST_NAME, SHARD_PARTS, TOKENIZER_FOLDER, Manifest, Split, record_files
-from lucid.data.sentences import split_sentences
-from lucid.data.tokenizer import (
-    TextEncoder,
-    load_tokenizer,
-    save_tokenizer,
-    special_tokens,
-    tokenizer_hash,
-    train_tokenizer,
+from lucid.data.assembly import ShardMaker, finish
+from lucid.data.manifest import (
+    HELD_OUT,
+    MANIFEST_NAME,
+    SHARD_PARTS,
+    TOKENIZER_FOLDER,
+    TRAIN,
+    Manifest,
+    frequencies_file,
 )
-from lucid.data.writer import SplitWriter, token_dtype
+from lucid.data.parts import PartMaker, Portion, TextSettings
+from lucid.data.plan import UNFINISHED, Plan, conditions, make_plan
+from lucid.data.selection import Selection, ShardPlan, select
+from lucid.data.sources import find_sources
+from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
+from lucid.data.vocabulary import SAMPLE_BYTES, SampleMaker, sample_path, train_on_samples
+from lucid.data.workers import run_tasks
 from lucid.errors import DataError
+from lucid.files import parse_dataclass, written_aside
 
-TRAIN, HELD_OUT = "train", "held_out"
-_TOKENIZER_FILES = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
-
-# Sentences longer than this, in tokens, are tables and listings: they are cut.
-_LONGEST_SENTENCE = 128
-# Characters of text encoded at once.
-_BLOCK = 1 << 20
-_HASH_RANGE = 1 << 64
-
+_PLAN, _SELECTION = "plan.json", "selection.json"
+# Bytes of text that are encoded into one part: what is lost at most, for each process, when the work is cut short.
+PIECE_BYTES = 1 << 23
 # 256 MiB of 16-bit tokens a shard.
 TOKENS_PER_SHARD = 1 << 27
 
-Report = Callable[[str], None]
+# Told of the stage, and how many bytes of how many are done in it (of 0, if that is not known).
+Report = Callable[[str, int, int], None]
+Task = TypeVar("Task", Portion, ShardPlan, contravariant=True)
 
 
-def _say_nothing(message: str) -> None:
+def _say_nothing(stage: str, done: int, total: int) -> None:
     pass
+
+
+class Ranks(Protocol):
+    """The processes that were started to prepare a corpus together, in one file system; this is number `rank`."""
+
+    rank: int
+    size: int
+
+    def barrier(self) -> None:
+        """Block until all are here."""
+
+
+class Maker(Protocol[Task]):
+    """Called with a task, it makes the file `path_of(task)`, whole or not at all. It may be sent to another process."""
+
+    def __call__(self, task: Task) -> None:
+        """Make the file."""
+
+    def path_of(self, task: Task) -> Path:
+        """Return where the file is."""
+
+
+class _Alone:
+    rank, size = 0, 1
+
+    def barrier(self) -> None:
+        """Return at once."""
 
 
 def prepare(
@@ -54,44 +80,58 @@ def prepare(
     vocab_size: int = 30522,
     tokenizer: Path | None = None,
     held_out: float = 0.05,
+    text_field: str = "text",
+    whole_files: bool = False,
+    language: str = "en",
+    drop_duplicates: bool = False,
+    strict: bool = False,
     overwrite: bool = False,
+    workers: int = 1,
+    ranks: Ranks | None = None,
     report: Report = _say_nothing,
 ) -> Manifest:
     """Prepare the corpus `inputs` (see `read_documents`) in the folder `output`, and return its manifest.
 
     A WordPiece tokenizer of `vocab_size` tokens is trained on it, or the one in the folder `tokenizer` is used. A share
-    `held_out` of the documents, by a hash of their text, goes into the split `held_out`, the others into `train`.
-    `report` is told of the progress, at last of the outcome. If `output` already holds the corpus that these arguments
-    make, it is left as it is; if it holds another, `overwrite` has to be set. Raises `DataError` on bad input and on
-    what cannot be written.
+    `held_out` of the documents, by a hash of their text, goes into the split `held_out`, the others into `train`; with
+    `drop_duplicates` a text that stands there already is left out. Sentences end as in `language` (see
+    `split_sentences`). What cannot be used is left out, counted and listed, or with `strict` a `DataError`.
+
+    Each rank works in `workers` processes; the corpus does not depend on how many there are of either. A preparation
+    that was cut short goes on where it was, if it is called with the same arguments. If `output` already holds the
+    corpus that they make, it is left as it is; if it holds another, `overwrite` has to be set. `report` is told of the
+    progress, at last of the outcome. Raises `DataError` on bad input and on what cannot be written.
     """
+    ranks = ranks or _Alone()
+    output = Path(output)
+    settings = TextSettings(text_field, whole_files, language, strict)
+    if ranks.rank == 0:
+        given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
+        made_from = {
+            "held_out": held_out,
+            "vocab_size": vocab_size if given is None else None,
+            "tokenizer": None if given is None else tokenizer_hash(given),
+            "text_field": text_field,
+            "whole_files": whole_files,
+            "language": language,
+            "drop_duplicates": drop_duplicates,
+        }
+        _check_arguments(inputs, output, held_out)
+        if _begin(inputs, output, settings, made_from, overwrite, report) and given is not None:
+            save_tokenizer(given, output / TOKENIZER_FOLDER)
+    ranks.barrier()
+    plan = Plan.read(output / UNFINISHED / _PLAN)
+    if plan is None:
+        report(f"{output} holds this corpus already: nothing was done", 0, 0)
+        return Manifest.read(output)
+    _Preparation(output, plan, settings, workers, ranks, report).run()
+    report(f"{output} holds the corpus", 0, 0)
+    return Manifest.read(output)
+
+
+def _check_arguments(inputs: Sequence[str | Path], output: Path, held_out: float) -> None:
     if not 0 <= held_out < 1:
         raise DataError(f"held_out is {held_out}: it is a share of the documents, at least 0 and below 1")
-    output = Path(output)
-    _check_place(inputs, output)
-    sources = find_sources(inputs)
-    given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
-    made_from = {
-        "inputs": [source.fingerprint() for source in sources],
-        "held_out": held_out,
-        "vocab_size": vocab_size if given is None else None,
-        "tokenizer": None if given is None else tokenizer_hash(given),
-    }
-    if not overwrite and (found := _existing(output, made_from)) is not None:
-        report(f"{output} holds this corpus already: nothing was done")
-        return found
-
-    survey = _survey(sources, held_out, report)
-    _clear(output)
-    chosen = given if given is not None else _trained(sources, survey, vocab_size, report)
-    save_tokenizer(chosen, output / TOKENIZER_FOLDER)
-    splits = _write_splits(sources, survey, chosen, output, report)
-    manifest = _finish(output, made_from, chosen, splits)
-    report(f"{output} holds the corpus")
-    return manifest
-
-
-def _check_place(inputs: Sequence[str | Path], output: Path) -> None:
     for entry in inputs:
         if Path(entry).is_dir() and output.resolve().is_relative_to(Path(entry).resolve()):
             raise DataError(f"output {output} lies within the input folder {entry}: choose a place outside")
@@ -99,10 +139,38 @@ def _check_place(inputs: Sequence[str | Path], output: Path) -> None:
         raise DataError(f"output {output} is a file: choose a folder")
 
 
-def _existing(output: Path, made_from: dict[str, Any]) -> Manifest | None:
-    """Return the manifest of the corpus in `output`, if any. Raises `DataError` if it was made from something else."""
+def _begin(
+    inputs: Sequence[str | Path],
+    output: Path,
+    settings: TextSettings,
+    made_from: dict[str, Any],
+    overwrite: bool,
+    report: Report,
+) -> bool:
+    """Write the plan of the work, keeping what is done of the same plan; return whether there is anything to do."""
+    sources = find_sources(inputs)
+    unfinished = output / UNFINISHED
+    before = Plan.read(unfinished / _PLAN)
+    if before and before.sources == tuple(sources) and before.conditions == conditions(settings, PIECE_BYTES):
+        plan = replace(before, made_from={"inputs": before.made_from["inputs"], **made_from})
+    else:
+        progress = _Progress("reading", sum(source.size for source in sources), report)
+        plan = make_plan(sources, settings, made_from, PIECE_BYTES, progress.done)
+    if not overwrite and _exists(output, plan.made_from):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return False
+    same = before and (before.made_from, before.conditions) == (plan.made_from, plan.conditions)
+    if not same or (output / MANIFEST_NAME).exists():
+        _clear(output)
+    unfinished.mkdir(parents=True, exist_ok=True)
+    plan.write(unfinished / _PLAN)
+    return True
+
+
+def _exists(output: Path, made_from: Any) -> bool:
+    """Return whether `output` holds the corpus. Raises `DataError` if it holds one made from something else."""
     if not (output / MANIFEST_NAME).exists():
-        return None
+        return False
     manifest = Manifest.read(output)
     differing = [name.replace("_", " ") for name, value in made_from.items() if manifest.made_from.get(name) != value]
     if differing:
@@ -111,139 +179,99 @@ def _existing(output: Path, made_from: dict[str, Any]) -> Manifest | None:
             "choose another folder, or pass --overwrite"
         )
     manifest.check_files(output, checksums=True)
-    return manifest
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What a first reading tells: how many documents there are, and below which hash they are held out."""
-
-    documents: int
-    threshold: int
-
-    def split_of(self, document: Document) -> str:
-        return HELD_OUT if _text_hash(document) < self.threshold else TRAIN
-
-
-def _text_hash(document: Document) -> int:
-    return int.from_bytes(hashlib.sha256(document.text.encode()).digest()[:8], "big")
-
-
-def _survey(sources: list[Source], held_out: float, report: Report) -> _Survey:
-    count = 0
-
-    def hashes() -> Iterator[int]:
-        nonlocal count
-        for document in _documents(sources, "reading", report):
-            count += 1
-            yield _text_hash(document)
-
-    # Random next segments need two documents in each split, so a small corpus holds out its two lowest hashes.
-    lowest = heapq.nsmallest(2, hashes())
-    if count < 2:
-        raise DataError(
-            f"the input holds {count} document{'s' * (count != 1)}, and pretraining needs two or more: "
-            "add text, or separate the documents (by a blank line in .txt)"
-        )
-    if held_out == 0:
-        return _Survey(count, 0)
-    if count < 3:
-        raise DataError("the input holds 2 documents, too few to hold one out: add text, or pass --held-out 0")
-    return _Survey(count, max(round(held_out * _HASH_RANGE), lowest[1 if count >= 4 else 0] + 1))
-
-
-def _documents(sources: list[Source], stage: str, report: Report, total: int | None = None) -> Iterator[Document]:
-    """Yield the documents of all sources, telling how far it is every hundred of them."""
-    of_total = "" if total is None else f" of {total:,}"
-    count = 0
-    for source in sources:
-        for document in source.documents():
-            if count % 100 == 0:
-                report(f"{stage}: {count:,}{of_total} documents")
-            count += 1
-            yield document
-
-
-def _trained(sources: list[Source], survey: _Survey, vocab_size: int, report: Report) -> Tokenizer:
-    """Return a tokenizer trained on the documents that are not held out."""
-
-    def texts() -> Iterator[str]:
-        documents = _documents(sources, "training the tokenizer", report, survey.documents)
-        return (document.text for document in documents if survey.split_of(document) == TRAIN)
-
-    return train_tokenizer(texts, vocab_size)
+    return True
 
 
 def _clear(output: Path) -> None:
     """Remove what an earlier preparation left: the manifest first, so that the rest is no corpus any more."""
-    output.mkdir(parents=True, exist_ok=True)
     (output / MANIFEST_NAME).unlink(missing_ok=True)
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+    for name in TOKENIZER_FILES:
+        (output / TOKENIZER_FOLDER / name).unlink(missing_ok=True)
     for split in (TRAIN, HELD_OUT):
+        (output / frequencies_file(split)).unlink(missing_ok=True)
         for part in SHARD_PARTS:
             for path in output.glob(f"{split}-[0-9]*.{part}.npy*"):
                 path.unlink()
 
 
-def _write_splits(
-    sources: list[Source], survey: _Survey, tokenizer: Tokenizer, output: Path, report: Report
-) -> dict[str, Split]:
-    dtype = token_dtype(tokenizer.get_vocab_size())
-    encoder = TextEncoder(tokenizer)
-    names = [TRAIN, HELD_OUT] if survey.threshold else [TRAIN]
-    with ExitStack() as stack:
-        writers = {name: stack.enter_context(SplitWriter(output, name, dtype, TOKENS_PER_SHARD)) for name in names}
-        for block in _blocks(_documents(sources, "encoding", report, survey.documents)):
-            for document, sentences in zip(block, _encoded(block, encoder), strict=True):
-                writer = writers[survey.split_of(document)]
-                if sum(map(len, sentences)) >= 2:
-                    writer.add(sentences)
-                else:
-                    writer.drop("fewer than two tokens")
-        splits = {name: writer.finish() for name, writer in writers.items()}
-    for name, split in splits.items():
-        if split.documents < (2 if name == TRAIN else 1):
-            raise DataError(
-                f"too few documents are left for {name} ({split.documents}): add text, or change --held-out"
-            )
-    return splits
+class _Progress:
+    """Counts the bytes that are done in a stage."""
+
+    def __init__(self, stage: str, total: int, report: Report) -> None:
+        self._stage, self._done, self._total, self._report = stage, 0, total, report
+        self.done(0)
+
+    def done(self, count: int) -> None:
+        """Report `count` bytes more."""
+        self._done += count
+        self._report(self._stage, self._done, self._total)
 
 
-def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Gather documents until there is enough text to keep the tokenizer's threads busy."""
-    block: list[Document] = []
-    size = 0
-    for document in documents:
-        block.append(document)
-        size += len(document.text)
-        if size >= _BLOCK:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+@dataclass(frozen=True)
+class _Preparation:
+    """The stages, which all ranks go through together."""
 
+    output: Path
+    plan: Plan
+    settings: TextSettings
+    workers: int
+    ranks: Ranks
+    report: Report
 
-def _encoded(documents: list[Document], encoder: TextEncoder) -> Iterator[list[list[int]]]:
-    """Yield the sentences of each document as ids, empty ones left out, long ones cut."""
-    sentences = [split_sentences(document.text) for document in documents]
-    ids = encoder.encode([sentence for document in sentences for sentence in document])
-    for document in sentences:
-        yield [
-            sentence[start : start + _LONGEST_SENTENCE]
-            for _, sentence in zip(document, ids, strict=False)
-            for start in range(0, len(sentence), _LONGEST_SENTENCE)
-        ]
+    def run(self) -> None:
+        """Go through all stages."""
+        if self.plan.made_from["tokenizer"] is None:
+            self._train_tokenizer()
+        tokenizer = self.output / TOKENIZER_FOLDER
+        self._share_out("encoding", PartMaker(self._unfinished, tokenizer, self.settings), self.plan.portions)
+        self._first_rank_makes(self._unfinished / _SELECTION, self._select)
+        selection = parse_dataclass(Selection, (self._unfinished / _SELECTION).read_bytes())
+        vocab_size = load_tokenizer(tokenizer).get_vocab_size()
+        self._share_out("writing shards", ShardMaker(self.output, selection, vocab_size), selection.shards)
+        self._first_rank_makes(self.output / MANIFEST_NAME, lambda: finish(self.output, self.plan, selection))
 
+    @property
+    def _unfinished(self) -> Path:
+        return self.output / UNFINISHED
 
-def _finish(output: Path, made_from: dict[str, Any], tokenizer: Tokenizer, splits: dict[str, Split]) -> Manifest:
-    names = [f"{TOKENIZER_FOLDER}/{name}" for name in _TOKENIZER_FILES]
-    names += [name for split in splits.values() for shard in split.shards for name in shard.files]
-    manifest = Manifest(
-        made_from=made_from,
-        tokenizer_hash=tokenizer_hash(tokenizer),
-        vocab_size=tokenizer.get_vocab_size(),
-        special_tokens=asdict(special_tokens(tokenizer)),
-        splits=splits,
-        files=record_files(output, names),
-    )
-    manifest.write(output)
-    return manifest
+    def _share_out(self, stage: str, maker: Maker[Task], tasks: Sequence[Task]) -> None:
+        """Have the ranks do those tasks whose files are not there yet."""
+        share = tasks[self.ranks.rank :: self.ranks.size]
+        mine = [task for task in share if not maker.path_of(task).exists()]
+        progress = _Progress(stage, sum(task.size for task in mine), self.report)
+        for task in run_tasks(maker, mine, self.workers):
+            progress.done(task.size)
+        self.ranks.barrier()
+
+    def _first_rank_makes(self, path: Path, action: Callable[[], None]) -> None:
+        """Have the first rank make what is not there yet, while the others wait."""
+        if self.ranks.rank == 0 and not path.exists():
+            action()
+        self.ranks.barrier()
+
+    def _train_tokenizer(self) -> None:
+        folder, portions, made_from = self.output / TOKENIZER_FOLDER, self.plan.portions, self.plan.made_from
+        trained = folder / TOKENIZER_FILES[-1]
+        if not trained.exists():
+            share = min(1.0, SAMPLE_BYTES / max(sum(portion.size for portion in portions), 1))
+            self._share_out("sampling", SampleMaker(self._unfinished, self.settings, share), portions)
+
+        def train() -> None:
+            self.report("training the tokenizer", 0, 0)
+            paths = [sample_path(self._unfinished, portion) for portion in portions]
+            save_tokenizer(train_on_samples(paths, made_from["held_out"], made_from["vocab_size"]), folder)
+
+        self._first_rank_makes(trained, train)
+
+    def _select(self) -> None:
+        made_from = self.plan.made_from
+        selection = select(
+            self._unfinished,
+            len(self.plan.portions),
+            made_from["held_out"],
+            made_from["drop_duplicates"],
+            TOKENS_PER_SHARD,
+        )
+        with written_aside(self._unfinished / _SELECTION, DataError) as file:
+            file.write(json.dumps(asdict(selection)).encode())

@@ -15,12 +15,15 @@ _BULLET = re.compile(r"(?:[-*+•]|\d{1,3}[.)])\s")
 _WIDEST_WRAP = 120
 
 
-def split_sentences(text: str) -> list[str]:
-    """Return the sentences of `text` in order, none of them empty, each on one line with single spaces."""
+def split_sentences(text: str, language: str = "en") -> list[str]:
+    """Return the sentences of `text` in order, none of them empty, each on one line with single spaces.
+
+    `language`, a code like `de`, decides what is an abbreviation; one that is not known counts as English.
+    """
     paragraphs = "\n\n".join(part for paragraph in _PARAGRAPH.split(text) for part in _unwrap(paragraph))
     sentences: list[str] = []
     number = ""
-    for segment in sentencex.segment("en", paragraphs):
+    for segment in sentencex.segment(language, paragraphs):
         sentence = " ".join([number, *segment.split()]).strip()
         # A segment without a letter is no sentence: the number of an item is cut off, and belongs to what follows.
         number = "" if any(map(str.isalpha, sentence)) else sentence

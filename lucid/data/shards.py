@@ -11,12 +11,12 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from lucid.backend import Array
-from lucid.data.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, Shard
+from lucid.data.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, Shard, frequencies_file
 from lucid.data.tokenizer import SpecialTokens
 from lucid.data.writer import OFFSET_DTYPE, token_dtype
 from lucid.errors import DataError
 
-# Tokens or boundaries looked at at once.
+# Boundaries looked at at once.
 _BLOCK = 1 << 24
 # The share of the time that looking whether the files have changed may take.
 _SHARE_FOR_WATCHING = 0.01
@@ -83,7 +83,7 @@ class Corpus:
         self._next_look = 0.0
         shards = counts.shards
         dtype = token_dtype(self.vocab_size)
-        self._tokens = [_mapped(folder, shard, "tokens", dtype, shard.tokens) for shard in shards]
+        self._tokens = [_mapped(folder / f"{shard.name}.tokens.npy", dtype, shard.tokens) for shard in shards]
         self.sentences = Boundaries([_boundaries(folder, shard, "sentences", shard.tokens) for shard in shards])
         self.documents = Boundaries([_boundaries(folder, shard, "documents", shard.sentences) for shard in shards])
         self._first_tokens = np.cumsum([0, *(shard.tokens for shard in shards)])
@@ -147,22 +147,18 @@ class Corpus:
         return found
 
     def token_frequencies(self) -> Array:
-        """Return int64 [V]: how often each token occurs in the split. Reads all of it."""
-        counts = np.zeros(self.vocab_size, dtype=np.int64)
-        for tokens in self._tokens:
-            for start in range(0, len(tokens), _BLOCK):
-                block = tokens[start : start + _BLOCK]
-                if block.size and block.max() >= self.vocab_size:
-                    self._refuse_token(int(block.max()))
-                counts += np.bincount(block, minlength=self.vocab_size)
-        return counts
+        """Return int64 [V]: how often each token occurs in the split, as counted when it was prepared."""
+        path = self.folder / frequencies_file(self.split)
+        counts = _mapped(path, np.dtype(np.int64), self.vocab_size)
+        if counts.min() < 0 or counts.max() > self.token_count or counts.sum() != self.token_count:
+            _refuse(path, f"its counts do not add up to {self.token_count}")
+        return counts.copy()
 
     def _refuse_token(self, token: int) -> NoReturn:
         _refuse(self.folder, f"it holds the token {token}, but its vocabulary has {self.vocab_size}")
 
 
-def _mapped(folder: Path, shard: Shard, part: str, dtype: np.dtype, length: int) -> Array:
-    path = folder / f"{shard.name}.{part}.npy"
+def _mapped(path: Path, dtype: np.dtype, length: int) -> Array:
     try:
         array = open_memmap(path, mode="r")
     except Exception as error:  # NumPy evaluates the header, and does not foresee all that may stand there
@@ -176,10 +172,11 @@ def _mapped(folder: Path, shard: Shard, part: str, dtype: np.dtype, length: int)
 def _boundaries(folder: Path, shard: Shard, part: str, total: int) -> Array:
     """Return int64 [N + 1]: offsets that rise from 0 to `total`, which is checked, as all that is read follows them."""
     count = shard.sentences if part == "sentences" else shard.documents
-    offsets = _mapped(folder, shard, part, OFFSET_DTYPE, count + 1)
+    path = folder / f"{shard.name}.{part}.npy"
+    offsets = _mapped(path, OFFSET_DTYPE, count + 1)
     blocks = (offsets[start : start + _BLOCK + 1] for start in range(0, count, _BLOCK))
     if offsets[0] != 0 or offsets[-1] != total or not all((block[1:] > block[:-1]).all() for block in blocks):
-        _refuse(folder / f"{shard.name}.{part}.npy", f"its offsets do not rise from 0 to {total}")
+        _refuse(path, f"its offsets do not rise from 0 to {total}")
     return offsets
 
 

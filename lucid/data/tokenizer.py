@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from lucid.errors import DataError
 from lucid.files import parse_json, written_aside
 
 SMALLEST_VOCABULARY = 64
+# What `save_tokenizer` writes, in this order.
+TOKENIZER_FILES = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 # Characters beyond these are rare enough to be unknown (a Chinese corpus wants a tokenizer of its own).
 _LARGEST_ALPHABET = 1000
 # Training takes the square of a word's length, so words are cut here: beyond 100 characters a word is unknown anyway.
@@ -232,16 +234,3 @@ def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
     whole = json.loads(tokenizer.to_str())
     model = {name: value for name, value in whole["model"].items() if name != "vocab"}
     return {"normalizer": whole["normalizer"] or {}, "pre_tokenizer": whole["pre_tokenizer"], "model": model}
-
-
-class TextEncoder:
-    """Turns sentences into ids. A special token spelt out in the text is text: it never becomes the special id."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._encoder = Tokenizer(tokenizer.model)
-        self._encoder.normalizer = tokenizer.normalizer
-        self._encoder.pre_tokenizer = tokenizer.pre_tokenizer
-
-    def encode(self, sentences: list[str]) -> Iterator[list[int]]:
-        """Yield the ids of each sentence, in order, without [CLS] and [SEP]."""
-        return (encoding.ids for encoding in self._encoder.encode_batch_fast(sentences, add_special_tokens=False))

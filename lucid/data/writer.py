@@ -1,20 +1,19 @@
-"""Writes the shards of a split as plain `.npy` files, streaming: no more than a document is held at a time.
+"""Writes the shards of a split as plain `.npy` files, streaming: no more than a part is held at a time.
 
 A shard is three arrays: the tokens of all its sentences in a row; for each sentence the offset of its first token, and
 the end; for each document the offset of its first sentence, and the end. Offsets count from the shard's own start.
 """
 
-from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 
-from lucid.data.manifest import Shard, Split
+from lucid.backend import Array
+from lucid.data.manifest import SHARD_PARTS, Shard
 from lucid.errors import DataError
 from lucid.files import written_aside
 
@@ -26,6 +25,22 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size < 1 << 16 else np.uint32)
 
 
+class Documents(NamedTuple):
+    """Some documents: all their tokens, the tokens of each sentence, and the sentences of each document."""
+
+    tokens: Array
+    sentence_lengths: Array
+    document_sentences: Array
+
+    def only(self, taken: Array) -> "Documents":
+        """Return those documents for which `taken`, bool [D], is true."""
+        if taken.all():
+            return self
+        sentences = np.repeat(taken, self.document_sentences)
+        tokens = np.repeat(sentences, self.sentence_lengths)
+        return Documents(self.tokens[tokens], self.sentence_lengths[sentences], self.document_sentences[taken])
+
+
 class _GrowingArray:
     """A one-dimensional `.npy` file that is appended to; its header is written again once the length is known."""
 
@@ -33,8 +48,8 @@ class _GrowingArray:
         self._file, self._dtype, self.length = file, dtype, 0
         self._write_header()
 
-    def append(self, values: list[int]) -> None:
-        self._file.write(np.asarray(values, dtype=self._dtype).tobytes())
+    def append(self, values: Array) -> None:
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
         self.length += len(values)
 
     def finish(self) -> None:
@@ -47,81 +62,32 @@ class _GrowingArray:
         npy.write_array_header_1_0(self._file, description)
 
 
-class _ShardWriter:
-    """The three growing files of one shard."""
+def write_shard(folder: Path, name: str, vocab_size: int, parts: Iterable[Documents]) -> tuple[Shard, Array]:
+    """Write the documents of `parts` as the shard `name`; return its counts, and int64 [V] how often each token occurs.
 
-    def __init__(self, open_file: Callable[[str], BinaryIO], tokens: np.dtype) -> None:
-        self.tokens = _GrowingArray(open_file("tokens"), tokens)
-        self.sentences = _GrowingArray(open_file("sentences"), OFFSET_DTYPE)
-        self.documents = _GrowingArray(open_file("documents"), OFFSET_DTYPE)
-
-    def add(self, document: list[list[int]]) -> None:
-        self.documents.append([self.sentences.length])
-        ends = np.cumsum([len(sentence) for sentence in document])
-        self.sentences.append([self.tokens.length, *(self.tokens.length + ends[:-1]).tolist()])
-        self.tokens.append([token for sentence in document for token in sentence])
-
-    def finish(self, name: str) -> Shard:
-        shard = Shard(name, self.documents.length, self.sentences.length, self.tokens.length)
-        self.documents.append([shard.sentences])
-        self.sentences.append([shard.tokens])
-        for array in (self.tokens, self.sentences, self.documents):
-            array.finish()
-        return shard
-
-
-class SplitWriter(AbstractContextManager["SplitWriter"]):
-    """Takes the documents of one split in order; `finish` closes the last shard and says what was written.
-
-    A shard is closed by the document that takes it to `tokens_per_shard` tokens.
-    An exception in the block removes the shard that was being written.
+    Raises `DataError` if it cannot be written; then none of its files is there.
     """
-
-    def __init__(self, folder: Path, name: str, dtype: np.dtype, tokens_per_shard: int) -> None:
-        self._folder, self._name, self._dtype, self._tokens_per_shard = folder, name, dtype, tokens_per_shard
-        self._shards: list[Shard] = []
-        self._dropped: Counter[str] = Counter()
-        self._files = ExitStack()
-        self._current: _ShardWriter | None = None
-
-    def add(self, document: list[list[int]]) -> None:
-        """Append one document: the ids of each of its sentences, none of them empty."""
-        if self._current is None:
-            self._current = _ShardWriter(self._open, self._dtype)
-        self._current.add(document)
-        if self._current.tokens.length >= self._tokens_per_shard:
-            self._close_shard(self._current)
-
-    def drop(self, reason: str) -> None:
-        """Count a document that is left out."""
-        self._dropped[reason] += 1
-
-    def finish(self) -> Split:
-        """Close the last shard and return the counts of the split."""
-        if self._current is not None:
-            self._close_shard(self._current)
-        return Split(
-            documents=sum(shard.documents for shard in self._shards),
-            sentences=sum(shard.sentences for shard in self._shards),
-            tokens=sum(shard.tokens for shard in self._shards),
-            dropped=dict(sorted(self._dropped.items())),
-            shards=tuple(self._shards),
+    dtypes = dict(zip(SHARD_PARTS, (token_dtype(vocab_size), OFFSET_DTYPE, OFFSET_DTYPE), strict=True))
+    frequencies = np.zeros(vocab_size, np.int64)
+    with ExitStack() as files:
+        tokens, sentences, documents = (
+            _GrowingArray(files.enter_context(written_aside(folder / f"{name}.{part}.npy", DataError)), dtype)
+            for part, dtype in dtypes.items()
         )
+        for part in parts:
+            documents.append(sentences.length + _starts(part.document_sentences))
+            sentences.append(tokens.length + _starts(part.sentence_lengths))
+            tokens.append(part.tokens)
+            frequencies += np.bincount(part.tokens, minlength=vocab_size)
+        shard = Shard(name, documents.length, sentences.length, tokens.length)
+        documents.append(np.array([shard.sentences]))
+        sentences.append(np.array([shard.tokens]))
+        for array in (tokens, sentences, documents):
+            array.finish()
+    return shard, frequencies
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.__exit__(kind, error, trace)
 
-    @property
-    def _shard_name(self) -> str:
-        return f"{self._name}-{len(self._shards):05d}"
-
-    def _open(self, part: str) -> BinaryIO:
-        return self._files.enter_context(written_aside(self._folder / f"{self._shard_name}.{part}.npy", DataError))
-
-    def _close_shard(self, current: _ShardWriter) -> None:
-        shard = current.finish(self._shard_name)
-        self._files.close()
-        self._shards.append(shard)
-        self._current = None
+def _starts(lengths: Array) -> Array:
+    """Return int64: where each of things with these lengths starts, if they lie side by side."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return ends - lengths

@@ -30,6 +30,12 @@ def test_in_unwrapped_text_each_line_stands_by_itself() -> None:
     assert len(split_sentences(f"{line}\n{line}")) == 2
 
 
+def test_the_language_decides_what_is_an_abbreviation() -> None:
+    text = "Am 3. Mai kam er. Dann ging er."
+    assert split_sentences(text, "de") == ["Am 3. Mai kam er.", "Dann ging er."]
+    assert len(split_sentences(text, "en")) == 3
+
+
 def test_no_word_is_lost() -> None:
     text = "Alpha beta (gamma. Delta) 12 epsilon\n\n  zeta: 3. eta\n  theta\n\n4.\n"
     assert " ".join(split_sentences(text)).split() == text.split()

@@ -48,7 +48,9 @@ def test_both_splits_share_the_identity_and_the_tokenizer(corpus: Corpus, corpus
 def test_several_shards_give_the_samples_of_one(
     text_file: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.import_module("lucid.data.prepare"), "TOKENS_PER_SHARD", 2000)
+    module = importlib.import_module("lucid.data.prepare")
+    monkeypatch.setattr(module, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(module, "TOKENS_PER_SHARD", 2000)
     prepare([text_file], tmp_path / "corpus", vocab_size=200, held_out=0.1)
     assert len(list((tmp_path / "corpus").glob("train-*.tokens.npy"))) > 3
     several = Corpus.open(tmp_path / "corpus")
@@ -118,7 +120,7 @@ def test_a_flipped_byte_is_found_by_verification(copied: Path, name: str) -> Non
     [
         ("{", "[", "is damaged"),
         ('"documents": ', '"documents": 1', "its checksum differs"),
-        ('"format_version": 1', '"format_version": 99', "another version of lucid"),
+        ('"format_version": 2', '"format_version": 1', "another version of lucid"),
         ('"sha256"', '"sha-256"', "is damaged"),
     ],
 )

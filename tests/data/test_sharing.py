@@ -35,9 +35,11 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[Corpus]:
     ]
     (folder / "a.txt").write_text("\n\n".join(" ".join(document) for document in sentences))
     corpora = []
+    module = importlib.import_module("lucid.data.prepare")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE_BYTES", 1)
         for tokens_per_shard in (1 << 20, 200, 1):
-            patch.setattr(importlib.import_module("lucid.data.prepare"), "TOKENS_PER_SHARD", tokens_per_shard)
+            patch.setattr(module, "TOKENS_PER_SHARD", tokens_per_shard)
             output = folder / str(tokens_per_shard)
             prepare([folder / "a.txt"], output, vocab_size=100, held_out=0)
             corpora.append(Corpus.open(output))

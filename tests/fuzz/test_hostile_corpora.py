@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lucid.data import Corpus, Manifest, Sampler, SamplerSettings, load_tokenizer, prepare
+from lucid.data.encoder import TextEncoder
 from lucid.data.manifest import MANIFEST_NAME
-from lucid.data.tokenizer import TextEncoder
 from lucid.errors import DataError
 
 SHARD = "train-00000"
@@ -177,14 +177,12 @@ def test_tokens_outside_the_vocabulary_are_refused(folder: Path) -> None:
     with replaced(folder, name, saved(np.full_like(tokens, 65535))):
         corpus = Corpus.open(folder)
         with pytest.raises(DataError, match="the token 65535, but its vocabulary has"):
-            corpus.token_frequencies()
-        with pytest.raises(DataError, match="the token 65535, but its vocabulary has"):
             Sampler(corpus, SamplerSettings(32), seed=1).batch(0, range(4))
 
 
 def encode(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    ids = next(TextEncoder(tokenizer).encode(["Document 1 says \N{OWL}."])) + tokenizer.encode("one", "two").ids
+    ids = TextEncoder(tokenizer).encode(["Document 1 says \N{OWL}."])[0].tolist() + tokenizer.encode("one", "two").ids
     assert 0 <= min(ids) <= max(ids) < tokenizer.get_vocab_size()
 
 

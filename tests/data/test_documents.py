@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from lucid.data import read_documents
+from lucid.data.python_docs import python_documents
 from lucid.errors import DataError
 
 
@@ -19,19 +21,21 @@ def test_blank_lines_separate_the_documents_of_a_text_file(tmp_path: Path) -> No
     path.write_bytes("\ufeff\n\none\r\ntwo\r\n\r\n \t\nthree".encode())
     documents = list(read_documents([path]))
     assert [document.text for document in documents] == ["one\ntwo", "three"]
-    assert [document.name for document in documents] == [f"{path}:3", f"{path}:7"]
+    assert [(document.source.path, document.line) for document in documents] == [(str(path), 3), (str(path), 7)]
 
 
 def test_each_json_line_is_a_document(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "one\\n\\nstill one"}\n\n{"text": ""}\n{"id": 3, "text": "zwölf"}\n', encoding="utf-8")
+    path.write_text('{"text": "one\\n\\nstill one"}\n\n{"id": 3, "text": "zwölf"}\n', encoding="utf-8")
     assert texts(path) == ["one\n\nstill one", "zwölf"]
 
 
 def test_compressed_files_read_like_plain_ones(tmp_path: Path) -> None:
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"one\n\ntwo\n"))
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": "three"}).encode()))
-    assert texts(tmp_path / "a.txt.gz", tmp_path / "b.jsonl.gz") == ["one", "two", "three"]
+    (tmp_path / "c.txt.zst").write_bytes(zstandard.compress(b"four\n") + zstandard.compress(b"\nfive\n"))
+    (tmp_path / "d.jsonl.zst").write_bytes(zstandard.compress(json.dumps({"text": "six"}).encode()))
+    assert texts(tmp_path) == ["one", "two", "three", "four", "five", "six"]
 
 
 def test_a_folder_is_read_in_the_order_of_its_paths_and_other_files_are_passed_over(tmp_path: Path) -> None:
@@ -50,16 +54,19 @@ def test_the_inputs_are_read_in_the_order_given(tmp_path: Path) -> None:
 def test_a_text_without_blank_lines_is_cut_so_that_memory_stays_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucid.data.corpus._LONGEST_DOCUMENT", 10)
+    monkeypatch.setattr("lucid.data.documents._LONGEST_DOCUMENT", 10)
     (tmp_path / "a.txt").write_text("12345678\n" * 5)
     assert texts(tmp_path / "a.txt") == ["12345678\n12345678", "12345678\n12345678", "12345678"]
 
 
 def test_the_documentation_of_python_is_a_corpus() -> None:
     documents = list(read_documents(["python-docs"]))
-    names = {document.name for document in documents}
     assert len(documents) > 200
     assert sum(len(document.text) for document in documents) > 1_000_000
+
+
+def test_python_s_documentation_is_of_topics_and_modules_but_not_of_tests() -> None:
+    names = {name for name, _ in python_documents()}
     assert {"topic assert", "argparse.py"} <= names
     assert not any("/test/" in name or "site-packages" in name for name in names)
 
@@ -78,13 +85,28 @@ def test_docstrings_are_read_without_running_the_module(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.txt", b"good\nb\xffd\n", r"a\.txt:2: not UTF-8"),
-        ("a.jsonl", b'{"text": "good"}\n{"text": \n', r"a\.jsonl:2: this line is not JSON"),
-        ("a.jsonl", b'{"body": "good"}\n', r"a\.jsonl:1: this line has no text"),
-        ("a.jsonl", b'["text"]\n', r"a\.jsonl:1: this line has no text"),
-        ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: this line has no text"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": \n', r"a\.jsonl:2: not JSON"),
+        ("a.jsonl", b'{"body": "good"}\n', r"a\.jsonl:1: no text"),
+        ("a.jsonl", b'["text"]\n', r"a\.jsonl:1: no text"),
+        ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: no text"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl:1: half a surrogate pair"),
-        ("a.txt.gz", gzip.compress(b"good\n" * 1000)[:-10], r"a\.txt\.gz: damaged gzip"),
-        ("a.txt.gz", b"not gzip", r"a\.txt\.gz: damaged gzip"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"good\n" * 1000)[:-10],
+            r"a\.txt\.gz:1: unreadable file \(Comp",
+        ),
+        ("a.txt.gz", b"not gzip", r"a\.txt\.gz:1: unreadable file \(Not a gzipped"),
+        (
+            "a.txt.zst",
+            zstandard.compress(b"good\n" * 1000)[:-3],
+            r"a\.txt\.zst:1: unreadable file \(",
+        ),
+        ("a.jsonl.zst", b"not zstandard", r"a\.jsonl\.zst:1: unreadable file \("),
+        ("a.parquet", b"not a table", r"a\.parquet:1: unreadable file \("),
+        ("a.txt", b"", r"a\.txt:1: empty document"),
+        ("a.txt", b"good\n\nb\0d\n", r"a\.txt:3: NUL bytes"),
+        ("a.jsonl", b'{"text": "b\\u0000d"}\n', r"a\.jsonl:1: NUL bytes"),
+        ("a.jsonl", b'{"text": " "}\n', r"a\.jsonl:1: empty document"),
         ("a.md", b"good", r"a\.md' is of an unknown kind: use \.txt"),
     ],
 )

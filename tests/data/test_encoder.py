@@ -1,0 +1,92 @@
+"""Encoding each distinct word once gives the ids that `tokenizers` gives."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from lucid.data.encoder import TextEncoder
+from lucid.data.tokenizer import train_tokenizer
+
+TEXTS = [
+    "The quick brown foxes jumped over the lazy dogs' backs; don't they? e-mail: a.b@c.de (3.14%) naïve café Straße",
+    "Über den Wölken 雲の上 muß die Freiheit wohl grenzenlos sein. 한국어 ελληνικός русский ÅÉÎ",
+]
+# What BERT's normalisation and splitting treat specially, and what joins or separates in other tools.
+STRANGE = [
+    *(
+        "[MASK]",
+        "[CLS]",
+        "[SEP]",
+        "[PAD]",
+        "[UNK]",
+        "##s",
+        "雲",
+        "上",
+        "한국",
+        "ﬁ",
+        "ß",
+        "İ",
+        "Σ",
+        "ΟΔΟΣ",
+        "\U0001f600",
+    ),
+    *("e\u0301", "\u0301", "\u0000", "\u0001", "\u001c", "\u0085", "\u00a0", "\u00ad", "\u180e", "\u200b", "\u200d"),
+    *("\u2028", "\u3000", "\ufeff", "\ufffd", "\t", "\n", "\r", " ", "  ", "'", "'s", "...", "_", "$", "`", "~", "a-b"),
+    *("a" * 101, "\U0001f600"),
+]
+
+
+@pytest.fixture(scope="module", params=["uncased", "cased"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    tokenizer = train_tokenizer(lambda: TEXTS, 300)
+    if request.param == "cased":
+        from tokenizers import normalizers
+
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    return tokenizer
+
+
+def ids_of_tokenizers(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
+    """What the library gives for whole sentences. Special tokens spelt out in them are text."""
+    plain = Tokenizer(tokenizer.model)
+    plain.normalizer, plain.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    return [encoding.ids for encoding in plain.encode_batch(sentences, add_special_tokens=False)]
+
+
+def assert_same(encoder: TextEncoder, tokenizer: Tokenizer, sentences: list[str]) -> None:
+    ids, counts = encoder.encode(sentences)
+    expected = ids_of_tokenizers(tokenizer, sentences)
+    assert counts.tolist() == [len(each) for each in expected]
+    assert ids.tolist() == [token for each in expected for token in each]
+
+
+some_text = st.lists(st.one_of(st.sampled_from([*STRANGE, *" ".join(TEXTS).split()]), st.text()), max_size=12)
+
+
+@given(sentences=st.lists(some_text.map("".join) | some_text.map(" ".join), max_size=6))
+def test_ids_are_those_of_tokenizers(tokenizer: Tokenizer, sentences: list[str]) -> None:
+    assert_same(TextEncoder(tokenizer), tokenizer, sentences)
+
+
+def test_every_character_is_encoded_as_by_tokenizers(tokenizer: Tokenizer) -> None:
+    characters = [chr(code) for code in range(0x3100) if not 0xD800 <= code < 0xE000]
+    assert_same(TextEncoder(tokenizer), tokenizer, [f"a{one}b {one} {one}fox fox{one}" for one in characters])
+
+
+def test_words_that_were_forgotten_are_encoded_again(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lucid.data.encoder._MOST_CHARACTERS", 10)
+    encoder = TextEncoder(tokenizer)
+    for sentence in [*TEXTS, *reversed(TEXTS), "fox", ""]:
+        assert_same(encoder, tokenizer, [sentence, "the fox"])
+
+
+def test_nothing_is_encoded_as_nothing(tokenizer: Tokenizer) -> None:
+    ids, counts = TextEncoder(tokenizer).encode([])
+    assert (ids.shape, counts.shape) == ((0,), (0,))
+
+
+def test_a_special_token_spelt_out_in_the_text_is_text(tokenizer: Tokenizer) -> None:
+    ids, _ = TextEncoder(tokenizer).encode(["the [MASK] [SEP] fox [PAD]"])
+    assert not np.isin(ids, [0, 2, 3, 4]).any()

@@ -1,0 +1,177 @@
+"""What is left out of bad input, how it is told, and what else decides which documents a corpus has."""
+
+import gzip
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from lucid.data import Document, Manifest, load_tokenizer, prepare, read_documents
+from lucid.data.documents import Reader
+from lucid.data.sources import Contents, find_sources, scan
+from lucid.errors import DataError
+
+GOOD = [f"Document {number} says this. It is not long. It ends." for number in range(9)]
+
+
+def json_lines(texts: list[str]) -> bytes:
+    return b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+
+
+def prepared(folder: Path, **options: object) -> Manifest:
+    """The manifest of the corpus made of the good documents and of what else is in the folder."""
+    (folder / "good.jsonl").write_bytes(json_lines(GOOD))
+    return prepare([folder], folder.parent / "corpus", vocab_size=100, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "text").mkdir()
+    return tmp_path / "text"
+
+
+# By reason: a file that holds it, the line, and how many documents the file has beside.
+BAD = {
+    "not UTF-8": ("a.txt", b"One is here.\n\nb\xffd\nTwo is here.\n", 3, 2),
+    "NUL bytes": ("a.txt", b"One is here.\n\0\0\n", 2, 1),
+    "longer than 16 MiB": ("a.txt", b"One is here.\n" + b"x" * (1 << 24) + b"yz\n\nTwo is here.\n", 2, 2),
+    "empty document": ("a.jsonl", json_lines(["One is here.", " \n"]), 2, 1),
+    "not JSON": ("a.jsonl", json_lines(["One is here."]) + b'{"text": \n', 2, 1),
+    "half a surrogate pair": ("a.jsonl", b'{"text": "\\ud800"}\n', 1, 0),
+    "no text": ("a.jsonl", b'{"body": "x"}\n', 1, 0),
+    "unreadable file": ("a.txt.gz", gzip.compress(b"One is here.\n" * 1000)[:-10], 1, 0),
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_what_cannot_be_used_is_left_out_counted_and_listed(folder: Path, reason: str) -> None:
+    name, content, line, others = BAD[reason]
+    (folder / name).write_bytes(content)
+    manifest = prepared(folder, held_out=0)
+    assert manifest.dropped == {reason: 1}
+    assert (folder.parent / "corpus" / "dropped.txt").read_text().startswith(f"{name}:{line}\t{reason}")
+    assert manifest.splits["train"].documents == len(GOOD) + others
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_strict_refuses_what_cannot_be_used_by_its_file_and_line(folder: Path, reason: str) -> None:
+    name, content, line, _ = BAD[reason]
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{folder / name}:{line}: {reason}"):
+        prepared(folder, strict=True)
+
+
+def when(stage: str, action: Callable[[], object]) -> Callable[[str, int, int], None]:
+    """A report that acts when a stage begins."""
+    return lambda name, done, total: action() if (name, done) == (stage, 0) and total else None
+
+
+def test_a_file_that_vanishes_is_told(folder: Path) -> None:
+    (folder / "a.txt").write_bytes(b"One is here.")
+    manifest = prepared(folder, held_out=0, report=when("encoding", lambda: (folder / "a.txt").unlink()))
+    assert manifest.dropped == {"unreadable file": 1}
+    assert "a.txt:1\tunreadable file\tNo such file" in (folder.parent / "corpus" / "dropped.txt").read_text()
+
+
+def test_a_file_that_changes_under_way_is_an_error(folder: Path) -> None:
+    (folder / "a.txt").write_bytes(b"One is here.")
+    with pytest.raises(DataError, match=r"a\.txt has changed while it was being prepared"):
+        prepared(folder, report=when("encoding", lambda: (folder / "a.txt").write_bytes(b"Two are here.")))
+
+
+@pytest.mark.parametrize("at_once", [2, 1 << 20])
+def test_duplicates_are_dropped_on_request_but_for_the_first(
+    folder: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lucid.data.selection._HASHES_AT_ONCE", at_once)
+    (folder / "a.jsonl").write_bytes(json_lines([GOOD[3], "Another one. It is alone.", GOOD[5], GOOD[3]]))
+    manifest = prepared(folder, held_out=0, drop_duplicates=True)
+    assert manifest.dropped == {"duplicate": 3}
+    assert manifest.splits["train"].documents == len(GOOD) + 1
+    assert prepared(folder, held_out=0, overwrite=True).splits["train"].documents == len(GOOD) + 4
+
+
+def test_a_whole_file_may_be_one_document(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\none\n\ntwo\n")
+    (tmp_path / "b.txt").write_bytes(b"three\n")
+    documents = list(read_documents([tmp_path], whole_files=True))
+    assert [(document.text, document.line) for document in documents] == [("one\n\ntwo", 2), ("three", 1)]
+
+
+def test_the_text_may_be_in_another_field(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": 1, "body": "one"}\n')
+    assert [document.text for document in read_documents([tmp_path / "a.jsonl"], text_field="body")] == ["one"]
+
+
+def write_table(path: Path, texts: list[str | None], rows_per_group: int) -> None:
+    table = pyarrow.table({"id": list(range(len(texts))), "text": texts})
+    parquet.write_table(table, path, row_group_size=rows_per_group)
+
+
+def test_a_table_is_read_row_by_row(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", ["one", None, "", "two", "three"], rows_per_group=2)
+    dropped: list[tuple[int, str]] = []
+    documents = read_documents([tmp_path], drop=lambda source, line, reason, detail: dropped.append((line, reason)))
+    assert [(document.text, document.line) for document in documents] == [("one", 1), ("two", 4), ("three", 5)]
+    assert dropped == [(2, "no text"), (3, "empty document")]
+
+
+def in_pieces(path: Path, piece_bytes: int, backwards: bool = False) -> list[tuple[int, str]]:
+    """The documents of a file, read in pieces, by their lines."""
+    (source,) = find_sources([path])
+    reader, contents = Reader(), Contents()
+    pieces = reader.pieces(source, scan(source, piece_bytes, "text", whole_files=False))
+    if backwards:
+        pieces.reverse()
+    documents: list[Document] = [document for piece in pieces for document in reader.documents(piece, contents)]
+    contents.close()
+    return sorted((document.line, document.text) for document in documents)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("backwards", [False, True])
+@given(texts=st.lists(st.text("ab \u00e4.", max_size=9).filter(str.strip), min_size=1, max_size=30), end=st.booleans())
+def test_pieces_hold_the_documents_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, backwards: bool, texts: list[str], end: bool
+) -> None:
+    pack = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[suffix]
+    folder = tmp_path_factory.mktemp("pieces")
+    text, lines = folder / f"a.txt{suffix}", folder / f"a.jsonl{suffix}"
+    text.write_bytes(pack("\r\n \r\n".join(texts).encode() + b"\n" * end))
+    lines.write_bytes(pack(json_lines(texts)))
+    for piece_bytes in (40, 100):
+        assert in_pieces(text, piece_bytes, backwards) == in_pieces(text, 1 << 20)
+    for piece_bytes in (1, 20):
+        assert in_pieces(lines, piece_bytes, backwards) == [(line, text) for line, text in enumerate(texts, start=1)]
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 30, 1 << 20])
+def test_pieces_of_a_table_hold_its_rows(tmp_path: Path, piece_bytes: int) -> None:
+    texts = [f"row {number}" for number in range(100)]
+    write_table(tmp_path / "a.parquet", texts, rows_per_group=30)
+    assert in_pieces(tmp_path / "a.parquet", piece_bytes) == list(enumerate(texts, start=1))
+
+
+def test_the_tokenizer_is_trained_on_a_sample_of_what_is_not_held_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    vocabulary = importlib.import_module("lucid.data.vocabulary")
+    train = vocabulary.train_tokenizer
+    monkeypatch.setattr(
+        vocabulary, "train_tokenizer", lambda texts, size: (seen.extend(texts()), train(texts, size))[1]
+    )
+    prepared(folder)
+    assert len(seen) == len(GOOD) - 2
+    monkeypatch.setattr(importlib.import_module("lucid.data.prepare"), "SAMPLE_BYTES", 400)
+    seen.clear()
+    prepared(folder, overwrite=True)
+    assert 0 < len(seen) < len(GOOD) - 2
+    assert load_tokenizer(folder.parent / "corpus" / "tokenizer").get_vocab_size() <= 100

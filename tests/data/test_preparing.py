@@ -1,0 +1,203 @@
+"""Preparation by several processes and ranks gives the bytes of one, and goes on after it was cut short."""
+
+import importlib
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from launching import ONE_THREAD, descendants
+
+from lucid.data import Corpus, prepare
+from lucid.errors import DataError
+
+# Prepares the text in small portions, and prints the progress. Its arguments: text, output, number of workers.
+PROGRAM = """
+import importlib, sys
+from pathlib import Path
+from lucid.distributed import session
+from lucid.errors import LucidError
+
+module = importlib.import_module("lucid.data.prepare")
+module.PIECE_BYTES, module.TOKENS_PER_SHARD = 5000, 20000
+
+def report(*progress):
+    print(*progress, sep=":", flush=True)
+
+try:
+    with session() as group:
+        text, output, workers = sys.argv[1:]
+        module.prepare([text], Path(output), vocab_size=200, held_out=0.1, workers=int(workers), ranks=group,
+                       report=report, drop_duplicates=True)
+except LucidError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def program(*arguments: object) -> list[str]:
+    return [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        program(*arguments), capture_output=True, text=True, timeout=120, env=os.environ | ONE_THREAD, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus that one process makes in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "corpus"
+    finished = run(text_file, folder, 1)
+    assert finished.returncode == 0, finished.stderr
+    assert len(list(folder.glob("train-*.tokens.npy"))) > 1
+    return folder
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_any_number_of_workers_gives_the_same_bytes(
+    workers: int, text_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    finished = run(text_file, tmp_path / "corpus", workers)
+    assert finished.returncode == 0, finished.stderr
+    assert contents(tmp_path / "corpus") == contents(undisturbed)
+
+
+def test_two_ranks_give_the_same_bytes(run_ranks, text_file: Path, undisturbed: Path, tmp_path: Path) -> None:
+    finished = run_ranks(2, "-m", "mpi4py", "-c", PROGRAM, str(text_file), str(tmp_path / "corpus"), "1", seconds=120)
+    assert finished.returncode == 0, finished.stdout
+    assert contents(tmp_path / "corpus") == contents(undisturbed)
+    again = run_ranks(2, "-m", "mpi4py", "-c", PROGRAM, str(text_file), str(tmp_path / "corpus"), "1", seconds=120)
+    assert "nothing was done" in again.stdout
+
+
+def test_a_mistake_on_two_ranks_is_told_once(run_ranks, tmp_path: Path) -> None:
+    finished = run_ranks(2, "-m", "mpi4py", "-c", PROGRAM, str(tmp_path / "nowhere"), str(tmp_path / "corpus"), "1")
+    assert finished.returncode == DataError.exit_code
+    assert finished.stdout.count("does not exist") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_preparation_cut_short_goes_on_where_it_was(
+    number: signal.Signals, text_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "corpus"
+    with started(text_file, output) as (process, workers):
+        all_bytes = total_when(process, "encoding", beyond=10_000)
+        process.send_signal(number)
+        process.wait(timeout=30)
+        for worker in workers:
+            assert select.select([worker], [], [], 30)[0], "a worker outlived the process that started it"
+    with pytest.raises(DataError, match="no manifest"):
+        Corpus.open(output)
+    again = run(text_file, output, 1)
+    assert again.returncode == 0, again.stderr
+    left = re.search(r"^encoding:0:(\d+)$", again.stdout, re.MULTILINE)
+    assert left is not None
+    assert int(left[1]) <= all_bytes - 10_000
+    assert "sampling" not in again.stdout
+    assert contents(output) == contents(undisturbed)
+
+
+def test_a_worker_that_is_killed_ends_all_and_is_told(text_file: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with started(text_file, tmp_path / "corpus") as (process, workers):
+        signal.pidfd_send_signal(workers[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert "a worker process was killed" in errors
+    assert run(text_file, tmp_path / "corpus", 1).returncode == 0
+    assert contents(tmp_path / "corpus") == contents(undisturbed)
+
+
+class started:  # noqa: N801  # used as a function
+    """Start a preparation by two workers; enter the block, with handles of these, while they encode."""
+
+    def __init__(self, text: Path, output: Path) -> None:
+        self._process = subprocess.Popen(
+            program(text, output, 2),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | ONE_THREAD,
+        )
+        self._workers: list[int] = []
+
+    def __enter__(self) -> tuple[subprocess.Popen[str], list[int]]:
+        total_when(self._process, "encoding", beyond=0)
+        processes = [pid for pid in descendants(self._process.pid) if b"spawn_main" in command_line(pid)]
+        assert len(processes) == 2
+        self._workers = [os.pidfd_open(pid) for pid in processes]
+        return self._process, self._workers
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        for worker in self._workers:
+            os.close(worker)
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def total_when(process: subprocess.Popen[str], stage: str, beyond: int) -> int:
+    """Read the progress until more than `beyond` bytes of the stage are done; return how many there are."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        name, done, total = line.rsplit(":", 2)
+        if name == stage and int(done) > beyond:
+            return int(total)
+    pytest.fail("it ended before")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_told_and_room_is_all_it_takes_to_go_on(
+    text_file: Path, undisturbed: Path, small_disk: Path
+) -> None:
+    full = run(text_file, small_disk / "corpus", 2)
+    assert full.returncode != 0
+    assert re.search(r"refused: .* could not be written: No space left on device", full.stderr)
+    with pytest.raises(DataError, match="no manifest"):
+        Corpus.open(small_disk / "corpus")
+    assert not list((small_disk / "corpus").rglob("*.partial"))
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    finished = run(text_file, small_disk / "corpus", 1)
+    assert finished.returncode == 0, finished.stderr
+    assert contents(small_disk / "corpus") == contents(undisturbed)
+
+
+def test_another_plan_starts_from_nothing(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("lucid.data.prepare")
+    output = tmp_path / "corpus"
+
+    def fail(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "select", fail)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([text_file], output, vocab_size=200, held_out=0.1)
+    assert list(output.rglob("part-*"))
+    prepare([text_file], output, vocab_size=100, held_out=0)
+    prepare([text_file], tmp_path / "other", vocab_size=100, held_out=0)
+    assert contents(output) == contents(tmp_path / "other")
