@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 from running import Turn
-from side import CORES, Side
+from side import CORES, Side, masked_in_a_row
 
 from lucid import kernels
 from lucid.models import BERTConfig
+from lucid.models.bert.flops import forward_flops
 
 
 @dataclass
@@ -58,19 +60,22 @@ def heading(results: Results, config: BERTConfig, turns: int, steps: int, busy: 
     )
 
 
-def table(results: Results) -> str:
+def table(results: Results, config: BERTConfig) -> str:
     """Return a line for each side. Ratios are those of turns, not of the medians."""
+    masked_tokens = results.rows * masked_in_a_row(results.length)
+    flops = forward_flops(config, np.full(results.rows, results.length), masked_tokens).training
     layouts = "2 x 1", "1 x 2"
     columns = [
-        "library, precision, ranks x threads", "sequences/s", *(f"lucid {layout} is faster by" for layout in layouts),
-        "GiB a rank", "losses differ by",
+        "library, precision, ranks x threads", "sequences/s", "GFLOP/s",
+        *(f"lucid {layout} over it" for layout in layouts), "GiB a rank", "losses differ by",
     ]  # fmt: skip
     lines = [columns, ["---"] * len(columns)]
     for side, rates in results.rates.items():
         ours = [Side("lucid", side.precision, ranks) for ranks in (2, 1)]
         ratios = ["-" if each == side else spread(results.ratios.get((each, side), ())) for each in ours]
         difference = f"{results.difference(side):.1e}"
-        lines.append([side.name, spread(rates), *ratios, f"{max(results.peaks[side]):.2f}", difference])
+        speed = f"{statistics.median(rates) / results.rows * flops / 1e9:.0f}"
+        lines.append([side.name, spread(rates), speed, *ratios, f"{max(results.peaks[side]):.2f}", difference])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

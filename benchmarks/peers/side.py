@@ -68,7 +68,7 @@ class Settings:
         generator = np.random.default_rng(0)
         shape = self.rows, self.length
         ids = generator.integers(5, vocabulary, shape)
-        masked = generator.random(shape).argsort(axis=1) < round(0.15 * self.length)
+        masked = generator.random(shape).argsort(axis=1) < masked_in_a_row(self.length)
         batch = {
             "input_ids": np.where(masked, 4, ids),
             "token_type_ids": np.broadcast_to(np.arange(self.length) >= self.length // 2, shape).astype(np.int64),
@@ -78,6 +78,11 @@ class Settings:
         share = self.rows // self.side.ranks
         batch = {name: array[rank * share : (rank + 1) * share] for name, array in batch.items()}
         return batch | {"positions": np.flatnonzero(batch["mlm_labels"] != -100)}
+
+
+def masked_in_a_row(length: int) -> int:
+    """Return how many tokens of a sequence are masked."""
+    return round(0.15 * length)
 
 
 def begin(rank: int) -> Settings:
