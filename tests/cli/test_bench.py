@@ -11,7 +11,7 @@ SMALL = ["bench", "step", "--size", "small", "--length", "16", "--batch", "2", "
 
 def milliseconds(output):
     """The column of milliseconds by the first column, indentation included."""
-    rows = re.findall(r"^(?:\[0\] )?( *\S[\w -]*?) {2,}([\d,]+\.\d\d) +\d+\.\d%", output, re.MULTILINE)
+    rows = re.findall(r"^(?:\[0\] )?( *\S[\w, -]*?) {2,}([\d,]+\.\d\d) +\d+\.\d%", output, re.MULTILINE)
     return {name: float(number.replace(",", "")) for name, number in rows}
 
 
@@ -36,7 +36,7 @@ def test_the_lines_add_up_to_the_step(capsys):
 def test_settings_can_be_given_without_a_file(capsys):
     assert lucid(*SMALL, "optimizer.name=lamb", "model.hidden_dropout_prob=0") == 0
     times = milliseconds(capsys.readouterr().out)
-    assert "  LAMB" in times
+    assert {"  LAMB, moments", "  LAMB, update"} <= times.keys()
     assert "  dropout" not in times
 
 
