@@ -175,3 +175,5 @@ if __name__ == "__main__":
         main()
     except SideError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
