@@ -22,15 +22,16 @@ def sides(plain: Communicator, shared: Communicator, count: int) -> dict[str, Ca
     """Return the four ways to sum float32 [count], each with its own memory."""
     actions: dict[str, Callable[[], None]] = {}
     for name, communicator in (("MPI", plain), ("shared memory", shared)):
-        array, shard = communicator.allocate(count, np.float32), np.zeros(count // communicator.size, np.float32)
+        array = communicator.allocate(count, np.float32)
+        bounds = [count * rank // communicator.size for rank in range(communicator.size + 1)]
 
         def all_reduce(communicator: Communicator = communicator, array: np.ndarray = array) -> None:
             communicator.all_reduce(array).wait()
 
         def reduce_scatter(
-            communicator: Communicator = communicator, array: np.ndarray = array, shard: np.ndarray = shard
+            communicator: Communicator = communicator, array: np.ndarray = array, bounds: list[int] = bounds
         ) -> None:
-            communicator.reduce_scatter(array, shard).wait()
+            communicator.reduce_scatter(array, bounds).wait()
 
         actions[f"all_reduce, {name}"] = all_reduce
         actions[f"reduce_scatter, {name}"] = reduce_scatter
