@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+import ml_dtypes
 import numpy as np
 
 from lucid.backend import Array, array_module
@@ -24,6 +25,9 @@ from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Precision = Literal["float32", "bfloat16"]
+
+# What the compiled kernels are for.
+_COMPILED = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 
 _wrapper: "Callable[[Kernels], Kernels] | None" = None
 
@@ -40,7 +44,8 @@ class Kernels(Protocol):
     def linear(self, x: Array, weight: Array, bias: Array | None, out: Array | None = None) -> Array:
         """Return x [..., I] times weight [O, I] transposed, plus bias [O]: [..., O].
 
-        It is written to `out`, which may be some columns of an array, if x is [N, I] and `out` [N, O] is given.
+        It is written to `out`, which may be some columns of an array, if x is [N, I] and `out` [N, O] is given. Where x
+        is an `operand` that was rounded, `out` may be of its dtype.
         """
 
     def linear_input_gradient(self, gradient: Array, weight: Array, total: Array | None = None) -> Array:
@@ -136,7 +141,8 @@ class Kernels(Protocol):
         Query, key and value lie side by side in `joined` [N, 3C], which may be an `operand`. Of a sequence's rows those
         in `sequences.mask` count as keys; the probabilities pass through dropout, which draws for row i and key j of
         head h element (h * T + i) * T + j of the sample, i and j being their positions. `coordinates` are of the rows.
-        Return (output [N, C], probabilities before dropout: [H, L, L] of each sequence of length L, all in one [P]).
+        Return (output [N, C] of the dtype of `joined`, probabilities before dropout: [H, L, L] of each sequence of
+        length L, all in one [P]).
         """
 
     def attention_gradient(
@@ -150,7 +156,7 @@ class Kernels(Protocol):
         stream: int,
         coordinates: Coordinates | None,
     ) -> Array:
-        """Return the gradient of `attention` by `joined`, for gradient [N, C], which may be an `operand`."""
+        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`."""
 
     def cross_entropy(self, logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
         """Return (losses [N], log of the sum of exponentials [N]) of logits [N, V] at labels [N] (integers).
@@ -227,10 +233,11 @@ class Kernels(Protocol):
 def of(array: Array) -> Kernels:
     """Return the kernels for the device and the dtype of `array`.
 
-    float32 on the CPU has compiled ones, unless the environment says `LUCID_KERNELS=reference`. Everything else, and
-    with it the gradient checks in float64, has the reference. Raises `ConfigError` if they cannot be had.
+    float32 on the CPU, and bfloat16 as an `operand`, has compiled ones, unless the environment says
+    `LUCID_KERNELS=reference`. Everything else, and with it the gradient checks in float64, has the reference. Raises
+    `ConfigError` if they cannot be had.
     """
-    implementation = _on_cpu() if array.dtype == np.float32 and array_module(array) is np else reference
+    implementation = _on_cpu() if array.dtype in _COMPILED and array_module(array) is np else reference
     return implementation if _wrapper is None else _wrapper(implementation)
 
 
@@ -243,8 +250,9 @@ def wrap(wrapper: Callable[[Kernels], Kernels] | None) -> None:
 def set_precision(precision: Precision) -> str | None:
     """Let products of linear layers and attention over float32 arrays on the CPU round their operands to `precision`.
 
-    This holds for the whole process from now on. Results, and the additions that make them, are float32 either way.
-    Returns a sentence for the user if that is slow here. Raises `ConfigError` if it cannot be had.
+    This holds for the whole process from now on. Products are added in float32 either way, and results are float32, but
+    for those between the products of attention. Returns a sentence for the user if that is slow here. Raises
+    `ConfigError` if it cannot be had.
     """
     implementation = _on_cpu()
     if implementation is not reference:

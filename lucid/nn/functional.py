@@ -42,7 +42,7 @@ class JoinedLinear(Function):
         kernel, half = kernels.of(x), len(parameters) // 2
         x, weights, biases = kernel.operand(x), parameters[:half], parameters[half:]
         factors = [kernel.operand(weight) for weight in weights]
-        y = array_module(x).empty((len(x), sum(map(len, weights))), biases[0].dtype)
+        y = array_module(x).empty((len(x), sum(map(len, weights))), x.dtype)
         for factor, bias, columns in zip(factors, biases, _columns(weights), strict=True):
             kernel.linear(x, factor, bias, y[:, columns])
         self.save(x, factors, weights)

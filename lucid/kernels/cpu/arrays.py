@@ -12,6 +12,6 @@ def plain(x: Array, dtype: Any = np.float32) -> Array:
     return np.ascontiguousarray(x, dtype)
 
 
-def as_rows(x: Array) -> Array:
-    """Return x [..., C] as [N, C], in C order."""
-    return plain(x).reshape(-1, x.shape[-1])
+def as_rows(x: Array, dtype: Any = np.float32) -> Array:
+    """Return x [..., C] as [N, C], in C order and of this dtype."""
+    return plain(x, dtype).reshape(-1, x.shape[-1])

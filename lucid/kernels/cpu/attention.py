@@ -166,7 +166,7 @@ def attention(
     q, k, v = _split_heads(joined, 3, heads)
     N, H, D = q.shape
     mask = np.ones(N, bool) if sequences.mask is None else plain(sequences.mask, bool)
-    output = np.empty((N, H, D), np.float32)
+    output = np.empty((N, H, D), joined.dtype)
     probabilities = np.empty(H * sequences.areas[-1].stop, np.float32)
     drawn = draws(probability, stream, coordinates)
 
@@ -195,7 +195,7 @@ def attention_gradient(
 ) -> Array:
     (g,), (q, k, v) = _split_heads(gradient, 1, heads), _split_heads(joined, 3, heads)
     N, H, D = q.shape
-    by_joined = np.empty((N, 3, H, D), np.float32)
+    by_joined = np.empty((N, 3, H, D), joined.dtype)
     by_query, by_key, by_value = by_joined.swapaxes(0, 1)
     drawn = draws(probability, stream, coordinates)
 

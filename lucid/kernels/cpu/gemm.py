@@ -1,8 +1,10 @@
 """Products of linear layers and attention: by oneDNN where it is installed, in float32 or bfloat16, or by NumPy's BLAS.
 
 In bfloat16 the operands are rounded and the products added in float32: weights, activations and gradients stay
-float32 arrays.
+float32 arrays. What lies between the products of attention is rounded by the product that makes it.
 """
+
+from itertools import product
 
 import numpy as np
 from numba import types
@@ -20,6 +22,8 @@ _OPERATIONS_AN_ELEMENT = 16
 _COLUMNS = 64
 # oneDNN is faster with some columns after others than with very many at once: by a quarter in float32 for 3,072.
 _COLUMNS_AT_ONCE = 1536
+# So it is with rows, and addends: a third with the 30,522 of a vocabulary.
+_AT_ONCE = 4096
 
 _precision = "float32"
 
@@ -82,7 +86,7 @@ def operand_alone(x: Array) -> Array:
 
 
 def multiply_alone(left: Array, right: Array, out: Array) -> None:
-    """Write left [G, M, K] times right [G, K, N], two operands, to out [G, M, N] (float32), by this thread alone."""
+    """Write left [G, M, K] times right [G, K, N], two operands, to out [G, M, N], by this thread alone."""
     if onednn.is_installed():
         onednn.multiply(left, right, out)
     else:
@@ -128,16 +132,24 @@ def _rows(x: Array) -> Array:
 
 def _multiply(left: Array, right: Array, out: Array, bias: Array | None = None, accumulate: bool = False) -> None:
     """Write (or add) left [M, K] times right [K, N], plus bias [N], to out [M, N]."""
-    N, K = out.shape[1], left.shape[1]
+    (M, N), K = out.shape, left.shape[1]
     if out.size == 0 or K == 0:
         if not accumulate:
             out[...] = 0 if bias is None else bias
         return
 
     def work(blocks: slice) -> None:
-        stop = min(N, blocks.stop * _COLUMNS)
-        for start in range(blocks.start * _COLUMNS, stop, _COLUMNS_AT_ONCE):
-            part = slice(start, min(stop, start + _COLUMNS_AT_ONCE))
-            onednn.multiply(left, right[:, part], out[:, part], bias if bias is None else bias[part], accumulate)
+        columns = _parts(blocks.start * _COLUMNS, min(N, blocks.stop * _COLUMNS), _COLUMNS_AT_ONCE)
+        for part, rows, addends in product(columns, _parts(0, M, _AT_ONCE), _parts(0, K, _AT_ONCE)):
+            first = addends.start == 0
+            onednn.multiply(
+                left[rows, addends], right[addends, part], out[rows, part],
+                bias[part] if first and bias is not None else None, accumulate or not first,
+            )  # fmt: skip
 
     threads.split(-(-N // _COLUMNS), out.size * K // _OPERATIONS_AN_ELEMENT, work)
+
+
+def _parts(start: int, stop: int, most: int) -> list[slice]:
+    """Return slices of at most so many numbers that make up `range(start, stop)`."""
+    return [slice(first, min(stop, first + most)) for first in range(start, stop, most)]

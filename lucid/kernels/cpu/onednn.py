@@ -56,6 +56,9 @@ class _Library:
             ctypes.c_void_p, ctypes.c_float, ctypes.c_int32, ctypes.c_int,
         ]  # fmt: skip
         self.engine = self.make("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
+        # Done in a moment, and thus without letting go of the GIL, which another thread would then have to give back.
+        self.set_address = ctypes.PyDLL(str(path)).dnnl_memory_set_data_handle
+        self.set_address.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function. Raises `Unimplemented`, or `RuntimeError` for any other status than success."""
@@ -119,8 +122,7 @@ class _Product:
     def run(self, stream: ctypes.c_void_p, *arrays: Array) -> None:
         """Compute. The arrays come in the order of the constructor's layouts."""
         for memory, array in zip(self._memories, arrays, strict=True):
-            address = ctypes.c_void_p(array.__array_interface__["data"][0])
-            self._library.call("dnnl_memory_set_data_handle", memory, address)
+            self._library.set_address(memory, array.__array_interface__["data"][0])
         self._library.call("dnnl_primitive_execute", self._primitive, stream, len(arrays), self._arguments)
         self._library.call("dnnl_stream_wait", stream)
 
@@ -178,8 +180,9 @@ def _thread() -> _Thread:
 def multiply(left: Array, right: Array, out: Array, bias: Array | None = None, accumulate: bool = False) -> None:
     """Write (or add) left [M, K] times right [K, N], plus bias [N], to out [M, N], by this thread alone.
 
-    left and right are both float32 or both bfloat16, with any strides but 0; bias and out are float32, and so is the
-    addition. No dimension may be 0. Raises `Unimplemented`, and `ConfigError` if oneDNN cannot be loaded.
+    left and right are both float32 or both bfloat16, with any strides but 0; bias is float32, and so is the addition;
+    out is float32, or bfloat16 if they are. No dimension may be 0. Raises `Unimplemented`, and `ConfigError` if oneDNN
+    cannot be loaded.
     """
     thread = _thread()
     arrays = [left, right, out] + ([] if bias is None else [bias[None]])

@@ -11,7 +11,7 @@ from lucid.backend import Array
 from lucid.kernels import threads
 from lucid.kernels.cpu.arrays import as_rows, plain
 from lucid.kernels.cpu.compiling import kernel, part, read, reduction, write
-from lucid.kernels.cpu.mathematics import ZERO
+from lucid.kernels.cpu.mathematics import ZERO, number_of
 
 ROWS = 64
 
@@ -86,10 +86,20 @@ def _column_sums(x: Array, sums: Array) -> None:
         add_to(sums[row // ROWS], x[row])
 
 
+@kernel(read(2, types.uint16), write(2))
+def _sums_of_bfloat16_columns(x: Array, sums: Array) -> None:
+    for row in range(x.shape[0]):
+        source, target = x[row], sums[row // ROWS]
+        for column in range(target.shape[0]):
+            target[column] += number_of(np.int32(np.uint32(source[column]) << np.uint32(16)))
+
+
 def linear_bias_gradient(gradient: Array) -> Array:
-    x = as_rows(gradient)
+    x, column_sums = as_rows(gradient, gradient.dtype), _column_sums
+    if x.dtype != np.float32:
+        x, column_sums = x.view(np.uint16), _sums_of_bfloat16_columns
     sums = block_sums(*x.shape)
-    threads.split(len(sums), x.size, lambda blocks: _column_sums(x[rows_of(blocks)], sums[blocks]))
+    threads.split(len(sums), x.size, lambda blocks: column_sums(x[rows_of(blocks)], sums[blocks]))
     return sums.sum(axis=0)
 
 
