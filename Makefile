@@ -10,7 +10,7 @@ help:
 	@echo "make test-faults   run the long tests: killed, hung and cut-off runs, restarts"
 	@echo "make soak    kill a run a hundred times; SEED=7 draws other moments and victims"
 	@echo "make lint    check style and types"
-	@echo "make bench   time a training step, beside PyTorch where it is installed in .venv"
+	@echo "make bench   say where the time of a training step of BERT-base goes"
 	@echo "make bench-kernels"
 	@echo "             time every compiled kernel, beside NumPy and, where it is installed, PyTorch"
 	@echo "make bench-peers"
@@ -36,7 +36,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed
-	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/lucid bench step
 
 bench-kernels: .venv/installed
 	$(BIN)/python benchmarks/kernels.py

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from training_step import make_batch
+from made_up import make_batch
 
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import flatten

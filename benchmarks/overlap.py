@@ -30,8 +30,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import made_up
 import numpy as np
-import training_step
 
 import lucid
 from lucid import kernels, random
@@ -43,7 +43,7 @@ from hosts import LINK, Hosts, ip
 from launching import ONE_THREAD
 
 SIZES = {
-    **training_step.SIZES,
+    **made_up.SIZES,
     "medium": {"vocab_size": 4096, "hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4,
                "intermediate_size": 1024},
 }  # fmt: skip
@@ -76,7 +76,7 @@ class TimedWork:
 def ways(communicator: Timed, options: argparse.Namespace) -> dict[str, Callable[[], float]]:
     """Return what is timed: each does its step and returns the seconds that it took, without the forward pass."""
     config = BERTConfig(**SIZES[options.size])
-    batch = training_step.make_batch(config, options.batch, options.length)
+    batch = made_up.make_batch(config, options.batch, options.length)
     lucid.manual_seed(0)
     ddp = DistributedDataParallel(BERTForPreTraining(config), communicator, options.bucket_megabytes)
     gradients, elements = ddp.flat.gradients, int(options.bucket_megabytes * 2**18)

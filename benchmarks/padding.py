@@ -18,7 +18,7 @@ from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
-from training_step import SIZES, make_batch
+from made_up import SIZES, make_batch
 
 import lucid
 from lucid import kernels, random

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from training_step import SIZES, make_batch
+from made_up import SIZES, make_batch
 
 import lucid
 from lucid import random

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from training_step import SIZES, make_batch
+from made_up import SIZES, make_batch
 
 import lucid
 from lucid import random

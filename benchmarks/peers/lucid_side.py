@@ -1,4 +1,4 @@
-"""lucid's side: what `lucid train` does in a step, on the fixed batch. Started by `run.py`."""
+"""lucid's side: what `lucid train` does in a step with `optimizer.sharded`, on the fixed batch. Started by `run.py`."""
 
 import numpy as np
 from side import BETAS, EPSILON, LEARNING_RATE, MAX_NORM, WEIGHT_DECAY, Settings, begin, serve
@@ -13,7 +13,7 @@ from lucid.optim import AdamW, clip_scale, global_norm
 def train(settings: Settings, communicator: Communicator) -> None:
     kernels.set_precision(settings.side.precision)
     model = BERTForPreTraining.from_pretrained(settings.folder)
-    ddp = DistributedDataParallel(model, communicator)
+    ddp = DistributedDataParallel(model, communicator, sharded=True)
     optimizer = AdamW(ddp.flat, BETAS, EPSILON, WEIGHT_DECAY)
     batch = settings.batch(communicator.rank)
     positions = batch.pop("positions")

@@ -9,56 +9,46 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from transformers import BertForPreTraining
 
+Tensors = dict[str, torch.Tensor]
 
-class PretrainingLoss(torch.nn.Module):
-    """The mean loss of the batch, from scores of the vocabulary at the masked positions only."""
 
-    def __init__(self, model: BertForPreTraining) -> None:
+def masked_loss(model: BertForPreTraining, batch: Tensors) -> torch.Tensor:
+    """Return the mean loss of the batch, from scores of the vocabulary at the masked positions only."""
+    hidden, pooled = model.bert(batch["input_ids"], token_type_ids=batch["token_type_ids"], return_dict=False)
+    scores = model.cls.predictions(hidden.flatten(0, 1).index_select(0, batch["positions"]))
+    mlm = cross_entropy(scores, batch["mlm_labels"].flatten().index_select(0, batch["positions"]))
+    return mlm + cross_entropy(model.cls.seq_relationship(pooled), batch["nsp_labels"])
+
+
+def plain_loss(model: BertForPreTraining, batch: Tensors) -> torch.Tensor:
+    """Return the same loss as `transformers` computes it, from scores at all positions."""
+    return model(
+        batch["input_ids"],
+        token_type_ids=batch["token_type_ids"],
+        labels=batch["mlm_labels"],
+        next_sentence_label=batch["nsp_labels"],
+    ).loss
+
+
+class Loss(torch.nn.Module):
+    """A loss of a model as a module, which DDP and the compiler ask for."""
+
+    def __init__(self, model: BertForPreTraining, compute: Callable[[BertForPreTraining, Tensors], torch.Tensor]):
         super().__init__()
-        self.model = model
+        self.model, self.compute = model, compute
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        mlm_labels: torch.Tensor,
-        nsp_labels: torch.Tensor,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        hidden, pooled = self.model.bert(input_ids, token_type_ids=token_type_ids, return_dict=False)
-        scores = self.model.cls.predictions(hidden.flatten(0, 1).index_select(0, positions))
-        mlm = cross_entropy(scores, mlm_labels.flatten().index_select(0, positions))
-        return mlm + cross_entropy(self.model.cls.seq_relationship(pooled), nsp_labels)
-
-
-class PlainPretrainingLoss(torch.nn.Module):
-    """The same loss as `transformers` computes it, from scores at all positions."""
-
-    def __init__(self, model: BertForPreTraining) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        mlm_labels: torch.Tensor,
-        nsp_labels: torch.Tensor,
-        positions: torch.Tensor,
-    ) -> torch.Tensor:
-        return self.model(
-            input_ids, token_type_ids=token_type_ids, labels=mlm_labels, next_sentence_label=nsp_labels
-        ).loss
+    def forward(self, **batch: torch.Tensor) -> torch.Tensor:
+        return self.compute(self.model, batch)
 
 
 def build(settings: Settings) -> torch.nn.Module:
     side = settings.side
     # With dropout, PyTorch has no fused attention on the CPU: what it takes instead ("sdpa") is no faster than this.
     model = BertForPreTraining.from_pretrained(settings.folder, attn_implementation="eager")
-    losses: torch.nn.Module = (PretrainingLoss if side.head == "masked" else PlainPretrainingLoss)(model)
+    loss: torch.nn.Module = Loss(model, masked_loss if side.head == "masked" else plain_loss)
     if side.compiled:
-        losses.compile()
-    return DistributedDataParallel(losses, gradient_as_bucket_view=True) if side.ranks > 1 else losses
+        loss.compile()
+    return DistributedDataParallel(loss, gradient_as_bucket_view=True) if side.ranks > 1 else loss
 
 
 def make_step(settings: Settings, rank: int) -> Callable[[bool], float]:

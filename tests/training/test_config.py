@@ -85,6 +85,11 @@ def test_a_mistake_on_the_command_line_is_one_sentence(file, override, sentence)
     assert "\n" not in str(caught.value)
 
 
+def test_gradients_rounded_on_the_way_have_no_exact_reduction(file):
+    with pytest.raises(ConfigError, match=r"exact, but distributed\.wire_dtype is bfloat16"):
+        load(file, ["train.reduction=exact", "train.micro_batch=1", "distributed.wire_dtype=bfloat16"])
+
+
 def test_what_follows_the_clock_has_no_exact_reduction(file):
     with pytest.raises(ConfigError, match="the learning rate follows the clock"):
         load(file, ["train.reduction=exact", "train.micro_batch=1", "train.max_hours=24"])

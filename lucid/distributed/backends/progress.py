@@ -41,4 +41,5 @@ class ProgressThread:
                 while self._advance() and not self._ended:
                     time.sleep(_SECONDS_BETWEEN_CALLS)
             except BaseException:
+                # `advance` keeps what failed, and `wait` raises it where somebody can see it.
                 return
