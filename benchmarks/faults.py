@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from lucid.data import prepare
+from lucid.preparation import prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from lucid.data import PYTHON_DOCS, Corpus, Loader, Sampler, SamplerSettings, prepare
+from lucid.data import Corpus, Loader, Sampler, SamplerSettings
+from lucid.preparation import PYTHON_DOCS, prepare
 
 SETTINGS = {
     "pairs": {},

@@ -24,9 +24,9 @@ from nodes import SeveralNodes
 from texts import made_up_text
 
 from lucid import kernels
-from lucid.data import prepare
 from lucid.distributed import Communicator, choose
 from lucid.distributed.connection import Group, join
+from lucid.preparation import prepare
 
 # The same examples every time, however slow the machine is.
 settings.register_profile("lucid", derandomize=True, deadline=None, database=None)

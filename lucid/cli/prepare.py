@@ -12,9 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Table
 
 from lucid.data import Manifest
-from lucid.data import prepare as prepare_corpus
 from lucid.data.manifest import DROPPED_FILE
 from lucid.distributed import session
+from lucid.preparation import prepare as prepare_corpus
 
 
 def prepare(

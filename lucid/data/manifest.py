@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import AfterValidator, Field
 
 from lucid.data.tokenizer import SpecialTokens
@@ -22,6 +23,7 @@ MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 2
 TRAIN, HELD_OUT = "train", "held_out"
 SHARD_PARTS = "tokens", "sentences", "documents"
+OFFSET_DTYPE = np.dtype(np.int64)
 TOKENIZER_FOLDER = "tokenizer"
 # Where what was left out was: a file and line, a reason.
 DROPPED_FILE = "dropped.txt"
@@ -174,6 +176,11 @@ def _problem(folder: Path, checksums: bool, entry: tuple[str, FileRecord]) -> st
 
 def _damaged(path: Path, problem: str) -> DataError:
     return DataError(f"{path} is damaged ({problem}): prepare the corpus again, with --overwrite")
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """Return the smallest of uint16 and uint32 that holds every id."""
+    return np.dtype(np.uint16 if vocab_size < 1 << 16 else np.uint32)
 
 
 def frequencies_file(split: str) -> str:

@@ -11,9 +11,16 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from lucid.backend import Array
-from lucid.data.manifest import MANIFEST_NAME, TOKENIZER_FOLDER, Manifest, Shard, frequencies_file
+from lucid.data.manifest import (
+    MANIFEST_NAME,
+    OFFSET_DTYPE,
+    TOKENIZER_FOLDER,
+    Manifest,
+    Shard,
+    frequencies_file,
+    token_dtype,
+)
 from lucid.data.tokenizer import SpecialTokens
-from lucid.data.writer import OFFSET_DTYPE, token_dtype
 from lucid.errors import DataError
 
 # Boundaries looked at at once.

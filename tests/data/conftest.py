@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lucid.data import Corpus, prepare
+from lucid.data import Corpus
+from lucid.preparation import prepare
 
 
 @pytest.fixture(scope="session")

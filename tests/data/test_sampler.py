@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from lucid.backend import Array
-from lucid.data import IGNORED, Batch, Corpus, Sampler, SamplerSettings, prepare
+from lucid.data import IGNORED, Batch, Corpus, Sampler, SamplerSettings
 from lucid.data.pairs import WORDS, PairChooser
 from lucid.data.spans import find_spans
 from lucid.data.tokenizer import continuing_tokens, load_tokenizer
 from lucid.errors import DataError
+from lucid.preparation import prepare
 from lucid.random import Coordinates, Stream, random_words
 
 SETTINGS = SamplerSettings(sequence_length=64)

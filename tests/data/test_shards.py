@@ -1,6 +1,5 @@
 """A corpus on the disk: several shards behave as one, and damage is found and named."""
 
-import importlib
 import os
 import shutil
 from collections.abc import Callable
@@ -11,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lucid.data import Corpus, Sampler, SamplerSettings, prepare
+from lucid.data import Corpus, Sampler, SamplerSettings
 from lucid.data.shards import Boundaries
 from lucid.errors import DataError
+from lucid.preparation import prepare, stages
 
 
 @pytest.fixture
@@ -48,9 +48,8 @@ def test_both_splits_share_the_identity_and_the_tokenizer(corpus: Corpus, corpus
 def test_several_shards_give_the_samples_of_one(
     text_file: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("lucid.data.prepare")
-    monkeypatch.setattr(module, "PIECE_BYTES", 1000)
-    monkeypatch.setattr(module, "TOKENS_PER_SHARD", 2000)
+    monkeypatch.setattr(stages, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(stages, "TOKENS_PER_SHARD", 2000)
     prepare([text_file], tmp_path / "corpus", vocab_size=200, held_out=0.1)
     assert len(list((tmp_path / "corpus").glob("train-*.tokens.npy"))) > 3
     several = Corpus.open(tmp_path / "corpus")

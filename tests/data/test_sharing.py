@@ -1,6 +1,5 @@
 """The samples of a run do not depend on how they are shared out: over ranks, micro-batches, threads, shards, stops."""
 
-import importlib
 import random
 import shutil
 from collections import Counter
@@ -13,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucid.backend import Array
-from lucid.data import IGNORED, Batch, Corpus, Loader, Manifest, Sampler, SamplerSettings, prepare
+from lucid.data import IGNORED, Batch, Corpus, Loader, Manifest, Sampler, SamplerSettings
 from lucid.data.manifest import Shard, record_files
 from lucid.errors import DataError
+from lucid.preparation import prepare, stages
 
 # The documents are short: without pairs each is one sample, whole.
 WHOLE = SamplerSettings(sequence_length=128, short_sequence_probability=0, nsp=False)
@@ -35,11 +35,10 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> list[Corpus]:
     ]
     (folder / "a.txt").write_text("\n\n".join(" ".join(document) for document in sentences))
     corpora = []
-    module = importlib.import_module("lucid.data.prepare")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "PIECE_BYTES", 1)
+        patch.setattr(stages, "PIECE_BYTES", 1)
         for tokens_per_shard in (1 << 20, 200, 1):
-            patch.setattr(module, "TOKENS_PER_SHARD", tokens_per_shard)
+            patch.setattr(stages, "TOKENS_PER_SHARD", tokens_per_shard)
             output = folder / str(tokens_per_shard)
             prepare([folder / "a.txt"], output, vocab_size=100, held_out=0)
             corpora.append(Corpus.open(output))

@@ -1,9 +1,6 @@
-"""The tokenizer: its training, its files, and what it says about files it cannot use."""
+"""The tokenizer: its files, and what it says about files it cannot use."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +13,9 @@ from lucid.data.tokenizer import (
     special_tokens,
     tokenizer_hash,
     tokens_by_id,
-    train_tokenizer,
 )
 from lucid.errors import DataError
+from lucid.preparation.tokenizer_training import train_tokenizer
 
 TEXTS = ["The quick brown foxes jumped over the lazy dogs' backs.", "Quickly, quicker, quickest: the fox was quick!"]
 TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]
@@ -43,28 +40,6 @@ def test_a_pair_is_framed_by_special_tokens(tokenizer: Tokenizer) -> None:
     encoding = tokenizer.encode("the fox", "was quick")
     assert (encoding.tokens[0], encoding.tokens[-1]) == ("[CLS]", "[SEP]")
     assert set(encoding.type_ids) == {0, 1}
-
-
-def test_the_vocabulary_is_as_large_as_asked_at_most(tokenizer: Tokenizer) -> None:
-    assert 64 < tokenizer.get_vocab_size() <= 200
-    assert train_tokenizer(lambda: TEXTS, 64).get_vocab_size() == 64
-    with pytest.raises(DataError, match="63 tokens is too small"):
-        train_tokenizer(lambda: TEXTS, 63)
-
-
-def test_training_gives_the_same_vocabulary_in_every_process() -> None:
-    program = (
-        "from pydoc_data.topics import topics\n"
-        "from lucid.data.tokenizer import *\n"
-        "print(tokenizer_hash(train_tokenizer(topics.values, 1000)))"
-    )
-    hashes = set()
-    for threads in ("1", "2", "3"):
-        environment = os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        hashes.add(done.stdout)
-    assert len(hashes) == 1
 
 
 def test_a_saved_tokenizer_is_the_same_when_loaded(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ MEMORY = 200 << 20
 PROGRAM = """
 import resource, sys
 from pathlib import Path
-from lucid.data import read_documents
+from lucid.preparation import read_documents
 from lucid.errors import LucidError
 from lucid.models import BERTForPreTraining
 from lucid.training.config import load

@@ -15,10 +15,11 @@ from damage import damaged, damaged_json, refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lucid.data import Corpus, Manifest, Sampler, SamplerSettings, load_tokenizer, prepare
-from lucid.data.encoder import TextEncoder
+from lucid.data import Corpus, Manifest, Sampler, SamplerSettings, load_tokenizer
 from lucid.data.manifest import MANIFEST_NAME
 from lucid.errors import DataError
+from lucid.preparation import prepare
+from lucid.preparation.encoder import TextEncoder
 
 SHARD = "train-00000"
 

@@ -10,9 +10,10 @@ from damage import damaged, refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lucid.data import Corpus, prepare, read_documents
-from lucid.data.sentences import split_sentences
+from lucid.data import Corpus
 from lucid.errors import DataError
+from lucid.preparation import prepare, read_documents
+from lucid.preparation.sentences import split_sentences
 
 LINES = [json.dumps({"text": text}) for text in ("One is here. Two is here.", "Drei süße Igel.", "  \n\n ", "\N{OWL}")]
 JSON = "\n".join(LINES).encode()
@@ -62,7 +63,7 @@ def test_a_hostile_line_of_json_is_refused_by_its_number(tmp_path: Path, line: s
 def test_a_line_without_end_is_refused_by_its_number(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucid.data.documents.LONGEST_LINE", 100)
+    monkeypatch.setattr("lucid.preparation.documents.LONGEST_LINE", 100)
     (tmp_path / name).write_text(f"{LINES[0]}\n" + "x" * 101)
     with pytest.raises(DataError, match=rf"{name}:2: longer than .*: break it"):
         list(read_documents([tmp_path / name]))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from launching import ONE_THREAD, TRAIN
 
-from lucid.data import prepare
 from lucid.errors import DataError
+from lucid.preparation import prepare
 
 SHARD = "train-00000.tokens.npy"
 

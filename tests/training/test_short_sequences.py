@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from texts import made_up_text
 
-from lucid.data import Corpus, Sampler, SamplerSettings, prepare
+from lucid.data import Corpus, Sampler, SamplerSettings
+from lucid.preparation import prepare
 
 
 @pytest.fixture(scope="module")

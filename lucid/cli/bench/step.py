@@ -11,9 +11,9 @@ import typer
 import yaml
 
 from lucid.cli.bench.table import print_breakdown
-from lucid.data import prepare
 from lucid.distributed import all_or_none, choose, session, text_of_first, watched
 from lucid.errors import ConfigError
+from lucid.preparation import prepare
 from lucid.training.breakdown import StepClock, measure
 from lucid.training.config import RunConfig, from_dict, load
 from lucid.training.numerics import limit_threads

@@ -13,9 +13,9 @@ import numpy as np
 
 from lucid.backend import Array
 from lucid.data.manifest import HELD_OUT, TRAIN
-from lucid.data.parts import load_part
 from lucid.errors import DataError
 from lucid.files import written_aside
+from lucid.preparation.parts import load_part
 
 _HASH_RANGE = 1 << 64
 # Hashes that are compared at once; sorting them takes about 400 MB.

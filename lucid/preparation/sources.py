@@ -15,9 +15,9 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from lucid.data.python_docs import module_files
-from lucid.data.tables import measure
 from lucid.errors import DataError
+from lucid.preparation.python_docs import module_files
+from lucid.preparation.tables import measure
 
 PYTHON_DOCS = "python-docs"
 PARQUET = ".parquet"

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lucid.data.documents import Piece
 from lucid.data.manifest import FORMAT_VERSION
-from lucid.data.parts import Dropped, Portion, TextSettings
-from lucid.data.sources import Source, scan
 from lucid.errors import DataError
 from lucid.files import parse_json, written_aside
+from lucid.preparation.documents import Piece
+from lucid.preparation.parts import Dropped, Portion, TextSettings
+from lucid.preparation.sources import Source, scan
 
 # Where the work lies until it is finished, within the folder of the corpus.
 UNFINISHED = "unfinished"

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from lucid.data.assembly import ShardMaker, finish
 from lucid.data.manifest import (
     HELD_OUT,
     MANIFEST_NAME,
@@ -21,15 +20,16 @@ from lucid.data.manifest import (
     Manifest,
     frequencies_file,
 )
-from lucid.data.parts import PartMaker, Portion, TextSettings
-from lucid.data.plan import UNFINISHED, Plan, conditions, make_plan
-from lucid.data.selection import Selection, ShardPlan, select
-from lucid.data.sources import find_sources
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
-from lucid.data.vocabulary import SAMPLE_BYTES, SampleMaker, sample_path, train_on_samples
-from lucid.data.workers import run_tasks
 from lucid.errors import DataError
 from lucid.files import parse_dataclass, written_aside
+from lucid.preparation.assembly import ShardMaker, finish
+from lucid.preparation.parts import PartMaker, Portion, TextSettings
+from lucid.preparation.plan import UNFINISHED, Plan, conditions, make_plan
+from lucid.preparation.selection import Selection, ShardPlan, select
+from lucid.preparation.sources import find_sources
+from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleMaker, sample_path, train_on_samples
+from lucid.preparation.workers import run_tasks
 
 _PLAN, _SELECTION = "plan.json", "selection.json"
 # Bytes of text that are encoded into one part: what is lost at most, for each process, when the work is cut short.

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from lucid.backend import Array
-from lucid.data.documents import Document, Piece, Reader, refuse
-from lucid.data.encoder import TextEncoder
-from lucid.data.sentences import split_sentences
-from lucid.data.sources import Contents, Source
+from lucid.data.manifest import token_dtype
 from lucid.data.tokenizer import load_tokenizer
-from lucid.data.writer import token_dtype
 from lucid.errors import DataError
 from lucid.files import written_aside
+from lucid.preparation.documents import Document, Piece, Reader, refuse
+from lucid.preparation.encoder import TextEncoder
+from lucid.preparation.sentences import split_sentences
+from lucid.preparation.sources import Contents, Source
 
 TOO_SHORT = "fewer than two tokens"
 # Sentences longer than this, in tokens, are tables and listings: they are cut.

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from lucid.data.encoder import TextEncoder
-from lucid.data.tokenizer import train_tokenizer
+from lucid.preparation.encoder import TextEncoder
+from lucid.preparation.tokenizer_training import train_tokenizer
 
 TEXTS = [
     "The quick brown foxes jumped over the lazy dogs' backs; don't they? e-mail: a.b@c.de (3.14%) naïve café Straße",
@@ -76,7 +76,7 @@ def test_every_character_is_encoded_as_by_tokenizers(tokenizer: Tokenizer) -> No
 
 
 def test_words_that_were_forgotten_are_encoded_again(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucid.data.encoder._MOST_CHARACTERS", 10)
+    monkeypatch.setattr("lucid.preparation.encoder._MOST_CHARACTERS", 10)
     encoder = TextEncoder(tokenizer)
     for sentence in [*TEXTS, *reversed(TEXTS), "fox", ""]:
         assert_same(encoder, tokenizer, [sentence, "the fox"])

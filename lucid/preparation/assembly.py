@@ -19,13 +19,13 @@ from lucid.data.manifest import (
     frequencies_file,
     record_files,
 )
-from lucid.data.parts import load_dropped, load_part
-from lucid.data.plan import UNFINISHED, Plan
-from lucid.data.selection import Selection, ShardPlan
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, special_tokens, tokenizer_hash
-from lucid.data.writer import Documents, write_shard
 from lucid.errors import DataError
 from lucid.files import parse_dataclass, written_aside
+from lucid.preparation.parts import load_dropped, load_part
+from lucid.preparation.plan import UNFINISHED, Plan
+from lucid.preparation.selection import Selection, ShardPlan
+from lucid.preparation.writer import Documents, write_shard
 
 DUPLICATE = "duplicate"
 

@@ -13,16 +13,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from lucid.backend import Array
-from lucid.data.manifest import SHARD_PARTS, Shard
+from lucid.data.manifest import OFFSET_DTYPE, SHARD_PARTS, Shard, token_dtype
 from lucid.errors import DataError
 from lucid.files import written_aside
-
-OFFSET_DTYPE = np.dtype(np.int64)
-
-
-def token_dtype(vocab_size: int) -> np.dtype:
-    """Return the smallest of uint16 and uint32 that holds every id."""
-    return np.dtype(np.uint16 if vocab_size < 1 << 16 else np.uint32)
 
 
 class Documents(NamedTuple):

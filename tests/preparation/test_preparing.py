@@ -1,6 +1,5 @@
 """Preparation by several processes and ranks gives the bytes of one, and goes on after it was cut short."""
 
-import importlib
 import os
 import re
 import select
@@ -13,20 +12,21 @@ from pathlib import Path
 import pytest
 from launching import ONE_THREAD, descendants
 
-from lucid.data import Corpus, prepare
+from lucid.data import Corpus
 from lucid.errors import DataError
+from lucid.preparation import prepare, stages
 
 # Prepares the text in small portions, and prints the progress. Its arguments: text, output, number of workers.
 PROGRAM = """
-import importlib, signal, sys
+import signal, sys
 from pathlib import Path
 from lucid.distributed import session
 from lucid.errors import LucidError
+from lucid.preparation import stages
 
 # Shells let what they start in the background ignore it, and so would this where the tests run there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-module = importlib.import_module("lucid.data.prepare")
-module.PIECE_BYTES, module.TOKENS_PER_SHARD = 5000, 20000
+stages.PIECE_BYTES, stages.TOKENS_PER_SHARD = 5000, 20000
 
 def report(*progress):
     print(*progress, sep=":", flush=True)
@@ -34,7 +34,7 @@ def report(*progress):
 try:
     with session() as group:
         text, output, workers = sys.argv[1:]
-        module.prepare([text], Path(output), vocab_size=200, held_out=0.1, workers=int(workers), ranks=group,
+        stages.prepare([text], Path(output), vocab_size=200, held_out=0.1, workers=int(workers), ranks=group,
                        report=report, drop_duplicates=True)
 except LucidError as error:
     sys.exit(f"refused: {error}")
@@ -188,14 +188,13 @@ def test_a_full_disk_is_told_and_room_is_all_it_takes_to_go_on(
 
 
 def test_another_plan_starts_from_nothing(text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("lucid.data.prepare")
     output = tmp_path / "corpus"
 
     def fail(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "select", fail)
+        patch.setattr(stages, "select", fail)
         with pytest.raises(KeyboardInterrupt):
             prepare([text_file], output, vocab_size=200, held_out=0.1)
     assert list(output.rglob("part-*"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lucid.data.sentences import split_sentences
+from lucid.preparation.sentences import split_sentences
 
 
 @pytest.mark.parametrize(

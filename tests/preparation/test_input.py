@@ -1,7 +1,6 @@
 """What is left out of bad input, how it is told, and what else decides which documents a corpus has."""
 
 import gzip
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from lucid.data import Document, Manifest, load_tokenizer, prepare, read_documents
-from lucid.data.documents import Reader
-from lucid.data.sources import Contents, find_sources, scan
+from lucid.data import Manifest, load_tokenizer
 from lucid.errors import DataError
+from lucid.preparation import Document, prepare, read_documents, stages, vocabulary
+from lucid.preparation.documents import Reader
+from lucid.preparation.sources import Contents, find_sources, scan
 
 GOOD = [f"Document {number} says this. It is not long. It ends." for number in range(9)]
 
@@ -90,7 +90,7 @@ def test_a_file_that_changes_under_way_is_an_error(folder: Path) -> None:
 def test_duplicates_are_dropped_on_request_but_for_the_first(
     folder: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucid.data.selection._HASHES_AT_ONCE", at_once)
+    monkeypatch.setattr("lucid.preparation.selection._HASHES_AT_ONCE", at_once)
     (folder / "a.jsonl").write_bytes(json_lines([GOOD[3], "Another one. It is alone.", GOOD[5], GOOD[3]]))
     manifest = prepared(folder, held_out=0, drop_duplicates=True)
     assert manifest.dropped == {"duplicate": 3}
@@ -163,14 +163,13 @@ def test_the_tokenizer_is_trained_on_a_sample_of_what_is_not_held_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    vocabulary = importlib.import_module("lucid.data.vocabulary")
     train = vocabulary.train_tokenizer
     monkeypatch.setattr(
         vocabulary, "train_tokenizer", lambda texts, size: (seen.extend(texts()), train(texts, size))[1]
     )
     prepared(folder)
     assert len(seen) == len(GOOD) - 2
-    monkeypatch.setattr(importlib.import_module("lucid.data.prepare"), "SAMPLE_BYTES", 400)
+    monkeypatch.setattr(stages, "SAMPLE_BYTES", 400)
     seen.clear()
     prepared(folder, overwrite=True)
     assert 0 < len(seen) < len(GOOD) - 2

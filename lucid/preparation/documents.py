@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from lucid.data.python_docs import python_documents
-from lucid.data.sources import (
+from lucid.errors import DataError
+from lucid.files import parse_json
+from lucid.preparation.python_docs import python_documents
+from lucid.preparation.sources import (
     LONGEST_LINE,
     PARQUET,
     PYTHON_DOCS,
@@ -21,9 +23,7 @@ from lucid.data.sources import (
     reason_of,
     scan,
 )
-from lucid.data.tables import read_rows
-from lucid.errors import DataError
-from lucid.files import parse_json
+from lucid.preparation.tables import read_rows
 
 # Characters after which a document of plain text without blank lines goes on as a new one: memory stays bounded.
 _LONGEST_DOCUMENT = 1 << 22

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from lucid.data.parts import Dropped, Portion, TextSettings, text_hash
-from lucid.data.selection import Lowest
-from lucid.data.sources import Contents
-from lucid.data.tokenizer import train_tokenizer
 from lucid.errors import DataError
 from lucid.files import written_aside
+from lucid.preparation.parts import Dropped, Portion, TextSettings, text_hash
+from lucid.preparation.selection import Lowest
+from lucid.preparation.sources import Contents
+from lucid.preparation.tokenizer_training import train_tokenizer
 
 # Bytes of text that a tokenizer is trained on at most: training holds all its distinct words.
 SAMPLE_BYTES = 1 << 27

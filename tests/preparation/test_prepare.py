@@ -9,8 +9,9 @@ import typer
 from typer.testing import CliRunner
 
 from lucid.cli.prepare import prepare as prepare_command
-from lucid.data import Corpus, Manifest, load_tokenizer, prepare, tokenizer_hash
+from lucid.data import Corpus, Manifest, load_tokenizer, tokenizer_hash
 from lucid.errors import DataError
+from lucid.preparation import prepare
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,7 @@
+"""The room that prepares a corpus: from text of any size to the shards that `lucid.data` opens."""
+
+from lucid.preparation.documents import Document, read_documents
+from lucid.preparation.sources import PYTHON_DOCS
+from lucid.preparation.stages import prepare
+
+__all__ = ["PYTHON_DOCS", "Document", "prepare", "read_documents"]

@@ -1,0 +1,36 @@
+"""A tokenizer is trained to the size that is asked for, and the same everywhere."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lucid.errors import DataError
+from lucid.preparation.tokenizer_training import train_tokenizer
+
+TEXTS = ["The quick brown foxes jumped over the lazy dogs' backs.", "Quickly, quicker, quickest: the fox was quick!"]
+TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]
+
+
+def test_the_vocabulary_is_as_large_as_asked_at_most() -> None:
+    assert 64 < train_tokenizer(lambda: TEXTS, 200).get_vocab_size() <= 200
+    assert train_tokenizer(lambda: TEXTS, 64).get_vocab_size() == 64
+    with pytest.raises(DataError, match="63 tokens is too small"):
+        train_tokenizer(lambda: TEXTS, 63)
+
+
+def test_training_gives_the_same_vocabulary_in_every_process() -> None:
+    program = (
+        "from pydoc_data.topics import topics\n"
+        "from lucid.data import tokenizer_hash\n"
+        "from lucid.preparation.tokenizer_training import train_tokenizer\n"
+        "print(tokenizer_hash(train_tokenizer(topics.values, 1000)))"
+    )
+    hashes = set()
+    for threads in ("1", "2", "3"):
+        environment = os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        hashes.add(done.stdout)
+    assert len(hashes) == 1
