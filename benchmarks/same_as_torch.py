@@ -118,9 +118,8 @@ def gradients(model: torch.nn.Module, batch: dict[str, torch.Tensor], masked: in
     total, rows = 0.0, len(batch["nsp_labels"])
     for part in ({name: array[start : start + micro_batch] for name, array in batch.items()} for start in
                  range(0, rows, micro_batch)):  # fmt: skip
-        hidden, pooled = model.bert(
-            part["input_ids"], part["attention_mask"], part["token_type_ids"], return_dict=False
-        )
+        # A row is one sequence, so their numbers are a mask.
+        hidden, pooled = model.bert(part["input_ids"], part["sequence_ids"], part["token_type_ids"], return_dict=False)
         labels = part["mlm_labels"]
         scores = model.cls.predictions(hidden[labels >= 0])
         cross_entropy = torch.nn.functional.cross_entropy

@@ -11,6 +11,7 @@ import numpy as np
 from lucid.backend import Array
 from lucid.data.batch import IGNORED, Batch
 from lucid.data.manifest import TOKENIZER_FOLDER
+from lucid.data.packing import Packing, packed
 from lucid.data.pairs import WORDS, PairChooser, Segments
 from lucid.data.permutation import Permutation
 from lucid.data.shards import Corpus
@@ -32,6 +33,9 @@ class SamplerSettings:
     DOC-SENTENCES of RoBERTa (Liu et al. 2019), but that the sentence which overflows is cut, not left to the next
     sample, and that samples near a document's end are not made up for by more of them. RoBERTa also has no short ones:
     `short_sequence_probability` 0.
+
+    With `packing` a sample is several of all these, each a sequence of its own, as many as `sequence_length` has room
+    for.
     """
 
     sequence_length: int = 128
@@ -42,6 +46,7 @@ class SamplerSettings:
     random_replace_probability: float = 0.1
     whole_word_mask: bool = False
     nsp: bool = True
+    packing: bool = False
 
     @property
     def special_count(self) -> int:
@@ -63,7 +68,7 @@ class Sampler:
             )
         self._corpus, self._settings, self._seed = corpus, settings, seed
         spans = find_spans(corpus, longest)
-        self.samples_per_epoch = len(spans) - 1
+        self._sequences_per_epoch = self.samples_per_epoch = len(spans) - 1
         self._pairs = PairChooser(corpus, spans, longest, settings.short_sequence_probability)
         maximum = settings.max_predictions
         self._masking = Masking(
@@ -78,6 +83,10 @@ class Sampler:
             ignore_index=IGNORED,
         )
         self._continues_word = _continuing_tokens(corpus) if settings.whole_word_mask else None
+        self._packing = None
+        if settings.packing:
+            self._packing = Packing(self._lengths, self._sequences_per_epoch, settings.sequence_length)
+            self.samples_per_epoch = self._packing.rows_per_epoch
 
     def batch(self, consumed: int, rows: range) -> Batch:
         """Return the rows `rows` of the global batch that begins after `consumed` samples of the run.
@@ -95,20 +104,32 @@ class Sampler:
 
     def _part(self, epoch: int, places: Array, samples: Array) -> Batch:
         """Return the batch of the samples that stand at `places` of an epoch."""
-        coordinates = Coordinates(self._seed, epoch, places)
-        spans = Permutation(self.samples_per_epoch, self._seed, epoch).at(places)
-        words = random_words(Stream.PAIR, coordinates, WORDS)
-        if self._settings.nsp:
-            segments = self._pairs.choose(spans, words)
-            nsp_labels = segments.labels.astype(np.int32)
-        else:
-            segments = self._pairs.choose_single(spans, words)
-            nsp_labels = np.full(len(places), IGNORED, dtype=np.int32)
+        if self._packing is None:
+            return self._sequences(epoch, places, samples)
+        places, row = self._packing.sequences_in(epoch, places)
+        return packed(self._sequences(epoch, places, samples[row]), row, self._corpus.special_tokens.pad)
+
+    def _sequences(self, epoch: int, places: Array, samples: Array) -> Batch:
+        """Return the sequences that stand at `places` of an epoch, one a row."""
+        segments = self._segments(epoch, places)
         input_ids, attention_mask, second, candidates = self._laid_out(segments)
         continues_word = None if self._continues_word is None else self._continues_word[input_ids]
-        lengths = attention_mask.sum(axis=1)
+        lengths, coordinates = attention_mask.sum(axis=1), Coordinates(self._seed, epoch, places)
         masked, labels = mask_tokens(input_ids, candidates, lengths, self._masking, coordinates, continues_word)
-        return Batch(masked, attention_mask, second.astype(np.int32), labels, nsp_labels, samples)
+        nsp_labels = segments.labels if self._settings.nsp else np.full(len(places), IGNORED)
+        types, numbers = second.astype(np.int32), attention_mask.astype(np.int32)
+        return Batch(masked, numbers, types, labels, nsp_labels.astype(np.int32), samples)
+
+    def _segments(self, epoch: int, places: Array) -> Segments:
+        """Return the segments of the sequences that stand at `places` of an epoch."""
+        spans = Permutation(self._sequences_per_epoch, self._seed, epoch).at(places)
+        words = random_words(Stream.PAIR, Coordinates(self._seed, epoch, places), WORDS)
+        return (self._pairs.choose if self._settings.nsp else self._pairs.choose_single)(spans, words)
+
+    def _lengths(self, epoch: int, places: Array) -> Array:
+        """Return the lengths, int64, of the sequences that stand at `places` of an epoch."""
+        segments = self._segments(epoch, places)
+        return segments.first_length + segments.second_length + self._settings.special_count
 
     def _laid_out(self, segments: Segments) -> tuple[Array, Array, Array, Array]:
         """Return, all [B, T]: ids, where there is no padding, where the second segment is, what may be masked."""

@@ -42,6 +42,14 @@ class Sequences:
         return cls._of(like, array_module(mask).where(mask.any(axis=1), ends, T).tolist(), mask)
 
     @classmethod
+    def packed(cls, sequence_ids: Array) -> "Sequences":
+        """Return the sequences that `sequence_ids` [B, T] numbers: in each row from 1 on, and 0 in padding."""
+        xp = array_module(sequence_ids)
+        slots = xp.flatnonzero(sequence_ids)
+        starts = xp.flatnonzero(begins(sequence_ids).reshape(-1)[slots])
+        return cls((*starts.tolist(), len(slots)), slots, sequence_ids.shape[1])
+
+    @classmethod
     def _of(cls, like: Array, lengths: list[int], mask: Array | None) -> "Sequences":
         xp, T = array_module(like), like.shape[1]
         slots = xp.flatnonzero(xp.arange(T) < xp.asarray(lengths)[:, None])
@@ -73,3 +81,10 @@ class Sequences:
         xp = array_module(self.slots)
         of_row = xp.asarray(samples.samples)[self.slots // self.length]
         return Coordinates(samples.seed, samples.step, of_row, self.slots % self.length)
+
+
+def begins(sequence_ids: Array) -> Array:
+    """Return bool [B, T]: in which slots of a grid of sequence numbers [B, T] a sequence begins."""
+    begins = sequence_ids > 0
+    begins[:, 1:] &= sequence_ids[:, 1:] != sequence_ids[:, :-1]
+    return begins

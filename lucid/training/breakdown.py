@@ -204,7 +204,7 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
 
 def _work(run: Run, batch: Batch) -> tuple[int, int, int, int]:
     """Return the FLOPs of linear layers and attention forward, the tokens, and the masked ones."""
-    lengths = batch.attention_mask.sum(axis=1)
+    lengths = batch.sequence_lengths
     flops = forward_flops(run.config.model, lengths, batch.masked_tokens)
     return flops.linear, flops.attention, int(lengths.sum()), batch.masked_tokens
 

@@ -61,6 +61,7 @@ class DataSettings(Settings):
     random_replace_probability: Share = Field(0.1, description="share of these that become a random token")
     whole_word_mask: bool = Field(False, description="the pieces of a word are masked together or not at all")
     nsp: bool = Field(True, description="pairs for next-sentence prediction; false: one segment, MLM only")
+    packing: bool = Field(False, description="several short sequences in a row, which do not attend to each other")
     workers: Annotated[int, Field(ge=0, le=256)] = Field(1, description="threads a rank that make batches; 0: none")
     prefetch: Count = Field(4, description="batches made ahead")
 
@@ -92,7 +93,7 @@ class TrainSettings(Settings):
     max_hours: Positive | None = Field(
         None, description="end after this time in training too, the learning rate decaying to it; default: steps alone"
     )
-    global_batch: Count = Field(description="sequences a step, over all ranks")
+    global_batch: Count = Field(description="sequences a step, over all ranks; rows of them with data.packing")
     micro_batch: Count | None = Field(None, description="most sequences a rank runs at once; default: its whole share")
     reduction: Literal["fast", "exact"] = Field(
         "fast", description="how gradients are summed; exact: the same bits on any number of ranks, but slower"

@@ -91,7 +91,7 @@ def _sums(model: BERTForPreTraining, sampler: Sampler, rows: range, token_losses
         batch.mlm_labels,
         batch.nsp_labels,
         batch.input_ids,
-        attention_mask=batch.attention_mask,
+        sequence_ids=batch.sequence_ids,
         token_type_ids=batch.token_type_ids,
     )
     by_frequency = token_losses[batch.mlm_labels[batch.mlm_labels != IGNORED]].sum()

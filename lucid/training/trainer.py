@@ -134,7 +134,7 @@ class Trainer:
             fetching = time.perf_counter()
             following = next(batches, None)
             data_wait = time.perf_counter() - fetching
-            flops = forward_flops(run.config.model, batch.attention_mask.sum(axis=1), batch.masked_tokens)
+            flops = forward_flops(run.config.model, batch.sequence_lengths, batch.masked_tokens)
             self._window.add_step(data_wait, flops.training)
             control = self._announce(following, stop)
             self._step(batch, masked_tokens, pairs, place)
@@ -199,7 +199,7 @@ class Trainer:
                     part.mlm_labels,
                     part.nsp_labels,
                     part.input_ids,
-                    attention_mask=part.attention_mask,
+                    sequence_ids=part.sequence_ids,
                     token_type_ids=part.token_type_ids,
                 )
                 (mlm.loss * mlm_weight + nsp.loss * nsp_weight).backward()

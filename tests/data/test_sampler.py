@@ -41,7 +41,30 @@ def many_by_words(corpus: Corpus) -> Batch:
     return hundred_thousand(corpus, replace(SETTINGS, whole_word_mask=True))
 
 
-@pytest.fixture(params=["many_by_tokens", "many_by_words"])
+@pytest.fixture(scope="module")
+def many_packed(corpus: Corpus) -> Batch:
+    """100,000 rows, and of these each sequence in a row of its own."""
+    batch = hundred_thousand(corpus, replace(SETTINGS, packing=True))
+    used, lengths = np.flatnonzero(batch.sequence_ids), batch.sequence_lengths
+    column = np.arange(len(used)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    target = np.repeat(np.arange(len(lengths)), lengths) * 64 + column
+
+    def apart(values: Array, empty: int) -> Array:
+        grid = np.full((len(lengths), 64), empty, np.int32)
+        grid.reshape(-1)[target] = values.reshape(-1)[used]
+        return grid
+
+    return Batch(
+        input_ids=apart(batch.input_ids, corpus.special_tokens.pad),
+        sequence_ids=apart(np.ones_like(batch.sequence_ids), 0),
+        token_type_ids=apart(batch.token_type_ids, 0),
+        mlm_labels=apart(batch.mlm_labels, IGNORED),
+        nsp_labels=batch.nsp_labels,
+        samples=np.arange(len(lengths)),
+    )
+
+
+@pytest.fixture(params=["many_by_tokens", "many_by_words", "many_packed"])
 def many(request: pytest.FixtureRequest) -> Batch:
     return request.getfixturevalue(request.param)
 
@@ -110,7 +133,7 @@ def test_shapes_and_types_are_those_promised(sampler: Sampler) -> None:
     arrays = {field.name: getattr(batch, field.name) for field in fields(Batch)}
     assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
         "input_ids": ("int32", (8, 64)),
-        "attention_mask": ("bool", (8, 64)),
+        "sequence_ids": ("int32", (8, 64)),
         "token_type_ids": ("int32", (8, 64)),
         "mlm_labels": ("int32", (8, 64)),
         "nsp_labels": ("int32", (8,)),

@@ -109,11 +109,11 @@ def test_every_sample_comes_once_an_epoch(corpora: list[Corpus], sharing: Sharin
 
 
 @settings(max_examples=40)
-@given(sharing=sharings, first_sample=st.integers(0, 10_000), nsp=st.booleans())
+@given(sharing=sharings, first_sample=st.integers(0, 10_000), nsp=st.booleans(), packing=st.booleans())
 def test_samples_are_the_same_however_they_are_shared_out(
-    corpora: list[Corpus], sharing: Sharing, first_sample: int, nsp: bool
+    corpora: list[Corpus], sharing: Sharing, first_sample: int, nsp: bool, packing: bool
 ) -> None:
-    how = replace(PAIRS, nsp=nsp)
+    how = replace(PAIRS, nsp=nsp, packing=packing)
     shared = sharing.batches(Sampler(corpora[sharing.shards], how, 5), first_sample, steps=2)
     alone = Sampler(corpora[0], how, 5)
     singles = [alone.batch(first_sample + sample, range(1)) for sample in range(2 * sharing.global_batch)]
@@ -123,13 +123,14 @@ def test_samples_are_the_same_however_they_are_shared_out(
 
 
 @settings(max_examples=40)
-@given(before=sharings, after=sharings, step=st.integers(0, 9), more=st.integers(1, 3))
+@given(before=sharings, after=sharings, step=st.integers(0, 9), more=st.integers(1, 3), packing=st.booleans())
 def test_a_run_resumed_at_any_step_has_the_batches_that_follow(
-    corpora: list[Corpus], before: Sharing, after: Sharing, step: int, more: int
+    corpora: list[Corpus], before: Sharing, after: Sharing, step: int, more: int, packing: bool
 ) -> None:
-    undisturbed = Batch.joined(before.batches(Sampler(corpora[before.shards], PAIRS, 7), 0, step + more))
+    how = replace(PAIRS, packing=packing)
+    undisturbed = Batch.joined(before.batches(Sampler(corpora[before.shards], how, 7), 0, step + more))
     consumed = step * before.global_batch
-    resumed = Batch.joined(after.batches(Sampler(corpora[after.shards], PAIRS, 7), consumed, more))
+    resumed = Batch.joined(after.batches(Sampler(corpora[after.shards], how, 7), consumed, more))
     both = min(more * before.global_batch, more * after.global_batch)
     assert_equal(undisturbed.rows(consumed, consumed + both), resumed.rows(0, both))
 

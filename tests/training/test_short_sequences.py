@@ -5,7 +5,9 @@ import pytest
 from texts import made_up_text
 
 from lucid.data import Corpus, Sampler, SamplerSettings
+from lucid.distributed.backends.single import SingleCommunicator
 from lucid.preparation import prepare
+from lucid.training.trainer import Control
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,17 @@ def test_the_samples_are_of_many_lengths_and_mostly_padding(short_documents):
     assert len(set(lengths)) > 16
 
 
-def test_the_loss_curve_does_not_depend_on_ranks_or_micro_batches(train, settings):
+def test_next_sentence_losses_are_divided_by_the_number_of_pairs_not_of_rows(short_documents):
+    settings = SamplerSettings(sequence_length=128, packing=True)
+    batch = Sampler(Corpus.open(short_documents), settings, seed=0).batch(0, range(8))
+    masked_tokens, pairs, _, _ = Control(SingleCommunicator(), batch, seconds=0.0, stop=False).wait()
+    assert masked_tokens == batch.masked_tokens
+    assert pairs == batch.sequence_ids.max(axis=1).sum() > 12
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_loss_curve_does_not_depend_on_ranks_or_micro_batches(train, settings, packing):
+    settings = (*settings, f"data.packing={packing}")
     one = train(1, "one", *settings)
     assert one[20] < one[1]
     for name, ranks, micro_batch in (("two", 2, 3), ("four", 4, 1)):
@@ -40,6 +52,14 @@ def test_the_loss_curve_does_not_depend_on_ranks_or_micro_batches(train, setting
         np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=1e-4)
 
 
-def test_under_the_exact_reduction_two_ranks_give_the_losses_of_one_bit_for_bit(train, settings):
-    exact = (*settings, "train.reduction=exact", "train.micro_batch=2")
+@pytest.mark.parametrize("packing", [False, True])
+def test_under_the_exact_reduction_two_ranks_give_the_losses_of_one_bit_for_bit(train, settings, packing):
+    exact = (*settings, "train.reduction=exact", "train.micro_batch=2", f"data.packing={packing}")
     assert train(1, "one", *exact) == train(2, "two", *exact)
+
+
+def test_a_run_on_packed_rows_that_was_stopped_goes_on_bit_for_bit(train, train_until, settings):
+    settings = (*settings, "data.packing=true", "train.reduction=exact", "train.micro_batch=2")
+    undisturbed = train(1, "undisturbed", *settings)
+    train_until(2, "stopped", 7, *settings)
+    assert train(1, "stopped", *settings) == undisturbed

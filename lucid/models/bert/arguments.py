@@ -11,7 +11,7 @@ import numpy as np
 from lucid import backend
 from lucid.autograd import Tensor
 from lucid.backend import Array
-from lucid.kernels.sequences import Sequences
+from lucid.kernels.sequences import Sequences, begins
 from lucid.models.bert.config import BERTConfig
 
 
@@ -19,7 +19,8 @@ from lucid.models.bert.config import BERTConfig
 class EncoderInputs:
     """Checked inputs of a batch of B sequences of length T; exactly one of the first two is given.
 
-    All are [B, T], and `inputs_embeds` is [B, T, C].
+    All are [B, T], and `inputs_embeds` is [B, T, C]. `sequence_ids`, in place of `attention_mask`, numbers the
+    sequences of a row from 1 on and is 0 in padding.
     """
 
     input_ids: Array | None
@@ -27,6 +28,7 @@ class EncoderInputs:
     attention_mask: Array | None
     token_type_ids: Array
     position_ids: Array
+    sequence_ids: Array | None = None
 
     @property
     def batch_and_length(self) -> tuple[int, int]:
@@ -39,6 +41,8 @@ class EncoderInputs:
 
     def without_padding(self, labelled: Array | None = None) -> Sequences:
         """Return the slots up to the last of each sequence that is attended to, or is in `labelled` (bool [B, T])."""
+        if self.sequence_ids is not None:
+            return Sequences.packed(self.sequence_ids)
         return Sequences.unpadded(self.token_type_ids, self.attention_mask, labelled)
 
 
@@ -50,6 +54,7 @@ def check_inputs(
     token_type_ids: Any = None,
     position_ids: Any = None,
     inputs_embeds: Any = None,
+    sequence_ids: Any = None,
 ) -> EncoderInputs:
     """Return the inputs as arrays on `device`, with defaults filled in, or raise `ValueError`."""
     if (input_ids is None) == (inputs_embeds is None):
@@ -68,6 +73,10 @@ def check_inputs(
     xp = backend.array_module(inputs_embeds.data if inputs_embeds is not None else input_ids)
     if attention_mask is not None:
         attention_mask = flags("attention_mask", attention_mask, (B, T), device)
+    if sequence_ids is not None:
+        if attention_mask is not None:
+            raise ValueError("give either attention_mask or sequence_ids, and not both")
+        sequence_ids = _sequence_ids(sequence_ids, (B, T), device)
     if token_type_ids is None:
         token_type_ids = xp.zeros((B, T), dtype=np.int64)
     else:
@@ -75,6 +84,9 @@ def check_inputs(
         token_type_ids = integers("token_type_ids", token_type_ids, (B, T), types, device, "type_vocab_size")
     if position_ids is None:
         position_ids = xp.arange(T)
+        if sequence_ids is not None:
+            first = begins(sequence_ids).reshape(-1)
+            position_ids = (xp.arange(B * T) - xp.flatnonzero(first)[first.cumsum() - 1]).reshape(B, T)
     else:
         positions = config.max_position_embeddings
         position_ids = _broadcast_rows(position_ids)
@@ -82,7 +94,7 @@ def check_inputs(
         if len(position_ids) not in (1, B):
             raise ValueError(f"position_ids has shape {position_ids.shape}; it takes ({B}, {T}), (1, {T}) or ({T},)")
     position_ids = xp.broadcast_to(position_ids, (B, T))
-    return EncoderInputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
+    return EncoderInputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids, sequence_ids)
 
 
 def integers(
@@ -134,6 +146,14 @@ def flags(name: str, values: Any, shape: tuple[int, ...], device: str) -> Array:
     if neither.any():
         raise ValueError(f"{name} has the value {array[neither][0]}; it takes 0 and 1")
     return backend.to_device(array != 0, device)
+
+
+def _sequence_ids(values: Any, shape: tuple[int, int], device: str) -> Array:
+    ids = integers("sequence_ids", values, shape, shape[1] + 1, device)
+    wrong = (ids > 0) & (ids != begins(ids).cumsum(axis=1))
+    if wrong.any() or not ids.any(axis=1).all():
+        raise ValueError("sequence_ids takes 1 in the slots of a row's first sequence, 2 in the next's, 0 in padding")
+    return ids
 
 
 def check_token_id(name: str, value: int, vocab_size: int) -> None:

@@ -179,9 +179,7 @@ class BERTForPreTraining(Module):
 
         A row labelled -100 does not count.
         """
-        checked = self._check(input_ids, **inputs)
-        labels = self._nsp_labels(nsp_labels, checked)
-        return _reduce(self._nsp(checked, labels), reduction)
+        return _reduce(self._nsp(self._check(input_ids, **inputs), nsp_labels), reduction)
 
     def get_loss(
         self,
@@ -206,13 +204,19 @@ class BERTForPreTraining(Module):
         input_ids: Any = None,
         *,
         ignore_index: int = IGNORE_INDEX,
+        sequence_ids: Any = None,
         **inputs: Unpack[ModelInputs],
     ) -> tuple[BranchLoss, BranchLoss]:
-        """Return what `get_loss` is made of, (MLM, NSP), with the counts that training and evaluation report."""
-        checked = self._check(input_ids, **inputs)
+        """Return what `get_loss` is made of, (MLM, NSP), with the counts that training and evaluation report.
+
+        With `sequence_ids` [B, T] a row holds several sequences: it is 1 in the slots of its first, 2 in those of the
+        next, 0 in padding, and takes the place of `attention_mask`. A sequence attends to itself alone, its positions
+        count from 0, and `nsp_labels` [S] has a label for each sequence, row after row. Labels in padding do not count.
+        """
+        checked = check_inputs(self.config, self.device, input_ids, sequence_ids=sequence_ids, **inputs)
         mlm_labels = self._mlm_labels(mlm_labels, checked, ignore_index)
-        nsp_labels = self._nsp_labels(nsp_labels, checked)
         sequences = checked.without_padding(mlm_labels != ignore_index)
+        nsp_labels = self._nsp_labels(nsp_labels, sequences)
         hidden = self.bert(checked, sequences)
         return (
             self._mlm_branch(hidden, sequences, mlm_labels, ignore_index),
@@ -288,9 +292,8 @@ class BERTForPreTraining(Module):
     def get_nsp_accuracy(self, nsp_labels: Any, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return the share of rows whose next-sentence label is predicted. Dropout is off."""
         checked = self._check(input_ids, **inputs)
-        labels = self._nsp_labels(nsp_labels, checked)
         with self._evaluating():
-            return self._nsp(checked, labels).accuracy()
+            return self._nsp(checked, nsp_labels).accuracy()
 
     def get_accuracy(
         self,
@@ -319,16 +322,16 @@ class BERTForPreTraining(Module):
         shape = inputs.batch_and_length
         return integers("mlm_labels", labels, shape, bound, self.device, "vocab_size", ignored=ignore_index)
 
-    def _nsp_labels(self, labels: Any, inputs: EncoderInputs) -> Array:
-        batch, _ = inputs.batch_and_length
-        return integers("nsp_labels", labels, (batch,), 2, self.device, ignored=IGNORE_INDEX)
+    def _nsp_labels(self, labels: Any, sequences: Sequences) -> Array:
+        return integers("nsp_labels", labels, (len(sequences.bounds) - 1,), 2, self.device, ignored=IGNORE_INDEX)
 
     def _mlm(self, inputs: EncoderInputs, labels: Array, ignore_index: int) -> BranchLoss:
         sequences = inputs.without_padding(labels != ignore_index)
         return self._mlm_branch(self.bert(inputs, sequences), sequences, labels, ignore_index)
 
-    def _nsp(self, inputs: EncoderInputs, labels: Array) -> BranchLoss:
+    def _nsp(self, inputs: EncoderInputs, nsp_labels: Any) -> BranchLoss:
         sequences = inputs.without_padding()
+        labels = self._nsp_labels(nsp_labels, sequences)
         return self._nsp_branch(self.bert(inputs, sequences), sequences, labels)
 
     def _mlm_branch(self, hidden: Tensor, sequences: Sequences, labels: Array, ignore_index: int) -> BranchLoss:
