@@ -82,6 +82,7 @@ class Sampler:
             random_probability=settings.random_replace_probability,
             ignore_index=IGNORED,
         )
+        self._is_special = np.isin(np.arange(corpus.vocab_size), corpus.special_tokens.ids)
         self._continues_word = _continuing_tokens(corpus) if settings.whole_word_mask else None
         self._packing = None
         if settings.packing:
@@ -149,7 +150,7 @@ class Sampler:
         text = in_first | in_second
         ids = np.where(text, tokens, np.where(column < end, np.int32(special.separator), np.int32(special.pad)))
         ids[:, 0] = special.classify
-        candidates = text & ~np.isin(ids, special.ids)
+        candidates = text & ~self._is_special[ids]
         return ids, np.broadcast_to(column, ids.shape) < end, (column > first_end) & (column < end), candidates
 
 

@@ -101,13 +101,17 @@ def _whole_words(candidates: Array, continues_word: Array, order: Array, counts:
     word_of_all = (word + xp.arange(rows)[:, None] * length)[in_order]
     sizes = xp.bincount(word_of_all, minlength=rows * length).reshape(rows, length)
 
-    taken, left = xp.zeros(sizes.shape, dtype=bool), counts.copy()
-    for number in range(length):
-        size = sizes[:, number]
-        if not (left * size).any():
-            break
-        taken[:, number] = size <= left
-        left -= xp.where(taken[:, number], size, 0)
+    # The words that fit one after another, then what else does: what once had no room never has.
+    taken = xp.cumsum(sizes, axis=1) <= counts[:, None]
+    left = counts - (sizes * taken).sum(axis=1)
+    taken |= sizes == 0
+    waiting = xp.flatnonzero(left)
+    while len(waiting):
+        fits = ~taken[waiting] & (sizes[waiting] <= left[waiting, None])
+        some = fits.any(axis=1)
+        waiting, number = waiting[some], fits[some].argmax(axis=1)
+        taken[waiting, number] = True
+        left[waiting] -= sizes[waiting, number]
     chosen = in_order & xp.take_along_axis(taken, word, axis=1)
     row, place = xp.nonzero(chosen)
     return row, positions[row, place], (xp.cumsum(chosen, axis=1) - 1)[row, place]
