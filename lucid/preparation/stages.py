@@ -7,6 +7,7 @@ any order, with the same result. What a task has made is a whole file, and is no
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,10 +25,11 @@ from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer
 from lucid.errors import DataError
 from lucid.files import parse_dataclass, written_aside
 from lucid.preparation.assembly import ShardMaker, finish
+from lucid.preparation.lock import alone_in
 from lucid.preparation.parts import PartMaker, Portion, TextSettings
 from lucid.preparation.plan import UNFINISHED, Plan, conditions, make_plan
 from lucid.preparation.selection import Selection, ShardPlan, select
-from lucid.preparation.sources import find_sources
+from lucid.preparation.sources import Source, find_sources
 from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleMaker, sample_path, train_on_samples
 from lucid.preparation.workers import run_tasks
 
@@ -100,32 +102,37 @@ def prepare(
     Each rank works in `workers` processes; the corpus does not depend on how many there are of either. A preparation
     that was cut short goes on where it was, if it is called with the same arguments. If `output` already holds the
     corpus that they make, it is left as it is; if it holds another, `overwrite` has to be set. `report` is told of the
-    progress, at last of the outcome. Raises `DataError` on bad input and on what cannot be written.
+    progress, at last of the outcome. Raises `DataError` on bad input, on what cannot be written, and if another
+    preparation is at work in `output`.
     """
     ranks = ranks or _Alone()
     output = Path(output)
     settings = TextSettings(text_field, whole_files, language, strict)
-    if ranks.rank == 0:
-        given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
-        made_from = {
-            "held_out": held_out,
-            "vocab_size": vocab_size if given is None else None,
-            "tokenizer": None if given is None else tokenizer_hash(given),
-            "text_field": text_field,
-            "whole_files": whole_files,
-            "language": language,
-            "drop_duplicates": drop_duplicates,
-        }
-        _check_arguments(inputs, output, held_out)
-        if _begin(inputs, output, settings, made_from, overwrite, report) and given is not None:
-            save_tokenizer(given, output / TOKENIZER_FOLDER)
-    ranks.barrier()
-    plan = Plan.read(output / UNFINISHED / _PLAN)
-    if plan is None:
-        report(f"{output} holds this corpus already: nothing was done", 0, 0)
-        return Manifest.read(output)
-    _Preparation(output, plan, settings, workers, ranks, report).run()
-    report(f"{output} holds the corpus", 0, 0)
+    with ExitStack() as stack:
+        if ranks.rank == 0:
+            given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
+            made_from = {
+                "held_out": held_out,
+                "vocab_size": vocab_size if given is None else None,
+                "tokenizer": None if given is None else tokenizer_hash(given),
+                "text_field": text_field,
+                "whole_files": whole_files,
+                "language": language,
+                "drop_duplicates": drop_duplicates,
+            }
+            _check_arguments(inputs, output, held_out)
+            sources = find_sources(inputs)
+            stack.enter_context(alone_in(output))
+            if _begin(sources, output, settings, made_from, overwrite, report) and given is not None:
+                save_tokenizer(given, output / TOKENIZER_FOLDER)
+        ranks.barrier()
+        plan = Plan.read(output / UNFINISHED / _PLAN)
+        if plan is None:
+            outcome = f"{output} holds this corpus already: nothing was done"
+        else:
+            _Preparation(output, plan, settings, workers, ranks, report).run()
+            outcome = f"{output} holds the corpus"
+    report(outcome, 0, 0)
     return Manifest.read(output)
 
 
@@ -140,7 +147,7 @@ def _check_arguments(inputs: Sequence[str | Path], output: Path, held_out: float
 
 
 def _begin(
-    inputs: Sequence[str | Path],
+    sources: list[Source],
     output: Path,
     settings: TextSettings,
     made_from: dict[str, Any],
@@ -148,7 +155,6 @@ def _begin(
     report: Report,
 ) -> bool:
     """Write the plan of the work, keeping what is done of the same plan; return whether there is anything to do."""
-    sources = find_sources(inputs)
     unfinished = output / UNFINISHED
     before = Plan.read(unfinished / _PLAN)
     if before and before.sources == tuple(sources) and before.conditions == conditions(settings, PIECE_BYTES):

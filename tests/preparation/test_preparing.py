@@ -88,6 +88,23 @@ def test_a_mistake_on_two_ranks_is_told_once(run_ranks, tmp_path: Path) -> None:
     assert finished.stdout.count("does not exist") == 1
 
 
+def test_a_second_preparation_in_the_folder_is_refused_and_does_not_disturb_the_first(
+    text_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "corpus"
+    with started(text_file, output) as (process, _):
+        total_when(process, "encoding", beyond=10_000)
+        process.send_signal(signal.SIGSTOP)
+        second = run(text_file, output, 1)
+        assert second.returncode != 0
+        assert f"refused: another preparation is at work in {output}" in second.stderr
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert contents(output) == contents(undisturbed)
+    assert "nothing was done" in run(text_file, output, 1).stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_preparation_cut_short_goes_on_where_it_was(
     number: signal.Signals, text_file: Path, undisturbed: Path, tmp_path: Path

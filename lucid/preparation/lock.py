@@ -1,0 +1,60 @@
+"""Keeps two preparations from working in one folder at once."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from lucid.errors import DataError
+
+_LOCK = "preparing.lock"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make `folder`, and hold its lock for the length of the block. Raises `DataError` if another process has it.
+
+    The system takes the lock back when the process ends, however it does. Over NFS it holds between hosts. There is
+    none where nothing can be written, nor on a file system that knows no locks.
+    """
+    path = folder / _LOCK
+    file = _locked(path)
+    try:
+        yield
+    finally:
+        if file is not None:
+            path.unlink(missing_ok=True)
+            file.close()
+
+
+def _locked(path: Path) -> BinaryIO | None:
+    """Return the lock file, locked, or None where it cannot be made."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("wb")
+        except OSError:
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise DataError(
+                f"another preparation is at work in {path.parent}, perhaps on another host: wait until it has ended, "
+                "or choose another folder"
+            ) from error
+        except OSError:
+            return file
+        if _is_at(file, path):
+            return file
+        # The last holder has removed it in between: another process may hold the next one.
+        file.close()
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
