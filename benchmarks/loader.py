@@ -1,8 +1,9 @@
 """Times the making of batches alone, on one core: how many sequences a second the data room can feed.
 
 The process is bound to one core; printed are medians of sequences (packed: rows) a second over the turns, by the clock
-and by the core's own time, which other work on the machine does not change, and how many of the slots are tokens.
-Settings take turns.
+and by the core's own time, which other work on the machine does not change. Settings take turns. Beside it stands what
+training gets of them: the share of slots that are filled, and how many tokens the busiest of 8 ranks with 8 rows each
+has, as a multiple of the mean.
 
     python benchmarks/loader.py [--data CORPUS] [--length 128] [--batch 256] [--turns 5]
 """
@@ -13,6 +14,8 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
 
 from lucid.data import Corpus, Loader, Sampler, SamplerSettings
 from lucid.preparation import PYTHON_DOCS, prepare
@@ -42,6 +45,13 @@ def sequences(sampler: Sampler, batch: int, seconds: float, workers: int) -> tup
     return made / clock, made / process
 
 
+def evenness(sampler: Sampler) -> tuple[float, float]:
+    """Return the share of slots that are filled, and the tokens of the busiest of 8 ranks with 8 rows each / mean."""
+    masks = np.stack([sampler.batch(64 * step, range(64)).attention_mask for step in range(40)])
+    tokens = masks.reshape(40, 8, -1).sum(axis=2)
+    return float(masks.mean()), float((tokens.max(axis=1) / tokens.mean(axis=1)).mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a prepared corpus; default: the documentation of Python, prepared")
@@ -65,11 +75,12 @@ def main() -> None:
         for _ in range(options.turns):
             for name, sampler in samplers.items():
                 rates[name].append(sequences(sampler, options.batch, options.seconds, options.workers))
-    filled = {name: sampler.batch(0, range(2048)).attention_mask.mean() for name, sampler in samplers.items()}
-    print(f"batches of {options.batch} x {options.length}, one core: sequences/s (of its own time), slots filled")
+    print(f"batches of {options.batch} x {options.length} on one core")
+    print(f"{'':25} sequences/s (of its own time), slots filled, busiest rank")
     for name, turns in rates.items():
         clock, process = (statistics.median(values) for values in zip(*turns, strict=True))
-        print(f"{name:25} {clock:9,.0f} ({process:,.0f}) {filled[name]:7.1%}")
+        filled, busiest = evenness(samplers[name])
+        print(f"{name:25} {clock:9,.0f} ({process:,.0f}) {filled:7.1%} {busiest:6.3f}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from lucid.errors import DataError
 from lucid.files import written_aside
 from lucid.preparation.parts import load_part
 
-_HASH_RANGE = 1 << 64
+HASH_RANGE = 1 << 64
 # Hashes that are compared at once; sorting them takes about 400 MB.
 _HASHES_AT_ONCE = 1 << 23
 _DUPLICATES = "duplicates.npy"
@@ -49,7 +49,7 @@ class Lowest:
             return 0
         if self.documents < 3:
             raise DataError("the input holds 2 documents, too few to hold one out: add text, or pass --held-out 0")
-        return max(round(held_out * _HASH_RANGE), self.hashes[1 if self.documents >= 4 else 0] + 1)
+        return max(round(held_out * HASH_RANGE), self.hashes[1 if self.documents >= 4 else 0] + 1)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _find_duplicates(folder: Path, firsts: list[int]) -> int:
     """
     duplicate = np.zeros(firsts[-1], bool)
     ranges = firsts[-1] // _HASHES_AT_ONCE + 1
-    bounds = [number * _HASH_RANGE // ranges for number in range(ranges + 1)]
+    bounds = [number * HASH_RANGE // ranges for number in range(ranges + 1)]
     for low, high in pairwise(bounds):
         found, places = _hashes_between(folder, firsts, low, high)
         # A stable sort: of equal ones the first in the corpus comes first.

@@ -10,13 +10,12 @@ from tokenizers import Tokenizer
 from lucid.errors import DataError
 from lucid.files import written_aside
 from lucid.preparation.parts import Dropped, Portion, TextSettings, text_hash
-from lucid.preparation.selection import Lowest
+from lucid.preparation.selection import HASH_RANGE, Lowest
 from lucid.preparation.sources import Contents
 from lucid.preparation.tokenizer_training import train_tokenizer
 
 # Bytes of text that a tokenizer is trained on at most: training holds all its distinct words.
 SAMPLE_BYTES = 1 << 27
-_HASH_RANGE = 1 << 64
 
 
 def sample_path(folder: Path, portion: Portion) -> Path:
@@ -31,7 +30,7 @@ class SampleMaker:
     """
 
     def __init__(self, folder: Path, settings: TextSettings, share: float) -> None:
-        self._folder, self._settings, self._below = folder, settings, share * _HASH_RANGE
+        self._folder, self._settings, self._below = folder, settings, share * HASH_RANGE
 
     def path_of(self, task: Portion) -> Path:
         """Return where the sample is."""
