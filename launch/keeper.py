@@ -1,17 +1,20 @@
 """The parent of a rank, which can still speak when the rank is gone.
 
-    mpiexec -n 4 python -S launch/keeper.py -m mpi4py -m lucid train run.yaml
+    mpiexec -n 4 python -S launch/keeper.py [--bind] [--gpus] -m mpi4py -m lucid train run.yaml
 
 A rank that is killed, or that a library ends by `_exit`, says nothing, and the launcher knows neither its step nor the
 collective it was in. So a keeper starts the rank as its child and lends it a page of memory, to which the rank writes
 where it is (`lucid/distributed/whereabouts.py`). When the rank has ended without a word, the keeper says which rank,
 what happened and where, in one line. Then it leaves with the rank's exit code, and the launcher ends the other ranks.
 
+Being there first, it also gives the rank its cores (`--bind`) or its GPU (`--gpus`), as `placement.py` says.
+
 The launcher's connection to the rank stays open in the keeper as well: else the launcher would see it break, and end
 all before a word is said. Every rank's start waits for this file, so it loads little, and the standard library only.
 """
 
 import ctypes
+import itertools
 import os
 import signal
 import sys
@@ -20,6 +23,9 @@ import time
 _PAGE_VARIABLE = "LUCID_WHEREABOUTS_PAGE"  # as in whereabouts.py
 _PAGE_BYTES = 4096
 
+_PLACEMENT = ("--bind", "--gpus")
+_REFUSED = 2  # as in lucid/errors.py
+
 # A terminal sends SIGINT to the rank as well: the keeper only has to survive it.
 _PASSED_ON = {signal.SIGTERM, signal.SIGUSR1}
 _AWAITED = _PASSED_ON | {signal.SIGINT, signal.SIGCHLD}
@@ -27,14 +33,21 @@ _AWAITED = _PASSED_ON | {signal.SIGINT, signal.SIGCHLD}
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # The launcher may drop what it has not read of a rank's output when it ends the ranks.
 _SECONDS_TO_FORWARD = 0.2
+# Until the rank that speaks for its host has ended all.
+_SECONDS_TO_SPEAK = 5.0
 
 
 def main() -> int:
     """Run `python ARGUMENTS` as the rank; return its exit code, 128 + N after signal N."""
+    arguments = sys.argv[1:]
+    options = set(itertools.takewhile(_PLACEMENT.__contains__, arguments))
+    if options and not _place(options):
+        _end_all(_REFUSED)
+        return _REFUSED
     kills_before = _out_of_memory_kills()
     page = _lend_page()
     # Negative after a signal.
-    code = os.waitstatus_to_exitcode(_wait(_start([sys.executable, *sys.argv[1:]])))
+    code = os.waitstatus_to_exitcode(_wait(_start([sys.executable, *arguments[len(options) :]])))
     message = _last_words(code, page, out_of_memory=_out_of_memory_kills() > kills_before)
     if message:
         os.write(2, message.encode())  # in one piece, so that the ranks' messages do not mix
@@ -44,6 +57,22 @@ def main() -> int:
     if message:
         _end_all(code)
     return code
+
+
+def _place(options: set[str]) -> bool:
+    """Give the rank its cores and its GPU; return whether it can be started. One rank of the host says why not."""
+    import placement
+
+    try:
+        placement.place(os.environ, bind="--bind" in options, with_gpus="--gpus" in options)
+    except placement.TooFewGPUsError as refusal:
+        if placement.LocalRank.announced(os.environ).rank == 0:
+            os.write(2, f"lucid: {refusal}\n".encode())
+            time.sleep(_SECONDS_TO_FORWARD)
+        else:
+            time.sleep(_SECONDS_TO_SPEAK)
+        return False
+    return True
 
 
 def _lend_page() -> int | None:

@@ -5,13 +5,17 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-Usage: launch/mpirun.sh [-n N] [--hostfile F] [--dry-run]
+Usage: launch/mpirun.sh [-n N] [--hostfile F] [--gpus] [--dry-run]
                         [--restarts N [--backoff SECONDS] [--min-ranks K]] CONFIG [key=value ...]
+       launch/mpirun.sh [-n N] [--hostfile F] [--gpus] [--dry-run] --doctor [--folder DIR]
 
-Trains as CONFIG (YAML) says, on N ranks; key=value overrides a setting, as in `lucid train`.
+Trains as CONFIG (YAML) says, on N ranks; key=value overrides a setting, as in `lucid train`. With --doctor: says what
+these ranks, started in the same way, can do (`lucid doctor`).
 
-  -n N          ranks in all (default: one per physical core that may be used, on every host)
-  --hostfile F  hosts, one name per line; they see the same files and have as many cores as this one
+  -n N          ranks in all (default: one per physical core that may be used, or with --gpus per GPU, on every host)
+  --hostfile F  hosts, one name per line; they see the same files and have as many cores and GPUs as this one. Each has
+                to let you in without a password, by ssh or by what $HYDRA_LAUNCHER_EXEC names
+  --gpus        give every rank of a host a GPU of its own, and cores near it
   --dry-run     print the command and the threads per rank, and do not run it
   --restarts N  start again from the newest checkpoint, at most N times, after a fault or when the ranks stopped and
                 saved (exit code 75); not after a mistake in the settings (2) or Ctrl-C, nor when there is no newer
@@ -23,7 +27,8 @@ Trains as CONFIG (YAML) says, on N ranks; key=value overrides a setting, as in `
 Signals are passed on to the ranks: after SIGTERM and SIGUSR1 they save and end with 75, after Ctrl-C with 130. Either
 way that is the end, with --restarts too: who sends them, such as a scheduler before its time limit, starts again.
 
-Threads per rank are cores / ranks on a host, unless OMP_NUM_THREADS is set. Python is $PYTHON, that of the active
+Threads per rank are cores / ranks on a host, unless OMP_NUM_THREADS is set. Ranks that together take all cores are bound
+to their share of them, one NUMA domain after the other. Python is $PYTHON, that of the active
 environment or of .venv, or python3; mpiexec is the one beside it, or the one in the PATH if mpi4py loads its MPI.
 
 Example: launch/mpirun.sh -n 2 configs/small_cpu.yaml train.global_batch=64
@@ -59,13 +64,15 @@ mpi_family() {
     esac
 }
 
-ranks="" hostfile="" dry_run="" supervision=()
+ranks="" hostfile="" dry_run="" placement=() command=train supervision=()
 while (($#)); do
     case $1 in
         -h | --help) usage; exit ;;
         -n) ranks=${2:-}; [[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "-n takes the number of ranks, got '$ranks'"; shift 2 ;;
         --hostfile) hostfile=${2:-}; [[ -r $hostfile ]] || fail "the hostfile '$hostfile' cannot be read"; shift 2 ;;
+        --gpus) placement=(--gpus); shift ;;
         --dry-run) dry_run=yes; shift ;;
+        --doctor) command=doctor; shift; break ;;
         --restarts | --backoff | --min-ranks)
             [[ ${2:-} =~ ^[0-9]+$ ]] || fail "$1 takes a whole number, got '${2:-}'"
             supervision+=("$1" "$2"); shift 2 ;;
@@ -73,12 +80,15 @@ while (($#)); do
         *) break ;;
     esac
 done
-(($#)) || { usage >&2; fail "CONFIG is missing"; }
-[[ -r $1 ]] || fail "the configuration '$1' cannot be read"
+if [[ $command == train ]]; then
+    (($#)) || { usage >&2; fail "CONFIG is missing"; }
+    [[ -r $1 ]] || fail "the configuration '$1' cannot be read"
+fi
 case " ${supervision[*]} " in
     "  " | *" --restarts "*) ;;
     *) fail "${supervision[0]} goes with --restarts" ;;
 esac
+if ((${#supervision[@]})) && [[ $command == doctor ]]; then fail "--doctor is not started again: leave out --restarts"; fi
 
 python=$(find_python)
 mpiexec=$(find_mpiexec)
@@ -91,22 +101,31 @@ library=$(mpi_family "$report")
 
 report=$("$python" -c "
 from lucid.distributed import topology
-print(topology.available_cores(), topology.machine_cores())" 2>&1) || fail "$python cannot import lucid: ${report##*$'\n'}"
-read -r cores machine_cores <<<"${report##*$'\n'}"
+print(topology.available_cores())" 2>&1) || fail "$python cannot import lucid: ${report##*$'\n'}"
+cores=${report##*$'\n'}
 
-hosts=1
+launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+hosts=("this machine")
 if [[ -n $hostfile ]]; then
-    hosts=$(grep -cvE '^[[:space:]]*(#|$)' "$hostfile") || fail "the hostfile '$hostfile' names no host"
+    names=$("$python" -S "$launch/hostfile.py" "$hostfile") || exit
+    mapfile -t hosts <<<"$names"
 fi
-: "${ranks:=$((hosts * cores))}"
+places=$cores
+if ((${#placement[@]})); then places=$("$python" -S "$launch/placement.py"); fi
+((ranks + places)) || fail "--gpus: this machine has no GPU for a rank: say how many ranks there are to be (-n)"
+: "${ranks:=$((${#hosts[@]} * places))}"
 
 if ((${#supervision[@]})) && [[ -z $dry_run ]]; then
     export PYTHON=$python
-    exec "$python" "$(dirname "${BASH_SOURCE[0]}")/supervise.py" "${supervision[@]}" \
-        -n "$ranks" ${hostfile:+--hostfile "$hostfile"} "$@"
+    exec "$python" "$launch/supervise.py" "${supervision[@]}" \
+        -n "$ranks" ${hostfile:+--hostfile "$hostfile"} ${placement[@]+"${placement[@]}"} "$@"
 fi
 
-ranks_per_host=$(((ranks + hosts - 1) / hosts))
+ranks_per_host=$(((ranks + ${#hosts[@]} - 1) / ${#hosts[@]}))
+if ((ranks_per_host > cores)); then
+    echo "mpirun.sh: warning: $ranks_per_host ranks on ${hosts[0]} share $cores cores and take turns: start at most" \
+        "$((${#hosts[@]} * cores)) (-n)" >&2
+fi
 threads=${OMP_NUM_THREADS:-$((cores > ranks_per_host ? cores / ranks_per_host : 1))}
 variables=(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS)
 for variable in "${variables[@]}"; do export "$variable=${!variable:-$threads}"; done
@@ -121,28 +140,30 @@ if [[ -t 1 && -z $dry_run ]]; then
     variables+=(TTY_COMPATIBLE TTY_INTERACTIVE COLUMNS)
 fi
 
-# Bind only a run that fills the machine: two runs side by side would be bound to the same first cores, and hydra does
-# not heed the cores that a scheduler or taskset has left us.
-binding=none
-if ((cores == machine_cores && ranks_per_host * threads == cores)); then binding=core; fi
+# Only ranks that take all cores are bound: two runs side by side would be bound to the same first ones. The keeper binds
+# them, as launchers do not heed the cores that a scheduler or taskset has left us.
+if ((${#placement[@]} == 0 && ranks_per_host * threads == cores)); then placement=(--bind); fi
 
-command=("$mpiexec" -n "$ranks")
+line=("$mpiexec" -n "$ranks")
 if [[ $launcher == MPICH ]]; then
-    command+=(${hostfile:+-f "$hostfile" -ppn "$ranks_per_host"})
-    if [[ $binding == core ]]; then command+=(-bind-to "core:$threads"); fi
+    line+=(${hostfile:+-f "$hostfile" -ppn "$ranks_per_host"})
 else
-    placement=ppr:$ranks_per_host:node
-    if [[ $binding == core ]]; then placement+=:PE=$threads; fi
-    command+=(--oversubscribe ${hostfile:+--hostfile "$hostfile"} --map-by "$placement" --bind-to "$binding")
-    for variable in "${variables[@]}"; do command+=(-x "$variable"); done
-    if ((EUID == 0)); then command+=(--allow-run-as-root); fi
+    line+=(--oversubscribe ${hostfile:+--hostfile "$hostfile"} --map-by "ppr:$ranks_per_host:node" --bind-to none)
+    for variable in "${variables[@]}" PYTHONPATH UCX_NET_DEVICES; do
+        if [[ -n ${!variable:-} ]]; then line+=(-x "$variable"); fi
+    done
+    if ((EUID == 0)); then line+=(--allow-run-as-root); fi
+    if [[ -n ${HYDRA_LAUNCHER_EXEC:-} ]]; then # by its names in versions 5 and 4
+        export PRTE_MCA_plm_ssh_agent=$HYDRA_LAUNCHER_EXEC OMPI_MCA_plm_rsh_agent=$HYDRA_LAUNCHER_EXEC
+    fi
 fi
 # Of each rank's end the keeper tells what the rank itself cannot. -S: it is quicker there without installed packages.
-command+=("$python" -S "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/keeper.py" -m mpi4py -m lucid train "$@")
+line+=("$python" -S "$launch/keeper.py" ${placement[@]+"${placement[@]}"} -m mpi4py -m lucid "$command" "$@")
 
 if [[ -n $dry_run ]]; then
     echo "threads per rank: $threads"
-    echo "${command[@]@Q}"
+    echo "${line[@]@Q}"
 else
-    exec "${command[@]}"
+    if [[ -n $hostfile ]]; then "$python" -S "$launch/hostfile.py" "$hostfile" "$python" >/dev/null || exit; fi
+    exec "${line[@]}"
 fi

@@ -10,14 +10,13 @@ import argparse
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import hostfile
 from restart_rule import Attempt, GiveUp, Order, decide
 
 LAUNCHER = Path(__file__).with_name("mpirun.sh")
@@ -26,20 +25,24 @@ FINAL = (0, 2, 130)
 # Any of them asks for the end of the run, not of an attempt: a scheduler that warns with SIGUSR1 wants the checkpoint
 # and the exit code before the time is over, to queue the run again.
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
-SECONDS_TO_ANSWER = 10.0
 
 
-def supervise(order: Order, config: Path, overrides: Sequence[str]) -> int:
-    """Run until the end, or until `decide` gives up; return the exit code of the last attempt."""
+def supervise(order: Order, config: Path, overrides: Sequence[str], options: Sequence[str]) -> int:
+    """Run until the end, or until `decide` gives up; return the exit code of the last attempt.
+
+    `options` are those of `mpirun.sh` that every attempt takes.
+    """
     attempts: list[Attempt] = []
     ranks, hosts = order.ranks, order.hosts
     while True:
-        exit_code, stop_asked = _run(ranks, hosts, (str(config), *overrides))
+        exit_code, stop_asked = _run(ranks, hosts, (*options, str(config), *overrides))
         status = exit_code if exit_code >= 0 else 128 - exit_code
         if stop_asked or exit_code in FINAL:
             return status
         step, allowed = _progress(config, overrides)
-        attempts.append(Attempt(exit_code, step, _answering(order.hosts)))
+        lost = hostfile.unusable(order.hosts)
+        answering = tuple(host for host in order.hosts if host not in lost)
+        attempts.append(Attempt(exit_code, step, answering))
         decision = decide(order, attempts, allowed)
         _say(decision.sentence)
         if isinstance(decision, GiveUp):
@@ -117,46 +120,6 @@ def _progress(config: Path, overrides: Sequence[str]) -> tuple[int, Callable[[in
     return (checkpoint.state.step if checkpoint else 0), allowed
 
 
-def _answering(hosts: Sequence[str]) -> tuple[str, ...]:
-    """Return which hosts can be reached the way mpiexec reaches them. All are asked at once."""
-    launcher = os.environ.get("HYDRA_LAUNCHER_EXEC", "ssh")
-    questions = {
-        host: subprocess.Popen(
-            [launcher, host, "true"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # without a terminal nobody is asked for a password
-        )
-        for host in set(hosts)
-        if not _is_this_machine(host)
-    }
-    deadline = time.monotonic() + SECONDS_TO_ANSWER
-    silent = {host for host, question in questions.items() if not _succeeds(question, deadline)}
-    return tuple(host for host in hosts if host not in silent)
-
-
-def _succeeds(process: subprocess.Popen[bytes], deadline: float) -> bool:
-    try:
-        return process.wait(max(0, deadline - time.monotonic())) == 0
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        return False
-
-
-def _is_this_machine(host: str) -> bool:
-    """Return whether `host` is a name or an address of this machine: only its own can be bound."""
-    if host in ("localhost", socket.gethostname()):
-        return True
-    try:
-        with socket.socket(type=socket.SOCK_DGRAM) as probe:
-            probe.bind((host, 0))
-    except OSError:
-        return False
-    return True
-
-
 def _say(sentence: str) -> None:
     print(f"supervise: {sentence}", file=sys.stderr, flush=True)
 
@@ -174,11 +137,11 @@ def main() -> int:
     parser.add_argument("--backoff", type=int, default=2)
     parser.add_argument("-n", dest="ranks", type=int, required=True)
     parser.add_argument("--hostfile", type=Path)
+    parser.add_argument("--gpus", action="store_true")
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs=argparse.REMAINDER)
     given = parser.parse_args()
-    lines = given.hostfile.read_text().splitlines() if given.hostfile else []
-    hosts = tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+    hosts = hostfile.read(given.hostfile) if given.hostfile else ()
     min_ranks = given.ranks if given.min_ranks is None else given.min_ranks
     if min_ranks > given.ranks:
         _fail(f"--min-ranks is {min_ranks}, but the run starts with {given.ranks}: lower it")
@@ -187,7 +150,7 @@ def main() -> int:
     sys.path.insert(0, "")  # lucid is found where the ranks find it, who are started by `python -m`
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGCHLD})
     order = Order(given.restarts, given.ranks, min_ranks, given.backoff, hosts)
-    return supervise(order, given.config, given.overrides)
+    return supervise(order, given.config, given.overrides, ["--gpus"] if given.gpus else [])
 
 
 if __name__ == "__main__":

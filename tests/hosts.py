@@ -1,28 +1,33 @@
 """Two hosts on one machine, for tests of what goes over a network: network namespaces, joined by a link.
 
-They need root, and a kernel that permits namespaces.
+They are called "near" and "far", and know each other by these names. They need root, and a kernel that permits
+namespaces.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import time
 from contextlib import suppress
+from pathlib import Path
 
 SECONDS = 60
 LINK = "link0"
 
 # Stands for ssh: runs the command in the other namespace, under a name of its own. With the same one, or the same
-# shared memory, MPI would take both for one host.
+# shared memory, MPI would take both for one host. Other hosts are for ssh itself.
 ENTER = """#!/bin/bash
 while [[ $1 == -* ]]; do shift; done
+host=$1
 shift
-exec ip netns exec {namespace} unshare --uts --ipc bash -c "hostname far; exec $*"
+if [[ $host != far && $host != 10.77.0.2 ]]; then exec ssh -o BatchMode=yes "$host" "$@"; fi
+exec ip netns exec {namespace} unshare --uts --ipc bash -c "hostname far; $*"
 """
 
 
 class Hosts:
-    """Two network namespaces, joined by a link; the first is where the run is started, the second is called "far"."""
+    """Two network namespaces, joined by a link; the run is started in the first."""
 
     def __init__(self, folder):
         self.namespaces = [f"lucid-{os.getpid()}-{host}" for host in ("near", "far")]
@@ -31,6 +36,10 @@ class Hosts:
     def make(self):
         """Make both, or raise `OSError` or `CalledProcessError` where that is not permitted."""
         for namespace in self.namespaces:
+            # What lies there takes the place of the file in /etc, for what `ip netns exec` runs.
+            names = Path("/etc/netns", namespace, "hosts")
+            names.parent.mkdir(parents=True)
+            names.write_text("127.0.0.1 localhost\n10.77.0.1 near\n10.77.0.2 far\n")
             ip("netns", "add", namespace)
             ip("netns", "exec", namespace, "unshare", "--uts", "--ipc", "true")
 
@@ -52,6 +61,7 @@ class Hosts:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             subprocess.run(["ip", "netns", "del", namespace], capture_output=True, check=False)
+            shutil.rmtree(Path("/etc/netns", namespace), ignore_errors=True)
 
     def processes(self, namespace):
         found = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
@@ -59,10 +69,13 @@ class Hosts:
 
     def mpiexec(self, launcher, ranks):
         """The command that starts as many `ranks` on each host."""
-        addresses = ["-localhost", "10.77.0.1", "-hosts", "10.77.0.1,10.77.0.2"]
         by_ssh = ["-launcher", "ssh", "-launcher-exec", str(self.enter)]
-        inside = ["ip", "netns", "exec", self.namespaces[0]]
-        return [*inside, launcher, *by_ssh, *addresses, "-ppn", str(ranks), "-n", str(2 * ranks)]
+        return [*self.on_near(launcher), *by_ssh, "-hosts", "near,far", "-ppn", str(ranks), "-n", str(2 * ranks)]
+
+    def on_near(self, *command):
+        """What runs `command` on the near host."""
+        named = ["unshare", "--uts", "--ipc", "bash", "-c", 'hostname near; exec "$@"', "near"]
+        return ["ip", "netns", "exec", self.namespaces[0], *named, *command]
 
     def set_link(self, state):
         ip("-n", self.namespaces[0], "link", "set", LINK, state)

@@ -7,11 +7,16 @@ MPI than the one loaded here; each process would then take itself for a world of
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lucid.errors import LaunchError
+
+_ROOT = Path("/")
+# Version 1 of control groups has a number for no limit, which depends on the page size.
+_NO_LIMIT = 2**62
 
 
 @dataclass(frozen=True)
@@ -92,20 +97,52 @@ def how_to_launch(size: int | None) -> str:
 
 
 def available_cores() -> int:
-    """Return how many physical cores this process may use: those of its affinity mask, at most its control group's."""
-    if not hasattr(os, "sched_getaffinity"):
-        return machine_cores()
-    cores = _physical_cores(os.sched_getaffinity(0))
+    """Return how many physical cores this process may use: those of its affinity mask, at most its control groups'."""
+    cores = _physical_cores(allowed_cpus())
+    return max(1, min(cores, int(cpu_limit() or cores)))
+
+
+def allowed_cpus() -> frozenset[int]:
+    """Return the hardware threads of this process's affinity mask."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def cpu_limit(root: Path = _ROOT) -> float | None:
+    """Return how many hardware threads' time the control groups of this process let it have, None: all of it."""
+    limits = []
+    for quota, period in _limits(root, "cpu", ("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        if quota.isdigit():  # not "max", or -1
+            limits.append(int(quota) / int(period))
+    return min(limits, default=None)
+
+
+def memory_limit(root: Path = _ROOT) -> int | None:
+    """Return how many bytes the control groups of this process let it have together with all others in them."""
+    words = [limit for limit, *_ in _limits(root, "memory", ("memory.max",), ("memory.limit_in_bytes",))]
+    limits = [int(limit) for limit in words if limit.isdigit()]  # not "max"
+    return min((limit for limit in limits if limit < _NO_LIMIT), default=None)
+
+
+def _limits(root: Path, controller: str, files: tuple[str, ...], old_files: tuple[str, ...]) -> Iterator[list[str]]:
+    """Yield the words in these files of each control group that this process is in; the old ones are of version 1."""
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-
-
-def machine_cores() -> int:
-    """Return how many physical cores this machine has."""
-    return _physical_cores(range(os.cpu_count() or 1))
+        return
+    for membership in memberships:
+        _, controllers, group = membership.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mounted = root / "sys/fs/cgroup" / (controller if controllers else "")
+        own = mounted / group.strip("/")
+        # A limit of any group above counts. In a container those above its own may be out of sight.
+        for folder in (own, *own.parents):
+            if folder.is_relative_to(mounted):
+                with suppress(OSError):
+                    texts = [(folder / name).read_text().strip() for name in (old_files if controllers else files)]
+                    yield " ".join(texts).split()
 
 
 def _physical_cores(cpus: Iterable[int]) -> int:

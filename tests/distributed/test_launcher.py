@@ -1,6 +1,7 @@
 """launch/mpirun.sh: what it would run, what it runs, and what it says when it cannot."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -8,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from lucid.distributed.topology import available_cores, machine_cores
+from lucid.distributed.topology import available_cores
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "mpirun.sh"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 # Stands for this Python, but for the training itself: that says what it was given and ends with 7.
 PYTHON = """#!/bin/sh
-if [ "$6" != lucid ]; then exec {python} "$@"; fi
+case "$*" in
+    *--gpus*) exec {python} "$@" ;;
+    *keeper.py*) ;;
+    *) exec {python} "$@" ;;
+esac
 echo "$* with $OMP_NUM_THREADS $OPENBLAS_NUM_THREADS $MKL_NUM_THREADS $NUMBA_NUM_THREADS"
 exit 7
 """
@@ -83,12 +88,35 @@ def test_the_ranks_share_the_cores(launch, ranks):
     assert option(command, "-n") == str(ranks)
 
 
-def test_a_run_that_fills_the_machine_is_bound_and_no_other(launch):
-    cores = available_cores()
+def test_ranks_that_take_all_cores_are_bound_and_no_others(launch):
     _, filling = planned(launch("--dry-run", "-n", "1", "run.yaml"))
-    _, smaller = planned(launch("--dry-run", "-n", "1", "run.yaml", OMP_NUM_THREADS=str(cores + 1)))
-    assert option(filling, "-bind-to") == (f"core:{cores}" if cores == machine_cores() else None)
-    assert option(smaller, "-bind-to") is None
+    _, other = planned(launch("--dry-run", "-n", "1", "run.yaml", OMP_NUM_THREADS=str(available_cores() + 1)))
+    assert option(filling, f"{SCRIPT.parent}/keeper.py") == "--bind"
+    assert option(other, f"{SCRIPT.parent}/keeper.py") == "-m"
+
+
+def test_more_ranks_than_cores_are_warned_of(launch):
+    cores = available_cores()
+    assert "take turns: start at most" in launch("--dry-run", "-n", str(cores + 1), "run.yaml").stderr
+    assert launch("--dry-run", "-n", str(cores), "run.yaml").stderr == ""
+
+
+def test_with_gpus_there_is_a_rank_for_each_that_is_visible(launch):
+    _, command = planned(launch("--dry-run", "--gpus", "run.yaml", CUDA_VISIBLE_DEVICES="2,3,7"))
+    assert option(command, "-n") == "3"
+    assert option(command, f"{SCRIPT.parent}/keeper.py") == "--gpus"
+
+
+def test_more_ranks_than_gpus_are_refused_with_one_sentence(launch):
+    finished = launch("--gpus", "-n", "3", "run.yaml", CUDA_VISIBLE_DEVICES="0,1")
+    assert finished.returncode == 2
+    assert finished.stderr.count("has 2 GPUs that 3 ranks could use") == 1
+
+
+def test_the_doctor_is_started_as_the_run_would_be(launch):
+    _, run = planned(launch("--dry-run", "-n", "2", "run.yaml"))
+    _, doctor = planned(launch("--dry-run", "-n", "2", "--doctor", "--folder", "runs"))
+    assert doctor == [*run[: run.index("train")], "doctor", "--folder", "runs"]
 
 
 def test_the_users_thread_count_is_kept(launch):
@@ -104,8 +132,8 @@ def test_hosts_come_from_the_hostfile(launch, tmp_path):
 
 def test_it_runs_lucid_with_a_keeper_on_every_rank_and_passes_the_exit_code_on(launch):
     finished = launch("-n", "2", "run.yaml", "train.steps=3", "data.folder=a b")
-    command = f"{SCRIPT.parent}/keeper.py -m mpi4py -m lucid train run.yaml train.steps=3 data.folder=a b with"
-    assert finished.stdout.count(command) == 2
+    command = "/keeper.py (--bind )?-m mpi4py -m lucid train run.yaml train.steps=3 data.folder=a b with"
+    assert len(re.findall(f"{SCRIPT.parent}{command}", finished.stdout)) == 2
     assert finished.returncode == 7
 
 
@@ -133,10 +161,12 @@ def test_open_mpi_is_spoken_to_in_its_own_way(launch, tmp_path):
         (["--hostfile", "/dev/null", "run.yaml"], "the hostfile '/dev/null' names no host"),
         (["--host", "run.yaml"], "option --host is not known"),
         (["nothing.yaml"], "the configuration 'nothing.yaml' cannot be read"),
+        (["--gpus", "run.yaml"], "this machine has no GPU for a rank"),
+        (["--restarts", "3", "--doctor"], "--doctor is not started again"),
     ],
 )
 def test_a_wrong_call_is_refused_with_one_sentence(launch, arguments, message):
-    finished = launch(*arguments)
+    finished = launch(*arguments, CUDA_VISIBLE_DEVICES="")
     assert (finished.returncode, finished.stderr.splitlines()[-1][:11]) == (2, "mpirun.sh: ")
     assert message in finished.stderr
 

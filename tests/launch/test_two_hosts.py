@@ -1,0 +1,78 @@
+"""launch/mpirun.sh --hostfile: runs over two hosts, and what it says of hosts that cannot be used."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hosts import LINK
+from launching import ONE_THREAD
+
+REPOSITORY = Path(__file__).parents[2]
+SECONDS = 120
+
+
+@pytest.fixture
+def launch(hosts, run_file, tmp_path):
+    """A function that runs the script on the near host, with a hostfile of `names`, and returns what came of it."""
+
+    def run(names, *arguments, **environment):
+        (tmp_path / "hosts").write_text("".join(f"{name}\n" for name in names))
+        variables = {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY), "UCX_NET_DEVICES": LINK}
+        return subprocess.run(
+            hosts.on_near(REPOSITORY / "launch" / "mpirun.sh", "--hostfile", tmp_path / "hosts", *arguments, run_file),
+            env=os.environ | ONE_THREAD | variables | {"HYDRA_LAUNCHER_EXEC": str(hosts.enter)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+
+    return run
+
+
+def test_a_run_on_both_hosts_sends_its_gradients_over_the_link(hosts, launch, train, losses, tmp_path):
+    finished = launch(["near", "far"], "-n", "2")
+    assert finished.returncode == 0, finished.stdout
+    assert "finished at step 50 of 50" in finished.stdout
+    assert hosts.bytes_sent() > 50 * 4 * 9034
+    assert losses(tmp_path / "run") == train(2, "on_one_host")
+
+
+def test_an_unknown_host_is_named_before_anything_is_started(launch, tmp_path):
+    finished = launch(["near", "nowhere.invalid"], "-n", "2")
+    assert finished.returncode == 1
+    assert finished.stdout.startswith("mpirun.sh: nowhere.invalid cannot be reached (")
+    if shutil.which("ssh"):
+        assert "Could not resolve hostname" in finished.stdout
+        assert finished.stdout.endswith("is the name in the hostfile right?\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_host_that_nobody_listens_on_is_named(launch, tmp_path):
+    if not shutil.which("ssh"):
+        pytest.skip("there is no ssh: apt-get install openssh-client")
+    finished = launch(["near", "far"], "-n", "2", HYDRA_LAUNCHER_EXEC="")
+    assert finished.returncode == 1
+    assert "far cannot be reached (ssh: connect to host far port 22: Connection refused)" in finished.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_host_that_asks_for_a_password_is_named(launch, tmp_path):
+    locked = tmp_path / "locked"
+    locked.write_text("#!/bin/sh\necho 'me@far: Permission denied (publickey,password).' >&2\nexit 255\n")
+    locked.chmod(0o755)
+    finished = launch(["near", "far"], "-n", "2", HYDRA_LAUNCHER_EXEC=str(locked))
+    assert finished.returncode == 1
+    assert "far cannot be reached (me@far: Permission denied" in finished.stdout
+    assert "`ssh-copy-id far` lets it" in finished.stdout
+
+
+def test_a_hostfile_with_a_mistake_is_refused_with_its_line(launch):
+    finished = launch(["near", "far slots=2"], "-n", "2")
+    assert finished.returncode == 2
+    assert "line 2 of the hostfile" in finished.stdout
+    assert "is 'far slots=2', which is not the name of a host" in finished.stdout
