@@ -7,11 +7,11 @@ from lucid import autograd, data, distributed, models, nn, optim, random
 from lucid.autograd import Tensor, no_grad
 from lucid.autograd.tensor import tensor
 from lucid.random import manual_seed
-
-__version__ = "0.1.0"
+from lucid.version import __version__
 
 __all__ = [
     "Tensor",
+    "__version__",
     "autograd",
     "data",
     "distributed",

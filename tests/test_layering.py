@@ -14,6 +14,7 @@ EVERYTHING = {""}
 BELOW_MODELS = {"backend", "random", "kernels", "autograd", "nn"}
 MAY_IMPORT = {
     "errors": set(),
+    "version": set(),
     "files": set(),
     "backend": set(),
     "random": {"backend"},
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "data": {"files", "backend", "random", "kernels.masking"},
     "preparation": {"files", "backend", "data.manifest", "data.tokenizer"},
     "distributed": {"backend"},
+    "distributed.software": {"version"},
     "distributed.data_parallel": {"backend", "nn.module", "nn.parameters"},
     "distributed.buckets": {"backend", "autograd", "nn.parameters"},
     "distributed.exact": {"backend", "autograd", "nn.parameters"},

@@ -13,6 +13,7 @@ from lucid.distributed.backends.shared_memory import SharedMemoryCommunicator
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.guard import abort_on_exception, report_and_abort
+from lucid.distributed.software import check_same_software
 from lucid.distributed.topology import announced
 from lucid.errors import ConfigError, LaunchError, LucidError
 
@@ -33,19 +34,29 @@ def join(group: Literal["auto", "single", "mpi"] = "auto") -> Group:
     """Find the other processes.
 
     "auto" takes MPI if a launcher announced itself in the environment, and one process alone otherwise. Raises
-    `LaunchError` if the processes were not started that way.
+    `LaunchError` if the processes were not started that way, or run different versions.
     """
     if group not in ("auto", "single", "mpi"):
         raise ConfigError(f"backend {group!r} is not known: use 'auto', 'single', 'mpi' or 'shared_memory'")
     announcement = announced()
     if group == "mpi" or (group == "auto" and announcement is not None):
-        return MPICommunicator()
+        return _all_the_same(MPICommunicator())
     if announcement is not None and announcement.size != 1:
         raise LaunchError(
             f"backend 'single' is for one process, but the launcher ({announcement.launcher}) started "
             f"{announcement.size or 'several'}: start it without a launcher, or use 'auto'"
         )
     return SingleCommunicator()
+
+
+def _all_the_same(communicator: MPICommunicator) -> MPICommunicator:
+    try:
+        check_same_software(communicator, communicator.library)
+    except LucidError as error:
+        _tell(communicator, error)
+        communicator.close()
+        raise
+    return communicator
 
 
 def choose(group: Group, backend: Backend, wire_dtype: WireDtype = "float32") -> Communicator:

@@ -47,6 +47,8 @@ class MPICommunicator(Communicator):
 
         check_world_size(MPI.COMM_WORLD.size)
         self._mpi = MPI
+        # The first line has name and version; Open MPI goes on with where it was built, and ends with a null byte.
+        self.library: str = MPI.Get_library_version().strip("\0").splitlines()[0].partition(",")[0].strip()
         self._ranks = MPI.COMM_WORLD.Dup()
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size

@@ -1,0 +1,53 @@
+"""What this process runs that has to be the same on all hosts, and the refusal of ranks with something else.
+
+Two versions that differ in a bit of one sum would drift apart silently; two that communicate differently would hang.
+"""
+
+import hashlib
+import json
+import platform
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from lucid.distributed.agreement import all_or_none, text_of_first
+from lucid.distributed.communicator import Communicator
+from lucid.errors import LaunchError
+from lucid.version import __version__
+
+_SOURCES = "sources of lucid"
+
+
+def check_same_software(communicator: Communicator, mpi_library: str) -> None:
+    """Raise an agreed `LaunchError` if a rank runs other versions than the first one. All ranks call this together."""
+    own = {
+        "host": platform.node(),
+        "lucid": __version__,
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "MPI": mpi_library,
+    }
+    if communicator.local_rank == 0:  # the others of this host read the same files
+        own[_SOURCES] = _digest(Path(__file__).parents[1])
+    first = json.loads(text_of_first(communicator, lambda: json.dumps(own)))
+    all_or_none(communicator, partial(_compare, communicator.rank, own, first))
+
+
+def _compare(rank: int, own: dict[str, str], first: dict[str, str]) -> None:
+    different = [name for name in own if name != "host" and own[name] != first[name]]
+    if different:
+        here, there = (", ".join(f"{name} {versions[name]}" for name in different) for versions in (own, first))
+        raise LaunchError(
+            f"rank {rank} on {own['host']} runs {here}, but rank 0 on {first['host']} runs {there}: install the same "
+            "on all hosts, or start all from one file system"
+        )
+
+
+def _digest(folder: Path) -> str:
+    """Return the beginning of a digest of all Python files below `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:8]
