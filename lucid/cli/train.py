@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
-from lucid.distributed import StopRequest, choose, is_first_rank, session, text_of_first, watched
+from lucid.cli.placement import print_placement
+from lucid.distributed import StopRequest, choose, is_first_rank, places, session, text_of_first, watched
 from lucid.distributed.exact import buffers_needed
 from lucid.errors import ExitCode, LucidError
+from lucid.kernels import threads
 from lucid.training.config import from_dict, load
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerics import limit_threads
@@ -53,7 +55,9 @@ def train(
         with watched(group, settings.train.watchdog_seconds):
             distributed = settings.distributed
             run = open_run(settings, choose(group, distributed.backend, distributed.wire_dtype))
+            ranks = places(group, threads.count())
             if run.is_first:
+                print_placement(ranks)
                 _print_start(run)
             finished = Trainer(run).train(stop)
             if run.is_first:

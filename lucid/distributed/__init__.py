@@ -3,11 +3,12 @@
 Importing this initialises nothing; `connect` does.
 """
 
-from lucid.distributed.agreement import all_or_none, is_agreed, text_of_first
+from lucid.distributed.agreement import all_or_none, is_agreed, text_of_first, texts_of_all
 from lucid.distributed.communicator import Communicator, Work
 from lucid.distributed.connection import choose, connect, session
 from lucid.distributed.data_parallel import DistributedDataParallel
 from lucid.distributed.guard import StopRequest, abort_on_exception
+from lucid.distributed.placement import Place, Row, places, rows
 from lucid.distributed.replicas import find_drift
 from lucid.distributed.topology import announced, is_first_rank
 from lucid.distributed.watchdog import watched
@@ -15,6 +16,8 @@ from lucid.distributed.watchdog import watched
 __all__ = [
     "Communicator",
     "DistributedDataParallel",
+    "Place",
+    "Row",
     "StopRequest",
     "Work",
     "abort_on_exception",
@@ -25,7 +28,10 @@ __all__ = [
     "find_drift",
     "is_agreed",
     "is_first_rank",
+    "places",
+    "rows",
     "session",
     "text_of_first",
+    "texts_of_all",
     "watched",
 ]

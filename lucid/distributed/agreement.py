@@ -1,6 +1,7 @@
-"""Errors that only some ranks see: all ranks learn of them, so that they end together, in order, with one message."""
+"""What only some ranks know and all learn: texts; and errors, so that all end together, in order, with one message."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -43,6 +44,19 @@ def text_of_first(communicator: Communicator, action: Callable[[], str]) -> str:
     """
     text = all_or_none(communicator, lambda: action() if communicator.rank == 0 else "")
     return _broadcast_text(communicator, text, root=0)
+
+
+def texts_of_all(communicator: Communicator, text: str) -> list[str]:
+    """Return on every rank the `text` of each. All ranks call this together."""
+    content = text.encode(errors="surrogatepass")
+    lengths = np.zeros(communicator.size, np.int64)
+    lengths[communicator.rank] = len(content)
+    communicator.all_reduce(lengths).wait()
+    bounds = [0, *np.cumsum(lengths).tolist()]
+    together = np.zeros(bounds[-1], np.uint8)
+    together[bounds[communicator.rank] : bounds[communicator.rank + 1]] = np.frombuffer(content, np.uint8)
+    communicator.all_gather(together, bounds).wait()
+    return [together[start:stop].tobytes().decode(errors="surrogatepass") for start, stop in pairwise(bounds)]
 
 
 def _shared(communicator: Communicator, error: LucidError | None, root: int) -> LucidError:

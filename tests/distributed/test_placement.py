@@ -1,0 +1,69 @@
+"""The table of ranks: all that are placed alike are one line, however many they are."""
+
+import os
+import platform
+
+import pytest
+
+from lucid.distributed import Place, Row, places, rows
+from lucid.distributed.placement import ranges
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([], ""),
+        ([5], "5"),
+        ([3, 1, 2, 0], "0-3"),
+        ([0, 1, 4, 6, 7], "0-1,4,6-7"),
+        (range(0, 100, 10), "0,10,20,...,90"),
+    ],
+)
+def test_numbers_are_written_as_ranges(numbers, text):
+    assert ranges(numbers) == text
+
+
+def test_every_rank_learns_the_place_of_all(group):
+    found = places(group, threads=group.rank + 1)
+    assert [place.threads for place in found] == list(range(1, group.size + 1))
+    assert {place.host for place in found} == {platform.node()}
+    assert found[group.rank].cpus == tuple(sorted(os.sched_getaffinity(0)))
+
+
+def on(host, cpus, threads=1, device="cpu", gpu=""):
+    return Place(host, tuple(cpus), len(tuple(cpus)), threads, device, gpu)
+
+
+def test_one_rank_is_one_line():
+    assert rows([on("a", range(4), threads=4)]) == [Row("0", "a", "4 (0-3)", "4", "cpu")]
+
+
+def test_a_thousand_ranks_that_are_placed_alike_are_one_line():
+    there = [on(f"node{rank // 10}", [rank % 10]) for rank in range(1000)]
+    assert rows(there) == [Row("0-999", "node0, node1, node2, ... node99 (100)", "1 each (0-9)", "1", "cpu")]
+
+
+def test_ranks_that_are_dealt_out_over_the_hosts_are_one_line_too():
+    there = [on(f"node{rank % 2}", [rank // 2]) for rank in range(8)]
+    assert rows(there) == [Row("0-7", "node0, node1", "1 each (0-3)", "1", "cpu")]
+
+
+def test_ranks_without_cores_of_their_own_share_them():
+    assert rows([on("a", range(2)), on("a", range(2))]) == [Row("0-1", "a", "2 shared (0-1)", "1", "cpu")]
+
+
+def test_hosts_that_differ_are_lines_of_their_own():
+    there = [on("a", [0]), on("a", [1]), on("b", [0, 1], threads=2), on("c", [0]), on("c", [1])]
+    assert rows(there) == [
+        Row("0-1,3-4", "a, c", "1 each (0-1)", "1", "cpu"),
+        Row("2", "b", "2 (0-1)", "2", "cpu"),
+    ]
+
+
+def test_gpus_are_counted_by_host():
+    there = [on(host, [core], device="cuda", gpu=f"GPU-{host}{core}") for host in "ab" for core in range(2)]
+    assert rows(there) == [Row("0-3", "a, b", "1 each (0-1)", "1", "2 GPUs")]
+
+
+def test_a_gpu_that_ranks_share_is_counted_once():
+    assert rows([on("a", [core], device="cuda", gpu="0") for core in range(2)])[0].device == "1 GPU"
