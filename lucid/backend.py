@@ -70,6 +70,31 @@ def return_freed_memory() -> None:
         trim(ctypes.c_size_t(0))
 
 
+def gpu_software() -> dict[str, str] | None:
+    """Return the names and versions of this machine's first GPU and what drives it; None where CuPy is not installed.
+
+    Raises `ConfigError` if CuPy finds no GPU. It makes no context on a GPU.
+    """
+    try:
+        cupy = _cupy("cuda")
+    except ConfigError as error:
+        if isinstance(error.__cause__, ImportError):
+            return None
+        raise
+    runtime, nccl = cupy.cuda.runtime, cupy.cuda.nccl
+    return {
+        f"{runtime.getDeviceCount()} x {runtime.getDeviceProperties(0)['name'].decode()}": "",
+        "CuPy": cupy.__version__,
+        "CUDA": _dotted(runtime.runtimeGetVersion(), 1000, 10),
+        "driver for CUDA": _dotted(runtime.driverGetVersion(), 1000, 10),
+        "NCCL": _dotted(nccl.get_version(), 10_000, 100) if nccl.available else "missing",
+    }
+
+
+def _dotted(version: int, major: int, minor: int) -> str:
+    return f"{version // major}.{version % major // minor}"
+
+
 def _gpu_index(device: str) -> int:
     kind, _, index = device.partition(":")
     if kind != "cuda" or (index and not index.isdigit()):

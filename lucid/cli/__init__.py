@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from lucid.cli.bench import bench
+from lucid.cli.doctor import doctor
 from lucid.cli.evaluate import evaluate
 from lucid.cli.export import export
 from lucid.cli.plot import plot
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (prepare, train, evaluate, predict, export, plot):
+for command in (prepare, train, evaluate, predict, export, plot, doctor):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

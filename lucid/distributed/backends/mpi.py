@@ -37,22 +37,22 @@ _TAGS = 2**15
 
 
 class MPICommunicator(Communicator):
-    """All the processes that the launcher started.
+    """All the processes that the launcher started, or a part of them.
 
     Raises `LaunchError` if the launcher announced another number of processes than MPI knows of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Any = None, whereabouts: Whereabouts | None = None) -> None:
+        """`ranks` is MPI's communicator of a part, which notes its waits in the `whereabouts` of the whole."""
         from mpi4py import MPI
 
         check_world_size(MPI.COMM_WORLD.size)
         self._mpi = MPI
-        # The first line has name and version; Open MPI goes on with where it was built, and ends with a null byte.
-        self.library: str = MPI.Get_library_version().strip("\0").splitlines()[0].partition(",")[0].strip()
-        self._ranks = MPI.COMM_WORLD.Dup()
+        self.library = name_and_version(MPI.Get_library_version())
+        self._ranks = (ranks or MPI.COMM_WORLD).Dup()
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size
-        self.whereabouts = Whereabouts(self.rank, self.size)
+        self.whereabouts = whereabouts or Whereabouts(self.rank, self.size)
         # MPI reads and writes arrays until a request is done, and mpi4py does not keep them alive. Nor does a caller
         # that was interrupted, and never waits.
         self._under_way: set[_Requests] = set()
@@ -127,6 +127,12 @@ class MPICommunicator(Communicator):
     def sums_along_tree(self, array: Array) -> bool:
         return False
 
+    def within_node(self) -> "MPICommunicator":
+        """Return the communicator of this node's ranks alone. It ends with this one; all ranks call this."""
+        part = MPICommunicator(self._node, self.whereabouts)
+        part._windows = self._windows  # what is allocated there is freed here
+        return part
+
     def share(self, size: int) -> MPIWindow:
         """Return memory that the ranks of this node share, `size` bytes each, until `close`. All of them call this."""
         with self.whereabouts.waiting("allocate", size):
@@ -193,6 +199,14 @@ class MPICommunicator(Communicator):
         work = _Requests(self._under_way, self.whereabouts, collective, arrays, requests, then)
         self._under_way.add(work)
         return work
+
+
+def name_and_version(report: str) -> str:
+    """Return the name and the version out of what an MPI library says of itself.
+
+    They are in the first line, where Open MPI goes on with how it was built, and MPICH pads with white space.
+    """
+    return " ".join(report.strip("\0\n").partition("\n")[0].partition(",")[0].split())
 
 
 class _Requests:

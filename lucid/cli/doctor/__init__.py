@@ -1,0 +1,79 @@
+"""`lucid doctor`: what this machine, or an allocation of several, can do, before a long run starts on it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucid.cli.doctor.findings import Finding, Level, print_finding
+from lucid.cli.doctor.hosts import Host, hosts
+from lucid.cli.doctor.network import network
+from lucid.cli.doctor.software import software
+from lucid.cli.doctor.storage import storage
+from lucid.cli.placement import print_placement
+from lucid.distributed import Place, places, session, texts_of_all, watched
+from lucid.distributed.backends.mpi import MPICommunicator
+from lucid.distributed.connection import Group
+from lucid.errors import ExitCode
+from lucid.kernels import threads
+
+_SECONDS_WITHOUT_ANSWER = 60.0
+
+
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Where checkpoints will be written.")] = Path("runs"),
+) -> int:
+    """Say what this machine can do, and what to mend, before a long run; under mpirun, what all ranks' machines can.
+
+    Every line is ok, a warning or an error, with what to do. Exit code 1 if there is an error, 2 if the ranks cannot
+    work together at all, 0 otherwise. It takes seconds, and writes 256 MB to the folder, which it removes.
+
+    Examples:
+
+        lucid doctor
+
+        launch/mpirun.sh -n 4 --hostfile hosts --doctor --folder /scratch/runs
+    """
+    with session() as group, watched(group, _SECONDS_WITHOUT_ANSWER):
+        ranks = places(group, threads.count())
+        found = _hosts(group, ranks)
+        errors = 0
+        for finding in chain(_alone(group, found, ranks, folder), _together(group, found)):
+            if group.rank == 0:
+                print_finding(finding)
+                errors += finding.level == Level.ERROR
+        if group.rank == 0:
+            print_placement(ranks)
+        failed = group.all_reduce_scalar(errors) > 0
+    return ExitCode.FAILED if failed else ExitCode.FINISHED
+
+
+def _alone(group: Group, found: list[Host], ranks: list[Place], folder: Path) -> Iterator[Finding]:
+    """What the first rank finds out by itself."""
+    if group.rank == 0:
+        yield from software(group, {host.name: host.libraries for host in found})
+        yield from hosts(found, ranks)
+        yield storage(folder)
+    group.barrier()
+
+
+def _together(group: Group, found: list[Host]) -> Iterator[Finding]:
+    """What all ranks measure together."""
+    if isinstance(group, MPICommunicator) and group.size > 1:
+        # A quarter of what there is, for others want memory too.
+        memory = min(min(host.memory_free, host.shared_memory_free) / host.ranks for host in found)
+        yield from network(group, memory / 4)
+    else:
+        text = "one process, nothing to measure; start as many as the run will have: launch/mpirun.sh -n N --doctor"
+        yield Finding(Level.OK, "all-reduce", text)
+
+
+def _hosts(group: Group, ranks: list[Place]) -> list[Host]:
+    """Return all hosts, each as its first rank sees it."""
+    count = sum(place.host == ranks[group.rank].host for place in ranks)
+    own = json.dumps(asdict(Host.here(count))) if group.local_rank == 0 else ""
+    return [Host(**json.loads(text)) for text in texts_of_all(group, own) if text]

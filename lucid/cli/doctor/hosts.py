@@ -1,0 +1,120 @@
+"""What the hosts have: cores for the ranks' threads, memory, shared memory, and network interfaces."""
+
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lucid.cli.doctor.findings import Finding, Level, ok_if
+from lucid.cli.doctor.software import libraries
+from lucid.distributed import Place
+from lucid.distributed.topology import memory_limit
+
+# What a replica of BERT-base takes of each, measured: weights, gradients, moments, activations; and its gradients.
+_MEMORY_OF_BERT_BASE, _GRADIENTS_OF_BERT_BASE = 2.0e9, 0.44e9
+NETWORKS = Path("/sys/class/net")
+INFINIBAND = Path("/sys/class/infiniband")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the first rank of a host sees of it. Sizes are in bytes; `interfaces` as of the function of this name."""
+
+    name: str
+    ranks: int
+    memory: int
+    memory_free: int
+    shared_memory_free: int
+    interfaces: dict[str, float]
+    libraries: dict[str, str]
+
+    @classmethod
+    def here(cls, ranks: int) -> "Host":
+        """Return this host, of as many ranks."""
+        known = {}
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            name, _, size = line.partition(":")
+            known[name] = int(size.split()[0]) * 1024
+        total = min(known["MemTotal"], memory_limit() or known["MemTotal"])
+        shared = os.statvfs("/dev/shm")
+        return cls(
+            name=platform.node(),
+            ranks=ranks,
+            memory=total,
+            memory_free=min(known["MemAvailable"], total),
+            shared_memory_free=shared.f_bavail * shared.f_frsize,
+            interfaces=interfaces(),
+            libraries=libraries(),
+        )
+
+
+def interfaces() -> dict[str, float]:
+    """Return the network interfaces that are up, but for the loopback, with their speed in Gbit/s; 0: not known."""
+    found = {}
+    for folder in sorted(NETWORKS.glob("*")):
+        if _text(folder / "operstate") in ("up", "unknown") and folder.name != "lo":
+            speed = _text(folder / "speed")  # in Mbit/s; -1 where the driver does not know
+            found[folder.name] = int(speed) / 1000 if speed.isdigit() else 0.0
+    for port in sorted(INFINIBAND.glob("*/ports/*")):
+        rate = _text(port / "rate").split()  # such as "200 Gb/sec (4X HDR)"
+        found[f"{port.parents[1].name}:{port.name}"] = float(rate[0]) if rate else 0.0
+    return found
+
+
+def hosts(found: Sequence[Host], places: Sequence[Place]) -> Iterator[Finding]:
+    """Judge all hosts together: of each kind of line, the worst of them."""
+    count = f"{len(found)} host{'s' * (len(found) > 1)}, {len(places)} rank{'s' * (len(places) > 1)}"
+    yield Finding(Level.OK, "hosts", count)
+    yield _cores(places)
+    free = {host.memory_free / host.ranks: host for host in found}
+    least = free[min(free)]
+    yield ok_if(
+        min(free) >= _MEMORY_OF_BERT_BASE,
+        "memory",
+        f"{least.memory_free / 1e9:,.1f} GB free of {least.memory / 1e9:,.1f}{_least_on(least, found)}",
+        "BERT-base takes about 2 GB a rank; start fewer ranks with more threads, or train with optimizer.sharded",
+    )
+    least = min(found, key=lambda host: host.shared_memory_free / host.ranks)
+    yield ok_if(
+        least.shared_memory_free / least.ranks >= _GRADIENTS_OF_BERT_BASE or least.ranks == 1,
+        "shared memory",
+        f"{least.shared_memory_free / 1e9:,.1f} GB free in /dev/shm{_least_on(least, found)}",
+        "the gradients of BERT-base take 0.44 GB a rank, and go by messages, more slowly, where there is no room; make "
+        f"it larger (docker and podman: --shm-size={least.ranks}g)",
+    )
+    by_interfaces = defaultdict(list)
+    for host in found:
+        text = ", ".join(f"{name} {speed:g} Gbit/s" if speed else name for name, speed in host.interfaces.items())
+        by_interfaces[text or "none but the loopback"].append(host.name)
+    for text, names in by_interfaces.items():
+        where = f" on {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1) if len(found) > 1 else ""
+        yield Finding(Level.OK, "network", f"{text}{where}")
+
+
+def _cores(places: Sequence[Place]) -> Finding:
+    """Judge whether some host has more threads than cores."""
+    by_host: dict[str, list[Place]] = defaultdict(list)
+    for place in places:
+        by_host[place.host].append(place)
+    crowds = []
+    for host, ranks in by_host.items():
+        cores = sum({place.cpus: place.cores for place in ranks}.values())
+        threads = sum(place.threads for place in ranks)
+        crowds.append((threads / cores, threads, cores, host))
+    worst, threads, cores, host = max(crowds)
+    text = f"{threads} thread{'s' * (threads > 1)} on {cores} core{'s' * (cores > 1)}"
+    advice = "they take turns, and wait for each other; let launch/mpirun.sh set threads, or start fewer ranks"
+    return ok_if(worst <= 1, "cores", f"{text}{f' on {host}' * (len(by_host) > 1)}", advice)
+
+
+def _least_on(host: Host, found: Sequence[Host]) -> str:
+    return f" for {host.ranks} rank{'s' * (host.ranks > 1)}" + f" on {host.name}, the least" * (len(found) > 1)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

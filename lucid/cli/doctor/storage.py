@@ -1,0 +1,38 @@
+"""How fast the folder of the checkpoints can be written."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from lucid.cli.doctor.findings import Finding, Level, ok_if
+
+_BLOCK = 16 * 2**20
+_MOST_BYTES, _MOST_SECONDS = 256 * 2**20, 3.0
+_SLOW = 50e6  # bytes a second
+# Weights and moments of BERT-base; two checkpoints are kept, and a third is written aside.
+_CHECKPOINT = 1.32e9
+
+
+def storage(folder: Path) -> Finding:
+    """Write a file that has no name, block by block and each to the disk, and judge the rate."""
+    # What is not there yet will be on the same disk as what is.
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    block = os.urandom(_BLOCK)
+    try:
+        free = os.statvfs(existing)
+        with tempfile.TemporaryFile(dir=existing, buffering=0) as file:
+            started, written = time.perf_counter(), 0
+            while written < _MOST_BYTES and time.perf_counter() - started < _MOST_SECONDS:
+                written += file.write(block)
+                os.fsync(file.fileno())
+            rate = written / (time.perf_counter() - started)
+    except OSError as error:
+        text = f"{existing} cannot be written ({error.strerror}): choose another run_folder"
+        return Finding(Level.ERROR, "checkpoints", text)
+    space = free.f_bavail * free.f_frsize
+    text = f"{existing} takes {rate / 1e6:,.0f} MB/s to the disk, {space / 1e9:,.1f} GB free"
+    if space < 3 * _CHECKPOINT:
+        return Finding(Level.WARNING, "checkpoints", f"{text}: three checkpoints of BERT-base take 4 GB; make room")
+    advice = f"a checkpoint of BERT-base takes {_CHECKPOINT / rate:,.0f} s; choose a faster disk for run_folder"
+    return ok_if(rate >= _SLOW, "checkpoints", text, advice)
