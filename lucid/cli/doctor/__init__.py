@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from lucid.cli.doctor.findings import Finding, Level, print_finding
-from lucid.cli.doctor.hosts import Host, hosts
-from lucid.cli.doctor.network import network
-from lucid.cli.doctor.software import software
-from lucid.cli.doctor.storage import storage
+from lucid.cli.doctor.hosts import Host, judge_hosts
+from lucid.cli.doctor.network import measure_network
+from lucid.cli.doctor.software import judge_software
+from lucid.cli.doctor.storage import measure_storage
 from lucid.cli.placement import print_placement
 from lucid.distributed import Place, places, session, texts_of_all, watched
 from lucid.distributed.backends.mpi import MPICommunicator
@@ -55,18 +55,18 @@ def doctor(
 def _alone(group: Group, found: list[Host], ranks: list[Place], folder: Path) -> Iterator[Finding]:
     """What the first rank finds out by itself."""
     if group.rank == 0:
-        yield from software(group, {host.name: host.libraries for host in found})
-        yield from hosts(found, ranks)
-        yield storage(folder)
+        yield from judge_software(group, {host.name: host.libraries for host in found})
+        yield from judge_hosts(found, ranks)
+        yield measure_storage(folder)
     group.barrier()
 
 
 def _together(group: Group, found: list[Host]) -> Iterator[Finding]:
     """What all ranks measure together."""
     if isinstance(group, MPICommunicator) and group.size > 1:
-        # A quarter of what there is, for others want memory too.
+        # Half of what there is, for others want memory too.
         memory = min(min(host.memory_free, host.shared_memory_free) / host.ranks for host in found)
-        yield from network(group, memory / 4)
+        yield from measure_network(group, memory / 2)
     else:
         text = "one process, nothing to measure; start as many as the run will have: launch/mpirun.sh -n N --doctor"
         yield Finding(Level.OK, "all-reduce", text)

@@ -63,7 +63,7 @@ def interfaces() -> dict[str, float]:
     return found
 
 
-def hosts(found: Sequence[Host], places: Sequence[Place]) -> Iterator[Finding]:
+def judge_hosts(found: Sequence[Host], places: Sequence[Place]) -> Iterator[Finding]:
     """Judge all hosts together: of each kind of line, the worst of them."""
     count = f"{len(found)} host{'s' * (len(found) > 1)}, {len(places)} rank{'s' * (len(places) > 1)}"
     yield Finding(Level.OK, "hosts", count)

@@ -30,7 +30,7 @@ def libraries() -> dict[str, str]:
     return {name: _version(name) for name, _ in _requirements()}
 
 
-def software(group: Group, of_hosts: dict[str, dict[str, str]]) -> Iterator[Finding]:
+def judge_software(group: Group, of_hosts: dict[str, dict[str, str]]) -> Iterator[Finding]:
     """Judge what this rank has loaded, and the `libraries` of every host. This rank alone calls it."""
     yield Finding(Level.OK, "Python", f"{platform.python_version()} ({sys.executable}), lucid {__version__}")
     yield _libraries(of_hosts)

@@ -14,7 +14,7 @@ _SLOW = 50e6  # bytes a second
 _CHECKPOINT = 1.32e9
 
 
-def storage(folder: Path) -> Finding:
+def measure_storage(folder: Path) -> Finding:
     """Write a file that has no name, block by block and each to the disk, and judge the rate."""
     # What is not there yet will be on the same disk as what is.
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
