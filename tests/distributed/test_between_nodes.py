@@ -268,3 +268,57 @@ def test_as_bfloat16_half_of_the_bytes_go_over_the_link(hosts, mpiexec, ranks_of
         sent.append(hosts.bytes_sent() - before)
     assert 40e6 < sent[0] < 42e6
     assert 20e6 < sent[1] < 21.5e6
+
+
+# Backward on two hosts, whose last gradient is held up on the first of them: until some of the others' have gone over
+# the link, if they are to go in buckets of their own. BUCKETS are MiB.
+HELD_UP = """
+import sys
+import numpy as np
+from pathlib import Path
+import lucid
+from hosts import LINK, until
+from lucid.distributed import DistributedDataParallel, choose, session
+from lucid.models import BERTConfig, BERTForPreTraining
+
+BUCKETS, COUNTER = float(sys.argv[1]), Path(f"/sys/class/net/{LINK}/statistics/tx_bytes")
+
+def sent():
+    return int(COUNTER.read_text()) - before
+
+def last_gradient():
+    if group.rank == 0:
+        if BUCKETS < 1:
+            until(lambda: sent() > 500_000)
+        print("before the end of backward:", sent(), flush=True)
+
+with session() as group:
+    lucid.manual_seed(0)
+    model = BERTForPreTraining(BERTConfig(vocab_size=1000, hidden_size=128, num_hidden_layers=2, num_attention_heads=2))
+    model.bert.embeddings.word_embeddings.weight.add_ready_hook(last_gradient)
+    ddp = DistributedDataParallel(model, choose(group, "shared_memory"), BUCKETS)
+    tokens = np.arange(64).reshape(2, 32) % 1000
+    ddp.zero_grad()
+    loss = ddp.module.get_loss(tokens, np.zeros(2, np.int64), input_ids=tokens)
+    group.barrier()
+    before = int(COUNTER.read_text())
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+"""
+
+
+@pytest.mark.parametrize(("buckets", "early"), [("0.25", True), ("1000", False)])
+def test_buckets_go_over_the_link_before_backward_has_ended(hosts, mpiexec, buckets, early):
+    finished = subprocess.run(
+        [*hosts.mpiexec(mpiexec, 1), sys.executable, "-m", "mpi4py", "-c", HELD_UP, buckets],
+        env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK, "PYTHONPATH": f"{TESTS}:{Path.cwd()}"},
+        capture_output=True,
+        text=True,
+        timeout=2 * SECONDS,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    (line,) = finished.stdout.splitlines()
+    sent = int(line.rpartition(":")[2])
+    assert sent > 500_000 if early else sent < 50_000
+    assert hosts.bytes_sent() > 4e6
