@@ -23,7 +23,7 @@ from lucid.distributed import Place
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.errors import ConfigError
 
-SECONDS = 120
+SECONDS = 240
 TOO_NEW = [("numpy", "99.1"), ("no-such-library", "1"), ("rich", "1.0")]
 DOCTOR = ("-m", "mpi4py", "-m", "lucid", "doctor", "--folder")
 
