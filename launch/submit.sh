@@ -41,7 +41,8 @@ while (($#)); do
         --threads-per-rank) whole_number "$1" "${2:-}"; options+=("--cpus-per-task=$2"); shift 2 ;;
         --gpus-per-node) whole_number "$1" "${2:-}"; gpus=$2; shift 2 ;;
         --time)
-            [[ ${2:-} =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ ]] || fail "--time takes minutes, H:M:S or D-H:M:S, got '${2:-}'"
+            [[ ${2:-} =~ ^([0-9]+-)?[0-9]+(:[0-9]+){0,2}$ ]] ||
+                fail "--time takes minutes, H:M:S or D-H:M:S, got '${2:-}'"
             options+=("--time=$2"); shift 2 ;;
         --sweep)
             [[ ${2:-} =~ ^[a-z_.]+=[^,]+(,[^,]+)*$ ]] || fail "--sweep takes KEY=VALUE,VALUE,..., got '${2:-}'"

@@ -41,6 +41,8 @@ run_ranks() {
         # than 1,023 characters: a start failed now and then.
         export MPIR_CVAR_CH4_NETMOD=${MPIR_CVAR_CH4_NETMOD:-ofi}
     fi
+    # Open MPI gives ranks a terminal, but this is a file: no live line (rich).
+    export TTY_COMPATIBLE=0 TTY_INTERACTIVE=0
     if [[ -n ${INTERFACE:-} ]]; then
         export HYDRA_IFACE=$INTERFACE UCX_NET_DEVICES=$INTERFACE FI_TCP_IFACE=$INTERFACE NCCL_SOCKET_IFNAME=$INTERFACE
         export OMPI_MCA_btl_tcp_if_include=$INTERFACE OMPI_MCA_oob_tcp_if_include=$INTERFACE
