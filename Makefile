@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test test-faults soak lint bench bench-kernels bench-peers clean
+.PHONY: help train test test-faults test-slurm soak lint bench bench-kernels bench-peers clean
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
 	@echo "make test    run all tests, on one rank and on several"
 	@echo "make test-faults   run the long tests: killed, hung and cut-off runs, restarts"
+	@echo "make test-slurm    run jobs on a SLURM that the tests start; needs Debian's slurm-wlm and munge"
 	@echo "make soak    kill a run a hundred times; SEED=7 draws other moments and victims"
 	@echo "make lint    check style and types"
 	@echo "make bench   say where the time of a training step of BERT-base goes"
@@ -26,6 +27,13 @@ test: .venv/installed-dev
 
 test-faults: .venv/installed-dev
 	$(BIN)/python -m pytest -m long
+
+test-slurm: .venv/installed-dev
+	@for program in munged slurmctld slurmd sbatch setpriv; do \
+		PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || { \
+			echo "make test-slurm: $$program is missing; on Debian: apt-get install slurm-wlm munge" >&2; exit 1; }; \
+	done
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 soak: .venv/installed-dev
 	$(BIN)/python -m pytest -m long tests/faults/test_kills.py --kills 100 --kill-seed $(or $(SEED),1)

@@ -88,7 +88,9 @@ def _lend_page() -> int | None:
 def _start(command: list[str]) -> int:
     """Start `command` as a child that ends when this process does, and return its id.
 
-    The signals in `_AWAITED` no longer act on this process, but wait for `_wait`.
+    The signals in `_AWAITED` no longer act on this process, but wait for `_wait`. SIGUSR1, which asks for a stop, and
+    which schedulers send to the rank as well, whatever it is doing, does not end the child: it is kept until
+    `StopRequest` takes it, and is ignored after that.
     """
     keeper = os.getpid()
     library = ctypes.CDLL(None)
@@ -99,7 +101,8 @@ def _start(command: list[str]) -> int:
     try:
         if sys.platform == "linux":
             library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGUSR1})  # Linux keeps what is blocked
         # The keeper may have been killed before the prctl.
         if os.getppid() == keeper:
             os.execv(command[0], command)

@@ -40,14 +40,7 @@ fail() {
     exit 2
 }
 
-find_python() {
-    local repository candidate
-    repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-    for candidate in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$repository/.venv/bin/python" python3; do
-        if [[ -n $candidate ]] && command -v "$candidate"; then return; fi
-    done
-    fail "there is no Python: make one with 'python3 -m venv .venv', or set PYTHON"
-}
+source "$(dirname "${BASH_SOURCE[0]}")/ranks.sh"
 
 find_mpiexec() {
     local beside
@@ -127,12 +120,7 @@ if ((ranks_per_host > cores)); then
         "$((${#hosts[@]} * cores)) (-n)" >&2
 fi
 threads=${OMP_NUM_THREADS:-$((cores > ranks_per_host ? cores / ranks_per_host : 1))}
-variables=(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS)
-for variable in "${variables[@]}"; do export "$variable=${!variable:-$threads}"; done
-
-# A step frees and takes the same large arrays again: let glibc keep them, rather than fetch fresh pages each time.
-export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
-variables+=(MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_)
+export_variables "$threads"
 
 # The ranks write into the launcher's pipe: these tell them (rich) that a terminal is at its end, for the live line.
 if [[ -t 1 && -z $dry_run ]]; then

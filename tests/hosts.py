@@ -90,9 +90,9 @@ def ip(*arguments):
     return subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def until(condition):
+def until(condition, seconds=SECONDS):
     """Wait for what comes about by itself, soon."""
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

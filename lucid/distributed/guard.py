@@ -77,7 +77,8 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
 class StopRequest:
     """Within `with StopRequest() as stop:`, SIGTERM and SIGUSR1 set `stop.requested` instead of ending the process.
 
-    Signals may come any number of times. The handlers that were there before come back at the end. Main thread only.
+    Signals may come any number of times; one that was blocked so far, and came before, counts. The handlers that were
+    there before come back at the end. Main thread only.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._request) for number in _SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self
 
     def __exit__(self, *exception: object) -> None:

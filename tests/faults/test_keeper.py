@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from launching import descendants
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 KEEPER = str(LAUNCH / "keeper.py")
@@ -137,6 +138,25 @@ def test_a_signal_to_the_keeper_alone_reaches_the_rank(number):
     # What a terminal sends to the rank as well does not end the keeper.
     keeper.send_signal(signal.SIGINT)
     keeper.send_signal(number)
+    _, errors = keeper.communicate(timeout=SECONDS)
+    assert (keeper.returncode, errors) == (75, "")
+
+
+def test_a_stop_that_is_asked_too_early_or_too_late_does_not_kill_the_rank():
+    program = (
+        "import sys; from lucid.distributed import StopRequest; print('early', flush=True); input()\n"
+        "with StopRequest() as stop: print(stop.requested, flush=True)\n"
+        "print('late', flush=True); input(); sys.exit(75)"
+    )
+    keeper = start_kept(program)
+    for moment, answer in (("early\n", "True\n"), ("late\n", "")):
+        assert keeper.stdout.readline() == moment
+        keeper.send_signal(signal.SIGUSR1)
+        # SLURM sends it to each process of a step, not to the keeper alone.
+        os.kill(descendants(keeper.pid)[0], signal.SIGUSR1)
+        keeper.stdin.write("\n")
+        keeper.stdin.flush()
+        assert keeper.stdout.readline() == answer
     _, errors = keeper.communicate(timeout=SECONDS)
     assert (keeper.returncode, errors) == (75, "")
 

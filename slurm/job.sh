@@ -1,0 +1,92 @@
+# Sourced by the templates beside it, and by launch/submit.sh: the values of the site, and how ranks are run in a job.
+
+# First of all: a signal that came before would end the job.
+preempted=""
+trap 'preempted=yes' USR1
+
+set -euo pipefail
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+    echo "slurm: $*" >&2
+    exit 2
+}
+
+[[ -r $repository/slurm/site.env ]] || fail "slurm/site.env is missing: copy slurm/site.env.example, and fill it in"
+set +eu # a stranger's script
+source "$repository/slurm/site.env"
+for module in ${MODULES:-}; do
+    module load "$module" || fail "module load $module has failed: MODULES in slurm/site.env is '$MODULES'"
+done
+set -eu
+[[ ${LAUNCHER:-} =~ ^(srun|mpiexec|mpirun)( |$) ]] ||
+    fail "LAUNCHER in slurm/site.env is '${LAUNCHER:-}': it has to begin with srun or mpiexec"
+
+source "$repository/launch/ranks.sh"
+python=$(find_python)
+PATH=$(dirname "$python"):$PATH # its mpiexec comes first
+
+# Runs `lucid ARGUMENTS` on all ranks of the job, in place of this shell.
+run_ranks() {
+    # As many threads as were asked of SLURM, whatever the login shell had set.
+    unset OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS
+    export_variables "$SLURM_CPUS_PER_TASK"
+    local launcher=($LAUNCHER)
+    if [[ $launcher == srun ]]; then
+        # Since SLURM 22.05 srun does not take the cores from the job any more. And one failing rank ends all.
+        launcher+=(--cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1)
+    fi
+    if [[ $LAUNCHER == *pmi2* ]]; then
+        # Over UCX MPICH 5.0 sends kilobytes of its memory along with each address, and SLURM refuses a line of more
+        # than 1,023 characters: a start failed now and then.
+        export MPIR_CVAR_CH4_NETMOD=${MPIR_CVAR_CH4_NETMOD:-ofi}
+    fi
+    # Open MPI gives ranks a terminal, but this is a file: no live line (rich).
+    export TTY_COMPATIBLE=0 TTY_INTERACTIVE=0
+    if [[ -n ${INTERFACE:-} ]]; then
+        export HYDRA_IFACE=$INTERFACE UCX_NET_DEVICES=$INTERFACE FI_TCP_IFACE=$INTERFACE NCCL_SOCKET_IFNAME=$INTERFACE
+        export OMPI_MCA_btl_tcp_if_include=$INTERFACE OMPI_MCA_oob_tcp_if_include=$INTERFACE
+    fi
+    if [[ -n ${SCRATCH:-} ]]; then
+        export TMPDIR=$SCRATCH NUMBA_CACHE_DIR=$SCRATCH/lucid-kernels
+    fi
+    exec "${launcher[@]}" -n $((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE)) \
+        "$python" -S "$repository/launch/keeper.py" -m mpi4py -m lucid "$@"
+}
+
+# Runs `lucid train ARGUMENTS` to its end, or until SIGUSR1 asks for the nodes: then the ranks save, and the job is
+# queued again, to go on where it was. After scancel, which sends SIGTERM, they save as well, and that is the end.
+train_or_requeue() {
+    local code=0 step
+    echo "slurm: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
+    run_ranks train "$@" &
+    step=$!
+    trap 'kill -s TERM "$step" || true' TERM
+    trap 'preempted=yes; keep_asking "$step" &' USR1
+    if [[ -n $preempted ]]; then keep_asking "$step" & fi
+    # A signal to this shell ends `wait`, but not the ranks.
+    until wait "$step" || ! kill -0 "$step"; do :; done 2>/dev/null
+    wait "$step" || code=$?
+    trap '' USR1 TERM
+    if [[ -n $preempted ]] && may_go_on "$code"; then requeue; fi
+    exit "$code"
+}
+
+# Asks process $1 to stop until it has ended: launchers lose a signal that comes before the ranks do.
+keep_asking() {
+    while kill -s USR1 "$1"; do sleep 5; done 2>/dev/null
+}
+
+# 75: all ranks have saved. Above 128, or under MPICH's mpiexec the signal's number: one was killed while it started or
+# ended, by the signal, or by srun because another rank had left before it.
+may_go_on() {
+    (($1 == 75 || $1 > 128 || $1 == $(kill -l USR1)))
+}
+
+requeue() {
+    local job=$SLURM_JOB_ID
+    # The number of an array's last task is that of the whole array.
+    if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+    echo "slurm: SIGUSR1 came and the ranks have ended, job $job is queued again"
+    scontrol requeue "$job" || fail "job $job could not be queued again: submit it again, and it goes on where it was"
+}

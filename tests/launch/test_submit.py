@@ -1,0 +1,222 @@
+"""launch/submit.sh and the job templates where there is no SLURM: what they would run, and what they refuse."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+SITE = f'PYTHON={sys.executable}\nLAUNCHER="srun --mpi=pmi2 --verbose"\n'
+# As SLURM sets them in a job of two nodes.
+IN_A_JOB = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NODELIST": "node[1-2]",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_NTASKS_PER_NODE": "4",
+    "SLURM_CPUS_PER_TASK": "3",
+}
+# Stands for srun: says what ranks would get, and ends as $ENDS says.
+SRUN = """#!/bin/bash
+echo "srun $*"
+echo "$OMP_NUM_THREADS $NUMBA_NUM_THREADS $MPIR_CVAR_CH4_NETMOD $UCX_NET_DEVICES $NUMBA_CACHE_DIR"
+eval "$ENDS"
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    """lucid's folder, with a slurm/site.env of its own, beside commands that stand for SLURM's."""
+    home = tmp_path / "home"
+    shutil.copytree(REPOSITORY / "slurm", home / "slurm", ignore=shutil.ignore_patterns("site.env"))
+    for name in ("launch", "lucid"):
+        (home / name).symlink_to(REPOSITORY / name)
+    (home / "slurm" / "site.env").write_text(SITE)
+    (tmp_path / "bin").mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", '#!/bin/sh\necho "scontrol $*"\n')):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    return home
+
+
+@pytest.fixture
+def run(home, run_file, tmp_path):
+    """A function that runs a script of lucid's folder, beside the settings run.yaml."""
+
+    def run(script, *arguments, **variables):
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        environment = {"PATH": path, "PYTHONPATH": str(home), "LUCID_HOME": str(home), "OMP_NUM_THREADS": "64"}
+        return subprocess.run(
+            [shutil.which("bash"), home / script, *arguments],
+            env=os.environ | environment | variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def plan(run):
+    """A function that returns the command that launch/submit.sh --dry-run prints."""
+
+    def planned(*arguments):
+        finished = run("launch/submit.sh", "--dry-run", *arguments)
+        assert finished.returncode == 0, finished.stderr
+        (line,) = finished.stdout.splitlines()
+        return shlex.split(line)
+
+    return planned
+
+
+def test_a_run_is_submitted_with_what_was_asked_for(plan, home):
+    options = ("--nodes", "2", "--ranks-per-node", "4", "--threads-per-rank", "3", "--time", "8:00:00")
+    command = plan("run.yaml", *options, "train.steps=60")
+    expected = ["--ntasks-per-node=4", "--nodes=2", "--cpus-per-task=3", "--time=8:00:00", "--job-name=run"]
+    assert command[:2] == ["sbatch", f"--export=ALL,LUCID_HOME={home}"]
+    assert command[2:] == [*expected, f"{home}/slurm/pretrain_cpu.sbatch", "run.yaml", "train.steps=60"]
+
+
+def test_account_and_partition_come_from_the_site(plan, home):
+    (home / "slurm" / "site.env").write_text(f"{SITE}ACCOUNT=bert\nCPU_PARTITION=normal\nGPU_PARTITION=fast\n")
+    assert {"--account=bert", "--partition=normal"} < set(plan("run.yaml"))
+    gpus = plan("run.yaml", "--gpus-per-node", "4")
+    assert {"--partition=fast", "--gpus-per-node=4", "--ntasks-per-node=4"} < set(gpus)
+    assert f"{home}/slurm/pretrain_gpu.sbatch" in gpus
+
+
+def test_a_sweep_is_an_array_with_a_task_for_each_value(plan, home):
+    command = plan("run.yaml", "train.steps=60", "--sweep", "optimizer.learning_rate=1e-4,2e-4,3e-4")
+    arguments = ["run.yaml", "optimizer.learning_rate=1e-4,2e-4,3e-4", "train.steps=60"]
+    assert command[-5:] == ["--array=0-2", f"{home}/slurm/array.sbatch", *arguments]
+
+
+def test_other_commands_keep_their_own_options(plan, home):
+    command = plan("--nodes", "2", "prepare", "a b.txt", "--output", "corpus")
+    assert command[-5:] == ["--nodes=2", f"{home}/slurm/prepare.sbatch", "a b.txt", "--output", "corpus"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "CONFIG is missing"),
+        (("nothing.yaml",), "the configuration 'nothing.yaml' cannot be read"),
+        (("run.yaml", "--nodes", "two"), "--nodes takes a whole number, got 'two'"),
+        (("run.yaml", "--nodes"), "--nodes takes a whole number, got ''"),
+        (("run.yaml", "--ranks-per-node", "0"), "--ranks-per-node takes a whole number, got '0'"),
+        (("run.yaml", "--time", "soon"), "--time takes minutes, H:M:S or D-H:M:S, got 'soon'"),
+        (("run.yaml", "--sweep", "train.seed"), "--sweep takes KEY=VALUE,VALUE,..., got 'train.seed'"),
+        (("run.yaml", "--sweep", "train.seed=1,2", "--gpus-per-node", "1"), "--sweep is for CPU nodes"),
+        (("run.yaml", "--gpus-per-node", "1", "--ranks-per-node", "1"), "brings one rank for each GPU"),
+        (("--gpus-per-node", "1", "evaluate", "run"), "are for training, not for evaluate"),
+        (("run.yaml", "--node", "2"), "option --node is not known"),
+        (("run.yaml", "train.stps=2"), "train.stps"),
+        (("run.yaml", "--sweep", "train.sed=1,2"), "train.sed"),
+    ],
+)
+def test_bad_input_is_refused_with_one_sentence(run, arguments, sentence):
+    finished = run("launch/submit.sh", "--dry-run", *arguments)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert sentence in finished.stderr
+    assert finished.stderr.count("\n") == 1
+
+
+def test_where_there_is_no_slurm_nothing_is_submitted(run, tmp_path):
+    for name in ("bash", "dirname", "basename"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    finished = run("launch/submit.sh", "run.yaml", PATH=str(tmp_path / "bin"))
+    assert finished.returncode == 2
+    assert finished.stderr == "slurm: there is no sbatch: this is no login node of a SLURM cluster\n"
+
+
+@pytest.mark.parametrize("script", ["launch/submit.sh", "slurm/pretrain_cpu.sbatch"])
+@pytest.mark.parametrize(
+    ("site", "sentence"),
+    [
+        (None, "slurm/site.env is missing: copy slurm/site.env.example, and fill it in"),
+        ("LAUNCHER=ssh", "LAUNCHER in slurm/site.env is 'ssh': it has to begin with srun or mpiexec"),
+        ("MODULES=nothing", "module load nothing has failed: MODULES in slurm/site.env is 'nothing'"),
+        (f"{SITE}PYTHON=/nowhere\nVIRTUAL_ENV=\nPATH=/nowhere", "there is no Python"),
+    ],
+)
+def test_a_site_that_is_not_described_is_refused_with_one_sentence(run, home, script, site, sentence):
+    (home / "slurm" / "site.env").unlink()
+    if site is not None:
+        (home / "slurm" / "site.env").write_text(site)
+    finished = run(script, "run.yaml", **IN_A_JOB)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.splitlines()[-1].startswith(f"slurm: {sentence}")
+
+
+def test_the_example_of_a_site_is_one(run, home):
+    shutil.copy(home / "slurm" / "site.env.example", home / "slurm" / "site.env")
+    finished = run("launch/submit.sh", "--dry-run", "evaluate", "run", PYTHON=sys.executable)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_ranks_get_the_cores_that_were_asked_of_slurm_and_the_values_of_the_site(run, home, tmp_path):
+    (home / "slurm" / "site.env").write_text(f"{SITE}INTERFACE=ib0\nSCRATCH={tmp_path}\n")
+    finished = run("slurm/evaluate.sbatch", "runs/mine", **IN_A_JOB)
+    command, variables = finished.stdout.splitlines()
+    options = "--mpi=pmi2 --verbose --cpus-per-task=3 --kill-on-bad-exit=1 -n 8"
+    assert command.startswith(f"srun {options} {sys.executable} -S {home}/launch/keeper.py -m mpi4py -m lucid")
+    assert command.endswith("lucid evaluate runs/mine")
+    assert variables == f"3 3 ofi ib0 {tmp_path}/lucid-kernels"
+
+
+def test_an_array_task_without_a_value_is_refused(run):
+    finished = run("slurm/array.sbatch", "run.yaml", "train.seed=1,2", SLURM_ARRAY_TASK_ID="2", **IN_A_JOB)
+    assert finished.returncode == 2
+    assert "task 2 of the array has no value in train.seed=1,2: --array=0-1" in finished.stderr
+
+
+def test_as_many_ranks_as_gpus_or_none(run):
+    finished = run("slurm/pretrain_gpu.sbatch", "run.yaml", SLURM_GPUS_ON_NODE="2", **IN_A_JOB)
+    assert finished.returncode == 2
+    assert "4 ranks on 2 GPUs a node: ask for as many of one as of the other" in finished.stderr
+
+
+# The signal comes to the batch script, as SLURM sends it.
+SIGNALLED = "trap 'exit {code}' USR1; kill -USR1 $PPID; while :; do sleep 0.01; done"
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "queued_again"),
+    [
+        ("exit 0", 0, False),
+        ("exit 75", 75, False),
+        ("exit 1", 1, False),
+        (SIGNALLED.format(code=75), 75, True),
+        (SIGNALLED.format(code=143), 143, True),
+        (SIGNALLED.format(code=0), 0, False),
+        (SIGNALLED.format(code=1), 1, False),
+        (SIGNALLED.format(code=2), 2, False),
+    ],
+)
+def test_a_job_is_queued_again_when_its_nodes_were_asked_for_and_it_has_not_failed(run, ends, code, queued_again):
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
+    assert finished.returncode == code, finished.stderr
+    assert ("scontrol requeue 7\n" in finished.stdout) == queued_again
+
+
+def test_a_task_is_queued_again_without_the_rest_of_its_array(run):
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    ends = SIGNALLED.format(code=75)
+    finished = run("slurm/array.sbatch", "run.yaml", "train.seed=1,2", ENDS=ends, **array, **IN_A_JOB)
+    assert "scontrol requeue 7_1\n" in finished.stdout
+    assert "train.seed=2" in finished.stdout
+    assert "-seed-2\n" in finished.stdout
+
+
+def test_a_job_that_cannot_be_queued_again_says_how_to_go_on(run, tmp_path):
+    (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    ends = SIGNALLED.format(code=75)
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
+    assert finished.returncode == 2
+    assert "job 7 could not be queued again: submit it again, and it goes on where it was" in finished.stderr

@@ -1,0 +1,79 @@
+"""A SLURM for the tests in this folder, and lucid as it is set up for it. They are left out unless asked for."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster import PROGRAMS, Cluster, Job, program
+from launching import ONE_THREAD
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    """Two nodes under a SLURM that ends with the tests."""
+    missing = [name for name in PROGRAMS if program(name) is None]
+    if missing:
+        pytest.skip(f"no SLURM here, {', '.join(missing)} missing: install Debian's slurm-wlm and munge")
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture(autouse=True)
+def reference_kernels(monkeypatch):
+    """Jobs have nothing to do with kernels, and the reference needs no loading."""
+    monkeypatch.setenv("LUCID_KERNELS", "reference")
+
+
+@pytest.fixture
+def home(tmp_path):
+    """lucid's folder, with a slurm/site.env of its own."""
+    home = tmp_path / "home"
+    shutil.copytree(REPOSITORY / "slurm", home / "slurm", ignore=shutil.ignore_patterns("site.env"))
+    for name in ("launch", "lucid"):
+        (home / name).symlink_to(REPOSITORY / name)
+    return home
+
+
+@pytest.fixture
+def submit(cluster, home, tmp_path):
+    """A function that calls launch/submit.sh with ranks started by `launcher`, and returns the job."""
+    submitted = []
+
+    def run(*arguments, launcher="srun --mpi=pmi2", tasks=("",)):
+        (home / "slurm" / "site.env").write_text(f'PYTHON={sys.executable}\nLAUNCHER="{launcher}"\n')
+        finished = subprocess.run(
+            [home / "launch" / "submit.sh", *arguments],
+            env=os.environ | cluster.variables | ONE_THREAD | {"PYTHONPATH": str(home)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert finished.returncode == 0, finished.stderr
+        number = finished.stdout.split()[-1]
+        assert finished.stdout.endswith(f"\nSubmitted batch job {number}\n")
+        name = Job(cluster, number, tmp_path).shown("JobName")
+        jobs = [Job(cluster, number + task, tmp_path / f"{name}-{number}{task}.out") for task in tasks]
+        submitted.extend(jobs)
+        return jobs[0] if len(jobs) == 1 else jobs
+
+    yield run
+    cluster.run("scancel", *(job.number for job in submitted), check=False)
+    for job in submitted:
+        job.wait()

@@ -1,0 +1,118 @@
+"""Jobs of the templates in slurm/, submitted by launch/submit.sh, on a real SLURM."""
+
+import os
+import signal
+
+import pytest
+from hosts import until
+from launching import TRAIN
+
+from lucid.training.store import find_model
+
+# Long enough that a run is not over before what it has printed is answered with a signal.
+LONG = ("train.steps=200", "train.log_every=10")
+SHORT = ("train.steps=6", "optimizer.warmup_steps=2")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("undisturbed") / "run"
+
+
+@pytest.fixture
+def undisturbed(run_ranks, run_file, undisturbed_folder):
+    """The folder of a LONG run on two ranks, without SLURM."""
+    if not undisturbed_folder.exists():
+        finished = run_ranks(2, *TRAIN, str(run_file), *LONG, f"run_folder={undisturbed_folder}", seconds=150)
+        assert finished.returncode == 0, finished.stdout
+    return undisturbed_folder
+
+
+def weights(run_folder):
+    return (find_model(run_folder) / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("launcher", ["srun --mpi=pmi2", "mpiexec"])
+def test_a_preempted_job_goes_on_and_ends_with_the_weights_of_an_undisturbed_run(
+    submit, undisturbed, run_file, tmp_path, launcher
+):
+    job = submit(str(run_file), "--nodes", "2", "--ranks-per-node", "1", *LONG, launcher=launcher)
+    job.wait_for("step  10/200")
+    assert job.shown("NodeList") == "node[1-2]"
+    job.signal()
+    job.wait_for("is queued again")
+    assert "stopped at step" in job.output
+    assert job.wait() == "COMPLETED", job.output
+    assert (job.shown("Restarts"), job.output.count("on 2 ranks with 6 each")) == ("1", 2)
+    assert "start 2, on node[1-2]" in job.output
+    # The second start is the run's second incarnation: what an orphan of the first went on to write would be older.
+    assert "checkpoints/0002-00000200" in job.output
+    assert weights(tmp_path / "run") == weights(undisturbed)
+
+
+def test_a_signal_that_comes_before_the_ranks_is_taken_in_the_end(submit, run_file):
+    job = submit(str(run_file), "--nodes", "2", "train.steps=4000")
+    job.wait_for("start 1, on node[1-2]")
+    job.signal()
+    job.wait_for("is queued again")
+    until(lambda: (job.shown("JobState"), job.shown("Restarts")) == ("PENDING", "1"))
+
+
+def test_a_cancelled_job_saves_and_leaves_nothing_behind(cluster, submit, run_file):
+    job = submit(str(run_file), "--nodes", "2", *LONG)
+    job.wait_for("step  10/200")
+    cluster.run("scancel", job.number)
+    job.wait_for("stopped at step")
+    assert job.wait() == "CANCELLED"
+    until(lambda: cluster.processes() == [])
+    assert job.shown("Restarts") == "0"
+
+
+def test_a_killed_rank_fails_the_job(cluster, submit, run_file):
+    job = submit(str(run_file), "--nodes", "2", *LONG)
+    job.wait_for("step  10/200")
+    ranks = cluster.ranks()
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    assert job.wait() == "FAILED", job.output
+    assert "was killed by SIGKILL" in job.output
+    assert job.shown("Restarts") == "0"
+    until(lambda: cluster.processes() == [])
+
+
+def test_an_array_trains_once_for_each_seed_and_only_the_task_that_is_preempted_is_queued_again(
+    submit, run_file, tmp_path, losses
+):
+    first, second = submit(str(run_file), "--sweep", "train.seed=1,2", *LONG, tasks=("_0", "_1"))
+    second.wait_for("step  10/200")
+    second.signal()
+    second.wait_for(f"job {second.number} is queued again")
+    assert (first.wait(), second.wait()) == ("COMPLETED", "COMPLETED"), first.output + second.output
+    assert (first.shown("Restarts"), second.shown("Restarts")) == ("0", "1")
+    curves = losses(tmp_path / "run-seed-1"), losses(tmp_path / "run-seed-2")
+    assert curves[0].keys() == curves[1].keys() == set(range(10, 201, 10))
+    assert curves[0] != curves[1]
+
+
+def test_ranks_that_do_not_find_each_other_are_refused_with_the_way_out(submit, run_file):
+    job = submit(str(run_file), "--nodes", "2", launcher="srun --mpi=none")
+    assert job.wait() == "FAILED"
+    assert job.output.count("(srun) announced 2 processes, but the MPI library") == 1
+    assert "srun --mpi=pmi2" in job.output
+    assert "Traceback" not in job.output
+
+
+def test_a_corpus_is_prepared_and_a_model_evaluated(submit, text_file, undisturbed, tmp_path):
+    options = ("--vocab-size", "200", "--held-out", "0.1")
+    job = submit("--threads-per-rank", "2", "prepare", str(text_file), "--output", "made", *options)
+    assert job.wait() == "COMPLETED", job.output
+    job = submit("--nodes", "2", "evaluate", str(undisturbed), "--data", "made")
+    assert job.wait() == "COMPLETED", job.output
+    assert job.output.count("held out: MLM loss") == 1
+
+
+def test_gpu_nodes_get_a_rank_for_each_gpu(submit, run_file):
+    job = submit(str(run_file), "--nodes", "2", "--gpus-per-node", "1", "--threads-per-rank", "1", *SHORT)
+    assert job.wait() == "COMPLETED", job.output
+    assert "on 2 ranks with 6 each" in job.output
+    assert job.shown("TresPerNode") == "gres:gpu:1"
