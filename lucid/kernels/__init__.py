@@ -188,11 +188,12 @@ class Kernels(Protocol):
         weight_decay: float,
         corrections: tuple[float, float],
         gradient_scale: float,
+        rounded: Array | None = None,
     ) -> None:
         """Update values [N] and moments in place. Loshchilov & Hutter, "Decoupled weight decay regularization", 2019.
 
         `corrections` are what the moments are divided by (1 - beta**step, or 1 for none); gradients are multiplied by
-        `gradient_scale` as they are read.
+        `gradient_scale` as they are read. `rounded` [N] (bfloat16), if it is given, gets the new values.
         """
 
     def lamb_moments(
@@ -226,8 +227,12 @@ class Kernels(Protocol):
         epsilon: float,
         weight_decay: float,
         corrections: tuple[float, float],
+        rounded: Array | None = None,
     ) -> None:
-        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] (float64)."""
+        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] (float64).
+
+        `rounded` [N] (bfloat16), if it is given, gets the new values.
+        """
 
 
 def of(array: Array) -> Kernels:
