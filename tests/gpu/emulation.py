@@ -17,8 +17,11 @@ import numpy as np
 from lucid.kernels.cuda.compiling import SOURCES
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
-# CUDA fuses products into additions, too.
-FLAGS = "-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-shared", "-fno-strict-aliasing", "-w"
+# CUDA fuses products into additions, too. An access that is not on a multiple of its size ends the process, as there.
+FLAGS = (
+    *("-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-shared", "-fno-strict-aliasing", "-w"),
+    *("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"),
+)
 KERNEL = re.compile(r"__global__ void\s+__launch_bounds__\([^)]*\)[\s\\]*(\w+)\(")
 
 
@@ -81,8 +84,8 @@ class Guarded:
         last = len(room) - mmap.PAGESIZE
         begin = ctypes.addressof(ctypes.c_char.from_buffer(room))
         assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(begin + last), mmap.PAGESIZE, 0) == 0
-        # As an allocation is, it is aligned to 16 bytes.
-        offset = (last - array.nbytes) // 16 * 16
+        # As far behind a multiple of 16 bytes as the array, for threads may count on that.
+        offset = last - array.nbytes - (last - array.nbytes - array.ctypes.data) % 16
         copy = np.frombuffer(room, array.dtype, array.size, offset)
         copy[...] = array.reshape(-1)
         return copy

@@ -118,8 +118,9 @@ extern "C" __global__ void __launch_bounds__(MOST_GRADIENT_THREADS, 1) normalise
                 product += by_y[slot][i] * normalised[slot][i];
             }
         }
-        total = over_row(total, Sum()) / width;
-        product = over_row(product, Sum()) / width;
+        const Two along = over_row(Two{total, product}, SumOfTwo());
+        total = along.first / width;
+        product = along.second / width;
 #pragma unroll
         for (int slot = 0; slot < GRADIENT_SLOTS; ++slot) {
             const int column = column_of(slot);

@@ -12,6 +12,15 @@ struct Sum {
     __device__ Number operator()(Number x, Number y) const { return x + y; }
 };
 
+// Two sums that are made together, for half the barriers.
+struct Two {
+    float first, second;
+};
+
+struct SumOfTwo {
+    __device__ Two operator()(Two x, Two y) const { return {x.first + y.first, x.second + y.second}; }
+};
+
 struct Greatest {
     __device__ float operator()(float x, float y) const { return fmaxf(x, y); }
 };
@@ -19,6 +28,8 @@ struct Greatest {
 // What the thread whose number in its warp differs by the bit `offset` has.
 template <class Number>
 __device__ inline Number opposite(Number x, int offset) { return __shfl_xor_sync(0xFFFFFFFFu, x, offset); }
+
+__device__ inline Two opposite(Two x, int offset) { return {opposite(x.first, offset), opposite(x.second, offset)}; }
 
 template <class Number, class Join>
 __device__ inline Number over_warp(Number x, Join join) {
