@@ -160,6 +160,15 @@ class TestAttention:
         arguments = gradient, joined, probabilities, *settings
         machine.assert_agrees("attention_gradient", *arguments, spacings=tolerances)
 
+    def test_sequences_in_one_row_draw_where_they_stand_in_it(self, machine, element):
+        sequences = Sequences.packed(np.array([[1] * 5 + [2] * 8 + [3] * 3 + [0] * 4, [1] * 16 + [2] * 4]))
+        draws = 0.4, STREAM, Coordinates(seed=2, step=3, samples=np.array([8, 5]))
+        joined, settings = normal(36, 24, dtype=element), (sequences, 2, *draws_of_rows(draws, sequences))
+        tolerances = {"float32": 64, "bfloat16": 8}
+        _, probabilities = machine.assert_agrees("attention", joined, *settings, spacings=tolerances)
+        arguments = normal(36, 8, dtype=element), joined, probabilities, *settings
+        machine.assert_agrees("attention_gradient", *arguments, spacings=tolerances)
+
     def test_a_masked_key_has_no_weight_at_all_and_a_row_without_keys_is_uniform(self, machine, element):
         mask = np.array([[True, True, False, True], [False] * 4])
         settings = Sequences.unpadded(mask, mask), 2, 0.0, STREAM, None

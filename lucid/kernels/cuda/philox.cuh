@@ -42,23 +42,28 @@ __device__ inline float keep_factor(const Place &place, unsigned word) {
 }
 
 // What dropout multiplies elements [first, first + COUNT) of a sample by. `whole`: first and COUNT are multiples of 4,
-// so that no block of words is made twice.
+// so that words come in whole blocks.
 template <int COUNT>
 __device__ inline void keep_factors(
     const Place &place, long long sample, long long first, bool whole, float (&factors)[COUNT]) {
     const auto low_sample = static_cast<unsigned>(sample);
-    if (whole) {
+    auto block = static_cast<unsigned>(first / 4);
+    const auto shift = static_cast<unsigned>(first % 4);
+    Words words = philox(place, low_sample, block);
+    if constexpr (COUNT == 1) {
+        factors[0] = keep_factor(place, words.at(shift));
+    } else {
+        static_assert(COUNT % 4 == 0);
 #pragma unroll
         for (int i = 0; i < COUNT; i += 4) {
-            const Words words = philox(place, low_sample, static_cast<unsigned>((first + i) / 4));
+            // The last block is one too many where words come whole.
+            const Words next = whole && i + 4 == COUNT ? words : philox(place, low_sample, ++block);
 #pragma unroll
-            for (int j = 0; j < 4 && i + j < COUNT; ++j) factors[i + j] = keep_factor(place, words.at(j));
+            for (unsigned j = 0; j < 4; ++j) {
+                const unsigned index = whole ? j : shift + j;
+                factors[i + j] = keep_factor(place, index < 4 ? words.at(index) : next.at(index - 4));
+            }
+            words = next;
         }
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-        const Words words = philox(place, low_sample, static_cast<unsigned>((first + i) / 4));
-        factors[i] = keep_factor(place, words.at(static_cast<unsigned>((first + i) % 4)));
     }
 }
