@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train test test-faults test-slurm soak lint bench bench-kernels bench-peers clean
+.PHONY: help train test test-faults test-slurm test-gpu soak lint bench bench-kernels bench-peers clean
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
 	@echo "make test    run all tests, on one rank and on several"
 	@echo "make test-faults   run the long tests: killed, hung and cut-off runs, restarts"
 	@echo "make test-slurm    run jobs on a SLURM that the tests start; needs Debian's slurm-wlm and munge"
+	@echo "make test-gpu   run the kernels' tests on a GPU; CUDA=cuda12 for drivers that know no CUDA 13"
 	@echo "make soak    kill a run a hundred times; SEED=7 draws other moments and victims"
 	@echo "make lint    check style and types"
 	@echo "make bench   say where the time of a training step of BERT-base goes"
@@ -34,6 +35,9 @@ test-slurm: .venv/installed-dev
 			echo "make test-slurm: $$program is missing; on Debian: apt-get install slurm-wlm munge" >&2; exit 1; }; \
 	done
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+test-gpu: .venv/installed-gpu
+	$(BIN)/python -m pytest -rs tests/gpu -k card
 
 soak: .venv/installed-dev
 	$(BIN)/python -m pytest -m long tests/faults/test_kills.py --kills 100 --kill-seed $(or $(SEED),1)
@@ -63,8 +67,12 @@ clean:
 	touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot,tensorboard,dev,gpu-ci]'
 	touch $@ .venv/installed
+
+.venv/installed-gpu: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot,dev,$(or $(CUDA),cuda13)]'
+	touch $@
 
 .venv-peers/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-peers

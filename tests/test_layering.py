@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "files": set(),
     "backend": set(),
     "random": {"backend"},
-    "kernels": {"backend", "random"},
+    "kernels": {"files", "backend", "random"},
     "autograd": {"backend", "random", "kernels"},
     "nn": {"backend", "random", "kernels", "autograd"},
     "models": BELOW_MODELS | {"files"},

@@ -188,11 +188,12 @@ class Kernels(Protocol):
         weight_decay: float,
         corrections: tuple[float, float],
         gradient_scale: float,
+        rounded: Array | None = None,
     ) -> None:
         """Update values [N] and moments in place. Loshchilov & Hutter, "Decoupled weight decay regularization", 2019.
 
         `corrections` are what the moments are divided by (1 - beta**step, or 1 for none); gradients are multiplied by
-        `gradient_scale` as they are read.
+        `gradient_scale` as they are read. `rounded` [N] (bfloat16), if it is given, gets the new values.
         """
 
     def lamb_moments(
@@ -226,18 +227,22 @@ class Kernels(Protocol):
         epsilon: float,
         weight_decay: float,
         corrections: tuple[float, float],
+        rounded: Array | None = None,
     ) -> None:
-        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] (float64)."""
+        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] (float64).
+
+        `rounded` [N] (bfloat16), if it is given, gets the new values.
+        """
 
 
 def of(array: Array) -> Kernels:
     """Return the kernels for the device and the dtype of `array`.
 
-    float32 on the CPU, and bfloat16 as an `operand`, has compiled ones, unless the environment says
+    float32 has compiled ones, and so has bfloat16, on the CPU as an `operand` only, unless the environment says
     `LUCID_KERNELS=reference`. Everything else, and with it the gradient checks in float64, has the reference. Raises
     `ConfigError` if they cannot be had.
     """
-    implementation = _on_cpu() if array.dtype in _COMPILED and array_module(array) is np else reference
+    implementation = _compiled_for(array) if array.dtype in _COMPILED else reference
     return implementation if _wrapper is None else _wrapper(implementation)
 
 
@@ -273,14 +278,32 @@ def product_library() -> str:
     return gemm.library_name()
 
 
+def _compiled_for(array: Array) -> Kernels:
+    return _on_cpu() if array_module(array) is np else _on_gpu()
+
+
+def _reference_is_asked_for() -> bool:
+    choice = os.environ.get("LUCID_KERNELS", "")
+    if choice not in ("", "reference"):
+        raise ConfigError(f"LUCID_KERNELS is {choice!r}; it takes 'reference', or is not set")
+    return choice == "reference"
+
+
+@functools.cache
+def _on_gpu() -> Kernels:
+    """Return the kernels for float32 and bfloat16 on a GPU. Each is compiled, or loaded, when it is first used."""
+    if _reference_is_asked_for():
+        return reference
+    from lucid.kernels import cuda
+
+    return cuda
+
+
 @functools.cache
 def _on_cpu() -> Kernels:
     """Return the kernels for float32 on the CPU. Numba is loaded, and perhaps compiles, at the first call only."""
-    choice = os.environ.get("LUCID_KERNELS", "")
-    if choice == "reference":
+    if _reference_is_asked_for():
         return reference
-    if choice:
-        raise ConfigError(f"LUCID_KERNELS is {choice!r}; it takes 'reference', or is not set")
     try:
         from lucid.kernels import cpu
     except ImportError as error:

@@ -327,6 +327,7 @@ def adamw(
     weight_decay: float,
     corrections: tuple[float, float],
     gradient_scale: float,
+    rounded: Array | None = None,
 ) -> None:
     for start in range(0, len(values), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -334,6 +335,8 @@ def adamw(
         _advance_moments(gradients[block], *moments, betas, gradient_scale)
         values[block] *= 1 - learning_rate * weight_decay
         values[block] -= _direction(*moments, epsilon, corrections) * learning_rate
+    if rounded is not None:
+        rounded[...] = values
 
 
 def lamb_moments(
@@ -364,7 +367,10 @@ def lamb_update(
     epsilon: float,
     weight_decay: float,
     corrections: tuple[float, float],
+    rounded: Array | None = None,
 ) -> None:
     update = _direction(first_moments, second_moments, epsilon, corrections) + weight_decay * values
     for (start, stop), rate in zip(pairwise(bounds.tolist()), rates.tolist(), strict=True):
         values[start:stop] -= update[start:stop] * rate
+    if rounded is not None:
+        rounded[...] = values

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
+import numpy as np
+
 from lucid.backend import Array, array_module
 from lucid.random import Coordinates
 
@@ -71,6 +73,14 @@ class Sequences:
         """For each sequence, its part of an array that has L x L elements for each sequence of length L."""
         ends = accumulate(((rows.stop - rows.start) ** 2 for rows in self.rows), initial=0)
         return [slice(start, stop) for start, stop in pairwise(ends)]
+
+    @cached_property
+    def places(self) -> Array:
+        """For each row, its sequence's first row, its length, and where its area begins: int64 [N, 3]."""
+        xp = array_module(self.slots)
+        lengths = np.diff(self.bounds)
+        table = np.stack([self.bounds[:-1], lengths, [area.start for area in self.areas]], axis=1)
+        return xp.asarray(table.astype(np.int64).repeat(lengths, axis=0))
 
     def rows_of(self, grid: Array) -> Array:
         """Return the rows [N, ...] of `grid` [B, T, ...]."""

@@ -2,20 +2,22 @@
 
 import inspect
 import sys
+from types import SimpleNamespace
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from lucid import kernels
 from lucid.errors import ConfigError
-from lucid.kernels import Kernels, cpu, reference
+from lucid.kernels import Kernels, cpu, cuda, reference
 
 CATALOGUE = {
     name: function for name, function in vars(Kernels).items() if inspect.isfunction(function) and name[0] != "_"
 }
 
 
-@pytest.mark.parametrize("implementation", [reference, cpu], ids=["reference", "cpu"])
+@pytest.mark.parametrize("implementation", [reference, cpu, cuda], ids=["reference", "cpu", "cuda"])
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
 def test_an_implementation_has_the_signature_of_the_catalogue(name, implementation):
     expected = inspect.signature(CATALOGUE[name]).parameters
@@ -40,6 +42,7 @@ def test_the_reference_has_no_kernel_of_its_own():
 
 def test_the_compiled_kernels_are_the_catalogue():
     assert set(cpu.__all__) == CATALOGUE.keys() | {"load"}
+    assert set(cuda.__all__) == CATALOGUE.keys()
 
 
 class TestChoice:
@@ -49,14 +52,29 @@ class TestChoice:
     def forgotten_choice(self, monkeypatch):
         monkeypatch.delenv("LUCID_KERNELS", raising=False)
         kernels._on_cpu.cache_clear()
+        kernels._on_gpu.cache_clear()
         yield
         kernels._on_cpu.cache_clear()
+        kernels._on_gpu.cache_clear()
 
     def test_float32_gets_the_compiled_kernels(self):
         assert kernels.of(np.zeros(1, np.float32)) is cpu
 
     def test_float64_gets_the_reference(self):
         assert kernels.of(np.zeros(1)) is reference
+
+    @pytest.mark.parametrize(("dtype", "expected"), [("float32", cuda), ("bfloat16", cuda), ("float64", reference)])
+    def test_arrays_on_a_gpu_get_the_cuda_kernels_in_float32_and_bfloat16(self, monkeypatch, dtype, expected):
+        class OnGPU:
+            dtype: np.dtype
+
+        array = OnGPU()
+        array.dtype = np.dtype(getattr(ml_dtypes, dtype, dtype))
+        monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=OnGPU))
+        assert kernels.of(array) is expected
+        kernels._on_gpu.cache_clear()
+        monkeypatch.setenv("LUCID_KERNELS", "reference")
+        assert kernels.of(array) is reference
 
     def test_the_environment_may_ask_for_the_reference(self, monkeypatch):
         monkeypatch.setenv("LUCID_KERNELS", "reference")

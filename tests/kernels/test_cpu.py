@@ -1,5 +1,6 @@
 """Law 4: the compiled kernels agree with the reference, which is given the same numbers in double precision."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -299,6 +300,17 @@ def test_lamb_agrees(cpu, bounds):
     np.testing.assert_allclose(*squares, rtol=64 * ULP)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
+
+
+def test_optimizers_round_the_new_values_too(cpu):
+    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
+    for kernels in (cpu, reference):
+        values, gradients, *moments = normal(70_001), normal(70_001), normal(70_001), normal(70_001) ** 2
+        rounded = np.full(70_001, np.nan, ml_dtypes.bfloat16)
+        kernels.adamw(values, gradients, *moments, learning_rate=1e-2, **RATES, rounded=rounded)
+        np.testing.assert_array_equal(rounded, values.astype(ml_dtypes.bfloat16))
+        kernels.lamb_update(values, *moments, np.array([0, 70_001]), np.array([0.1]), **factors, rounded=rounded)
+        np.testing.assert_array_equal(rounded, values.astype(ml_dtypes.bfloat16))
 
 
 class TestDivision:

@@ -4,15 +4,12 @@ Each kernel has one signature, so that one compiled form serves all calls. The c
 digest of this folder's sources: Numba itself looks only at the file a kernel stands in, not at those it calls into.
 """
 
-import fcntl
 import functools
 import hashlib
-import os
 import pickle
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +19,7 @@ from numba.core import event
 from numba.extending import intrinsic
 
 from lucid.errors import ConfigError
+from lucid.kernels.compiled import announcement, kept_in, locked
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -81,8 +79,7 @@ def load() -> None:
     `ConfigError` if what lies on the disk cannot be read.
     """
     folder = _cache_folder()
-    kept = f"once per machine ({folder})" if folder else "for this process alone: no folder for them is writable"
-    with _lock(folder), _cache_in(folder), event.install_listener("numba:compile", _Announcement(kept)):
+    with locked(folder), _cache_in(folder), event.install_listener("numba:compile", _Announcement(folder)):
         for dispatcher, signature in _declared:
             if folder is not None:
                 dispatcher.enable_caching()
@@ -100,8 +97,8 @@ def load() -> None:
 class _Announcement(event.Listener):  # type: ignore[misc]  # mypy does not read Numba
     """Says once that kernels are being compiled, when the first is."""
 
-    def __init__(self, kept: str) -> None:
-        self._message: str | None = f"lucid: compiling kernels, {kept}\n"
+    def __init__(self, folder: Path | None) -> None:
+        self._message: str | None = announcement(folder)
 
     def on_start(self, event: Any) -> None:
         if self._message is not None:
@@ -118,23 +115,7 @@ def _cache_folder() -> Path | None:
     digest = hashlib.sha256()
     for source in sorted(_SOURCES.glob("*.py")):
         digest.update(source.read_bytes())
-    for base in _cache_bases():
-        folder = base / f"kernels-{digest.hexdigest()[:16]}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError:
-            continue
-        return folder
-    return None
-
-
-def _cache_bases() -> Iterator[Path]:
-    """Yield where compiled forms may be kept, best first: where the user says, in the home, beside the sources."""
-    if "NUMBA_CACHE_DIR" in os.environ:
-        yield Path(os.environ["NUMBA_CACHE_DIR"])
-    yield Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lucid"
-    yield _SOURCES / "__pycache__"
+    return kept_in(digest.hexdigest(), _SOURCES)
 
 
 @contextmanager
@@ -146,16 +127,3 @@ def _cache_in(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         numba.config.CACHE_DIR = before
-
-
-@contextmanager
-def _lock(folder: Path | None) -> Iterator[None]:
-    """Keep other processes out of the block while we are in it."""
-    if folder is None:
-        yield
-        return
-    with open(folder / "lock", "w") as file:
-        # Some network file systems have no locks. Numba's files are whole even so.
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

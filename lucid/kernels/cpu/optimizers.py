@@ -84,12 +84,15 @@ def adamw(
     weight_decay: float,
     corrections: tuple[float, float],
     gradient_scale: float,
+    rounded: Array | None = None,
 ) -> None:
     rates = _rates(betas, epsilon, corrections, gradient_scale)
 
     def work(part: slice) -> None:
         moments = first_moments[part], second_moments[part]
         _adamw(values[part], gradients[part], *moments, learning_rate, weight_decay, *rates)
+        if rounded is not None:
+            rounded[part] = values[part]
 
     threads.split(len(values), len(values), work)
 
@@ -204,6 +207,7 @@ def lamb_update(
     epsilon: float,
     weight_decay: float,
     corrections: tuple[float, float],
+    rounded: Array | None = None,
 ) -> None:
     factors = _rates((0.0, 0.0), epsilon, corrections, 1.0)[2:5]
 
@@ -212,3 +216,5 @@ def lamb_update(
         _lamb_update(values, *moments, bounds_of(blocks, bounds), rates[blocks], weight_decay, *factors)
 
     threads.split(len(rates), len(values), work)
+    if rounded is not None:
+        rounded[...] = values

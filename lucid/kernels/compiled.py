@@ -1,0 +1,50 @@
+"""Where compiled kernels are kept, and which of several processes compiles them."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def kept_in(digest: str, beside: Path) -> Path | None:
+    """Return a writable folder for what is compiled from sources of this digest, if there is one.
+
+    It is where the user says, or in the home, or among the sources, which lie in `beside`.
+    """
+    for base in _bases(beside):
+        folder = base / f"kernels-{digest[:16]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            continue
+        return folder
+    return None
+
+
+def _bases(beside: Path) -> Iterator[Path]:
+    if "NUMBA_CACHE_DIR" in os.environ:
+        yield Path(os.environ["NUMBA_CACHE_DIR"])
+    yield Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lucid"
+    yield beside / "__pycache__"
+
+
+def announcement(folder: Path | None) -> str:
+    """Return what to tell the user when kernels are about to be compiled."""
+    kept = f"once per machine ({folder})" if folder else "for this process alone: no folder for them is writable"
+    return f"lucid: compiling kernels, {kept}\n"
+
+
+@contextmanager
+def locked(folder: Path | None) -> Iterator[None]:
+    """Keep other processes out of the block while we are in it."""
+    if folder is None:
+        yield
+        return
+    with open(folder / "lock", "w") as file:
+        # Some network file systems have no locks. What is kept is whole even so.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,40 @@
+"""Operands of products, rounded where the precision asks for it."""
+
+import ml_dtypes
+import numpy as np
+
+from lucid.backend import Array
+from lucid.kernels.cuda import launching
+from lucid.kernels.cuda.arrays import empty, plain
+from lucid.kernels.cuda.compiling import Variant, variant
+from lucid.kernels.cuda.launching import blocks_of, vector_width
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+_THREADS = 256
+_precision = "float32"
+
+
+def set_precision(precision: str) -> None:
+    """Let products take operands of this precision, as `lucid.kernels.set_precision` says for the CPU."""
+    global _precision
+    _precision = precision
+
+
+def form(vector: int) -> Variant:
+    """Return the program of the cast."""
+    return variant("casting", "float32", vector, THREADS=_THREADS)
+
+
+def operand(x: Array) -> Array:
+    return x if x.dtype == BFLOAT16 or _precision == "float32" else round_to_bfloat16(x)
+
+
+def round_to_bfloat16(x: Array) -> Array:
+    """Return x (float32) as bfloat16, each number rounded to the nearest, ties to even."""
+    x = plain(x)
+    y, vector = empty(x, *x.shape, dtype=BFLOAT16), vector_width(x.size, x)
+    launching.launch(
+        form(vector), "round_to_bfloat16", (blocks_of(x.size, _THREADS * vector),), (_THREADS,), x, y, np.int64(x.size)
+    )
+    return y

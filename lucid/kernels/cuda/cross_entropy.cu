@@ -1,0 +1,63 @@
+// Cross-entropy over a wide vocabulary, a block of threads to a row.
+#include "element.cuh"
+#include "reduction.cuh"
+
+constexpr float LEAST = -3.402823466e38f;
+
+// A sum of exponentials, of numbers less the greatest so far.
+struct Exponentials {
+    float most, sum;
+};
+
+struct Join {
+    __device__ Exponentials operator()(Exponentials one, Exponentials other) const {
+        const float most = fmaxf(one.most, other.most);
+        return {most, one.sum * expf(one.most - most) + other.sum * expf(other.most - most)};
+    }
+};
+
+__device__ inline Exponentials opposite(Exponentials x, int offset) {
+    return {opposite(x.most, offset), opposite(x.sum, offset)};
+}
+
+// The logits are read once: the sum is scaled down whenever a greater one turns up.
+extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(
+    const ELEMENT *__restrict__ logits, const long long *__restrict__ labels, long long ignore_index,
+    float *__restrict__ losses, float *__restrict__ log_sum, int vocabulary) {
+    const long long row = blockIdx.x;
+    const ELEMENT *own = logits + row * vocabulary;
+    Exponentials found = {LEAST, 0};
+#pragma unroll 2
+    for (int column = threadIdx.x * VECTOR; column < vocabulary; column += THREADS * VECTOR) {
+        float values[VECTOR], most = found.most;
+        load(own + column, values);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) most = fmaxf(most, values[i]);
+        found.sum *= expf(found.most - most);
+        found.most = most;
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) found.sum += expf(values[i] - most);
+    }
+    found = over_row(found, Join());
+    if (threadIdx.x != 0) return;
+    const long long label = labels[row];
+    const float logarithm = logf(found.sum) + found.most;
+    log_sum[row] = logarithm;
+    losses[row] = label == ignore_index ? 0 : logarithm - number(own[label]);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_gradient(
+    const float *__restrict__ gradient, const ELEMENT *__restrict__ logits, const long long *__restrict__ labels,
+    const float *__restrict__ log_sum, long long ignore_index, ELEMENT *__restrict__ y, int vocabulary) {
+    const long long row = blockIdx.x, label = labels[row];
+    const ELEMENT *own = logits + row * vocabulary;
+    const float weight = label == ignore_index ? 0 : gradient[row], shift = log_sum[row];
+#pragma unroll 2
+    for (int column = threadIdx.x * VECTOR; column < vocabulary; column += THREADS * VECTOR) {
+        float values[VECTOR];
+        load(own + column, values);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) values[i] = (expf(values[i] - shift) - (column + i == label)) * weight;
+        store(y + row * vocabulary + column, values);
+    }
+}

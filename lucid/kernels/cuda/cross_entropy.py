@@ -1,0 +1,49 @@
+"""Cross-entropy over a wide vocabulary."""
+
+import numpy as np
+
+from lucid.backend import Array, array_module
+from lucid.kernels.cuda import launching
+from lucid.kernels.cuda.arrays import empty, parameter, plain
+from lucid.kernels.cuda.compiling import Variant, variant
+from lucid.kernels.cuda.launching import is_aligned, vector_width
+
+_THREADS = 512
+
+
+def form(element: str, vector: int) -> Variant:
+    """Return the program of these kernels."""
+    return variant("cross_entropy", element, vector, THREADS=_THREADS)
+
+
+def cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
+    logits = plain(logits)
+    rows, vocabulary = logits.shape
+    losses, log_sum = empty(logits, rows), empty(logits, rows)
+    launching.launch(
+        form(logits.dtype.name, _vector(logits)), "cross_entropy", (rows,), (_THREADS,),
+        logits, _labels(labels, logits), np.int64(ignore_index), losses, log_sum, np.int32(vocabulary),
+    )  # fmt: skip
+    return losses, log_sum
+
+
+def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int) -> Array:
+    logits = plain(logits)
+    rows, vocabulary = logits.shape
+    y = array_module(logits).empty_like(logits)
+    launching.launch(
+        form(logits.dtype.name, _vector(logits)), "cross_entropy_gradient", (rows,), (_THREADS,),
+        parameter(gradient), logits, _labels(labels, logits), parameter(log_sum), np.int64(ignore_index), y,
+        np.int32(vocabulary),
+    )  # fmt: skip
+    return y
+
+
+def _vector(logits: Array) -> int:
+    """Return how many logits are read at once: two even where there are as many as 30,522, BERT's vocabulary."""
+    vector, vocabulary = vector_width(logits.shape[1], logits), logits.shape[1]
+    return 2 if vector == 1 and vocabulary % 2 == 0 and is_aligned(logits) else vector
+
+
+def _labels(labels: Array, like: Array) -> Array:
+    return plain(array_module(like).asarray(labels), np.int64)

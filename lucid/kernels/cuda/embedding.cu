@@ -1,0 +1,66 @@
+// The gradient of an embedding table, in a fixed order: rows are taken sorted by id, in chunks of ROWS.
+//
+// An id's rows that lie within one chunk are added up and written at once. Those of an id that goes on into the next
+// chunk leave a sum for each chunk in `parts` [chunks, 2, C]: the first one at 1, those that continue at 0.
+#include "element.cuh"
+
+__device__ inline int own_column() { return (blockIdx.y * THREADS + threadIdx.x) * VECTOR; }
+
+__device__ inline void add_to(float *target, const float (&sum)[VECTOR]) {
+    float values[VECTOR];
+    load(target, values);
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) values[i] += sum[i];
+    store(target, values);
+}
+
+// `order` [N] are the rows of `gradient` sorted by their ids, which are `ids` [N].
+extern "C" __global__ void __launch_bounds__(THREADS) add_within_chunks(
+    const ELEMENT *__restrict__ gradient, const long long *__restrict__ ids, const long long *__restrict__ order,
+    long long padding_id, float *__restrict__ out, float *__restrict__ parts, long long rows, int width) {
+    const int column = own_column();
+    if (column >= width) return;
+    const long long first = static_cast<long long>(blockIdx.x) * ROWS, stop = min(rows, first + ROWS);
+    bool starts_here = first == 0 || ids[first - 1] != ids[first];
+    float sum[VECTOR] = {};
+    for (long long place = first; place < stop; ++place) {
+        float values[VECTOR];
+        const long long id = ids[place];
+        load(gradient + order[place] * width + column, values);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) sum[i] += values[i];
+        const bool ends_here = place + 1 == rows || ids[place + 1] != id;
+        if (!ends_here && place + 1 < stop) continue;
+        if (!starts_here || !ends_here) {
+            store(parts + (2 * static_cast<long long>(blockIdx.x) + starts_here) * width + column, sum);
+        } else if (id != padding_id) {
+            add_to(out + id * width + column, sum);
+        }
+        starts_here = true;
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) sum[i] = 0;
+    }
+}
+
+// Adds up the sums of the id that begins in this chunk and goes on into the next, if there is one.
+extern "C" __global__ void __launch_bounds__(THREADS) add_across_chunks(
+    const long long *__restrict__ ids, long long padding_id, float *__restrict__ out, const float *__restrict__ parts,
+    long long rows, int width) {
+    const int column = own_column();
+    if (column >= width) return;
+    const long long first = static_cast<long long>(blockIdx.x) * ROWS;
+    long long next = first + ROWS;
+    if (next >= rows) return;
+    const long long id = ids[next - 1];
+    const bool began_before = ids[first] == id && first > 0 && ids[first - 1] == id;
+    if (ids[next] != id || began_before || id == padding_id) return;
+    float sum[VECTOR];
+    load(parts + (2 * static_cast<long long>(blockIdx.x) + 1) * width + column, sum);
+    for (; next < rows && ids[next] == id; next += ROWS) {
+        float values[VECTOR];
+        load(parts + 2 * (next / ROWS) * width + column, values);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) sum[i] += values[i];
+    }
+    add_to(out + id * width + column, sum);
+}

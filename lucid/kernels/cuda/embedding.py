@@ -1,0 +1,35 @@
+"""The gradient of an embedding table, in a fixed order: rows are added up sorted by their id."""
+
+import numpy as np
+
+from lucid.backend import Array, array_module
+from lucid.kernels.cuda import launching
+from lucid.kernels.cuda.arrays import as_rows, empty, plain
+from lucid.kernels.cuda.compiling import Variant, variant
+from lucid.kernels.cuda.launching import ROWS, blocks_of, vector_width
+
+_THREADS = 128
+_NO_ID = -1
+
+
+def form(element: str, vector: int) -> Variant:
+    """Return the program of these kernels."""
+    return variant("embedding", element, vector, ROWS=ROWS, THREADS=_THREADS)
+
+
+def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None) -> None:
+    rows, xp = as_rows(gradient), array_module(gradient)
+    if not accumulate:
+        out[...] = 0
+    ids = plain(xp.asarray(ids), np.int64).reshape(-1)
+    order = xp.argsort(ids, kind="stable")
+    count, width = rows.shape
+    vector = vector_width(width, rows, out)
+    grid = blocks_of(count, ROWS), blocks_of(width, _THREADS * vector)
+    parts = empty(rows, grid[0], 2, width)
+    program, sorted_ids = form(rows.dtype.name, vector), ids[order]
+    padding, shape = np.int64(_NO_ID if padding_id is None else padding_id), (np.int64(count), np.int32(width))
+    launching.launch(
+        program, "add_within_chunks", grid, (_THREADS,), rows, sorted_ids, order, padding, out, parts, *shape
+    )
+    launching.launch(program, "add_across_chunks", grid, (_THREADS,), sorted_ids, padding, out, parts, *shape)

@@ -1,0 +1,102 @@
+"""How kernels are started: which form of a program fits the arrays, how many threads, and on which device."""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from lucid.backend import Array, array_module, device_of
+from lucid.errors import ConfigError
+from lucid.kernels.cuda.compiling import Variant, machine_code
+
+WARP = 32
+# The most that a thread reads or writes at once.
+_ACCESS_BYTES = 16
+# Sums over rows are made in blocks of this many, so that they do not depend on the device.
+ROWS = 64
+
+
+def blocks_of(count: int, size: int) -> int:
+    """Return how many blocks of `size` cover `count`."""
+    return -(-count // size)
+
+
+def vector_width(width: int, *arrays: Array | None) -> int:
+    """Return how many elements of the first array threads may read at once, if rows have `width`: a power of two.
+
+    As many as 16 bytes hold, or one: rows have to consist of whole accesses, all of which begin on a multiple of their
+    size, in each of the arrays.
+    """
+    widest = _ACCESS_BYTES // arrays[0].itemsize  # type: ignore[union-attr]  # the first is never None
+    return widest if width % widest == 0 and all(is_aligned(array) for array in arrays) else 1
+
+
+def is_aligned(array: Array | None) -> bool:
+    """Return whether an array begins where threads may read as much as they can at once. None does."""
+    return array is None or address(array) % _ACCESS_BYTES == 0
+
+
+def address(array: Any) -> int:
+    """Return where an array begins in its device's memory."""
+    return array.ctypes.data if array_module(array) is np else array.data.ptr
+
+
+def threads_of_row(width: int, held: int, most: int, together: int) -> tuple[int, int]:
+    """Return (threads of a row, rows of a block) where each thread holds up to `held` elements of a row.
+
+    The threads of a row are whole warps. A block has about `together` threads, and one row at least. Raises
+    `ConfigError` if a row takes more than `most` threads.
+    """
+    threads = WARP * blocks_of(width, held * WARP)
+    if threads > most:
+        raise ConfigError(f"rows of {width:,} elements are too long for the CUDA kernels, which take {held * most:,}")
+    return threads, max(1, together // threads)
+
+
+def launch(form: Variant, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
+    """Start a kernel of a program on the current device and stream.
+
+    Arguments are CuPy arrays in C order, NumPy scalars of the parameter's type, or None for a null pointer.
+    """
+    if 0 in grid:
+        return  # CuPy would start one block.
+    import cupy
+
+    device = cupy.cuda.Device()
+    function = _function(form, kernel, device.id, f"sm_{device.compute_capability}")
+    function(grid, block, tuple(np.uint64(0) if argument is None else argument for argument in arguments))
+
+
+@functools.cache
+def _function(form: Variant, kernel: str, device: int, architecture: str) -> Any:
+    return _module(form, device, architecture).get_function(kernel)
+
+
+@functools.cache
+def _module(form: Variant, device: int, architecture: str) -> Any:
+    """Return a program as loaded by the current device, which is `device`."""
+    import cupy
+
+    module = cupy.cuda.function.Module()
+    try:
+        module.load(machine_code(form, architecture))
+    except cupy.cuda.driver.CUDADriverError as error:
+        raise ConfigError(
+            f"the compiled {form.program} kernels cannot be loaded ({error}): delete the folder they are kept in, "
+            "~/.cache/lucid unless NUMBA_CACHE_DIR or XDG_CACHE_HOME say otherwise"
+        ) from error
+    return module
+
+
+def host_bounds(bounds: Array, *arrays: Array) -> tuple[Array, int]:
+    """Return the bounds of blocks on the device of `arrays`, and how many of their elements are read at once."""
+    step = math.gcd(*bounds.tolist())
+    table = np.asarray(bounds, np.int64).tobytes()
+    return _on_device(array_module(arrays[0]), device_of(arrays[0]), table), vector_width(step, *arrays)
+
+
+@functools.lru_cache(maxsize=16)
+def _on_device(xp: Any, device: str, bounds: bytes) -> Array:
+    """Return the bounds on the current device, which is `device`. They are the same at each step of a run."""
+    return xp.asarray(np.frombuffer(bounds, np.int64))

@@ -1,0 +1,48 @@
+"""Sums over rows, and sums of squares over a whole buffer."""
+
+import numpy as np
+
+from lucid.backend import Array
+from lucid.kernels.cuda import launching
+from lucid.kernels.cuda.arrays import as_rows, empty, plain
+from lucid.kernels.cuda.compiling import Variant, variant
+from lucid.kernels.cuda.launching import ROWS, WARP, blocks_of, host_bounds, vector_width
+
+_GROUPS, _BLOCK_GROUPS, _THREADS_OF_BLOCK = 8, 16, 256
+
+
+def form(element: str, vector: int) -> Variant:
+    """Return the program of these sums."""
+    shape = {"LANES": WARP, "GROUPS": _GROUPS, "ROWS": ROWS}
+    return variant("sums", element, vector, **shape, BLOCK_GROUPS=_BLOCK_GROUPS, THREADS_OF_BLOCK=_THREADS_OF_BLOCK)
+
+
+def add_blocks(sums: Array) -> Array:
+    """Return the sums [K, C] of sums [K, blocks, C] (float32) over the blocks, in their order."""
+    kinds, blocks, width = sums.shape
+    totals = empty(sums, kinds, width)
+    launching.launch(
+        form("float32", 1), "block_sums", (blocks_of(width, WARP), kinds), (WARP, _BLOCK_GROUPS),
+        sums, totals, np.int32(blocks), np.int32(width),
+    )  # fmt: skip
+    return totals
+
+
+def linear_bias_gradient(gradient: Array) -> Array:
+    x = as_rows(gradient)
+    rows, width = x.shape
+    vector = vector_width(width, x)
+    sums = empty(x, 1, blocks_of(rows, ROWS), width)
+    launching.launch(
+        form(x.dtype.name, vector), "column_sums", (sums.shape[1], blocks_of(width, WARP * vector)), (WARP, _GROUPS),
+        x, sums, np.int64(rows), np.int32(width),
+    )  # fmt: skip
+    return add_blocks(sums)[0]
+
+
+def squared_sums(x: Array, bounds: Array) -> Array:
+    x = plain(x)
+    blocks, vector = host_bounds(bounds, x)
+    sums = empty(x, len(bounds) - 1, dtype=np.float64)
+    launching.launch(form(x.dtype.name, vector), "squared_sums", (len(sums),), (_THREADS_OF_BLOCK,), x, blocks, sums)
+    return sums

@@ -1,0 +1,156 @@
+"""What the CUDA kernels run on in tests: a GPU if there is one, and an emulation if there is a C++ compiler."""
+
+from collections import defaultdict
+
+import ml_dtypes
+import numpy as np
+import pytest
+from emulation import COMPILER, Emulator
+
+from lucid import backend
+from lucid.kernels import cuda, reference
+from lucid.kernels.cuda import casting, launching
+from lucid.kernels.sequences import Sequences
+from lucid.random import Coordinates
+
+# The spacing of numbers at 1.
+SPACING = {"float32": 2.0**-23, "bfloat16": 2.0**-7}
+
+# The largest errors found on the GPU, by kernel and type of element, in units of the spacing.
+_errors = defaultdict(float)
+_card = None
+
+
+def card():
+    """The name of the GPU and its driver's CUDA version, or None."""
+    try:
+        import cupy
+    except ImportError:
+        return None
+    if not cupy.cuda.is_available():
+        return None
+    version = cupy.cuda.runtime.driverGetVersion()
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    return f"{name}, driver for CUDA {version // 1000}.{version % 1000 // 10}, CuPy {cupy.__version__}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Where there is no GPU, leave out its tests: all but the first, which says so."""
+    left_out = [item for item in items if "machine" in item.fixturenames and "card" in item.callspec.id.split("-")][1:]
+    if left_out and card() is None:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not _errors:
+        return
+    terminalreporter.write_line(f"largest errors on {_card}, as parts of the largest number:")
+    for name in sorted({name for name, _ in _errors}):
+        found = (f"{kind} {_errors[name, kind] * SPACING[kind]:.1e}" for kind in SPACING if (name, kind) in _errors)
+        terminalreporter.write_line(f"  {name:32} {'   '.join(found)}")
+
+
+class Machine:
+    """Runs kernels on copies of NumPy arrays, and returns what they make as NumPy arrays."""
+
+    kernels = cuda
+
+    def __init__(self, device):
+        self.device = device
+
+    def get(self, array):
+        return backend.to_host(array)
+
+    def put(self, value):
+        """Return arrays of numbers, and those in coordinates and sequences, on the device."""
+        if isinstance(value, Coordinates):
+            places = None if value.positions is None else self.put(value.positions)
+            return Coordinates(value.seed, value.step, self.put(value.samples), places)
+        if isinstance(value, Sequences):
+            mask = None if value.mask is None else self.put(value.mask)
+            return Sequences(value.bounds, self.put(value.slots), value.length, mask)
+        return backend.to_device(value, self.device).copy() if isinstance(value, np.ndarray) else value
+
+    def run(self, name, *arguments, **settings):
+        """Run a kernel, all of whose results are new."""
+        kernel = getattr(cuda, name, None) or getattr(casting, name)
+        results = kernel(*map(self.put, arguments), **settings)
+        return tuple(map(backend.to_host, results if isinstance(results, tuple) else (results,)))
+
+    def update(self, name, arrays, *others, **settings):
+        """Run a kernel that updates `arrays` in place, and return what it returns."""
+        on_device = [self.put(array) for array in arrays]
+        result = getattr(cuda, name)(*on_device, *others, **settings)
+        for array, changed in zip(arrays, on_device, strict=True):
+            array[...] = backend.to_host(changed)
+        return None if result is None else backend.to_host(result)
+
+    def assert_agrees(self, name, *arguments, spacings):
+        """Compare a kernel's results with the reference's in double precision, to parts of the largest number in each.
+
+        float32 results may be off by so many spacings of float32, those of rows in bfloat16 by as many of bfloat16.
+        """
+        kind = next(argument.dtype.name for argument in arguments if isinstance(argument, np.ndarray))
+        got = self.run(name, *arguments)
+        expected = getattr(reference, name)(*map(doubled, arguments))
+        for one, other in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=True):
+            assert one.shape == other.shape
+            assert one.dtype.name in (kind, "float32")
+            self.compare(name, kind, one.astype(np.float64), other, spacings[kind])
+        return got
+
+    def compare(self, name, kind, got, expected, spacings):
+        largest = np.abs(expected).max(initial=0) or 1.0
+        error = np.abs(got - expected).max(initial=0) / largest / SPACING[kind]
+        if self.device != "cpu":
+            _errors[name, kind] = max(_errors[name, kind], error)
+        assert error <= spacings, f"{name} in {kind} is off by {error:.1f} spacings"
+
+
+def doubled(value):
+    is_rows = isinstance(value, np.ndarray) and value.dtype.name in SPACING
+    return value.astype(np.float64) if is_rows else value
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    """What runs kernels on the CPU, where there is a compiler."""
+    if COMPILER is None:
+        pytest.skip("no C++ compiler to emulate the GPU with")
+    return Emulator(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture(scope="session", params=["emulated", "card"])
+def machine(request):
+    """The GPU or its emulation. New arrays hold no numbers, so that what a kernel leaves unwritten is seen."""
+    global _card
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "card":
+            _card = card()
+            if _card is None:
+                pytest.skip("no GPU that CuPy can use")
+            library, device = pytest.importorskip("cupy"), "cuda"
+        else:
+            library, device = np, "cpu"
+            patch.setattr(launching, "launch", request.getfixturevalue("emulator").launch)
+        for name in ("empty", "empty_like"):
+            patch.setattr(library, name, poisoned(getattr(library, name)))
+        yield Machine(device)
+
+
+def poisoned(allocate):
+    def allocate_poisoned(*arguments, **settings):
+        array = allocate(*arguments, **settings)
+        if array.dtype.name in ("float64", *SPACING):
+            array[...] = np.nan
+        return array
+
+    return allocate_poisoned
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def element(request):
+    """The type that rows consist of."""
+    return np.dtype({"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[request.param])

@@ -1,0 +1,358 @@
+"""Law 4: the CUDA kernels agree with the reference, which is given the same numbers in double precision.
+
+Each test runs on a GPU, if there is one, and in the emulation, which shows errors of the arithmetic, the geometry and
+the arguments, but none of the compiler's or of memory that threads share.
+"""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lucid.kernels import reference
+from lucid.kernels.sequences import Sequences
+from lucid.random import Coordinates
+
+RANDOM = np.random.default_rng()
+STREAM = 1 << 16
+# Widths for whole accesses and for single ones, a warp to a row and several; rows for one block and for several.
+SHAPES = [(1, 1, 1), (2, 3, 5), (3, 1, 64), (2, 35, 33), (1, 66, 768)]
+# Of the largest number, in spacings: of float32, sums of many; of bfloat16, some roundings.
+TOLERANCES = {"float32": 64, "bfloat16": 2}
+
+
+@pytest.fixture(params=[None, 0.1, 0.5], ids=["no dropout", "dropout 0.1", "dropout 0.5"])
+def drawn(request):
+    """A function of the batch size that returns (probability, stream, coordinates)."""
+
+    def of(samples):
+        if request.param is None:
+            return 0.0, STREAM, None
+        return request.param, STREAM + 3, Coordinates(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
+
+    return of
+
+
+def normal(*shape, scale=1.0, dtype=np.float32):
+    return (RANDOM.standard_normal(shape) * scale).astype(dtype)
+
+
+@pytest.mark.parametrize("kind", ["gelu", "gelu_new", "relu"])
+class TestActivation:
+    @pytest.mark.parametrize("shape", [*SHAPES, (0, 4)])
+    def test_it_agrees_forward_and_backward(self, machine, element, kind, shape):
+        x, bias, gradient = normal(*shape, scale=3, dtype=element), normal(shape[-1]), normal(*shape, dtype=element)
+        machine.assert_agrees("activation", x, bias, kind, spacings=TOLERANCES)
+        machine.assert_agrees("activation", x, None, kind, spacings=TOLERANCES)
+        machine.assert_agrees("activation_gradient", gradient, x, bias, kind, spacings=TOLERANCES)
+
+    def test_it_agrees_for_every_magnitude(self, machine, kind):
+        size = np.float32(10) ** np.linspace(-30, 18, 4001, dtype=np.float32)
+        x = np.concatenate([-size, size])[None]
+        [y] = machine.run("activation", x, None, kind)
+        np.testing.assert_allclose(y, reference.activation(x.astype(np.float64), None, kind), rtol=2e-6, atol=1e-6)
+        slope, _ = machine.run("activation_gradient", np.ones_like(x), x, None, kind)
+        expected, _ = reference.activation_gradient(np.ones(x.shape), x.astype(np.float64), None, kind)
+        np.testing.assert_allclose(slope, expected, rtol=2e-6, atol=1e-6)
+
+    def test_what_is_not_finite_goes_through(self, machine, kind):
+        x = np.array([[np.nan, np.inf]], np.float32)
+        assert not np.isfinite(machine.run("activation", x, None, kind)[0]).any()
+        by_x, by_bias = machine.run("activation_gradient", x, np.ones_like(x), None, kind)
+        assert not np.isfinite(by_x).any()
+        assert not np.isfinite(by_bias).any()
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3,), (2, 3, 2, 5), (1, 1, 4097)])
+@pytest.mark.parametrize("probability", [0.1, 0.9])
+def test_dropout_is_the_reference_bit_for_bit(machine, shape, probability):
+    x = normal(*shape)
+    for seed, step in ((0, 0), (2**64 - 1, 2**32 - 1)):
+        coordinates = Coordinates(seed, step, np.arange(shape[0]) + 2**32 - 2)
+        settings = x, probability, STREAM, coordinates
+        np.testing.assert_array_equal(machine.run("dropout", *settings)[0], reference.dropout(*settings))
+
+
+def test_dropout_of_rows_is_that_of_the_grid_they_are_from(machine, element):
+    grid, mask = normal(3, 70, 32, dtype=element), np.arange(70) < np.array([[70], [1], [25]])
+    coordinates, sequences = Coordinates(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
+    [expected] = machine.run("dropout", grid, 0.3, STREAM, coordinates)
+    [got] = machine.run("dropout", sequences.rows_of(grid), 0.3, STREAM, sequences.coordinates(coordinates))
+    np.testing.assert_array_equal(got, expected[mask])
+
+
+def test_a_number_that_is_none_survives_dropout(machine):
+    x = np.full((1, 1000), np.nan, np.float32)
+    assert np.isnan(machine.run("dropout", x, 0.5, STREAM, Coordinates(0, 0, np.arange(1)))[0]).all()
+
+
+class TestLayerNorm:
+    @pytest.mark.parametrize("shape", [*SHAPES[1:], (0, 4), (2, 1040), (1, 1, 999)])
+    @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e6])
+    def test_it_agrees_forward_and_backward(self, machine, element, shape, scale):
+        x, gradient = normal(*shape, scale=scale, dtype=element), normal(*shape, dtype=element)
+        weight, bias = normal(shape[-1]), normal(shape[-1])
+        _, mean, reciprocal = machine.assert_agrees("layer_norm", x, weight, bias, 1e-12, spacings=TOLERANCES)
+        arguments = gradient, x, weight, mean, reciprocal
+        machine.assert_agrees("layer_norm_gradient", *arguments, spacings=TOLERANCES)
+
+    def test_a_row_of_equal_numbers_is_finite(self, machine):
+        ones = np.ones(3, np.float32)
+        y, _, _ = machine.run("layer_norm", np.full((2, 3), 7, np.float32), ones, ones, 1e-12)
+        np.testing.assert_array_equal(y, 1)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_what_is_not_finite_spoils_its_row_and_no_other(self, machine, bad):
+        x, ones = normal(2, 40), np.ones(40, np.float32)
+        x[1, 17] = bad
+        y, _, _ = machine.run("layer_norm", x, ones, ones, 1e-12)
+        assert np.isfinite(y[0]).all()
+        assert np.isnan(y[1]).any()
+
+    @pytest.mark.parametrize("shape", [*SHAPES[1:], (2, 5), (2, 1040)])
+    def test_with_dropout_and_residual_it_agrees_forward_and_backward(self, machine, element, shape, drawn):
+        x, residual, gradient = (normal(*shape, dtype=element) for _ in range(3))
+        bias, weight, shift = (normal(shape[-1]) for _ in range(3))
+        draws = drawn(shape[0])
+        arguments = x, bias, residual, weight, shift, 1e-12, *draws
+        found = machine.assert_agrees("dropout_add_layer_norm", *arguments, spacings=TOLERANCES)
+        arguments = gradient, found[1], weight, *found[2:], *draws
+        machine.assert_agrees("dropout_add_layer_norm_gradient", *arguments, spacings=TOLERANCES)
+
+    def test_rows_of_a_grid_draw_as_the_grid_does(self, machine):
+        grid, mask = normal(3, 20, 12), np.arange(20) < np.array([[20], [3], [7]])
+        coordinates, sequences = Coordinates(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
+        bias, drawn = normal(12), (1e-12, 0.3, STREAM)
+        expected = machine.run("dropout_add_layer_norm", grid, bias, grid, bias, bias, *drawn, coordinates)[0]
+        rows, places = sequences.rows_of(grid), sequences.coordinates(coordinates)
+        got = machine.run("dropout_add_layer_norm", rows, bias, rows, bias, bias, *drawn, places)[0]
+        np.testing.assert_array_equal(got, expected[mask])
+
+
+def sequences_of(lengths, holes=False):
+    """Sequences of these lengths, out of a grid with a column more than the longest, perhaps with keys left out."""
+    length = max(lengths) + 1
+    mask = np.arange(length) < np.array(lengths)[:, None]
+    if holes:
+        mask[:, :-2] &= RANDOM.random((len(lengths), length - 2)) < 0.7
+        mask[np.arange(len(lengths)), np.array(lengths) - 1] = True
+    return Sequences.unpadded(mask, mask)
+
+
+def draws_of_rows(draws, sequences):
+    """The same draws, of (probability, stream, coordinates), with the coordinates of the rows."""
+    probability, stream, coordinates = draws
+    return probability, stream, coordinates and sequences.coordinates(coordinates)
+
+
+class TestAttention:
+    @pytest.mark.parametrize(
+        ("lengths", "width", "heads"),
+        [([1], 4, 2), ([3, 1, 2], 4, 2), ([20, 37, 36], 24, 3), ([130], 16, 1), ([24, 8, 32], 12, 2), ([264], 4, 1)],
+    )
+    @pytest.mark.parametrize("holes", [False, True])
+    def test_it_agrees_forward_and_backward(self, machine, element, lengths, width, heads, holes, drawn):
+        sequences = sequences_of(lengths, holes)
+        joined, gradient = normal(sum(lengths), 3 * width, dtype=element), normal(sum(lengths), width, dtype=element)
+        settings = sequences, heads, *draws_of_rows(drawn(len(lengths)), sequences)
+        # In bfloat16 the scores are rounded as well.
+        tolerances = {"float32": 64, "bfloat16": 8}
+        _, probabilities = machine.assert_agrees("attention", joined, *settings, spacings=tolerances)
+        arguments = gradient, joined, probabilities, *settings
+        machine.assert_agrees("attention_gradient", *arguments, spacings=tolerances)
+
+    def test_sequences_in_one_row_draw_where_they_stand_in_it(self, machine, element):
+        sequences = Sequences.packed(np.array([[1] * 5 + [2] * 8 + [3] * 3 + [0] * 4, [1] * 16 + [2] * 4]))
+        draws = 0.4, STREAM, Coordinates(seed=2, step=3, samples=np.array([8, 5]))
+        joined, settings = normal(36, 24, dtype=element), (sequences, 2, *draws_of_rows(draws, sequences))
+        tolerances = {"float32": 64, "bfloat16": 8}
+        _, probabilities = machine.assert_agrees("attention", joined, *settings, spacings=tolerances)
+        arguments = normal(36, 8, dtype=element), joined, probabilities, *settings
+        machine.assert_agrees("attention_gradient", *arguments, spacings=tolerances)
+
+    def test_a_masked_key_has_no_weight_at_all_and_a_row_without_keys_is_uniform(self, machine, element):
+        mask = np.array([[True, True, False, True], [False] * 4])
+        settings = Sequences.unpadded(mask, mask), 2, 0.0, STREAM, None
+        _, probabilities = machine.run("attention", normal(8, 18, dtype=element), *settings)
+        first, second = probabilities.reshape(2, 2, 4, 4)
+        np.testing.assert_array_equal(first[..., 2], 0)
+        np.testing.assert_array_equal(second, 0.25)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, machine, bad):
+        joined, gradient = normal(5, 12), normal(5, 4)
+        joined[1, 2] = bad
+        settings = sequences_of([3, 2]), 2, 0.0, STREAM, None
+        with np.errstate(invalid="ignore"):
+            output, probabilities = machine.run("attention", joined, *settings)
+            [by_joined] = machine.run("attention_gradient", gradient, joined, probabilities, *settings)
+        assert np.isnan(output[1, 2:]).all()
+        assert np.isfinite(output[[0, 3, 4]]).all()
+        assert np.isfinite(by_joined[3:]).all()
+
+
+class TestCrossEntropy:
+    @pytest.mark.parametrize(("rows", "vocabulary"), [(0, 5), (1, 1), (3, 2), (5, 33), (4, 1536), (3, 30_522)])
+    @pytest.mark.parametrize("scale", [1.0, 1e4])
+    def test_it_agrees_forward_and_backward(self, machine, element, rows, vocabulary, scale):
+        logits, gradient = normal(rows, vocabulary, scale=scale, dtype=element), normal(rows)
+        labels = RANDOM.integers(0, vocabulary, rows)
+        labels[::3] = -100
+        _, log_sum = machine.assert_agrees("cross_entropy", logits, labels, -100, spacings=TOLERANCES)
+        log_sum = reference.cross_entropy(logits.astype(np.float64), labels, -100)[1].astype(np.float32)
+        got = machine.run("cross_entropy_gradient", gradient, logits, labels, log_sum, -100)[0].astype(np.float64)
+        doubles = gradient.astype(np.float64), logits.astype(np.float64), labels, log_sum.astype(np.float64), -100
+        expected = reference.cross_entropy_gradient(*doubles)
+        # The difference to a sum of this size is itself rounded to this much.
+        spacings = TOLERANCES[element.name] * (max(1, scale / 100) if element == np.float32 else 1)
+        machine.compare("cross_entropy_gradient", element.name, got, expected, spacings)
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_what_is_not_finite_goes_through(self, machine, bad):
+        logits, labels = normal(2, 40), np.array([3, 3])
+        logits[1, 17] = bad
+        losses, log_sum = machine.run("cross_entropy", logits, labels, -100)
+        assert np.isfinite(losses).tolist() == [True, False]
+        arguments = np.ones(2, np.float32), logits, labels, log_sum, -100
+        [gradient] = machine.run("cross_entropy_gradient", *arguments)
+        assert np.isfinite(gradient[0]).all()
+        assert np.isnan(gradient[1]).any()
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("padding_id", [None, 1])
+@pytest.mark.parametrize(
+    ("count", "vocabulary", "width"), [(21, 5, 10), (1, 3, 8), (300, 2, 16), (640, 40, 7), (0, 3, 4)]
+)
+def test_embedding_gradients_agree(machine, element, accumulate, padding_id, count, vocabulary, width):
+    ids, gradient = RANDOM.integers(0, vocabulary, count), normal(count, width, dtype=element)
+    got = normal(vocabulary, width)
+    expected = got.astype(np.float64)
+    machine.update("embedding_gradient", [gradient, ids, got], accumulate, padding_id)
+    reference.embedding_gradient(gradient.astype(np.float64), ids, expected, accumulate, padding_id)
+    machine.compare("embedding_gradient", "float32", got, expected, 64)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (65, 7), (4, 50, 33), (1100, 264)])
+def test_bias_gradients_agree(machine, element, shape):
+    machine.assert_agrees(
+        "linear_bias_gradient", normal(*shape, dtype=element), spacings={"float32": 16, "bfloat16": 1e-3}
+    )
+
+
+BOUNDS = [[0, 1], [0, 1, 4, 1023], [0, 16_384, 32_768, 70_016]]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_sums_of_squares_agree_in_double_precision(machine, bounds):
+    x, bounds = normal(bounds[-1]), np.array(bounds)
+    sums = machine.update("squared_sums", [x], bounds)
+    assert sums.dtype == np.float64
+    np.testing.assert_allclose(sums, reference.squared_sums(x.astype(np.float64), bounds), rtol=1e-13)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_sum_of_squares_with_what_is_not_finite_is_not_finite(machine, bad):
+    x = normal(70_000)
+    x[66_000] = bad
+    sums = machine.update("squared_sums", [x], np.array([0, 30_000, 60_000, 70_000]))
+    assert np.isfinite(sums).tolist() == [True, True, False]
+
+
+RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1, "corrections": (0.19, 0.04), "gradient_scale": 0.3}
+
+
+def buffers_of(count):
+    return [normal(count), normal(count), normal(count), normal(count) ** 2]
+
+
+@pytest.mark.parametrize("count", [1, 1023, 20_000])
+def test_adamw_agrees(machine, count):
+    got = buffers_of(count)
+    expected = [array.astype(np.float64) for array in got]
+    for _ in range(2):
+        machine.update("adamw", got, learning_rate=1e-2, **RATES)
+        reference.adamw(*expected, learning_rate=1e-2, **RATES)
+    for one, other in zip(got, expected, strict=True):
+        machine.compare("adamw", "float32", one, other, 64)
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_lamb_agrees(machine, bounds):
+    count, bounds = bounds[-1], np.array(bounds)
+    got, rates = buffers_of(count), 1e-2 * np.arange(1.0, len(bounds))
+    values, gradients, *moments = expected = [array.astype(np.float64) for array in got]
+    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
+    for _ in range(2):
+        squares = machine.update("lamb_moments", got, bounds, **RATES)
+        of_reference = reference.lamb_moments(values, gradients, *moments, bounds, **RATES)
+        np.testing.assert_allclose(squares, of_reference, rtol=1e-5)
+        machine.update("lamb_update", [got[0], *got[2:]], bounds, rates, **factors)
+        reference.lamb_update(values, *moments, bounds, rates, **factors)
+    for one, other in zip(got, expected, strict=True):
+        machine.compare("lamb", "float32", one, other, 64)
+
+
+@pytest.mark.parametrize("count", [1023, 4096])
+def test_optimizers_round_the_new_values_as_they_write_them(machine, count):
+    values, gradients, *moments = map(machine.put, buffers_of(count))
+    rounded = machine.put(np.full(count, np.nan, ml_dtypes.bfloat16))
+    machine.kernels.adamw(values, gradients, *moments, learning_rate=1e-2, **RATES, rounded=rounded)
+    np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
+    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
+    machine.kernels.lamb_update(values, *moments, np.array([0, count]), np.array([0.1]), **factors, rounded=rounded)
+    np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("count", [999, 4096])
+def test_rounding_is_to_the_nearest_ties_to_even_and_keeps_what_is_not_finite(machine, count):
+    x = RANDOM.integers(0, 2**32, count, dtype=np.uint32)
+    x[:100] = x[:100] & 0xFFFF0000 | 0x8000
+    x = x.view(np.float32)
+    x[100:103] = np.nan, np.inf, -np.inf
+    [y] = machine.run("round_to_bfloat16", x)
+    with np.errstate(invalid="ignore"):
+        expected = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(y.astype(np.float32), expected)
+
+
+class TestOrder:
+    """Results are the same bits in every run, and wherever a row stands."""
+
+    def test_a_second_run_gives_the_same_bits(self, machine, element):
+        x, gradient = normal(2, 200, 40, dtype=element), normal(2, 200, 40, dtype=element)
+        weight, ids = normal(40), RANDOM.integers(0, 3, (2, 200))
+        draws = 0.3, STREAM, Coordinates(3, 1, np.arange(2))
+
+        def run():
+            made = machine.run("dropout_add_layer_norm", x, weight, x, weight, weight, 1e-12, *draws)
+            arguments = gradient, made[1], weight, *made[2:], *draws
+            table = normal(3, 40) * 0
+            machine.update("embedding_gradient", [gradient, ids, table], False, None)
+            by_activation = machine.run("activation_gradient", gradient, x, weight, "gelu")
+            return [*made, *machine.run("dropout_add_layer_norm_gradient", *arguments), *by_activation, table]
+
+        for one, other in zip(run(), run(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    def test_a_sample_gives_the_same_bits_alone_and_in_a_batch(self, machine, element):
+        x, residual, weight = normal(3, 50, 48, dtype=element), normal(3, 50, 48, dtype=element), normal(48)
+        together, alone = (Coordinates(3, 1, np.arange(3)), Coordinates(3, 1, np.array([2])))
+        tail = weight, weight, 1e-12, 0.2, STREAM
+        whole = machine.run("dropout_add_layer_norm", x, weight, residual, *tail, together)[0]
+        part = machine.run("dropout_add_layer_norm", x[2:], weight, residual[2:], *tail, alone)[0]
+        np.testing.assert_array_equal(whole[2:], part)
+
+
+def test_arrays_that_are_not_in_c_order_are_taken(machine, element):
+    x = normal(6, 8, dtype=element)
+    on_device = machine.put(x)
+    got = machine.get(machine.kernels.activation(on_device.T, None, "relu"))
+    np.testing.assert_array_equal(got, np.maximum(x.T, 0))
+    got = machine.get(machine.kernels.linear_bias_gradient(on_device[:, ::2]))
+    np.testing.assert_allclose(got, x[:, ::2].astype(np.float32).sum(axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_arrays_that_begin_anywhere_are_taken(machine, element):
+    x = normal(1 + 4 * 16, dtype=element)
+    got = machine.get(machine.kernels.activation(machine.put(x)[1:].reshape(4, 16), None, "relu"))
+    np.testing.assert_array_equal(got, np.maximum(x[1:].reshape(4, 16), 0))
