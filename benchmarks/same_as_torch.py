@@ -7,7 +7,7 @@ several ranks. Needs torch, transformers and matplotlib. In the folder of the ou
 
     python benchmarks/same_as_torch.py --data CORPUS --output FOLDER [--steps 2000] [--ranks 2] ...
 
-Interrupted, lucid's side goes on where it was; PyTorch's begins again.
+Interrupted, the same command goes on: lucid from its newest checkpoint, PyTorch from the last hundred steps.
 """
 
 import argparse
@@ -35,6 +35,8 @@ from lucid.training.setup import open_corpora
 LAUNCHER = Path(__file__).parents[1] / "launch" / "mpirun.sh"
 # Steps of the running mean that is compared as well: single steps differ more, as rounding errors grow in training.
 MEAN_OVER = 50
+# Steps of PyTorch's side from one saved state to the next.
+SAVED_EVERY = 100
 
 
 def write_settings(options: argparse.Namespace) -> RunConfig:
@@ -93,9 +95,10 @@ def train_in_torch(config: RunConfig, folder: Path) -> None:
         betas=settings.betas,
         eps=settings.epsilon,
     )
+    first = resume(model, optimizer, folder)
     sampler, started = open_corpora(config).train, time.perf_counter()
-    with (folder / "torch.jsonl").open("w") as file:
-        for step in range(steps):
+    with (folder / "torch.jsonl").open("a") as file:
+        for step in range(first, steps):
             batch = sampler.batch(step * config.train.global_batch, range(config.train.global_batch))
             arrays = {name: torch.from_numpy(np.asarray(array)).long() for name, array in vars(batch).items()}
             loss = gradients(model, arrays, batch.masked_tokens, config.train.micro_batch)
@@ -104,12 +107,32 @@ def train_in_torch(config: RunConfig, folder: Path) -> None:
                 group["lr"] = schedule.learning_rate(step)
             optimizer.step()
             file.write(json.dumps({"step": step + 1, "loss": loss}) + "\n")
-            if (step + 1) % max(1, steps // 20) == 0:
-                print(
-                    f"torch: step {step + 1}/{steps}  loss {loss:.3f}  {time.perf_counter() - started:,.0f} s",
-                    flush=True,
-                )
+            if (step + 1) % SAVED_EVERY == 0:
+                file.flush()
+                save(model, optimizer, step + 1, folder)
+                took = time.perf_counter() - started
+                print(f"torch: step {step + 1}/{steps}  loss {loss:.3f}  {took:,.0f} s", flush=True)
     model.save_pretrained(folder / "torch")
+
+
+def save(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int, folder: Path) -> None:
+    """Keep what `resume` needs, in a file that is whole or not there."""
+    state = {"steps": steps, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, folder / "unfinished.pt")
+    (folder / "unfinished.pt").replace(folder / "torch.pt")
+
+
+def resume(model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+    """Go back to what was saved last, if anything was; return how many steps that had taken."""
+    steps, losses_file = 0, folder / "torch.jsonl"
+    if (folder / "torch.pt").exists():
+        state = torch.load(folder / "torch.pt")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        steps = state["steps"]
+    lines = losses_file.read_text().splitlines(keepends=True) if steps else []
+    losses_file.write_text("".join(lines[:steps]))
+    return steps
 
 
 def gradients(model: torch.nn.Module, batch: dict[str, torch.Tensor], masked: int, micro_batch: int) -> float:
