@@ -5,10 +5,10 @@ set -euo pipefail
 usage() {
     cat <<'END'
 Usage: launch/submit.sh [OPTION ...] CONFIG [OPTION ...] [key=value ...]
-       launch/submit.sh [OPTION ...] prepare | evaluate [ARGUMENT ...]
+       launch/submit.sh [OPTION ...] prepare | evaluate | doctor [ARGUMENT ...]
 
 Prints the command that submits a job, and submits it: to train as CONFIG (YAML) says, key=value overriding a setting,
-or to run `lucid prepare` or `lucid evaluate` with these arguments. Account and partitions come from slurm/site.env
+or to run `lucid prepare`, `lucid evaluate` or `lucid doctor` with these arguments. Account and partitions come from slurm/site.env
 (slurm/site.env.example says how to make it).
 
   --nodes N             nodes (default: 1)
@@ -49,7 +49,7 @@ while (($#)); do
             sweep=$2; shift 2 ;;
         --dry-run) dry_run=yes; shift ;;
         -*) fail "option $1 is not known, see launch/submit.sh --help" ;;
-        prepare | evaluate)
+        prepare | evaluate | doctor)
             if ((${#arguments[@]} == 0)); then template=$1; arguments=("${@:2}"); break; fi
             arguments+=("$1"); shift ;;
         *) arguments+=("$1"); shift ;;

@@ -54,11 +54,20 @@ run_ranks() {
         "$python" -S "$repository/launch/keeper.py" -m mpi4py -m lucid "$@"
 }
 
+# Where the site wants it, runs `lucid doctor` on all ranks before the first start of a job, which ends if the doctor
+# finds an error: nodes that cannot do their work are found in half a minute, not in the morning.
+check_nodes() {
+    if [[ -n ${CHECK_NODES:-} && ${SLURM_RESTART_COUNT:-0} == 0 ]]; then
+        (run_ranks doctor) || fail "lucid doctor has found errors on $SLURM_JOB_NODELIST, and training was not started"
+    fi
+}
+
 # Runs `lucid train ARGUMENTS` to its end, or until SIGUSR1 asks for the nodes: then the ranks save, and the job is
 # queued again, to go on where it was. After scancel, which sends SIGTERM, they save as well, and that is the end.
 train_or_requeue() {
     local code=0 step
     echo "slurm: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
+    check_nodes
     run_ranks train "$@" &
     step=$!
     trap 'kill -s TERM "$step" || true' TERM

@@ -1,6 +1,7 @@
 """launch/submit.sh and the job templates where there is no SLURM: what they would run, and what they refuse."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -180,6 +181,23 @@ def test_as_many_ranks_as_gpus_or_none(run):
     finished = run("slurm/pretrain_gpu.sbatch", "run.yaml", SLURM_GPUS_ON_NODE="2", **IN_A_JOB)
     assert finished.returncode == 2
     assert "4 ranks on 2 GPUs a node: ask for as many of one as of the other" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("restarts", "ends", "code", "commands"),
+    [
+        ("0", "[[ $* == *doctor ]]", 1, ["doctor", "train"]),
+        ("0", "[[ $* != *doctor ]]", 2, ["doctor"]),
+        ("1", "[[ $* != *doctor ]]", 0, ["train"]),
+    ],
+)
+def test_where_the_site_wants_it_nodes_are_checked_before_the_first_start(run, home, restarts, ends, code, commands):
+    (home / "slurm" / "site.env").write_text(f"{SITE}CHECK_NODES=yes\n")
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, SLURM_RESTART_COUNT=restarts, **IN_A_JOB)
+    assert finished.returncode == code
+    assert re.findall(r"-m lucid (\w+)", finished.stdout) == commands
+    said = "lucid doctor has found errors on node[1-2], and training was not started"
+    assert (said in finished.stderr) == (code == 2)
 
 
 # The signal comes to the batch script, as SLURM sends it.

@@ -1,6 +1,7 @@
 """Jobs of the templates in slurm/, submitted by launch/submit.sh, on a real SLURM."""
 
 import os
+import re
 import signal
 
 import pytest
@@ -109,6 +110,13 @@ def test_a_corpus_is_prepared_and_a_model_evaluated(submit, text_file, undisturb
     job = submit("--nodes", "2", "evaluate", str(undisturbed), "--data", "made")
     assert job.wait() == "COMPLETED", job.output
     assert job.output.count("held out: MLM loss") == 1
+
+
+def test_the_doctor_says_what_the_nodes_of_a_job_can_do(submit):
+    job = submit("--nodes", "2", "doctor")
+    assert job.wait() == "COMPLETED", job.output
+    assert re.search(r"hosts +2 hosts, 2 ranks", job.output)
+    assert re.search(r"between hosts +440 MB in", job.output)
 
 
 def test_gpu_nodes_get_a_rank_for_each_gpu(submit, run_file):
