@@ -96,7 +96,7 @@ class Machine:
         """
         kind = next(argument.dtype.name for argument in arguments if isinstance(argument, np.ndarray))
         got = self.run(name, *arguments)
-        expected = getattr(reference, name)(*map(doubled, arguments))
+        expected = in_double_precision(name, *arguments)
         for one, other in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=True):
             assert one.shape == other.shape
             assert one.dtype.name in (kind, "float32")
@@ -111,9 +111,17 @@ class Machine:
         assert error <= spacings, f"{name} in {kind} is off by {error:.1f} spacings"
 
 
-def doubled(value):
-    is_rows = isinstance(value, np.ndarray) and value.dtype.name in SPACING
-    return value.astype(np.float64) if is_rows else value
+def in_double_precision(name, *arguments):
+    """Return what the reference makes of the arguments, float32 and bfloat16 taken as float64."""
+    are_numbers = (isinstance(each, np.ndarray) and each.dtype.name in SPACING for each in arguments)
+    doubled = (each.astype(np.float64) if is_one else each for each, is_one in zip(arguments, are_numbers, strict=True))
+    return getattr(reference, name)(*doubled)
+
+
+@pytest.fixture(scope="session")
+def expected():
+    """A function that returns what the reference makes of some arguments, in double precision."""
+    return in_double_precision
 
 
 @pytest.fixture(scope="session")

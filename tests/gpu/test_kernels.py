@@ -109,12 +109,18 @@ class TestLayerNorm:
         assert np.isnan(y[1]).any()
 
     @pytest.mark.parametrize("shape", [*SHAPES[1:], (2, 5), (2, 1040)])
-    def test_with_dropout_and_residual_it_agrees_forward_and_backward(self, machine, element, shape, drawn):
+    def test_with_dropout_and_residual_it_agrees_forward_and_backward(self, machine, element, shape, drawn, expected):
         x, residual, gradient = (normal(*shape, dtype=element) for _ in range(3))
         bias, weight, shift = (normal(shape[-1]) for _ in range(3))
         draws = drawn(shape[0])
         arguments = x, bias, residual, weight, shift, 1e-12, *draws
-        found = machine.assert_agrees("dropout_add_layer_norm", *arguments, spacings=TOLERANCES)
+        y, total, *statistics = found = machine.run("dropout_add_layer_norm", *arguments)
+        # What is normalised is the sum as it is stored: where all its numbers are alike, rounding it changes much.
+        expected_total = expected("dropout_add_layer_norm", *arguments)[1]
+        expected_rest = expected("layer_norm", total, weight, shift, 1e-12)
+        kind = element.name
+        for got, right in zip((total, y, *statistics), (expected_total, *expected_rest), strict=True):
+            machine.compare("dropout_add_layer_norm", kind, got.astype(np.float64), right, TOLERANCES[kind])
         arguments = gradient, found[1], weight, *found[2:], *draws
         machine.assert_agrees("dropout_add_layer_norm_gradient", *arguments, spacings=TOLERANCES)
 
