@@ -89,10 +89,11 @@ class Machine:
             array[...] = backend.to_host(changed)
         return None if result is None else backend.to_host(result)
 
-    def assert_agrees(self, name, *arguments, spacings):
+    def assert_agrees(self, name, *arguments, spacings, least=0.0):
         """Compare a kernel's results with the reference's in double precision, to parts of the largest number in each.
 
         float32 results may be off by so many spacings of float32, those of rows in bfloat16 by as many of bfloat16.
+        Where the largest number is below `least`, it is parts of that.
         """
         kind = next(argument.dtype.name for argument in arguments if isinstance(argument, np.ndarray))
         got = self.run(name, *arguments)
@@ -100,11 +101,11 @@ class Machine:
         for one, other in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=True):
             assert one.shape == other.shape
             assert one.dtype.name in (kind, "float32")
-            self.compare(name, kind, one.astype(np.float64), other, spacings[kind])
+            self.compare(name, kind, one.astype(np.float64), other, spacings[kind], least)
         return got
 
-    def compare(self, name, kind, got, expected, spacings):
-        largest = np.abs(expected).max(initial=0) or 1.0
+    def compare(self, name, kind, got, expected, spacings, least=0.0):
+        largest = np.abs(expected).max(initial=least) or 1.0
         error = np.abs(got - expected).max(initial=0) / largest / SPACING[kind]
         if self.device != "cpu":
             _errors[name, kind] = max(_errors[name, kind], error)

@@ -41,9 +41,11 @@ class TestActivation:
     @pytest.mark.parametrize("shape", [*SHAPES, (0, 4)])
     def test_it_agrees_forward_and_backward(self, machine, element, kind, shape):
         x, bias, gradient = normal(*shape, scale=3, dtype=element), normal(shape[-1]), normal(*shape, dtype=element)
-        machine.assert_agrees("activation", x, bias, kind, spacings=TOLERANCES)
-        machine.assert_agrees("activation", x, None, kind, spacings=TOLERANCES)
-        machine.assert_agrees("activation_gradient", gradient, x, bias, kind, spacings=TOLERANCES)
+        # The tail of a GELU, which may be all there is, is a small difference of numbers as large as these.
+        settings = {"spacings": TOLERANCES, "least": 1.0}
+        machine.assert_agrees("activation", x, bias, kind, **settings)
+        machine.assert_agrees("activation", x, None, kind, **settings)
+        machine.assert_agrees("activation_gradient", gradient, x, bias, kind, **settings)
 
     def test_it_agrees_for_every_magnitude(self, machine, kind):
         size = np.float32(10) ** np.linspace(-30, 18, 4001, dtype=np.float32)
