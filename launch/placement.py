@@ -110,9 +110,10 @@ def _gpu_of(local: LocalRank, gpus: Sequence[GPU]) -> GPU:
     ranks = max(local.ranks, local.rank + 1)
     if ranks > len(gpus):
         there = f"{len(gpus) or 'no'} GPU{'s' * (len(gpus) != 1)}"
+        way_out = f"start at most {len(gpus)} on a host (-n), or leave out --gpus" if gpus else "leave out --gpus"
         raise TooFewGPUsError(
             f"{os.uname().nodename} has {there} that {ranks} rank{'s' * (ranks != 1)} could use, and each needs one of "
-            f"its own: start at most {len(gpus)} on a host (-n), or leave out --gpus"
+            f"its own: {way_out}"
         )
     return gpus[local.rank]
 
