@@ -3,9 +3,9 @@
     python benchmarks/installed_text.py FOLDER... --output corpus.jsonl
 
 Of all files below the folders these are read, one document a file: the docstrings of Python sources, and texts in
-Markdown, reStructuredText and plain text (also compressed by gzip). Left out is what says little: files with less than
-400 characters, equal texts after the first, changelogs and licences, and files of which less than seven tenths are
-letters and spaces.
+Markdown, reStructuredText and plain text (also compressed by gzip). Left out is what says little or cannot be read:
+files with less than 400 characters, equal texts after the first, changelogs and licences, and files of which less than
+seven tenths are letters and spaces.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def text_of(path: Path) -> str:
 def docstrings(source: str) -> Iterator[str]:
     """Yield the docstrings of a module, its classes and its functions."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of other people's sources
         tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and (docstring := ast.get_docstring(node)):

@@ -22,14 +22,14 @@ def blocks_of(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def vector_width(width: int, *arrays: Array | None) -> int:
+def vector_width(width: int, first: Array, *others: Array | None) -> int:
     """Return how many elements of the first array threads may read at once, if rows have `width`: a power of two.
 
     As many as 16 bytes hold, or one: rows have to consist of whole accesses, all of which begin on a multiple of their
     size, in each of the arrays.
     """
-    widest = _ACCESS_BYTES // arrays[0].itemsize  # type: ignore[union-attr]  # the first is never None
-    return widest if width % widest == 0 and all(is_aligned(array) for array in arrays) else 1
+    widest = _ACCESS_BYTES // first.itemsize
+    return widest if width % widest == 0 and all(is_aligned(array) for array in (first, *others)) else 1
 
 
 def is_aligned(array: Array | None) -> bool:
