@@ -1,15 +1,17 @@
 """What the CUDA kernels run on in tests: a GPU if there is one, and an emulation if there is a C++ compiler."""
 
+import ctypes
 from collections import defaultdict
 
 import ml_dtypes
 import numpy as np
 import pytest
+from emulated import emulated_cublaslt
 from emulation import COMPILER, Emulator
 
 from lucid import backend
 from lucid.kernels import cuda, reference
-from lucid.kernels.cuda import casting, launching
+from lucid.kernels.cuda import casting, cublaslt, gemm, launching
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
@@ -146,14 +148,33 @@ def machine(request):
         else:
             library, device = np, "cpu"
             patch.setattr(launching, "launch", request.getfixturevalue("emulator").launch)
+            emulate_products(patch)
         for name in ("empty", "empty_like"):
             patch.setattr(library, name, poisoned(getattr(library, name)))
         yield Machine(device)
 
 
+def emulate_products(patch):
+    """Let products of NumPy arrays be made by what stands in for cuBLASLt."""
+    with pytest.MonkeyPatch.context() as loading:
+        loading.setattr(ctypes, "CDLL", lambda path: emulated_cublaslt.Library())
+        library = cublaslt.Library("libcublasLt.so.13")
+    workspace = np.zeros(gemm.WORKSPACE_BYTES + 256, np.uint8)
+    patch.setattr(cublaslt, "library", lambda: library)
+    patch.setattr(gemm, "_workspace", lambda xp, device, stream: workspace[-workspace.ctypes.data % 256 :])
+    patch.setattr(gemm, "_stream", lambda: 0)
+    gemm._handle.cache_clear()
+    gemm._plan.cache_clear()
+
+
 def poisoned(allocate):
     def allocate_poisoned(*arguments, **settings):
         array = allocate(*arguments, **settings)
+        if isinstance(array, np.ndarray):
+            # Arrays of CuPy's begin on such multiples.
+            memory = np.zeros(array.nbytes + 512, np.uint8)
+            start = -memory.ctypes.data % 512
+            array = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
         if array.dtype.name in ("float64", *SPACING):
             array[...] = np.nan
         return array

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import emulate_products
 from tiny_bert import CONFIG, IGNORED, B, T, V
 
 import lucid
@@ -44,6 +45,7 @@ def test_losses_norms_and_weights_are_those_of_the_reference(emulator, monkeypat
     expected, expected_weights = train(optimizer_class, batch, np.float64)
     monkeypatch.setattr(kernels, "of", lambda array: cuda)
     monkeypatch.setattr(launching, "launch", emulator.launch)
+    emulate_products(monkeypatch)
     got, weights = train(optimizer_class, batch, np.float32)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     # Where a gradient is all rounding errors, as keys' biases have it, Adam makes whole steps of them.
