@@ -169,6 +169,9 @@ class Kernels(Protocol):
     ) -> Array:
         """Return the gradient of `cross_entropy` by logits, for gradient [N] by the losses."""
 
+    def argmax(self, x: Array) -> Array:
+        """Return the place of the greatest number of each row of x [..., V], the first of equals: int64 [...]."""
+
     def squared_sums(self, x: Array, bounds: Array) -> Array:
         """Return float64 [K]: the sums of the squares of x [N] in each block x[bounds[k]:bounds[k + 1]].
 

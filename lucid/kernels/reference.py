@@ -283,6 +283,10 @@ def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_su
     return by_logits
 
 
+def argmax(x: Array) -> Array:
+    return x.argmax(axis=-1)
+
+
 def squared_sums(x: Array, bounds: Array) -> Array:
     sums = [(x[start:stop].astype(np.float64) ** 2).sum() for start, stop in pairwise(bounds.tolist())]
     return array_module(x).stack(sums)

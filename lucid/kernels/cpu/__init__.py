@@ -1,6 +1,6 @@
 """The catalogue on the CPU in float32: kernels compiled by Numba, which do in one pass what NumPy does in several.
 
-The matrix products are a library's.
+The matrix products are a library's, and `argmax` is NumPy's.
 """
 
 from lucid.kernels.cpu.attention import attention, attention_gradient
@@ -17,11 +17,13 @@ from lucid.kernels.cpu.layer_norm import (
 )
 from lucid.kernels.cpu.optimizers import adamw, lamb_moments, lamb_update
 from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sums
+from lucid.kernels.reference import argmax
 
 __all__ = [
     "activation",
     "activation_gradient",
     "adamw",
+    "argmax",
     "attention",
     "attention_gradient",
     "cross_entropy",

@@ -7,7 +7,7 @@ shapes alone, with no atomic addition, so that every run gives the same bits. Th
 
 from lucid.kernels.cuda.attention import attention, attention_gradient
 from lucid.kernels.cuda.casting import operand
-from lucid.kernels.cuda.cross_entropy import cross_entropy, cross_entropy_gradient
+from lucid.kernels.cuda.cross_entropy import argmax, cross_entropy, cross_entropy_gradient
 from lucid.kernels.cuda.elementwise import activation, activation_gradient, dropout
 from lucid.kernels.cuda.embedding import embedding_gradient
 from lucid.kernels.cuda.layer_norm import (
@@ -24,6 +24,7 @@ __all__ = [
     "activation",
     "activation_gradient",
     "adamw",
+    "argmax",
     "attention",
     "attention_gradient",
     "cross_entropy",

@@ -1,0 +1,106 @@
+"""What the model computes on: the rows of a batch, which of them have labels, and which sequences they are.
+
+All of it is chosen on the host, where checking and counting cost nothing, and then moved to the model's device at once.
+N rows, S sequences, M labelled rows; ids and labels are int64.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lucid.autograd import Tensor
+from lucid.backend import Array, to_device
+from lucid.kernels.sequences import Sequences
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What the encoder takes of a batch of B samples: `word_ids` [N] or `embeddings` [N, C], and both other ids [N]."""
+
+    batch: int
+    sequences: Sequences
+    word_ids: Array | None
+    token_type_ids: Array
+    position_ids: Array
+    embeddings: Tensor | None = None
+
+    def on(self, device: str) -> "Rows":
+        """Return these rows with their arrays on `device`."""
+        if device == "cpu":
+            return self
+        words = self.word_ids if self.word_ids is None else to_device(self.word_ids, device)
+        others = (to_device(ids, device) for ids in (self.token_type_ids, self.position_ids))
+        return Rows(self.batch, self.sequences.on(device), words, *others, self.embeddings)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledRows:
+    """What training takes of a batch: rows, which of them are masked, and the labels of these and of the sequences.
+
+    `positions` [M] are numbers of rows, whose tokens are `mlm_labels` [M]; `nsp_labels` [S]. A label that is
+    `ignore_index` does not count; `masked` and `pairs` are how many do.
+    """
+
+    rows: Rows
+    positions: Array
+    mlm_labels: Array
+    nsp_labels: Array
+    ignore_index: int
+    masked: int
+    pairs: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """N, M and S."""
+        return len(self.rows.token_type_ids), len(self.positions), self.rows.sequences.count
+
+    def filled_up(self, shape: tuple[int, int, int]) -> "LabelledRows":
+        """Return these rows and made-up ones without labels, so that `shape` is this; without a mask only."""
+        N, M, S = shape
+        rows, ignored = self.rows, self.ignore_index
+        assert rows.word_ids is not None
+        filled = Rows(
+            rows.batch,
+            rows.sequences.filled_up(N, S),
+            *(_filled(ids, N, 0) for ids in (rows.word_ids, rows.token_type_ids, rows.position_ids)),
+        )
+        labels = _filled(self.mlm_labels, M, ignored), _filled(self.nsp_labels, S, ignored)
+        return replace(self, rows=filled, positions=_filled(self.positions, M, 0), mlm_labels=labels[0],
+                       nsp_labels=labels[1])  # fmt: skip
+
+    def arrays(self) -> dict[str, Array]:
+        """Return all arrays by name; `of_arrays` puts others in their place."""
+        rows = self.rows
+        assert rows.word_ids is not None
+        own = {
+            "word_ids": rows.word_ids,
+            "token_type_ids": rows.token_type_ids,
+            "position_ids": rows.position_ids,
+            "positions": self.positions,
+            "mlm_labels": self.mlm_labels,
+            "nsp_labels": self.nsp_labels,
+        }
+        return own | {f"sequences: {name}": array for name, array in rows.sequences.arrays().items()}
+
+    def of_arrays(self, arrays: Mapping[str, Array]) -> "LabelledRows":
+        """Return these rows with `arrays`, equal to those of the method of this name, but elsewhere."""
+        of_sequences = {name.partition(": ")[2]: array for name, array in arrays.items() if ": " in name}
+        rows = replace(
+            self.rows,
+            sequences=self.rows.sequences.of_arrays(of_sequences),
+            **{name: arrays[name] for name in ("word_ids", "token_type_ids", "position_ids")},
+        )
+        labels = {name: arrays[name] for name in ("positions", "mlm_labels", "nsp_labels")}
+        return replace(self, rows=rows, **labels)
+
+    def on(self, device: str) -> "LabelledRows":
+        """Return these rows with their arrays on `device`."""
+        if device == "cpu":
+            return self
+        moved = (to_device(array, device) for array in (self.positions, self.mlm_labels, self.nsp_labels))
+        return LabelledRows(self.rows.on(device), *moved, self.ignore_index, self.masked, self.pairs)
+
+
+def _filled(values: Array, count: int, value: int) -> Array:
+    return np.concatenate([values, np.full(count - len(values), value, np.int64)])
