@@ -54,8 +54,8 @@ class EncoderInputs:
             embeddings = self.inputs_embeds.reshape(-1, self.inputs_embeds.shape[-1])[slots]
         else:
             words = self._of_rows(self.input_ids, sequences)
-        others = (self._of_rows(ids, sequences) for ids in (self.token_type_ids, self.position_ids))
-        return Rows(self.batch_and_length[0], sequences, words, *others, embeddings)
+        types, positions = self._of_rows(self.token_type_ids, sequences), self._of_rows(self.position_ids, sequences)
+        return Rows(self.batch_and_length[0], sequences, words, types, positions, embeddings)
 
     @staticmethod
     def _of_rows(ids: Array | None, sequences: Sequences) -> Array:

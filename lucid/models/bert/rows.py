@@ -13,6 +13,10 @@ from lucid.autograd import Tensor
 from lucid.backend import Array, to_device
 from lucid.kernels.sequences import Sequences
 
+# The arrays of rows and of labels, by name.
+_IDS = "word_ids", "token_type_ids", "position_ids"
+_LABELS = "positions", "mlm_labels", "nsp_labels"
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -29,9 +33,8 @@ class Rows:
         """Return these rows with their arrays on `device`."""
         if device == "cpu":
             return self
-        words = self.word_ids if self.word_ids is None else to_device(self.word_ids, device)
-        others = (to_device(ids, device) for ids in (self.token_type_ids, self.position_ids))
-        return Rows(self.batch, self.sequences.on(device), words, *others, self.embeddings)
+        ids = {name: to_device(array, device) for name in _IDS if (array := getattr(self, name)) is not None}
+        return replace(self, sequences=self.sequences.on(device), **ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,27 +63,25 @@ class LabelledRows:
         N, M, S = shape
         rows, ignored = self.rows, self.ignore_index
         assert rows.word_ids is not None
-        filled = Rows(
-            rows.batch,
-            rows.sequences.filled_up(N, S),
-            *(_filled(ids, N, 0) for ids in (rows.word_ids, rows.token_type_ids, rows.position_ids)),
+        return replace(
+            self,
+            rows=replace(
+                rows,
+                sequences=rows.sequences.filled_up(N, S),
+                word_ids=_filled(rows.word_ids, N, 0),
+                token_type_ids=_filled(rows.token_type_ids, N, 0),
+                position_ids=_filled(rows.position_ids, N, 0),
+            ),
+            positions=_filled(self.positions, M, 0),
+            mlm_labels=_filled(self.mlm_labels, M, ignored),
+            nsp_labels=_filled(self.nsp_labels, S, ignored),
         )
-        labels = _filled(self.mlm_labels, M, ignored), _filled(self.nsp_labels, S, ignored)
-        return replace(self, rows=filled, positions=_filled(self.positions, M, 0), mlm_labels=labels[0],
-                       nsp_labels=labels[1])  # fmt: skip
 
     def arrays(self) -> dict[str, Array]:
         """Return all arrays by name; `of_arrays` puts others in their place."""
         rows = self.rows
         assert rows.word_ids is not None
-        own = {
-            "word_ids": rows.word_ids,
-            "token_type_ids": rows.token_type_ids,
-            "position_ids": rows.position_ids,
-            "positions": self.positions,
-            "mlm_labels": self.mlm_labels,
-            "nsp_labels": self.nsp_labels,
-        }
+        own = {name: getattr(rows, name) for name in _IDS} | {name: getattr(self, name) for name in _LABELS}
         return own | {f"sequences: {name}": array for name, array in rows.sequences.arrays().items()}
 
     def of_arrays(self, arrays: Mapping[str, Array]) -> "LabelledRows":
@@ -89,17 +90,16 @@ class LabelledRows:
         rows = replace(
             self.rows,
             sequences=self.rows.sequences.of_arrays(of_sequences),
-            **{name: arrays[name] for name in ("word_ids", "token_type_ids", "position_ids")},
+            **{name: arrays[name] for name in _IDS},
         )
-        labels = {name: arrays[name] for name in ("positions", "mlm_labels", "nsp_labels")}
-        return replace(self, rows=rows, **labels)
+        return replace(self, rows=rows, **{name: arrays[name] for name in _LABELS})
 
     def on(self, device: str) -> "LabelledRows":
         """Return these rows with their arrays on `device`."""
         if device == "cpu":
             return self
-        moved = (to_device(array, device) for array in (self.positions, self.mlm_labels, self.nsp_labels))
-        return LabelledRows(self.rows.on(device), *moved, self.ignore_index, self.masked, self.pairs)
+        own = {name: to_device(getattr(self, name), device) for name in _LABELS}
+        return replace(self, rows=self.rows.on(device), **own)
 
 
 def _filled(values: Array, count: int, value: int) -> Array:
