@@ -6,6 +6,7 @@ N rows, S sequences, M labelled rows; ids and labels are int64.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -87,18 +88,16 @@ class LabelledRows:
     def of_arrays(self, arrays: Mapping[str, Array]) -> "LabelledRows":
         """Return these rows with `arrays`, equal to those of the method of this name, but elsewhere."""
         of_sequences = {name.partition(": ")[2]: array for name, array in arrays.items() if ": " in name}
-        rows = replace(
-            self.rows,
-            sequences=self.rows.sequences.of_arrays(of_sequences),
-            **{name: arrays[name] for name in _IDS},
-        )
-        return replace(self, rows=rows, **{name: arrays[name] for name in _LABELS})
+        ids: dict[str, Any] = {name: arrays[name] for name in _IDS}
+        labels: dict[str, Any] = {name: arrays[name] for name in _LABELS}
+        rows = replace(self.rows, sequences=self.rows.sequences.of_arrays(of_sequences), **ids)
+        return replace(self, rows=rows, **labels)
 
     def on(self, device: str) -> "LabelledRows":
         """Return these rows with their arrays on `device`."""
         if device == "cpu":
             return self
-        own = {name: to_device(getattr(self, name), device) for name in _LABELS}
+        own: dict[str, Any] = {name: to_device(getattr(self, name), device) for name in _LABELS}
         return replace(self, rows=self.rows.on(device), **own)
 
 
