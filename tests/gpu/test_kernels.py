@@ -364,3 +364,12 @@ def test_arrays_that_begin_anywhere_are_taken(machine, element):
     x = normal(1 + 4 * 16, dtype=element)
     got = machine.get(machine.kernels.activation(machine.put(x)[1:].reshape(4, 16), None, "relu"))
     np.testing.assert_array_equal(got, np.maximum(x[1:].reshape(4, 16), 0))
+
+
+def test_dropout_takes_its_step_from_an_array(machine, element, expected):
+    x = normal(3, 40, dtype=element)
+    step = machine.put(np.array(2**31 + 5))
+    [got] = machine.run("dropout", x, 0.4, STREAM, Coordinates(1 << 40 | 9, step, np.arange(3) + 2**33))
+    right = expected("dropout", x, 0.4, STREAM, Coordinates(1 << 40 | 9, 2**31 + 5, np.arange(3)))
+    machine.compare("dropout", element.name, got.astype(np.float64), right, TOLERANCES[element.name])
+    assert (got == 0).any()
