@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
-from lucid.distributed.buckets import BucketedReduction, cut
+from lucid.distributed.buckets import BucketedReduction, Outside, cut
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.exact import ExactReduction
 from lucid.distributed.sharded import Replicated, Sharded
@@ -23,6 +23,8 @@ class Reduction(Protocol):
 
     # Whether another backward follows in the step.
     accumulating: bool
+    # Does what communicates: at once, unless the backward that is running is recorded.
+    outside: Outside
 
     def begin_step(self) -> None:
         """Let the next backward be the first of a step."""
@@ -80,6 +82,15 @@ class DistributedDataParallel(Generic[ModuleT]):
         """Forget all gradients, to begin a step."""
         self.flat.zero_grad()
         self._reduction.begin_step()
+
+    @contextmanager
+    def communicating(self, outside: Outside) -> Iterator[None]:
+        """Within this, what backward communicates is given to `outside`, to do it and to keep it, in order."""
+        before, self._reduction.outside = self._reduction.outside, outside
+        try:
+            yield
+        finally:
+            self._reduction.outside = before
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ with, and the mirrored exchanges bring the parts together again: the bytes of an
 
 from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
+from lucid.distributed.buckets import Outside, at_once
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.sharded import Replicated
 from lucid.errors import ConfigError
@@ -58,6 +59,7 @@ class ExactReduction:
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
         self.accumulating = False
+        self.outside: Outside = at_once
         self._flat, self._ownership, self._communicator = flat, ownership, communicator
         self._leaves, self._leaf = leaves, 0
         # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.

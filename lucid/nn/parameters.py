@@ -124,6 +124,11 @@ class FlatParameters:
         for parameter in self.parameters:
             parameter.zero_grad()
 
+    def mark_gradients(self) -> None:
+        """Take all gradients as set: something has written them that parameters know nothing of."""
+        for parameter in self.parameters:
+            parameter.mark_gradient()
+
     def zero_unset_gradients(self) -> None:
         """Write zeros where backward has not been since `zero_grad`."""
         for parameter in self.parameters:

@@ -16,11 +16,11 @@ import numpy as np
 
 from lucid import kernels
 from lucid.backend import Array
-from lucid.data import Batch
 from lucid.distributed import Communicator, StopRequest, Work
 from lucid.kernels import Kernels
 from lucid.models.bert.flops import forward_flops
 from lucid.training.efficiency import product_limit
+from lucid.training.micro_batches import Share
 from lucid.training.setup import Run
 from lucid.training.trainer import Trainer
 
@@ -155,7 +155,7 @@ class StepClock(Clock):
     def __exit__(self, *exception: object) -> None:
         self._run(False)
 
-    def steps(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+    def steps(self, batches: Iterator[Share]) -> Iterator[Share]:
         """Yield the batches. The trainer asks for the next one when a step begins, so the one before ends there."""
         fetch = self.timed(DATA, partial(next, batches, None))
         batch = next(batches, None)
@@ -189,7 +189,7 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
     """
     trainer, work = Trainer(run), []
 
-    def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
+    def counted(batches: Iterator[Share]) -> Iterator[Share]:
         for batch in batches:
             work.append(_work(run, batch))
             yield batch
@@ -202,11 +202,11 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
     return _breakdown(trainer, clock, np.mean(work, axis=0), limit)
 
 
-def _work(run: Run, batch: Batch) -> tuple[int, int, int, int]:
+def _work(run: Run, share: Share) -> tuple[int, int, int, int]:
     """Return the FLOPs of linear layers and attention forward, the tokens, and the masked ones."""
-    lengths = batch.sequence_lengths
-    flops = forward_flops(run.config.model, lengths, batch.masked_tokens)
-    return flops.linear, flops.attention, int(lengths.sum()), batch.masked_tokens
+    lengths, masked_tokens = share.batch.sequence_lengths, share.masked_tokens
+    flops = forward_flops(run.config.model, lengths, masked_tokens)
+    return flops.linear, flops.attention, int(lengths.sum()), masked_tokens
 
 
 def _breakdown(trainer: Trainer, clock: StepClock, work: Array, limit: float) -> Breakdown:

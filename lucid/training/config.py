@@ -101,9 +101,18 @@ class TrainSettings(Settings):
     threads_per_rank: Count | None = Field(
         None, description="threads of a rank's matrix products; default: as launched, or 1 if the reduction is exact"
     )
-    precision: Precision = Field(
-        "float32", description="of what matrix products multiply; bfloat16 takes oneDNN (extra: onednn)"
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="what ranks compute on; cuda: a GPU of NVIDIA's each (extra: cuda13 or cuda12)"
     )
+    precision: Precision = Field(
+        "float32",
+        description="of what matrix products multiply; bfloat16 takes oneDNN on a CPU (extra: onednn), and on a GPU is "
+        "that of activations too",
+    )
+    attention: Literal["auto", "own", "cudnn"] = Field(
+        "auto", description="on a GPU: cuDNN's, where nothing is dropped, or the kernels of lucid"
+    )
+    cuda_graphs: bool = Field(True, description="on a GPU: launch the kernels of a micro-batch together")
     recompute: Recomputation = Field(
         "none", description="what is computed again in backward rather than kept, for less memory: attention or layer"
     )

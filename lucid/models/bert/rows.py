@@ -34,7 +34,9 @@ class Rows:
         """Return these rows with their arrays on `device`."""
         if device == "cpu":
             return self
-        ids = {name: to_device(array, device) for name in _IDS if (array := getattr(self, name)) is not None}
+        ids: dict[str, Any] = {
+            name: to_device(array, device) for name in _IDS if (array := getattr(self, name)) is not None
+        }
         return replace(self, sequences=self.sequences.on(device), **ids)
 
 
