@@ -25,6 +25,7 @@ from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Precision = Literal["float32", "bfloat16"]
+AttentionKind = Literal["auto", "own", "cudnn"]
 
 # What the compiled kernels are for.
 _COMPILED = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
@@ -270,6 +271,19 @@ def set_precision(precision: Precision) -> str | None:
     if precision != "float32":
         raise ConfigError(f"the reference kernels have no {precision} products: unset LUCID_KERNELS, or choose float32")
     return None
+
+
+def set_attention(kind: AttentionKind) -> str | None:
+    """Let attention on GPUs be computed by cuDNN ("cudnn"), by kernels of our own ("own"), or as fits best ("auto").
+
+    This holds for the whole process from now on. Returns a sentence for the user if "auto" does without cuDNN where
+    that could be faster. Raises `ConfigError` if what is asked for cannot be had.
+    """
+    if _on_gpu() is reference:
+        return None
+    from lucid.kernels.cuda import attention
+
+    return attention.choose(kind)
 
 
 def product_library() -> str:
