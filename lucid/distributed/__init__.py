@@ -7,6 +7,7 @@ from lucid.distributed.agreement import all_or_none, is_agreed, text_of_first, t
 from lucid.distributed.communicator import Communicator, Work
 from lucid.distributed.connection import choose, connect, session
 from lucid.distributed.data_parallel import DistributedDataParallel
+from lucid.distributed.devices import device_for, wait_for_device
 from lucid.distributed.guard import StopRequest, abort_on_exception
 from lucid.distributed.placement import Place, Row, places, rows
 from lucid.distributed.replicas import find_drift
@@ -25,6 +26,7 @@ __all__ = [
     "announced",
     "choose",
     "connect",
+    "device_for",
     "find_drift",
     "is_agreed",
     "is_first_rank",
@@ -33,5 +35,6 @@ __all__ = [
     "session",
     "text_of_first",
     "texts_of_all",
+    "wait_for_device",
     "watched",
 ]

@@ -129,12 +129,15 @@ class TrainSettings(Settings):
 class DistributedSettings(Settings):
     """How ranks communicate."""
 
-    backend: Literal["auto", "single", "mpi", "shared_memory"] = Field(
-        "auto", description="what carries gradients; auto: shared memory within nodes where it can, else MPI"
+    backend: Literal["auto", "single", "mpi", "shared_memory", "nccl"] = Field(
+        "auto",
+        description="what carries gradients; auto: shared memory within nodes where it can, else MPI; between GPUs "
+        "NCCL where it can, else these two through the host",
     )
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
     wire_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="what gradients travel as between nodes; bfloat16: rounded, in half of the bytes"
+        "float32",
+        description="what gradients travel as between nodes, or over NCCL; bfloat16: rounded, in half of the bytes",
     )
 
 
