@@ -6,10 +6,9 @@ the only place, beside the CUDA kernels and the NCCL communicator, that imports 
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import ModuleType, TracebackType
-from typing import Any, Self, TypeAlias, cast
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -50,7 +49,7 @@ def to_device(array: Any, device: str) -> Array:
     """
     if device == CPU:
         return to_host(array)
-    cupy = _cupy(device)
+    cupy = gpu_library(device)
     with cupy.cuda.Device(_gpu_index(device)):
         return cupy.asarray(array)
 
@@ -62,146 +61,72 @@ def to_host(array: Any) -> Array:
     return array.get()
 
 
-def use_device(device: str) -> str:
-    """Let this thread work on `device` from now on, on a GPU in a stream of its own; return its whole name.
+def address(array: Any) -> int:
+    """Return where the first element of `array` is in the memory of its device."""
+    return array.ctypes.data if array_module(array) is np else array.data.ptr
 
-    Raises `ConfigError` if `device` is not known or this machine has no such GPU.
+
+def copy(source: Any, target: Any) -> None:
+    """Copy `source` into `target`, of the same shape and dtype and C-contiguous, each in the host's memory or a GPU's.
+
+    A copy to the host is over on return; one to a GPU has at least read what is not page-locked.
     """
+    if array_module(target) is np and array_module(source) is not np:
+        source.get(out=target)
+    elif array_module(target) is not np and array_module(source) is np:
+        target.set(source)
+    else:
+        target[...] = source
+
+
+def zeros(count: int, dtype: Any, device: str) -> Array:
+    """Return zeros [count] on `device`. Raises `ConfigError` as `to_device` does."""
     if device == CPU:
-        return CPU
-    cupy = _cupy(device)
-    index = _gpu_index(device)
+        return np.zeros(count, dtype)
+    cupy = gpu_library(device)
+    with cupy.cuda.Device(_gpu_index(device)):
+        return cupy.zeros(count, dtype)
+
+
+def page_locked(size: int) -> Array:
+    """Return `size` bytes (uint8) of host memory that a GPU copies from and to directly; they hold anything."""
+    cupy = gpu_library()
+    return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(size, 1)), np.uint8, size)
+
+
+def synchronise() -> None:
+    """Block until all that was asked of the current stream is done."""
+    sys.modules["cupy"].cuda.get_current_stream().synchronize()
+
+
+def use_gpu(device: str, place: int) -> str:
+    """Let this thread compute on one GPU ("cuda:N"), in a stream of its own, and return its name so.
+
+    "cuda" takes number `place` of those that it sees, beginning again where there are fewer. Raises `ConfigError` if
+    there is none.
+    """
+    cupy = gpu_library(device)
+    index = _gpu_index(device) if ":" in device else place % cupy.cuda.runtime.getDeviceCount()
     cupy.cuda.Device(index).use()
-    # Not the default stream, which cannot be captured and waits for all others.
+    # Not the default stream, which cannot be captured, and waits for all others.
     cupy.cuda.Stream(non_blocking=True).use()
     return f"cuda:{index}"
 
 
-def wait_for(device: str) -> None:
-    """Block until `device` has done all that this thread gave it to do."""
-    if device != CPU:
-        _cupy(device).cuda.get_current_stream().synchronize()
+@dataclass(frozen=True)
+class GPU:
+    """A GPU: what it is called ("NVIDIA H200"), its address on the PCI bus, and the version of NCCL, "" for none."""
 
+    name: str
+    address: str
+    nccl: str
 
-class Readback:
-    """The values of an array as they are now, on their way to host memory. Nothing waits until they are asked for."""
-
-    def __init__(self, array: Array) -> None:
-        xp, source = array_module(array), cast(Any, array)
-        self._event: Any = None
-        if xp is np:
-            self._values = array.copy()
-            return
-        self._values = _pinned(array.nbytes).view(array.dtype).reshape(array.shape)
-        source.get(out=self._values, blocking=False)
-        self._event = xp.cuda.Event(disable_timing=True)
-        self._event.record()
-
-    def values(self) -> np.ndarray:
-        """Return them, of the array's shape and dtype. Blocks until they have arrived."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._values
-
-
-class StaticArrays:
-    """Arrays on a GPU whose values change from step to step, and whose addresses do not: `arrays`, by name.
-
-    They lie in one piece, so that they are filled by one copy, out of one of two pieces of pinned host memory: nothing
-    waits unless the copy before the last is still on its way.
-    """
-
-    _ALIGNMENT = 256
-
-    def __init__(self, like: Mapping[str, np.ndarray], device: str) -> None:
-        cupy, size = _cupy(device), 0
-        places = {}
-        for name, array in like.items():
-            places[name] = slice(size, size + array.nbytes)
-            size += -(-array.nbytes // self._ALIGNMENT) * self._ALIGNMENT
-        self._on_device = cupy.empty(size, np.uint8)
-        self._on_host = [(_pinned(size), cupy.cuda.Event(disable_timing=True)) for _ in range(2)]
-
-        def views(buffer: Array) -> dict[str, Array]:
-            return {name: buffer[places[name]].view(array.dtype).reshape(array.shape) for name, array in like.items()}
-
-        self.arrays = views(self._on_device)
-        self._views = [views(buffer) for buffer, _ in self._on_host]
-        self._turn = 0
-
-    def fill(self, values: Mapping[str, np.ndarray]) -> None:
-        """Copy `values`, of the names, shapes and dtypes of `arrays`, there; what follows in the stream sees them."""
-        self._turn = 1 - self._turn
-        (buffer, copied), views = self._on_host[self._turn], self._views[self._turn]
-        copied.synchronize()
-        for name, view in views.items():
-            view[...] = values[name]
-        cupy = array_module(self._on_device)
-        self._on_device.set(buffer, stream=cupy.cuda.get_current_stream())
-        copied.record()
-
-
-class Recording:
-    """What this thread gives a GPU to do, once, to be done again: CUDA graphs, and what the host does between them.
-
-    Inside the block nothing is done before `outside`, or the end: it is captured, and then launched. Arrays that are
-    made in the block are used again by each `replay`, and so are those that it reads: what changes from one to the next
-    has to lie in these.
-    """
-
-    def __init__(self) -> None:
-        self._pieces: list[Callable[[], None]] = []
-        self._stream: Any = None
-
-    def __enter__(self) -> Self:
-        self._stream = _cupy("cuda").cuda.get_current_stream()
-        self._stream.begin_capture()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        graph = self._stream.end_capture()
-        if error is None:
-            self._launch(graph)
-
-    def outside(self, action: Callable[[], None]) -> None:
-        """Do `action` now, outside the graphs, and at this place in each replay."""
-        self._launch(self._stream.end_capture())
-        action()
-        self._pieces.append(action)
-        self._stream.begin_capture()
-
-    def replay(self) -> None:
-        """Do all of it again."""
-        for piece in self._pieces:
-            piece()
-
-    def _launch(self, graph: Any) -> None:
-        graph.launch()
-        self._pieces.append(graph.launch)
-
-
-class MemoryPool:
-    """Memory of a GPU that only what happens in `allocating` gets, for recordings and what comes before them.
-
-    One after the other may use the same memory, as each is over before the next begins.
-    """
-
-    def __init__(self, device: str) -> None:
-        self._pool = _cupy(device).cuda.MemoryPool()
-
-    @contextmanager
-    def allocating(self) -> Iterator[None]:
-        """Let this thread take new arrays from here inside the block."""
-        with _cupy("cuda").cuda.using_allocator(self._pool.malloc):
-            yield
-
-
-def _pinned(size: int) -> np.ndarray:
-    """Return `size` bytes of host memory that a GPU copies from, or to, while the host goes on."""
-    cupy = _cupy("cuda")
-    return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(1, size)), np.uint8, size)
+    @classmethod
+    def at(cls, device: str) -> "GPU":
+        """Return what is known of `device` ("cuda:N")."""
+        cupy, index = gpu_library(device), _gpu_index(device)
+        name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+        return cls(name, cupy.cuda.Device(index).pci_bus_id, _nccl_version(cupy))
 
 
 def return_freed_memory() -> None:
@@ -220,19 +145,24 @@ def gpu_software() -> dict[str, str] | None:
     Raises `ConfigError` if CuPy finds no GPU. It makes no context on a GPU.
     """
     try:
-        cupy = _cupy("cuda")
+        cupy = gpu_library()
     except ConfigError as error:
         if isinstance(error.__cause__, ImportError):
             return None
         raise
-    runtime, nccl = cupy.cuda.runtime, cupy.cuda.nccl
+    runtime = cupy.cuda.runtime
     return {
         f"{runtime.getDeviceCount()} x {runtime.getDeviceProperties(0)['name'].decode()}": "",
         "CuPy": cupy.__version__,
         "CUDA": _dotted(runtime.runtimeGetVersion(), 1000, 10),
         "driver for CUDA": _dotted(runtime.driverGetVersion(), 1000, 10),
-        "NCCL": _dotted(nccl.get_version(), 10_000, 100) if nccl.available else "missing",
+        "NCCL": _nccl_version(cupy) or "missing",
     }
+
+
+def _nccl_version(cupy: ModuleType) -> str:
+    nccl = cupy.cuda.nccl
+    return _dotted(nccl.get_version(), 10_000, 100) if nccl.available else ""
 
 
 def _dotted(version: int, major: int, minor: int) -> str:
@@ -246,7 +176,8 @@ def _gpu_index(device: str) -> int:
     return int(index or 0)
 
 
-def _cupy(device: str) -> ModuleType:
+def gpu_library(device: str = "cuda") -> ModuleType:
+    """Return CuPy. Raises `ConfigError` if it is not installed, or this machine has no such GPU."""
     index = _gpu_index(device)
     try:
         import cupy

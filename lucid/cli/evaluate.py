@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from lucid.backend import use_device
 from lucid.cli.device import Device
 from lucid.data import HELD_OUT, Corpus, Sampler
 from lucid.distributed import all_or_none, device_for, session, watched
@@ -49,7 +48,7 @@ def evaluate(
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
         bert, sampler, corpus = all_or_none(communicator, lambda: _open(model, data, sequence_length))
-        bert.to(all_or_none(communicator, lambda: use_device(device_for(communicator, device))))
+        bert.to(device_for(communicator, device))
         with communicator.whereabouts.phase("evaluating"):
             result = evaluate_model(
                 bert,

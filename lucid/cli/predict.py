@@ -7,7 +7,7 @@ import numpy as np
 import typer
 
 from lucid.autograd import no_grad
-from lucid.backend import use_device
+from lucid.backend import CPU, use_gpu
 from lucid.cli.device import Device
 from lucid.data import load_tokenizer, special_tokens
 from lucid.errors import ConfigError
@@ -36,7 +36,7 @@ def predict(
     """
     folder = find_model(model)
     tokenizer = load_tokenizer(folder)
-    bert = BERTForPreTraining.from_pretrained(folder).to(use_device(device)).eval()
+    bert = BERTForPreTraining.from_pretrained(folder).to(CPU if device == Device.CPU else use_gpu(device, 0)).eval()
     encoding = tokenizer.encode(text, second) if second is not None else tokenizer.encode(text)
     ids = np.array([encoding.ids])
     masked = np.flatnonzero(ids[0] == special_tokens(tokenizer).mask)

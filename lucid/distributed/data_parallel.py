@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
+from lucid.backend import device_of
 from lucid.distributed.buckets import BucketedReduction, Outside, cut
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.exact import ExactReduction
@@ -52,7 +53,9 @@ class DistributedDataParallel(Generic[ModuleT]):
         sharded: bool = False,
         rounded: bool = False,
     ) -> None:
-        """Flatten `module`, whose parameters are of one dtype, and take rank 0's values. All ranks call this.
+        """Flatten `module`, all of one dtype and on the communicator's device, and take rank 0's values.
+
+        All ranks call this. Raises `ValueError` if the parameters are elsewhere.
 
         Gradients travel in buckets of at most `bucket_megabytes` (2**20 bytes), or of a single larger parameter.
         `exact_micro_batches` asks for the exact reduction, and says how many calls of `backward` each rank makes in a
@@ -61,6 +64,9 @@ class DistributedDataParallel(Generic[ModuleT]):
         """
         self.module = module
         sharded = sharded and communicator.size > 1
+        for name, parameter in module.named_parameters():
+            if device_of(parameter.data) != communicator.device:
+                raise ValueError(f"{name} is on {device_of(parameter.data)}, the communicator on {communicator.device}")
         # Before the values may be the same memory for several ranks, which then all write the same.
         for parameter in module.parameters():
             communicator.broadcast(parameter.data)

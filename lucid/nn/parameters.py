@@ -80,8 +80,12 @@ class Ownership:
         whole[...] = own
 
     def scatter(self, whole: Array | None, own: Array) -> None:
-        """Put into `own` [count] what this rank updates of `whole`, of the first rank: the reverse of `gather`."""
-        own[...] = whole
+        """Put into `own` [count] what this rank updates of `whole`, of the first rank: the reverse of `gather`.
+
+        `whole` is in the host's memory, `own` where the values are.
+        """
+        assert whole is not None, "there is no other rank"
+        backend.copy(whole, own)
 
 
 @dataclass

@@ -140,12 +140,13 @@ class DistributedSettings(Settings):
 
     backend: Literal["auto", "single", "mpi", "shared_memory", "nccl"] = Field(
         "auto",
-        description="what carries gradients; auto: shared memory within nodes where it can, else MPI; on GPUs NCCL "
-        "where each rank has one of its own, else the same as without, by way of host memory",
+        description="what carries gradients; auto: shared memory within nodes where it can, else MPI; between GPUs "
+        "NCCL where it can, else these two through the host",
     )
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
     wire_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="what gradients travel as between nodes; bfloat16: rounded, in half of the bytes"
+        "float32",
+        description="what gradients travel as between nodes, or over NCCL; bfloat16: rounded, in half of the bytes",
     )
 
 

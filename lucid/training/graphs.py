@@ -9,10 +9,11 @@ capture alike, but ranks have different shapes.
 
 from dataclasses import dataclass, field
 
-from lucid.backend import Array, MemoryPool, Recording, StaticArrays
+from lucid.backend import Array
 from lucid.distributed import DistributedDataParallel
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.rows import LabelledRows
+from lucid.streams import MemoryPool, Recording, StaticArrays
 from lucid.training.micro_batches import MicroBatches, Place
 
 # Sizes that a number of rows is rounded up to, between none and all of the grid.

@@ -12,7 +12,7 @@ import numpy as np
 from lucid import backend, kernels, random
 from lucid.backend import CPU, Array
 from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings, load_tokenizer, tokenizer_hash
-from lucid.distributed import Communicator, DistributedDataParallel, Group, all_or_none, choose, device_for
+from lucid.distributed import Communicator, DistributedDataParallel, Group, all_or_none, choose
 from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.optim import LAMB, AdamW
@@ -86,13 +86,11 @@ class Run:
 
 
 def communicator_of(config: RunConfig, group: Group) -> Communicator:
-    """Take the device that `config` asks for, and return what carries gradients between those of `group`.
+    """Take the device that `config` asks for, and return what carries gradients between those of `group`'s ranks.
 
     All ranks call this; a `LucidError` on one is raised on all.
     """
-    train, distributed = config.train, config.distributed
-    device = all_or_none(group, lambda: backend.use_device(device_for(group, train.device)))
-    return choose(group, distributed.backend, distributed.wire_dtype, device)
+    return choose(group, config.distributed.backend, config.distributed.wire_dtype, config.train.device)
 
 
 def open_run(config: RunConfig, communicator: Communicator) -> Run:

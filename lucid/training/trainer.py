@@ -18,12 +18,13 @@ from types import TracebackType
 
 import numpy as np
 
-from lucid.backend import CPU, Readback
+from lucid.backend import CPU
 from lucid.data import Loader
-from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift, is_agreed
+from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift, is_agreed, wait_for_device
 from lucid.errors import TrainingError
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm, not_finite
+from lucid.streams import Readback
 from lucid.training.checkpoint import TrainingState
 from lucid.training.efficiency import product_limit
 from lucid.training.evaluation import Evaluation, evaluate
@@ -204,8 +205,8 @@ class Trainer:
         run = self.run
         while len(self._outcomes) > ahead:
             outcome = self._outcomes.popleft()
-            with run.communicator.whereabouts.waiting("the device", 0):
-                *sums, norm = outcome.figures.values().tolist()
+            wait_for_device(run.communicator, outcome.figures)
+            *sums, norm = outcome.figures.values.tolist()
             self._window.add(sums, outcome.masked_tokens, outcome.pairs)
             run.skipped_in_a_row = 0 if math.isfinite(norm) else run.skipped_in_a_row + 1
             if run.skipped_in_a_row:

@@ -44,7 +44,7 @@ class Emulator:
         name = f"{form.program}-{form.element}-{form.vector}"
         source, library = self.folder / f"{name}.cpp", self.folder / f"{name}.so"
         source.write_text(f'#include "emulation.hpp"\n#include "{form.source.name}"\n{entries}\n')
-        folders = f"-I{Path(__file__).parent}", f"-I{SOURCES}"
+        folders = f"-I{Path(__file__).parents[1] / 'emulated'}", f"-I{SOURCES}"
         subprocess.run([COMPILER, *FLAGS, *folders, *form.definitions, source, "-o", library], check=True)
         return ctypes.CDLL(str(library))
 
