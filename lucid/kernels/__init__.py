@@ -55,8 +55,13 @@ class Kernels(Protocol):
         It is added to `total`, which is returned, if the gradient is [N, O] and `total` [N, I] is given.
         """
 
-    def linear_weight_gradient(self, gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
-        """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I]."""
+    def linear_weight_gradient(
+        self, gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
+    ) -> None:
+        """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I].
+
+        `bias_sums` [O], if it is given, gets what `linear_bias_gradient` returns, which is not added to it.
+        """
 
     def linear_bias_gradient(self, gradient: Array) -> Array:
         """Return the sum of gradient [..., O] over all but the last axis: [O]."""

@@ -46,12 +46,16 @@ def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = 
     return total
 
 
-def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
+def linear_weight_gradient(
+    gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
+) -> None:
     xp = array_module(gradient)
     if accumulate:
         out += xp.matmul(_rows(gradient).T, _rows(x))
     else:
         xp.matmul(_rows(gradient).T, _rows(x), out=out)
+    if bias_sums is not None:
+        bias_sums[...] = linear_bias_gradient(gradient)
 
 
 def linear_bias_gradient(gradient: Array) -> Array:

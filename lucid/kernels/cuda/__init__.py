@@ -2,7 +2,7 @@
 
 Rows, and gradients by rows, are arrays of either type, and results are of the type that goes in. Parameters and their
 gradients, statistics, losses and sums are float32, as all arithmetic is. Sums are made in an order that follows from
-shapes alone, with no atomic addition, so that every run gives the same bits. The matrix products are CuPy's.
+shapes alone, with no atomic addition, so that every run gives the same bits. The matrix products are cuBLASLt's.
 """
 
 from lucid.kernels.cuda.attention import attention, attention_gradient
@@ -10,6 +10,7 @@ from lucid.kernels.cuda.casting import operand
 from lucid.kernels.cuda.cross_entropy import argmax, cross_entropy, cross_entropy_gradient
 from lucid.kernels.cuda.elementwise import activation, activation_gradient, dropout
 from lucid.kernels.cuda.embedding import embedding_gradient
+from lucid.kernels.cuda.gemm import linear, linear_input_gradient, linear_weight_gradient
 from lucid.kernels.cuda.layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_gradient,
@@ -18,7 +19,6 @@ from lucid.kernels.cuda.layer_norm import (
 )
 from lucid.kernels.cuda.optimizers import adamw, lamb_moments, lamb_update
 from lucid.kernels.cuda.sums import linear_bias_gradient, squared_sums
-from lucid.kernels.reference import linear, linear_input_gradient, linear_weight_gradient
 
 __all__ = [
     "activation",
