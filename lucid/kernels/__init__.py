@@ -125,6 +125,9 @@ class Kernels(Protocol):
         `total` is the sum that was normalised.
         """
 
+    def embedding(self, table: Array, ids: Array) -> Array:
+        """Return the rows of table [V, C] at ids [...] (integers in [0, V)): [..., C]."""
+
     def embedding_gradient(
         self, gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None
     ) -> None:
@@ -286,9 +289,9 @@ def set_attention(kind: AttentionKind) -> str | None:
     """
     if _on_gpu() is reference:
         return None
-    from lucid.kernels.cuda import attention
+    from lucid.kernels.cuda.attention import choose
 
-    return attention.choose(kind)
+    return choose(kind)
 
 
 def product_library() -> str:

@@ -174,6 +174,10 @@ def dropout_add_layer_norm_gradient(
     return by_x, linear_bias_gradient(by_x), by_total, by_weight, by_shift
 
 
+def embedding(table: Array, ids: Array) -> Array:
+    return array_module(table).take(table, ids, axis=0)
+
+
 def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None) -> None:
     ids, rows = ids.reshape(-1), _rows(gradient)
     if not accumulate:

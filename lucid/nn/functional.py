@@ -148,7 +148,7 @@ class DropoutAddLayerNorm(Function):
 class Embedding(Function):
     def forward(self, table: Array, *, ids: Array, padding_id: int | None) -> Array:
         self.save(table, ids, padding_id)
-        return array_module(table).take(table, ids, axis=0)
+        return kernels.of(table).embedding(table, ids)
 
     def backward(self, gradient: Array) -> Any:
         table, ids, padding_id = self.saved

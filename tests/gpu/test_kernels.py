@@ -240,6 +240,30 @@ def test_embedding_gradients_agree(machine, element, accumulate, padding_id, cou
     machine.compare("embedding_gradient", "float32", got, expected, 64)
 
 
+def test_gradients_of_rows_are_of_their_type(machine, element):
+    """Those of look-ups in activations, of which some rows have labels."""
+    ids, gradient = np.array([7, 0, 3, 0, 0]), normal(5, 16, dtype=element)
+    gradient[3:] = 0
+    got = np.zeros((9, 16), element)
+    machine.update("embedding_gradient", [gradient, ids, got], False, None)
+    expected = np.zeros((9, 16), element)
+    expected[ids[:3]] = gradient[:3]
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (40, 16)])
+def test_rows_of_a_table_are_looked_up(machine, element, shape):
+    table, ids = normal(*shape, dtype=element), RANDOM.integers(0, shape[0], (3, 7))
+    np.testing.assert_array_equal(machine.run("embedding", table, ids)[0], table[ids])
+
+
+@pytest.mark.parametrize("width", [2, 7, 40, 1100])
+def test_the_place_of_the_greatest_is_the_first_of_equals(machine, element, width):
+    x = RANDOM.integers(-3, 4, (33, width)).astype(element)
+    np.testing.assert_array_equal(machine.run("argmax", x)[0], x.astype(np.float64).argmax(axis=1))
+    assert machine.run("argmax", x.reshape(3, 11, width))[0].shape == (3, 11)
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (65, 7), (4, 50, 33), (1100, 264)])
 def test_bias_gradients_agree(machine, element, shape):
     machine.assert_agrees(
