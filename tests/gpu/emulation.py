@@ -41,7 +41,7 @@ class Emulator:
 
     def _library(self, form):
         entries = "\n".join(f"EMULATED({name})" for name in kernels_of(form.source))
-        name = f"{form.program}-{form.element}-{form.vector}"
+        name = f"{form.program}-{form.element}-{form.vector}-{'-'.join(str(value) for _, value in form.constants)}"
         source, library = self.folder / f"{name}.cpp", self.folder / f"{name}.so"
         source.write_text(f'#include "emulation.hpp"\n#include "{form.source.name}"\n{entries}\n')
         folders = f"-I{Path(__file__).parents[1] / 'emulated'}", f"-I{SOURCES}"
