@@ -12,7 +12,7 @@ outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are 
 import functools
 import os
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -144,28 +144,32 @@ class Kernels(Protocol):
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Any]:
         """Scaled dot-product attention (Vaswani et al., 2017), split into heads, of each sequence to itself.
 
         Query, key and value lie side by side in `joined` [N, 3C], which may be an `operand`. Of a sequence's rows those
         in `sequences.mask` count as keys; the probabilities pass through dropout, which draws for row i and key j of
         head h element (h * T + i) * T + j of the sample, i and j being their positions. `coordinates` are of the rows.
-        Return (output [N, C] of the dtype of `joined`, probabilities before dropout: [H, L, L] of each sequence of
-        length L, all in one [P]).
+        Return (output [N, C] of the dtype of `joined`, what `attention_gradient` needs of it). The latter is for an
+        implementation to choose: the probabilities before dropout, [H, L, L] of each sequence of length L, all in one
+        [P]; or the output, with the log of the sum of exponentials of each row.
         """
 
     def attention_gradient(
         self,
         gradient: Array,
         joined: Array,
-        probabilities: Array,
+        saved: Any,
         sequences: Sequences,
         heads: int,
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
     ) -> Array:
-        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`."""
+        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`.
+
+        `saved` is what `attention` returned beside the output.
+        """
 
     def cross_entropy(self, logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
         """Return (losses [N], log of the sum of exponentials [N]) of logits [N, V] at labels [N] (integers).

@@ -4,6 +4,7 @@ Signatures and shapes are described in `lucid.kernels.Kernels`.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -198,6 +199,12 @@ def _join_heads(*parts: Array) -> Array:
     return array_module(parts[0]).stack(parts).transpose(2, 0, 1, 3).reshape(parts[0].shape[1], -1)
 
 
+def _sequences_with_rows(sequences: Sequences) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows and the area of each sequence that is not empty."""
+    pairs = zip(sequences.rows, sequences.areas, strict=True)
+    return ((rows, area) for rows, area in pairs if rows.start < rows.stop)
+
+
 def _attention_factors(
     like: Array, first: int, length: int, probability: float, stream: int, coordinates: Coordinates
 ) -> Array:
@@ -224,7 +231,7 @@ def attention(
     xp = array_module(joined)
     output = xp.empty((len(joined), joined.shape[1] // 3), joined.dtype)
     all_probabilities = xp.empty(heads * sequences.areas[-1].stop, joined.dtype)
-    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+    for rows, area in _sequences_with_rows(sequences):
         q, k, v = _split_heads(joined[rows], 3, heads)
         scores = xp.matmul(q, k.swapaxes(-1, -2))
         scores *= 1 / math.sqrt(q.shape[-1])
@@ -245,7 +252,7 @@ def attention(
 def attention_gradient(
     gradient: Array,
     joined: Array,
-    probabilities: Array,
+    saved: Array,
     sequences: Sequences,
     heads: int,
     probability: float,
@@ -254,10 +261,10 @@ def attention_gradient(
 ) -> Array:
     xp = array_module(gradient)
     by_joined = xp.empty_like(joined)
-    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+    for rows, area in _sequences_with_rows(sequences):
         (g,), (q, k, v) = _split_heads(gradient[rows], 1, heads), _split_heads(joined[rows], 3, heads)
         length = rows.stop - rows.start
-        p = probabilities[heads * area.start : heads * area.stop].reshape(heads, length, length)
+        p = saved[heads * area.start : heads * area.stop].reshape(heads, length, length)
         kept, by_probability = p, xp.matmul(g, v.swapaxes(-1, -2))
         if coordinates is not None:
             factors = _attention_factors(p, rows.start, sequences.length, probability, stream, coordinates)

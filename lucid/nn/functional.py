@@ -162,8 +162,8 @@ class Attention(Function):
         settings = sequences, heads, probability, stream, coordinates
         kernel = kernels.of(joined)
         joined = kernel.operand(joined)
-        output, probabilities = kernel.attention(joined, *settings)
-        self.save(joined, probabilities, *settings)
+        output, saved = kernel.attention(joined, *settings)
+        self.save(joined, saved, *settings)
         return output
 
     def backward(self, gradient: Array) -> Any:
