@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import ml_dtypes
 import numpy as np
 
-from lucid.backend import Array, array_module
+from lucid.backend import CPU, Array, array_module
 from lucid.errors import ConfigError
 from lucid.kernels import reference
 from lucid.kernels.sequences import Sequences
@@ -298,8 +298,14 @@ def set_attention(kind: AttentionKind) -> str | None:
     return choose(kind)
 
 
-def product_library() -> str:
-    """Return which library multiplies float32 arrays on the CPU, with what its results depend on."""
+def product_library(device: str = CPU) -> str:
+    """Return which library multiplies the arrays on `device`, with what its results depend on."""
+    if device != CPU:
+        if _on_gpu() is reference:
+            return "CuPy's"
+        from lucid.kernels.cuda import cublaslt
+
+        return f"cuBLASLt {cublaslt.library().version}"
     if _on_cpu() is reference:
         return "NumPy's"
     from lucid.kernels.cpu import gemm
