@@ -165,9 +165,10 @@ class Trainer:
         run.communicator.whereabouts.step = run.step
         learning_rate = self._schedule.learning_rate(place)
         self._gradients(batch, 1 / max(1, masked_tokens), 1 / max(1, pairs))
-        norm = global_norm(run.ddp.flat)
+        norm_on_device = global_norm(run.ddp.flat)
+        run.optimizer.step(learning_rate, clip_scale(norm_on_device, run.config.optimizer.max_gradient_norm))
+        norm = float(norm_on_device)
         if math.isfinite(norm):
-            run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
             run.skipped_in_a_row = 0
         else:
             self._skip()

@@ -1,6 +1,6 @@
 """The catalogue on the CPU in float32: kernels compiled by Numba, which do in one pass what NumPy does in several.
 
-The matrix products are a library's.
+The matrix products are a library's. What is of a few numbers, or a cast, is the reference's.
 """
 
 from lucid.kernels.cpu.attention import attention, attention_gradient
@@ -17,6 +17,7 @@ from lucid.kernels.cpu.layer_norm import (
 )
 from lucid.kernels.cpu.optimizers import adamw, lamb_moments, lamb_update
 from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sums
+from lucid.kernels.reference import lamb_rates, root_of_sum, round_to_bfloat16, update_factors
 
 __all__ = [
     "activation",
@@ -31,6 +32,7 @@ __all__ = [
     "dropout_add_layer_norm_gradient",
     "embedding_gradient",
     "lamb_moments",
+    "lamb_rates",
     "lamb_update",
     "layer_norm",
     "layer_norm_gradient",
@@ -40,5 +42,8 @@ __all__ = [
     "linear_weight_gradient",
     "load",
     "operand",
+    "root_of_sum",
+    "round_to_bfloat16",
     "squared_sums",
+    "update_factors",
 ]
