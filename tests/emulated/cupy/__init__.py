@@ -1,0 +1,66 @@
+"""CuPy on a machine without a GPU: what lucid uses of it, on NumPy, with a GPU's rules.
+
+Put the folder above first on PYTHONPATH, and a process believes that it has GPUs. Names, signatures and errors are
+those of CuPy 14.2; tests/gpu/test_emulation.py compares them with the real ones. `cupy.emulation` is what CuPy has not.
+"""
+
+from numpy import (
+    bool_,
+    dtype,
+    e,
+    finfo,
+    float16,
+    float32,
+    float64,
+    iinfo,
+    inf,
+    int8,
+    int16,
+    int32,
+    int64,
+    nan,
+    newaxis,
+    pi,
+    result_type,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+
+from cupy import cuda, emulation
+from cupy._array import ndarray
+from cupy._functions import (
+    MADE,
+    arange,
+    argsort,
+    array,
+    asarray,
+    ascontiguousarray,
+    asnumpy,
+    copyto,
+    empty,
+    empty_like,
+    eye,
+    full,
+    full_like,
+    get_array_module,
+    isscalar,
+    linspace,
+    may_share_memory,
+    ndim,
+    nonzero,
+    ones,
+    shape,
+    shares_memory,
+    size,
+    take,
+    take_along_axis,
+    ufunc,
+    zeros,
+)
+from cupy.cuda.memory import get_default_memory_pool
+
+globals().update(MADE)
+
+__version__ = "14.2.0"

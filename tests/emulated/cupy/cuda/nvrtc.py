@@ -1,0 +1,84 @@
+"""NVRTC, whose part a C++ compiler takes: it compiles the same sources, with `emulation.hpp` in CUDA's place.
+
+What it calls a cubin is a shared library, whose functions run_NAME start kernels.
+"""
+
+import functools
+import hashlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+_HEADER = Path(__file__).parents[2] / "emulation.hpp"
+# CUDA fuses products into additions, too. An access that is not on a multiple of its size ends the process, as there.
+_FLAGS = (
+    *("-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-shared", "-fno-strict-aliasing", "-w"),
+    # Fortified, longjmp refuses to go from one thread's stack to another's.
+    *("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-U_FORTIFY_SOURCE"),
+)
+_KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\s*\([^)]*\)\s*)?(\w+)\s*\(')
+
+
+class NVRTCError(RuntimeError):
+    """A source that does not compile."""
+
+
+class _Program:
+    def __init__(self, source: str, name: str) -> None:
+        self.source, self.name, self.binary, self.log = source, name, b"", ""
+
+
+_programs: dict[int, _Program] = {}
+
+
+@functools.cache
+def getVersion() -> tuple[str, str]:
+    """Return what no NVRTC returns, so that what is kept of one is not taken for the other's."""
+    if COMPILER is None:
+        raise RuntimeError("there is no C++ compiler to emulate the GPU with")
+    compiler = subprocess.run([COMPILER, "--version"], check=True, capture_output=True).stdout
+    own = _HEADER.read_bytes(), Path(__file__).read_bytes(), compiler
+    return "emulated", hashlib.sha256(b"\0".join(own)).hexdigest()
+
+
+def createProgram(src: str, name: str, headers: Sequence[str] = (), include_names: Sequence[str] = ()) -> int:
+    program = _Program(src, name)
+    _programs[id(program)] = program
+    return id(program)
+
+
+def compileProgram(prog: int, options: Sequence[str]) -> None:
+    program = _programs[prog]
+    defined = [option for option in options if option.startswith(("-D", "-I"))]
+    expanded = _run(program, ("-E", "-P", "-xc++", *defined, "-"), program.source)
+    entries = "\n".join(f"EMULATED({name})" for name in _KERNEL.findall(expanded))
+    source = f'#include "{_HEADER}"\n#line 1 "{program.name}"\n{program.source}\n{entries}\n'
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "kernels.so")
+        _run(program, (*_FLAGS, "-xc++", *defined, "-", "-o", str(library)), source)
+        program.binary = library.read_bytes()
+
+
+def _run(program: _Program, arguments: tuple[str, ...], source: str) -> str:
+    getVersion()
+    finished = subprocess.run([str(COMPILER), *arguments], input=source, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        program.log = finished.stderr
+        raise NVRTCError("NVRTC_ERROR_COMPILATION")
+    return finished.stdout
+
+
+def getCUBIN(prog: int) -> bytes:
+    return _programs[prog].binary
+
+
+def getProgramLog(prog: int) -> str:
+    return _programs[prog].log
+
+
+def destroyProgram(prog: int) -> None:
+    del _programs[prog]

@@ -1,0 +1,115 @@
+"""CUDA's runtime, as far as it is asked for by name."""
+
+import ctypes
+from typing import Any
+
+from cupy import emulation
+from cupy._errors import CUDARuntimeError
+from cupy.cuda import device, memory, pinned_memory
+
+__all__ = ["CUDARuntimeError"]
+
+is_hip = False
+memcpyHostToHost, memcpyHostToDevice, memcpyDeviceToHost, memcpyDeviceToDevice, memcpyDefault = range(5)
+eventDefault, eventBlockingSync, eventDisableTiming, eventInterprocess = 0, 1, 2, 4
+streamDefault, streamNonBlocking = 0, 1
+streamCaptureModeGlobal, streamCaptureModeThreadLocal, streamCaptureModeRelaxed = range(3)
+streamCaptureStatusNone, streamCaptureStatusActive, streamCaptureStatusInvalidated = range(3)
+hostAllocDefault, hostAllocPortable, hostAllocMapped, hostAllocWriteCombined = 0, 1, 2, 4
+cudaDevAttrMultiProcessorCount = 16
+
+_allocated: dict[int, Any] = {}
+
+
+def getDeviceCount() -> int:
+    return len(device.visible())
+
+
+def getDevice() -> int:
+    return device.get_device_id()
+
+
+def setDevice(number: int) -> None:
+    device.set_device(number)
+
+
+def getDeviceProperties(number: int) -> dict[str, Any]:
+    card = device.visible()[number]
+    return {
+        "name": b"Emulated GPU",
+        "major": 9,
+        "minor": 0,
+        "multiProcessorCount": 132,
+        "totalGlobalMem": device.MEMORY_BYTES,
+        "sharedMemPerBlock": 49_152,
+        "sharedMemPerBlockOptin": 232_448,
+        "warpSize": 32,
+        "pciBusID": card + 1,
+        "pciDeviceID": 0,
+        "pciDomainID": 0,
+        "uuid": f"emulated-gpu-{card:03}".encode(),
+    }
+
+
+def deviceGetPCIBusId(number: int) -> str:
+    return device.Device(number).pci_bus_id
+
+
+def runtimeGetVersion() -> int:
+    return 13_000
+
+
+def driverGetVersion() -> int:
+    return 13_000
+
+
+def deviceSynchronize() -> None:
+    device.Device().synchronize()
+
+
+def streamSynchronize(stream: int) -> None:
+    emulation.wait("cudaStreamSynchronize", stream)
+
+
+def streamIsCapturing(stream: int) -> bool:
+    return emulation.is_capturing(stream)
+
+
+def memGetInfo() -> tuple[int, int]:
+    return device.Device().mem_info
+
+
+def memcpyAsync(dst: int, src: int, size: int, kind: int, stream: int) -> None:
+    for host in (src,) if kind == memcpyHostToDevice else (dst,) if kind == memcpyDeviceToHost else ():
+        memory.refuse_pageable(host, stream)
+    emulation.submit(memory.copy_bytes(dst, src, size), stream)
+
+
+def memcpy(dst: int, src: int, size: int, kind: int) -> None:
+    emulation.wait("cudaMemcpy")
+    ctypes.memmove(dst, src, size)
+
+
+def memsetAsync(ptr: int, value: int, size: int, stream: int) -> None:
+    def fill() -> None:
+        ctypes.memset(ptr, value, size)
+
+    emulation.submit(fill, stream)
+
+
+def hostAlloc(size: int, flags: int) -> int:
+    pointer = pinned_memory.alloc_pinned_memory(size)
+    _allocated[pointer.ptr] = pointer
+    return pointer.ptr
+
+
+def freeHost(ptr: int) -> None:
+    del _allocated[ptr]
+
+
+def profilerStart() -> None:
+    """There is no profiler."""
+
+
+def profilerStop() -> None:
+    """There is no profiler."""

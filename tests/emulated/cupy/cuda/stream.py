@@ -1,0 +1,187 @@
+"""Streams and events, and what they say to each other while one captures a graph."""
+
+import itertools
+import threading
+import time
+import weakref
+from typing import Any
+
+from cupy import _errors, emulation
+from cupy.cuda import device
+from cupy.cuda.graph import Graph
+
+_local = threading.local()
+_addresses = itertools.count(0x5000, 0x10)
+_streams: "weakref.WeakValueDictionary[int, Stream]" = weakref.WeakValueDictionary()
+
+
+class Stream:
+    """A stream of the current device. All that is submitted to it is done at once, or recorded while it captures."""
+
+    null: "Stream"
+
+    def __init__(
+        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: int | None = None
+    ) -> None:
+        self.device_id = -1 if null else device.get_device_id()
+        self.ptr = 0 if null else next(_addresses)
+        self.is_non_blocking, self.priority = non_blocking, priority or 0
+        self.capture: emulation.Capture | None = None
+        self._before: list[Stream] = []
+        _streams[self.ptr] = self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and self.ptr == other.ptr
+
+    def __hash__(self) -> int:
+        return hash(self.ptr)
+
+    def __enter__(self) -> "Stream":
+        self._before.append(get_current_stream())
+        return self.use()
+
+    def __exit__(self, *_: object) -> None:
+        _set_current(self._before.pop())
+
+    def use(self) -> "Stream":
+        _set_current(self)
+        return self
+
+    @property
+    def done(self) -> bool:
+        if self.capture is not None:
+            raise _errors.unsupported("cudaStreamQuery")
+        return True
+
+    def synchronize(self) -> None:
+        emulation.wait("cudaStreamSynchronize", self)
+
+    def record(self, event: "Event | None" = None) -> "Event":
+        event = Event() if event is None else event
+        event.record(self)
+        return event
+
+    def wait_event(self, event: "Event") -> None:
+        captured = event.capture
+        if captured is None:
+            if self.capture is not None and event.was_recorded:
+                self.capture.is_valid = False
+                raise _errors.isolated("a stream that captures waits for an event recorded before, or by another one")
+            return
+        if not captured.is_open:
+            raise _errors.captured_event("the graph it belongs to is captured already")
+        if self.capture is None:
+            self.capture = captured
+        elif self.capture is not captured:
+            raise _errors.isolated("two captures would be merged")
+        own = captured.seen.setdefault(self, type(event.seen)())
+        own |= event.seen
+        # To wait is something that the stream has done.
+        own[self.ptr] += 1
+
+    def begin_capture(self, mode: int | None = None) -> None:
+        if self.ptr == 0:
+            raise _errors.unsupported("cudaStreamBeginCapture on the legacy stream")
+        if self.capture is not None:
+            raise _errors.invalid("the stream captures already")
+        self.capture = emulation.Capture(self)
+
+    def is_capturing(self) -> bool:
+        return self.capture is not None
+
+    def end_capture(self) -> Graph:
+        capture = self.capture
+        if capture is None:
+            raise _errors.CUDARuntimeError(1, "cudaErrorIllegalState", "the stream does not capture")
+        if capture.origin is not self:
+            raise _errors.CUDARuntimeError(908, "cudaErrorStreamCaptureWrongThread", "another stream began the capture")
+        unjoined = capture.unjoined()
+        capture.is_open = False
+        for stream in capture.seen:
+            stream.capture = None
+        if not capture.is_valid:
+            raise _errors.CUDARuntimeError(901, "cudaErrorStreamCaptureInvalidated", "an operation before was refused")
+        if unjoined:
+            raise _errors.unjoined(f"the first stream has not waited for {unjoined}")
+        return Graph(capture)
+
+
+class ExternalStream(Stream):
+    """A stream that somebody else has made, by its address."""
+
+    def __init__(self, ptr: int, device_id: int = -1) -> None:
+        raise NotImplementedError("the emulation has no streams but its own")
+
+
+class Event:
+    """A point in what was submitted to a stream."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        self.has_timing, self.was_recorded = not disable_timing, False
+        self.capture: emulation.Capture | None = None
+        self.seen: Any = None
+        self.time = 0.0
+        self.ptr = id(self)
+
+    @property
+    def done(self) -> bool:
+        self._refuse_captured("cudaEventQuery")
+        return True
+
+    def record(self, stream: Stream | None = None) -> None:
+        stream = get_current_stream() if stream is None else stream
+        self.was_recorded, self.capture, self.time = True, stream.capture, time.perf_counter()
+        if stream.capture is not None:
+            self.seen = stream.capture.seen[stream].copy()
+
+    def synchronize(self) -> None:
+        self._refuse_captured("cudaEventSynchronize")
+        emulation.count("cudaEventSynchronize")
+
+    def _refuse_captured(self, what: str) -> None:
+        if self.capture is not None:
+            self.capture.is_valid = False
+            raise _errors.captured_event(what)
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    for event in (start_event, end_event):
+        if not event.has_timing or not event.was_recorded:
+            raise _errors.CUDARuntimeError(400, "cudaErrorInvalidResourceHandle", "an event without a time")
+        event._refuse_captured("cudaEventElapsedTime")
+    return 1000 * (end_event.time - start_event.time)
+
+
+def get_current_stream(device_id: int = -1) -> Stream:
+    number = device.get_device_id() if device_id < 0 else device_id
+    return _currents().get(number, Stream.null)
+
+
+def _set_current(stream: Stream) -> None:
+    own = device.get_device_id()
+    if stream.device_id not in (-1, own):
+        raise RuntimeError(f"a stream of device {stream.device_id} cannot be current on device {own}")
+    _currents()[own] = stream
+
+
+def _currents() -> dict[int, Stream]:
+    if not hasattr(_local, "streams"):
+        _local.streams = {}
+    return _local.streams
+
+
+def at(address: int) -> Stream:
+    """Return the stream of an address."""
+    if address not in _streams:
+        raise _errors.CUDARuntimeError(400, "cudaErrorInvalidResourceHandle", f"there is no stream {address:#x}")
+    return _streams[address]
+
+
+def refuse_while_any_captures(what: str) -> None:
+    for stream in list(_streams.values()):
+        if stream.capture is not None:
+            stream.capture.is_valid = False
+            raise _errors.unsupported(what)
+
+
+Stream.null = Stream(null=True)

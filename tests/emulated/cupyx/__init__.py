@@ -1,0 +1,1 @@
+"""What lucid uses of CuPy's companion."""

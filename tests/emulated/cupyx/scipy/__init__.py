@@ -1,0 +1,1 @@
+"""What lucid uses of SciPy for CuPy's arrays."""
