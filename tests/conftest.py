@@ -24,7 +24,9 @@ from nodes import SeveralNodes
 from texts import made_up_text
 
 from lucid import kernels
-from lucid.distributed import Communicator, choose
+from lucid.distributed import Communicator, choose, device_for
+from lucid.distributed.backends.nccl import NCCLCommunicator
+from lucid.distributed.backends.staged import StagedCommunicator
 from lucid.distributed.connection import Group, join
 from lucid.preparation import prepare
 
@@ -37,6 +39,7 @@ RunRanks = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--passed-into", metavar="FOLDER", help="list the tests that passed in FOLDER/<rank>")
+    parser.addoption("--on-gpus", action="store_true", help="let groups of ranks communicate between GPUs")
     parser.addoption("--kills", type=int, default=20, help="how often tests/faults/test_kills.py kills a run")
     parser.addoption("--kill-seed", type=int, default=0, help="what draws its victims and moments")
 
@@ -82,10 +85,36 @@ def several_nodes() -> Communicator:
     return choose(SeveralNodes(), "shared_memory")
 
 
+@pytest.fixture(scope="session")
+def nccl(communicator: Group) -> Communicator:
+    """The communicator between GPUs, of which this rank has one of its own."""
+    return NCCLCommunicator(communicator, device_for(communicator, "cuda"))
+
+
+@pytest.fixture(scope="session")
+def staged(shared_memory: Communicator) -> Communicator:
+    """The communicator between GPUs over shared memory of the host."""
+    return StagedCommunicator(shared_memory, device_for(shared_memory, "cuda"))
+
+
+@pytest.fixture(scope="session")
+def staged_over_mpi(communicator: Group) -> Communicator:
+    """The communicator between GPUs over MPI."""
+    return StagedCommunicator(communicator, device_for(communicator, "cuda"))
+
+
 MPI_GROUPS = ("mpi", "shared_memory", "several_nodes")
+GPU_GROUPS = ("nccl", "staged", "staged_over_mpi")
 
 
-@pytest.fixture(params=["alone", *(pytest.param(name, marks=pytest.mark.mpi) for name in MPI_GROUPS)])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "group" in metafunc.fixturenames:
+        names = GPU_GROUPS if metafunc.config.getoption("--on-gpus") else MPI_GROUPS
+        groups = ["alone", *(pytest.param(name, marks=pytest.mark.mpi) for name in names)]
+        metafunc.parametrize("group", groups, indirect=True)
+
+
+@pytest.fixture
 def group(request: pytest.FixtureRequest, communicator: Group) -> Communicator:
     """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
     return communicator if request.param in ("alone", "mpi") else request.getfixturevalue(request.param)
