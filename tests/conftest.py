@@ -39,7 +39,7 @@ RunRanks = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--passed-into", metavar="FOLDER", help="list the tests that passed in FOLDER/<rank>")
-    parser.addoption("--on-gpus", action="store_true", help="let groups of ranks communicate between GPUs")
+    parser.addoption("--on-gpus", action="store_true", help="run what is marked on_gpus, and nothing else")
     parser.addoption("--kills", type=int, default=20, help="how often tests/faults/test_kills.py kills a run")
     parser.addoption("--kill-seed", type=int, default=0, help="what draws its victims and moments")
 
@@ -54,8 +54,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of the other kind, where pytest-mpi would report each of them as skipped."""
-    under_mpi = config.getoption("--only-mpi")
-    left_out = [item for item in items if (item.get_closest_marker("mpi") is not None) != under_mpi]
+    under_mpi, on_gpus = config.getoption("--only-mpi"), config.getoption("--on-gpus")
+
+    def is_of_the_other_kind(item: pytest.Item) -> bool:
+        marks = tuple(item.get_closest_marker(name) is not None for name in ("mpi", "on_gpus"))
+        return marks != (under_mpi, on_gpus)
+
+    left_out = [item for item in items if is_of_the_other_kind(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
@@ -109,8 +114,9 @@ GPU_GROUPS = ("nccl", "staged", "staged_over_mpi")
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "group" in metafunc.fixturenames:
-        names = GPU_GROUPS if metafunc.config.getoption("--on-gpus") else MPI_GROUPS
-        groups = ["alone", *(pytest.param(name, marks=pytest.mark.mpi) for name in names)]
+        over_mpi = (pytest.param(name, marks=pytest.mark.mpi) for name in MPI_GROUPS)
+        between_gpus = (pytest.param(name, marks=[pytest.mark.mpi, pytest.mark.on_gpus]) for name in GPU_GROUPS)
+        groups = ["alone", *over_mpi, *between_gpus]
         metafunc.parametrize("group", groups, indirect=True)
 
 
