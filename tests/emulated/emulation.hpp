@@ -1,11 +1,13 @@
 // What of CUDA C++ the kernels use, on the CPU, so that a C++ compiler can run them: one block after the other, and of
 // a block one thread after the other, each until it waits for the others.
 //
-// Threads are contexts of their own (ucontext), switched by a barrier. A shuffle waits for the threads of the warp.
+// Threads are contexts of their own (ucontext), switched by a barrier, and kept from block to block. They are switched
+// by _setjmp and _longjmp, which leave the signals alone. A shuffle waits for the threads of the warp.
 //
 // Shared memory is static: it keeps what the block before has left there.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -14,7 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <algorithm>
-#include <sstream>
+#include <deque>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -40,25 +42,43 @@ constexpr std::size_t STACK = 64 * 1024;
 constexpr unsigned WARP = 32;
 
 struct Thread {
-    ucontext_t context;
-    std::vector<char> stack = std::vector<char>(STACK);
+    ucontext_t beginning;
+    jmp_buf left;
+    char *stack = new char[STACK];
     Place3 place;
-    bool waits_for_warp, waits_for_block, done;
+    bool has_begun = false, waits_for_warp, waits_for_block, done;
     std::uint64_t given;
 };
 
-static std::vector<Thread> threads;
+static std::deque<Thread> threads;
 static std::size_t current, count;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static void (*body)();
 
-inline void enter() {
-    body();
-    threads[current].done = true;
-    swapcontext(&threads[current].context, &scheduler);
+inline void leave() {
+    if (_setjmp(threads[current].left) == 0) _longjmp(scheduler, 1);
 }
 
-inline void leave() { swapcontext(&threads[current].context, &scheduler); }
+// What a thread's context does: its part of one block after the other.
+inline void live() {
+    while (true) {
+        body();
+        threads[current].done = true;
+        leave();
+    }
+}
+
+inline void resume(Thread &thread) {
+    if (_setjmp(scheduler) != 0) return;
+    if (thread.has_begun) _longjmp(thread.left, 1);
+    thread.has_begun = true;
+    getcontext(&thread.beginning);
+    thread.beginning.uc_stack.ss_sp = thread.stack;
+    thread.beginning.uc_stack.ss_size = STACK;
+    thread.beginning.uc_link = nullptr;
+    makecontext(&thread.beginning, live, 0);
+    setcontext(&thread.beginning);
+}
 
 [[noreturn]] inline void fail(const std::string &what) {
     std::fprintf(stderr, "emulation: %s\n", what.c_str());
@@ -71,7 +91,7 @@ inline void run_all() {
         Thread &thread = threads[current];
         if (thread.done || thread.waits_for_warp || thread.waits_for_block) continue;
         threadIdx = thread.place;
-        swapcontext(&scheduler, &thread.context);
+        resume(thread);
     }
 }
 
@@ -90,17 +110,12 @@ inline bool free_warps() {
 
 inline void run_block() {
     count = blockDim.x * blockDim.y * blockDim.z;
-    if (threads.size() < count) threads.resize(count);
+    while (threads.size() < count) threads.emplace_back();
     for (std::size_t i = 0; i < count; ++i) {
         Thread &thread = threads[i];
         const unsigned number = static_cast<unsigned>(i);
         thread.place = {number % blockDim.x, number / blockDim.x % blockDim.y, number / blockDim.x / blockDim.y};
         thread.waits_for_warp = thread.waits_for_block = thread.done = false;
-        getcontext(&thread.context);
-        thread.context.uc_stack.ss_sp = thread.stack.data();
-        thread.context.uc_stack.ss_size = STACK;
-        thread.context.uc_link = nullptr;
-        makecontext(&thread.context, enter, 0);
     }
     while (true) {
         run_all();
@@ -134,13 +149,14 @@ std::string name_of(Type *) {
 }
 
 inline void check_types(const std::vector<std::string> &expected, const std::string &given) {
-    std::istringstream names(given);
-    std::string name;
+    std::size_t begin = 0;
     for (const auto &type : expected) {
-        names >> name;
-        if (!names || (name != type && (name != "?" || type.back() != '*'))) fail(type + " is expected in " + given);
+        const std::size_t end = std::min(given.find(' ', begin), given.size());
+        const std::string name = begin < given.size() ? given.substr(begin, end - begin) : "";
+        if (name != type && (name != "?" || type.back() != '*')) fail(type + " is expected in " + given);
+        begin = end + 1;
     }
-    if (names >> name) fail("too many arguments: " + given);
+    if (begin < given.size()) fail("too many arguments: " + given);
 }
 
 template <class... Parameters>

@@ -1,15 +1,19 @@
-"""What the CUDA kernels run on in tests: a GPU if there is one, and an emulation if there is a C++ compiler."""
+"""What runs on a GPU in tests: on a card if there is one, and in the emulation.
+
+A process has either. The emulation is that of tests/emulated, and tests that need it are marked `emulated`: plain
+`pytest` leaves them out, but for test_under_emulation.py, which runs them all in a process that has it. Tests with
+`machine` run in it and on a card.
+"""
 
 from collections import defaultdict
 
 import ml_dtypes
 import numpy as np
 import pytest
-from emulation import COMPILER, Emulator
 
 from lucid import backend
 from lucid.kernels import cuda, reference
-from lucid.kernels.cuda import casting, launching
+from lucid.kernels.cuda import casting
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
@@ -27,7 +31,7 @@ def card():
         import cupy
     except ImportError:
         return None
-    if not cupy.cuda.is_available():
+    if not cupy.cuda.is_available() or hasattr(cupy, "emulation"):
         return None
     version = cupy.cuda.runtime.driverGetVersion()
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
@@ -36,7 +40,7 @@ def card():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    """Where there is no GPU, leave out its tests: all but the first, which says so."""
+    """Where there is no card, leave out its tests: all but the first, which says so."""
     left_out = [item for item in items if hasattr(item, "callspec") and item.callspec.params.get("machine") == "card"][
         1:
     ]
@@ -58,9 +62,10 @@ class Machine:
     """Runs kernels on copies of NumPy arrays, and returns what they make as NumPy arrays."""
 
     kernels = cuda
+    device = "cuda"
 
-    def __init__(self, device):
-        self.device = device
+    def __init__(self, kind):
+        self.kind = kind
 
     def get(self, array):
         return backend.to_host(array)
@@ -73,7 +78,7 @@ class Machine:
         if isinstance(value, Sequences):
             mask = None if value.mask is None else self.put(value.mask)
             return Sequences(value.bounds, self.put(value.slots), value.length, mask)
-        return backend.to_device(value, self.device).copy() if isinstance(value, np.ndarray) else value
+        return backend.to_device(value, self.device) if isinstance(value, np.ndarray) else value
 
     def run(self, name, *arguments, **settings):
         """Run a kernel, all of whose results are new."""
@@ -107,7 +112,7 @@ class Machine:
     def compare(self, name, kind, got, expected, spacings, least=0.0):
         largest = np.abs(expected).max(initial=least) or 1.0
         error = np.abs(got - expected).max(initial=0) / largest / SPACING[kind]
-        if self.device != "cpu":
+        if self.kind == "card":
             _errors[name, kind] = max(_errors[name, kind], error)
         assert error <= spacings, f"{name} in {kind} is off by {error:.1f} spacings"
 
@@ -125,30 +130,22 @@ def expected():
     return in_double_precision
 
 
-@pytest.fixture(scope="session")
-def emulator(tmp_path_factory):
-    """What runs kernels on the CPU, where there is a compiler."""
-    if COMPILER is None:
-        pytest.skip("no C++ compiler to emulate the GPU with")
-    return Emulator(tmp_path_factory.mktemp("emulation"))
-
-
-@pytest.fixture(scope="session", params=["emulated", "card"])
+@pytest.fixture(scope="session", params=[pytest.param("emulated", marks=pytest.mark.emulated), "card"])
 def machine(request):
     """The GPU or its emulation. New arrays hold no numbers, so that what a kernel leaves unwritten is seen."""
     global _card
+    cupy = pytest.importorskip("cupy")
+    if request.param == "emulated":
+        assert hasattr(cupy, "emulation"), "tests marked `emulated` need tests/emulated first on PYTHONPATH"
+        yield Machine("emulated")
+        return
+    _card = card()
+    if _card is None:
+        pytest.skip("no GPU that CuPy can use")
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "card":
-            _card = card()
-            if _card is None:
-                pytest.skip("no GPU that CuPy can use")
-            library, device = pytest.importorskip("cupy"), "cuda"
-        else:
-            library, device = np, "cpu"
-            patch.setattr(launching, "launch", request.getfixturevalue("emulator").launch)
         for name in ("empty", "empty_like"):
-            patch.setattr(library, name, poisoned(getattr(library, name)))
-        yield Machine(device)
+            patch.setattr(cupy, name, poisoned(getattr(cupy, name)))
+        yield Machine("card")
 
 
 def poisoned(allocate):
