@@ -39,7 +39,6 @@ RunRanks = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--passed-into", metavar="FOLDER", help="list the tests that passed in FOLDER/<rank>")
-    parser.addoption("--on-gpus", action="store_true", help="run what is marked on_gpus, and nothing else")
     parser.addoption("--kills", type=int, default=20, help="how often tests/faults/test_kills.py kills a run")
     parser.addoption("--kill-seed", type=int, default=0, help="what draws its victims and moments")
 
@@ -54,13 +53,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of the other kind, where pytest-mpi would report each of them as skipped."""
-    under_mpi, on_gpus = config.getoption("--only-mpi"), config.getoption("--on-gpus")
-
-    def is_of_the_other_kind(item: pytest.Item) -> bool:
-        marks = tuple(item.get_closest_marker(name) is not None for name in ("mpi", "on_gpus"))
-        return marks != (under_mpi, on_gpus)
-
-    left_out = [item for item in items if is_of_the_other_kind(item)]
+    under_mpi = config.getoption("--only-mpi")
+    left_out = [item for item in items if (item.get_closest_marker("mpi") is not None) != under_mpi]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
@@ -108,19 +102,14 @@ def staged_over_mpi(communicator: Group) -> Communicator:
     return StagedCommunicator(communicator, device_for(communicator, "cuda"))
 
 
-MPI_GROUPS = ("mpi", "shared_memory", "several_nodes")
-GPU_GROUPS = ("nccl", "staged", "staged_over_mpi")
+GROUPS = (
+    "alone",
+    *(pytest.param(name, marks=pytest.mark.mpi) for name in ("mpi", "shared_memory", "several_nodes")),
+    *(pytest.param(name, marks=[pytest.mark.mpi, pytest.mark.emulated]) for name in ("nccl", "staged")),
+)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "group" in metafunc.fixturenames:
-        over_mpi = (pytest.param(name, marks=pytest.mark.mpi) for name in MPI_GROUPS)
-        between_gpus = (pytest.param(name, marks=[pytest.mark.mpi, pytest.mark.on_gpus]) for name in GPU_GROUPS)
-        groups = ["alone", *over_mpi, *between_gpus]
-        metafunc.parametrize("group", groups, indirect=True)
-
-
-@pytest.fixture
+@pytest.fixture(params=GROUPS)
 def group(request: pytest.FixtureRequest, communicator: Group) -> Communicator:
     """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
     return communicator if request.param in ("alone", "mpi") else request.getfixturevalue(request.param)

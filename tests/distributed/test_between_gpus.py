@@ -1,7 +1,8 @@
 """What is of GPUs alone: rounded sums, capture, what keeps NCCL away, and which GPU is whose.
 
-Run by `test_under_mpi.py` on emulated GPUs, four on the host; `mpiexec -n 2 python -m mpi4py -m pytest --only-mpi
---on-gpus tests/distributed` runs it, and all other tests of groups, on real ones.
+Each rank has a GPU of its own, an emulated one (`tests/gpu/test_under_emulation.py`) or a real one: this, and all other
+tests of groups, are run on two real ones by `mpiexec -n 2 python -m mpi4py -m pytest --only-mpi -m emulated
+tests/distributed`.
 """
 
 import re
@@ -21,7 +22,7 @@ from lucid.distributed.backends.staged import StagedCommunicator
 from lucid.errors import LaunchError
 from lucid.nn import Linear
 
-pytestmark = [pytest.mark.mpi, pytest.mark.on_gpus]
+pytestmark = [pytest.mark.mpi, pytest.mark.emulated]
 
 
 @pytest.fixture
@@ -107,6 +108,12 @@ def test_collectives_are_captured_and_replay_on_what_the_arrays_hold_then(nccl, 
                 graph.launch(stream)
                 expected = sum_of_ranks(group) + group.size * (step - 1)
                 assert_holds(room, np.full(12, 2 * expected))
+
+
+def test_arrays_go_through_the_host_by_mpi_too(staged_over_mpi, cupy):
+    array, room = (cupy.full(12, staged_over_mpi.rank + 1, np.float32) for _ in range(2))
+    everything(staged_over_mpi, array, room)
+    assert_holds(room, np.full(12, 2 * sum_of_ranks(staged_over_mpi)))
 
 
 def test_the_host_does_not_wait_for_collectives_over_nccl(nccl, cupy):
