@@ -125,6 +125,10 @@ class Tensor:
         """Let the next backward overwrite `buffer`, of this tensor's shape; the gradient so far is forgotten."""
         self._gradient, self._has_gradient = buffer, False
 
+    def mark_gradient(self) -> None:
+        """Take what the buffer holds as the gradient: something has written it that this tensor knows nothing of."""
+        self._has_gradient = True
+
     def accumulate(self, contribution: "Gradient") -> None:
         """Add a contribution to the gradient; the first after `zero_grad` overwrites."""
         from lucid.autograd.function import Deferred

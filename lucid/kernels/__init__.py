@@ -12,12 +12,12 @@ outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are 
 import functools
 import os
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import ml_dtypes
 import numpy as np
 
-from lucid.backend import Array, array_module
+from lucid.backend import CPU, Array, array_module
 from lucid.errors import ConfigError
 from lucid.kernels import reference
 from lucid.kernels.sequences import Sequences
@@ -25,6 +25,7 @@ from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Precision = Literal["float32", "bfloat16"]
+AttentionKind = Literal["auto", "own", "cudnn"]
 
 # What the compiled kernels are for.
 _COMPILED = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
@@ -54,8 +55,13 @@ class Kernels(Protocol):
         It is added to `total`, which is returned, if the gradient is [N, O] and `total` [N, I] is given.
         """
 
-    def linear_weight_gradient(self, gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
-        """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I]."""
+    def linear_weight_gradient(
+        self, gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
+    ) -> None:
+        """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I].
+
+        `bias_sums` [O], if it is given, gets what `linear_bias_gradient` returns, which is not added to it.
+        """
 
     def linear_bias_gradient(self, gradient: Array) -> Array:
         """Return the sum of gradient [..., O] over all but the last axis: [O]."""
@@ -119,6 +125,9 @@ class Kernels(Protocol):
         `total` is the sum that was normalised.
         """
 
+    def embedding(self, table: Array, ids: Array) -> Array:
+        """Return the rows of table [V, C] at ids [...] (integers in [0, V)): [..., C]."""
+
     def embedding_gradient(
         self, gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None
     ) -> None:
@@ -135,28 +144,32 @@ class Kernels(Protocol):
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Any]:
         """Scaled dot-product attention (Vaswani et al., 2017), split into heads, of each sequence to itself.
 
         Query, key and value lie side by side in `joined` [N, 3C], which may be an `operand`. Of a sequence's rows those
         in `sequences.mask` count as keys; the probabilities pass through dropout, which draws for row i and key j of
         head h element (h * T + i) * T + j of the sample, i and j being their positions. `coordinates` are of the rows.
-        Return (output [N, C] of the dtype of `joined`, probabilities before dropout: [H, L, L] of each sequence of
-        length L, all in one [P]).
+        Return (output [N, C] of the dtype of `joined`, what `attention_gradient` needs of it). The latter is for an
+        implementation to choose: the probabilities before dropout, [H, L, L] of each sequence of length L, all in one
+        [P]; or the output, with the log of the sum of exponentials of each row.
         """
 
     def attention_gradient(
         self,
         gradient: Array,
         joined: Array,
-        probabilities: Array,
+        saved: Any,
         sequences: Sequences,
         heads: int,
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
     ) -> Array:
-        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`."""
+        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`.
+
+        `saved` is what `attention` returned beside the output.
+        """
 
     def cross_entropy(self, logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
         """Return (losses [N], log of the sum of exponentials [N]) of logits [N, V] at labels [N] (integers).
@@ -168,6 +181,9 @@ class Kernels(Protocol):
         self, gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int
     ) -> Array:
         """Return the gradient of `cross_entropy` by logits, for gradient [N] by the losses."""
+
+    def argmax(self, x: Array) -> Array:
+        """Return the place of the greatest number of each row of x [..., V], the first of equals: int64 [...]."""
 
     def squared_sums(self, x: Array, bounds: Array) -> Array:
         """Return float64 [K]: the sums of the squares of x [N] in each block x[bounds[k]:bounds[k + 1]].
@@ -298,8 +314,27 @@ def set_precision(precision: Precision) -> str | None:
     return None
 
 
-def product_library() -> str:
-    """Return which library multiplies float32 arrays on the CPU, with what its results depend on."""
+def set_attention(kind: AttentionKind) -> str | None:
+    """Let attention on GPUs be computed by cuDNN ("cudnn"), by kernels of our own ("own"), or as fits best ("auto").
+
+    This holds for the whole process from now on. Returns a sentence for the user if "auto" does without cuDNN where
+    that could be faster. Raises `ConfigError` if what is asked for cannot be had.
+    """
+    if _on_gpu() is reference:
+        return None
+    from lucid.kernels.cuda.attention import choose
+
+    return choose(kind)
+
+
+def product_library(device: str = CPU) -> str:
+    """Return which library multiplies the arrays on `device`, with what its results depend on."""
+    if device != CPU:
+        if _on_gpu() is reference:
+            return "CuPy's"
+        from lucid.kernels.cuda import cublaslt
+
+        return f"cuBLASLt {cublaslt.library().version}"
     if _on_cpu() is reference:
         return "NumPy's"
     from lucid.kernels.cpu import gemm

@@ -81,8 +81,12 @@ class Ownership:
         whole[...] = own
 
     def scatter(self, whole: Array | None, own: Array) -> None:
-        """Put into `own` [count] what this rank updates of `whole`, of the first rank: the reverse of `gather`."""
-        own[...] = whole
+        """Put into `own` [count] what this rank updates of `whole`, of the first rank: the reverse of `gather`.
+
+        `whole` is in the host's memory, `own` where the values are.
+        """
+        assert whole is not None, "there is no other rank"
+        backend.copy(whole, own)
 
 
 @dataclass
@@ -134,6 +138,11 @@ class FlatParameters:
         """Forget all gradients; the buffer is overwritten by the next backward, not cleared now."""
         for parameter in self.parameters:
             parameter.zero_grad()
+
+    def mark_gradients(self) -> None:
+        """Take all gradients as set: something has written them that parameters know nothing of."""
+        for parameter in self.parameters:
+            parameter.mark_gradient()
 
     def zero_unset_gradients(self) -> None:
         """Write zeros where backward has not been since `zero_grad`."""

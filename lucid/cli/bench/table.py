@@ -80,7 +80,7 @@ def _heading(run: Run, breakdown: Breakdown) -> list[str]:
         f"{parameters:,} parameters; {breakdown.sequences} sequences of {config.data.sequence_length} tokens a step "
         f"({breakdown.tokens:,.0f} tokens, {breakdown.masked_tokens:,.0f} of them masked)",
         f"{size} rank{'s' * (size > 1)} x {threads.count()} thread{'s' * (threads.count() > 1)}, "
-        f"{config.train.precision}; products by {kernels.product_library()}",
+        f"{config.train.precision}; products by {kernels.product_library(run.model.device)}",
     ]
 
 

@@ -72,8 +72,8 @@ def get_build_version() -> int:
     return 22_809
 
 
-def get_unique_id() -> tuple[int, ...]:
-    return tuple(secrets.token_bytes(128))
+def get_unique_id() -> bytes:
+    return secrets.token_bytes(128)
 
 
 def groupStart() -> None:
@@ -112,7 +112,7 @@ def _submit(calls: list[Any], stream: int) -> None:
 class NcclCommunicator:
     """Some ranks, each with a GPU of its own. To make one is a collective."""
 
-    def __init__(self, ndev: int, commId: tuple[int, ...], rank: int) -> None:
+    def __init__(self, ndev: int, commId: bytes, rank: int) -> None:
         from mpi4py import MPI
 
         world = MPI.COMM_SELF if ndev == 1 else MPI.COMM_WORLD
@@ -121,7 +121,7 @@ class NcclCommunicator:
         assert len(commId) == 128, "this is no identifier of NCCL's"
         self._mpi, self._rank, self._size = world.Dup(), rank, ndev
         self._device, self._aborted, self._started = device.get_device_id(), False, 0
-        cards = self._mpi.allgather((socket.gethostname(), device.Device().pci_bus_id, tuple(commId)))
+        cards = self._mpi.allgather((socket.gethostname(), device.Device().pci_bus_id, commId))
         if len({card[:2] for card in cards}) < ndev or len({card[2] for card in cards}) > 1:
             raise NcclError(5)
 
