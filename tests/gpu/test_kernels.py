@@ -12,6 +12,7 @@ import pytest
 
 from lucid.errors import ConfigError
 from lucid.kernels import reference
+from lucid.kernels.cuda.sorting import sorted_by_id
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
@@ -317,6 +318,14 @@ def test_embedding_gradients_agree(machine, element, accumulate, padding_id, cou
     machine.update("embedding_gradient", [gradient, ids, got], accumulate, padding_id)
     reference.embedding_gradient(gradient.astype(np.float64), ids, expected, accumulate, padding_id)
     machine.compare("embedding_gradient", "float32", got, expected, 64)
+
+
+@pytest.mark.parametrize(("count", "bound"), [(0, 4), (1, 1), (511, 2), (1300, 256), (1025, 257), (2000, 70_000)])
+def test_ids_are_sorted_and_equal_ones_keep_their_order(machine, count, bound):
+    ids = RANDOM.integers(0, bound, count)
+    got, order = map(machine.get, sorted_by_id(machine.put(ids), bound))
+    np.testing.assert_array_equal(order, np.argsort(ids, kind="stable"))
+    np.testing.assert_array_equal(got, ids[order])
 
 
 def test_gradients_of_rows_are_of_their_type(machine, element):

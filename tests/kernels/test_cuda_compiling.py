@@ -30,6 +30,8 @@ def forms_of(program):
         form = importlib.import_module("lucid.kernels.cuda.attention").form
         return [form(program, element, *kind) for element, kinds in HEADS.items() for kind in kinds]
     form = importlib.import_module(f"lucid.kernels.cuda.{program}").form
+    if program == "sorting":
+        return [form()]
     if program in ("casting", "optimizers"):
         return [form(vector) for vector in VECTORS["float32"]]
     if program == "ragged":
