@@ -17,8 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cupy import emulation
-from cupy.cuda import device, memory
+from cupy import _places, emulation
+from cupy.cuda import device
 
 available = True
 
@@ -72,8 +72,8 @@ def get_build_version() -> int:
     return 22_809
 
 
-def get_unique_id() -> tuple[int, ...]:
-    return tuple(secrets.token_bytes(128))
+def get_unique_id() -> bytes:
+    return secrets.token_bytes(128)
 
 
 def groupStart() -> None:
@@ -112,7 +112,7 @@ def _submit(calls: list[Any], stream: int) -> None:
 class NcclCommunicator:
     """Some ranks, each with a GPU of its own. To make one is a collective."""
 
-    def __init__(self, ndev: int, commId: tuple[int, ...], rank: int) -> None:
+    def __init__(self, ndev: int, commId: bytes, rank: int) -> None:
         from mpi4py import MPI
 
         world = MPI.COMM_SELF if ndev == 1 else MPI.COMM_WORLD
@@ -121,7 +121,7 @@ class NcclCommunicator:
         assert len(commId) == 128, "this is no identifier of NCCL's"
         self._mpi, self._rank, self._size = world.Dup(), rank, ndev
         self._device, self._aborted, self._started = device.get_device_id(), False, 0
-        cards = self._mpi.allgather((socket.gethostname(), device.Device().pci_bus_id, tuple(commId)))
+        cards = self._mpi.allgather((socket.gethostname(), device.Device().pci_bus_id, commId))
         if len({card[:2] for card in cards}) < ndev or len({card[2] for card in cards}) > 1:
             raise NcclError(5)
 
@@ -230,15 +230,15 @@ class NcclCommunicator:
         found = []
         for address, count in (send, receive):
             if count:
-                memory.memory_at(address, count * kind.itemsize)
-            found.append(memory.bytes_at(address, count * kind.itemsize).view(kind))
+                _places.memory_at(address, count * kind.itemsize)
+            found.append(_places.bytes_at(address, count * kind.itemsize).view(kind))
         return found[0], found[1]
 
     def _call(self, start: Callable[[], Callable[[], None]], stream: int, *addresses: int) -> None:
         if self._aborted:
             raise NcclError(5)
         self._started += 1
-        used = [memory.memory_at(address, 0) for address in addresses if address]
+        used = [_places.memory_at(address, 0) for address in addresses if address]
         groups = _groups()
         if groups:
             groups[-1].append((stream, start, used))
