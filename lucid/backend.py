@@ -6,6 +6,7 @@ the only place, beside the CUDA kernels and the NCCL communicator, that imports 
 
 import ctypes
 import sys
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -17,6 +18,9 @@ from lucid.errors import ConfigError
 Array: TypeAlias = np.ndarray
 
 CPU = "cpu"
+
+# Streams that threads work in: CuPy does not keep them.
+_streams: list[Any] = []
 
 
 def array_module(array: Any) -> ModuleType:
@@ -48,7 +52,7 @@ def to_device(array: Any, device: str) -> Array:
     """
     if device == CPU:
         return to_host(array)
-    cupy = _cupy(device)
+    cupy = gpu_library(device)
     with cupy.cuda.Device(_gpu_index(device)):
         return cupy.asarray(array)
 
@@ -58,6 +62,75 @@ def to_host(array: Any) -> Array:
     if array_module(array) is np:
         return np.asarray(array)
     return array.get()
+
+
+def address(array: Any) -> int:
+    """Return where the first element of `array` is in the memory of its device."""
+    return array.ctypes.data if array_module(array) is np else array.data.ptr
+
+
+def copy(source: Any, target: Any) -> None:
+    """Copy `source` into `target`, of the same shape and dtype and C-contiguous, each in the host's memory or a GPU's.
+
+    A copy to the host is over on return; one to a GPU has at least read what is not page-locked.
+    """
+    if array_module(target) is np and array_module(source) is not np:
+        source.get(out=target)
+    elif array_module(target) is not np and array_module(source) is np:
+        target.set(source)
+    else:
+        target[...] = source
+
+
+def zeros(count: int, dtype: Any, device: str) -> Array:
+    """Return zeros [count] on `device`. Raises `ConfigError` as `to_device` does."""
+    if device == CPU:
+        return np.zeros(count, dtype)
+    cupy = gpu_library(device)
+    with cupy.cuda.Device(_gpu_index(device)):
+        return cupy.zeros(count, dtype)
+
+
+def page_locked(size: int) -> Array:
+    """Return `size` bytes (uint8) of host memory that a GPU copies from and to directly; they hold anything."""
+    cupy = gpu_library()
+    return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(size, 1)), np.uint8, size)
+
+
+def synchronise() -> None:
+    """Block until all that was asked of the current stream is done."""
+    sys.modules["cupy"].cuda.get_current_stream().synchronize()
+
+
+def use_gpu(device: str, place: int) -> str:
+    """Let this thread compute on one GPU ("cuda:N"), in a stream of its own, and return its name so.
+
+    "cuda" takes number `place` of those that it sees, beginning again where there are fewer. Raises `ConfigError` if
+    there is none.
+    """
+    cupy = gpu_library(device)
+    index = _gpu_index(device) if ":" in device else place % cupy.cuda.runtime.getDeviceCount()
+    cupy.cuda.Device(index).use()
+    # Not the default stream, which cannot be captured, and waits for all others.
+    _streams.append(cupy.cuda.Stream(non_blocking=True))
+    _streams[-1].use()
+    return f"cuda:{index}"
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A GPU: what it is called ("NVIDIA H200"), its address on the PCI bus, and the version of NCCL, "" for none."""
+
+    name: str
+    address: str
+    nccl: str
+
+    @classmethod
+    def at(cls, device: str) -> "GPU":
+        """Return what is known of `device` ("cuda:N")."""
+        cupy, index = gpu_library(device), _gpu_index(device)
+        name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+        return cls(name, cupy.cuda.Device(index).pci_bus_id, _nccl_version(cupy))
 
 
 def return_freed_memory() -> None:
@@ -76,19 +149,24 @@ def gpu_software() -> dict[str, str] | None:
     Raises `ConfigError` if CuPy finds no GPU. It makes no context on a GPU.
     """
     try:
-        cupy = _cupy("cuda")
+        cupy = gpu_library()
     except ConfigError as error:
         if isinstance(error.__cause__, ImportError):
             return None
         raise
-    runtime, nccl = cupy.cuda.runtime, cupy.cuda.nccl
+    runtime = cupy.cuda.runtime
     return {
         f"{runtime.getDeviceCount()} x {runtime.getDeviceProperties(0)['name'].decode()}": "",
         "CuPy": cupy.__version__,
         "CUDA": _dotted(runtime.runtimeGetVersion(), 1000, 10),
         "driver for CUDA": _dotted(runtime.driverGetVersion(), 1000, 10),
-        "NCCL": _dotted(nccl.get_version(), 10_000, 100) if nccl.available else "missing",
+        "NCCL": _nccl_version(cupy) or "missing",
     }
+
+
+def _nccl_version(cupy: ModuleType) -> str:
+    nccl = cupy.cuda.nccl
+    return _dotted(nccl.get_version(), 10_000, 100) if nccl.available else ""
 
 
 def _dotted(version: int, major: int, minor: int) -> str:
@@ -102,7 +180,8 @@ def _gpu_index(device: str) -> int:
     return int(index or 0)
 
 
-def _cupy(device: str) -> ModuleType:
+def gpu_library(device: str = "cuda") -> ModuleType:
+    """Return CuPy. Raises `ConfigError` if it is not installed, or this machine has no such GPU."""
     index = _gpu_index(device)
     try:
         import cupy

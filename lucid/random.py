@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 
@@ -40,13 +41,23 @@ class Coordinates:
     """Where in a run numbers are drawn: row `i` of a batch is sample `samples[i]` of step `step`.
 
     `samples` is an integer array [B]: each row's index in the *global* batch of the step. With `positions`, integers
-    [B], a row is a part of its sample, and this says which: the first is 0, and all are as large as the row.
+    [B], a row is a part of its sample, and this says which: the first is 0, and all are as large as the row. `step` may
+    be an integer array of no dimensions, in the library of `samples`: so a GPU's step stays in its memory.
     """
 
     seed: int
-    step: int
+    step: int | Array
     samples: Array
     positions: Array | None = None
+
+    @cached_property
+    def words(self) -> Array:
+        """The second and third counter word of each row in one, int64 [B]: the step above, the sample's low half below.
+
+        Made once for all that is drawn at these coordinates.
+        """
+        step = array_module(self.samples).asarray(self.step, dtype=np.uint64) << np.uint64(32)
+        return (step | self.samples.astype(np.uint64) & np.uint64(_WORD)).astype(np.int64)
 
 
 def random_words(stream: int, coordinates: Coordinates, count: int) -> Array:
@@ -65,23 +76,23 @@ def random_words(stream: int, coordinates: Coordinates, count: int) -> Array:
         for start in range(0, blocks, _CHUNK):
             rows = slice(row, row + rows_at_once)
             numbers = first[rows, None] // 4 + xp.arange(start, min(start + _CHUNK, blocks))
-            words[rows, start : start + _CHUNK] = _philox(stream, coordinates, samples[rows], numbers)
+            words[rows, start : start + _CHUNK] = _philox(stream, coordinates.seed, coordinates.words[rows], numbers)
     words = words.reshape(len(samples), -1)
     return (
         words[:, :count] if positions is None else xp.take_along_axis(words, first[:, None] % 4 + xp.arange(count), 1)
     )
 
 
-def _philox(stream: int, coordinates: Coordinates, samples: Array, blocks: Array) -> Array:
-    """Return uint32 [B, N, 4]: the four words of the N blocks, numbered in `blocks` [B, N], of each of B samples."""
-    xp, shape = array_module(samples), blocks.shape
+def _philox(stream: int, seed: int, places: Array, blocks: Array) -> Array:
+    """Return uint32 [B, N, 4]: the words of the N blocks, numbered in `blocks` [B, N], of B `Coordinates.words`."""
+    xp, shape = array_module(places), blocks.shape
+    places = xp.broadcast_to(places.astype(np.uint64)[:, None], shape)
     # 32-bit words in 64-bit arrays: a product of two then has both its halves in one element.
     first = xp.full(shape, stream & _WORD, dtype=np.uint64)
-    second = xp.full(shape, coordinates.step & _WORD, dtype=np.uint64)
-    third = xp.broadcast_to(samples.astype(np.uint64)[:, None] & np.uint64(_WORD), shape).copy()
-    fourth = blocks.astype(np.uint64)
-    low_key, high_key = coordinates.seed & _WORD, coordinates.seed >> 32 & _WORD
     word, half = np.uint64(_WORD), np.uint64(32)
+    second, third = places >> half, places & word
+    fourth = blocks.astype(np.uint64)
+    low_key, high_key = seed & _WORD, seed >> 32 & _WORD
     for _ in range(_ROUNDS):
         first *= _MULTIPLIERS[0]
         third *= _MULTIPLIERS[1]

@@ -24,7 +24,9 @@ from nodes import SeveralNodes
 from texts import made_up_text
 
 from lucid import kernels
-from lucid.distributed import Communicator, choose
+from lucid.distributed import Communicator, choose, device_for
+from lucid.distributed.backends.nccl import NCCLCommunicator
+from lucid.distributed.backends.staged import StagedCommunicator
 from lucid.distributed.connection import Group, join
 from lucid.preparation import prepare
 
@@ -82,10 +84,32 @@ def several_nodes() -> Communicator:
     return choose(SeveralNodes(), "shared_memory")
 
 
-MPI_GROUPS = ("mpi", "shared_memory", "several_nodes")
+@pytest.fixture(scope="session")
+def nccl(communicator: Group) -> Communicator:
+    """The communicator between GPUs, of which this rank has one of its own."""
+    return NCCLCommunicator(communicator, device_for(communicator, "cuda"))
 
 
-@pytest.fixture(params=["alone", *(pytest.param(name, marks=pytest.mark.mpi) for name in MPI_GROUPS)])
+@pytest.fixture(scope="session")
+def staged(shared_memory: Communicator) -> Communicator:
+    """The communicator between GPUs over shared memory of the host."""
+    return StagedCommunicator(shared_memory, device_for(shared_memory, "cuda"))
+
+
+@pytest.fixture(scope="session")
+def staged_over_mpi(communicator: Group) -> Communicator:
+    """The communicator between GPUs over MPI."""
+    return StagedCommunicator(communicator, device_for(communicator, "cuda"))
+
+
+GROUPS = (
+    "alone",
+    *(pytest.param(name, marks=pytest.mark.mpi) for name in ("mpi", "shared_memory", "several_nodes")),
+    *(pytest.param(name, marks=[pytest.mark.mpi, pytest.mark.emulated]) for name in ("nccl", "staged")),
+)
+
+
+@pytest.fixture(params=GROUPS)
 def group(request: pytest.FixtureRequest, communicator: Group) -> Communicator:
     """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
     return communicator if request.param in ("alone", "mpi") else request.getfixturevalue(request.param)

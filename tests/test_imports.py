@@ -16,7 +16,9 @@ for name in names:
 assert "lucid.distributed.backends.mpi" in sys.modules
 loaded = [name for name in ("mpi4py", "mpi4py.MPI", "cupy", "matplotlib", "torch") if name in sys.modules]
 assert not loaded, f"import of lucid loads {loaded}"
-assert "libdnnl" not in pathlib.Path("/proc/self/maps").read_text(), "import of lucid loads oneDNN"
+libraries = pathlib.Path("/proc/self/maps").read_text()
+assert "libdnnl" not in libraries, "import of lucid loads oneDNN"
+assert "libcublas" not in libraries, "import of lucid loads cuBLAS"
 assert threading.active_count() == 1, f"import of lucid starts {threading.enumerate()}"
 """
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lucid
-from lucid import random
+from lucid import kernels, random
 from lucid.random import Coordinates, random_words
 
 WORD = st.integers(0, 2**32 - 1)
@@ -36,6 +36,24 @@ def test_words_are_the_blocks_of_their_coordinates(stream, seed, step, sample, b
     words = random_words(stream, Coordinates(seed, step, np.array([sample])), 4 * block + 4)[0]
     expected = philox_by_the_paper((stream, step, sample, block), (seed & 0xFFFFFFFF, seed >> 32))
     assert words[4 * block :].tolist() == expected
+
+
+@given(step=WORD, sample=WORD)
+def test_step_and_sample_are_the_halves_of_one_word(step, sample):
+    [word] = Coordinates(0, step, np.array([sample])).words
+    assert word.dtype == np.int64
+    assert (int(word) >> 32 & 0xFFFFFFFF, int(word) & 0xFFFFFFFF) == (step, sample)
+
+
+def test_a_step_in_an_array_draws_what_its_number_draws():
+    samples = np.array([5, 2**40 + 8])
+    expected = random_words(3, Coordinates(7, 11, samples), 9)
+    np.testing.assert_array_equal(random_words(3, Coordinates(7, np.array(11), samples), 9), expected)
+    x = np.ones((2, 9), np.float32)
+    np.testing.assert_array_equal(
+        kernels.of(x).dropout(x, 0.5, 3, Coordinates(7, np.array(11), samples)),
+        kernels.of(x).dropout(x, 0.5, 3, Coordinates(7, 11, samples)),
+    )
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 40_000])

@@ -50,6 +50,11 @@ class Tensor:
         return self.data.dtype
 
     @property
+    def operand(self) -> Array:
+        """What operations are given of this tensor: the array itself. A parameter may have a rounded copy for them."""
+        return self.data
+
+    @property
     def device(self) -> str:
         """`"cpu"` or `"cuda:N"`."""
         return backend.device_of(self.data)
@@ -119,6 +124,10 @@ class Tensor:
     def collect_gradient_in(self, buffer: Array) -> None:
         """Let the next backward overwrite `buffer`, of this tensor's shape; the gradient so far is forgotten."""
         self._gradient, self._has_gradient = buffer, False
+
+    def mark_gradient(self) -> None:
+        """Take what the buffer holds as the gradient: something has written it that this tensor knows nothing of."""
+        self._has_gradient = True
 
     def accumulate(self, contribution: "Gradient") -> None:
         """Add a contribution to the gradient; the first after `zero_grad` overwrites."""

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from lucid.cli.device import Device
 from lucid.data import HELD_OUT, Corpus, Sampler
-from lucid.distributed import all_or_none, session, watched
+from lucid.distributed import all_or_none, device_for, session, watched
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoint import STATE_FILE, open_checkpoint
@@ -29,6 +30,7 @@ def evaluate(
         int | None, typer.Option(min=8, help="Tokens a sequence. Default: the run's, or 128.", show_default=False)
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences a rank runs at once.")] = 32,
+    device: Annotated[Device, typer.Option(help="What the ranks compute on.")] = Device.CPU,
     watchdog_seconds: Annotated[
         float, typer.Option(min=0, help="Ranks that wait longer for one that does not come end all; 0: they wait.")
     ] = WATCHDOG_SECONDS,
@@ -46,6 +48,7 @@ def evaluate(
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
         bert, sampler, corpus = all_or_none(communicator, lambda: _open(model, data, sequence_length))
+        bert.to(device_for(communicator, device))
         with communicator.whereabouts.phase("evaluating"):
             result = evaluate_model(
                 bert,

@@ -7,6 +7,8 @@ import numpy as np
 import typer
 
 from lucid.autograd import no_grad
+from lucid.backend import CPU, use_gpu
+from lucid.cli.device import Device
 from lucid.data import load_tokenizer, special_tokens
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
@@ -21,6 +23,7 @@ def predict(
     second: Annotated[
         str | None, typer.Option("--next", metavar="TEXT", help="Does this sentence follow?", show_default=False)
     ] = None,
+    device: Annotated[Device, typer.Option(help="What computes.")] = Device.CPU,
     top: Annotated[int, typer.Option(min=1, help="Candidates to show for each [MASK].")] = 5,
 ) -> None:
     """Fill [MASK] in a sentence, and with --next say whether a second sentence follows it.
@@ -33,7 +36,7 @@ def predict(
     """
     folder = find_model(model)
     tokenizer = load_tokenizer(folder)
-    bert = BERTForPreTraining.from_pretrained(folder).eval()
+    bert = BERTForPreTraining.from_pretrained(folder).to(CPU if device == Device.CPU else use_gpu(device, 0)).eval()
     encoding = tokenizer.encode(text, second) if second is not None else tokenizer.encode(text)
     ids = np.array([encoding.ids])
     masked = np.flatnonzero(ids[0] == special_tokens(tokenizer).mask)

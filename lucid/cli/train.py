@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lucid.cli.placement import print_placement
-from lucid.distributed import StopRequest, choose, is_first_rank, places, session, text_of_first, watched
+from lucid.distributed import StopRequest, is_first_rank, places, session, text_of_first, watched
 from lucid.distributed.exact import buffers_needed
 from lucid.errors import ExitCode, LucidError
 from lucid.kernels import threads
@@ -15,7 +15,7 @@ from lucid.training.config import from_dict, load
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerics import limit_threads
 from lucid.training.plots import plot_run
-from lucid.training.setup import Run, open_run
+from lucid.training.setup import Run, communicator_of, open_run
 from lucid.training.trainer import Trainer
 
 
@@ -53,9 +53,8 @@ def train(
         settings = from_dict(json.loads(text))
         limit_threads(settings.threads_per_rank)
         with watched(group, settings.train.watchdog_seconds):
-            distributed = settings.distributed
-            run = open_run(settings, choose(group, distributed.backend, distributed.wire_dtype))
-            ranks = places(group, threads.count())
+            run = open_run(settings, communicator_of(settings, group))
+            ranks = places(group, threads.count(), run.model.device)
             if run.is_first:
                 print_placement(ranks)
                 _print_start(run)

@@ -4,11 +4,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Generic, TypeVar
 
-from lucid.data.batch import Batch
+BatchT = TypeVar("BatchT")
 
 
-class Loader:
+class Loader(Generic[BatchT]):
     """Iterates over `make_batch(step)` for the steps `first` to `stop - 1`, in order.
 
     `workers` threads compute up to `prefetch` batches ahead (never fewer than one a worker); none starts before the
@@ -17,24 +18,24 @@ class Loader:
     """
 
     def __init__(
-        self, make_batch: Callable[[int], Batch], first: int, stop: int, workers: int = 1, prefetch: int = 2
+        self, make_batch: Callable[[int], BatchT], first: int, stop: int, workers: int = 1, prefetch: int = 2
     ) -> None:
         self._make_batch, self._step, self._stop = make_batch, first, stop
         self._workers, self._ahead = workers, max(prefetch, workers)
         self._threads: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future[Batch]] = deque()
+        self._waiting: deque[Future[BatchT]] = deque()
 
-    def __iter__(self) -> "Loader":
+    def __iter__(self) -> "Loader[BatchT]":
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> BatchT:
         try:
             return self._next()
         except BaseException:
             self.close()
             raise
 
-    def _next(self) -> Batch:
+    def _next(self) -> BatchT:
         if self._workers == 0 and self._step < self._stop:
             self._step += 1
             return self._make_batch(self._step - 1)
@@ -61,7 +62,7 @@ class Loader:
             self._threads.shutdown(wait=True, cancel_futures=True)
             self._threads = None
 
-    def __enter__(self) -> "Loader":
+    def __enter__(self) -> "Loader[BatchT]":
         return self
 
     def __exit__(

@@ -5,8 +5,9 @@ Importing this initialises nothing; `connect` does.
 
 from lucid.distributed.agreement import all_or_none, is_agreed, text_of_first, texts_of_all
 from lucid.distributed.communicator import Communicator, Work
-from lucid.distributed.connection import choose, connect, session
+from lucid.distributed.connection import Group, choose, connect, session
 from lucid.distributed.data_parallel import DistributedDataParallel
+from lucid.distributed.devices import device_for, wait_for_device
 from lucid.distributed.guard import StopRequest, abort_on_exception
 from lucid.distributed.placement import Place, Row, places, rows
 from lucid.distributed.replicas import find_drift
@@ -16,6 +17,7 @@ from lucid.distributed.watchdog import watched
 __all__ = [
     "Communicator",
     "DistributedDataParallel",
+    "Group",
     "Place",
     "Row",
     "StopRequest",
@@ -25,6 +27,7 @@ __all__ = [
     "announced",
     "choose",
     "connect",
+    "device_for",
     "find_drift",
     "is_agreed",
     "is_first_rank",
@@ -33,5 +36,6 @@ __all__ = [
     "session",
     "text_of_first",
     "texts_of_all",
+    "wait_for_device",
     "watched",
 ]

@@ -6,6 +6,7 @@ copied or divided. Buckets start strictly in order, so all ranks issue the same 
 the order of events on each. Micro-batches before the last add to this rank's gradients first.
 """
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -14,6 +15,9 @@ from lucid.distributed.communicator import Work
 from lucid.distributed.sharded import Replicated
 from lucid.nn.parameters import FlatParameters
 
+# Does something that communicates, now or wherever it belongs.
+Outside = Callable[[Callable[[], None]], None]
+
 
 class BucketedReduction:
     """Sums the gradients of `flat` over ranks during each backward pass that is not `accumulating`."""
@@ -21,6 +25,7 @@ class BucketedReduction:
     def __init__(self, flat: FlatParameters, ownership: Replicated) -> None:
         """Listen to the parameters. The buckets are those of `ownership`, as of `cut`."""
         self.accumulating = False
+        self.outside: Outside = at_once
         self._flat, self._ownership = flat, ownership
         self._bucket_sizes = [0] * len(ownership.buckets)
         bucket = 0
@@ -39,12 +44,12 @@ class BucketedReduction:
         if self.accumulating:
             return
         if self._not_ready == self._bucket_sizes:
-            after_backward(self._finish)
+            after_backward(lambda: self.outside(self._finish))
         if self._not_ready[bucket] == 0:
             raise RuntimeError("an earlier backward was interrupted: the gradients of the ranks are out of step")
         self._not_ready[bucket] -= 1
         while len(self._works) < len(self._not_ready) and self._not_ready[len(self._works)] == 0:
-            self._launch_next()
+            self.outside(self._launch_next)
 
     def _launch_next(self) -> None:
         self._works.append(self._ownership.sum(len(self._works)))
@@ -57,6 +62,11 @@ class BucketedReduction:
             work.wait()
         self._works.clear()
         self._not_ready = self._bucket_sizes.copy()
+
+
+def at_once(action: Callable[[], None]) -> None:
+    """Do what backward communicates when it is due."""
+    action()
 
 
 def cut(flat: FlatParameters, bucket_elements: int) -> list[slice]:

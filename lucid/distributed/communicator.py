@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lucid.backend import Array
+from lucid.backend import CPU, Array, array_module, device_of
 from lucid.distributed.whereabouts import Whereabouts
 
 # What every MPI and NCCL can add up and carry.
@@ -26,7 +26,10 @@ class Work(Protocol):
     """A communication under way. Its arrays are the communicator's until `wait` has returned."""
 
     def wait(self) -> None:
-        """Block until the arrays hold the result. Waiting again returns at once."""
+        """Block until the arrays hold the result. Waiting again returns at once.
+
+        For arrays on a GPU it is the current stream that waits, and so does what is asked of it from then on.
+        """
 
 
 class SideChannel(Protocol):
@@ -46,11 +49,24 @@ class SideChannel(Protocol):
         """Give the channel back. All ranks call this."""
 
 
+class Companion(Protocol):
+    """What communicates beside a group, by other hardware, and ends with it."""
+
+    def failure(self) -> str:
+        """Return what has gone wrong meanwhile, in a sentence; "" if nothing has. From any thread; does not block."""
+
+    def give_up(self) -> None:
+        """Leave at once what is under way, because the job ends. From any thread; takes seconds at most."""
+
+    def leave(self) -> None:
+        """Give everything back, when all ranks have finished in order. Takes seconds at most."""
+
+
 class Communicator(Protocol):
     """A group of `size` processes, of which this one is `rank`.
 
-    Arrays are C-contiguous, of one of `DTYPES`, of any shape, and of equal size on all ranks; anything else is a
-    `ValueError` that names the argument. Methods that return a `Work` do not block.
+    Arrays are in the host's memory or on `device`, C-contiguous, of one of `DTYPES`, of any shape, and of equal size on
+    all ranks; anything else is a `ValueError` that names the argument. Methods that return a `Work` do not block.
     """
 
     rank: int
@@ -58,6 +74,8 @@ class Communicator(Protocol):
     local_rank: int  # this process's place among those of its node
     node_count: int
     whereabouts: Whereabouts  # kept by the backend: every method that blocks notes its wait there
+    device: str = CPU  # where the flat buffers are: "cpu" or "cuda:N"
+    remark: str = ""  # a sentence for the user about how gradients travel, where it is not as they might expect
 
     def all_reduce(self, array: Array) -> Work:
         """Replace `array` by its sum over ranks, in place. All ranks get the same bits."""
@@ -88,13 +106,13 @@ class Communicator(Protocol):
         """Return the sum of `value` over ranks, added in float64: the same bits on all ranks. Blocks."""
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] for a flat parameter or gradient buffer, where this backend communicates best.
+        """Return zeros [count] on `device` for a flat parameter or gradient buffer, where it is communicated best.
 
         All ranks call this together, and communicate the same parts of what they get. It ends with the communicator.
         """
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] for a flat parameter buffer, the same memory for all ranks of a node, if it can be had.
+        """Return zeros [count] on `device` for a flat parameter buffer, one for all ranks of a node, if it can be had.
 
         All ranks call this together, and keep an order among themselves: each writes a part of its own, and calls
         `all_gather`, after which all may read. `broadcast` takes it as well. It ends with the communicator.
@@ -112,6 +130,13 @@ class Communicator(Protocol):
         Raises `LaunchError` if the MPI library does not let a second thread communicate.
         """
 
+    def failure(self) -> str:
+        """Return what has gone wrong in a communication that nobody waits for, in a sentence; "" if nothing has.
+
+        From any thread; does not block.
+        """
+        return ""
+
     def abort(self, code: int) -> NoReturn:
         """End all ranks now, from any thread, with exit code `code`."""
 
@@ -126,10 +151,16 @@ class Finished:
         """Return at once."""
 
 
-def check_array(name: str, array: Array) -> None:
-    """Raise `ValueError` unless `array` can be communicated; `name` is what the caller calls it."""
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name} must be a NumPy array, got {type(array).__name__}")
+def check_array(name: str, array: Array, device: str = CPU) -> None:
+    """Raise `ValueError` unless `array` can be communicated from the host's memory or from `device`.
+
+    `name` is what the caller calls it.
+    """
+    xp = array_module(array)
+    if not isinstance(array, xp.ndarray):
+        raise ValueError(f"{name} must be a NumPy or CuPy array, got {type(array).__name__}")
+    if device_of(array) not in (CPU, device):
+        raise ValueError(f"{name} is on {device_of(array)}, but this communicator is for {device}: see `connect`")
     if array.dtype not in DTYPES:
         known = ", ".join(sorted(dtype.name for dtype in DTYPES))
         raise ValueError(f"{name} has dtype {array.dtype}, which cannot be communicated: use one of {known}")
@@ -137,23 +168,23 @@ def check_array(name: str, array: Array) -> None:
         raise ValueError(f"{name} must be C-contiguous, got shape {array.shape} with strides {array.strides}")
 
 
-def check_parts(array: Array, bounds: Sequence[int], size: int) -> None:
+def check_parts(array: Array, bounds: Sequence[int], size: int, device: str = CPU) -> None:
     """Raise `ValueError` unless `array` can be communicated, and `bounds` cut it into `size` parts."""
-    check_array("array", array)
+    check_array("array", array, device)
     if len(bounds) != size + 1 or bounds[0] != 0 or bounds[-1] != array.size or any(a > b for a, b in pairwise(bounds)):
         raise ValueError(f"bounds are {list(bounds)}, but {size} parts of {array.size} elements are wanted")
 
 
-def check_same_dtype(name: str, array: Array, other_name: str, other: Array) -> None:
-    """Raise `ValueError` unless both arrays have one dtype."""
-    if array.dtype != other.dtype:
-        raise ValueError(f"{name} has dtype {array.dtype}, but {other_name} has {other.dtype}")
-
-
-def check_apart(name: str, array: Array, other_name: str, other: Array) -> None:
-    """Raise `ValueError` if the memory of the two arrays overlaps."""
-    if np.may_share_memory(array, other):
-        raise ValueError(f"{name} and {other_name} overlap in memory")
+def check_swap(outgoing: Array, incoming: Array, device: str = CPU) -> None:
+    """Raise `ValueError` unless one array can be sent while the other is received."""
+    check_array("outgoing", outgoing, device)
+    check_array("incoming", incoming, device)
+    if outgoing.dtype != incoming.dtype:
+        raise ValueError(f"outgoing has dtype {outgoing.dtype}, but incoming has {incoming.dtype}")
+    if device_of(outgoing) != device_of(incoming):
+        raise ValueError(f"outgoing is on {device_of(outgoing)}, but incoming is on {device_of(incoming)}")
+    if array_module(outgoing).may_share_memory(outgoing, incoming):
+        raise ValueError("outgoing and incoming overlap in memory")
 
 
 def check_rank(name: str, rank: int, size: int) -> None:

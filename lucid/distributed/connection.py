@@ -6,28 +6,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from lucid.backend import CPU
 from lucid.distributed.agreement import is_agreed
 from lucid.distributed.backends.between_nodes import WireDtype
 from lucid.distributed.backends.mpi import MPICommunicator
+from lucid.distributed.backends.nccl import NCCLCommunicator
 from lucid.distributed.backends.shared_memory import SharedMemoryCommunicator
 from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.backends.staged import StagedCommunicator
 from lucid.distributed.communicator import Communicator
+from lucid.distributed.devices import device_for, why_not_nccl
 from lucid.distributed.guard import abort_on_exception, report_and_abort
 from lucid.distributed.software import check_same_software
 from lucid.distributed.topology import announced
 from lucid.errors import ConfigError, LaunchError, LucidError
 
-Backend = Literal["auto", "single", "mpi", "shared_memory"]
+Backend = Literal["auto", "single", "mpi", "shared_memory", "nccl"]
 # What finds the other processes; other backends are made of it.
 Group = SingleCommunicator | MPICommunicator
 
 
-def connect(backend: Backend = "auto") -> Communicator:
+def connect(backend: Backend = "auto", device: str = CPU) -> Communicator:
     """Find the other processes, and return the communicator of this one: `join` and `choose` in one.
 
     Raises `LaunchError` if the processes were not started the way the backend needs them.
     """
-    return choose(join("auto" if backend == "shared_memory" else backend), backend)
+    group = join("auto" if backend == "shared_memory" or backend == "nccl" else backend)
+    return choose(group, backend, device=device)
 
 
 def join(group: Literal["auto", "single", "mpi"] = "auto") -> Group:
@@ -37,7 +42,7 @@ def join(group: Literal["auto", "single", "mpi"] = "auto") -> Group:
     `LaunchError` if the processes were not started that way, or run different versions.
     """
     if group not in ("auto", "single", "mpi"):
-        raise ConfigError(f"backend {group!r} is not known: use 'auto', 'single', 'mpi' or 'shared_memory'")
+        raise ConfigError(f"backend {group!r} is not known: use 'auto', 'single', 'mpi', 'shared_memory' or 'nccl'")
     announcement = announced()
     if group == "mpi" or (group == "auto" and announcement is not None):
         return _all_the_same(MPICommunicator())
@@ -59,30 +64,55 @@ def _all_the_same(communicator: MPICommunicator) -> MPICommunicator:
     return communicator
 
 
-def choose(group: Group, backend: Backend, wire_dtype: WireDtype = "float32") -> Communicator:
-    """Return the communicator for the gradients of `group`. It ends with `group`; closing either closes both.
+def choose(group: Group, backend: Backend, wire_dtype: WireDtype = "float32", device: str = CPU) -> Communicator:
+    """Return the communicator for gradients of `group` on `device`. It ends with `group`; closing either closes both.
 
-    "auto" takes shared memory where there are as many ranks on each node, and enough memory. Between nodes gradients
-    travel as `wire_dtype`. Raises an agreed `LaunchError` if `backend` or `wire_dtype` is not for this group.
+    On the CPU, "auto" takes shared memory where there are as many ranks on each node, and enough memory. Between nodes
+    gradients travel as `wire_dtype`. With "cuda" each rank takes a GPU, as `device_for` says, and "auto" takes NCCL,
+    over which all sums travel as `wire_dtype`; where NCCL cannot be had, it goes through the host's memory, in the way
+    that "auto" takes there, and `remark` says so and why; "mpi" and "shared_memory" ask for that.
+
+    Raises an agreed `LaunchError` if `backend` or `wire_dtype` is not for this group, and a `ConfigError` if a rank has
+    no such device.
     """
-    refusal = ""
     if backend == "single" and group.size > 1:
-        refusal = f"distributed.backend is single, but there are {group.size} ranks: use auto"
+        raise _refusal(f"distributed.backend is single, but there are {group.size} ranks: use auto")
+    if device == CPU:
+        return _choose_on_host(group, backend, wire_dtype)
+    device = device_for(group, device)
+    if isinstance(group, SingleCommunicator) or group.size == 1:
+        return SingleCommunicator(device, group.whereabouts)
+    obstacle = why_not_nccl(group, device) if backend in ("auto", "nccl") else "it is not asked for"
+    if not obstacle:
+        return NCCLCommunicator(group, device, wire_dtype)
+    if backend == "nccl":
+        raise _refusal(f"distributed.backend is nccl, but {obstacle}: change that, or use auto")
+    communicator = StagedCommunicator(_choose_on_host(group, backend, wire_dtype), device)
+    if backend == "auto":
+        communicator.remark = f"gradients go through the host's memory, not by NCCL, which is slower: {obstacle}"
+    return communicator
+
+
+def _choose_on_host(group: Group, backend: Backend, wire_dtype: WireDtype) -> Communicator:
+    if backend == "nccl":
+        raise _refusal("distributed.backend is nccl, which is for GPUs, but the device is cpu: use auto")
     if backend == "shared_memory" and not group.evenly_spread:
-        refusal = (
+        raise _refusal(
             f"distributed.backend is shared_memory, but the {group.size} ranks are not evenly spread over the "
             f"{group.node_count} nodes: start as many on each, or use auto"
         )
     if wire_dtype != "float32" and group.node_count > 1 and (backend == "mpi" or not group.evenly_spread):
         reason = "distributed.backend is mpi" if backend == "mpi" else "the ranks are not evenly spread over the nodes"
-        refusal = f"distributed.wire_dtype is {wire_dtype}, but {reason}: plain MPI sends float32, so use float32"
-    if refusal:
-        error = LaunchError(refusal)
-        error.agreed = True
-        raise error
+        raise _refusal(f"distributed.wire_dtype is {wire_dtype}, but {reason}: plain MPI sends float32, so use float32")
     if isinstance(group, SingleCommunicator) or group.size == 1 or not group.evenly_spread or backend == "mpi":
         return group
     return SharedMemoryCommunicator(group, backend == "shared_memory", wire_dtype)
+
+
+def _refusal(message: str) -> LaunchError:
+    error = LaunchError(message)
+    error.agreed = True
+    return error
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
-from lucid.distributed.buckets import BucketedReduction, cut
+from lucid.backend import device_of
+from lucid.distributed.buckets import BucketedReduction, Outside, cut
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.exact import ExactReduction
 from lucid.distributed.sharded import Replicated, Sharded
@@ -23,6 +24,8 @@ class Reduction(Protocol):
 
     # Whether another backward follows in the step.
     accumulating: bool
+    # Does what communicates: at once, unless the backward that is running is recorded.
+    outside: Outside
 
     def begin_step(self) -> None:
         """Let the next backward be the first of a step."""
@@ -48,20 +51,27 @@ class DistributedDataParallel(Generic[ModuleT]):
         bucket_megabytes: float = 25.0,
         exact_micro_batches: int | None = None,
         sharded: bool = False,
+        rounded: bool = False,
     ) -> None:
-        """Flatten `module`, whose parameters are of one dtype, and take rank 0's values. All ranks call this.
+        """Flatten `module`, all of one dtype and on the communicator's device, and take rank 0's values.
+
+        All ranks call this. Raises `ValueError` if the parameters are elsewhere.
 
         Gradients travel in buckets of at most `bucket_megabytes` (2**20 bytes), or of a single larger parameter.
         `exact_micro_batches` asks for the exact reduction, and says how many calls of `backward` each rank makes in a
-        step; `ConfigError` if the number of ranks is not a power of two.
+        step; `ConfigError` if the number of ranks is not a power of two. With `rounded` there is a copy of the values
+        in bfloat16, as of `flatten`.
         """
         self.module = module
         sharded = sharded and communicator.size > 1
+        for name, parameter in module.named_parameters():
+            if device_of(parameter.data) != communicator.device:
+                raise ValueError(f"{name} is on {device_of(parameter.data)}, the communicator on {communicator.device}")
         # Before the values may be the same memory for several ranks, which then all write the same.
         for parameter in module.parameters():
             communicator.broadcast(parameter.data)
         allocate_values = communicator.allocate_for_node if sharded else communicator.allocate
-        self.flat = flat = flatten(module, communicator.allocate, allocate_values)
+        self.flat = flat = flatten(module, communicator.allocate, allocate_values, rounded)
         communicator.barrier()
         bucket_elements = max(1, int(bucket_megabytes * 2**20) // flat.gradients.itemsize)
         buckets = cut(flat, bucket_elements)
@@ -80,6 +90,15 @@ class DistributedDataParallel(Generic[ModuleT]):
         """Forget all gradients, to begin a step."""
         self.flat.zero_grad()
         self._reduction.begin_step()
+
+    @contextmanager
+    def communicating(self, outside: Outside) -> Iterator[None]:
+        """Within this, what backward communicates is given to `outside`, to do it and to keep it, in order."""
+        before, self._reduction.outside = self._reduction.outside, outside
+        try:
+            yield
+        finally:
+            self._reduction.outside = before
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:

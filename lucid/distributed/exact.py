@@ -14,6 +14,7 @@ with, and the mirrored exchanges bring the parts together again: the bytes of an
 
 from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
+from lucid.distributed.buckets import Outside, at_once
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.sharded import Replicated
 from lucid.errors import ConfigError
@@ -58,6 +59,7 @@ class ExactReduction:
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
         self.accumulating = False
+        self.outside: Outside = at_once
         self._flat, self._ownership, self._communicator = flat, ownership, communicator
         self._leaves, self._leaf = leaves, 0
         # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.
@@ -65,6 +67,9 @@ class ExactReduction:
         self._free: list[Array] = []
         self._current = flat.gradients
         self._in_backward = False
+        # Room for what a partner sends; made once, as a captured step keeps its place.
+        longest = max(bucket.stop - bucket.start for bucket in ownership.buckets)
+        self._incoming = array_module(flat.gradients).empty((longest + 1) // 2, flat.gradients.dtype)
         for parameter in flat.parameters:
             parameter.add_ready_hook(self._on_ready)
         self.begin_step()
@@ -123,14 +128,12 @@ class ExactReduction:
             return
         # Where ranks own shares of their own, too, each gets all of the sum: the tree leaves a rank with a part that is
         # not its share.
-        longest = max(bucket.stop - bucket.start for bucket in buckets)
-        incoming = array_module(gradients).empty((longest + 1) // 2, gradients.dtype)
         for bucket in buckets:
-            all_reduce(self._communicator, gradients[bucket], incoming)
+            all_reduce(self._communicator, gradients[bucket], self._incoming)
 
 
 def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> None:
-    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree. Blocks.
+    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree. Blocks, as `Work.wait` does.
 
     `incoming` is room for N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two.
     """
@@ -145,7 +148,8 @@ def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> Non
         partner = communicator.rank ^ distance
         received = incoming[: kept.stop - kept.start]
         communicator.send_receive(array[given], received, partner).wait()
-        array[kept] += received
+        own = array[kept]
+        own += received
         exchanges.append((partner, kept, given))
         start, stop = kept.start, kept.stop
         distance *= 2

@@ -1,14 +1,13 @@
 """Where the ranks are: host, cores, threads and device of each, and a table of them that stays short."""
 
 import json
-import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from lucid.backend import CPU
+from lucid.backend import CPU, GPU
 from lucid.distributed.agreement import texts_of_all
 from lucid.distributed.communicator import Communicator
 from lucid.distributed.topology import allowed_cpus, available_cores
@@ -18,7 +17,10 @@ _MOST_NAMES = 4
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank is. `cpus` are hardware threads by the system's numbers, `gpu` is what CUDA_VISIBLE_DEVICES says."""
+    """Where a rank is. `cpus` are hardware threads by the system's numbers.
+
+    `device` is "cpu" or what the GPU is called ("NVIDIA H200"), `gpu` the GPU's address on the host.
+    """
 
     host: str
     cpus: tuple[int, ...]
@@ -39,9 +41,12 @@ class Row(NamedTuple):
 
 
 def places(communicator: Communicator, threads: int, device: str = CPU) -> list[Place]:
-    """Return the place of every rank, of which this one computes with `threads` on `device`. All ranks call this."""
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device != CPU else ""
-    own = Place(platform.node(), tuple(sorted(allowed_cpus())), available_cores(), threads, device, gpu)
+    """Return the place of every rank, of which this one computes with `threads` on `device` ("cpu" or "cuda:N").
+
+    All ranks call this.
+    """
+    gpu = GPU.at(device) if device != CPU else GPU(CPU, address="", nccl="")
+    own = Place(platform.node(), tuple(sorted(allowed_cpus())), available_cores(), threads, gpu.name, gpu.address)
     found = []
     for text in texts_of_all(communicator, json.dumps(asdict(own))):
         fields = json.loads(text)
@@ -91,7 +96,7 @@ def _device(device: str, places: Sequence[Place]) -> str:
     if device == CPU:
         return device
     count = len({place.gpu for place in places})
-    return f"{count} GPU{'s' * (count > 1)}"
+    return f"{count} x {device}{' shared' * (count < len(places))}"
 
 
 def _names(hosts: Sequence[str]) -> str:

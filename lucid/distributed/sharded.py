@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lucid.backend import Array
+from lucid.backend import CPU, Array, copy, device_of
 from lucid.distributed.communicator import Communicator, Work
 from lucid.nn.parameters import FlatParameters, Ownership, Part
 
@@ -38,7 +38,7 @@ class Replicated(Ownership):
 
     def scatter(self, whole: Array | None, own: Array) -> None:
         if whole is not None:
-            own[...] = whole
+            copy(whole, own)
         self._communicator.broadcast(own)
 
 
@@ -82,6 +82,11 @@ class Sharded(Replicated):
             work.wait()
 
     def scatter(self, whole: Array | None, own: Array) -> None:
+        if device_of(own) != CPU:
+            on_host = np.empty(own.shape, own.dtype)
+            self.scatter(whole, on_host)
+            copy(on_host, own)
+            return
         nothing = np.empty(0, own.dtype)
         works = []
         if whole is None:

@@ -5,6 +5,9 @@ half the limit, the watchdog begins to ask those of the other ranks where they a
 limit is over, and no rank has moved for as long, the lowest rank that waits says who is missing, and ends all. A rank
 that gets no answer acts on its own: one that is cut off has to end itself.
 
+Between GPUs the host does not wait: `wait_for_device` is where it does, and the watchdog asks whether a connection has
+broken meanwhile (`Communicator.failure`).
+
 A rank may keep the others waiting on purpose: the first saves a checkpoint, one compiles longer than the rest. Its
 watchdog answers so (`Whereabouts.phase`), and gets more time. A rank whose interpreter is too busy to answer counts as
 missing only when it has been silent for half the limit.
@@ -27,10 +30,10 @@ import numpy as np
 
 from lucid.distributed.agreement import is_agreed
 from lucid.distributed.communicator import LONGEST_MESSAGE, Communicator, SideChannel
-from lucid.distributed.guard import tell_and_abort
+from lucid.distributed.guard import report_and_abort, tell_and_abort
 from lucid.distributed.hang import Sighting, describe
 from lucid.distributed.whereabouts import Place
-from lucid.errors import ExitCode
+from lucid.errors import ExitCode, TrainingError
 
 # How many times the limit a rank may be in a phase that takes long, or in its start, while the others wait.
 PHASE_FACTOR = 6
@@ -101,6 +104,7 @@ class _Watch:
             before = now
             self._look()
             self._listen()
+            self._check()
             if self._place.collective and self._seconds_here >= self._limit / 2:
                 self._ask()
                 self._judge()
@@ -116,6 +120,13 @@ class _Watch:
             self._place, self._arrived = place, self._clock
             self._began_asking, self._asked, self._in_vain_since = math.inf, -math.inf, math.inf
             self._answers.clear()
+
+    def _check(self) -> None:
+        """End the run if a communication has failed that the main thread does not wait for."""
+        failure = self._communicator.failure()
+        if failure:
+            signal.alarm(_SECONDS_FOR_THE_ABORT)
+            report_and_abort(self._communicator, TrainingError(failure))
 
     def _listen(self) -> None:
         """Answer all questions, and note all answers."""

@@ -12,12 +12,12 @@ outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are 
 import functools
 import os
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import ml_dtypes
 import numpy as np
 
-from lucid.backend import Array, array_module
+from lucid.backend import CPU, Array, array_module
 from lucid.errors import ConfigError
 from lucid.kernels import reference
 from lucid.kernels.sequences import Sequences
@@ -25,6 +25,7 @@ from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Precision = Literal["float32", "bfloat16"]
+AttentionKind = Literal["auto", "own", "cudnn"]
 
 # What the compiled kernels are for.
 _COMPILED = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
@@ -54,8 +55,13 @@ class Kernels(Protocol):
         It is added to `total`, which is returned, if the gradient is [N, O] and `total` [N, I] is given.
         """
 
-    def linear_weight_gradient(self, gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
-        """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I]."""
+    def linear_weight_gradient(
+        self, gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
+    ) -> None:
+        """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I].
+
+        `bias_sums` [O], if it is given, gets what `linear_bias_gradient` returns, which is not added to it.
+        """
 
     def linear_bias_gradient(self, gradient: Array) -> Array:
         """Return the sum of gradient [..., O] over all but the last axis: [O]."""
@@ -119,6 +125,9 @@ class Kernels(Protocol):
         `total` is the sum that was normalised.
         """
 
+    def embedding(self, table: Array, ids: Array) -> Array:
+        """Return the rows of table [V, C] at ids [...] (integers in [0, V)): [..., C]."""
+
     def embedding_gradient(
         self, gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None
     ) -> None:
@@ -135,28 +144,32 @@ class Kernels(Protocol):
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Any]:
         """Scaled dot-product attention (Vaswani et al., 2017), split into heads, of each sequence to itself.
 
         Query, key and value lie side by side in `joined` [N, 3C], which may be an `operand`. Of a sequence's rows those
         in `sequences.mask` count as keys; the probabilities pass through dropout, which draws for row i and key j of
         head h element (h * T + i) * T + j of the sample, i and j being their positions. `coordinates` are of the rows.
-        Return (output [N, C] of the dtype of `joined`, probabilities before dropout: [H, L, L] of each sequence of
-        length L, all in one [P]).
+        Return (output [N, C] of the dtype of `joined`, what `attention_gradient` needs of it). The latter is for an
+        implementation to choose: the probabilities before dropout, [H, L, L] of each sequence of length L, all in one
+        [P]; or the output, with the log of the sum of exponentials of each row.
         """
 
     def attention_gradient(
         self,
         gradient: Array,
         joined: Array,
-        probabilities: Array,
+        saved: Any,
         sequences: Sequences,
         heads: int,
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
     ) -> Array:
-        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`."""
+        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`.
+
+        `saved` is what `attention` returned beside the output.
+        """
 
     def cross_entropy(self, logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
         """Return (losses [N], log of the sum of exponentials [N]) of logits [N, V] at labels [N] (integers).
@@ -169,10 +182,37 @@ class Kernels(Protocol):
     ) -> Array:
         """Return the gradient of `cross_entropy` by logits, for gradient [N] by the losses."""
 
+    def argmax(self, x: Array) -> Array:
+        """Return the place of the greatest number of each row of x [..., V], the first of equals: int64 [...]."""
+
     def squared_sums(self, x: Array, bounds: Array) -> Array:
         """Return float64 [K]: the sums of the squares of x [N] in each block x[bounds[k]:bounds[k + 1]].
 
         bounds [K + 1] (int64, in host memory) rise from 0 to N.
+        """
+
+    def root_of_sum(self, sums: Array) -> Array:
+        """Return the square root of the sum of sums [K] (float64): float64, an array of no dimensions."""
+
+    def round_to_bfloat16(self, x: Array, out: Array | None = None) -> Array:
+        """Return x (float32) as bfloat16, each number rounded to the nearest, ties to even.
+
+        It is written to `out`, of the shape of x and in C order, if that is given.
+        """
+
+    def update_factors(
+        self,
+        learning_rate: float | Array,
+        gradient_scale: float | Array,
+        updates: Array,
+        betas: tuple[float, float] | None,
+    ) -> Array:
+        """Count an update in `updates` [1] (int64), and return what changes from one to the next: float64 [4].
+
+        These are the learning rate, what gradients are multiplied by, and 1 / (1 - beta1**u) and 1 / sqrt(1 - beta2**u)
+        for update number u, by which Adam's direction and the root in it are multiplied: 1 without `betas`. Rate and
+        scale may be float64 arrays of no dimensions. Where the scale is not finite nothing is counted, and the kernels
+        that take these `factors` change nothing.
         """
 
     def adamw(
@@ -181,19 +221,16 @@ class Kernels(Protocol):
         gradients: Array,
         first_moments: Array,
         second_moments: Array,
+        factors: Array,
         *,
-        learning_rate: float,
         betas: tuple[float, float],
         epsilon: float,
         weight_decay: float,
-        corrections: tuple[float, float],
-        gradient_scale: float,
         rounded: Array | None = None,
     ) -> None:
         """Update values [N] and moments in place. Loshchilov & Hutter, "Decoupled weight decay regularization", 2019.
 
-        `corrections` are what the moments are divided by (1 - beta**step, or 1 for none); gradients are multiplied by
-        `gradient_scale` as they are read. `rounded` [N] (bfloat16), if it is given, gets the new values.
+        `factors` are of `update_factors`. `rounded` [N] (bfloat16), if it is given, gets the new values.
         """
 
     def lamb_moments(
@@ -203,17 +240,25 @@ class Kernels(Protocol):
         first_moments: Array,
         second_moments: Array,
         bounds: Array,
+        factors: Array,
         *,
         betas: tuple[float, float],
         epsilon: float,
         weight_decay: float,
-        corrections: tuple[float, float],
-        gradient_scale: float,
     ) -> Array:
         """Fold gradients [N] into the moments in place. You et al., 2019, algorithm 2, up to the norms.
 
         Return float64 [K, 2]: the sums of the squares of values and of update in each block, as of `squared_sums`. The
-        update is Adam's direction plus `weight_decay` times values [N].
+        update is Adam's direction plus `weight_decay` times values [N]. `factors` are of `update_factors`; where they
+        let nothing change, the sums are 0.
+        """
+
+    def lamb_rates(self, squares: Array, first_blocks: Array, adapting: int, factors: Array) -> Array:
+        """Return for each block of `lamb_moments` the rate of its parameter: float64 [K].
+
+        It is the learning rate, and for the first `adapting` parameters, if neither norm is 0, that times |values| /
+        |update|. `squares` are [K, 2]; a parameter's blocks begin at its number in `first_blocks` (int64, in host
+        memory).
         """
 
     def lamb_update(
@@ -223,15 +268,15 @@ class Kernels(Protocol):
         second_moments: Array,
         bounds: Array,
         rates: Array,
+        factors: Array,
         *,
         epsilon: float,
         weight_decay: float,
-        corrections: tuple[float, float],
         rounded: Array | None = None,
     ) -> None:
-        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] (float64).
+        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] of `lamb_rates`.
 
-        `rounded` [N] (bfloat16), if it is given, gets the new values.
+        `factors` are of `update_factors`. `rounded` [N] (bfloat16), if it is given, gets the new values.
         """
 
 
@@ -269,8 +314,27 @@ def set_precision(precision: Precision) -> str | None:
     return None
 
 
-def product_library() -> str:
-    """Return which library multiplies float32 arrays on the CPU, with what its results depend on."""
+def set_attention(kind: AttentionKind) -> str | None:
+    """Let attention on GPUs be computed by cuDNN ("cudnn"), by kernels of our own ("own"), or as fits best ("auto").
+
+    This holds for the whole process from now on. Returns a sentence for the user if "auto" does without cuDNN where
+    that could be faster. Raises `ConfigError` if what is asked for cannot be had.
+    """
+    if _on_gpu() is reference:
+        return None
+    from lucid.kernels.cuda.attention import choose
+
+    return choose(kind)
+
+
+def product_library(device: str = CPU) -> str:
+    """Return which library multiplies the arrays on `device`, with what its results depend on."""
+    if device != CPU:
+        if _on_gpu() is reference:
+            return "CuPy's"
+        from lucid.kernels.cuda import cublaslt
+
+        return f"cuBLASLt {cublaslt.library().version}"
     if _on_cpu() is reference:
         return "NumPy's"
     from lucid.kernels.cpu import gemm

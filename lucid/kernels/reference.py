@@ -4,10 +4,12 @@ Signatures and shapes are described in `lucid.kernels.Kernels`.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from lucid.backend import Array, array_module, special_functions
@@ -46,12 +48,16 @@ def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = 
     return total
 
 
-def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
+def linear_weight_gradient(
+    gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
+) -> None:
     xp = array_module(gradient)
     if accumulate:
         out += xp.matmul(_rows(gradient).T, _rows(x))
     else:
         xp.matmul(_rows(gradient).T, _rows(x), out=out)
+    if bias_sums is not None:
+        bias_sums[...] = linear_bias_gradient(gradient)
 
 
 def linear_bias_gradient(gradient: Array) -> Array:
@@ -170,6 +176,10 @@ def dropout_add_layer_norm_gradient(
     return by_x, linear_bias_gradient(by_x), by_total, by_weight, by_shift
 
 
+def embedding(table: Array, ids: Array) -> Array:
+    return array_module(table).take(table, ids, axis=0)
+
+
 def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None) -> None:
     ids, rows = ids.reshape(-1), _rows(gradient)
     if not accumulate:
@@ -188,6 +198,12 @@ def _split_heads(x: Array, parts: int, heads: int) -> Array:
 def _join_heads(*parts: Array) -> Array:
     """Return arrays [H, L, C / H] as one [L, parts x C]."""
     return array_module(parts[0]).stack(parts).transpose(2, 0, 1, 3).reshape(parts[0].shape[1], -1)
+
+
+def _sequences_with_rows(sequences: Sequences) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows and the area of each sequence that is not empty."""
+    pairs = zip(sequences.rows, sequences.areas, strict=True)
+    return ((rows, area) for rows, area in pairs if rows.start < rows.stop)
 
 
 def _attention_factors(
@@ -216,7 +232,7 @@ def attention(
     xp = array_module(joined)
     output = xp.empty((len(joined), joined.shape[1] // 3), joined.dtype)
     all_probabilities = xp.empty(heads * sequences.areas[-1].stop, joined.dtype)
-    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+    for rows, area in _sequences_with_rows(sequences):
         q, k, v = _split_heads(joined[rows], 3, heads)
         scores = xp.matmul(q, k.swapaxes(-1, -2))
         scores *= 1 / math.sqrt(q.shape[-1])
@@ -237,7 +253,7 @@ def attention(
 def attention_gradient(
     gradient: Array,
     joined: Array,
-    probabilities: Array,
+    saved: Array,
     sequences: Sequences,
     heads: int,
     probability: float,
@@ -246,10 +262,10 @@ def attention_gradient(
 ) -> Array:
     xp = array_module(gradient)
     by_joined = xp.empty_like(joined)
-    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+    for rows, area in _sequences_with_rows(sequences):
         (g,), (q, k, v) = _split_heads(gradient[rows], 1, heads), _split_heads(joined[rows], 3, heads)
         length = rows.stop - rows.start
-        p = probabilities[heads * area.start : heads * area.stop].reshape(heads, length, length)
+        p = saved[heads * area.start : heads * area.stop].reshape(heads, length, length)
         kept, by_probability = p, xp.matmul(g, v.swapaxes(-1, -2))
         if coordinates is not None:
             factors = _attention_factors(p, rows.start, sequences.length, probability, stream, coordinates)
@@ -283,9 +299,37 @@ def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_su
     return by_logits
 
 
+def argmax(x: Array) -> Array:
+    return x.argmax(axis=-1)
+
+
 def squared_sums(x: Array, bounds: Array) -> Array:
     sums = [(x[start:stop].astype(np.float64) ** 2).sum() for start, stop in pairwise(bounds.tolist())]
     return array_module(x).stack(sums)
+
+
+def root_of_sum(sums: Array) -> Array:
+    xp = array_module(sums)
+    return xp.asarray(xp.sqrt(sums.sum()))
+
+
+def round_to_bfloat16(x: Array, out: Array | None = None) -> Array:
+    if out is None:
+        return x.astype(ml_dtypes.bfloat16)
+    out[...] = x
+    return out
+
+
+def update_factors(
+    learning_rate: float | Array, gradient_scale: float | Array, updates: Array, betas: tuple[float, float] | None
+) -> Array:
+    first, second = 1.0, 1.0
+    scale = float(gradient_scale)
+    if math.isfinite(scale):
+        updates += 1
+        if betas is not None:
+            first, second = (1 - beta ** int(updates[0]) for beta in betas)
+    return array_module(updates).asarray([float(learning_rate), scale, 1 / first, 1 / math.sqrt(second)])
 
 
 def _advance_moments(
@@ -305,13 +349,15 @@ def _advance_moments(
     second_moments += scaled
 
 
-def _direction(first_moments: Array, second_moments: Array, epsilon: float, corrections: tuple[float, float]) -> Array:
+def _direction(
+    first_moments: Array, second_moments: Array, epsilon: float, first_factor: float, root_factor: float
+) -> Array:
     """Return Adam's direction."""
     root = array_module(second_moments).sqrt(second_moments)
-    root *= 1 / math.sqrt(corrections[1])
+    root *= root_factor
     root += epsilon
     direction = first_moments / root
-    direction *= 1 / corrections[0]
+    direction *= first_factor
     return direction
 
 
@@ -320,21 +366,22 @@ def adamw(
     gradients: Array,
     first_moments: Array,
     second_moments: Array,
+    factors: Array,
     *,
-    learning_rate: float,
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
-    gradient_scale: float,
     rounded: Array | None = None,
 ) -> None:
+    learning_rate, gradient_scale, *corrections = factors.tolist()
+    if not math.isfinite(gradient_scale):
+        return
     for start in range(0, len(values), _BLOCK):
         block = slice(start, start + _BLOCK)
         moments = first_moments[block], second_moments[block]
         _advance_moments(gradients[block], *moments, betas, gradient_scale)
         values[block] *= 1 - learning_rate * weight_decay
-        values[block] -= _direction(*moments, epsilon, corrections) * learning_rate
+        values[block] -= _direction(*moments, epsilon, *corrections) * learning_rate
     if rounded is not None:
         rounded[...] = values
 
@@ -345,16 +392,30 @@ def lamb_moments(
     first_moments: Array,
     second_moments: Array,
     bounds: Array,
+    factors: Array,
     *,
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
-    gradient_scale: float,
 ) -> Array:
+    xp = array_module(values)
+    _, gradient_scale, *corrections = factors.tolist()
+    if not math.isfinite(gradient_scale):
+        return xp.zeros((len(bounds) - 1, 2))
     _advance_moments(gradients, first_moments, second_moments, betas, gradient_scale)
-    update = _direction(first_moments, second_moments, epsilon, corrections) + weight_decay * values
-    return array_module(values).stack([squared_sums(values, bounds), squared_sums(update, bounds)], axis=1)
+    update = _direction(first_moments, second_moments, epsilon, *corrections) + weight_decay * values
+    return xp.stack([squared_sums(values, bounds), squared_sums(update, bounds)], axis=1)
+
+
+def lamb_rates(squares: Array, first_blocks: Array, adapting: int, factors: Array) -> Array:
+    xp = array_module(squares)
+    rates = xp.empty(len(squares))
+    bounds = pairwise([*first_blocks.tolist(), len(squares)])
+    for parameter, (start, stop) in enumerate(bounds):
+        value_norm, update_norm = xp.sqrt(squares[start:stop].sum(axis=0))
+        adapts = parameter < adapting and value_norm > 0 and update_norm > 0
+        rates[start:stop] = factors[0] * (value_norm / update_norm if adapts else 1)
+    return rates
 
 
 def lamb_update(
@@ -363,13 +424,16 @@ def lamb_update(
     second_moments: Array,
     bounds: Array,
     rates: Array,
+    factors: Array,
     *,
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
     rounded: Array | None = None,
 ) -> None:
-    update = _direction(first_moments, second_moments, epsilon, corrections) + weight_decay * values
+    _, gradient_scale, *corrections = factors.tolist()
+    if not math.isfinite(gradient_scale):
+        return
+    update = _direction(first_moments, second_moments, epsilon, *corrections) + weight_decay * values
     for (start, stop), rate in zip(pairwise(bounds.tolist()), rates.tolist(), strict=True):
         values[start:stop] -= update[start:stop] * rate
     if rounded is not None:

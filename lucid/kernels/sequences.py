@@ -1,28 +1,33 @@
 """Which rows of an array are which sequences: the encoder works on rows without padding, sequence after sequence."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
 import numpy as np
 
-from lucid.backend import Array, array_module
+from lucid.backend import Array, array_module, to_device
 from lucid.random import Coordinates
+
+# The most rows of a piece that the kernels of attention on a GPU work on: see `Sequences.tiles`.
+TILE_SIZES = (64,)
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
     """S sequences as N rows, one after another, taken from a grid of B x T slots.
 
-    Sequence s is rows bounds[s] to bounds[s + 1] - 1, and lies in slots that follow one another. Row r is slot
-    `slots[r]`, an integer: slot t of row b of the grid is number b * T + t. `length` is T. `mask` (bool [N]) says which
-    rows may be attended to; None: all.
+    Sequence s is rows bounds[s] to bounds[s + 1] - 1, and lies in slots that follow one another; it may be empty. Row r
+    is slot `slots[r]`, an integer: slot t of row b of the grid is number b * T + t. `length` is T. `mask` (bool [N])
+    says which rows may be attended to; None: all. `tables` are what has been made of the bounds for kernels, by name.
     """
 
     bounds: tuple[int, ...]
     slots: Array
     length: int
     mask: Array | None = None
+    tables: dict[str, Array] = field(default_factory=dict)
 
     @classmethod
     def padded(cls, like: Array, mask: Array | None) -> "Sequences":
@@ -41,22 +46,54 @@ class Sequences:
             return cls.padded(like, None)
         needed = mask if labelled is None else mask | labelled
         ends = T - needed[:, ::-1].argmax(axis=1)
-        return cls._of(like, array_module(mask).where(mask.any(axis=1), ends, T).tolist(), mask)
+        return cls._of(like, np.where(mask.any(axis=1), ends, T).tolist(), mask)
 
     @classmethod
     def packed(cls, sequence_ids: Array) -> "Sequences":
         """Return the sequences that `sequence_ids` [B, T] numbers: in each row from 1 on, and 0 in padding."""
-        xp = array_module(sequence_ids)
-        slots = xp.flatnonzero(sequence_ids)
-        starts = xp.flatnonzero(begins(sequence_ids).reshape(-1)[slots])
+        slots = np.flatnonzero(sequence_ids)
+        starts = np.flatnonzero(begins(sequence_ids).reshape(-1)[slots])
         return cls((*starts.tolist(), len(slots)), slots, sequence_ids.shape[1])
 
     @classmethod
     def _of(cls, like: Array, lengths: list[int], mask: Array | None) -> "Sequences":
-        xp, T = array_module(like), like.shape[1]
-        slots = xp.flatnonzero(xp.arange(T) < xp.asarray(lengths)[:, None])
+        T = like.shape[1]
+        slots = np.flatnonzero(np.arange(T) < np.asarray(lengths)[:, None])
         keys = None if mask is None else mask.reshape(-1)[slots]
         return cls((0, *accumulate(lengths)), slots, T, None if keys is None or keys.all() else keys)
+
+    def filled_up(self, rows: int, sequences: int) -> "Sequences":
+        """Return these and empty or made-up ones: `rows` rows and `sequences` sequences in all. Without a mask only.
+
+        Made-up rows stand at slot 0. There have to be as many more sequences as the made-up rows fill, T rows each.
+        """
+        assert self.mask is None
+        ends = np.arange(1, sequences - len(self.bounds) + 2) * self.length + self.bounds[-1]
+        bounds = *self.bounds, *np.minimum(ends, rows).tolist()
+        assert bounds[-1] == rows
+        return Sequences(bounds, np.concatenate([self.slots, np.zeros(rows - len(self.slots), np.int64)]), self.length)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return all arrays that kernels on a GPU read, by name."""
+        tables = {"places": self.places, "first_rows": self.first_rows}
+        tables |= {_tiles_of(size): self.tiles(size) for size in TILE_SIZES}
+        return {"slots": self.slots, **({} if self.mask is None else {"mask": self.mask}), **tables}
+
+    def of_arrays(self, arrays: Mapping[str, Array]) -> "Sequences":
+        """Return these sequences with `arrays`, those of the method of this name, elsewhere."""
+        tables = dict(arrays)
+        return replace(self, slots=tables.pop("slots"), mask=tables.pop("mask", None), tables=tables)
+
+    def on(self, device: str) -> "Sequences":
+        """Return these sequences with their arrays on `device`."""
+        if device == "cpu":
+            return self
+        return self.of_arrays({name: to_device(array, device) for name, array in self.arrays().items()})
+
+    @property
+    def count(self) -> int:
+        """S."""
+        return len(self.bounds) - 1
 
     @property
     def rows(self) -> list[slice]:
@@ -65,8 +102,8 @@ class Sequences:
 
     @property
     def first_rows(self) -> Array:
-        """The number of each sequence's first row: integers [S]."""
-        return array_module(self.slots).asarray(self.bounds[:-1])
+        """The number of each sequence's first row: int64 [S]. That of an empty one is some row."""
+        return self._table("first_rows", lambda: np.minimum(self.bounds[:-1], max(0, self.bounds[-1] - 1)))
 
     @cached_property
     def areas(self) -> list[slice]:
@@ -74,13 +111,40 @@ class Sequences:
         ends = accumulate(((rows.stop - rows.start) ** 2 for rows in self.rows), initial=0)
         return [slice(start, stop) for start, stop in pairwise(ends)]
 
-    @cached_property
+    @property
     def places(self) -> Array:
         """For each row, its sequence's first row, its length, and where its area begins: int64 [N, 3]."""
-        xp = array_module(self.slots)
+        return self._table("places", self._places)
+
+    def _places(self) -> np.ndarray:
         lengths = np.diff(self.bounds)
         table = np.stack([self.bounds[:-1], lengths, [area.start for area in self.areas]], axis=1)
-        return xp.asarray(table.astype(np.int64).repeat(lengths, axis=0))
+        return table.repeat(lengths, axis=0)
+
+    def tiles(self, size: int) -> Array:
+        """Return the pieces of the sequences, of at most `size` rows: int64 [K, 4], K = ceil(N / size) + S.
+
+        Each is (first row, number of rows, first row of its sequence, length of its sequence); those that are not
+        needed are zeros, at the end. How many there are follows from N and S alone.
+        """
+        return self._table(_tiles_of(size), lambda: self._tiles(size))
+
+    def _tiles(self, size: int) -> np.ndarray:
+        starts, lengths = np.array(self.bounds[:-1]), np.diff(self.bounds)
+        counts = -(-lengths // size)
+        table = np.zeros((-(-self.bounds[-1] // size) + self.count, 4), np.int64)
+        used = table[: counts.sum()]
+        within = (np.arange(len(used)) - (counts.cumsum() - counts).repeat(counts)) * size
+        used[:, 2], used[:, 3] = starts.repeat(counts), lengths.repeat(counts)
+        used[:, 0] = used[:, 2] + within
+        used[:, 1] = np.minimum(size, used[:, 3] - within)
+        return table
+
+    def _table(self, name: str, make: Callable[[], np.ndarray]) -> Array:
+        """Return a table in int64, made when it is first asked for, where the slots are."""
+        if name not in self.tables:
+            self.tables[name] = array_module(self.slots).asarray(make().astype(np.int64))
+        return self.tables[name]
 
     def rows_of(self, grid: Array) -> Array:
         """Return the rows [N, ...] of `grid` [B, T, ...]."""
@@ -91,6 +155,11 @@ class Sequences:
         xp = array_module(self.slots)
         of_row = xp.asarray(samples.samples)[self.slots // self.length]
         return Coordinates(samples.seed, samples.step, of_row, self.slots % self.length)
+
+
+def _tiles_of(size: int) -> str:
+    """Return the name of a table of tiles."""
+    return f"tiles of {size}"
 
 
 def begins(sequence_ids: Array) -> Array:

@@ -28,11 +28,8 @@ class Linear(Function):
         x, factor, weight = self.saved
         kernel = kernels.of(gradient)
         rounded = kernel.operand(gradient)
-        return (
-            kernel.linear_input_gradient(rounded, factor) if self.needs[0] else None,
-            Deferred(weight, lambda out, accumulate: kernel.linear_weight_gradient(rounded, x, out, accumulate)),
-            kernel.linear_bias_gradient(gradient) if self.needs[2] else None,
-        )
+        by_x = kernel.linear_input_gradient(rounded, factor) if self.needs[0] else None
+        return by_x, *_by_parameters(gradient, rounded, x, weight, *self.needs[1:])
 
 
 class JoinedLinear(Function):
@@ -50,19 +47,44 @@ class JoinedLinear(Function):
 
     def backward(self, gradient: Array) -> Any:
         x, factors, weights = self.saved
-        kernel, columns = kernels.of(gradient), _columns(weights)
+        kernel, columns, half = kernels.of(gradient), _columns(weights), 1 + len(weights)
         rounded = kernel.operand(gradient)
-        by_bias = kernel.linear_bias_gradient(gradient)
         by_x = None
         if self.needs[0]:
             for factor, part in zip(factors, columns, strict=True):
                 by_x = kernel.linear_input_gradient(rounded[:, part], factor, by_x)
+        by_parameters = [
+            _by_parameters(gradient[:, part], rounded[:, part], x, weight, *needs)
+            for part, weight, *needs in zip(columns, weights, self.needs[1:half], self.needs[half:], strict=True)
+        ]
+        return by_x, *(by_weight for by_weight, _ in by_parameters), *(by_bias for _, by_bias in by_parameters)
 
-        def by_weight(weight: Array, part: slice) -> Deferred:
-            write = kernel.linear_weight_gradient
-            return Deferred(weight, lambda out, accumulate: write(rounded[:, part], x, out, accumulate))
 
-        return by_x, *map(by_weight, weights, columns), *(by_bias[part] for part in columns)
+def _by_parameters(
+    gradient: Array, rounded: Array, x: Array, weight: Array, needs_weight: bool, needs_bias: bool
+) -> tuple[Deferred, Deferred | Array | None]:
+    """Return the gradients of a linear map by its weight and bias. `rounded` is the gradient as products take it.
+
+    One product makes both, if the weight's is asked for, which comes first, and the rounded rows are those to sum.
+    """
+    kernel = kernels.of(gradient)
+    sums = None
+    if needs_weight and needs_bias and rounded.dtype == gradient.dtype:
+        sums = array_module(gradient).empty(len(weight), np.promote_types(gradient.dtype, np.float32))
+
+    def write_weight(out: Array, accumulate: bool) -> None:
+        kernel.linear_weight_gradient(rounded, x, out, accumulate, sums)
+
+    def write_bias(out: Array, accumulate: bool) -> None:
+        if accumulate:
+            out += sums
+        else:
+            out[...] = sums
+
+    by_weight = Deferred(weight, write_weight)
+    if sums is not None:
+        return by_weight, Deferred(sums, write_bias)
+    return by_weight, kernel.linear_bias_gradient(gradient) if needs_bias else None
 
 
 def _columns(weights: Iterable[Array]) -> list[slice]:
@@ -126,7 +148,7 @@ class DropoutAddLayerNorm(Function):
 class Embedding(Function):
     def forward(self, table: Array, *, ids: Array, padding_id: int | None) -> Array:
         self.save(table, ids, padding_id)
-        return array_module(table).take(table, ids, axis=0)
+        return kernels.of(table).embedding(table, ids)
 
     def backward(self, gradient: Array) -> Any:
         table, ids, padding_id = self.saved
@@ -140,8 +162,8 @@ class Attention(Function):
         settings = sequences, heads, probability, stream, coordinates
         kernel = kernels.of(joined)
         joined = kernel.operand(joined)
-        output, probabilities = kernel.attention(joined, *settings)
-        self.save(joined, probabilities, *settings)
+        output, saved = kernel.attention(joined, *settings)
+        self.save(joined, saved, *settings)
         return output
 
     def backward(self, gradient: Array) -> Any:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lucid.errors import ConfigError
-from lucid.kernels import Precision
+from lucid.kernels import AttentionKind, Precision
 from lucid.models import BERTConfig
 from lucid.models.bert.encoder import Recomputation
 from lucid.training.yaml_text import LARGEST, parse_yaml
@@ -101,9 +101,18 @@ class TrainSettings(Settings):
     threads_per_rank: Count | None = Field(
         None, description="threads of a rank's matrix products; default: as launched, or 1 if the reduction is exact"
     )
-    precision: Precision = Field(
-        "float32", description="of what matrix products multiply; bfloat16 takes oneDNN (extra: onednn)"
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="what ranks compute on; cuda: a GPU of NVIDIA's each (extra: cuda13 or cuda12)"
     )
+    precision: Precision = Field(
+        "float32",
+        description="of what matrix products multiply; bfloat16 takes oneDNN on a CPU (extra: onednn), and on a GPU is "
+        "that of activations too",
+    )
+    attention: AttentionKind = Field(
+        "auto", description="on a GPU: cuDNN's, where nothing is dropped, or the kernels of lucid"
+    )
+    cuda_graphs: bool = Field(True, description="on a GPU: launch the kernels of a micro-batch together")
     recompute: Recomputation = Field(
         "none", description="what is computed again in backward rather than kept, for less memory: attention or layer"
     )
@@ -129,12 +138,15 @@ class TrainSettings(Settings):
 class DistributedSettings(Settings):
     """How ranks communicate."""
 
-    backend: Literal["auto", "single", "mpi", "shared_memory"] = Field(
-        "auto", description="what carries gradients; auto: shared memory within nodes where it can, else MPI"
+    backend: Literal["auto", "single", "mpi", "shared_memory", "nccl"] = Field(
+        "auto",
+        description="what carries gradients; auto: shared memory within nodes where it can, else MPI; between GPUs "
+        "NCCL where it can, else these two through the host",
     )
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
     wire_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="what gradients travel as between nodes; bfloat16: rounded, in half of the bytes"
+        "float32",
+        description="what gradients travel as between nodes, or over NCCL; bfloat16: rounded, in half of the bytes",
     )
 
 
@@ -183,7 +195,14 @@ class RunConfig(Settings):
             raise ValueError("data.mask_replace_probability and data.random_replace_probability add up to more than 1")
         if self.train.reduction == "exact":
             self._check_exact()
+        self._check_device()
         return self
+
+    def _check_device(self) -> None:
+        if self.train.device == "cpu" and self.distributed.backend == "nccl":
+            raise ValueError("distributed.backend is nccl, which is for GPUs: set train.device to cuda, or use auto")
+        if self.train.device == "cpu" and self.train.attention == "cudnn":
+            raise ValueError("train.attention is cudnn, which is for GPUs: set train.device to cuda, or use auto")
 
     def _check_start(self) -> None:
         checkpoint = self.initial_checkpoint

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from lucid.distributed import Communicator
 from lucid.errors import ConfigError, TrainingError
 from lucid.files import parse_json, written_aside
-from lucid.models.bert.pretraining import BranchLoss
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -51,9 +50,10 @@ class Window:
         self._data_wait = 0.0
         self._flops = 0
 
-    def add_batch(self, mlm: BranchLoss, nsp: BranchLoss) -> None:
-        """Count one micro-batch."""
-        self._sums += [mlm.loss.item(), mlm.correct, mlm.count, nsp.loss.item(), nsp.correct, nsp.count]
+    def add(self, sums: Sequence[float], masked_tokens: int, pairs: int) -> None:
+        """Count what came out of a step: `sums` as of `micro_batches.FIGURES`, and how many labels there were."""
+        mlm_loss, mlm_correct, nsp_loss, nsp_correct = sums
+        self._sums += [mlm_loss, mlm_correct, masked_tokens, nsp_loss, nsp_correct, pairs]
 
     def add_step(self, data_wait: float, flops: int) -> None:
         """Count one step, which waited `data_wait` seconds for its batch, and takes `flops` on this rank."""

@@ -7,6 +7,7 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from lucid import kernels
+from lucid.backend import CPU, gpu_software
 from lucid.kernels import threads
 
 
@@ -17,8 +18,10 @@ def limit_threads(count: int | None) -> None:
         threads.limit(count)
 
 
-def numerics() -> dict[str, str]:
-    """Return what the results of this process depend on, by name."""
+def numerics(device: str) -> dict[str, str]:
+    """Return what the results of this process on `device` depend on, by name."""
+    if device != CPU:
+        return {**(gpu_software() or {}), "products": kernels.product_library(device)}
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     blas = sorted(
         {f"{library['internal_api']} {library['version']} {library.get('architecture', '')}" for library in libraries}

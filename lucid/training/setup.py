@@ -1,4 +1,4 @@
-"""From a run's settings to its parts: corpora, model, optimizer, and the checkpoint it goes on from.
+"""From a run's settings to its parts: device, corpora, model, optimizer, and the checkpoint it goes on from.
 
 Each rank opens the corpus; the first alone reads the model and the checkpoint, and the others get them from it.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from lucid import backend, kernels, random
-from lucid.backend import Array
+from lucid.backend import CPU, Array
 from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings, load_tokenizer, tokenizer_hash
-from lucid.distributed import Communicator, DistributedDataParallel, all_or_none
+from lucid.distributed import Communicator, DistributedDataParallel, Group, all_or_none, choose
 from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.optim import LAMB, AdamW
@@ -80,25 +80,37 @@ class Run:
             window=window,
             corpus=self.corpora.identity,
             tokenizer=self.corpora.tokenizer_hash,
-            numerics=numerics(),
+            numerics=numerics(self.model.device),
             config=self.config.as_dict(),
         )
 
 
+def communicator_of(config: RunConfig, group: Group) -> Communicator:
+    """Take the device that `config` asks for, and return what carries gradients between those of `group`'s ranks.
+
+    All ranks call this; a `LucidError` on one is raised on all.
+    """
+    return choose(group, config.distributed.backend, config.distributed.wire_dtype, config.train.device)
+
+
 def open_run(config: RunConfig, communicator: Communicator) -> Run:
-    """Open everything that `config` names. All ranks call this; a `LucidError` on one is raised on all."""
-    store = CheckpointStore(config.run_folder / "checkpoints")
-    messages: list[str] = []
+    """Open everything that `config` names, on the device of `communicator`.
+
+    All ranks call this; a `LucidError` on one is raised on all.
+    """
+    store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
+    messages = [communicator.remark] if communicator.remark else []
 
     def open_alone() -> tuple[Corpora, BERTForPreTraining, Checkpoint | None]:
         config.check_ranks(communicator.size)
         if communicator.rank == 0:
             # First, so that what was altered is named as such, rather than by what it leads to.
             Corpus.open(config.data.path).verify()
-        # Kernels are loaded, or even compiled, here and not in the first step.
-        warning = kernels.set_precision(config.train.precision)
-        if warning is not None:
-            messages.append(warning)
+        # Kernels for the CPU are loaded, or even compiled, here and not in the first step.
+        train = config.train
+        remark = kernels.set_precision(train.precision) if device == CPU else kernels.set_attention(train.attention)
+        if remark is not None:
+            messages.append(remark)
         corpora = open_corpora(config)
         random.manual_seed(config.train.seed)
         if communicator.rank > 0:
@@ -106,7 +118,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         checkpoint, problems = store.newest()
         messages.extend(f"passed over a checkpoint: {problem}" for problem in problems)
         if checkpoint is not None:
-            messages.extend(_check_same_run(config, corpora, checkpoint))
+            messages.extend(_check_same_run(config, corpora, checkpoint, device))
             messages.append(f"goes on from step {checkpoint.state.step:,} ({checkpoint.folder})")
         elif config.initial_checkpoint is not None:
             checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
@@ -116,7 +128,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         return corpora, BERTForPreTraining(config.model), checkpoint
 
     corpora, model, checkpoint = all_or_none(communicator, open_alone)
-    model.bert.encoder.recompute(config.train.recompute)
+    model.to(device).bert.encoder.recompute(config.train.recompute)
     optimizer_settings = config.optimizer
     ddp = DistributedDataParallel(
         model,
@@ -124,6 +136,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         config.distributed.bucket_megabytes,
         config.exact_micro_batches(communicator.size),
         sharded=optimizer_settings.sharded,
+        rounded=device != CPU and config.train.precision == "bfloat16",
     )
     optimizer = {"adamw": AdamW, "lamb": LAMB}[optimizer_settings.name](
         ddp.flat,
@@ -225,7 +238,7 @@ def check_tokenizer(folder: Path, corpus: Corpus) -> None:
         )
 
 
-def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> list[str]:
+def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint, device: str) -> list[str]:
     """Refuse to go on as another run; return what else has changed, in words.
 
     Another model or optimizer is never taken, nor a step beyond the last; another corpus, tokenizer or seed only if
@@ -248,7 +261,7 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
     if not changed.keys() <= set(now.train.accept_changed):
         raise CheckpointError(f"{words}: {advice}, or set train.accept_changed to [{', '.join(changed)}]")
     accepted = [f"{words}, which is accepted"] if changed else []
-    return accepted + _other_changes(before, now) + _changed_numerics(now, state)
+    return accepted + _other_changes(before, now) + _changed_numerics(now, state, device)
 
 
 def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfig:
@@ -277,9 +290,9 @@ def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
     return sentences
 
 
-def _changed_numerics(now: RunConfig, state: TrainingState) -> list[str]:
+def _changed_numerics(now: RunConfig, state: TrainingState, device: str) -> list[str]:
     """Return a sentence if the exact reduction can no longer give the bits that it would have given."""
-    difference = _difference(numerics(), state.numerics)
+    difference = _difference(numerics(device), state.numerics)
     if now.train.reduction == "fast" or not difference:
         return []
     return [f"the bits of the results may differ from here on, by {difference}"]
@@ -311,3 +324,4 @@ def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
     run.step, run.samples_consumed, updates, run.skipped_steps, run.skipped_in_a_row = place.tolist()
     if updates:
         run.optimizer.restore(moments, updates)
+    run.ddp.flat.round()

@@ -2,27 +2,35 @@
 
 One step: take the global counts and the stop flag (summed over ranks while the step before ran), run this rank's share
 in micro-batches, the gradients being summed over ranks during the last one's backward, clip by the global norm, update.
+
+On a GPU the host goes on to the next step at once, and looks at what came out of a step (losses, the norm, whether it
+was skipped) when it has given the GPU the next one to do, or when somebody wants to know.
 """
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
 import numpy as np
 
-from lucid import random
-from lucid.data import Batch, Loader
-from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift, is_agreed
+from lucid.backend import CPU
+from lucid.data import Loader
+from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift, is_agreed, wait_for_device
 from lucid.errors import TrainingError
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm, not_finite
+from lucid.streams import Readback
 from lucid.training.checkpoint import TrainingState
 from lucid.training.efficiency import product_limit
 from lucid.training.evaluation import Evaluation, evaluate
+from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.metrics import MetricsLog, ProgressLine, Window
+from lucid.training.micro_batches import MicroBatches, Share, share_of
 from lucid.training.saver import Saver
 from lucid.training.setup import Run
 
@@ -33,10 +41,9 @@ class Control:
     The time is the first rank's, so that all go by one clock; the others add nothing to it.
     """
 
-    def __init__(self, communicator: Communicator, batch: Batch, seconds: float, stop: bool) -> None:
-        pairs = int(np.count_nonzero(batch.nsp_labels >= 0))
+    def __init__(self, communicator: Communicator, share: Share, seconds: float, stop: bool) -> None:
         clock = seconds if communicator.rank == 0 else 0.0
-        self._values = np.array([batch.masked_tokens, pairs, clock, stop], np.float64)
+        self._values = np.array([share.masked_tokens, share.pairs, clock, stop], np.float64)
         self._work = communicator.all_reduce(self._values)
 
     def wait(self) -> tuple[float, float, float, bool]:
@@ -44,6 +51,17 @@ class Control:
         self._work.wait()
         masked_tokens, pairs, seconds, stop = self._values.tolist()
         return masked_tokens, pairs, seconds, stop > 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of a step: `figures` are those of `MicroBatches.gradients`, then the gradient's norm."""
+
+    step: int
+    learning_rate: float
+    masked_tokens: int
+    pairs: int
+    figures: Readback
 
 
 class Trainer:
@@ -65,6 +83,10 @@ class Trainer:
         )
         self.product_limit = product_limit(run)
         self._window = Window(run.communicator, run.window)
+        self._micro_batches = _micro_batches(run)
+        # Of the steps whose outcome nobody has looked at.
+        self._outcomes: deque[Outcome] = deque()
+        self._steps_ahead = 0 if run.model.device == CPU else 1
         # Of the first rank only: it alone writes and speaks.
         self._log: MetricsLog | None = None
         self._progress: ProgressLine | None = None
@@ -103,28 +125,29 @@ class Trainer:
             files = run.corpora.tokenizer_files
             self._saver = Saver(incarnation, run.model, run.optimizer, files, run.step, self._progress.say)
 
-    def batches(self, stop: int) -> Loader:
+    def batches(self, stop: int) -> Loader[Share]:
         """Return this rank's shares of the global batches from here to before step `stop`."""
         run, data = self.run, self.run.config.data
-        make_batch = partial(self._batch, run.step, run.samples_consumed)
+        make_batch = partial(self._share, run.step, run.samples_consumed)
         return Loader(make_batch, run.step, stop, data.workers, data.prefetch)
 
-    def _batch(self, first_step: int, first_sample: int, step: int) -> Batch:
+    def _share(self, first_step: int, first_sample: int, step: int) -> Share:
         """Return this rank's share of the global batch of `step`. Runs in the loader's threads."""
         communicator, size = self.run.communicator, self.settings.global_batch
         share = size // communicator.size
         first_row = communicator.rank * share
         consumed = first_sample + (step - first_step) * size
-        return self.run.corpora.train.batch(consumed, range(first_row, first_row + share))
+        batch = self.run.corpora.train.batch(consumed, range(first_row, first_row + share))
+        return share_of(self.run.model, batch, self.settings.micro_batch)
 
-    def loop(self, batches: Iterator[Batch], stop: StopRequest) -> bool:
+    def loop(self, batches: Iterator[Share], stop: StopRequest) -> bool:
         """Take steps until the batches or the time end (True), or a stop was asked for (False)."""
         run, settings = self.run, self.settings
         following = next(batches, None)
         control = self._announce(following, stop)
         while following is not None and control is not None:
             started = time.perf_counter()
-            batch = following
+            share = following
             masked_tokens, pairs, seconds, stopping = control.wait()
             place = self._schedule.place(run.step, seconds)
             if place >= settings.steps:
@@ -134,10 +157,10 @@ class Trainer:
             fetching = time.perf_counter()
             following = next(batches, None)
             data_wait = time.perf_counter() - fetching
-            flops = forward_flops(run.config.model, batch.sequence_lengths, batch.masked_tokens)
+            flops = forward_flops(run.config.model, share.batch.sequence_lengths, share.masked_tokens)
             self._window.add_step(data_wait, flops.training)
             control = self._announce(following, stop)
-            self._step(batch, masked_tokens, pairs, place)
+            self._step(share, masked_tokens, pairs, place)
             run.training_seconds += time.perf_counter() - started
             if self._due(settings.check_replicas_every):
                 self._check_replicas()
@@ -148,15 +171,15 @@ class Trainer:
                 self._save()
         return True
 
-    def _announce(self, batch: Batch | None, stop: StopRequest) -> Control | None:
+    def _announce(self, share: Share | None, stop: StopRequest) -> Control | None:
         """Send the message about the batch that follows, if one does."""
         run = self.run
-        return Control(run.communicator, batch, run.training_seconds, stop.requested) if batch else None
+        return Control(run.communicator, share, run.training_seconds, stop.requested) if share else None
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.run.step % every == 0
 
-    def _step(self, batch: Batch, masked_tokens: float, pairs: float, place: float) -> None:
+    def _step(self, share: Share, masked_tokens: float, pairs: float, place: float) -> None:
         """Take one step, at this place of the schedule.
 
         One whose gradient is not finite moves on in the data, but leaves weights and moments.
@@ -164,49 +187,39 @@ class Trainer:
         run = self.run
         run.communicator.whereabouts.step = run.step
         learning_rate = self._schedule.learning_rate(place)
-        self._gradients(batch, 1 / max(1, masked_tokens), 1 / max(1, pairs))
-        norm = global_norm(run.ddp.flat)
-        if math.isfinite(norm):
-            run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
-            run.skipped_in_a_row = 0
-        else:
-            self._skip()
+        weights = 1 / max(1, masked_tokens), 1 / max(1, pairs)
+        figures = self._micro_batches.gradients(share, run.step, *weights)
+        figures[-1] = norm = global_norm(run.ddp.flat)
+        run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
+        self._outcomes.append(Outcome(run.step, learning_rate, share.masked_tokens, share.pairs, Readback(figures)))
         run.step += 1
         run.samples_consumed += self.settings.global_batch
-        self._figures = {
-            "gradient_norm": norm,
-            "learning_rate": learning_rate,
-            "skipped_steps": run.skipped_steps,
-        }
+        self._settle(self._steps_ahead)
         if self._progress:
             self._progress.advance(run.step)
         if self._due(self.settings.log_every):
             self._report()
 
-    def _gradients(self, batch: Batch, mlm_weight: float, nsp_weight: float) -> None:
-        """Leave the gradients of the global batch's loss in the flat buffer, summed over ranks."""
-        run, rows = self.run, len(batch.samples)
-        micro_batch = min(self.settings.micro_batch or rows, rows)
-        run.ddp.zero_grad()
-        for start in range(0, rows, micro_batch):
-            part = batch.rows(start, start + micro_batch)
-            is_last = start + micro_batch >= rows
-            with (
-                nullcontext() if is_last else run.ddp.accumulate(),
-                random.at(random.Coordinates(self.settings.seed, run.step, part.samples)),
-            ):
-                mlm, nsp = run.model.branch_losses(
-                    part.mlm_labels,
-                    part.nsp_labels,
-                    part.input_ids,
-                    sequence_ids=part.sequence_ids,
-                    token_type_ids=part.token_type_ids,
-                )
-                (mlm.loss * mlm_weight + nsp.loss * nsp_weight).backward()
-            self._window.add_batch(mlm, nsp)
+    def _settle(self, ahead: int = 0) -> None:
+        """Look at what came out of all steps but the last `ahead`. All ranks have the same norm, so all agree."""
+        run = self.run
+        while len(self._outcomes) > ahead:
+            outcome = self._outcomes.popleft()
+            wait_for_device(run.communicator, outcome.figures)
+            *sums, norm = outcome.figures.values.tolist()
+            self._window.add(sums, outcome.masked_tokens, outcome.pairs)
+            run.skipped_in_a_row = 0 if math.isfinite(norm) else run.skipped_in_a_row + 1
+            if run.skipped_in_a_row:
+                self._skip(outcome.step)
+            self._figures = {
+                "gradient_norm": norm,
+                "learning_rate": outcome.learning_rate,
+                "skipped_steps": run.skipped_steps,
+            }
 
     def _check_replicas(self) -> None:
         """Raise `TrainingError` if the ranks do not hold the same weights."""
+        self._settle()
         run = self.run
         drift = find_drift(run.ddp.flat.views(run.ddp.flat.values), run.communicator)
         self._replicas_checked = run.step
@@ -218,15 +231,14 @@ class Trainer:
             error.agreed = True
             raise error
 
-    def _skip(self) -> None:
+    def _skip(self, step: int) -> None:
         """Count a step without update. All ranks have the same norm, so all are here."""
         run = self.run
         run.skipped_steps += 1
-        run.skipped_in_a_row += 1
         if run.skipped_in_a_row > self.settings.max_skipped_steps:
             names = not_finite(run.ddp.flat)
             error = TrainingError(
-                f"step {run.step}: the gradient was not finite {run.skipped_in_a_row} times in a row (last in "
+                f"step {step}: the gradient was not finite {run.skipped_in_a_row} times in a row (last in "
                 f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}): lower optimizer.learning_rate, or "
                 "lengthen the warm-up, and go on from the last checkpoint"
             )
@@ -235,6 +247,7 @@ class Trainer:
 
     def _report(self) -> None:
         """Log the steps since the last line, and the figures of the last step."""
+        self._settle()
         means = self._window.means(self.settings.global_batch)
         means["mfu"] = means["model_flops_per_second"] / self.product_limit
         if self._log and self._progress:
@@ -245,6 +258,7 @@ class Trainer:
         run, sampler = self.run, self.run.corpora.held_out
         if sampler is None:
             return
+        self._settle()
         self._evaluated = run.step
         with self._window.paused(), run.communicator.whereabouts.phase("evaluating"):
             self.evaluation = evaluate(
@@ -294,6 +308,7 @@ class Trainer:
 
     def _checked_state(self) -> TrainingState:
         """Return the place in the run, of which the replicas are known to be equal. All ranks call this."""
+        self._settle()
         if self.run.step > self._replicas_checked:
             self._check_replicas()
         return self.run.state(self._window.totals())
@@ -306,3 +321,12 @@ class Trainer:
         if self._saver and (in_order or self.run.communicator.size == 1):
             with self._saving():
                 self._saver.wait()
+
+
+def _micro_batches(run: Run) -> MicroBatches:
+    """Return what runs the micro-batches of `run` on its device."""
+    train = run.config.train
+    if run.model.device == CPU:
+        return MicroBatches(run.ddp, train.seed)
+    # The exact reduction has backward write elsewhere each time.
+    return GraphedMicroBatches(run.ddp, train.seed, graphs=train.cuda_graphs and train.reduction == "fast")

@@ -1,4 +1,7 @@
-"""Every collective against its closed form, where rank r holds r + 1, and twice, on any number of ranks."""
+"""Every collective against its closed form, where rank r holds r + 1, and twice, on any number of ranks.
+
+The arrays are where the group's are: on emulated GPUs as well (`tests/gpu/test_under_emulation.py`).
+"""
 
 import gc
 import subprocess
@@ -8,6 +11,7 @@ import weakref
 import numpy as np
 import pytest
 
+from lucid.backend import copy, to_device, to_host
 from lucid.distributed import connect
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.errors import ConfigError
@@ -15,15 +19,24 @@ from lucid.errors import ConfigError
 DTYPES = ["float32", "float64", "int32", "int64"]
 
 
+def anywhere(group, array):
+    """`array` on the group's device."""
+    return to_device(array, group.device)
+
+
 def placed(group, array):
     """A copy of `array` in memory of the group's own."""
     room = group.allocate(array.size, array.dtype).reshape(array.shape)
-    room[...] = array
+    copy(array, room)
     return room
 
 
 # Backends may treat memory that they have allocated in their own way.
-PLACES = pytest.mark.parametrize("place", [lambda group, array: array, placed], ids=["anywhere", "allocated"])
+PLACES = pytest.mark.parametrize("place", [anywhere, placed])
+
+
+def assert_holds(array, expected):
+    np.testing.assert_array_equal(to_host(array), expected)
 
 
 def sum_of_ranks(group):
@@ -38,15 +51,15 @@ def test_all_reduce_sums_in_place(group, count, dtype, place):
     for _ in range(2):
         array = place(group, np.full(count, group.rank + 1, dtype))
         group.all_reduce(array).wait()
-        np.testing.assert_array_equal(array, np.full(count, sum_of_ranks(group), dtype))
+        assert_holds(array, np.full(count, sum_of_ranks(group), dtype))
 
 
 @PLACES
 def test_all_reduce_takes_a_slice_and_leaves_its_neighbours_alone(group, place):
     array = place(group, np.full(30, group.rank + 1, np.float32))
     group.all_reduce(array[10:20]).wait()
-    np.testing.assert_array_equal(array[10:20], np.full(10, sum_of_ranks(group)))
-    np.testing.assert_array_equal(np.delete(array, np.s_[10:20]), np.full(20, group.rank + 1))
+    assert_holds(array[10:20], np.full(10, sum_of_ranks(group)))
+    assert_holds(np.delete(to_host(array), np.s_[10:20]), np.full(20, group.rank + 1))
 
 
 @PLACES
@@ -56,11 +69,11 @@ def test_several_works_go_on_at_once_and_may_be_waited_for_again(group, place):
     for work in [*reversed(works), *works]:
         work.wait()
     for k, array in enumerate(arrays):
-        np.testing.assert_array_equal(array, np.full(1000, sum_of_ranks(group) * k))
+        assert_holds(array, np.full(1000, sum_of_ranks(group) * k))
 
 
 def test_a_work_keeps_arrays_that_nobody_else_holds(group):
-    works = [group.all_reduce(np.ones(100_000, np.float32)) for _ in range(20)]
+    works = [group.all_reduce(anywhere(group, np.ones(100_000, np.float32))) for _ in range(20)]
     for work in works:
         work.wait()
 
@@ -91,7 +104,7 @@ def test_reduce_scatter_leaves_each_rank_its_part_of_the_sum(group, dtype, cut, 
     for _ in range(2):
         array = place(group, parts_of(group, cut, np.arange(group.size, dtype=dtype)) * (group.rank + 1))
         group.reduce_scatter(array, bounds).wait()
-        np.testing.assert_array_equal(array[own], np.full(own.stop - own.start, group.rank * sum_of_ranks(group)))
+        assert_holds(array[own], np.full(own.stop - own.start, group.rank * sum_of_ranks(group)))
 
 
 def allocated_for_node(group, array):
@@ -99,7 +112,7 @@ def allocated_for_node(group, array):
     return group.allocate_for_node(array.size, array.dtype).reshape(array.shape)
 
 
-@pytest.mark.parametrize("place", [lambda _, array: array, placed, allocated_for_node], ids=["any", "own", "of node"])
+@pytest.mark.parametrize("place", [anywhere, placed, allocated_for_node])
 @CUTS
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_all_gather_brings_every_ranks_part_to_all(group, dtype, cut, place):
@@ -108,7 +121,7 @@ def test_all_gather_brings_every_ranks_part_to_all(group, dtype, cut, place):
     for step in range(3):
         array.reshape(-1)[bounds[group.rank] : bounds[group.rank + 1]] = group.rank + step
         group.all_gather(array, bounds).wait()
-        np.testing.assert_array_equal(array.reshape(-1), parts_of(group, cut, np.arange(group.size) + step))
+        assert_holds(array.reshape(-1), parts_of(group, cut, np.arange(group.size) + step))
         group.barrier()
 
 
@@ -117,24 +130,25 @@ def test_memory_of_the_node_is_broadcast_too(group):
     if group.rank == group.size - 1:
         array[:] = 42
     group.broadcast(array, group.size - 1)
-    np.testing.assert_array_equal(array, np.full(1000, 42))
+    assert_holds(array, np.full(1000, 42))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_send_receive_swaps_with_the_peer_also_unequal_sizes(group, dtype):
     peer = group.size - 1 - group.rank
     for _ in range(2):
-        incoming = np.empty(peer + 1, dtype)
-        group.send_receive(np.full(group.rank + 1, group.rank + 1, dtype), incoming, peer).wait()
-        np.testing.assert_array_equal(incoming, np.full(peer + 1, peer + 1, dtype))
+        incoming = anywhere(group, np.empty(peer + 1, dtype))
+        outgoing = anywhere(group, np.full(group.rank + 1, group.rank + 1, dtype))
+        group.send_receive(outgoing, incoming, peer).wait()
+        assert_holds(incoming, np.full(peer + 1, peer + 1, dtype))
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "uint8"])
 def test_broadcast_gives_the_roots_array_to_all(group, dtype):
     for root in range(group.size):
-        array = np.full((3, 4), group.rank + 1, dtype)
+        array = anywhere(group, np.full((3, 4), group.rank + 1, dtype))
         group.broadcast(array, root)
-        np.testing.assert_array_equal(array, np.full((3, 4), root + 1, dtype))
+        assert_holds(array, np.full((3, 4), root + 1, dtype))
 
 
 def test_the_sum_of_a_scalar_is_made_in_float64(group):
@@ -147,7 +161,7 @@ def test_all_ranks_get_the_same_bits(group, place):
     group.all_reduce(mine).wait()
     roots = mine.copy()
     group.broadcast(roots)
-    assert mine.tobytes() == roots.tobytes()
+    assert to_host(mine).tobytes() == to_host(roots).tobytes()
 
 
 def test_every_rank_knows_its_place(group):
@@ -160,7 +174,7 @@ def test_every_rank_knows_its_place(group):
 def test_allocate_gives_zeros(group):
     array = group.allocate(1000, np.float32)
     assert array.dtype == np.float32
-    np.testing.assert_array_equal(array, np.zeros(1000))
+    assert_holds(array, np.zeros(1000))
 
 
 @pytest.mark.mpi(min_size=2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import lucid
+from lucid.backend import to_device
 from lucid.distributed import DistributedDataParallel
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.nn import Embedding, LayerNorm, Linear, Module, ModuleList
@@ -51,8 +52,8 @@ def batch(seed=0):
 
 
 def share(ids, group):
-    """This rank's part of the samples."""
-    return np.array_split(ids, group.size)[group.rank]
+    """This rank's part of the samples, where the group's arrays are."""
+    return to_device(np.array_split(ids, group.size)[group.rank], group.device)
 
 
 def loss_of(outputs):
@@ -79,7 +80,9 @@ def assert_gradients(ddp, expected):
 @pytest.fixture(params=[1e-9, 0.0005, 25.0], ids=["bucket-per-parameter", "few-buckets", "one-bucket"])
 def ddp(request, group):
     """The model on every rank, which starts with weights of its own."""
-    return DistributedDataParallel(Model(seed=group.rank), Recording(group), bucket_megabytes=request.param)
+    return DistributedDataParallel(
+        Model(seed=group.rank).to(group.device), Recording(group), bucket_megabytes=request.param
+    )
 
 
 def test_all_ranks_start_with_the_weights_of_the_first(ddp):
@@ -173,7 +176,7 @@ def test_the_wrapper_renames_nothing(ddp):
 
 
 def test_an_interrupted_backward_is_not_taken_for_a_whole_one(group):
-    ddp = DistributedDataParallel(Model(seed=0), group)
+    ddp = DistributedDataParallel(Model(seed=0).to(group.device), group)
 
     def interrupt():
         raise KeyboardInterrupt

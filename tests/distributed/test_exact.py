@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import lucid
+from lucid.backend import to_device, to_host
 from lucid.distributed import DistributedDataParallel, exact
 from lucid.errors import ConfigError
 from lucid.nn import Linear, Module
@@ -36,13 +37,13 @@ def inputs_of(micro_batch):
 
 
 def backward(model, micro_batch):
-    outputs = model(lucid.tensor(inputs_of(micro_batch)))
+    outputs = model(lucid.tensor(to_device(inputs_of(micro_batch), model.device)))
     (outputs * outputs).sum().backward()
 
 
-def gradients_of(micro_batch):
+def gradients_of(micro_batch, device):
     """The gradients of one micro-batch alone, by name."""
-    model = Model()
+    model = Model().to(device)
     backward(model, micro_batch)
     return {
         name: np.zeros(parameter.shape, np.float32) if parameter.grad is None else parameter.grad.numpy()
@@ -59,7 +60,7 @@ def take_step(ddp, micro_batches):
 
 
 def assert_bits(ddp, micro_batches):
-    alone = [gradients_of(micro_batch) for micro_batch in micro_batches]
+    alone = [gradients_of(micro_batch, ddp.module.device) for micro_batch in micro_batches]
     for name, parameter in ddp.module.named_parameters():
         expected = tree_sum([gradients[name] for gradients in alone])
         np.testing.assert_array_equal(parameter.grad.numpy(), expected, err_msg=name)
@@ -97,7 +98,7 @@ def test_ranks_share_one_tree(group, bucket_megabytes):
     if MICRO_BATCHES % group.size:
         pytest.skip("the tree cannot be shared out evenly")
     share = MICRO_BATCHES // group.size
-    ddp = DistributedDataParallel(Model(), group, bucket_megabytes, exact_micro_batches=share)
+    ddp = DistributedDataParallel(Model().to(group.device), group, bucket_megabytes, exact_micro_batches=share)
     for first in (0, 3):
         take_step(ddp, range(first + group.rank * share, first + (group.rank + 1) * share))
         assert_bits(ddp, range(first, first + MICRO_BATCHES))
@@ -108,9 +109,9 @@ def test_arrays_of_any_length_are_summed_along_the_tree(group, elements):
     if group.size & (group.size - 1):
         pytest.skip("not a power of two")
     arrays = [np.random.default_rng(rank).standard_normal(elements).astype(np.float32) for rank in range(group.size)]
-    total = arrays[group.rank].copy()
-    exact.all_reduce(group, total, np.empty((elements + 1) // 2, np.float32))
-    np.testing.assert_array_equal(total, tree_sum(arrays))
+    total = to_device(arrays[group.rank].copy(), group.device)
+    exact.all_reduce(group, total, to_device(np.empty((elements + 1) // 2, np.float32), group.device))
+    np.testing.assert_array_equal(to_host(total), tree_sum(arrays))
 
 
 def test_another_number_of_backward_passes_is_refused(communicator):

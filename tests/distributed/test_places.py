@@ -61,9 +61,10 @@ def test_hosts_that_differ_are_lines_of_their_own():
 
 
 def test_gpus_are_counted_by_host():
-    there = [on(host, [core], device="cuda", gpu=f"GPU-{host}{core}") for host in "ab" for core in range(2)]
-    assert rows(there) == [Row("0-3", "a, b", "1 each (0-1)", "1", "2 GPUs")]
+    there = [on(host, [core], device="NVIDIA H200", gpu=f"0{core}:00.0") for host in "ab" for core in range(2)]
+    assert rows(there) == [Row("0-3", "a, b", "1 each (0-1)", "1", "2 x NVIDIA H200")]
 
 
 def test_a_gpu_that_ranks_share_is_counted_once():
-    assert rows([on("a", [core], device="cuda", gpu="0") for core in range(2)])[0].device == "1 GPU"
+    there = [on("a", [core], device="NVIDIA H200", gpu="01:00.0") for core in range(2)]
+    assert rows(there)[0].device == "1 x NVIDIA H200 shared"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import lucid
+from lucid.backend import to_device, to_host
 from lucid.distributed import DistributedDataParallel
 from lucid.nn import Embedding, Linear, Module, parameters
 from lucid.optim import LAMB, AdamW, global_norm, not_finite
@@ -37,12 +38,13 @@ class Trained:
     def __init__(self, group, optimizer, **options):
         lucid.manual_seed(group.rank)
         self.group = group
-        self.ddp = DistributedDataParallel(Model(), group, **options)
+        self.ddp = DistributedDataParallel(Model().to(group.device), group, **options)
         self.optimizer = optimizer(self.ddp.flat)
 
     def backward(self, step=0):
         ids = np.random.default_rng(step).integers(0, VOCABULARY, SAMPLES)
-        outputs = self.ddp(np.array_split(ids, self.group.size)[self.group.rank])
+        share = np.array_split(ids, self.group.size)[self.group.rank]
+        outputs = self.ddp(to_device(share, self.group.device))
         self.ddp.zero_grad()
         (outputs * outputs).sum().backward()
         return global_norm(self.ddp.flat)
@@ -56,7 +58,7 @@ class Trained:
         return norms
 
     def weights(self):
-        return self.ddp.flat.values.copy()
+        return to_host(self.ddp.flat.values).copy()
 
 
 OPTIMIZERS = pytest.mark.parametrize("optimizer", [AdamW, LAMB])
@@ -89,7 +91,7 @@ def test_the_weights_are_those_of_the_unsharded(group, optimizer, options):
 
 
 def sums_are_the_same(group, options):
-    """Whether a sum over ranks has the same bits scattered and not: MPI may add in another order."""
+    """Whether a sum over ranks has the same bits scattered and not: MPI and NCCL may add in another order."""
     shared = type(group).__name__ == "SharedMemoryCommunicator"
     return group.size <= 2 or shared or "exact_micro_batches" in options
 

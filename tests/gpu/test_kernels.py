@@ -4,10 +4,13 @@ Each test runs on a GPU, if there is one, and in the emulation, which shows erro
 the arguments, but none of the compiler's or of memory that threads share.
 """
 
+from itertools import pairwise
+
 import ml_dtypes
 import numpy as np
 import pytest
 
+from lucid.errors import ConfigError
 from lucid.kernels import reference
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
@@ -146,56 +149,130 @@ def sequences_of(lengths, holes=False):
     return Sequences.unpadded(mask, mask)
 
 
-def draws_of_rows(draws, sequences):
-    """The same draws, of (probability, stream, coordinates), with the coordinates of the rows."""
-    probability, stream, coordinates = draws
-    return probability, stream, coordinates and sequences.coordinates(coordinates)
+def settings_of(machine, settings):
+    """The same settings, with their arrays on the device."""
+    return tuple(map(machine.put, settings))
+
+
+# The weights of the values, and those of the gradients, are rounded as well.
+ATTENTION_TOLERANCES = {"float32": 64, "bfloat16": 8}
 
 
 class TestAttention:
-    @pytest.mark.parametrize(
-        ("lengths", "width", "heads"),
-        [([1], 4, 2), ([3, 1, 2], 4, 2), ([20, 37, 36], 24, 3), ([130], 16, 1), ([24, 8, 32], 12, 2), ([264], 4, 1)],
-    )
-    @pytest.mark.parametrize("holes", [False, True])
-    def test_it_agrees_forward_and_backward(self, machine, element, lengths, width, heads, holes, drawn):
-        sequences = sequences_of(lengths, holes)
-        joined, gradient = normal(sum(lengths), 3 * width, dtype=element), normal(sum(lengths), width, dtype=element)
-        settings = sequences, heads, *draws_of_rows(drawn(len(lengths)), sequences)
-        # In bfloat16 the scores are rounded as well.
-        tolerances = {"float32": 64, "bfloat16": 8}
-        _, probabilities = machine.assert_agrees("attention", joined, *settings, spacings=tolerances)
-        arguments = gradient, joined, probabilities, *settings
-        machine.assert_agrees("attention_gradient", *arguments, spacings=tolerances)
+    def draws(self, sequences, probability, samples):
+        if probability == 0:
+            return 0.0, STREAM, None
+        coordinates = Coordinates(seed=1 << 40 | 9, step=4, samples=np.asarray(samples))
+        return probability, STREAM + 3, sequences.coordinates(coordinates)
 
-    def test_sequences_in_one_row_draw_where_they_stand_in_it(self, machine, element):
-        sequences = Sequences.packed(np.array([[1] * 5 + [2] * 8 + [3] * 3 + [0] * 4, [1] * 16 + [2] * 4]))
-        draws = 0.4, STREAM, Coordinates(seed=2, step=3, samples=np.array([8, 5]))
-        joined, settings = normal(36, 24, dtype=element), (sequences, 2, *draws_of_rows(draws, sequences))
-        tolerances = {"float32": 64, "bfloat16": 8}
-        _, probabilities = machine.assert_agrees("attention", joined, *settings, spacings=tolerances)
-        arguments = normal(36, 8, dtype=element), joined, probabilities, *settings
-        machine.assert_agrees("attention_gradient", *arguments, spacings=tolerances)
+    def assert_agrees(self, machine, sequences, heads, draws, joined, gradient):
+        settings = sequences, heads, *draws
+        output, saved = machine.kernels.attention(*map(machine.put, (joined, *settings)))
+        by_joined = machine.kernels.attention_gradient(
+            *map(machine.put, (gradient, joined)), saved, *settings_of(machine, settings)
+        )
+        joined, gradient = joined.astype(np.float64), gradient.astype(np.float64)
+        expected, probabilities = reference.attention(joined, *settings)
+        expected_by_joined = reference.attention_gradient(gradient, joined, probabilities, *settings)
+        for name, got, right in (
+            ("attention", output, expected),
+            ("attention_gradient", by_joined, expected_by_joined),
+        ):
+            kind = got.dtype.name
+            assert got.shape == right.shape
+            machine.compare(name, kind, machine.get(got).astype(np.float64), right, ATTENTION_TOLERANCES[kind])
+
+    # One row, a warp's 16, a block's 64, and more; columns for tensor cores, and others.
+    @pytest.mark.parametrize(
+        ("lengths", "head", "heads", "holes", "probability"),
+        [
+            ([1, 17, 15], 5, 2, True, 0.1),
+            ([16, 64], 8, 1, False, 0.0),
+            ([130, 63], 16, 1, False, 0.5),
+            ([65, 1], 64, 1, True, 0.1),
+            ([17], 64, 2, False, 0.0),
+            ([66, 3], 16, 2, True, 0.0),
+        ],
+    )
+    def test_it_agrees_forward_and_backward(self, machine, element, lengths, head, heads, holes, probability):
+        sequences, width = sequences_of(lengths, holes), head * heads
+        draws = self.draws(sequences, probability, np.arange(len(lengths)) * 7 + 2)
+        arrays = normal(sum(lengths), 3 * width, dtype=element), normal(sum(lengths), width, dtype=element)
+        self.assert_agrees(machine, sequences, heads, draws, *arrays)
+
+    @pytest.mark.parametrize("head", [48, 100, 128])
+    def test_it_agrees_for_heads_of_any_size(self, machine, element, head):
+        sequences = sequences_of([37], holes=True)
+        draws = self.draws(sequences, 0.3, [6])
+        arrays = normal(37, 3 * head, dtype=element), normal(37, head, dtype=element)
+        self.assert_agrees(machine, sequences, 1, draws, *arrays)
+
+    # Where the grid's length is a multiple of 4, keys are taken from where blocks of random words begin.
+    @pytest.mark.parametrize("length", [144, 145])
+    def test_sequences_in_one_row_draw_where_they_stand_in_it(self, machine, element, length):
+        ids = np.zeros((2, length), int)
+        for row, starts in enumerate([[0, 5, 69, 72, 142], [0, 127]]):
+            for number, (start, stop) in enumerate(pairwise(starts)):
+                ids[row, start:stop] = number + 1
+        sequences = Sequences.packed(ids)
+        draws = self.draws(sequences, 0.4, [8, 5])
+        rows = len(sequences.slots)
+        arrays = normal(rows, 96, dtype=element), normal(rows, 32, dtype=element)
+        self.assert_agrees(machine, sequences, 2, draws, *arrays)
+
+    def test_empty_sequences_and_rows_of_none_are_left_alone(self, machine, element):
+        slots = np.concatenate([np.arange(20), np.zeros(7, int)])
+        sequences = Sequences((0, 9, 9, 20, 27, 27), slots, 20)
+        draws = self.draws(sequences, 0.4, [8])
+        self.assert_agrees(machine, sequences, 1, draws, normal(27, 48, dtype=element), normal(27, 16, dtype=element))
 
     def test_a_masked_key_has_no_weight_at_all_and_a_row_without_keys_is_uniform(self, machine, element):
         mask = np.array([[True, True, False, True], [False] * 4])
-        settings = Sequences.unpadded(mask, mask), 2, 0.0, STREAM, None
-        _, probabilities = machine.run("attention", normal(8, 18, dtype=element), *settings)
-        first, second = probabilities.reshape(2, 2, 4, 4)
-        np.testing.assert_array_equal(first[..., 2], 0)
-        np.testing.assert_array_equal(second, 0.25)
+        sequences, joined = Sequences.unpadded(mask, mask), normal(8, 48, dtype=element)
+        joined[2, 32:] = 1e30
+        [output, *_] = machine.kernels.attention(*map(machine.put, (joined, sequences, 1, 0.0, STREAM, None)))
+        output = machine.get(output).astype(np.float32)
+        assert np.abs(output[:4]).max() < 10
+        mean = joined[4:, 32:].astype(np.float32).mean(axis=0)
+        np.testing.assert_allclose(output[4:], np.tile(mean, (4, 1)), rtol=1e-2, atol=1e-2)
+        self.assert_agrees(
+            machine, sequences, 1, (0.0, STREAM, None), normal(8, 48, dtype=element), normal(8, 16, dtype=element)
+        )
+
+    def test_a_second_run_gives_the_same_bits(self, machine, element):
+        sequences = sequences_of([70, 3], holes=True)
+        draws = self.draws(sequences, 0.4, [0, 1])
+        joined, gradient = map(machine.put, (normal(73, 48, dtype=element), normal(73, 16, dtype=element)))
+        settings = settings_of(machine, (sequences, 1, *draws))
+        made = []
+        for _ in range(2):
+            output, saved = machine.kernels.attention(joined, *settings)
+            made.append((output, machine.kernels.attention_gradient(gradient, joined, saved, *settings)))
+        for one, other in zip(*made, strict=True):
+            np.testing.assert_array_equal(machine.get(one), machine.get(other))
+
+    def test_scores_as_large_as_these_do_not_overflow(self, machine, element):
+        sequences = sequences_of([20])
+        joined, gradient = normal(20, 48, scale=100, dtype=element), normal(20, 16, dtype=element)
+        self.assert_agrees(machine, sequences, 1, (0.0, STREAM, None), joined, gradient)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, machine, bad):
-        joined, gradient = normal(5, 12), normal(5, 4)
-        joined[1, 2] = bad
-        settings = sequences_of([3, 2]), 2, 0.0, STREAM, None
-        with np.errstate(invalid="ignore"):
-            output, probabilities = machine.run("attention", joined, *settings)
-            [by_joined] = machine.run("attention_gradient", gradient, joined, probabilities, *settings)
-        assert np.isnan(output[1, 2:]).all()
-        assert np.isfinite(output[[0, 3, 4]]).all()
+    def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, machine, element, bad):
+        joined, gradient = normal(5, 96, dtype=element), normal(5, 32, dtype=element)
+        joined[1, 16] = bad
+        settings = settings_of(machine, (sequences_of([3, 2]), 2, 0.0, STREAM, None))
+        joined = machine.put(joined)
+        output, saved = machine.kernels.attention(joined, *settings)
+        by_joined = machine.kernels.attention_gradient(machine.put(gradient), joined, saved, *settings)
+        output, by_joined = (machine.get(array).astype(np.float32) for array in (output, by_joined))
+        assert np.isnan(output[1, 16:]).all()
+        assert np.isfinite(output[[0, 2, 3, 4]]).all()
+        assert np.isnan(by_joined[1, 16:32]).all()
         assert np.isfinite(by_joined[3:]).all()
+
+    def test_heads_that_are_too_wide_are_refused(self, machine):
+        with pytest.raises(ConfigError, match=r"heads of 129 columns are too wide.*take 128"):
+            machine.kernels.attention(*settings_of(machine, (normal(3, 387), sequences_of([3]), 1, 0.0, STREAM, None)))
 
 
 class TestCrossEntropy:
@@ -240,6 +317,30 @@ def test_embedding_gradients_agree(machine, element, accumulate, padding_id, cou
     machine.compare("embedding_gradient", "float32", got, expected, 64)
 
 
+def test_gradients_of_rows_are_of_their_type(machine, element):
+    """Those of look-ups in activations, of which some rows have labels."""
+    ids, gradient = np.array([7, 0, 3, 0, 0]), normal(5, 16, dtype=element)
+    gradient[3:] = 0
+    got = np.zeros((9, 16), element)
+    machine.update("embedding_gradient", [gradient, ids, got], False, None)
+    expected = np.zeros((9, 16), element)
+    expected[ids[:3]] = gradient[:3]
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (40, 16)])
+def test_rows_of_a_table_are_looked_up(machine, element, shape):
+    table, ids = normal(*shape, dtype=element), RANDOM.integers(0, shape[0], (3, 7))
+    np.testing.assert_array_equal(machine.run("embedding", table, ids)[0], table[ids])
+
+
+@pytest.mark.parametrize("width", [2, 7, 40, 1100])
+def test_the_place_of_the_greatest_is_the_first_of_equals(machine, element, width):
+    x = RANDOM.integers(-3, 4, (33, width)).astype(element)
+    np.testing.assert_array_equal(machine.run("argmax", x)[0], x.astype(np.float64).argmax(axis=1))
+    assert machine.run("argmax", x.reshape(3, 11, width))[0].shape == (3, 11)
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (65, 7), (4, 50, 33), (1100, 264)])
 def test_bias_gradients_agree(machine, element, shape):
     machine.assert_agrees(
@@ -266,7 +367,18 @@ def test_a_sum_of_squares_with_what_is_not_finite_is_not_finite(machine, bad):
     assert np.isfinite(sums).tolist() == [True, True, False]
 
 
-RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1, "corrections": (0.19, 0.04), "gradient_scale": 0.3}
+def test_the_root_of_a_sum_agrees(machine):
+    for count in (1, 600, 7000):
+        sums = RANDOM.random(count)
+        [root] = machine.run("root_of_sum", sums)
+        assert root.shape == ()
+        assert root == pytest.approx(reference.root_of_sum(sums), rel=1e-14)
+
+
+RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1}
+UPDATE = {name: RATES[name] for name in ("epsilon", "weight_decay")}
+# Learning rate and gradient scale, then what corrects the moments.
+FACTORS = np.array([1e-2, 0.3, 1 / 0.19, 1 / 0.2])
 
 
 def buffers_of(count):
@@ -278,8 +390,8 @@ def test_adamw_agrees(machine, count):
     got = buffers_of(count)
     expected = [array.astype(np.float64) for array in got]
     for _ in range(2):
-        machine.update("adamw", got, learning_rate=1e-2, **RATES)
-        reference.adamw(*expected, learning_rate=1e-2, **RATES)
+        machine.update("adamw", got, machine.put(FACTORS), **RATES)
+        reference.adamw(*expected, FACTORS, **RATES)
     for one, other in zip(got, expected, strict=True):
         machine.compare("adamw", "float32", one, other, 64)
 
@@ -289,13 +401,13 @@ def test_lamb_agrees(machine, bounds):
     count, bounds = bounds[-1], np.array(bounds)
     got, rates = buffers_of(count), 1e-2 * np.arange(1.0, len(bounds))
     values, gradients, *moments = expected = [array.astype(np.float64) for array in got]
-    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
+    factors = machine.put(FACTORS)
     for _ in range(2):
-        squares = machine.update("lamb_moments", got, bounds, **RATES)
-        of_reference = reference.lamb_moments(values, gradients, *moments, bounds, **RATES)
+        squares = machine.update("lamb_moments", got, bounds, factors, **RATES)
+        of_reference = reference.lamb_moments(values, gradients, *moments, bounds, FACTORS, **RATES)
         np.testing.assert_allclose(squares, of_reference, rtol=1e-5)
-        machine.update("lamb_update", [got[0], *got[2:]], bounds, rates, **factors)
-        reference.lamb_update(values, *moments, bounds, rates, **factors)
+        machine.update("lamb_update", [got[0], *got[2:]], bounds, machine.put(rates), factors, **UPDATE)
+        reference.lamb_update(values, *moments, bounds, rates, FACTORS, **UPDATE)
     for one, other in zip(got, expected, strict=True):
         machine.compare("lamb", "float32", one, other, 64)
 
@@ -304,11 +416,43 @@ def test_lamb_agrees(machine, bounds):
 def test_optimizers_round_the_new_values_as_they_write_them(machine, count):
     values, gradients, *moments = map(machine.put, buffers_of(count))
     rounded = machine.put(np.full(count, np.nan, ml_dtypes.bfloat16))
-    machine.kernels.adamw(values, gradients, *moments, learning_rate=1e-2, **RATES, rounded=rounded)
+    factors, blocks = machine.put(FACTORS), (np.array([0, count]), machine.put(np.array([0.1])))
+    machine.kernels.adamw(values, gradients, *moments, factors, **RATES, rounded=rounded)
     np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
-    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
-    machine.kernels.lamb_update(values, *moments, np.array([0, count]), np.array([0.1]), **factors, rounded=rounded)
+    machine.kernels.lamb_update(values, *moments, *blocks, factors, **UPDATE, rounded=rounded)
     np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_without_a_finite_scale_an_update_changes_nothing(machine, scale):
+    bounds, before = np.array([0, 2000, 5000]), buffers_of(5000)
+    values, _, *moments = after = [machine.put(array) for array in before]
+    updates = machine.put(np.array([6]))
+    factors = machine.kernels.update_factors(1e-2, machine.put(np.array(scale)), updates, RATES["betas"])
+    machine.kernels.adamw(*after, factors, **RATES)
+    assert not machine.get(machine.kernels.lamb_moments(*after, bounds, factors, **RATES)).any()
+    machine.kernels.lamb_update(values, *moments, bounds, machine.put(np.ones(2)), factors, **UPDATE)
+    np.testing.assert_array_equal([machine.get(array) for array in after], before)
+    assert machine.get(updates).tolist() == [6]
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), None])
+def test_factors_are_those_of_the_next_update(machine, betas):
+    updates, expected_updates = machine.put(np.zeros(1, np.int64)), np.zeros(1, np.int64)
+    for _ in range(3):
+        got = machine.kernels.update_factors(machine.put(np.array(1e-3)), 0.5, updates, betas)
+        expected = reference.update_factors(1e-3, 0.5, expected_updates, betas)
+        np.testing.assert_allclose(machine.get(got), expected, rtol=1e-13)
+        np.testing.assert_array_equal(machine.get(updates), expected_updates)
+
+
+def test_the_rates_of_lamb_agree(machine):
+    squares, first_blocks = RANDOM.random((1500, 2)), np.array([0, 1, 600, 601, 602, 1400])
+    squares[600, 0] = squares[601, 1] = 0
+    for adapting in (0, 5, 6):
+        got = machine.kernels.lamb_rates(machine.put(squares), first_blocks, adapting, machine.put(FACTORS))
+        expected = reference.lamb_rates(squares, first_blocks, adapting, FACTORS)
+        np.testing.assert_allclose(machine.get(got), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("count", [999, 4096])
@@ -364,3 +508,12 @@ def test_arrays_that_begin_anywhere_are_taken(machine, element):
     x = normal(1 + 4 * 16, dtype=element)
     got = machine.get(machine.kernels.activation(machine.put(x)[1:].reshape(4, 16), None, "relu"))
     np.testing.assert_array_equal(got, np.maximum(x[1:].reshape(4, 16), 0))
+
+
+def test_dropout_takes_its_step_from_an_array(machine, element, expected):
+    x = normal(3, 40, dtype=element)
+    step = machine.put(np.array(2**31 + 5))
+    [got] = machine.run("dropout", x, 0.4, STREAM, Coordinates(1 << 40 | 9, step, np.arange(3) + 2**33))
+    right = expected("dropout", x, 0.4, STREAM, Coordinates(1 << 40 | 9, 2**31 + 5, np.arange(3)))
+    machine.compare("dropout", element.name, got.astype(np.float64), right, TOLERANCES[element.name])
+    assert (got == 0).any()

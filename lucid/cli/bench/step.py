@@ -11,13 +11,13 @@ import typer
 import yaml
 
 from lucid.cli.bench.table import print_breakdown
-from lucid.distributed import all_or_none, choose, session, text_of_first, watched
+from lucid.distributed import all_or_none, session, text_of_first, watched
 from lucid.errors import ConfigError
 from lucid.preparation import prepare
 from lucid.training.breakdown import StepClock, measure
 from lucid.training.config import RunConfig, from_dict, load
 from lucid.training.numerics import limit_threads
-from lucid.training.setup import open_run
+from lucid.training.setup import communicator_of, open_run
 
 
 class Size(StrEnum):
@@ -84,7 +84,7 @@ def step(
         run_config = _only_steps(run_config, folder, None if config else folder / "corpus")
         limit_threads(run_config.threads_per_rank)
         with watched(group, run_config.train.watchdog_seconds):
-            clock = StepClock(choose(group, run_config.distributed.backend))
+            clock = StepClock(communicator_of(run_config, group))
             run = open_run(run_config, clock.communicator)
             breakdown = measure(run, clock, steps)
             if run.is_first:
@@ -113,7 +113,7 @@ def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConf
     train = config.train.model_copy(
         update={
             "steps": _NEVER, "log_every": _NEVER, "checkpoint_every": _NEVER, "check_replicas_every": _NEVER,
-            "evaluate_every": None, "max_hours": None,
+            "evaluate_every": None, "max_hours": None, "cuda_graphs": False,
         }
     )  # fmt: skip
     data = config.data.model_copy(update={"path": corpus}) if corpus else config.data

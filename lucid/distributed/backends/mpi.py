@@ -20,13 +20,13 @@ from lucid.distributed.backends.mpi_window import MPIWindow
 from lucid.distributed.backends.progress import ProgressThread
 from lucid.distributed.communicator import (
     Communicator,
+    Companion,
     SideChannel,
     Work,
-    check_apart,
     check_array,
     check_parts,
     check_rank,
-    check_same_dtype,
+    check_swap,
 )
 from lucid.distributed.topology import check_world_size
 from lucid.distributed.whereabouts import Whereabouts
@@ -72,6 +72,7 @@ class MPICommunicator(Communicator):
         subtree = in_place and self._node.size & (self._node.size - 1) == 0
         self.nodes_are_subtrees: bool = self.evenly_spread and self._ranks.allreduce(int(subtree)) == self.size
         self._progress_threads: list[ProgressThread] = []
+        self._companions: list[Companion] = []
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
@@ -91,10 +92,7 @@ class MPICommunicator(Communicator):
         return self._work("all_gather", (array,), self._ranks.Iallgatherv(self._mpi.IN_PLACE, [array, parts]))
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
-        check_array("outgoing", outgoing)
-        check_array("incoming", incoming)
-        check_same_dtype("outgoing", outgoing, "incoming", incoming)
-        check_apart("outgoing", outgoing, "incoming", incoming)
+        check_swap(outgoing, incoming)
         check_rank("peer", peer, self.size)
         receipt = self._ranks.Irecv(incoming, peer)
         return self._work("send_receive", (outgoing, incoming), receipt, self._ranks.Isend(outgoing, peer))
@@ -170,7 +168,16 @@ class MPICommunicator(Communicator):
         """Let MPI move messages that are under way, as it does in its own calls only. Does not block."""
         self._ranks.Iprobe()
 
+    def accompany(self, companion: Companion) -> None:
+        """Let `companion` end with this communicator: its failure is this one's, and so is the end of the job."""
+        self._companions.append(companion)
+
+    def failure(self) -> str:
+        return next(filter(None, (companion.failure() for companion in self._companions)), "")
+
     def abort(self, code: int) -> NoReturn:
+        for companion in self._companions:
+            companion.give_up()
         self._mpi.COMM_WORLD.Abort(code)
         # MPICH only tells the launcher, and goes on until that kills this process.
         time.sleep(_SECONDS_TO_BE_KILLED)
@@ -183,6 +190,8 @@ class MPICommunicator(Communicator):
             thread.stop()
         for window in self._windows:
             window.free()
+        for companion in self._companions:
+            companion.leave()
         # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
         self._mpi.Finalize()
 

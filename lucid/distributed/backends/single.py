@@ -5,19 +5,17 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
-from lucid.backend import Array
+from lucid.backend import CPU, Array, device_of, zeros
 from lucid.distributed.communicator import (
     Communicator,
     Finished,
     Work,
-    check_apart,
     check_array,
     check_parts,
     check_rank,
-    check_same_dtype,
+    check_swap,
 )
 from lucid.distributed.whereabouts import Whereabouts
 
@@ -31,32 +29,31 @@ class SingleCommunicator(Communicator):
     node_count = 1
     evenly_spread = True
 
-    def __init__(self) -> None:
-        self.whereabouts = Whereabouts(self.rank, self.size)
+    def __init__(self, device: str = CPU, whereabouts: Whereabouts | None = None) -> None:
+        """Allocate on `device`; arrays on any are taken. `whereabouts` are those of the process, if it has some."""
+        self.device = device
+        self.whereabouts = whereabouts or Whereabouts(self.rank, self.size)
 
     def all_reduce(self, array: Array) -> Work:
-        check_array("array", array)
+        check_array("array", array, device_of(array))
         return Finished()
 
     def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
-        check_parts(array, bounds, self.size)
+        check_parts(array, bounds, self.size, device_of(array))
         return Finished()
 
     def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
-        check_parts(array, bounds, self.size)
+        check_parts(array, bounds, self.size, device_of(array))
         return Finished()
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
-        check_array("outgoing", outgoing)
-        check_array("incoming", incoming)
-        check_same_dtype("outgoing", outgoing, "incoming", incoming)
-        check_apart("outgoing", outgoing, "incoming", incoming)
+        check_swap(outgoing, incoming, device_of(outgoing))
         check_rank("peer", peer, self.size)
-        incoming.flat[:] = outgoing.flat
+        incoming.reshape(-1)[...] = outgoing.reshape(-1)
         return Finished()
 
     def broadcast(self, array: Array, root: int = 0) -> None:
-        check_array("array", array)
+        check_array("array", array, device_of(array))
         check_rank("root", root, self.size)
 
     def barrier(self) -> None:
@@ -66,10 +63,10 @@ class SingleCommunicator(Communicator):
         return float(value)
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
-        return np.zeros(count, dtype)
+        return zeros(count, dtype, self.device)
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
-        return np.zeros(count, dtype)
+        return zeros(count, dtype, self.device)
 
     def side_channel(self) -> None:
         return None

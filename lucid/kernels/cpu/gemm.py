@@ -15,6 +15,7 @@ from lucid.kernels import reference, threads
 from lucid.kernels.cpu import onednn
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, read, write
+from lucid.kernels.cpu.sums import linear_bias_gradient
 
 # Multiply-adds that take about as long as going through one element does.
 _OPERATIONS_AN_ELEMENT = 16
@@ -111,11 +112,15 @@ def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = 
     return y.reshape(*gradient.shape[:-1], weight.shape[1])
 
 
-def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
+def linear_weight_gradient(
+    gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
+) -> None:
     if onednn.is_installed():
         _multiply(_rows(gradient).T, _rows(x), out, accumulate=accumulate)
     else:
         reference.linear_weight_gradient(gradient, x, out, accumulate)
+    if bias_sums is not None:
+        bias_sums[...] = linear_bias_gradient(gradient)
 
 
 def _matrix(x: Array) -> Array:

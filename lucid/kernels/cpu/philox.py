@@ -43,7 +43,7 @@ def draws(probability: float, stream: int, coordinates: Coordinates | None, part
     """Return what kernels draw by for an array each of whose rows, by `coordinates`, is `parts` rows to them."""
     if coordinates is None:
         return Draws(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int64), 1.0)
-    seed, step, samples = coordinates.seed, coordinates.step, np.asarray(coordinates.samples)
+    seed, step, samples = coordinates.seed, int(coordinates.step), np.asarray(coordinates.samples)
     words = [stream, step, seed, seed >> 32]
     place = np.array([word & 0xFFFFFFFF for word in words] + [keep_threshold(probability)], dtype=np.uint64)
     positions = np.zeros(len(samples), np.int64)

@@ -6,6 +6,7 @@ blocks of a fixed size are summed, and then their sums in order; over a buffer, 
 
 import numpy as np
 from numba import types
+from numpy.lib.stride_tricks import as_strided
 
 from lucid.backend import Array
 from lucid.kernels import threads
@@ -77,30 +78,56 @@ def rows_of(blocks: slice) -> slice:
     return slice(blocks.start * ROWS, blocks.stop * ROWS)
 
 
-@kernel(read(2), write(2))
-def _column_sums(x: Array, sums: Array) -> None:
-    whole = x.shape[0] // 4 * 4
+@part
+def _row(x: Array, row: int, stride: int, width: int) -> Array:
+    """Return a row of a matrix that lies in x [elements], its rows `stride` apart."""
+    return x[row * stride : row * stride + width]
+
+
+@kernel(read(1), types.int64, types.int64, write(2))
+def _column_sums(x: Array, stride: int, rows: int, sums: Array) -> None:
+    width, whole = sums.shape[1], rows // 4 * 4
     for row in range(0, whole, 4):
-        add_four_to(sums[row // ROWS], x[row], x[row + 1], x[row + 2], x[row + 3])
-    for row in range(whole, x.shape[0]):
-        add_to(sums[row // ROWS], x[row])
+        one, two = _row(x, row, stride, width), _row(x, row + 1, stride, width)
+        three, four = _row(x, row + 2, stride, width), _row(x, row + 3, stride, width)
+        add_four_to(sums[row // ROWS], one, two, three, four)
+    for row in range(whole, rows):
+        add_to(sums[row // ROWS], _row(x, row, stride, width))
 
 
-@kernel(read(2, types.uint16), write(2))
-def _sums_of_bfloat16_columns(x: Array, sums: Array) -> None:
-    for row in range(x.shape[0]):
-        source, target = x[row], sums[row // ROWS]
+@kernel(read(1, types.uint16), types.int64, types.int64, write(2))
+def _sums_of_bfloat16_columns(x: Array, stride: int, rows: int, sums: Array) -> None:
+    for row in range(rows):
+        source, target = _row(x, row, stride, sums.shape[1]), sums[row // ROWS]
         for column in range(target.shape[0]):
             target[column] += number_of(np.int32(np.uint32(source[column]) << np.uint32(16)))
 
 
 def linear_bias_gradient(gradient: Array) -> Array:
-    x, column_sums = as_rows(gradient, gradient.dtype), _column_sums
+    x, stride = _elements(gradient)
+    width = gradient.shape[-1]
+    count, column_sums = gradient.size // width, _column_sums
+    sums = block_sums(count, width)
     if x.dtype != np.float32:
         x, column_sums = x.view(np.uint16), _sums_of_bfloat16_columns
-    sums = block_sums(*x.shape)
-    threads.split(len(sums), x.size, lambda blocks: column_sums(x[rows_of(blocks)], sums[blocks]))
+
+    def add(blocks: slice) -> None:
+        rows = range(count)[rows_of(blocks)]
+        column_sums(x[rows.start * stride :], stride, len(rows), sums[blocks])
+
+    threads.split(len(sums), gradient.size, add)
     return sums.sum(axis=0)
+
+
+def _elements(x: Array) -> tuple[Array, int]:
+    """Return the elements of x [..., C] from its first to its last, and how far apart rows of C begin.
+
+    Some columns of a matrix in C order stay where they are.
+    """
+    if x.ndim == 2 and len(x) and x.strides[1] == x.itemsize and x.strides[0] >= x.shape[1] * x.itemsize:
+        stride = x.strides[0] // x.itemsize
+        return as_strided(x, ((len(x) - 1) * stride + x.shape[1],), (x.itemsize,)), stride
+    return as_rows(x, x.dtype).reshape(-1), x.shape[-1]
 
 
 @kernel(read(1), read(1, types.int64), write(1, types.float64))

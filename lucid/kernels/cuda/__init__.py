@@ -2,28 +2,29 @@
 
 Rows, and gradients by rows, are arrays of either type, and results are of the type that goes in. Parameters and their
 gradients, statistics, losses and sums are float32, as all arithmetic is. Sums are made in an order that follows from
-shapes alone, with no atomic addition, so that every run gives the same bits. The matrix products are CuPy's.
+shapes alone, with no atomic addition, so that every run gives the same bits. The matrix products are cuBLASLt's.
 """
 
 from lucid.kernels.cuda.attention import attention, attention_gradient
-from lucid.kernels.cuda.casting import operand
-from lucid.kernels.cuda.cross_entropy import cross_entropy, cross_entropy_gradient
+from lucid.kernels.cuda.casting import operand, round_to_bfloat16
+from lucid.kernels.cuda.cross_entropy import argmax, cross_entropy, cross_entropy_gradient
 from lucid.kernels.cuda.elementwise import activation, activation_gradient, dropout
-from lucid.kernels.cuda.embedding import embedding_gradient
+from lucid.kernels.cuda.embedding import embedding, embedding_gradient
+from lucid.kernels.cuda.gemm import linear, linear_input_gradient, linear_weight_gradient
 from lucid.kernels.cuda.layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_gradient,
     layer_norm,
     layer_norm_gradient,
 )
-from lucid.kernels.cuda.optimizers import adamw, lamb_moments, lamb_update
-from lucid.kernels.cuda.sums import linear_bias_gradient, squared_sums
-from lucid.kernels.reference import linear, linear_input_gradient, linear_weight_gradient
+from lucid.kernels.cuda.optimizers import adamw, lamb_moments, lamb_rates, lamb_update, update_factors
+from lucid.kernels.cuda.sums import linear_bias_gradient, root_of_sum, squared_sums
 
 __all__ = [
     "activation",
     "activation_gradient",
     "adamw",
+    "argmax",
     "attention",
     "attention_gradient",
     "cross_entropy",
@@ -31,8 +32,10 @@ __all__ = [
     "dropout",
     "dropout_add_layer_norm",
     "dropout_add_layer_norm_gradient",
+    "embedding",
     "embedding_gradient",
     "lamb_moments",
+    "lamb_rates",
     "lamb_update",
     "layer_norm",
     "layer_norm_gradient",
@@ -41,5 +44,8 @@ __all__ = [
     "linear_input_gradient",
     "linear_weight_gradient",
     "operand",
+    "root_of_sum",
+    "round_to_bfloat16",
     "squared_sums",
+    "update_factors",
 ]

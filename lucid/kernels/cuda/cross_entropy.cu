@@ -1,4 +1,4 @@
-// Cross-entropy over a wide vocabulary, a block of threads to a row.
+// Cross-entropy over a wide vocabulary, and what is the most probable in it: a block of threads to a row.
 #include "element.cuh"
 #include "reduction.cuh"
 
@@ -60,4 +60,36 @@ extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_gradient(
         for (int i = 0; i < VECTOR; ++i) values[i] = (expf(values[i] - shift) - (column + i == label)) * weight;
         store(y + row * vocabulary + column, values);
     }
+}
+
+// A number and its column.
+struct Entry {
+    float x;
+    int column;
+};
+
+// Of equals the one that comes first.
+struct Greater {
+    __device__ Entry operator()(Entry one, Entry other) const {
+        return other.x > one.x || (other.x == one.x && other.column < one.column) ? other : one;
+    }
+};
+
+__device__ inline Entry opposite(Entry entry, int offset) {
+    return {opposite(entry.x, offset), opposite(entry.column, offset)};
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) argmax(
+    const ELEMENT *__restrict__ x, long long *__restrict__ places, int width) {
+    const ELEMENT *own = x + static_cast<long long>(blockIdx.x) * width;
+    // A thread without a column must not win over one with a column.
+    Entry found = {LEAST, width};
+    for (int column = threadIdx.x * VECTOR; column < width; column += THREADS * VECTOR) {
+        float values[VECTOR];
+        load(own + column, values);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) found = Greater()(found, {values[i], column + i});
+    }
+    found = over_row(found, Greater());
+    if (threadIdx.x == 0) places[blockIdx.x] = found.column < width ? found.column : 0;
 }

@@ -1,10 +1,10 @@
-"""Cross-entropy over a wide vocabulary."""
+"""Cross-entropy over a wide vocabulary, and what is the most probable in it."""
 
 import numpy as np
 
 from lucid.backend import Array, array_module
 from lucid.kernels.cuda import launching
-from lucid.kernels.cuda.arrays import empty, parameter, plain
+from lucid.kernels.cuda.arrays import as_rows, empty, parameter, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.launching import is_aligned, vector_width
 
@@ -37,6 +37,15 @@ def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_su
         np.int32(vocabulary),
     )  # fmt: skip
     return y
+
+
+def argmax(x: Array) -> Array:
+    rows = as_rows(x)
+    places = empty(x, len(rows), dtype=np.int64)
+    launching.launch(
+        form(x.dtype.name, _vector(rows)), "argmax", (len(rows),), (_THREADS,), rows, places, np.int32(rows.shape[1])
+    )
+    return places.reshape(x.shape[:-1])
 
 
 def _vector(logits: Array) -> int:

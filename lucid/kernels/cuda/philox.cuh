@@ -1,18 +1,19 @@
 // Philox4x32-10: the words of lucid.random, bit for bit, made where they are used.
 #pragma once
 
-// The parameters by which a kernel draws: what `draws` in draws.py returns. `samples` is null where nothing is dropped.
+// The parameters by which a kernel draws: what `draws` in draws.py returns. `samples` is null where nothing is dropped;
+// else a row's sample is the low half of its number there, and the step the high half: no parameter changes with it.
 #define DRAWS                                                                                                   \
     const long long *__restrict__ samples, const long long *__restrict__ positions, unsigned stream,            \
-        unsigned step, unsigned low_key, unsigned high_key, unsigned threshold, float keep_scale
+        unsigned low_key, unsigned high_key, unsigned threshold, float keep_scale
 
 struct Place {
-    unsigned stream, step, low_key, high_key, threshold;
+    unsigned stream, low_key, high_key, threshold;
     float keep_scale;
 };
 
 #define PLACE \
-    Place { stream, step, low_key, high_key, threshold, keep_scale }
+    Place { stream, low_key, high_key, threshold, keep_scale }
 
 struct Words {
     unsigned first, second, third, fourth;
@@ -23,8 +24,9 @@ struct Words {
     }
 };
 
-__device__ inline Words philox(const Place &place, unsigned sample, unsigned block) {
-    Words words = {place.stream, place.step, sample, block};
+__device__ inline Words philox(const Place &place, long long sample, unsigned block) {
+    const auto both = static_cast<unsigned long long>(sample);
+    Words words = {place.stream, static_cast<unsigned>(both >> 32), static_cast<unsigned>(both), block};
     unsigned low_key = place.low_key, high_key = place.high_key;
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
@@ -41,15 +43,14 @@ __device__ inline float keep_factor(const Place &place, unsigned word) {
     return word >= place.threshold ? place.keep_scale : 0.0f;
 }
 
-// What dropout multiplies elements [first, first + COUNT) of a sample by. `whole`: first and COUNT are multiples of 4,
-// so that words come in whole blocks.
+// What dropout multiplies elements [first, first + COUNT) of a sample, given as in `samples`, by. `whole`: first and
+// COUNT are multiples of 4, so that words come in whole blocks.
 template <int COUNT>
 __device__ inline void keep_factors(
     const Place &place, long long sample, long long first, bool whole, float (&factors)[COUNT]) {
-    const auto low_sample = static_cast<unsigned>(sample);
     auto block = static_cast<unsigned>(first / 4);
     const auto shift = static_cast<unsigned>(first % 4);
-    Words words = philox(place, low_sample, block);
+    Words words = philox(place, sample, block);
     if constexpr (COUNT == 1) {
         factors[0] = keep_factor(place, words.at(shift));
     } else {
@@ -57,7 +58,7 @@ __device__ inline void keep_factors(
 #pragma unroll
         for (int i = 0; i < COUNT; i += 4) {
             // The last block is one too many where words come whole.
-            const Words next = whole && i + 4 == COUNT ? words : philox(place, low_sample, ++block);
+            const Words next = whole && i + 4 == COUNT ? words : philox(place, sample, ++block);
 #pragma unroll
             for (unsigned j = 0; j < 4; ++j) {
                 const unsigned index = whole ? j : shift + j;

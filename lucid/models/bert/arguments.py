@@ -1,6 +1,6 @@
 """Checks of what callers pass to the model: shapes, kinds and ranges, with errors that name the argument.
 
-Everything comes out as arrays on the model's device; ids and labels are checked before they travel there.
+Ids, masks and labels come out in host memory, wherever they were: `rows.py` chooses there what travels to the device.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from lucid.autograd import Tensor
 from lucid.backend import Array
 from lucid.kernels.sequences import Sequences, begins
 from lucid.models.bert.config import BERTConfig
+from lucid.models.bert.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,22 @@ class EncoderInputs:
             return Sequences.packed(self.sequence_ids)
         return Sequences.unpadded(self.token_type_ids, self.attention_mask, labelled)
 
+    def rows(self, sequences: Sequences) -> Rows:
+        """Return the rows of `sequences`, in host memory but for embeddings."""
+        words = embeddings = None
+        if self.inputs_embeds is not None:
+            slots = backend.to_device(sequences.slots, self.inputs_embeds.device)
+            embeddings = self.inputs_embeds.reshape(-1, self.inputs_embeds.shape[-1])[slots]
+        else:
+            words = self._of_rows(self.input_ids, sequences)
+        types, positions = self._of_rows(self.token_type_ids, sequences), self._of_rows(self.position_ids, sequences)
+        return Rows(self.batch_and_length[0], sequences, words, types, positions, embeddings)
+
+    @staticmethod
+    def _of_rows(ids: Array | None, sequences: Sequences) -> Array:
+        assert ids is not None
+        return sequences.rows_of(ids).astype(np.int64, copy=False)
+
 
 def check_inputs(
     config: BERTConfig,
@@ -56,44 +73,43 @@ def check_inputs(
     inputs_embeds: Any = None,
     sequence_ids: Any = None,
 ) -> EncoderInputs:
-    """Return the inputs as arrays on `device`, with defaults filled in, or raise `ValueError`."""
+    """Return the inputs with defaults filled in, or raise `ValueError`. `device` is where embeddings go."""
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give either input_ids or inputs_embeds, and not both")
     if inputs_embeds is not None:
         inputs_embeds = _embeddings(inputs_embeds, config.hidden_size).to(device)
         B, T = inputs_embeds.shape[:2]
     else:
-        input_ids = integers("input_ids", input_ids, (None, None), config.vocab_size, device, "vocab_size")
+        input_ids = integers("input_ids", input_ids, (None, None), config.vocab_size, "vocab_size")
         B, T = input_ids.shape
     if config.max_position_embeddings < T:
         name = "input_ids" if inputs_embeds is None else "inputs_embeds"
         raise ValueError(
             f"{name} has sequences of length {T}; max_position_embeddings allows {config.max_position_embeddings}"
         )
-    xp = backend.array_module(inputs_embeds.data if inputs_embeds is not None else input_ids)
     if attention_mask is not None:
-        attention_mask = flags("attention_mask", attention_mask, (B, T), device)
+        attention_mask = flags("attention_mask", attention_mask, (B, T))
     if sequence_ids is not None:
         if attention_mask is not None:
             raise ValueError("give either attention_mask or sequence_ids, and not both")
-        sequence_ids = _sequence_ids(sequence_ids, (B, T), device)
+        sequence_ids = _sequence_ids(sequence_ids, (B, T))
     if token_type_ids is None:
-        token_type_ids = xp.zeros((B, T), dtype=np.int64)
+        token_type_ids = np.zeros((B, T), dtype=np.int64)
     else:
         types = config.type_vocab_size
-        token_type_ids = integers("token_type_ids", token_type_ids, (B, T), types, device, "type_vocab_size")
+        token_type_ids = integers("token_type_ids", token_type_ids, (B, T), types, "type_vocab_size")
     if position_ids is None:
-        position_ids = xp.arange(T)
+        position_ids = np.arange(T)
         if sequence_ids is not None:
             first = begins(sequence_ids).reshape(-1)
-            position_ids = (xp.arange(B * T) - xp.flatnonzero(first)[first.cumsum() - 1]).reshape(B, T)
+            position_ids = (np.arange(B * T) - np.flatnonzero(first)[first.cumsum() - 1]).reshape(B, T)
     else:
         positions = config.max_position_embeddings
         position_ids = _broadcast_rows(position_ids)
-        position_ids = integers("position_ids", position_ids, (None, T), positions, device, "max_position_embeddings")
+        position_ids = integers("position_ids", position_ids, (None, T), positions, "max_position_embeddings")
         if len(position_ids) not in (1, B):
             raise ValueError(f"position_ids has shape {position_ids.shape}; it takes ({B}, {T}), (1, {T}) or ({T},)")
-    position_ids = xp.broadcast_to(position_ids, (B, T))
+    position_ids = np.broadcast_to(position_ids, (B, T))
     return EncoderInputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids, sequence_ids)
 
 
@@ -102,11 +118,10 @@ def integers(
     values: Any,
     shape: tuple[int | None, ...],
     bound: int,
-    device: str,
     bound_name: str = "",
     ignored: int | None = None,
 ) -> Array:
-    """Return `values` as an integer array of `shape` (None: any size) with elements in [0, bound) or `ignored`.
+    """Return `values` as integers of `shape` (None: any size) in host memory, all in [0, bound) or `ignored`.
 
     `bound_name` is the setting that `bound` comes from.
     """
@@ -121,12 +136,11 @@ def integers(
         also = "" if ignored is None else f", or {ignored} for positions that do not count"
         wrong = int(array[outside][0])
         raise ValueError(f"{name} has the value {wrong}; it takes 0 to {bound - 1}{why}{also}")
-    return backend.to_device(array, device)
+    return array
 
 
 def _array(name: str, values: Any, shape: tuple[int | None, ...]) -> Array:
-    data = values.data if isinstance(values, Tensor) else values
-    array = data if hasattr(data, "dtype") and hasattr(data, "shape") else np.asarray(data)
+    array = backend.to_host(values.data if isinstance(values, Tensor) else values)
     fits = array.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, array.shape, strict=True))
     if not fits or 0 in array.shape:
         letters = iter("BT")
@@ -139,17 +153,17 @@ def _broadcast_rows(values: Any) -> Any:
     return values.reshape(1, -1) if getattr(values, "ndim", None) == 1 else values
 
 
-def flags(name: str, values: Any, shape: tuple[int, ...], device: str) -> Array:
-    """Return `values`, zeros and ones of `shape`, as a bool array."""
+def flags(name: str, values: Any, shape: tuple[int, ...]) -> Array:
+    """Return `values`, zeros and ones of `shape`, as a bool array in host memory."""
     array = _array(name, values, shape)
     neither = (array != 0) & (array != 1)
     if neither.any():
         raise ValueError(f"{name} has the value {array[neither][0]}; it takes 0 and 1")
-    return backend.to_device(array != 0, device)
+    return array != 0
 
 
-def _sequence_ids(values: Any, shape: tuple[int, int], device: str) -> Array:
-    ids = integers("sequence_ids", values, shape, shape[1] + 1, device)
+def _sequence_ids(values: Any, shape: tuple[int, int]) -> Array:
+    ids = integers("sequence_ids", values, shape, shape[1] + 1)
     wrong = (ids > 0) & (ids != begins(ids).cumsum(axis=1))
     if wrong.any() or not ids.any(axis=1).all():
         raise ValueError("sequence_ids takes 1 in the slots of a row's first sequence, 2 in the next's, 0 in padding")

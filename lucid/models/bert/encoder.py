@@ -10,8 +10,8 @@ from typing import Literal
 from lucid.autograd import Tensor
 from lucid.kernels import Activation
 from lucid.kernels.sequences import Sequences
-from lucid.models.bert.arguments import EncoderInputs
 from lucid.models.bert.config import BERTConfig
+from lucid.models.bert.rows import Rows
 from lucid.nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, functional
 from lucid.random import at, current_coordinates
 
@@ -33,14 +33,13 @@ class Embeddings(Module):
         self.LayerNorm = LayerNorm(C, config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob, site=0)
 
-    def forward(self, inputs: EncoderInputs, sequences: Sequences) -> Tensor:
-        types, positions = sequences.rows_of(inputs.token_type_ids), sequences.rows_of(inputs.position_ids)
-        if inputs.inputs_embeds is not None:
-            words = inputs.inputs_embeds.reshape(-1, inputs.inputs_embeds.shape[-1])[sequences.slots]
+    def forward(self, rows: Rows) -> Tensor:
+        if rows.embeddings is not None:
+            words = rows.embeddings
         else:
-            assert inputs.input_ids is not None
-            words = self.word_embeddings(sequences.rows_of(inputs.input_ids))
-        x = words + self.token_type_embeddings(types) + self.position_embeddings(positions)
+            assert rows.word_ids is not None
+            words = self.word_embeddings(rows.word_ids)
+        x = words + self.token_type_embeddings(rows.token_type_ids) + self.position_embeddings(rows.position_ids)
         return self.dropout(self.LayerNorm(x))
 
 
@@ -147,11 +146,12 @@ class Pooler(Module):
         self.dense = Linear(config.hidden_size, config.hidden_size, config.initializer_range)
 
     def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
-        return self.dense(x[sequences.first_rows]).tanh()
+        # Rows of a table at ids, whose gradient is a kernel: that of an index takes ten times as long.
+        return self.dense(functional.embedding(sequences.first_rows, x)).tanh()
 
 
 class BERTModel(Module):
-    """Embeddings, encoder and pooler: from checked inputs to hidden states [N, C], of which `pooler` makes [S, C]."""
+    """Embeddings, encoder and pooler: from rows to hidden states [N, C], of which `pooler` makes [S, C]."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -159,8 +159,8 @@ class BERTModel(Module):
         self.encoder = Encoder(config)
         self.pooler = Pooler(config)
 
-    def forward(self, inputs: EncoderInputs, sequences: Sequences) -> Tensor:
-        B, _ = inputs.batch_and_length
-        drawing = at(sequences.coordinates(current_coordinates(B))) if self.training else nullcontext()
+    def forward(self, rows: Rows) -> Tensor:
+        sequences = rows.sequences
+        drawing = at(sequences.coordinates(current_coordinates(rows.batch))) if self.training else nullcontext()
         with drawing:
-            return self.encoder(self.embeddings(inputs, sequences), sequences)
+            return self.encoder(self.embeddings(rows), sequences)

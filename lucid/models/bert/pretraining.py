@@ -12,8 +12,9 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 
+from lucid import backend, kernels
 from lucid.autograd import Tensor, no_grad
-from lucid.backend import Array, array_module
+from lucid.backend import Array
 from lucid.kernels.masking import Masking, mask_tokens
 from lucid.kernels.sequences import Sequences
 from lucid.models.bert import hub
@@ -27,6 +28,7 @@ from lucid.models.bert.arguments import (
 )
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import BERTModel
+from lucid.models.bert.rows import LabelledRows
 from lucid.nn import LayerNorm, Linear, Module, Parameter, TiedLinear, functional, init
 from lucid.random import coordinates_by_hand
 
@@ -83,15 +85,18 @@ class PreTrainingHeads(Module):
 
 @dataclass(frozen=True)
 class BranchLoss:
-    """One head on one batch: the sum of its losses in nats, and how many predictions counted and were right."""
+    """One head on one batch: the sum of its losses in nats, and how many predictions counted and were right.
+
+    `loss` and `correct`, an integer, have no axes and are where the model is: to read them is to wait for it.
+    """
 
     loss: Tensor
     count: int
-    correct: int
+    correct: Array
 
     def accuracy(self) -> Tensor:
         """Return the share that was right, 0 if nothing counted."""
-        return Tensor(np.asarray(self.correct / max(1, self.count), dtype=np.float32))
+        return Tensor(np.asarray(int(self.correct) / max(1, self.count), dtype=np.float32))
 
 
 class BERTForPreTraining(Module):
@@ -150,10 +155,10 @@ class BERTForPreTraining(Module):
         inputs = check_inputs(
             self.config, self.device, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
         )
-        sequences = inputs.all_slots()
-        hidden = self.bert(inputs, sequences)
+        rows = inputs.rows(inputs.all_slots()).on(self.device)
+        hidden = self.bert(rows)
         scores = self.cls.predictions(hidden).reshape(*inputs.batch_and_length, self.config.vocab_size)
-        return scores, self._next_sentence_scores(hidden, sequences)
+        return scores, self._next_sentence_scores(hidden, rows.sequences)
 
     def get_mlm_loss(
         self,
@@ -213,15 +218,31 @@ class BERTForPreTraining(Module):
         next, 0 in padding, and takes the place of `attention_mask`. A sequence attends to itself alone, its positions
         count from 0, and `nsp_labels` [S] has a label for each sequence, row after row. Labels in padding do not count.
         """
-        checked = check_inputs(self.config, self.device, input_ids, sequence_ids=sequence_ids, **inputs)
-        mlm_labels = self._mlm_labels(mlm_labels, checked, ignore_index)
-        sequences = checked.without_padding(mlm_labels != ignore_index)
-        nsp_labels = self._nsp_labels(nsp_labels, sequences)
-        hidden = self.bert(checked, sequences)
-        return (
-            self._mlm_branch(hidden, sequences, mlm_labels, ignore_index),
-            self._nsp_branch(hidden, sequences, nsp_labels),
+        rows = self.labelled_rows(
+            mlm_labels, nsp_labels, input_ids, ignore_index=ignore_index, sequence_ids=sequence_ids, **inputs
         )
+        return self.losses(rows.on(self.device))
+
+    def labelled_rows(
+        self,
+        mlm_labels: Any,
+        nsp_labels: Any,
+        input_ids: Any = None,
+        *,
+        ignore_index: int = IGNORE_INDEX,
+        sequence_ids: Any = None,
+        **inputs: Unpack[ModelInputs],
+    ) -> LabelledRows:
+        """Return what `losses` takes, in host memory, of the arguments of `branch_losses`. May run in a thread."""
+        checked = check_inputs(self.config, self.device, input_ids, sequence_ids=sequence_ids, **inputs)
+        labels = self._mlm_labels(mlm_labels, checked, ignore_index)
+        sequences = checked.without_padding(labels != ignore_index)
+        return self._labelled(checked, sequences, labels, self._nsp_labels(nsp_labels, sequences), ignore_index)
+
+    def losses(self, rows: LabelledRows) -> tuple[BranchLoss, BranchLoss]:
+        """Return the losses (MLM, NSP) of rows on the model's device. On a GPU the host waits for nothing in here."""
+        hidden = self.bert(rows.rows)
+        return self._mlm_branch(hidden, rows), self._nsp_branch(hidden, rows)
 
     def create_masked_lm_inputs(
         self,
@@ -246,13 +267,13 @@ class BERTForPreTraining(Module):
         check_token_id("mask_token_id", mask_token_id, vocab_size)
         if 0 <= ignore_index < vocab_size:
             raise ValueError(f"ignore_index is {ignore_index}, which is a token's id; it takes any other number")
-        ids = integers("input_ids", input_ids, (None, None), vocab_size, self.device, "vocab_size")
+        ids = integers("input_ids", input_ids, (None, None), vocab_size, "vocab_size")
         text = ids != self.config.pad_token_id
         if attention_mask is not None:
-            text &= flags("attention_mask", attention_mask, ids.shape, self.device)
+            text &= flags("attention_mask", attention_mask, ids.shape)
         candidates = text
         if special_tokens_mask is not None:
-            candidates = text & ~flags("special_tokens_mask", special_tokens_mask, ids.shape, self.device)
+            candidates = text & ~flags("special_tokens_mask", special_tokens_mask, ids.shape)
         masking = Masking(
             mask_token_id=mask_token_id,
             vocab_size=vocab_size,
@@ -264,21 +285,21 @@ class BERTForPreTraining(Module):
         )
         coordinates = coordinates_by_hand(len(ids))
         masked, labels = mask_tokens(ids, candidates, text.sum(axis=1), masking, coordinates)
-        return Tensor(masked), Tensor(labels)
+        return Tensor(backend.to_device(masked, self.device)), Tensor(backend.to_device(labels, self.device))
 
     def predict_mlm_token_ids(self, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return the most probable token at each position: integers [B, T]. Dropout is off."""
         with self._evaluating():
             scores, _ = self(input_ids, **inputs)
-        return Tensor(scores.data.argmax(axis=-1))
+        return Tensor(_most_probable(scores))
 
     def predict_nsp_labels(self, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return 0 (segment B follows A) or 1 (it does not) for each row: integers [B]. Dropout is off."""
         checked = self._check(input_ids, **inputs)
-        sequences = checked.without_padding()
+        rows = checked.rows(checked.without_padding()).on(self.device)
         with self._evaluating():
-            scores = self._next_sentence_scores(self.bert(checked, sequences), sequences)
-        return Tensor(scores.data.argmax(axis=-1))
+            scores = self._next_sentence_scores(self.bert(rows), rows.sequences)
+        return Tensor(_most_probable(scores))
 
     def get_mlm_accuracy(
         self, mlm_labels: Any, input_ids: Any = None, *, ignore_index: int = IGNORE_INDEX, **inputs: Unpack[ModelInputs]
@@ -318,32 +339,50 @@ class BERTForPreTraining(Module):
         return check_inputs(self.config, self.device, input_ids, **inputs)
 
     def _mlm_labels(self, labels: Any, inputs: EncoderInputs, ignore_index: int) -> Array:
-        bound = self.config.vocab_size
-        shape = inputs.batch_and_length
-        return integers("mlm_labels", labels, shape, bound, self.device, "vocab_size", ignored=ignore_index)
+        bound, shape = self.config.vocab_size, inputs.batch_and_length
+        return integers("mlm_labels", labels, shape, bound, "vocab_size", ignored=ignore_index)
 
     def _nsp_labels(self, labels: Any, sequences: Sequences) -> Array:
-        return integers("nsp_labels", labels, (len(sequences.bounds) - 1,), 2, self.device, ignored=IGNORE_INDEX)
+        return integers("nsp_labels", labels, (sequences.count,), 2, ignored=IGNORE_INDEX)
 
     def _mlm(self, inputs: EncoderInputs, labels: Array, ignore_index: int) -> BranchLoss:
         sequences = inputs.without_padding(labels != ignore_index)
-        return self._mlm_branch(self.bert(inputs, sequences), sequences, labels, ignore_index)
+        none = np.full(sequences.count, IGNORE_INDEX)
+        rows = self._labelled(inputs, sequences, labels, none, ignore_index).on(self.device)
+        return self._mlm_branch(self.bert(rows.rows), rows)
 
     def _nsp(self, inputs: EncoderInputs, nsp_labels: Any) -> BranchLoss:
         sequences = inputs.without_padding()
+        none = np.full(inputs.batch_and_length, IGNORE_INDEX)
         labels = self._nsp_labels(nsp_labels, sequences)
-        return self._nsp_branch(self.bert(inputs, sequences), sequences, labels)
+        rows = self._labelled(inputs, sequences, none, labels, IGNORE_INDEX).on(self.device)
+        return self._nsp_branch(self.bert(rows.rows), rows)
 
-    def _mlm_branch(self, hidden: Tensor, sequences: Sequences, labels: Array, ignore_index: int) -> BranchLoss:
-        """Score the masked positions only: the vocabulary is the widest thing in the model."""
-        of_rows = sequences.rows_of(labels)
-        positions = array_module(of_rows).flatnonzero(of_rows != ignore_index)
+    @staticmethod
+    def _labelled(
+        inputs: EncoderInputs, sequences: Sequences, mlm_labels: Array, nsp_labels: Array, ignore_index: int
+    ) -> LabelledRows:
+        """Choose the masked positions: the vocabulary is the widest thing in the model, and only they are scored."""
+        of_rows = sequences.rows_of(mlm_labels)
+        positions = np.flatnonzero(of_rows != ignore_index)
+        return LabelledRows(
+            inputs.rows(sequences),
+            positions,
+            of_rows[positions].astype(np.int64, copy=False),
+            nsp_labels.astype(np.int64, copy=False),
+            ignore_index,
+            len(positions),
+            int(np.count_nonzero(nsp_labels != IGNORE_INDEX)),
+        )
+
+    def _mlm_branch(self, hidden: Tensor, rows: LabelledRows) -> BranchLoss:
         # Rows of a table at ids, whose gradient is a kernel: that of an index takes ten times as long.
-        masked = functional.embedding(positions, hidden)
-        return _branch_loss(self.cls.predictions(masked), of_rows[positions], ignore_index)
+        masked = functional.embedding(rows.positions, hidden)
+        return _branch_loss(self.cls.predictions(masked), rows.mlm_labels, rows.ignore_index, rows.masked)
 
-    def _nsp_branch(self, hidden: Tensor, sequences: Sequences, labels: Array) -> BranchLoss:
-        return _branch_loss(self._next_sentence_scores(hidden, sequences), labels, IGNORE_INDEX)
+    def _nsp_branch(self, hidden: Tensor, rows: LabelledRows) -> BranchLoss:
+        scores = self._next_sentence_scores(hidden, rows.rows.sequences)
+        return _branch_loss(scores, rows.nsp_labels, IGNORE_INDEX, rows.pairs)
 
     def _next_sentence_scores(self, hidden: Tensor, sequences: Sequences) -> Tensor:
         return self.cls.seq_relationship(self.bert.pooler(hidden, sequences))
@@ -360,10 +399,15 @@ class BERTForPreTraining(Module):
             self.train(training)
 
 
-def _branch_loss(scores: Tensor, labels: Array, ignore_index: int) -> BranchLoss:
+def _branch_loss(scores: Tensor, labels: Array, ignore_index: int, count: int) -> BranchLoss:
     loss = functional.cross_entropy(scores, labels, ignore_index, reduction="sum")
-    counted = labels != ignore_index
-    return BranchLoss(loss, int(counted.sum()), int(((scores.data.argmax(axis=-1) == labels) & counted).sum()))
+    right = (_most_probable(scores) == labels) & (labels != ignore_index)
+    return BranchLoss(loss, count, right.sum())
+
+
+def _most_probable(scores: Tensor) -> Array:
+    """Return the place of the greatest of scores [..., V]: int64 [...]."""
+    return kernels.of(scores.data).argmax(scores.data)
 
 
 def _reduce(branch: BranchLoss, reduction: Reduction) -> Tensor:

@@ -1,0 +1,265 @@
+"""The communicator between GPUs: their arrays go by NCCL, those of the host, and all short messages, by MPI.
+
+Collectives run on a stream of their own, so that gradients travel while backward goes on. The two streams hand over by
+events, and the host never waits: a collective begins when the current stream has come to where it was asked for, and
+`Work.wait` lets the current stream go on when it is over. All this can be captured in a CUDA graph, which forks where
+the first event is waited for, and joins where the last one is.
+
+Sums are NCCL's: all ranks get the same bits, and get them again from run to run on as many ranks, but in an order of
+NCCL's choosing; `exact.py` has its own order, and only sends and receives. Of float32 arrays a rounded copy is summed
+if `wire_dtype` says so. NCCL has no collective for parts of different sizes: that is one reduction, or broadcast, for
+each part, which a group of calls starts as one.
+
+As the host does not wait here, it learns of a broken connection by asking: `failure`, which the watchdog calls.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import pairwise
+from typing import Any, NoReturn
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from lucid.backend import CPU, Array, address, device_of, zeros
+from lucid.distributed.backends.between_nodes import WireDtype
+from lucid.distributed.backends.mpi import MPICommunicator
+from lucid.distributed.communicator import (
+    Communicator,
+    Companion,
+    Finished,
+    SideChannel,
+    Work,
+    check_array,
+    check_parts,
+    check_rank,
+    check_swap,
+)
+from lucid.distributed.whereabouts import Whereabouts
+from lucid.errors import LaunchError
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+# NCCL's names of the dtypes that a communicator takes, and of bfloat16, which travels.
+_NAMES = {
+    "float32": "NCCL_FLOAT32",
+    "float64": "NCCL_FLOAT64",
+    "int32": "NCCL_INT32",
+    "int64": "NCCL_INT64",
+    "uint8": "NCCL_UINT8",
+    "uint32": "NCCL_UINT32",
+    "uint64": "NCCL_UINT64",
+    "bfloat16": "NCCL_BFLOAT16",
+}
+_IDENTITY_BYTES = 128
+# A connection that is to be given up may hang as well, and one that holds collectives of a graph waits for its end.
+_SECONDS_TO_LEAVE = 2.0
+
+
+class NCCLCommunicator(Communicator, Companion):
+    """The ranks of `base`, each of which has a GPU of its own: "cuda:N", the current one. It ends with `base`."""
+
+    def __init__(self, base: MPICommunicator, device: str, wire_dtype: WireDtype = "float32") -> None:
+        """All ranks call this. float32 arrays are summed as `wire_dtype`. Raises `LaunchError` if NCCL refuses."""
+        import cupy
+        from cupy.cuda import nccl
+
+        self.rank, self.size = base.rank, base.size
+        self.local_rank, self.node_count = base.local_rank, base.node_count
+        self.whereabouts: Whereabouts = base.whereabouts
+        self.device = device
+        self._base, self._cuda, self._nccl, self._wire_dtype = base, cupy.cuda, nccl, np.dtype(wire_dtype)
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        # Where the current stream has come to when it asks for a collective.
+        self._asked = cupy.cuda.Event(disable_timing=True)
+        self._rounded = cupy.empty(0, _BFLOAT16)
+        self._connection = self._connect()
+        base.accompany(self)
+
+    def _connect(self) -> Any:
+        identity = np.zeros(_IDENTITY_BYTES, np.uint8)
+        if self.rank == 0:
+            identity[:] = np.frombuffer(self._nccl.get_unique_id(), np.uint8)
+        self._base.broadcast(identity)
+        self._base.barrier()
+        try:
+            with self.whereabouts.waiting("start of NCCL", 0):
+                return self._nccl.NcclCommunicator(self.size, identity.tobytes(), self.rank)
+        except self._nccl.NcclError as error:
+            raise LaunchError(
+                f"NCCL does not start on {self.device} ({error}): NCCL_DEBUG=INFO in the environment lets it say why; "
+                "distributed.backend=mpi does without it"
+            ) from error
+
+    def all_reduce(self, array: Array) -> Work:
+        if device_of(array) == CPU:
+            return self._base.all_reduce(array)
+        check_array("array", array, self.device)
+        return self._start("all_reduce", array, partial(self._sum, array.reshape(-1)))
+
+    def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
+        if device_of(array) == CPU:
+            return self._base.reduce_scatter(array, bounds)
+        check_parts(array, bounds, self.size, self.device)
+        return self._start("reduce_scatter", array, partial(self._sum_parts, array.reshape(-1), bounds))
+
+    def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
+        if device_of(array) == CPU:
+            return self._base.all_gather(array, bounds)
+        check_parts(array, bounds, self.size, self.device)
+        return self._start("all_gather", array, partial(self._gather, array.reshape(-1), bounds))
+
+    def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
+        if device_of(outgoing) == CPU:
+            return self._base.send_receive(outgoing, incoming, peer)
+        check_swap(outgoing, incoming, self.device)
+        check_rank("peer", peer, self.size)
+        larger = max(outgoing, incoming, key=lambda array: array.size)
+        return self._start("send_receive", larger, partial(self._swap, outgoing, incoming, peer))
+
+    def broadcast(self, array: Array, root: int = 0) -> None:
+        if device_of(array) == CPU:
+            self._base.broadcast(array, root)
+            return
+        check_array("array", array, self.device)
+        check_rank("root", root, self.size)
+        self._start("broadcast", array, partial(self._spread, array, root)).wait()
+
+    def barrier(self) -> None:
+        self._base.barrier()
+
+    def all_reduce_scalar(self, value: float) -> float:
+        return self._base.all_reduce_scalar(value)
+
+    def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
+        return zeros(count, dtype, self.device)
+
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+        """Return zeros [count] of this rank's own: GPUs do not share memory."""
+        return self.allocate(count, dtype)
+
+    def sums_along_tree(self, array: Array) -> bool:
+        return self.size == 1
+
+    def side_channel(self) -> SideChannel:
+        return self._base.side_channel()
+
+    def abort(self, code: int) -> NoReturn:
+        self._base.abort(code)
+
+    def close(self) -> None:
+        self._base.close()
+
+    def failure(self) -> str:
+        try:
+            self._connection.check_async_error()
+        except self._nccl.NcclError as error:
+            return f"NCCL lost the connection to other GPUs: {error}"
+        return ""
+
+    def give_up(self) -> None:
+        self._part_by(self._connection.abort)
+
+    def leave(self) -> None:
+        self._part_by(self._connection.destroy)
+
+    def _part_by(self, call: Callable[[], None]) -> None:
+        def part() -> None:
+            with suppress(self._nccl.NcclError):  # it is over in any case
+                call()
+
+        thread = threading.Thread(target=part, name="leaving NCCL", daemon=True)
+        thread.start()
+        thread.join(_SECONDS_TO_LEAVE)
+
+    def _start(self, collective: str, array: Array, action: Callable[[], None]) -> Work:
+        """Do `action` on the stream for communication, once the current stream has come to here."""
+        if array.size == 0:
+            return Finished()
+        # NCCL meets the other ranks, and blocks, where it connects to them: in the first collective of its kind.
+        with self.whereabouts.waiting(collective, array.nbytes):
+            self._asked.record(self._cuda.get_current_stream())
+            self._stream.wait_event(self._asked)
+            with self._stream:
+                action()
+            over = self._cuda.Event(disable_timing=True)
+            over.record(self._stream)
+        return _OnStream(self._cuda, over, action)
+
+    def _sum(self, array: Array) -> None:
+        travelling = self._as_it_travels(array)
+        pointer, name = address(travelling), self._name(travelling)
+        self._connection.allReduce(pointer, pointer, array.size, name, self._nccl.NCCL_SUM, self._stream.ptr)
+        if travelling is not array:
+            array[...] = travelling
+
+    def _sum_parts(self, array: Array, bounds: Sequence[int]) -> None:
+        travelling = self._as_it_travels(array)
+        with self._together():
+            for rank, part in self._parts(travelling, bounds):
+                pointer, name = address(part), self._name(part)
+                self._connection.reduce(pointer, pointer, part.size, name, self._nccl.NCCL_SUM, rank, self._stream.ptr)
+        if travelling is not array:
+            own = slice(bounds[self.rank], bounds[self.rank + 1])
+            array[own] = travelling[own]
+
+    def _gather(self, array: Array, bounds: Sequence[int]) -> None:
+        with self._together():
+            for rank, part in self._parts(array, bounds):
+                self._spread(part, rank)
+
+    def _spread(self, array: Array, root: int) -> None:
+        pointer = address(array)
+        self._connection.broadcast(pointer, pointer, array.size, self._name(array), root, self._stream.ptr)
+
+    def _swap(self, outgoing: Array, incoming: Array, peer: int) -> None:
+        name, stream = self._name(outgoing), self._stream.ptr
+        with self._together():
+            if outgoing.size:
+                self._connection.send(address(outgoing), outgoing.size, name, peer, stream)
+            if incoming.size:
+                self._connection.recv(address(incoming), incoming.size, name, peer, stream)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Let the calls within the block start as one: none waits for another's end."""
+        self._nccl.groupStart()
+        try:
+            yield
+        finally:
+            self._nccl.groupEnd()
+
+    def _parts(self, array: Array, bounds: Sequence[int]) -> Iterator[tuple[int, Array]]:
+        """Yield the parts of `array` that are not empty, and the ranks that they belong to."""
+        for rank, (start, stop) in enumerate(pairwise(bounds)):
+            if start < stop:
+                yield rank, array[start:stop]
+
+    def _as_it_travels(self, array: Array) -> Array:
+        """Return `array` [N], or a rounded copy. All are rounded in one place, as one stream carries all, in order."""
+        if array.dtype != np.float32 or self._wire_dtype == np.float32:
+            return array
+        if self._rounded.size < array.size:
+            self._rounded = zeros(array.size, _BFLOAT16, self.device)
+        rounded = self._rounded[: array.size]
+        rounded[...] = array
+        return rounded
+
+    def _name(self, array: Array) -> int:
+        return getattr(self._nccl, _NAMES[array.dtype.name])
+
+
+class _OnStream:
+    """A collective on the stream for communication, which is over when an event is."""
+
+    def __init__(self, cuda: Any, over: Any, action: Callable[[], None]) -> None:
+        """`action` keeps the arrays, which nobody else may hold: their memory must not be given out before the end."""
+        self._cuda, self._over = cuda, over
+        self._action: Callable[[], None] | None = action
+
+    def wait(self) -> None:
+        if self._action is not None:
+            self._cuda.get_current_stream().wait_event(self._over)
+            self._action = None

@@ -1,0 +1,130 @@
+"""What a GPU does while the host goes on: copies in both directions, and work that is recorded once and then repeated.
+
+CUDA does what it is given in the order of the current stream, which is this thread's own (`backend.use_gpu`). The host
+waits in the methods that say so, and nowhere else.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+
+from lucid.backend import Array, array_module, gpu_library, page_locked
+
+
+class Readback:
+    """The numbers in an array as they are now, on their way to host memory: in `values` after `synchronize`."""
+
+    def __init__(self, array: Array) -> None:
+        xp, source = array_module(array), cast(Any, array)
+        self._event: Any = None
+        if xp is np:
+            self.values = array.copy()
+            return
+        self.values = page_locked(array.nbytes).view(array.dtype).reshape(array.shape)
+        source.get(out=self.values, blocking=False)
+        self._event = xp.cuda.Event(disable_timing=True)
+        self._event.record()
+
+    def synchronize(self) -> None:
+        """Block until they have arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+
+
+class StaticArrays:
+    """Arrays on a GPU whose values change from step to step, and whose addresses do not: `arrays`, by name.
+
+    They lie in one piece, so that they are filled by one copy, out of one of two pieces of pinned host memory: nothing
+    waits unless the copy before the last is still on its way.
+    """
+
+    _ALIGNMENT = 256
+
+    def __init__(self, like: Mapping[str, np.ndarray], device: str) -> None:
+        cupy, size = gpu_library(device), 0
+        places = {}
+        for name, array in like.items():
+            places[name] = slice(size, size + array.nbytes)
+            size += -(-array.nbytes // self._ALIGNMENT) * self._ALIGNMENT
+        self._on_device = cupy.empty(size, np.uint8)
+        self._on_host = [(page_locked(size), cupy.cuda.Event(disable_timing=True)) for _ in range(2)]
+
+        def views(buffer: Array) -> dict[str, Array]:
+            return {name: buffer[places[name]].view(array.dtype).reshape(array.shape) for name, array in like.items()}
+
+        self.arrays = views(self._on_device)
+        self._views = [views(buffer) for buffer, _ in self._on_host]
+        self._turn = 0
+
+    def fill(self, values: Mapping[str, np.ndarray]) -> None:
+        """Copy `values`, of the names, shapes and dtypes of `arrays`, there; what follows in the stream sees them."""
+        self._turn = 1 - self._turn
+        (buffer, copied), views = self._on_host[self._turn], self._views[self._turn]
+        copied.synchronize()
+        for name, view in views.items():
+            view[...] = values[name]
+        cupy = array_module(self._on_device)
+        self._on_device.set(buffer, stream=cupy.cuda.get_current_stream())
+        copied.record()
+
+
+class Recording:
+    """What this thread gives a GPU to do, once, to be done again: CUDA graphs, and what the host does between them.
+
+    Inside the block nothing is done before `outside`, or the end: it is captured, and then launched. Arrays that are
+    made in the block are used again by each `replay`, and so are those that it reads: what changes from one to the next
+    has to lie in these.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[Callable[[], None]] = []
+        self._stream: Any = None
+
+    def __enter__(self) -> Self:
+        self._stream = gpu_library().cuda.get_current_stream()
+        self._stream.begin_capture()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._launch(self._stream.end_capture())
+        else:
+            with suppress(Exception):  # what has failed has made the capture invalid, and is what has to be told
+                self._stream.end_capture()
+
+    def outside(self, action: Callable[[], None]) -> None:
+        """Do `action` now, outside the graphs, and at this place in each replay."""
+        self._launch(self._stream.end_capture())
+        action()
+        self._pieces.append(action)
+        self._stream.begin_capture()
+
+    def replay(self) -> None:
+        """Do all of it again."""
+        for piece in self._pieces:
+            piece()
+
+    def _launch(self, graph: Any) -> None:
+        graph.launch()
+        self._pieces.append(graph.launch)
+
+
+class MemoryPool:
+    """Memory of a GPU that only what happens in `allocating` gets, for recordings and what comes before them.
+
+    One after the other may use the same memory, as each is over before the next begins.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._pool = gpu_library(device).cuda.MemoryPool()
+
+    @contextmanager
+    def allocating(self) -> Iterator[None]:
+        """Let this thread take new arrays from here inside the block."""
+        with gpu_library().cuda.using_allocator(self._pool.malloc):
+            yield

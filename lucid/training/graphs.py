@@ -1,0 +1,90 @@
+"""Micro-batches on a GPU as CUDA graphs: to launch a thousand kernels one by one takes longer than to run small ones.
+
+A graph is of one shape. So rows, labels and sequences are filled up to a few sizes; what is made up has no label, and
+changes nothing. The first micro-batch of a shape runs kernel by kernel, the second is captured, all others are
+replayed: their rows, weights and coordinates are copied to where the first ones lay. Communication stays outside the
+graphs, which end where a bucket of gradients is complete: MPI could not be captured, and NCCL wants all ranks to
+capture alike, but ranks have different shapes.
+"""
+
+from dataclasses import dataclass, field
+
+from lucid.backend import Array
+from lucid.distributed import DistributedDataParallel
+from lucid.models import BERTForPreTraining
+from lucid.models.bert.rows import LabelledRows
+from lucid.streams import MemoryPool, Recording, StaticArrays
+from lucid.training.micro_batches import MicroBatches, Place
+
+# Sizes that a number of rows is rounded up to, between none and all of the grid.
+_SIZES = 32
+# Rows come in multiples of this, labelled ones of a fraction: products like them.
+_ROWS_AT_ONCE = 64
+
+Shape = tuple[int, int, int]
+
+
+def rounded_up(shape: Shape, batch: int, length: int) -> Shape:
+    """Return the shape (rows, labelled rows, sequences) that a micro-batch of `batch` x `length` slots is filled up to.
+
+    There are at least as many more sequences as the rows that are made up need.
+    """
+    rows, labelled, sequences = shape
+    step = _multiple(-(-batch * length // _SIZES), _ROWS_AT_ONCE)
+    labels_at_once = max(1, step // 4)
+    more = -(-step // length)
+    return _multiple(rows, step), _multiple(labelled, labels_at_once), _multiple(sequences, max(1, batch // 4)) + more
+
+
+def _multiple(count: int, of: int) -> int:
+    return -(-count // of) * of
+
+
+@dataclass
+class _Program:
+    """What runs the micro-batches of one shape: the arrays they are copied to, and the recording once there is one."""
+
+    inputs: StaticArrays
+    rows: LabelledRows
+    place: Place
+    has_run: bool = False
+    recording: Recording | None = None
+    figures: Array | None = field(default=None)
+
+
+class GraphedMicroBatches(MicroBatches):
+    """Runs micro-batches on the GPU that holds the model; `graphs=False` launches every kernel each time."""
+
+    def __init__(self, ddp: DistributedDataParallel[BERTForPreTraining], seed: int, graphs: bool) -> None:
+        super().__init__(ddp, seed)
+        self._graphs = graphs
+        self._device = ddp.module.device
+        self._pool = MemoryPool(self._device)
+        self._programs: dict[tuple[Shape, int, tuple[bool, bool]], _Program] = {}
+
+    def run(self, rows: LabelledRows, place: Place, ends: tuple[bool, bool]) -> Array:
+        sequences = rows.rows.sequences
+        rows = rows.filled_up(rounded_up(rows.shape, rows.rows.batch, sequences.length))
+        key = rows.shape, rows.rows.batch, ends
+        values = rows.arrays() | place.numbers()
+        if key not in self._programs:
+            inputs = StaticArrays(values, self._device)
+            self._programs[key] = _Program(inputs, rows.of_arrays(inputs.arrays), Place.of(self.seed, inputs.arrays))
+        program = self._programs[key]
+        program.inputs.fill(values)
+        return self._run(program)
+
+    def _run(self, program: _Program) -> Array:
+        if program.recording is not None:
+            program.recording.replay()
+            self.ddp.flat.mark_gradients()
+        elif self._graphs and program.has_run:
+            with self._pool.allocating(), Recording() as recording, self.ddp.communicating(recording.outside):
+                program.figures = self._backward(program.rows, program.place)
+            program.recording = recording
+        else:
+            with self._pool.allocating():
+                program.figures = self._backward(program.rows, program.place)
+            program.has_run = True
+        assert program.figures is not None
+        return program.figures

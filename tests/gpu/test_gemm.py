@@ -1,0 +1,257 @@
+"""Products by cuBLASLt agree with the reference, on a GPU and in the emulation, which refuses what the library would.
+
+Arrays are filled in place, so that what lies beside a part of a wider array can be seen to stay.
+"""
+
+from collections import Counter
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from lucid.kernels import reference
+from lucid.kernels.cuda import cublaslt, gemm
+
+RANDOM = np.random.default_rng()
+# Rows, inputs and outputs: one of each, odd ones, whole accesses, and no rows.
+SHAPES = [(1, 1, 1), (3, 5, 7), (16, 64, 32), (70, 33, 2), (2, 24, 1022), (0, 8, 4)]
+# Errors as parts of the largest number, in spacings of the type: float32 sums many; what is bfloat16 is rounded once,
+# and twice more where parts of a sum are.
+TOLERANCES = {"float32": 32, "bfloat16": 1}
+
+
+def normal(*shape, dtype=np.float32):
+    return RANDOM.standard_normal(shape).astype(dtype)
+
+
+def doubled(*arrays):
+    return tuple(None if array is None else array.astype(np.float64) for array in arrays)
+
+
+def assert_close(machine, name, got, expected, spacings=TOLERANCES):
+    got = machine.get(got)
+    assert got.shape == expected.shape
+    machine.compare(name, got.dtype.name, got.astype(np.float64), expected, spacings[got.dtype.name])
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How many objects of each kind the library has been asked to make."""
+    counts, make = Counter(), cublaslt.Library.make
+
+    def counted(self, name, *arguments):
+        counts[name] += 1
+        return make(self, name, *arguments)
+
+    monkeypatch.setattr(cublaslt.Library, "make", counted)
+    return counts
+
+
+@pytest.fixture
+def no_epilogues(monkeypatch):
+    """A library that has products alone."""
+    choose = gemm._Plan._choose
+
+    def plain_alone(plan):
+        return choose(plan) if plan.product.epilogue == cublaslt.Epilogue.DEFAULT else None
+
+    gemm._plan.cache_clear()
+    monkeypatch.setattr(gemm._Plan, "_choose", plain_alone)
+    yield
+    gemm._plan.cache_clear()
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
+class TestEveryShape:
+    @pytest.mark.parametrize("bias_type", [None, np.float32, ml_dtypes.bfloat16])
+    def test_forward(self, machine, element, rows, inputs, outputs, bias_type):
+        x, weight = normal(rows, inputs, dtype=element), normal(outputs, inputs, dtype=element)
+        bias = None if bias_type is None else normal(outputs, dtype=bias_type)
+        y = machine.kernels.linear(*map(machine.put, (x, weight, bias)))
+        assert y.dtype == element
+        assert_close(machine, "linear", y, reference.linear(*doubled(x, weight, bias)))
+
+    def test_gradient_by_the_input(self, machine, element, rows, inputs, outputs):
+        gradient, weight = normal(rows, outputs, dtype=element), normal(outputs, inputs, dtype=element)
+        total = normal(rows, inputs, dtype=element)
+        on_device = tuple(map(machine.put, (gradient, weight)))
+        expected = reference.linear_input_gradient(*doubled(gradient, weight))
+        got = machine.kernels.linear_input_gradient(*on_device)
+        assert got.dtype == element
+        assert_close(machine, "linear_input_gradient", got, expected)
+        in_place = machine.put(total)
+        assert machine.kernels.linear_input_gradient(*on_device, in_place) is in_place
+        assert_close(machine, "linear_input_gradient", in_place, expected + total.astype(np.float64))
+
+    @pytest.mark.parametrize("accumulate", [False, True])
+    @pytest.mark.parametrize("with_sums", [False, True])
+    def test_gradients_by_weight_and_bias(self, machine, element, rows, inputs, outputs, accumulate, with_sums):
+        gradient, x = normal(rows, outputs, dtype=element), normal(rows, inputs, dtype=element)
+        before = normal(outputs, inputs)
+        out, sums = machine.put(before if accumulate else before * np.nan), machine.put(normal(outputs) * np.nan)
+        asked_for = sums if with_sums else None
+        machine.kernels.linear_weight_gradient(*map(machine.put, (gradient, x)), out, accumulate, asked_for)
+        if with_sums:
+            expected = reference.linear_bias_gradient(gradient.astype(np.float64))
+            assert_close(machine, "linear_weight_gradient", sums, expected)
+        else:
+            assert np.isnan(machine.get(sums)).all()
+        expected = np.zeros(before.shape)
+        reference.linear_weight_gradient(*doubled(gradient, x), expected, False)
+        if accumulate:
+            expected += before
+        assert_close(machine, "linear_weight_gradient", out, expected)
+
+
+def test_leading_dimensions_are_rows(machine, element):
+    x, gradient, weight = (normal(*shape, dtype=element) for shape in ((2, 3, 8), (2, 3, 4), (4, 8)))
+    y = machine.run("linear", x, weight, None)[0]
+    np.testing.assert_array_equal(y, machine.run("linear", x.reshape(6, 8), weight, None)[0].reshape(2, 3, 4))
+    assert machine.run("linear_input_gradient", gradient, weight)[0].shape == (2, 3, 8)
+    out = machine.put(normal(4, 8))
+    machine.kernels.linear_weight_gradient(machine.put(gradient), machine.put(x), out, False)
+    expected = np.einsum("abo,abi->oi", *doubled(gradient, x))
+    assert_close(machine, "linear_weight_gradient", out, expected)
+
+
+class TestPartsOfWiderArrays:
+    """Some columns are read, written and added to where they are, and nothing beside them is touched."""
+
+    def test_forward(self, machine, element):
+        joined, x, weight, bias = (normal(*s, dtype=element) for s in ((5, 24), (5, 20), (8, 12), (8,)))
+        whole = machine.put(joined)
+        x_on_device, weight_on_device = machine.put(x), machine.put(weight)
+        part = whole[:, 8:16]
+        assert machine.kernels.linear(x_on_device[:, 4:16], weight_on_device, machine.put(bias), part) is part
+        expected = joined.astype(np.float64)
+        expected[:, 8:16] = reference.linear(*doubled(x[:, 4:16], weight, bias))
+        assert_close(machine, "linear", whole, expected)
+        np.testing.assert_array_equal(machine.get(whole)[:, 16:], joined[:, 16:])
+
+    def test_gradient_by_the_input(self, machine, element):
+        gradient, weight, total = (normal(*s, dtype=element) for s in ((5, 24), (8, 12), (5, 36)))
+        whole = machine.put(total)
+        machine.kernels.linear_input_gradient(machine.put(gradient)[:, 7:15], machine.put(weight), whole[:, 12:24])
+        expected = total.astype(np.float64)
+        expected[:, 12:24] += reference.linear_input_gradient(*doubled(gradient[:, 7:15], weight))
+        assert_close(machine, "linear_input_gradient", whole, expected)
+        np.testing.assert_array_equal(machine.get(whole)[:, :12], total[:, :12])
+
+    def test_gradients_by_weight_and_bias(self, machine, element):
+        gradient, x = normal(70, 24, dtype=element), normal(70, 12, dtype=element)
+        flat, sums = machine.put(np.ones(200, np.float32)), machine.put(np.ones(24, np.float32))
+        out = flat[64:160].reshape(8, 12)
+        machine.kernels.linear_weight_gradient(machine.put(gradient)[:, 8:16], machine.put(x), out, False, sums[8:16])
+        gradient, x = doubled(gradient[:, 8:16], x)
+        assert_close(machine, "linear_weight_gradient", out, gradient.T @ x)
+        assert_close(machine, "linear_weight_gradient", sums[8:16], gradient.sum(axis=0))
+        outside = np.concatenate([machine.get(flat)[:64], machine.get(flat)[160:], machine.get(sums)[np.r_[:8, 16:24]]])
+        np.testing.assert_array_equal(outside, 1)
+
+    def test_columns_that_do_not_lie_side_by_side_are_copied_to_be_read(self, machine, element):
+        x, weight = normal(5, 24, dtype=element), normal(12, 8, dtype=element)
+        y = machine.kernels.linear(machine.put(x)[:, ::2], machine.put(weight).T, None)
+        assert_close(machine, "linear", y, reference.linear(*doubled(x[:, ::2], weight.T), None))
+
+    def test_and_are_not_written_to(self, machine, element):
+        x, weight, y = (machine.put(normal(*shape, dtype=element)) for shape in ((5, 6), (4, 6), (5, 8)))
+        with pytest.raises(ValueError, match="are written to rows"):
+            machine.kernels.linear(x, weight, None, y[:, ::2])
+
+
+class TestTypes:
+    def test_float32_rows_by_bfloat16_weights_give_float32(self, machine):
+        x, weight = normal(6, 16), normal(8, 16, dtype=ml_dtypes.bfloat16)
+        y = machine.kernels.linear(*map(machine.put, (x, weight, None)))
+        assert y.dtype == np.float32
+        assert_close(machine, "linear", y, reference.linear(*doubled(x.astype(ml_dtypes.bfloat16), weight), None))
+
+    def test_bfloat16_rows_may_be_multiplied_to_float32(self, machine):
+        x, weight, bias = normal(6, 16, dtype=ml_dtypes.bfloat16), normal(8, 16, dtype=ml_dtypes.bfloat16), normal(8)
+        y = machine.kernels.linear(*map(machine.put, (x, weight, bias)), machine.put(normal(6, 8)))
+        assert_close(machine, "linear", y, reference.linear(*doubled(x, weight, bias)))
+
+    def test_bfloat16_products_are_added_up_in_float32(self, machine):
+        ones = np.ones((1, 4096), ml_dtypes.bfloat16)
+        assert machine.run("linear", ones, ones, None)[0].item() == 4096
+
+    def test_bias_sums_of_another_type_than_the_product_are_made_beside_it(self, machine):
+        gradient, x = normal(70, 8, dtype=ml_dtypes.bfloat16), normal(70, 4, dtype=ml_dtypes.bfloat16)
+        out, sums = machine.put(normal(8, 4, dtype=ml_dtypes.bfloat16)), machine.put(normal(8))
+        machine.kernels.linear_weight_gradient(machine.put(gradient), machine.put(x), out, False, sums)
+        assert_close(machine, "linear_weight_gradient", out, gradient.astype(float).T @ x.astype(float))
+        assert_close(machine, "linear_weight_gradient", sums, gradient.astype(float).sum(axis=0))
+
+
+@pytest.fixture
+def arrays(machine, element):
+    """Rows, a weight, a bias, a gradient by the rows' products, and what gets those by weight and bias."""
+    shapes = (70, 16), (8, 16), (8,), (70, 8)
+    on_device = [machine.put(normal(*shape, dtype=element)) for shape in shapes]
+    return *on_device, machine.put(normal(8, 16)), machine.put(normal(8))
+
+
+def run_all(machine, x, weight, bias, gradient, out, sums):
+    """Return the three products, and the bias's gradient."""
+    y, by_x = machine.kernels.linear(x, weight, bias), machine.kernels.linear_input_gradient(gradient, weight)
+    machine.kernels.linear_weight_gradient(gradient, x, out, False, sums)
+    return [machine.get(array).copy() for array in (y, by_x, out, sums)]
+
+
+def test_a_library_without_the_epilogues_gives_the_same_numbers(machine, arrays, no_epilogues):
+    x, weight, bias, gradient = doubled(*map(machine.get, arrays[:4]))
+    expected = [x @ weight.T + bias, gradient @ weight, gradient.T @ x, gradient.sum(axis=0)]
+    for got, one in zip(run_all(machine, *arrays), expected, strict=True):
+        assert_close(machine, "linear", got, one, {"float32": 32, "bfloat16": 2})
+
+
+def test_a_second_call_makes_nothing_anew(machine, arrays, made):
+    gemm._plan.cache_clear()
+    first = run_all(machine, *arrays)
+    assert made["cublasLtMatmulDescCreate"] == 3
+    made.clear()
+    for one, other in zip(first, run_all(machine, *arrays), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not made
+
+
+def test_captured_products_follow_what_their_factors_become(machine, arrays):
+    import cupy
+
+    x, weight, bias, gradient, out, sums = arrays
+    y, stream = machine.kernels.linear(x, weight, bias), cupy.cuda.Stream(non_blocking=True)
+    stream.wait_event(cupy.cuda.get_current_stream().record())
+
+    def work():
+        machine.kernels.linear(x, weight, bias, y)
+        machine.kernels.linear_weight_gradient(gradient, x, out, True, sums)
+
+    with stream:
+        work()
+        stream.begin_capture()
+        work()
+        graph = stream.end_capture()
+        x *= 2
+        gradient *= 4
+        out *= 0
+        for _ in range(2):
+            graph.launch(stream)
+        stream.synchronize()
+    x, weight, bias, gradient = doubled(*map(machine.get, arrays[:4]))
+    assert_close(machine, "linear", y, x @ weight.T + bias)
+    assert_close(machine, "linear_weight_gradient", out, 2 * gradient.T @ x)
+    assert_close(machine, "linear_weight_gradient", sums, gradient.sum(axis=0))
+
+
+def test_what_the_library_refuses_is_told_with_the_product(machine, monkeypatch):
+    monkeypatch.setattr(cublaslt, "COMPUTE_32F", 9999)
+    gemm._plan.cache_clear()
+    with pytest.raises(RuntimeError, match=r"cublasLtMatmulDescCreate ended with status .*rows=3, columns=2"):
+        machine.run("linear", normal(2, 3), normal(4, 3), None)
+
+
+def test_a_product_without_any_algorithm_is_an_error(machine, monkeypatch):
+    monkeypatch.setattr(gemm._Plan, "_choose", lambda plan: None)
+    gemm._plan.cache_clear()
+    with pytest.raises(RuntimeError, match=r"no algorithm for Product.*rows=3, columns=2"):
+        machine.run("linear", normal(2, 3), normal(4, 3), normal(4))
