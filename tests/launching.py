@@ -1,5 +1,6 @@
 """How tests start ranks, and find them again."""
 
+import os
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +10,13 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 # Arguments of Python for `lucid train` on a rank.
 TRAIN = ("-m", "mpi4py", "-m", "lucid", "train")
+
+
+def with_emulation(**variables: str) -> dict[str, str]:
+    """The environment of a process that has an emulated GPU."""
+    emulated = str(Path(__file__).parent / "emulated")
+    path = os.pathsep.join(filter(None, (emulated, os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, **variables}
 
 
 def descendants(pid: int) -> list[int]:

@@ -12,7 +12,7 @@ outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are 
 import functools
 import os
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -125,6 +125,9 @@ class Kernels(Protocol):
         `total` is the sum that was normalised.
         """
 
+    def embedding(self, table: Array, ids: Array) -> Array:
+        """Return the rows of table [V, C] at ids [...] (integers in [0, V)): [..., C]."""
+
     def embedding_gradient(
         self, gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None
     ) -> None:
@@ -141,28 +144,32 @@ class Kernels(Protocol):
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Any]:
         """Scaled dot-product attention (Vaswani et al., 2017), split into heads, of each sequence to itself.
 
         Query, key and value lie side by side in `joined` [N, 3C], which may be an `operand`. Of a sequence's rows those
         in `sequences.mask` count as keys; the probabilities pass through dropout, which draws for row i and key j of
         head h element (h * T + i) * T + j of the sample, i and j being their positions. `coordinates` are of the rows.
-        Return (output [N, C] of the dtype of `joined`, probabilities before dropout: [H, L, L] of each sequence of
-        length L, all in one [P]).
+        Return (output [N, C] of the dtype of `joined`, what `attention_gradient` needs of it). The latter is for an
+        implementation to choose: the probabilities before dropout, [H, L, L] of each sequence of length L, all in one
+        [P]; or the output, with the log of the sum of exponentials of each row.
         """
 
     def attention_gradient(
         self,
         gradient: Array,
         joined: Array,
-        probabilities: Array,
+        saved: Any,
         sequences: Sequences,
         heads: int,
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
     ) -> Array:
-        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`."""
+        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`.
+
+        `saved` is what `attention` returned beside the output.
+        """
 
     def cross_entropy(self, logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
         """Return (losses [N], log of the sum of exponentials [N]) of logits [N, V] at labels [N] (integers).
@@ -286,9 +293,9 @@ def set_attention(kind: AttentionKind) -> str | None:
     """
     if _on_gpu() is reference:
         return None
-    from lucid.kernels.cuda import attention
+    from lucid.kernels.cuda.attention import choose
 
-    return attention.choose(kind)
+    return choose(kind)
 
 
 def product_library() -> str:

@@ -4,6 +4,7 @@ Signatures and shapes are described in `lucid.kernels.Kernels`.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -174,6 +175,10 @@ def dropout_add_layer_norm_gradient(
     return by_x, linear_bias_gradient(by_x), by_total, by_weight, by_shift
 
 
+def embedding(table: Array, ids: Array) -> Array:
+    return array_module(table).take(table, ids, axis=0)
+
+
 def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None) -> None:
     ids, rows = ids.reshape(-1), _rows(gradient)
     if not accumulate:
@@ -192,6 +197,12 @@ def _split_heads(x: Array, parts: int, heads: int) -> Array:
 def _join_heads(*parts: Array) -> Array:
     """Return arrays [H, L, C / H] as one [L, parts x C]."""
     return array_module(parts[0]).stack(parts).transpose(2, 0, 1, 3).reshape(parts[0].shape[1], -1)
+
+
+def _sequences_with_rows(sequences: Sequences) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows and the area of each sequence that is not empty."""
+    pairs = zip(sequences.rows, sequences.areas, strict=True)
+    return ((rows, area) for rows, area in pairs if rows.start < rows.stop)
 
 
 def _attention_factors(
@@ -220,7 +231,7 @@ def attention(
     xp = array_module(joined)
     output = xp.empty((len(joined), joined.shape[1] // 3), joined.dtype)
     all_probabilities = xp.empty(heads * sequences.areas[-1].stop, joined.dtype)
-    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+    for rows, area in _sequences_with_rows(sequences):
         q, k, v = _split_heads(joined[rows], 3, heads)
         scores = xp.matmul(q, k.swapaxes(-1, -2))
         scores *= 1 / math.sqrt(q.shape[-1])
@@ -241,7 +252,7 @@ def attention(
 def attention_gradient(
     gradient: Array,
     joined: Array,
-    probabilities: Array,
+    saved: Array,
     sequences: Sequences,
     heads: int,
     probability: float,
@@ -250,10 +261,10 @@ def attention_gradient(
 ) -> Array:
     xp = array_module(gradient)
     by_joined = xp.empty_like(joined)
-    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+    for rows, area in _sequences_with_rows(sequences):
         (g,), (q, k, v) = _split_heads(gradient[rows], 1, heads), _split_heads(joined[rows], 3, heads)
         length = rows.stop - rows.start
-        p = probabilities[heads * area.start : heads * area.stop].reshape(heads, length, length)
+        p = saved[heads * area.start : heads * area.stop].reshape(heads, length, length)
         kept, by_probability = p, xp.matmul(g, v.swapaxes(-1, -2))
         if coordinates is not None:
             factors = _attention_factors(p, rows.start, sequences.length, probability, stream, coordinates)

@@ -148,7 +148,7 @@ class DropoutAddLayerNorm(Function):
 class Embedding(Function):
     def forward(self, table: Array, *, ids: Array, padding_id: int | None) -> Array:
         self.save(table, ids, padding_id)
-        return array_module(table).take(table, ids, axis=0)
+        return kernels.of(table).embedding(table, ids)
 
     def backward(self, gradient: Array) -> Any:
         table, ids, padding_id = self.saved
@@ -162,8 +162,8 @@ class Attention(Function):
         settings = sequences, heads, probability, stream, coordinates
         kernel = kernels.of(joined)
         joined = kernel.operand(joined)
-        output, probabilities = kernel.attention(joined, *settings)
-        self.save(joined, probabilities, *settings)
+        output, saved = kernel.attention(joined, *settings)
+        self.save(joined, saved, *settings)
         return output
 
     def backward(self, gradient: Array) -> Any:

@@ -95,9 +95,8 @@ def _sums(model: BERTForPreTraining, sampler: Sampler, rows: range, token_losses
         token_type_ids=batch.token_type_ids,
     )
     by_frequency = token_losses[batch.mlm_labels[batch.mlm_labels != IGNORED]].sum()
-    return np.array(
-        [mlm.loss.item(), mlm.correct, mlm.count, nsp.loss.item(), nsp.correct, nsp.count, by_frequency], np.float64
-    )
+    of_mlm, of_nsp = ((branch.loss.item(), int(branch.correct), branch.count) for branch in (mlm, nsp))
+    return np.array([*of_mlm, *of_nsp, by_frequency], np.float64)
 
 
 def _ratio(total: float, count: float) -> float:

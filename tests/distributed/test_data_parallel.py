@@ -80,7 +80,9 @@ def assert_gradients(ddp, expected):
 @pytest.fixture(params=[1e-9, 0.0005, 25.0], ids=["bucket-per-parameter", "few-buckets", "one-bucket"])
 def ddp(request, group):
     """The model on every rank, which starts with weights of its own."""
-    return DistributedDataParallel(Model(seed=group.rank).to(group.device), Recording(group), bucket_megabytes=request.param)
+    return DistributedDataParallel(
+        Model(seed=group.rank).to(group.device), Recording(group), bucket_megabytes=request.param
+    )
 
 
 def test_all_ranks_start_with_the_weights_of_the_first(ddp):

@@ -41,13 +41,23 @@ namespace emulation {
 constexpr std::size_t STACK = 64 * 1024;
 constexpr unsigned WARP = 32;
 
+// What is to be copied when the thread waits for it.
+struct Copy {
+    void *target;
+    const void *source;
+    std::size_t size, read;
+};
+
 struct Thread {
     ucontext_t beginning;
     jmp_buf left;
     char *stack = new char[STACK];
     Place3 place;
     bool has_begun = false, waits_for_warp, waits_for_block, done;
-    std::uint64_t given;
+    // What the thread gives the others of its warp: in turns, so that all can take it before it is written again.
+    unsigned char given[2][32];
+    unsigned turn;
+    std::vector<Copy> copies;
 };
 
 static std::deque<Thread> threads;
@@ -116,6 +126,8 @@ inline void run_block() {
         const unsigned number = static_cast<unsigned>(i);
         thread.place = {number % blockDim.x, number / blockDim.x % blockDim.y, number / blockDim.x / blockDim.y};
         thread.waits_for_warp = thread.waits_for_block = thread.done = false;
+        thread.turn = 0;
+        thread.copies.clear();
     }
     while (true) {
         run_all();
@@ -187,22 +199,129 @@ inline void __syncthreads() {
     emulation::leave();
 }
 
+inline void __syncwarp() {
+    emulation::threads[emulation::current].waits_for_warp = true;
+    emulation::leave();
+}
+
+namespace emulation {
+
+// Gives x to the other threads of the warp, and waits until each has given its own.
+template <class Given>
+void give(const Given &x) {
+    static_assert(sizeof(Given) <= sizeof threads[0].given[0]);
+    Thread &own = threads[current];
+    own.turn = 1 - own.turn;
+    std::memcpy(own.given[own.turn], &x, sizeof x);
+    __syncwarp();
+}
+
+// What the thread of this number in the warp has given.
+template <class Given>
+Given taken(std::size_t lane) {
+    const std::size_t other = current / WARP * WARP + lane;
+    if (lane >= WARP || other >= count) fail("a thread exchanges with one that does not exist");
+    Given x;
+    std::memcpy(&x, threads[other].given[threads[current].turn], sizeof x);
+    return x;
+}
+
+inline float half_of(unsigned pair, unsigned which) {
+    const unsigned bits = which == 0 ? pair << 16 : pair & 0xFFFF0000u;
+    float x;
+    std::memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+}  // namespace emulation
+
+template <class Number>
+Number __shfl_sync(unsigned mask, Number x, int lane) {
+    if (mask != 0xFFFFFFFFu) emulation::fail("a warp exchanges without some of its threads");
+    emulation::give(x);
+    return emulation::taken<Number>(static_cast<unsigned>(lane));
+}
+
 template <class Number>
 Number __shfl_xor_sync(unsigned mask, Number x, int offset) {
+    return __shfl_sync(mask, x, static_cast<int>(emulation::current % emulation::WARP) ^ offset);
+}
+
+// tensor_core.cuh: the layouts are written down again here, element by element, as the PTX ISA has them.
+
+inline void mma_16x8x16(float (&sum)[4], const unsigned (&rows)[4], unsigned upper, unsigned lower) {
+    struct Fragments {
+        unsigned rows[4], columns[2];
+    };
     using namespace emulation;
-    if (mask != 0xFFFFFFFFu) fail("a warp exchanges without some of its threads");
-    static_assert(sizeof(Number) <= 8);
-    Thread &own = threads[current];
-    const std::size_t other = current ^ static_cast<unsigned>(offset);
-    if (other >= count) fail("a thread exchanges with one that does not exist");
-    std::memcpy(&own.given, &x, sizeof x);
-    own.waits_for_warp = true;
-    leave();
-    std::memcpy(&x, &threads[other].given, sizeof x);
-    // Nobody may give the next number before all have taken this one.
-    own.waits_for_warp = true;
-    leave();
-    return x;
+    give(Fragments{{rows[0], rows[1], rows[2], rows[3]}, {upper, lower}});
+    const unsigned lane = current % WARP;
+    for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + i % 2;
+        for (unsigned k = 0; k < 16; ++k) {
+            const unsigned row_register = (row < 8 ? 0 : 1) + (k < 8 ? 0 : 2);
+            const unsigned left = taken<Fragments>(row % 8 * 4 + k % 8 / 2).rows[row_register];
+            const unsigned right = taken<Fragments>(column * 4 + k % 8 / 2).columns[k < 8 ? 0 : 1];
+            sum[i] += half_of(left, k % 2) * half_of(right, k % 2);
+        }
+    }
+}
+
+template <bool TRANSPOSED>
+inline void load_four_matrices(unsigned (&pairs)[4], const void *row) {
+    using namespace emulation;
+    if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) fail("a row of a matrix does not begin on 16 bytes");
+    give(row);
+    const unsigned lane = current % WARP;
+    for (unsigned matrix = 0; matrix < 4; ++matrix) {
+        std::uint16_t pair[2];
+        for (unsigned i = 0; i < 2; ++i) {
+            const unsigned at = TRANSPOSED ? lane % 4 * 2 + i : lane / 4, column = TRANSPOSED ? lane / 4 : lane % 4 * 2 + i;
+            const auto *begin = static_cast<const unsigned char *>(taken<const void *>(8 * matrix + at));
+            std::memcpy(&pair[i], begin + 2 * column, 2);
+        }
+        pairs[matrix] = pair[0] | static_cast<unsigned>(pair[1]) << 16;
+    }
+}
+
+inline void load_matrices(unsigned (&pairs)[4], const void *row) { load_four_matrices<false>(pairs, row); }
+
+inline void load_matrices_transposed(unsigned (&pairs)[4], const void *row) { load_four_matrices<true>(pairs, row); }
+
+inline unsigned pair_of(float first, float second) {
+    const auto rounded = [](float x) {
+        unsigned bits;
+        std::memcpy(&bits, &x, sizeof bits);
+        return x == x ? (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 : 0x7FFFu;
+    };
+    return rounded(first) | rounded(second) << 16;
+}
+
+inline void copy_of_bytes_later(void *target, const void *source, std::size_t size, bool exists) {
+    for (const void *address : {static_cast<const void *>(target), source}) {
+        if (reinterpret_cast<std::uintptr_t>(address) % size != 0) emulation::fail("a copy is not on a multiple of its size");
+    }
+    emulation::threads[emulation::current].copies.push_back({target, source, size, exists ? size : 0});
+}
+
+inline void copy_later(void *target, const void *source, bool exists) { copy_of_bytes_later(target, source, 16, exists); }
+
+inline void copy_float_later(float *target, const float *source, bool exists) {
+    copy_of_bytes_later(target, source, sizeof(float), exists);
+}
+
+inline void wait_for_copies() {
+    auto &copies = emulation::threads[emulation::current].copies;
+    for (const auto &copy : copies) {
+        std::memset(copy.target, 0, copy.size);
+        std::memcpy(copy.target, copy.source, copy.read);
+    }
+    copies.clear();
+}
+
+inline float power_of_two(float x) {
+    const float power = std::exp2(x);
+    return power < 1.17549435e-38f ? 0 : power;
 }
 
 inline float __uint_as_float(unsigned bits) {

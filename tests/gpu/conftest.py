@@ -5,11 +5,13 @@ A process has either. The emulation is that of tests/emulated, and tests that ne
 `machine` run in it and on a card.
 """
 
+import shutil
 from collections import defaultdict
 
 import ml_dtypes
 import numpy as np
 import pytest
+from launching import with_emulation
 
 from lucid import backend
 from lucid.kernels import cuda, reference
@@ -162,3 +164,15 @@ def poisoned(allocate):
 def element(request):
     """The type that rows consist of."""
     return np.dtype({"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[request.param])
+
+
+@pytest.fixture(params=["emulated", "card"])
+def gpu_environment(request):
+    """The environment variables of processes that find a GPU: those of the emulation, or None for a card."""
+    if request.param == "card":
+        if card() is None:
+            pytest.skip("no GPU that CuPy can use")
+        return None
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("no C++ compiler to emulate the GPU with")
+    return with_emulation()

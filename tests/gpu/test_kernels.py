@@ -4,10 +4,13 @@ Each test runs on a GPU, if there is one, and in the emulation, which shows erro
 the arguments, but none of the compiler's or of memory that threads share.
 """
 
+from itertools import pairwise
+
 import ml_dtypes
 import numpy as np
 import pytest
 
+from lucid.errors import ConfigError
 from lucid.kernels import reference
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
@@ -146,56 +149,130 @@ def sequences_of(lengths, holes=False):
     return Sequences.unpadded(mask, mask)
 
 
-def draws_of_rows(draws, sequences):
-    """The same draws, of (probability, stream, coordinates), with the coordinates of the rows."""
-    probability, stream, coordinates = draws
-    return probability, stream, coordinates and sequences.coordinates(coordinates)
+def settings_of(machine, settings):
+    """The same settings, with their arrays on the device."""
+    return tuple(map(machine.put, settings))
+
+
+# The weights of the values, and those of the gradients, are rounded as well.
+ATTENTION_TOLERANCES = {"float32": 64, "bfloat16": 8}
 
 
 class TestAttention:
-    @pytest.mark.parametrize(
-        ("lengths", "width", "heads"),
-        [([1], 4, 2), ([3, 1, 2], 4, 2), ([20, 37, 36], 24, 3), ([130], 16, 1), ([24, 8, 32], 12, 2), ([264], 4, 1)],
-    )
-    @pytest.mark.parametrize("holes", [False, True])
-    def test_it_agrees_forward_and_backward(self, machine, element, lengths, width, heads, holes, drawn):
-        sequences = sequences_of(lengths, holes)
-        joined, gradient = normal(sum(lengths), 3 * width, dtype=element), normal(sum(lengths), width, dtype=element)
-        settings = sequences, heads, *draws_of_rows(drawn(len(lengths)), sequences)
-        # In bfloat16 the scores are rounded as well.
-        tolerances = {"float32": 64, "bfloat16": 8}
-        _, probabilities = machine.assert_agrees("attention", joined, *settings, spacings=tolerances)
-        arguments = gradient, joined, probabilities, *settings
-        machine.assert_agrees("attention_gradient", *arguments, spacings=tolerances)
+    def draws(self, sequences, probability, samples):
+        if probability == 0:
+            return 0.0, STREAM, None
+        coordinates = Coordinates(seed=1 << 40 | 9, step=4, samples=np.asarray(samples))
+        return probability, STREAM + 3, sequences.coordinates(coordinates)
 
-    def test_sequences_in_one_row_draw_where_they_stand_in_it(self, machine, element):
-        sequences = Sequences.packed(np.array([[1] * 5 + [2] * 8 + [3] * 3 + [0] * 4, [1] * 16 + [2] * 4]))
-        draws = 0.4, STREAM, Coordinates(seed=2, step=3, samples=np.array([8, 5]))
-        joined, settings = normal(36, 24, dtype=element), (sequences, 2, *draws_of_rows(draws, sequences))
-        tolerances = {"float32": 64, "bfloat16": 8}
-        _, probabilities = machine.assert_agrees("attention", joined, *settings, spacings=tolerances)
-        arguments = normal(36, 8, dtype=element), joined, probabilities, *settings
-        machine.assert_agrees("attention_gradient", *arguments, spacings=tolerances)
+    def assert_agrees(self, machine, sequences, heads, draws, joined, gradient):
+        settings = sequences, heads, *draws
+        output, saved = machine.kernels.attention(*map(machine.put, (joined, *settings)))
+        by_joined = machine.kernels.attention_gradient(
+            *map(machine.put, (gradient, joined)), saved, *settings_of(machine, settings)
+        )
+        joined, gradient = joined.astype(np.float64), gradient.astype(np.float64)
+        expected, probabilities = reference.attention(joined, *settings)
+        expected_by_joined = reference.attention_gradient(gradient, joined, probabilities, *settings)
+        for name, got, right in (
+            ("attention", output, expected),
+            ("attention_gradient", by_joined, expected_by_joined),
+        ):
+            kind = got.dtype.name
+            assert got.shape == right.shape
+            machine.compare(name, kind, machine.get(got).astype(np.float64), right, ATTENTION_TOLERANCES[kind])
+
+    # One row, a warp's 16, a block's 64, and more; columns for tensor cores, and others.
+    @pytest.mark.parametrize(
+        ("lengths", "head", "heads", "holes", "probability"),
+        [
+            ([1, 17, 15], 5, 2, True, 0.1),
+            ([16, 64], 8, 1, False, 0.0),
+            ([130, 63], 16, 1, False, 0.5),
+            ([65, 1], 64, 1, True, 0.1),
+            ([17], 64, 2, False, 0.0),
+            ([66, 3], 16, 2, True, 0.0),
+        ],
+    )
+    def test_it_agrees_forward_and_backward(self, machine, element, lengths, head, heads, holes, probability):
+        sequences, width = sequences_of(lengths, holes), head * heads
+        draws = self.draws(sequences, probability, np.arange(len(lengths)) * 7 + 2)
+        arrays = normal(sum(lengths), 3 * width, dtype=element), normal(sum(lengths), width, dtype=element)
+        self.assert_agrees(machine, sequences, heads, draws, *arrays)
+
+    @pytest.mark.parametrize("head", [48, 100, 128])
+    def test_it_agrees_for_heads_of_any_size(self, machine, element, head):
+        sequences = sequences_of([37], holes=True)
+        draws = self.draws(sequences, 0.3, [6])
+        arrays = normal(37, 3 * head, dtype=element), normal(37, head, dtype=element)
+        self.assert_agrees(machine, sequences, 1, draws, *arrays)
+
+    # Where the grid's length is a multiple of 4, keys are taken from where blocks of random words begin.
+    @pytest.mark.parametrize("length", [144, 145])
+    def test_sequences_in_one_row_draw_where_they_stand_in_it(self, machine, element, length):
+        ids = np.zeros((2, length), int)
+        for row, starts in enumerate([[0, 5, 69, 72, 142], [0, 127]]):
+            for number, (start, stop) in enumerate(pairwise(starts)):
+                ids[row, start:stop] = number + 1
+        sequences = Sequences.packed(ids)
+        draws = self.draws(sequences, 0.4, [8, 5])
+        rows = len(sequences.slots)
+        arrays = normal(rows, 96, dtype=element), normal(rows, 32, dtype=element)
+        self.assert_agrees(machine, sequences, 2, draws, *arrays)
+
+    def test_empty_sequences_and_rows_of_none_are_left_alone(self, machine, element):
+        slots = np.concatenate([np.arange(20), np.zeros(7, int)])
+        sequences = Sequences((0, 9, 9, 20, 27, 27), slots, 20)
+        draws = self.draws(sequences, 0.4, [8])
+        self.assert_agrees(machine, sequences, 1, draws, normal(27, 48, dtype=element), normal(27, 16, dtype=element))
 
     def test_a_masked_key_has_no_weight_at_all_and_a_row_without_keys_is_uniform(self, machine, element):
         mask = np.array([[True, True, False, True], [False] * 4])
-        settings = Sequences.unpadded(mask, mask), 2, 0.0, STREAM, None
-        _, probabilities = machine.run("attention", normal(8, 18, dtype=element), *settings)
-        first, second = probabilities.reshape(2, 2, 4, 4)
-        np.testing.assert_array_equal(first[..., 2], 0)
-        np.testing.assert_array_equal(second, 0.25)
+        sequences, joined = Sequences.unpadded(mask, mask), normal(8, 48, dtype=element)
+        joined[2, 32:] = 1e30
+        [output, *_] = machine.kernels.attention(*map(machine.put, (joined, sequences, 1, 0.0, STREAM, None)))
+        output = machine.get(output).astype(np.float32)
+        assert np.abs(output[:4]).max() < 10
+        mean = joined[4:, 32:].astype(np.float32).mean(axis=0)
+        np.testing.assert_allclose(output[4:], np.tile(mean, (4, 1)), rtol=1e-2, atol=1e-2)
+        self.assert_agrees(
+            machine, sequences, 1, (0.0, STREAM, None), normal(8, 48, dtype=element), normal(8, 16, dtype=element)
+        )
+
+    def test_a_second_run_gives_the_same_bits(self, machine, element):
+        sequences = sequences_of([70, 3], holes=True)
+        draws = self.draws(sequences, 0.4, [0, 1])
+        joined, gradient = map(machine.put, (normal(73, 48, dtype=element), normal(73, 16, dtype=element)))
+        settings = settings_of(machine, (sequences, 1, *draws))
+        made = []
+        for _ in range(2):
+            output, saved = machine.kernels.attention(joined, *settings)
+            made.append((output, machine.kernels.attention_gradient(gradient, joined, saved, *settings)))
+        for one, other in zip(*made, strict=True):
+            np.testing.assert_array_equal(machine.get(one), machine.get(other))
+
+    def test_scores_as_large_as_these_do_not_overflow(self, machine, element):
+        sequences = sequences_of([20])
+        joined, gradient = normal(20, 48, scale=100, dtype=element), normal(20, 16, dtype=element)
+        self.assert_agrees(machine, sequences, 1, (0.0, STREAM, None), joined, gradient)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, machine, bad):
-        joined, gradient = normal(5, 12), normal(5, 4)
-        joined[1, 2] = bad
-        settings = sequences_of([3, 2]), 2, 0.0, STREAM, None
-        with np.errstate(invalid="ignore"):
-            output, probabilities = machine.run("attention", joined, *settings)
-            [by_joined] = machine.run("attention_gradient", gradient, joined, probabilities, *settings)
-        assert np.isnan(output[1, 2:]).all()
-        assert np.isfinite(output[[0, 3, 4]]).all()
+    def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, machine, element, bad):
+        joined, gradient = normal(5, 96, dtype=element), normal(5, 32, dtype=element)
+        joined[1, 16] = bad
+        settings = settings_of(machine, (sequences_of([3, 2]), 2, 0.0, STREAM, None))
+        joined = machine.put(joined)
+        output, saved = machine.kernels.attention(joined, *settings)
+        by_joined = machine.kernels.attention_gradient(machine.put(gradient), joined, saved, *settings)
+        output, by_joined = (machine.get(array).astype(np.float32) for array in (output, by_joined))
+        assert np.isnan(output[1, 16:]).all()
+        assert np.isfinite(output[[0, 2, 3, 4]]).all()
+        assert np.isnan(by_joined[1, 16:32]).all()
         assert np.isfinite(by_joined[3:]).all()
+
+    def test_heads_that_are_too_wide_are_refused(self, machine):
+        with pytest.raises(ConfigError, match=r"heads of 129 columns are too wide.*take 128"):
+            machine.kernels.attention(*settings_of(machine, (normal(3, 387), sequences_of([3]), 1, 0.0, STREAM, None)))
 
 
 class TestCrossEntropy:
@@ -238,6 +315,30 @@ def test_embedding_gradients_agree(machine, element, accumulate, padding_id, cou
     machine.update("embedding_gradient", [gradient, ids, got], accumulate, padding_id)
     reference.embedding_gradient(gradient.astype(np.float64), ids, expected, accumulate, padding_id)
     machine.compare("embedding_gradient", "float32", got, expected, 64)
+
+
+def test_gradients_of_rows_are_of_their_type(machine, element):
+    """Those of look-ups in activations, of which some rows have labels."""
+    ids, gradient = np.array([7, 0, 3, 0, 0]), normal(5, 16, dtype=element)
+    gradient[3:] = 0
+    got = np.zeros((9, 16), element)
+    machine.update("embedding_gradient", [gradient, ids, got], False, None)
+    expected = np.zeros((9, 16), element)
+    expected[ids[:3]] = gradient[:3]
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (40, 16)])
+def test_rows_of_a_table_are_looked_up(machine, element, shape):
+    table, ids = normal(*shape, dtype=element), RANDOM.integers(0, shape[0], (3, 7))
+    np.testing.assert_array_equal(machine.run("embedding", table, ids)[0], table[ids])
+
+
+@pytest.mark.parametrize("width", [2, 7, 40, 1100])
+def test_the_place_of_the_greatest_is_the_first_of_equals(machine, element, width):
+    x = RANDOM.integers(-3, 4, (33, width)).astype(element)
+    np.testing.assert_array_equal(machine.run("argmax", x)[0], x.astype(np.float64).argmax(axis=1))
+    assert machine.run("argmax", x.reshape(3, 11, width))[0].shape == (3, 11)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (65, 7), (4, 50, 33), (1100, 264)])

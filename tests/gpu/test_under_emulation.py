@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import ONE_THREAD
+from launching import ONE_THREAD, with_emulation
 
 TESTS = Path(__file__).parents[1]
-EMULATED = TESTS / "emulated"
 SECONDS = 840
 
 pytestmark = [
@@ -21,12 +20,6 @@ pytestmark = [
     ),
     pytest.mark.timeout(SECONDS + 60),
 ]
-
-
-def with_emulation(**variables):
-    """The environment of a process that has an emulated GPU."""
-    path = os.pathsep.join(filter(None, (str(EMULATED), os.environ.get("PYTHONPATH"))))
-    return {"PYTHONPATH": path, **variables}
 
 
 # A test that hangs shows where, and ends; so all end.

@@ -21,6 +21,10 @@ def forms_of(program):
     form = importlib.import_module(f"lucid.kernels.cuda.{program}").form
     if program in ("casting", "optimizers"):
         return [form(vector) for vector in VECTORS["float32"]]
+    if program == "embedding":
+        outs = {"float32": ["float32"], "bfloat16": ["float32", "bfloat16"]}
+        return [form(element, vector, out) for element, kinds in outs.items() for vector in VECTORS[element]
+                for out in kinds]  # fmt: skip
     more = [2] if program == "cross_entropy" else []
     return [form(element, vector) for element, vectors in VECTORS.items() for vector in vectors + more]
 
@@ -45,7 +49,8 @@ needs_nvrtc = pytest.mark.skipif(
 
 
 def name_of(form):
-    return f"{form.program}-{form.element}x{form.vector}"
+    out = "" if dict(form.constants).get("OUT_IS_FLOAT", 1) else "-to-bfloat16"
+    return f"{form.program}-{form.element}x{form.vector}{out}"
 
 
 def resources(log):

@@ -1,6 +1,6 @@
 """The catalogue on the CPU in float32: kernels compiled by Numba, which do in one pass what NumPy does in several.
 
-The matrix products are a library's, and `argmax` is NumPy's.
+The matrix products are a library's; `argmax` and `embedding` are NumPy's.
 """
 
 from lucid.kernels.cpu.attention import attention, attention_gradient
@@ -17,7 +17,7 @@ from lucid.kernels.cpu.layer_norm import (
 )
 from lucid.kernels.cpu.optimizers import adamw, lamb_moments, lamb_update
 from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sums
-from lucid.kernels.reference import argmax
+from lucid.kernels.reference import argmax, embedding
 
 __all__ = [
     "activation",
@@ -31,6 +31,7 @@ __all__ = [
     "dropout",
     "dropout_add_layer_norm",
     "dropout_add_layer_norm_gradient",
+    "embedding",
     "embedding_gradient",
     "lamb_moments",
     "lamb_update",

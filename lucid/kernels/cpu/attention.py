@@ -186,7 +186,7 @@ def attention(
 def attention_gradient(
     gradient: Array,
     joined: Array,
-    probabilities: Array,
+    saved: Array,
     sequences: Sequences,
     heads: int,
     probability: float,
@@ -203,7 +203,7 @@ def attention_gradient(
         for group, by_scores, kept in groups:
             multiply_alone(group.of(g), group.of(v).swapaxes(1, 2), by_scores)
             _masked_softmax_gradient(
-                by_scores, group.squares_of(probabilities), 1 / math.sqrt(D), kept,
+                by_scores, group.squares_of(saved), 1 / math.sqrt(D), kept,
                 *group.draws(drawn, sequences.length),
             )  # fmt: skip
             factor = operand_alone(by_scores)

@@ -9,7 +9,7 @@ from lucid.kernels.cuda.attention import attention, attention_gradient
 from lucid.kernels.cuda.casting import operand
 from lucid.kernels.cuda.cross_entropy import argmax, cross_entropy, cross_entropy_gradient
 from lucid.kernels.cuda.elementwise import activation, activation_gradient, dropout
-from lucid.kernels.cuda.embedding import embedding_gradient
+from lucid.kernels.cuda.embedding import embedding, embedding_gradient
 from lucid.kernels.cuda.gemm import linear, linear_input_gradient, linear_weight_gradient
 from lucid.kernels.cuda.layer_norm import (
     dropout_add_layer_norm,
@@ -32,6 +32,7 @@ __all__ = [
     "dropout",
     "dropout_add_layer_norm",
     "dropout_add_layer_norm_gradient",
+    "embedding",
     "embedding_gradient",
     "lamb_moments",
     "lamb_update",

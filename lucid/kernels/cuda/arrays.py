@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from lucid.backend import Array, array_module
+from lucid.kernels.cuda.launching import is_aligned
 
 
 def plain(x: Array, dtype: Any = None) -> Array:
@@ -25,3 +26,9 @@ def parameter(x: Array) -> Array:
 def empty(like: Array, *shape: int, dtype: Any = np.float32) -> Array:
     """Return a new array on the device of `like`."""
     return array_module(like).empty(shape, dtype)
+
+
+def aligned(x: Array) -> Array:
+    """Return x in C order, beginning where threads may read as much as they can at once: itself, or a copy."""
+    x = plain(x)
+    return x if is_aligned(x) else x.copy()

@@ -1,143 +1,101 @@
-// The softmax of attention, with the keys' mask before it and dropout behind it, of all sequences and heads at once.
+// Attention of all sequences and heads, forward, without the scores ever being in memory: of a block's rows, the scores
+// with some keys are made, normalised as far as is known, multiplied by the values, and forgotten.
 //
-// Sequence s has rows [first, first + length) and heads x length x length scores, which begin at heads * area. Its rows
-// each have (first, length, area) in `places` [N, 3]. The threads of one threadIdx.y hold a row of scores in registers,
-// SLOTS times WIDTH numbers each.
-#include "element.cuh"
-#include "philox.cuh"
-#include "reduction.cuh"
+// Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023. Query, key and value lie side by side in `joined`
+// [N, 3C].
+#include "attention.cuh"
 
-// Four columns at least, as many as one Philox block has words, even where they are read one by one.
-constexpr int WIDTH = VECTOR < 4 ? 4 : VECTOR;
-constexpr float LEAST = -3.402823466e38f;
+// Writes `output` [N, C], and the log of the sum of exponentials of each row and head, `log_sums` [H, N].
+extern "C" __global__ void __launch_bounds__(THREADS) attention(
+    const ELEMENT *__restrict__ joined, const long long *__restrict__ tiles, const bool *__restrict__ mask, float scale,
+    ELEMENT *__restrict__ output, float *__restrict__ log_sums, long long rows, int grid_length, DRAWS) {
+    alignas(16) __shared__ Stored own[ROWS * STRIDE];
+    alignas(16) __shared__ Stored key_tiles[STAGES][STEP * STRIDE];
+    alignas(16) __shared__ Stored value_tiles[STAGES][STEP * STRIDE];
+    const Piece piece(tiles);
+    if (piece.empty()) return;
+    const Keys keys(mask, piece, scale);
+    const Dropout dropout(samples, positions, piece, grid_length, PLACE);
+    const long long width = static_cast<long long>(gridDim.y) * HEAD;
+    const ELEMENT *queries = joined + piece.first * 3 * width + blockIdx.y * HEAD;
+    const auto bring_step = [&](int stage, int begin) {
+        bring<STEP>(key_tiles[stage], queries + width, 3 * width, begin, piece.length);
+        bring<STEP>(value_tiles[stage], queries + 2 * width, 3 * width, begin, piece.length);
+    };
 
-__device__ inline int column_of(int slot) { return (slot * blockDim.x + threadIdx.x) * WIDTH; }
-
-__device__ inline void load_some(const ELEMENT *row, int column, int length, float (&x)[WIDTH]) {
-    if constexpr (VECTOR == WIDTH) {
-        load(row + column, x);
-    } else {
+    bring<ROWS>(own, queries, 3 * width, piece.begin, piece.length);
+    if (STAGES == 2) bring_step(0, -dropout.before);
+    Stored *own_rows = own + warp() * 16 * STRIDE;
+    const int first_row = piece.begin + warp() * 16;
+    const float factor = keys.scale * LOG2_E;
+    float sums[WIDTH / 8][4] = {}, most[2] = {LEAST, LEAST}, total[2] = {};
+    int stage = 0;
+    for (int begin = -dropout.before; begin < piece.length; begin += STEP) {
+        if (STAGES == 1) bring_step(0, begin);
+        wait_for_what_was_brought();
+        __syncthreads();
+        if (STAGES == 2 && begin + STEP < piece.length) bring_step(1 - stage, begin + STEP);
+        float scores[STEP / 8][4];
+        times_rows<STEP>(scores, factors_of(own_rows), key_tiles[stage]);
+        const bool all_count = keys.all_count(begin, begin + STEP);
+        float correction[2];
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) x[i] = column + i < length ? number(row[column + i]) : 0;
-    }
-}
-
-__device__ inline void store_some(ELEMENT *row, int column, int length, const float (&x)[WIDTH]) {
-    if constexpr (VECTOR == WIDTH) {
-        store(row + column, x);
-    } else {
+        for (int half = 0; half < 2; ++half) {
+            float greatest = LEAST;
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            if (column + i < length) store(row[column + i], x[i]);
-        }
-    }
-}
-
-// One row of scores: of row `row` of the sequences and of head blockIdx.y.
-struct Row {
-    long long first, start, sample, element;
-    int length;
-    bool inside;
-
-    __device__ Row(
-        const long long *places, const long long *samples, const long long *positions, long long rows, int heads,
-        int grid_length) {
-        const long long row = static_cast<long long>(blockIdx.x) * blockDim.y + threadIdx.y;
-        inside = row < rows;
-        first = start = sample = element = length = 0;
-        if (!inside) return;
-        first = places[3 * row];
-        length = static_cast<int>(places[3 * row + 1]);
-        start = heads * places[3 * row + 2] + (blockIdx.y * static_cast<long long>(length) + row - first) * length;
-        if (samples == nullptr) return;
-        const long long position = positions == nullptr ? 0 : positions[first];
-        sample = samples[first];
-        element = (blockIdx.y * static_cast<long long>(grid_length) + position + row - first) * grid_length + position;
-    }
-};
-
-// `scores` [P] times `scale` become probabilities; where something is dropped, `scores` gets what is kept of them.
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) masked_softmax(
-    ELEMENT *__restrict__ scores, const bool *__restrict__ mask, float scale, ELEMENT *__restrict__ probabilities,
-    const long long *__restrict__ places, long long rows, int heads, int grid_length, DRAWS) {
-    const Row row(places, samples, positions, rows, heads, grid_length);
-    float values[SLOTS][WIDTH], most = LEAST;
+            for (int j = 0; j < STEP / 8; ++j) {
 #pragma unroll
-    for (int slot = 0; slot < SLOTS; ++slot) {
-        const int column = column_of(slot);
-        if (column >= row.length) continue;
-        load_some(scores + row.start, column, row.length, values[slot]);
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            const bool exists = column + i < row.length;
-            const bool counts = exists && (mask == nullptr || mask[row.first + column + i]);
-            values[slot][i] = counts ? values[slot][i] * scale : LEAST;
-            if (exists) most = fmaxf(most, values[slot][i]);
-        }
-    }
-    most = over_row(most, Greatest());
-    float sum = 0;
-#pragma unroll
-    for (int slot = 0; slot < SLOTS; ++slot) {
-        const int column = column_of(slot);
-        if (column >= row.length) continue;
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            values[slot][i] = expf(values[slot][i] - most);
-            if (column + i < row.length) sum += values[slot][i];
-        }
-    }
-    const float reciprocal = 1 / over_row(sum, Sum());
-#pragma unroll
-    for (int slot = 0; slot < SLOTS; ++slot) {
-        const int column = column_of(slot);
-        if (column >= row.length) continue;
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) values[slot][i] = as_stored<ELEMENT>(values[slot][i] * reciprocal);
-        store_some(probabilities + row.start, column, row.length, values[slot]);
-        if (samples == nullptr) continue;
-        float factors[WIDTH];
-        keep_factors(PLACE, row.sample, row.element + column, row.element % 4 == 0, factors);
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) values[slot][i] *= factors[i];
-        store_some(scores + row.start, column, row.length, values[slot]);
-    }
-}
-
-// The gradient by what was kept becomes that by the scores, in place; `kept` is made again unless it is null.
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) masked_softmax_gradient(
-    ELEMENT *__restrict__ gradient, const ELEMENT *__restrict__ probabilities, float scale, ELEMENT *__restrict__ kept,
-    const long long *__restrict__ places, long long rows, int heads, int grid_length, DRAWS) {
-    const Row row(places, samples, positions, rows, heads, grid_length);
-    float values[SLOTS][WIDTH], by_probability[SLOTS][WIDTH], along = 0;
-#pragma unroll
-    for (int slot = 0; slot < SLOTS; ++slot) {
-        const int column = column_of(slot);
-        if (column >= row.length) continue;
-        load_some(probabilities + row.start, column, row.length, values[slot]);
-        load_some(gradient + row.start, column, row.length, by_probability[slot]);
-        if (samples != nullptr) {
-            float factors[WIDTH], made[WIDTH];
-            keep_factors(PLACE, row.sample, row.element + column, row.element % 4 == 0, factors);
-#pragma unroll
-            for (int i = 0; i < WIDTH; ++i) {
-                made[i] = values[slot][i] * factors[i];
-                by_probability[slot][i] *= factors[i];
+                for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                    const bool counts = all_count || keys.counts(begin + 8 * j + lane() % 4 * 2 + i % 2);
+                    if (!counts) scores[j][i] = LEAST;
+                    greatest = fmaxf(greatest, scores[j][i]);
+                }
             }
-            store_some(kept + row.start, column, row.length, made);
+            greatest = over_four(greatest, Greatest());
+            const float before = most[half];
+            most[half] = fmaxf(before, greatest);
+            correction[half] = power_of_two((before - most[half]) * factor);
+            const float offset = most[half] * factor;
+            float sum = 0;
+#pragma unroll
+            for (int j = 0; j < STEP / 8; ++j) {
+#pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; ++i) {
+                    scores[j][i] = power_of_two(scores[j][i] * factor - offset);
+                    sum += scores[j][i];
+                }
+            }
+            total[half] = total[half] * correction[half] + sum;
         }
 #pragma unroll
-        for (int i = 0; i < WIDTH; ++i) along += by_probability[slot][i] * values[slot][i];
-    }
-    along = over_row(along, Sum());
+        for (int j = 0; j < WIDTH / 8; ++j) {
 #pragma unroll
-    for (int slot = 0; slot < SLOTS; ++slot) {
-        const int column = column_of(slot);
-        if (column >= row.length) continue;
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) {
-            values[slot][i] *= (by_probability[slot][i] - along) * scale;
+            for (int i = 0; i < 4; ++i) sums[j][i] *= correction[i / 2];
         }
-        store_some(gradient + row.start, column, row.length, values[slot]);
+        if (dropout.drops) {
+            unsigned kept[2];
+            keep_across<STEP>(kept, dropout, first_row, begin);
+#pragma unroll
+            for (int j = 0; j < STEP / 8; ++j) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) scores[j][i] = kept[i / 2] >> (4 * j + i % 2) & 1 ? scores[j][i] : 0;
+            }
+        }
+        add_times<STEP>(sums, scores, value_tiles[stage]);
+        if (STAGES == 1) __syncthreads();
+        if (STAGES == 2) stage = 1 - stage;
     }
+
+    float reciprocal[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        total[half] = over_four(total[half], Sum());
+        reciprocal[half] = dropout.place.keep_scale / total[half];
+        const int row = first_row + lane() / 4 + 8 * half;
+        if (lane() % 4 != 0 || row >= piece.stop) continue;
+        log_sums[blockIdx.y * rows + piece.first + row] = most[half] * keys.scale + logf(total[half]);
+    }
+    write_rows(
+        output + (piece.first + first_row) * width + blockIdx.y * HEAD, width, 0, piece.stop - first_row, own_rows, sums,
+        reciprocal[0], reciprocal[1]);
 }

@@ -1,93 +1,45 @@
-"""Attention by products of each sequence, and one softmax for all of them, with the mask before and dropout behind."""
+"""Attention by kernels that never store the scores: cuDNN's where it can be had and nothing is dropped, or our own.
+
+Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023. What backward needs of forward is the output and the
+log of the sum of each row's exponentials.
+"""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from lucid.backend import Array, array_module
+from lucid.errors import ConfigError
 from lucid.kernels.cuda import launching
-from lucid.kernels.cuda.arrays import empty, plain
+from lucid.kernels.cuda.arrays import aligned, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.draws import draws
-from lucid.kernels.cuda.launching import blocks_of, is_aligned, threads_of_row
-from lucid.kernels.sequences import Sequences
+from lucid.kernels.cuda.launching import WARP
+from lucid.kernels.sequences import TILE_SIZES, Sequences
 from lucid.random import Coordinates
 
-_MOST_THREADS = 512
-# About how many threads a block has.
-_TOGETHER = 128
-# What a thread holds of a row of scores.
-_HELD = 8
+[_TILE] = TILE_SIZES
+_MOST_COLUMNS = 128
+# Tensor cores multiply pieces of so many columns.
+_PIECE = 16
 
 
-def form(element: str, vector: int) -> Variant:
-    """Return the program of the softmax: columns come by four at least, read one by one where `vector` is 1."""
-    return variant("attention", element, vector, SLOTS=_HELD // max(4, vector), MOST_THREADS=_MOST_THREADS)
+def form(program: str, element: str, head: int, whole: bool) -> Variant:
+    """Return a program, "attention" or "attention_gradient", for heads of `head` columns.
 
-
-def masked_softmax(
-    scores: Array,
-    sequences: Sequences,
-    heads: int,
-    scale: float,
-    probability: float,
-    stream: int,
-    coordinates: Coordinates | None,
-) -> tuple[Array, Array]:
-    """Return (probabilities, what dropout keeps of them) for `scores` [P] times `scale`, laid out as `attention` says.
-
-    Scores are of rows that follow one another, [H, L, L] of each sequence. What is kept takes the place of the scores;
-    where nothing is dropped it is the probabilities themselves.
+    `whole` says that lines of scores begin with a block of random words: their length is a multiple of 4. A block of
+    threads works on 16 rows a warp, and on `STEP` more at a time, as many as 48 KB of shared memory have room for.
     """
-    probabilities = array_module(scores).empty_like(scores)
-    mask = None if sequences.mask is None else plain(sequences.mask, np.bool_)
-    _launch(
-        "masked_softmax", scores, probabilities, sequences, heads, (mask, np.float32(scale), probabilities),
-        (probability, stream, coordinates),
-    )  # fmt: skip
-    return probabilities, probabilities if coordinates is None else scores
-
-
-def masked_softmax_gradient(
-    gradient: Array,
-    probabilities: Array,
-    sequences: Sequences,
-    heads: int,
-    scale: float,
-    probability: float,
-    stream: int,
-    coordinates: Coordinates | None,
-) -> Array:
-    """Turn the gradient [P] by what was kept into that by the scores, in place. Return what was kept."""
-    kept = probabilities if coordinates is None else array_module(gradient).empty_like(gradient)
-    made = None if coordinates is None else kept
-    _launch(
-        "masked_softmax_gradient", gradient, probabilities, sequences, heads, (probabilities, np.float32(scale), made),
-        (probability, stream, coordinates),
-    )  # fmt: skip
-    return kept
-
-
-def _launch(
-    kernel: str,
-    scores: Array,
-    other: Array,
-    sequences: Sequences,
-    heads: int,
-    arguments: tuple[Array | np.float32 | None, ...],
-    drawn: tuple[float, int, Coordinates | None],
-) -> None:
-    lengths = [rows.stop - rows.start for rows in sequences.rows]
-    widest = 16 // scores.itemsize
-    whole = is_aligned(scores) and is_aligned(other) and all(length % widest == 0 for length in lengths)
-    block = threads_of_row(max(lengths), _HELD, _MOST_THREADS, _TOGETHER)
-    rows = sequences.bounds[-1]
-    launching.launch(
-        form(scores.dtype.name, widest if whole else 1), kernel, (blocks_of(rows, block[1]), heads), block,
-        scores, *arguments, plain(sequences.places, np.int64), np.int64(rows), np.int32(heads),
-        np.int32(sequences.length), *draws(scores, *drawn),
-    )  # fmt: skip
+    tensor_cores = element == "bfloat16" and head % _PIECE == 0
+    forward = program == "attention"
+    if tensor_cores:
+        warps = 4 if head <= 96 else 2
+        step = (64 if head <= 64 else 32) if forward else (32 if head <= 80 else 16)
+    else:
+        warps = 4 if head <= 64 else 2
+        step = (32 if head <= 64 else 16) if forward else (16 if head <= 64 else 8)
+    constants = {"HEAD": head, "WARPS": warps, "STEP": step, "TENSOR_CORES": int(tensor_cores), "WHOLE": int(whole)}
+    return variant(program, element, 8 if tensor_cores else 1, **constants)
 
 
 def attention(
@@ -97,61 +49,69 @@ def attention(
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
-) -> tuple[Array, Array]:
-    xp, C = array_module(joined), joined.shape[1] // 3
-    output = empty(joined, len(joined), C, dtype=joined.dtype)
-    scores = empty(joined, heads * sequences.areas[-1].stop, dtype=joined.dtype)
-    for rows, square in _squares(scores, sequences, heads):
-        q, k, _ = _split_heads(joined[rows], 3, heads)
-        square[...] = xp.matmul(q, k.swapaxes(1, 2))
-    drawn = probability, stream, coordinates
-    probabilities, kept = masked_softmax(scores, sequences, heads, _scale(C, heads), *drawn)
-    for rows, square in _squares(kept, sequences, heads):
-        _, _, v = _split_heads(joined[rows], 3, heads)
-        _split_heads(output[rows], 1, heads)[0] = xp.matmul(square, v)
-    return output, probabilities
+) -> tuple[Array, tuple[Array, Array]]:
+    joined = aligned(joined)
+    output = empty(joined, len(joined), joined.shape[1] // 3, dtype=joined.dtype)
+    log_sums = empty(joined, heads, len(joined))
+    _launch(
+        "attention", "attention", joined, sequences, heads,
+        (joined, *_keys(joined, sequences, heads), output, log_sums),
+        (probability, stream, coordinates),
+    )  # fmt: skip
+    return output, (output, log_sums)
 
 
 def attention_gradient(
     gradient: Array,
     joined: Array,
-    probabilities: Array,
+    saved: tuple[Array, Array],
     sequences: Sequences,
     heads: int,
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
 ) -> Array:
-    xp, C = array_module(joined), joined.shape[1] // 3
-    by_joined, by_scores = xp.empty_like(joined), xp.empty_like(probabilities)
-    for rows, square in _squares(by_scores, sequences, heads):
-        _, _, v = _split_heads(joined[rows], 3, heads)
-        [g] = _split_heads(gradient[rows], 1, heads)
-        square[...] = xp.matmul(g, v.swapaxes(1, 2))
-    drawn = probability, stream, coordinates
-    kept = masked_softmax_gradient(by_scores, probabilities, sequences, heads, _scale(C, heads), *drawn)
-    squares = zip(_squares(by_scores, sequences, heads), _squares(kept, sequences, heads), strict=True)
-    for (rows, square), (_, kept_square) in squares:
-        q, k, _ = _split_heads(joined[rows], 3, heads)
-        [g] = _split_heads(gradient[rows], 1, heads)
-        by_query, by_key, by_value = _split_heads(by_joined[rows], 3, heads)
-        by_query[...] = xp.matmul(square, k)
-        by_key[...] = xp.matmul(square.swapaxes(1, 2), q)
-        by_value[...] = xp.matmul(kept_square.swapaxes(1, 2), g)
+    gradient, joined, (output, log_sums) = aligned(gradient), aligned(joined), saved
+    by_joined, along = array_module(joined).empty_like(joined), empty(joined, heads, len(joined))
+    keys, drawn = _keys(joined, sequences, heads), (probability, stream, coordinates)
+    _launch(
+        "attention_gradient", "attention_query_gradient", joined, sequences, heads,
+        (gradient, joined, output, log_sums, *keys, by_joined, along), drawn,
+    )  # fmt: skip
+    _launch(
+        "attention_gradient", "attention_key_value_gradient", joined, sequences, heads,
+        (gradient, joined, log_sums, along, *keys, by_joined), drawn,
+    )  # fmt: skip
     return by_joined
 
 
-def _scale(width: int, heads: int) -> float:
-    return 1 / math.sqrt(width // heads)
+def _head(joined: Array, heads: int) -> int:
+    return joined.shape[1] // 3 // heads
 
 
-def _squares(x: Array, sequences: Sequences, heads: int) -> Iterator[tuple[slice, Array]]:
-    """Yield the rows of each sequence, and its part of x [P] as [H, L, L]."""
-    for rows, area in zip(sequences.rows, sequences.areas, strict=True):
-        length = rows.stop - rows.start
-        yield rows, x[heads * area.start : heads * area.stop].reshape(heads, length, length)
+def _keys(joined: Array, sequences: Sequences, heads: int) -> tuple[Array, Array | None, np.float32]:
+    """Return the pieces of the sequences, which rows are keys, and what scores are multiplied by."""
+    mask = None if sequences.mask is None else plain(sequences.mask, np.bool_)
+    return plain(sequences.tiles(_TILE), np.int64), mask, np.float32(1 / math.sqrt(_head(joined, heads)))
 
 
-def _split_heads(x: Array, parts: int, heads: int) -> Array:
-    """Return x [L, parts x C] as [parts, H, L, C / H], in the same memory if x is in C order."""
-    return x.reshape(len(x), parts, heads, -1).transpose(1, 2, 0, 3)
+def _launch(
+    program: str,
+    kernel: str,
+    joined: Array,
+    sequences: Sequences,
+    heads: int,
+    arguments: tuple[Array | np.float32 | None, ...],
+    drawn: tuple[float, int, Coordinates | None],
+) -> None:
+    head = _head(joined, heads)
+    if head > _MOST_COLUMNS:
+        raise ConfigError(
+            f"attention heads of {head:,} columns are too wide for the CUDA kernels, which take {_MOST_COLUMNS}"
+        )
+    chosen = form(program, joined.dtype.name, head, sequences.length % 4 == 0)
+    warps = dict(chosen.constants)["WARPS"]
+    launching.launch(
+        chosen, kernel, (len(sequences.tiles(_TILE)), heads, _TILE // (16 * warps)), (WARP * warps,),
+        *arguments, np.int64(len(joined)), np.int32(sequences.length), *draws(joined, *drawn),
+    )  # fmt: skip

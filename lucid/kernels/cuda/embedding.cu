@@ -1,12 +1,19 @@
-// The gradient of an embedding table, in a fixed order: rows are taken sorted by id, in chunks of ROWS.
+// Rows of a table at ids, and the gradient of the table, in a fixed order: rows are taken sorted by id, in chunks of ROWS.
+// A table of parameters has its gradient in float, one of other rows (those that have labels) in their own type: OUT.
 //
 // An id's rows that lie within one chunk are added up and written at once. Those of an id that goes on into the next
 // chunk leave a sum for each chunk in `parts` [chunks, 2, C]: the first one at 1, those that continue at 0.
 #include "element.cuh"
 
+#if OUT_IS_FLOAT
+using Out = float;
+#else
+using Out = ELEMENT;
+#endif
+
 __device__ inline int own_column() { return (blockIdx.y * THREADS + threadIdx.x) * VECTOR; }
 
-__device__ inline void add_to(float *target, const float (&sum)[VECTOR]) {
+__device__ inline void add_to(Out *target, const float (&sum)[VECTOR]) {
     float values[VECTOR];
     load(target, values);
 #pragma unroll
@@ -17,7 +24,7 @@ __device__ inline void add_to(float *target, const float (&sum)[VECTOR]) {
 // `order` [N] are the rows of `gradient` sorted by their ids, which are `ids` [N].
 extern "C" __global__ void __launch_bounds__(THREADS) add_within_chunks(
     const ELEMENT *__restrict__ gradient, const long long *__restrict__ ids, const long long *__restrict__ order,
-    long long padding_id, float *__restrict__ out, float *__restrict__ parts, long long rows, int width) {
+    long long padding_id, Out *__restrict__ out, float *__restrict__ parts, long long rows, int width) {
     const int column = own_column();
     if (column >= width) return;
     const long long first = static_cast<long long>(blockIdx.x) * ROWS, stop = min(rows, first + ROWS);
@@ -44,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_within_chunks(
 
 // Adds up the sums of the id that begins in this chunk and goes on into the next, if there is one.
 extern "C" __global__ void __launch_bounds__(THREADS) add_across_chunks(
-    const long long *__restrict__ ids, long long padding_id, float *__restrict__ out, const float *__restrict__ parts,
+    const long long *__restrict__ ids, long long padding_id, Out *__restrict__ out, const float *__restrict__ parts,
     long long rows, int width) {
     const int column = own_column();
     if (column >= width) return;
@@ -63,4 +70,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_across_chunks(
         for (int i = 0; i < VECTOR; ++i) sum[i] += values[i];
     }
     add_to(out + id * width + column, sum);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) look_up(
+    const ELEMENT *__restrict__ table, const long long *__restrict__ ids, ELEMENT *__restrict__ y, int width) {
+    const int column = own_column();
+    if (column >= width) return;
+    const long long row = blockIdx.x;
+    float values[VECTOR];
+    load(table + ids[row] * width + column, values);
+    store(y + row * width + column, values);
 }

@@ -1,4 +1,4 @@
-"""The gradient of an embedding table, in a fixed order: rows are added up sorted by their id."""
+"""Rows of a table at ids, and the gradient of the table, in a fixed order: rows are added up sorted by their id."""
 
 import numpy as np
 
@@ -12,9 +12,20 @@ _THREADS = 128
 _NO_ID = -1
 
 
-def form(element: str, vector: int) -> Variant:
-    """Return the program of these kernels."""
-    return variant("embedding", element, vector, ROWS=ROWS, THREADS=_THREADS)
+def form(element: str, vector: int, out: str = "float32") -> Variant:
+    """Return the program of these kernels; gradients are of rows of `element`, and their sums of the type `out`."""
+    return variant("embedding", element, vector, ROWS=ROWS, THREADS=_THREADS, OUT_IS_FLOAT=int(out == "float32"))
+
+
+def embedding(table: Array, ids: Array) -> Array:
+    table, ids = plain(table), plain(array_module(table).asarray(ids), np.int64)
+    width = table.shape[1]
+    y, vector = empty(table, *ids.shape, width, dtype=table.dtype), vector_width(width, table)
+    launching.launch(
+        form(table.dtype.name, vector), "look_up", (ids.size, blocks_of(width, _THREADS * vector)), (_THREADS,),
+        table, ids, y, np.int32(width),
+    )  # fmt: skip
+    return y
 
 
 def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None) -> None:
@@ -27,7 +38,7 @@ def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool
     vector = vector_width(width, rows, out)
     grid = blocks_of(count, ROWS), blocks_of(width, _THREADS * vector)
     parts = empty(rows, grid[0], 2, width)
-    program, sorted_ids = form(rows.dtype.name, vector), ids[order]
+    program, sorted_ids = form(rows.dtype.name, vector, out.dtype.name), ids[order]
     padding, shape = np.int64(_NO_ID if padding_id is None else padding_id), (np.int64(count), np.int32(width))
     launching.launch(
         program, "add_within_chunks", grid, (_THREADS,), rows, sorted_ids, order, padding, out, parts, *shape
