@@ -26,7 +26,7 @@ class LucidSide:
     """Trains with `device: cuda`, `precision: bfloat16` and CUDA graphs."""
 
     def __init__(self, workload: Workload, folder: str) -> None:
-        self.communicator = choose(join("single"), device="cuda")
+        self.communicator = choose(join("single"), "auto", device="cuda")
         self.free_at_start = gpu_library().cuda.runtime.memGetInfo()[0]
         self.tiny = workload.model == "tiny"
         model = BERTForPreTraining.from_pretrained(folder)
