@@ -31,14 +31,9 @@ except ImportError:
 
 WIDTH, HEADS, VOCABULARY, OPTIMIZED = 768, 12, 30_522, 24_000_000
 PROBABILITY, STREAM, EPSILON = 0.1, 1 << 16, 1e-12
-RATES = {
-    "learning_rate": 1e-4,
-    "betas": (0.9, 0.999),
-    "epsilon": 1e-6,
-    "weight_decay": 0.01,
-    "corrections": (0.5, 0.5),
-    "gradient_scale": 1.0,
-}
+# Learning rate and gradient scale, then what corrects the moments.
+FACTORS = np.array([1e-4, 1.0, 2.0, 2.0**0.5])
+RATES = {"betas": (0.9, 0.999), "epsilon": 1e-6, "weight_decay": 0.01}
 BOUNDS = np.append(np.arange(0, OPTIMIZED, BLOCK), OPTIMIZED)
 
 
@@ -205,13 +200,13 @@ class Cases:
     def optimizers(self) -> list[Case]:
         buffers = [self.normal(OPTIMIZED) for _ in range(3)] + [self.normal(OPTIMIZED) ** 2]
         tensors = tensors_of(*buffers)
-        rates = {name: rate for name, rate in RATES.items() if name != "learning_rate"}
-        factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
+        update = {name: RATES[name] for name in ("epsilon", "weight_decay")}
+        rates = np.full(len(BOUNDS) - 1, 1e-4)
         return [
             self.case("squared_sums", buffers[0], BOUNDS, outputs=0, peer=lambda: tensors[0].norm() ** 2),
-            self.case("adamw", *buffers, outputs=3, peer=torch_adamw(buffers), **RATES),
-            self.case("lamb_moments", *buffers, BOUNDS, outputs=2, **rates),
-            self.case("lamb_update", buffers[0], *buffers[2:], BOUNDS, np.full(len(BOUNDS) - 1, 1e-4), **factors),
+            self.case("adamw", *buffers, FACTORS, outputs=3, peer=torch_adamw(buffers), **RATES),
+            self.case("lamb_moments", *buffers, BOUNDS, FACTORS, outputs=2, **RATES),
+            self.case("lamb_update", buffers[0], *buffers[2:], BOUNDS, rates, FACTORS, **update),
         ]
 
 

@@ -19,6 +19,9 @@ Array: TypeAlias = np.ndarray
 
 CPU = "cpu"
 
+# Streams that threads work in: CuPy does not keep them.
+_streams: list[Any] = []
+
 
 def array_module(array: Any) -> ModuleType:
     """Return the library (`numpy` or `cupy`) that `array` belongs to."""
@@ -109,7 +112,8 @@ def use_gpu(device: str, place: int) -> str:
     index = _gpu_index(device) if ":" in device else place % cupy.cuda.runtime.getDeviceCount()
     cupy.cuda.Device(index).use()
     # Not the default stream, which cannot be captured, and waits for all others.
-    cupy.cuda.Stream(non_blocking=True).use()
+    _streams.append(cupy.cuda.Stream(non_blocking=True))
+    _streams[-1].use()
     return f"cuda:{index}"
 
 

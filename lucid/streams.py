@@ -5,7 +5,7 @@ waits in the methods that say so, and nowhere else.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -91,9 +91,11 @@ class Recording:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        graph = self._stream.end_capture()
         if error is None:
-            self._launch(graph)
+            self._launch(self._stream.end_capture())
+        else:
+            with suppress(Exception):  # what has failed has made the capture invalid, and is what has to be told
+                self._stream.end_capture()
 
     def outside(self, action: Callable[[], None]) -> None:
         """Do `action` now, outside the graphs, and at this place in each replay."""

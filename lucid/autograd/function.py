@@ -48,7 +48,7 @@ class Function:
         """Run forward on `inputs` (tensors, or arrays and numbers, which get no gradient)."""
         recording = _recording.get()
         function = cls(tuple(recording and _requires_grad(item) for item in inputs))
-        arrays = [item.data if isinstance(item, tensors.Tensor) else item for item in inputs]
+        arrays = [item.operand if isinstance(item, tensors.Tensor) else item for item in inputs]
         data = function.forward(*arrays, **settings)
         if not any(function.needs):
             return tensors.Tensor(data)

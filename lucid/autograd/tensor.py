@@ -50,6 +50,11 @@ class Tensor:
         return self.data.dtype
 
     @property
+    def operand(self) -> Array:
+        """What operations are given of this tensor: the array itself. A parameter may have a rounded copy for them."""
+        return self.data
+
+    @property
     def device(self) -> str:
         """`"cpu"` or `"cuda:N"`."""
         return backend.device_of(self.data)

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import ml_dtypes
 import numpy as np
 
-from lucid.backend import Array, array_module
+from lucid.backend import CPU, Array, array_module
 from lucid.errors import ConfigError
 from lucid.kernels import reference
 from lucid.kernels.sequences import Sequences
@@ -191,25 +191,46 @@ class Kernels(Protocol):
         bounds [K + 1] (int64, in host memory) rise from 0 to N.
         """
 
+    def root_of_sum(self, sums: Array) -> Array:
+        """Return the square root of the sum of sums [K] (float64): float64, an array of no dimensions."""
+
+    def round_to_bfloat16(self, x: Array, out: Array | None = None) -> Array:
+        """Return x (float32) as bfloat16, each number rounded to the nearest, ties to even.
+
+        It is written to `out`, of the shape of x and in C order, if that is given.
+        """
+
+    def update_factors(
+        self,
+        learning_rate: float | Array,
+        gradient_scale: float | Array,
+        updates: Array,
+        betas: tuple[float, float] | None,
+    ) -> Array:
+        """Count an update in `updates` [1] (int64), and return what changes from one to the next: float64 [4].
+
+        These are the learning rate, what gradients are multiplied by, and 1 / (1 - beta1**u) and 1 / sqrt(1 - beta2**u)
+        for update number u, by which Adam's direction and the root in it are multiplied: 1 without `betas`. Rate and
+        scale may be float64 arrays of no dimensions. Where the scale is not finite nothing is counted, and the kernels
+        that take these `factors` change nothing.
+        """
+
     def adamw(
         self,
         values: Array,
         gradients: Array,
         first_moments: Array,
         second_moments: Array,
+        factors: Array,
         *,
-        learning_rate: float,
         betas: tuple[float, float],
         epsilon: float,
         weight_decay: float,
-        corrections: tuple[float, float],
-        gradient_scale: float,
         rounded: Array | None = None,
     ) -> None:
         """Update values [N] and moments in place. Loshchilov & Hutter, "Decoupled weight decay regularization", 2019.
 
-        `corrections` are what the moments are divided by (1 - beta**step, or 1 for none); gradients are multiplied by
-        `gradient_scale` as they are read. `rounded` [N] (bfloat16), if it is given, gets the new values.
+        `factors` are of `update_factors`. `rounded` [N] (bfloat16), if it is given, gets the new values.
         """
 
     def lamb_moments(
@@ -219,17 +240,25 @@ class Kernels(Protocol):
         first_moments: Array,
         second_moments: Array,
         bounds: Array,
+        factors: Array,
         *,
         betas: tuple[float, float],
         epsilon: float,
         weight_decay: float,
-        corrections: tuple[float, float],
-        gradient_scale: float,
     ) -> Array:
         """Fold gradients [N] into the moments in place. You et al., 2019, algorithm 2, up to the norms.
 
         Return float64 [K, 2]: the sums of the squares of values and of update in each block, as of `squared_sums`. The
-        update is Adam's direction plus `weight_decay` times values [N].
+        update is Adam's direction plus `weight_decay` times values [N]. `factors` are of `update_factors`; where they
+        let nothing change, the sums are 0.
+        """
+
+    def lamb_rates(self, squares: Array, first_blocks: Array, adapting: int, factors: Array) -> Array:
+        """Return for each block of `lamb_moments` the rate of its parameter: float64 [K].
+
+        It is the learning rate, and for the first `adapting` parameters, if neither norm is 0, that times |values| /
+        |update|. `squares` are [K, 2]; a parameter's blocks begin at its number in `first_blocks` (int64, in host
+        memory).
         """
 
     def lamb_update(
@@ -239,15 +268,15 @@ class Kernels(Protocol):
         second_moments: Array,
         bounds: Array,
         rates: Array,
+        factors: Array,
         *,
         epsilon: float,
         weight_decay: float,
-        corrections: tuple[float, float],
         rounded: Array | None = None,
     ) -> None:
-        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] (float64).
+        """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] of `lamb_rates`.
 
-        `rounded` [N] (bfloat16), if it is given, gets the new values.
+        `factors` are of `update_factors`. `rounded` [N] (bfloat16), if it is given, gets the new values.
         """
 
 
@@ -298,8 +327,14 @@ def set_attention(kind: AttentionKind) -> str | None:
     return choose(kind)
 
 
-def product_library() -> str:
-    """Return which library multiplies float32 arrays on the CPU, with what its results depend on."""
+def product_library(device: str = CPU) -> str:
+    """Return which library multiplies the arrays on `device`, with what its results depend on."""
+    if device != CPU:
+        if _on_gpu() is reference:
+            return "CuPy's"
+        from lucid.kernels.cuda import cublaslt
+
+        return f"cuBLASLt {cublaslt.library().version}"
     if _on_cpu() is reference:
         return "NumPy's"
     from lucid.kernels.cpu import gemm

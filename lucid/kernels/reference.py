@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from lucid.backend import Array, array_module, special_functions
@@ -307,6 +308,30 @@ def squared_sums(x: Array, bounds: Array) -> Array:
     return array_module(x).stack(sums)
 
 
+def root_of_sum(sums: Array) -> Array:
+    xp = array_module(sums)
+    return xp.asarray(xp.sqrt(sums.sum()))
+
+
+def round_to_bfloat16(x: Array, out: Array | None = None) -> Array:
+    if out is None:
+        return x.astype(ml_dtypes.bfloat16)
+    out[...] = x
+    return out
+
+
+def update_factors(
+    learning_rate: float | Array, gradient_scale: float | Array, updates: Array, betas: tuple[float, float] | None
+) -> Array:
+    first, second = 1.0, 1.0
+    scale = float(gradient_scale)
+    if math.isfinite(scale):
+        updates += 1
+        if betas is not None:
+            first, second = (1 - beta ** int(updates[0]) for beta in betas)
+    return array_module(updates).asarray([float(learning_rate), scale, 1 / first, 1 / math.sqrt(second)])
+
+
 def _advance_moments(
     gradients: Array,
     first_moments: Array,
@@ -324,13 +349,15 @@ def _advance_moments(
     second_moments += scaled
 
 
-def _direction(first_moments: Array, second_moments: Array, epsilon: float, corrections: tuple[float, float]) -> Array:
+def _direction(
+    first_moments: Array, second_moments: Array, epsilon: float, first_factor: float, root_factor: float
+) -> Array:
     """Return Adam's direction."""
     root = array_module(second_moments).sqrt(second_moments)
-    root *= 1 / math.sqrt(corrections[1])
+    root *= root_factor
     root += epsilon
     direction = first_moments / root
-    direction *= 1 / corrections[0]
+    direction *= first_factor
     return direction
 
 
@@ -339,21 +366,22 @@ def adamw(
     gradients: Array,
     first_moments: Array,
     second_moments: Array,
+    factors: Array,
     *,
-    learning_rate: float,
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
-    gradient_scale: float,
     rounded: Array | None = None,
 ) -> None:
+    learning_rate, gradient_scale, *corrections = factors.tolist()
+    if not math.isfinite(gradient_scale):
+        return
     for start in range(0, len(values), _BLOCK):
         block = slice(start, start + _BLOCK)
         moments = first_moments[block], second_moments[block]
         _advance_moments(gradients[block], *moments, betas, gradient_scale)
         values[block] *= 1 - learning_rate * weight_decay
-        values[block] -= _direction(*moments, epsilon, corrections) * learning_rate
+        values[block] -= _direction(*moments, epsilon, *corrections) * learning_rate
     if rounded is not None:
         rounded[...] = values
 
@@ -364,16 +392,30 @@ def lamb_moments(
     first_moments: Array,
     second_moments: Array,
     bounds: Array,
+    factors: Array,
     *,
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
-    gradient_scale: float,
 ) -> Array:
+    xp = array_module(values)
+    _, gradient_scale, *corrections = factors.tolist()
+    if not math.isfinite(gradient_scale):
+        return xp.zeros((len(bounds) - 1, 2))
     _advance_moments(gradients, first_moments, second_moments, betas, gradient_scale)
-    update = _direction(first_moments, second_moments, epsilon, corrections) + weight_decay * values
-    return array_module(values).stack([squared_sums(values, bounds), squared_sums(update, bounds)], axis=1)
+    update = _direction(first_moments, second_moments, epsilon, *corrections) + weight_decay * values
+    return xp.stack([squared_sums(values, bounds), squared_sums(update, bounds)], axis=1)
+
+
+def lamb_rates(squares: Array, first_blocks: Array, adapting: int, factors: Array) -> Array:
+    xp = array_module(squares)
+    rates = xp.empty(len(squares))
+    bounds = pairwise([*first_blocks.tolist(), len(squares)])
+    for parameter, (start, stop) in enumerate(bounds):
+        value_norm, update_norm = xp.sqrt(squares[start:stop].sum(axis=0))
+        adapts = parameter < adapting and value_norm > 0 and update_norm > 0
+        rates[start:stop] = factors[0] * (value_norm / update_norm if adapts else 1)
+    return rates
 
 
 def lamb_update(
@@ -382,13 +424,16 @@ def lamb_update(
     second_moments: Array,
     bounds: Array,
     rates: Array,
+    factors: Array,
     *,
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
     rounded: Array | None = None,
 ) -> None:
-    update = _direction(first_moments, second_moments, epsilon, corrections) + weight_decay * values
+    _, gradient_scale, *corrections = factors.tolist()
+    if not math.isfinite(gradient_scale):
+        return
+    update = _direction(first_moments, second_moments, epsilon, *corrections) + weight_decay * values
     for (start, stop), rate in zip(pairwise(bounds.tolist()), rates.tolist(), strict=True):
         values[start:stop] -= update[start:stop] * rate
     if rounded is not None:

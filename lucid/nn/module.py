@@ -10,10 +10,28 @@ from lucid.autograd import Tensor, recompute
 
 
 class Parameter(Tensor):
-    """A leaf that is trained. Two modules may hold the same one: it is then counted, and updated, once."""
+    """A leaf that is trained. Two modules may hold the same one: it is then counted, and updated, once.
+
+    It may have a copy in bfloat16 (`flatten` makes it), which operations are given instead; `data`, and all that reads
+    it, stays float32.
+    """
 
     def __init__(self, data: backend.Array) -> None:
         super().__init__(data, requires_grad=True)
+        self._rounded: backend.Array | None = None
+
+    @property
+    def operand(self) -> backend.Array:
+        """What operations are given: the copy if there is one, or else `data`."""
+        return self.data if self._rounded is None else self._rounded
+
+    def use_rounded(self, copy: backend.Array) -> None:
+        """Have operations given `copy`, of this parameter's shape, which others keep up to date."""
+        self._rounded = copy
+
+    def replace_data(self, data: backend.Array) -> None:
+        super().replace_data(data)
+        self._rounded = None
 
 
 class Module:
@@ -63,7 +81,7 @@ class Module:
         return {name: parameter.numpy() for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy arrays or tensors into the parameters of the same names.
+        """Copy arrays or tensors into the parameters of the same names, and into their copies in bfloat16.
 
         Raises `ValueError` that names what is missing, unexpected, or of another shape; nothing is copied then.
         """
@@ -80,6 +98,8 @@ class Module:
             values = state[name]
             array = values.data if isinstance(values, Tensor) else values
             parameter.data[...] = backend.to_device(array, parameter.device)
+            if parameter.operand is not parameter.data:
+                parameter.operand[...] = parameter.data
 
     def train(self, mode: bool = True) -> Self:
         """Switch dropout on (or off) in this module and all below it, and return it."""

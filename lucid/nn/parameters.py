@@ -12,9 +12,10 @@ norms of single parameters, too, are sums over whole blocks.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import ml_dtypes
 import numpy as np
 
-from lucid import backend
+from lucid import backend, kernels
 from lucid.backend import Array
 from lucid.nn.module import Module, Parameter
 
@@ -95,6 +96,10 @@ class FlatParameters:
     Segments start on multiples of 256 bytes; what lies between them is zero and stays zero. `bounds` (int64
     [blocks + 1]) are those of the blocks; those of segment i begin at number `first_blocks[i]`. `ownership` says which
     of them this process updates: all, until something else is put there.
+
+    `rounded` [N], where there is one, is a copy of the values in bfloat16, which operations are given of parameters
+    with two or more dimensions. An optimizer's step and `load_state_dict` keep it up to date; who writes to the values
+    in another way, such as by a broadcast, calls `round` afterwards.
     """
 
     values: Array
@@ -103,6 +108,7 @@ class FlatParameters:
     parameters: tuple[Parameter, ...]
     bounds: Array
     first_blocks: Array
+    rounded: Array | None = None
     ownership: Ownership = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +128,11 @@ class FlatParameters:
                 bounds = self.bounds[blocks.start : blocks.stop + 1] - first
                 own = slice(own_start + first - start, own_start + last - start)
                 yield Part(slice(first, last), blocks, bounds, own, decay)
+
+    def round(self) -> None:
+        """Bring the copy in bfloat16 up to date with the values, if there is one."""
+        if self.rounded is not None:
+            kernels.of(self.values).round_to_bfloat16(self.values, self.rounded)
 
     def zero_grad(self) -> None:
         """Forget all gradients; the buffer is overwritten by the next backward, not cleared now."""
@@ -150,13 +161,18 @@ class FlatParameters:
 
 
 def flatten(
-    module: Module, allocate: Allocate | None = None, allocate_values: Allocate | None = None
+    module: Module,
+    allocate: Allocate | None = None,
+    allocate_values: Allocate | None = None,
+    rounded: bool = False,
 ) -> FlatParameters:
     """Move the parameters of `module`, all of one dtype and device, into flat buffers.
 
     `allocate(count, dtype)` returns a zeroed 1-D array: ordinary memory by default, or a communicator's.
     `allocate_values` does so for the values, if they are to be elsewhere than the gradients. Parameters with two or
-    more dimensions get weight decay, biases and LayerNorm weights do not (Devlin et al., 2018).
+    more dimensions get weight decay, biases and LayerNorm weights do not (Devlin et al., 2018). With `rounded` those
+    with two or more, which are factors of products or rows to look up, have a copy in bfloat16, too: kernels take the
+    others in float32.
     """
     named = list(module.named_parameters())
     dtype = named[0][1].dtype
@@ -183,6 +199,13 @@ def flatten(
     values, gradients = flat.views(flat.values), flat.views(flat.gradients)
     for segment, parameter in zip(segments, parameters, strict=True):
         parameter.use_buffers(values[segment.name], gradients[segment.name])
+    if rounded:
+        flat.rounded = xp.zeros(count, ml_dtypes.bfloat16)
+        flat.round()
+        copies = flat.views(flat.rounded)
+        for segment, parameter in zip(segments, parameters, strict=True):
+            if segment.decay:
+                parameter.use_rounded(copies[segment.name])
     # The arrays that the parameters had before are as large as the model.
     backend.return_freed_memory()
     return flat

@@ -5,32 +5,43 @@ import math
 import numpy as np
 
 from lucid import kernels
-from lucid.backend import Array, to_host
+from lucid.backend import Array, array_module, to_host
 from lucid.nn.parameters import FlatParameters
 
 
-def global_norm(flat: FlatParameters) -> float:
-    """Return the Euclidean norm of all gradients together; not finite if one of them is not. All ranks call this."""
-    return math.sqrt(float(_squared_sums(flat).sum()))
+def global_norm(flat: FlatParameters) -> Array:
+    """Return the Euclidean norm of all gradients together; not finite if one of them is not. All ranks call this.
+
+    It is a float64 array of no dimensions, of the gradients' library: `float` of it waits for a GPU, this does not.
+    """
+    return kernels.of(flat.gradients).root_of_sum(_squared_sums(flat))
 
 
 def not_finite(flat: FlatParameters) -> list[str]:
-    """Return the names of the parameters whose gradients are not all finite numbers. All ranks call this."""
-    sums = np.add.reduceat(_squared_sums(flat), flat.first_blocks)
+    """Return the names of the parameters whose gradients are not all finite numbers. All ranks call this.
+
+    This waits for a GPU.
+    """
+    sums = np.add.reduceat(to_host(_squared_sums(flat)), flat.first_blocks)
     return [segment.name for segment, total in zip(flat.segments, sums, strict=True) if not math.isfinite(total)]
 
 
-def clip_scale(norm: float, max_norm: float) -> float:
-    """Return what to multiply gradients of this norm by, at most 1, so that it does not exceed `max_norm`."""
+def clip_scale(norm: float | Array, max_norm: float) -> Array:
+    """Return what to multiply gradients of this norm by, at most 1, so that it does not exceed `max_norm`.
+
+    It is an array of no dimensions, of the norm's library. Where the norm is not finite it is not a number, and the
+    update is skipped.
+    """
+    xp = array_module(norm)
     # The small term is torch.nn.utils.clip_grad_norm_'s, so that both give the same weights.
-    return min(1.0, max_norm / (norm + 1e-6))
+    return xp.where(xp.isfinite(norm), xp.minimum(max_norm / (norm + 1e-6), 1.0), np.nan)
 
 
 def _squared_sums(flat: FlatParameters) -> Array:
     """Return the sum of the squares of the gradients in each block, those of other ranks too: float64 [blocks]."""
-    sums = np.zeros(len(flat.bounds) - 1)
+    sums = array_module(flat.gradients).zeros(len(flat.bounds) - 1, np.float64)
     for part in flat.ownership.parts:
         gradients = flat.gradients[part.elements]
-        sums[part.blocks] = to_host(kernels.of(gradients).squared_sums(gradients, part.bounds))
+        sums[part.blocks] = kernels.of(gradients).squared_sums(gradients, part.bounds)
     flat.ownership.complete(sums)
     return sums

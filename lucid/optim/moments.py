@@ -1,11 +1,16 @@
-"""What AdamW and LAMB have in common: two running moments of each number that this process updates."""
+"""What AdamW and LAMB have in common: two running moments of each number that this process updates.
+
+On a GPU a step neither waits for it nor needs to: what changes from step to step is in its memory, and kernels skip an
+update by themselves.
+"""
 
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lucid.backend import Array, array_module, to_host
-from lucid.nn.parameters import FlatParameters
+from lucid import kernels
+from lucid.backend import Array, array_module, device_of, to_device, to_host
+from lucid.nn.parameters import FlatParameters, Part
 
 
 class MomentOptimizer:
@@ -29,23 +34,38 @@ class MomentOptimizer:
         self.epsilon = epsilon
         self.weight_decay = weight_decay
         self.bias_correction = bias_correction
-        self.updates = 0
-        # Of what this process updates: its parts, one after the other.
         xp = array_module(flat.values)
+        self._updates: Array = xp.zeros(1, np.int64)
+        # Of what this process updates: its parts, one after the other.
         self.first_moments: Array = xp.zeros(flat.ownership.count, flat.values.dtype)
         self.second_moments: Array = xp.zeros(flat.ownership.count, flat.values.dtype)
 
-    def step(self, learning_rate: float, gradient_scale: float = 1.0) -> None:
-        """Update the parameters in place from their gradients times `gradient_scale`. All ranks call this."""
-        self.updates += 1
-        corrections = (1.0, 1.0)
-        if self.bias_correction:
-            corrections = (1 - self.betas[0] ** self.updates, 1 - self.betas[1] ** self.updates)
-        self.update(learning_rate, gradient_scale, corrections)
-        self.flat.ownership.publish()
+    @property
+    def updates(self) -> int:
+        """How many updates were made. On a GPU this waits for it."""
+        return int(to_host(self._updates)[0])
 
-    def update(self, learning_rate: float, gradient_scale: float, corrections: tuple[float, float]) -> None:
+    def step(self, learning_rate: float | Array, gradient_scale: float | Array = 1.0) -> None:
+        """Update the parameters in place from their gradients times `gradient_scale`. All ranks call this.
+
+        Where the scale is not a finite number, nothing changes, the count of updates included. Both arguments may be
+        float64 arrays of no dimensions, of the library of the values: a step that is captured on a GPU takes them so.
+        """
+        flat = self.flat
+        betas = self.betas if self.bias_correction else None
+        self.update(kernels.of(flat.values).update_factors(learning_rate, gradient_scale, self._updates, betas))
+        flat.ownership.publish()
+        if not flat.ownership.is_whole:
+            flat.round()
+
+    def update(self, factors: Array) -> None:
+        """Update what is this process's; `factors` are of `Kernels.update_factors`."""
         raise NotImplementedError
+
+    def _rounded(self, part: Part) -> Array | None:
+        """Return where to put the rounded values of a part, unless all are rounded once they are gathered."""
+        flat = self.flat
+        return flat.rounded[part.elements] if flat.rounded is not None and flat.ownership.is_whole else None
 
     def state_dict(self, kept: dict[str, Array] | None = None) -> dict[str, Array]:
         """Return the moments by parameter, in host memory: `first_moment.<name>` and `second_moment.<name>`.
@@ -88,8 +108,11 @@ class MomentOptimizer:
         All ranks call this.
         """
         for kind, own in self._moments().items():
-            self.flat.ownership.scatter(buffers.get(kind), own)
-        self.updates = updates
+            in_host_memory = to_host(own)
+            self.flat.ownership.scatter(buffers.get(kind), in_host_memory)
+            if in_host_memory is not own:
+                own[...] = to_device(in_host_memory, device_of(own))
+        self._updates[...] = updates
 
     def _moments(self) -> dict[str, Array]:
         return {"first_moment": self.first_moments, "second_moment": self.second_moments}

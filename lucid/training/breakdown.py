@@ -2,6 +2,8 @@
 
 The timing stands around what the trainer calls and not in it: a proxy of the kernels' catalogue, one of the
 communicator, and the iterator over the batches, at which a step begins and ends. What takes the rest is Python.
+
+On a GPU each call that is timed waits until the GPU has done it, so that such a step is longer than one of training.
 """
 
 import threading
@@ -15,7 +17,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from lucid import kernels
-from lucid.backend import Array
+from lucid.backend import CPU, Array, array_module, synchronise
 from lucid.distributed import Communicator, StopRequest, Work
 from lucid.kernels import Kernels
 from lucid.models.bert.flops import forward_flops
@@ -72,12 +74,19 @@ class Breakdown:
 class Clock:
     """Adds up what is timed, while `running`, on the thread that made it: others do not add to its step."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = CPU) -> None:
         self.running = False
+        self._device = device
         self.parts: defaultdict[str, Part] = defaultdict(Part)
         self._thread = threading.get_ident()
         # Seconds of what was timed within what is being timed.
         self._within = 0.0
+
+    def now(self) -> float:
+        """Return the time, in seconds, when the device has done all that it was given."""
+        if self._device != CPU:
+            synchronise()
+        return time.perf_counter()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return `function`, whose calls count as `name`, without what is timed within them."""
@@ -86,9 +95,9 @@ class Clock:
             if not self.running or threading.get_ident() != self._thread:
                 return function(*arguments, **options)
             before, self._within = self._within, 0.0
-            started = time.perf_counter()
+            started = self.now()
             result = function(*arguments, **options)
-            seconds = time.perf_counter() - started
+            seconds = self.now() - started
             self._within, within = before + seconds, self._within
             part = self.parts[name]
             part.seconds += seconds - within
@@ -105,7 +114,9 @@ def _bytes(name: str, arguments: tuple[Any, ...], result: Any) -> int:
         return 0
     results = result if isinstance(result, tuple) else (result,)
     rewritten = (arguments[place] for place in _REWRITTEN.get(name, ()))
-    return sum(value.nbytes for value in (*arguments, *results, *rewritten) if isinstance(value, np.ndarray))
+    return sum(
+        value.nbytes for value in (*arguments, *results, *rewritten) if isinstance(value, array_module(value).ndarray)
+    )
 
 
 class _TimedWork:
@@ -142,7 +153,7 @@ class StepClock(Clock):
     """Times every second step of a run that was opened with `communicator` and iterates over `steps`."""
 
     def __init__(self, communicator: Communicator) -> None:
-        super().__init__()
+        super().__init__(communicator.device)
         self.communicator = cast(Communicator, _TimedCommunicator(communicator, self))
         self.seconds: list[float] = []
         self.plain_seconds: list[float] = []
@@ -165,12 +176,12 @@ class StepClock(Clock):
             batch = fetch()
 
     def _begin_step(self) -> None:
-        now = time.perf_counter()
+        now = self.now()
         if self._steps > _WARM_UP_STEPS:
             (self.seconds if self.running else self.plain_seconds).append(now - self._began)
         self._run((self._steps - _WARM_UP_STEPS) % 2 == 1 and self._steps > _WARM_UP_STEPS)
         self._steps += 1
-        self._began = time.perf_counter()
+        self._began = self.now()
 
     def _run(self, running: bool) -> None:
         self.running = running

@@ -21,7 +21,7 @@ def limit_threads(count: int | None) -> None:
 def numerics(device: str) -> dict[str, str]:
     """Return what the results of this process on `device` depend on, by name."""
     if device != CPU:
-        return gpu_software() or {}
+        return {**(gpu_software() or {}), "products": kernels.product_library(device)}
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     blas = sorted(
         {f"{library['internal_api']} {library['version']} {library.get('architecture', '')}" for library in libraries}

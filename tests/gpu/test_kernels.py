@@ -367,7 +367,18 @@ def test_a_sum_of_squares_with_what_is_not_finite_is_not_finite(machine, bad):
     assert np.isfinite(sums).tolist() == [True, True, False]
 
 
-RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1, "corrections": (0.19, 0.04), "gradient_scale": 0.3}
+def test_the_root_of_a_sum_agrees(machine):
+    for count in (1, 600, 7000):
+        sums = RANDOM.random(count)
+        [root] = machine.run("root_of_sum", sums)
+        assert root.shape == ()
+        assert root == pytest.approx(reference.root_of_sum(sums), rel=1e-14)
+
+
+RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1}
+UPDATE = {name: RATES[name] for name in ("epsilon", "weight_decay")}
+# Learning rate and gradient scale, then what corrects the moments.
+FACTORS = np.array([1e-2, 0.3, 1 / 0.19, 1 / 0.2])
 
 
 def buffers_of(count):
@@ -379,8 +390,8 @@ def test_adamw_agrees(machine, count):
     got = buffers_of(count)
     expected = [array.astype(np.float64) for array in got]
     for _ in range(2):
-        machine.update("adamw", got, learning_rate=1e-2, **RATES)
-        reference.adamw(*expected, learning_rate=1e-2, **RATES)
+        machine.update("adamw", got, machine.put(FACTORS), **RATES)
+        reference.adamw(*expected, FACTORS, **RATES)
     for one, other in zip(got, expected, strict=True):
         machine.compare("adamw", "float32", one, other, 64)
 
@@ -390,13 +401,13 @@ def test_lamb_agrees(machine, bounds):
     count, bounds = bounds[-1], np.array(bounds)
     got, rates = buffers_of(count), 1e-2 * np.arange(1.0, len(bounds))
     values, gradients, *moments = expected = [array.astype(np.float64) for array in got]
-    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
+    factors = machine.put(FACTORS)
     for _ in range(2):
-        squares = machine.update("lamb_moments", got, bounds, **RATES)
-        of_reference = reference.lamb_moments(values, gradients, *moments, bounds, **RATES)
+        squares = machine.update("lamb_moments", got, bounds, factors, **RATES)
+        of_reference = reference.lamb_moments(values, gradients, *moments, bounds, FACTORS, **RATES)
         np.testing.assert_allclose(squares, of_reference, rtol=1e-5)
-        machine.update("lamb_update", [got[0], *got[2:]], bounds, rates, **factors)
-        reference.lamb_update(values, *moments, bounds, rates, **factors)
+        machine.update("lamb_update", [got[0], *got[2:]], bounds, machine.put(rates), factors, **UPDATE)
+        reference.lamb_update(values, *moments, bounds, rates, FACTORS, **UPDATE)
     for one, other in zip(got, expected, strict=True):
         machine.compare("lamb", "float32", one, other, 64)
 
@@ -405,11 +416,43 @@ def test_lamb_agrees(machine, bounds):
 def test_optimizers_round_the_new_values_as_they_write_them(machine, count):
     values, gradients, *moments = map(machine.put, buffers_of(count))
     rounded = machine.put(np.full(count, np.nan, ml_dtypes.bfloat16))
-    machine.kernels.adamw(values, gradients, *moments, learning_rate=1e-2, **RATES, rounded=rounded)
+    factors, blocks = machine.put(FACTORS), (np.array([0, count]), machine.put(np.array([0.1])))
+    machine.kernels.adamw(values, gradients, *moments, factors, **RATES, rounded=rounded)
     np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
-    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
-    machine.kernels.lamb_update(values, *moments, np.array([0, count]), np.array([0.1]), **factors, rounded=rounded)
+    machine.kernels.lamb_update(values, *moments, *blocks, factors, **UPDATE, rounded=rounded)
     np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_without_a_finite_scale_an_update_changes_nothing(machine, scale):
+    bounds, before = np.array([0, 2000, 5000]), buffers_of(5000)
+    values, _, *moments = after = [machine.put(array) for array in before]
+    updates = machine.put(np.array([6]))
+    factors = machine.kernels.update_factors(1e-2, machine.put(np.array(scale)), updates, RATES["betas"])
+    machine.kernels.adamw(*after, factors, **RATES)
+    assert not machine.get(machine.kernels.lamb_moments(*after, bounds, factors, **RATES)).any()
+    machine.kernels.lamb_update(values, *moments, bounds, machine.put(np.ones(2)), factors, **UPDATE)
+    np.testing.assert_array_equal([machine.get(array) for array in after], before)
+    assert machine.get(updates).tolist() == [6]
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), None])
+def test_factors_are_those_of_the_next_update(machine, betas):
+    updates, expected_updates = machine.put(np.zeros(1, np.int64)), np.zeros(1, np.int64)
+    for _ in range(3):
+        got = machine.kernels.update_factors(machine.put(np.array(1e-3)), 0.5, updates, betas)
+        expected = reference.update_factors(1e-3, 0.5, expected_updates, betas)
+        np.testing.assert_allclose(machine.get(got), expected, rtol=1e-13)
+        np.testing.assert_array_equal(machine.get(updates), expected_updates)
+
+
+def test_the_rates_of_lamb_agree(machine):
+    squares, first_blocks = RANDOM.random((1500, 2)), np.array([0, 1, 600, 601, 602, 1400])
+    squares[600, 0] = squares[601, 1] = 0
+    for adapting in (0, 5, 6):
+        got = machine.kernels.lamb_rates(machine.put(squares), first_blocks, adapting, machine.put(FACTORS))
+        expected = reference.lamb_rates(squares, first_blocks, adapting, FACTORS)
+        np.testing.assert_allclose(machine.get(got), expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("count", [999, 4096])

@@ -265,7 +265,10 @@ def test_a_sum_of_squares_with_an_infinity_is_not_finite(cpu):
         assert np.isfinite(sums).tolist() == [True, True, False]
 
 
-RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1, "corrections": (0.19, 0.04), "gradient_scale": 0.3}
+RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1}
+UPDATE = {name: RATES[name] for name in ("epsilon", "weight_decay")}
+# Learning rate and gradient scale, then what corrects the moments.
+FACTORS = np.array([1e-2, 0.3, 1 / 0.19, 1 / 0.2])
 
 
 @pytest.mark.parametrize("count", [1, 1023, 70_001])
@@ -273,8 +276,8 @@ def test_adamw_agrees(cpu, count):
     got = [normal(count), normal(count), normal(count), normal(count) ** 2]
     expected = [doubled(array) for array in got]
     for _ in range(2):
-        cpu.adamw(*got, learning_rate=1e-2, **RATES)
-        reference.adamw(*expected, learning_rate=1e-2, **RATES)
+        cpu.adamw(*got, FACTORS, **RATES)
+        reference.adamw(*expected, FACTORS, **RATES)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
 
@@ -282,12 +285,11 @@ def test_adamw_agrees(cpu, count):
 def lamb_steps(kernels, buffers, bounds):
     """Take two steps in place, of another rate in each block, and return the sums of squares."""
     values, gradients, *moments = buffers
-    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
     rates = 1e-2 * np.arange(1.0, len(bounds))
     squares = []
     for _ in range(2):
-        squares.append(kernels.lamb_moments(values, gradients, *moments, bounds, **RATES))
-        kernels.lamb_update(values, *moments, bounds, rates, **factors)
+        squares.append(kernels.lamb_moments(values, gradients, *moments, bounds, FACTORS, **RATES))
+        kernels.lamb_update(values, *moments, bounds, rates, FACTORS, **UPDATE)
     return squares
 
 
@@ -302,14 +304,27 @@ def test_lamb_agrees(cpu, bounds):
         np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
 
 
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_without_a_finite_scale_an_update_changes_nothing(cpu, scale):
+    bounds, factors = np.array([0, 2000, 5000]), FACTORS.copy()
+    factors[1] = scale
+    for kernels in (cpu, reference):
+        before = [normal(5000), normal(5000), normal(5000), normal(5000) ** 2]
+        values, gradients, *moments = after = [array.copy() for array in before]
+        kernels.adamw(*after, factors, **RATES)
+        assert not kernels.lamb_moments(values, gradients, *moments, bounds, factors, **RATES).any()
+        kernels.lamb_update(values, *moments, bounds, np.ones(2), factors, **UPDATE)
+        np.testing.assert_array_equal(after, before)
+
+
 def test_optimizers_round_the_new_values_too(cpu):
-    factors = {name: RATES[name] for name in ("epsilon", "weight_decay", "corrections")}
     for kernels in (cpu, reference):
         values, gradients, *moments = normal(70_001), normal(70_001), normal(70_001), normal(70_001) ** 2
         rounded = np.full(70_001, np.nan, ml_dtypes.bfloat16)
-        kernels.adamw(values, gradients, *moments, learning_rate=1e-2, **RATES, rounded=rounded)
+        kernels.adamw(values, gradients, *moments, FACTORS, **RATES, rounded=rounded)
         np.testing.assert_array_equal(rounded, values.astype(ml_dtypes.bfloat16))
-        kernels.lamb_update(values, *moments, np.array([0, 70_001]), np.array([0.1]), **factors, rounded=rounded)
+        blocks = np.array([0, 70_001]), np.array([0.1])
+        kernels.lamb_update(values, *moments, *blocks, FACTORS, **UPDATE, rounded=rounded)
         np.testing.assert_array_equal(rounded, values.astype(ml_dtypes.bfloat16))
 
 
@@ -329,7 +344,7 @@ class TestDivision:
             y, total, mean, reciprocal = cpu.dropout_add_layer_norm(x, bias, residual, weight, bias, 1e-12, *draws)
             _, log_sum = cpu.cross_entropy(logits, labels, -100)
             optimized = [values.copy() for _ in range(2)]
-            cpu.adamw(optimized[0], values, optimized[1], values**2, learning_rate=1e-2, **RATES)
+            cpu.adamw(optimized[0], values, optimized[1], values**2, FACTORS, **RATES)
             by_lamb = [values.copy(), values, values.copy(), values**2]
             squares = lamb_steps(cpu, by_lamb, bounds)
             joined, sequences = x.reshape(600, 331)[:, :312], sequences_of([200, 130, 270])

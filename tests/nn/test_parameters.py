@@ -1,11 +1,13 @@
 """Flat buffers: the layout that communication and optimizers rely on."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import lucid
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import flatten
+from lucid.optim import LAMB, AdamW
 
 CONFIG = BERTConfig(
     vocab_size=30,
@@ -97,3 +99,49 @@ def test_the_tied_embedding_is_ready_last_of_its_region_and_once(model):
     decaying = {segment.name for segment in flat.segments if segment.decay}
     tied = "bert.embeddings.word_embeddings.weight"
     assert order.index(tied) > max(order.index(name) for name in decaying if ".layer." in name or "cls" in name)
+
+
+class TestRounded:
+    """A copy of the values in bfloat16, which operations are given."""
+
+    @pytest.fixture
+    def flat(self, model):
+        return flatten(model, rounded=True)
+
+    def assert_copies_are_of(self, flat):
+        np.testing.assert_array_equal(flat.rounded, flat.values.astype(ml_dtypes.bfloat16))
+
+    def test_parameters_with_two_dimensions_are_given_in_the_copy_others_as_they_are(self, flat):
+        self.assert_copies_are_of(flat)
+        for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
+            assert parameter.dtype == np.float32
+            buffer = flat.rounded if parameter.ndim >= 2 else flat.values
+            assert np.shares_memory(parameter.operand, buffer)
+            np.testing.assert_array_equal(parameter.operand, flat.views(buffer)[segment.name])
+
+    def test_without_one_operations_are_given_the_values(self, model):
+        flat = flatten(model)
+        assert flat.rounded is None
+        flat.round()
+        assert all(parameter.operand is parameter.data for parameter in flat.parameters)
+
+    def test_it_follows_what_is_loaded_and_what_is_written_on_request(self, model, flat):
+        model.load_state_dict({name: array + 1 for name, array in model.state_dict().items()})
+        for parameter in flat.parameters:
+            np.testing.assert_array_equal(parameter.operand, parameter.data.astype(parameter.operand.dtype))
+        flat.values += 1
+        flat.round()
+        self.assert_copies_are_of(flat)
+
+    def test_replacing_the_data_leaves_it(self, flat):
+        parameter = flat.parameters[0]
+        parameter.replace_data(np.ones(3))
+        assert parameter.operand is parameter.data
+
+    @pytest.mark.parametrize("optimizer", [AdamW, LAMB])
+    def test_optimizers_keep_it_up_to_date(self, flat, optimizer):
+        flat.gradients[:] = np.random.default_rng(0).standard_normal(len(flat.gradients))
+        before = flat.rounded.copy()
+        optimizer(flat).step(1e-1)
+        self.assert_copies_are_of(flat)
+        assert (flat.rounded != before).mean() > 0.5

@@ -120,7 +120,9 @@ def test_the_doctor_says_what_the_nodes_of_a_job_can_do(submit):
 
 
 def test_gpu_nodes_get_a_rank_for_each_gpu(submit, run_file):
-    job = submit(str(run_file), "--nodes", "2", "--gpus-per-node", "1", "--threads-per-rank", "1", *SHORT)
+    options = ("--nodes", "2", "--gpus-per-node", "1", "--threads-per-rank", "1")
+    # SLURM's GPUs are files here, on which nothing can be computed.
+    job = submit(str(run_file), *options, *SHORT, "train.device=cpu")
     assert job.wait() == "COMPLETED", job.output
     assert "on 2 ranks with 6 each" in job.output
     assert job.shown("TresPerNode") == "gres:gpu:1"

@@ -113,7 +113,7 @@ def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConf
     train = config.train.model_copy(
         update={
             "steps": _NEVER, "log_every": _NEVER, "checkpoint_every": _NEVER, "check_replicas_every": _NEVER,
-            "evaluate_every": None, "max_hours": None,
+            "evaluate_every": None, "max_hours": None, "cuda_graphs": False,
         }
     )  # fmt: skip
     data = config.data.model_copy(update={"path": corpus}) if corpus else config.data

@@ -13,8 +13,14 @@ _LINEAR = {
     "linear_weight_gradient": "weight gradient",
 }
 _ATTENTION = {"attention": "forward", "attention_gradient": "backward"}
-_OPTIMIZERS = {"adamw": "AdamW", "lamb_moments": "LAMB, moments", "lamb_update": "LAMB, update"}
-_CLIPPING = {"squared_sums": "gradient norm"}
+_OPTIMIZERS = {
+    "adamw": "AdamW",
+    "lamb_moments": "LAMB, moments",
+    "lamb_rates": "LAMB, trust ratios",
+    "lamb_update": "LAMB, update",
+    "update_factors": "counting updates",
+}
+_CLIPPING = {"squared_sums": "gradient norm", "root_of_sum": "its root"}
 # What touches a few rows of the arrays it is given; and what is given them twice, to begin and to end.
 _WITHOUT_RATE = {"embedding_gradient", "communication"}
 _NAMES = len("  dropout_add_layer_norm_gradient")
@@ -74,7 +80,7 @@ def _heading(run: Run, breakdown: Breakdown) -> list[str]:
         f"{parameters:,} parameters; {breakdown.sequences} sequences of {config.data.sequence_length} tokens a step "
         f"({breakdown.tokens:,.0f} tokens, {breakdown.masked_tokens:,.0f} of them masked)",
         f"{size} rank{'s' * (size > 1)} x {threads.count()} thread{'s' * (threads.count() > 1)}, "
-        f"{config.train.precision}; products by {kernels.product_library()}",
+        f"{config.train.precision}; products by {kernels.product_library(run.model.device)}",
     ]
 
 

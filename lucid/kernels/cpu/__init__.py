@@ -1,6 +1,6 @@
 """The catalogue on the CPU in float32: kernels compiled by Numba, which do in one pass what NumPy does in several.
 
-The matrix products are a library's; `argmax` and `embedding` are NumPy's.
+The matrix products are a library's. What is of a few numbers, a cast, or NumPy's own, is the reference's.
 """
 
 from lucid.kernels.cpu.attention import attention, attention_gradient
@@ -17,7 +17,14 @@ from lucid.kernels.cpu.layer_norm import (
 )
 from lucid.kernels.cpu.optimizers import adamw, lamb_moments, lamb_update
 from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sums
-from lucid.kernels.reference import argmax, embedding
+from lucid.kernels.reference import (
+    argmax,
+    embedding,
+    lamb_rates,
+    root_of_sum,
+    round_to_bfloat16,
+    update_factors,
+)
 
 __all__ = [
     "activation",
@@ -34,6 +41,7 @@ __all__ = [
     "embedding",
     "embedding_gradient",
     "lamb_moments",
+    "lamb_rates",
     "lamb_update",
     "layer_norm",
     "layer_norm_gradient",
@@ -43,5 +51,8 @@ __all__ = [
     "linear_weight_gradient",
     "load",
     "operand",
+    "root_of_sum",
+    "round_to_bfloat16",
     "squared_sums",
+    "update_factors",
 ]

@@ -18,10 +18,15 @@ _RATES = (types.float64,) * 6
 
 
 def _rates(
-    betas: tuple[float, float], epsilon: float, corrections: tuple[float, float], gradient_scale: float
+    betas: tuple[float, float], epsilon: float, factors: Array
 ) -> tuple[float, float, float, float, float, float]:
     """Return the decay rates, epsilon, the factors of Adam's direction and of the root in it, and the gradient's."""
-    return *betas, epsilon, 1 / corrections[0], 1 / math.sqrt(corrections[1]), gradient_scale
+    _, gradient_scale, *corrections = factors.tolist()
+    return *betas, epsilon, *corrections, gradient_scale
+
+
+def _changes_nothing(factors: Array) -> bool:
+    return not math.isfinite(factors[1])
 
 
 @part
@@ -77,16 +82,16 @@ def adamw(
     gradients: Array,
     first_moments: Array,
     second_moments: Array,
+    factors: Array,
     *,
-    learning_rate: float,
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
-    gradient_scale: float,
     rounded: Array | None = None,
 ) -> None:
-    rates = _rates(betas, epsilon, corrections, gradient_scale)
+    if _changes_nothing(factors):
+        return
+    learning_rate, rates = float(factors[0]), _rates(betas, epsilon, factors)
 
     def work(part: slice) -> None:
         moments = first_moments[part], second_moments[part]
@@ -154,14 +159,15 @@ def lamb_moments(
     first_moments: Array,
     second_moments: Array,
     bounds: Array,
+    factors: Array,
     *,
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
-    gradient_scale: float,
 ) -> Array:
-    rates = _rates(betas, epsilon, corrections, gradient_scale)
+    if _changes_nothing(factors):
+        return np.zeros((len(bounds) - 1, 2))
+    rates = _rates(betas, epsilon, factors)
     squares = np.empty((len(bounds) - 1, 2))
 
     def work(blocks: slice) -> None:
@@ -203,17 +209,19 @@ def lamb_update(
     second_moments: Array,
     bounds: Array,
     rates: Array,
+    factors: Array,
     *,
     epsilon: float,
     weight_decay: float,
-    corrections: tuple[float, float],
     rounded: Array | None = None,
 ) -> None:
-    factors = _rates((0.0, 0.0), epsilon, corrections, 1.0)[2:5]
+    if _changes_nothing(factors):
+        return
+    corrections = factors[2:].tolist()
 
     def work(blocks: slice) -> None:
         moments = first_moments, second_moments
-        _lamb_update(values, *moments, bounds_of(blocks, bounds), rates[blocks], weight_decay, *factors)
+        _lamb_update(values, *moments, bounds_of(blocks, bounds), rates[blocks], weight_decay, epsilon, *corrections)
 
     threads.split(len(rates), len(values), work)
     if rounded is not None:

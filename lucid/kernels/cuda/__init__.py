@@ -6,7 +6,7 @@ shapes alone, with no atomic addition, so that every run gives the same bits. Th
 """
 
 from lucid.kernels.cuda.attention import attention, attention_gradient
-from lucid.kernels.cuda.casting import operand
+from lucid.kernels.cuda.casting import operand, round_to_bfloat16
 from lucid.kernels.cuda.cross_entropy import argmax, cross_entropy, cross_entropy_gradient
 from lucid.kernels.cuda.elementwise import activation, activation_gradient, dropout
 from lucid.kernels.cuda.embedding import embedding, embedding_gradient
@@ -17,8 +17,8 @@ from lucid.kernels.cuda.layer_norm import (
     layer_norm,
     layer_norm_gradient,
 )
-from lucid.kernels.cuda.optimizers import adamw, lamb_moments, lamb_update
-from lucid.kernels.cuda.sums import linear_bias_gradient, squared_sums
+from lucid.kernels.cuda.optimizers import adamw, lamb_moments, lamb_rates, lamb_update, update_factors
+from lucid.kernels.cuda.sums import linear_bias_gradient, root_of_sum, squared_sums
 
 __all__ = [
     "activation",
@@ -35,6 +35,7 @@ __all__ = [
     "embedding",
     "embedding_gradient",
     "lamb_moments",
+    "lamb_rates",
     "lamb_update",
     "layer_norm",
     "layer_norm_gradient",
@@ -43,5 +44,8 @@ __all__ = [
     "linear_input_gradient",
     "linear_weight_gradient",
     "operand",
+    "root_of_sum",
+    "round_to_bfloat16",
     "squared_sums",
+    "update_factors",
 ]

@@ -30,10 +30,10 @@ def operand(x: Array) -> Array:
     return x if x.dtype == BFLOAT16 or _precision == "float32" else round_to_bfloat16(x)
 
 
-def round_to_bfloat16(x: Array) -> Array:
-    """Return x (float32) as bfloat16, each number rounded to the nearest, ties to even."""
+def round_to_bfloat16(x: Array, out: Array | None = None) -> Array:
     x = plain(x)
-    y, vector = empty(x, *x.shape, dtype=BFLOAT16), vector_width(x.size, x)
+    y = empty(x, *x.shape, dtype=BFLOAT16) if out is None else out
+    vector = vector_width(x.size, x, y)
     launching.launch(
         form(vector), "round_to_bfloat16", (blocks_of(x.size, _THREADS * vector),), (_THREADS,), x, y, np.int64(x.size)
     )

@@ -92,11 +92,15 @@ def _module(form: Variant, device: int, architecture: str) -> Any:
 def host_bounds(bounds: Array, *arrays: Array) -> tuple[Array, int]:
     """Return the bounds of blocks on the device of `arrays`, and how many of their elements are read at once."""
     step = math.gcd(*bounds.tolist())
-    table = np.asarray(bounds, np.int64).tobytes()
-    return _on_device(array_module(arrays[0]), device_of(arrays[0]), table), vector_width(step, *arrays)
+    return table_for(arrays[0], bounds), vector_width(step, *arrays)
 
 
-@functools.lru_cache(maxsize=16)
-def _on_device(xp: Any, device: str, bounds: bytes) -> Array:
-    """Return the bounds on the current device, which is `device`. They are the same at each step of a run."""
-    return xp.asarray(np.frombuffer(bounds, np.int64))
+def table_for(like: Array, table: Array) -> Array:
+    """Return a table of integers in host memory as int64 on the device of `like`. It goes there once in a run."""
+    return _on_device(array_module(like), device_of(like), np.asarray(table, np.int64).tobytes())
+
+
+@functools.lru_cache(maxsize=1024)
+def _on_device(xp: Any, device: str, table: bytes) -> Array:
+    """Return a table on the current device, which is `device`. There is one for each part that is updated at once."""
+    return xp.asarray(np.frombuffer(table, np.int64))

@@ -1,10 +1,38 @@
 // AdamW and LAMB over flat buffers of float. `rounded` is null, or gets the new values as bfloat16.
+//
+// `factors` [4] are the learning rate, what gradients are multiplied by, and the factors of Adam's direction and of the
+// root in it. Where the second is not finite, nothing changes.
 #include "element.cuh"
 #include "reduction.cuh"
 
 // How gradients are folded into the moments, and how Adam's direction follows from these.
-#define RATES float first_beta, float first_rest, float second_beta, float second_rest, float gradient_scale
-#define FACTORS float epsilon, float first_factor, float root_factor
+#define RATES float first_beta, float first_rest, float second_beta, float second_rest, float epsilon
+
+struct Factors {
+    double learning_rate;
+    float gradient, first, root;
+    bool are_finite;
+
+    __device__ explicit Factors(const double *factors)
+        : learning_rate(factors[0]),
+          gradient(static_cast<float>(factors[1])),
+          first(static_cast<float>(factors[2])),
+          root(static_cast<float>(factors[3])),
+          are_finite(factors[1] - factors[1] == 0) {}
+};
+
+// One thread: counts an update, unless the gradient's scale is not finite.
+extern "C" __global__ void __launch_bounds__(1) update_factors(
+    const double *__restrict__ learning_rate, const double *__restrict__ gradient_scale,
+    long long *__restrict__ updates, double *__restrict__ factors, double first_beta, double second_beta) {
+    const double scale = *gradient_scale;
+    const bool counts = scale - scale == 0;
+    const auto number = static_cast<double>(counts ? ++*updates : 1);
+    factors[0] = *learning_rate;
+    factors[1] = scale;
+    factors[2] = 1 / (1 - pow(first_beta, number));
+    factors[3] = 1 / sqrt(1 - pow(second_beta, number));
+}
 
 // Some elements of the buffers, in registers.
 struct Elements {
@@ -16,19 +44,19 @@ struct Elements {
         load(second_moments, this->second_moments);
     }
 
-    __device__ void advance(const float *gradients, RATES) {
+    __device__ void advance(const float *gradients, const Factors &factors, RATES) {
         float gradient[VECTOR];
         load(gradients, gradient);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
-            gradient[i] *= gradient_scale;
+            gradient[i] *= factors.gradient;
             first_moments[i] = first_moments[i] * first_beta + gradient[i] * first_rest;
             second_moments[i] = second_moments[i] * second_beta + gradient[i] * gradient[i] * second_rest;
         }
     }
 
-    __device__ float direction(int i, FACTORS) const {
-        return first_moments[i] / (sqrtf(second_moments[i]) * root_factor + epsilon) * first_factor;
+    __device__ float direction(int i, const Factors &factors, float epsilon) const {
+        return first_moments[i] / (sqrtf(second_moments[i]) * factors.root + epsilon) * factors.first;
     }
 };
 
@@ -39,18 +67,19 @@ __device__ inline void store_values(float *values, bfloat16 *rounded, long long 
 
 extern "C" __global__ void __launch_bounds__(THREADS) adamw(
     float *__restrict__ values, const float *__restrict__ gradients, float *__restrict__ first_moments,
-    float *__restrict__ second_moments, bfloat16 *__restrict__ rounded, long long count, float left, float rate, RATES,
-    FACTORS) {
+    float *__restrict__ second_moments, bfloat16 *__restrict__ rounded, const double *__restrict__ given_factors,
+    long long count, double weight_decay, RATES) {
     const long long element = (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x) * VECTOR;
-    if (element >= count) return;
+    const Factors factors(given_factors);
+    if (element >= count || !factors.are_finite) return;
+    const auto left = static_cast<float>(1 - factors.learning_rate * weight_decay);
+    const auto rate = static_cast<float>(factors.learning_rate);
     Elements own(values + element, first_moments + element, second_moments + element);
-    own.advance(gradients + element, first_beta, first_rest, second_beta, second_rest, gradient_scale);
+    own.advance(gradients + element, factors, first_beta, first_rest, second_beta, second_rest, epsilon);
     store(first_moments + element, own.first_moments);
     store(second_moments + element, own.second_moments);
 #pragma unroll
-    for (int i = 0; i < VECTOR; ++i) {
-        own.values[i] = own.values[i] * left - own.direction(i, epsilon, first_factor, root_factor) * rate;
-    }
+    for (int i = 0; i < VECTOR; ++i) own.values[i] = own.values[i] * left - own.direction(i, factors, epsilon) * rate;
     store_values(values, rounded, element, own.values);
 }
 
@@ -58,19 +87,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw(
 extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_moments(
     const float *__restrict__ values, const float *__restrict__ gradients, float *__restrict__ first_moments,
     float *__restrict__ second_moments, const long long *__restrict__ bounds, double *__restrict__ squares,
-    float weight_decay, RATES, FACTORS) {
+    const double *__restrict__ given_factors, float weight_decay, RATES) {
+    const Factors factors(given_factors);
     double of_values = 0, of_update = 0;
-    const long long stop = bounds[blockIdx.x + 1];
+    const long long stop = factors.are_finite ? bounds[blockIdx.x + 1] : 0;
     for (long long element = bounds[blockIdx.x] + threadIdx.x * VECTOR; element < stop;
          element += THREADS_OF_BLOCK * VECTOR) {
         Elements own(values + element, first_moments + element, second_moments + element);
-        own.advance(gradients + element, first_beta, first_rest, second_beta, second_rest, gradient_scale);
+        own.advance(gradients + element, factors, first_beta, first_rest, second_beta, second_rest, epsilon);
         store(first_moments + element, own.first_moments);
         store(second_moments + element, own.second_moments);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
             const double value = own.values[i];
-            const double update = own.direction(i, epsilon, first_factor, root_factor) + own.values[i] * weight_decay;
+            const double update = own.direction(i, factors, epsilon) + own.values[i] * weight_decay;
             of_values += value * value;
             of_update += update * update;
         }
@@ -82,19 +112,37 @@ extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_moments(
     squares[2 * blockIdx.x + 1] = of_update;
 }
 
+// A block of threads to a parameter, whose blocks are [first_blocks[p], first_blocks[p + 1]).
+extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_rates(
+    const double *__restrict__ squares, const long long *__restrict__ first_blocks,
+    const double *__restrict__ given_factors, double *__restrict__ rates, int adapting) {
+    const long long first = first_blocks[blockIdx.x], stop = first_blocks[blockIdx.x + 1];
+    double of_values = 0, of_update = 0;
+    for (long long block = first + threadIdx.x; block < stop; block += THREADS_OF_BLOCK) {
+        of_values += squares[2 * block];
+        of_update += squares[2 * block + 1];
+    }
+    of_values = over_row(of_values, Sum());
+    of_update = over_row(of_update, Sum());
+    const bool adapts = static_cast<int>(blockIdx.x) < adapting && of_values > 0 && of_update > 0;
+    const double rate = given_factors[0] * (adapts ? sqrt(of_values) / sqrt(of_update) : 1);
+    for (long long block = first + threadIdx.x; block < stop; block += THREADS_OF_BLOCK) rates[block] = rate;
+}
+
 // Subtracts the update times the rate of its block.
 extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_update(
     float *__restrict__ values, const float *__restrict__ first_moments, const float *__restrict__ second_moments,
     bfloat16 *__restrict__ rounded, const long long *__restrict__ bounds, const double *__restrict__ rates,
-    float weight_decay, FACTORS) {
-    const float rate = static_cast<float>(rates[blockIdx.x]);
-    const long long stop = bounds[blockIdx.x + 1];
+    const double *__restrict__ given_factors, float weight_decay, float epsilon) {
+    const Factors factors(given_factors);
+    const auto rate = static_cast<float>(rates[blockIdx.x]);
+    const long long stop = factors.are_finite ? bounds[blockIdx.x + 1] : 0;
     for (long long element = bounds[blockIdx.x] + threadIdx.x * VECTOR; element < stop;
          element += THREADS_OF_BLOCK * VECTOR) {
         Elements own(values + element, first_moments + element, second_moments + element);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
-            const float update = own.direction(i, epsilon, first_factor, root_factor) + own.values[i] * weight_decay;
+            const float update = own.direction(i, factors, epsilon) + own.values[i] * weight_decay;
             own.values[i] -= update * rate;
         }
         store_values(values, rounded, element, own.values);

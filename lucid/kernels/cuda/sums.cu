@@ -51,3 +51,12 @@ extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK)
     total = over_row(total, Sum());
     if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
+
+// `root` gets the square root of the sum of all. One block does it: there are some thousands.
+extern "C" __global__ void __launch_bounds__(THREADS_OF_ROOT)
+    root_of_sum(const double *__restrict__ sums, double *__restrict__ root, long long count) {
+    double total = 0;
+    for (long long i = threadIdx.x; i < count; i += THREADS_OF_ROOT) total += sums[i];
+    total = over_row(total, Sum());
+    if (threadIdx.x == 0) *root = sqrt(total);
+}

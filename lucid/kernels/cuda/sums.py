@@ -9,12 +9,14 @@ from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.launching import ROWS, WARP, blocks_of, host_bounds, vector_width
 
 _GROUPS, _BLOCK_GROUPS, _THREADS_OF_BLOCK = 8, 16, 256
+_THREADS_OF_ROOT = 512
 
 
 def form(element: str, vector: int) -> Variant:
     """Return the program of these sums."""
     shape = {"LANES": WARP, "GROUPS": _GROUPS, "ROWS": ROWS}
-    return variant("sums", element, vector, **shape, BLOCK_GROUPS=_BLOCK_GROUPS, THREADS_OF_BLOCK=_THREADS_OF_BLOCK)
+    shape |= {"BLOCK_GROUPS": _BLOCK_GROUPS, "THREADS_OF_BLOCK": _THREADS_OF_BLOCK, "THREADS_OF_ROOT": _THREADS_OF_ROOT}
+    return variant("sums", element, vector, **shape)
 
 
 def add_blocks(sums: Array) -> Array:
@@ -46,3 +48,10 @@ def squared_sums(x: Array, bounds: Array) -> Array:
     sums = empty(x, len(bounds) - 1, dtype=np.float64)
     launching.launch(form(x.dtype.name, vector), "squared_sums", (len(sums),), (_THREADS_OF_BLOCK,), x, blocks, sums)
     return sums
+
+
+def root_of_sum(sums: Array) -> Array:
+    root = empty(sums, dtype=np.float64)
+    arguments = plain(sums), root, np.int64(sums.size)
+    launching.launch(form("float32", 1), "root_of_sum", (1,), (_THREADS_OF_ROOT,), *arguments)
+    return root

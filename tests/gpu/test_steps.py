@@ -1,0 +1,121 @@
+"""What the host does in training steps on a GPU: it waits for nothing, and launches what it has captured before.
+
+In the emulation, which counts.
+"""
+
+import numpy as np
+import pytest
+from tiny_bert import CONFIG, IGNORED, B, T, V
+
+import lucid
+from lucid.data import Batch
+from lucid.distributed import DistributedDataParallel, connect
+from lucid.models import BERTForPreTraining
+from lucid.optim import AdamW, clip_scale, global_norm
+from lucid.streams import Readback
+from lucid.training.graphs import GraphedMicroBatches, rounded_up
+from lucid.training.micro_batches import share_of
+
+STEPS = 5
+
+
+def batches(seed, count):
+    """Yield global batches of the same shape, as the sampler makes them."""
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        ids = generator.integers(1, V, (B, T))
+        lengths = generator.permutation([T, T - 1, T - 3, T])[:B]
+        inside = np.arange(T) < lengths[:, None]
+        yield Batch(
+            input_ids=np.where(inside, ids, 0).astype(np.int32),
+            sequence_ids=inside.astype(np.int32),
+            token_type_ids=generator.integers(0, 2, (B, T)).astype(np.int32),
+            mlm_labels=np.where(inside & (np.arange(T) % 4 == 1), ids, IGNORED).astype(np.int32),
+            nsp_labels=generator.integers(0, 2, B).astype(np.int32),
+            samples=np.arange(B),
+        )
+
+
+class Steps:
+    """Training steps in bfloat16, each of two micro-batches."""
+
+    def __init__(self, graphs=True):
+        communicator = connect("single", "cuda")
+        lucid.manual_seed(0)
+        model = BERTForPreTraining(CONFIG).to(communicator.device)
+        self.ddp = DistributedDataParallel(model, communicator, rounded=True)
+        self.optimizer = AdamW(self.ddp.flat)
+        self.micro_batches = GraphedMicroBatches(self.ddp, seed=3, graphs=graphs)
+        self.taken = 0
+
+    def take(self, batch):
+        """Take a step, and return its figures on their way."""
+        share = share_of(self.ddp.module, batch, B // 2)
+        figures = self.micro_batches.gradients(share, self.taken, 0.1, 0.2)
+        figures[-1] = norm = global_norm(self.ddp.flat)
+        self.optimizer.step(1e-3, clip_scale(norm, 1.0))
+        self.taken += 1
+        return Readback(figures)
+
+
+@pytest.fixture
+def emulation():
+    return pytest.importorskip("cupy").emulation
+
+
+@pytest.mark.emulated
+def test_the_host_waits_for_nothing_once_graphs_are_captured(emulation):
+    steps = Steps()
+    warm_up, measured = np.split(np.array(list(batches(1, STEPS)), object), [2])
+    on_their_way = [steps.take(batch) for batch in warm_up]
+    before = emulation.synchronisations
+    on_their_way += [steps.take(batch) for batch in measured]
+    # Events of copies that are long over: the pinned memory of the micro-batch before the last is written again.
+    waits = [caller for caller in emulation.callers if "streams.py" not in caller]
+    assert emulation.synchronisations - before <= 2 * len(measured), waits
+    for readback in on_their_way:
+        readback.synchronize()
+        assert np.isfinite(readback.values).all()
+
+
+@pytest.mark.emulated
+def test_a_captured_micro_batch_is_launched_as_one_graph(emulation):
+    steps = Steps()
+    first, second, *others = batches(2, STEPS)
+    steps.take(first)
+    steps.take(second)
+    launches, graphs = emulation.kernel_launches, emulation.graph_launches
+    for batch in others:
+        steps.take(batch)
+    # Norm, clipping and update are launched one by one: two kernels each for weights with and without decay, and more.
+    assert emulation.kernel_launches - launches <= 10 * len(others)
+    # A piece ends with each bucket of gradients, of which there is one here.
+    assert emulation.graph_launches - graphs == 2 * 3 * len(others) - 2 * len(others)
+
+
+@pytest.mark.emulated
+def test_replays_give_the_bits_of_launches_one_by_one():
+    one, other = Steps(graphs=True), Steps(graphs=False)
+    for batch in batches(3, STEPS):
+        for readbacks in zip([one.take(batch)], [other.take(batch)], strict=True):
+            values = []
+            for readback in readbacks:
+                readback.synchronize()
+                values.append(readback.values.copy())
+            np.testing.assert_array_equal(*values)
+    np.testing.assert_array_equal(one.ddp.flat.values.get(), other.ddp.flat.values.get())
+
+
+def test_shapes_are_filled_up_to_a_few():
+    batch, length = 256, 128
+    found = {
+        rounded_up((rows, labelled, batch), batch, length)
+        for rows in range(30_000, batch * length + 1, 37)
+        for labelled in (rows * 15 // 100, rows * 16 // 100)
+    }
+    assert len(found) < 20
+    for rows, labelled, sequences in found:
+        assert rows % 64 == 0
+        assert rows <= batch * length
+        assert sequences == batch + -(-batch * length // 32 // length)
+        assert labelled >= rows * 14 // 100
