@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_launches.py
     python benchmarks/gpu_launches.py --models base --lengths 128 --list
-    python benchmarks/gpu_launches.py --models tiny --lengths 64 --list
+    python benchmarks/gpu_launches.py --models tiny --lengths 16 --list
 
 A step of a run with `device: cuda` and `precision: bfloat16` is gone through on the CuPy of tests/emulated, with
 nothing done: every launch is written down with the bytes that it reads and writes and the FLOPs of its products. Its
@@ -56,15 +56,14 @@ def launches_of(workload: Workload) -> tuple[list[Launch], int]:
     from card.training_step import TrainingStep
     from peers.side import full_batch
 
-    from lucid.distributed import choose
-    from lucid.distributed.connection import join
+    from lucid.distributed import connect
     from lucid.models import BERTConfig, BERTForPreTraining
 
     config = BERTConfig(**workload.settings)
     batch = full_batch(workload.rows, workload.length, config.vocab_size)
     product = 2 * workload.rows * workload.length**2 * config.hidden_size
     with dry_run(product) as run:
-        communicator = choose(join("single"), "auto", device="cuda")
+        communicator = connect("single", "cuda")
         model = BERTForPreTraining(config).train()
         step = TrainingStep(model, communicator, workload, batch, graphs=False)
         step.take()

@@ -172,7 +172,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="small models, and no GPU")
     options = parser.parse_args(arguments)
     if options.tiny:
-        options.models, options.lengths = ["tiny"], [64]
+        options.models, options.lengths = ["tiny"], [16]
     return options
 
 

@@ -11,8 +11,7 @@ from card.training_step import TrainingStep
 from card.workloads import Workload
 
 from lucid.backend import Array, gpu_library, gpu_software, synchronise
-from lucid.distributed import choose
-from lucid.distributed.connection import join
+from lucid.distributed import connect
 from lucid.models import BERTForPreTraining
 from lucid.streams import Readback
 
@@ -26,7 +25,7 @@ class LucidSide:
     """Trains with `device: cuda`, `precision: bfloat16` and CUDA graphs."""
 
     def __init__(self, workload: Workload, folder: str) -> None:
-        self.communicator = choose(join("single"), "auto", device="cuda")
+        self.communicator = connect("single", "cuda")
         self.free_at_start = gpu_library().cuda.runtime.memGetInfo()[0]
         self.tiny = workload.model == "tiny"
         model = BERTForPreTraining.from_pretrained(folder)
