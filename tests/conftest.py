@@ -39,7 +39,6 @@ RunRanks = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--passed-into", metavar="FOLDER", help="list the tests that passed in FOLDER/<rank>")
-    parser.addoption("--on-gpus", action="store_true", help="let groups of ranks communicate between GPUs")
     parser.addoption("--kills", type=int, default=20, help="how often tests/faults/test_kills.py kills a run")
     parser.addoption("--kill-seed", type=int, default=0, help="what draws its victims and moments")
 
@@ -103,18 +102,14 @@ def staged_over_mpi(communicator: Group) -> Communicator:
     return StagedCommunicator(communicator, device_for(communicator, "cuda"))
 
 
-MPI_GROUPS = ("mpi", "shared_memory", "several_nodes")
-GPU_GROUPS = ("nccl", "staged", "staged_over_mpi")
+GROUPS = (
+    "alone",
+    *(pytest.param(name, marks=pytest.mark.mpi) for name in ("mpi", "shared_memory", "several_nodes")),
+    *(pytest.param(name, marks=[pytest.mark.mpi, pytest.mark.emulated]) for name in ("nccl", "staged")),
+)
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "group" in metafunc.fixturenames:
-        names = GPU_GROUPS if metafunc.config.getoption("--on-gpus") else MPI_GROUPS
-        groups = ["alone", *(pytest.param(name, marks=pytest.mark.mpi) for name in names)]
-        metafunc.parametrize("group", groups, indirect=True)
-
-
-@pytest.fixture
+@pytest.fixture(params=GROUPS)
 def group(request: pytest.FixtureRequest, communicator: Group) -> Communicator:
     """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
     return communicator if request.param in ("alone", "mpi") else request.getfixturevalue(request.param)

@@ -75,7 +75,6 @@ class Communicator(Protocol):
     node_count: int
     whereabouts: Whereabouts  # kept by the backend: every method that blocks notes its wait there
     device: str = CPU  # where the flat buffers are: "cpu" or "cuda:N"
-    capturable: bool = True  # whether a CUDA graph may hold collectives of arrays on `device`
     remark: str = ""  # a sentence for the user about how gradients travel, where it is not as they might expect
 
     def all_reduce(self, array: Array) -> Work:

@@ -1,6 +1,6 @@
 """Every collective against its closed form, where rank r holds r + 1, and twice, on any number of ranks.
 
-The arrays are where the group's are: on GPUs as well (`test_on_gpus.py`).
+The arrays are where the group's are: on emulated GPUs as well (`tests/gpu/test_under_emulation.py`).
 """
 
 import gc

@@ -215,6 +215,34 @@ def test_a_second_call_makes_nothing_anew(machine, arrays, made):
     assert not made
 
 
+def test_captured_products_follow_what_their_factors_become(machine, arrays):
+    import cupy
+
+    x, weight, bias, gradient, out, sums = arrays
+    y, stream = machine.kernels.linear(x, weight, bias), cupy.cuda.Stream(non_blocking=True)
+    stream.wait_event(cupy.cuda.get_current_stream().record())
+
+    def work():
+        machine.kernels.linear(x, weight, bias, y)
+        machine.kernels.linear_weight_gradient(gradient, x, out, True, sums)
+
+    with stream:
+        work()
+        stream.begin_capture()
+        work()
+        graph = stream.end_capture()
+        x *= 2
+        gradient *= 4
+        out *= 0
+        for _ in range(2):
+            graph.launch(stream)
+        stream.synchronize()
+    x, weight, bias, gradient = doubled(*map(machine.get, arrays[:4]))
+    assert_close(machine, "linear", y, x @ weight.T + bias)
+    assert_close(machine, "linear_weight_gradient", out, 2 * gradient.T @ x)
+    assert_close(machine, "linear_weight_gradient", sums, gradient.sum(axis=0))
+
+
 def test_what_the_library_refuses_is_told_with_the_product(machine, monkeypatch):
     monkeypatch.setattr(cublaslt, "COMPUTE_32F", 9999)
     gemm._plan.cache_clear()

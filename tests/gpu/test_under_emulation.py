@@ -49,7 +49,7 @@ def test_the_tests_of_one_process_pass():
     assert " passed" in output, output
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_the_tests_of_several_ranks_pass(run_ranks, tmp_path, ranks):
     finished = run_ranks(
         ranks,

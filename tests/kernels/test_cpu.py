@@ -246,6 +246,14 @@ def test_bias_gradients_agree(cpu, shape):
     assert_agrees(cpu, "linear_bias_gradient", normal(*shape))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("rows", [1, 64, 1000])
+def test_bias_gradients_of_some_columns_are_those_of_all(cpu, dtype, rows):
+    gradient = normal(rows, 99).astype(dtype)
+    parts = [cpu.linear_bias_gradient(gradient[:, part]) for part in (slice(33), slice(33, 99))]
+    np.testing.assert_array_equal(np.concatenate(parts), cpu.linear_bias_gradient(gradient))
+
+
 BOUNDS = [[0, 1], [0, 1, 4, 1023], [0, 16_384, 32_768, 70_001]]
 
 

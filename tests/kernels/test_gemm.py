@@ -90,6 +90,9 @@ def assert_all_agree(rows, inputs, outputs):
     out[...] = before
     gemm.linear_weight_gradient(gradient, x, out, accumulate=True)
     assert_is_product(out, gradient.T, x, before.astype(np.float64))
+    sums, once_more = np.full(outputs, np.nan, np.float32), np.empty_like(out)
+    gemm.linear_weight_gradient(gradient, x, once_more, False, sums)
+    np.testing.assert_array_equal(sums, kernels.of(gradient).linear_bias_gradient(gradient))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

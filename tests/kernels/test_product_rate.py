@@ -1,8 +1,9 @@
 """The rate of products: of each product of a layer, in the precision and by the kernels in use."""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,16 +13,22 @@ from lucid.kernels.product_rate import product_rate
 
 
 class Spy:
-    """The reference kernels, which counts the products and notes the types of their factors."""
+    """Kernels that count the products, and note the shapes of their factors and the types of their results."""
 
     def __init__(self):
-        self.calls, self.shapes = Counter(), set()
+        self.calls, self.shapes, self.types = Counter(), set(), defaultdict(set)
+        self.kernels = reference
+
+    def operand(self, x):
+        return self.kernels.operand(x)
 
     def __getattr__(self, name):
         def call(*arguments):
             self.calls[name] += 1
-            self.shapes |= {array.shape for array in arguments if isinstance(array, np.ndarray)}
-            return getattr(reference, name)(*arguments)
+            self.shapes |= {array.shape for array in arguments if hasattr(array, "shape")}
+            result = getattr(self.kernels, name)(*arguments)
+            self.types[name].add((arguments[2] if result is None else result).dtype.type)
+            return result
 
         return call
 
@@ -29,7 +36,12 @@ class Spy:
 @pytest.fixture
 def spy():
     spy = Spy()
-    kernels.wrap(lambda implementation: spy)
+
+    def wrap(implementation):
+        spy.kernels = implementation
+        return spy
+
+    kernels.wrap(wrap)
     yield spy
     kernels.wrap(None)
 
@@ -44,6 +56,17 @@ def test_forward_and_both_gradients_count_alike(spy):
     product_rate([(6, 4), (4, 6)], 3, np.zeros(0, np.float32))
     assert spy.calls["linear"] == spy.calls["linear_input_gradient"] == spy.calls["linear_weight_gradient"] > 0
     assert spy.shapes == {(3, 4), (3, 6), (4, 6), (6, 4)}
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_on_a_gpu_many_products_go_between_two_waits(spy, dtype):
+    import cupy
+
+    waits = cupy.emulation.synchronisations
+    assert 0 < product_rate([(6, 4)], 3, cupy.zeros(0, dtype)) < math.inf
+    assert cupy.emulation.synchronisations - waits <= spy.calls.total() / 20
+    assert spy.types == {"linear": {dtype}, "linear_input_gradient": {dtype}, "linear_weight_gradient": {np.float32}}
 
 
 def test_many_rows_do_not_make_it_long(spy):

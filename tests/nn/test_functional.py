@@ -24,6 +24,19 @@ def test_linear():
     check_gradients(functional.linear, X, weight)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_bias_gets_its_gradient_with_that_of_the_weight_and_without(dtype):
+    x, weights = X.reshape(6, 4).astype(dtype), [RANDOM.standard_normal((n, 4)).astype(dtype) for n in (5, 2)]
+    for learn in (True, False):
+        layers = [(lucid.tensor(w, requires_grad=learn), lucid.tensor(w[:, 0], requires_grad=True)) for w in weights]
+        for times in (1, 2):
+            functional.joined_linear(lucid.tensor(x), *layers).sum().backward()
+            functional.linear(lucid.tensor(x), *layers[0]).sum().backward()
+            for uses, (weight, bias) in zip((2, 1), layers, strict=True):
+                np.testing.assert_array_equal(bias.grad.numpy(), np.full(len(weight.data), 6 * uses * times, dtype))
+                assert (weight.grad is not None) == learn
+
+
 @pytest.mark.parametrize("kind", ["gelu", "gelu_new", "relu"])
 def test_activations(kind):
     expected = {

@@ -1,7 +1,7 @@
 """The communicator for GPUs that reach each other by the host only: arrays are copied there, sent, and copied back.
 
 It serves where NCCL cannot: several ranks on one GPU, or no NCCL. The host waits for the GPU before it sends, and the
-GPU for the host, so a CUDA graph cannot hold these collectives.
+GPU for the host: a CUDA graph cannot hold these collectives.
 
 An array that `allocate` gave out has its likeness in what the host's communicator allocates, and so in memory that the
 ranks of a node share, if it does that; it is made when the array is first summed or gathered. Other arrays go through
@@ -40,8 +40,6 @@ class _Allocated:
 
 class StagedCommunicator(Communicator):
     """The ranks of `host`, whose arrays are on `device` ("cuda:N"), the current one. It ends with `host`."""
-
-    capturable = False
 
     def __init__(self, host: Communicator, device: str) -> None:
         self.rank, self.size = host.rank, host.size
