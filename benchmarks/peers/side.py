@@ -65,19 +65,24 @@ class Settings:
         of each row as `positions` [B * M], indices into [B * T]. All are int64.
         """
         vocabulary = json.loads(Path(self.folder, "config.json").read_text())["vocab_size"]
-        generator = np.random.default_rng(0)
-        shape = self.rows, self.length
-        ids = generator.integers(5, vocabulary, shape)
-        masked = generator.random(shape).argsort(axis=1) < masked_in_a_row(self.length)
-        batch = {
-            "input_ids": np.where(masked, 4, ids),
-            "token_type_ids": np.broadcast_to(np.arange(self.length) >= self.length // 2, shape).astype(np.int64),
-            "mlm_labels": np.where(masked, ids, -100),
-            "nsp_labels": generator.integers(0, 2, self.rows),
-        }
+        batch = full_batch(self.rows, self.length, vocabulary)
         share = self.rows // self.side.ranks
         batch = {name: array[rank * share : (rank + 1) * share] for name, array in batch.items()}
         return batch | {"positions": np.flatnonzero(batch["mlm_labels"] != -100)}
+
+
+def full_batch(rows: int, length: int, vocabulary: int) -> dict[str, np.ndarray]:
+    """Return a batch without padding, always the same, 15% of each row masked: all that `Settings.batch` cuts."""
+    generator = np.random.default_rng(0)
+    shape = rows, length
+    ids = generator.integers(5, vocabulary, shape)
+    masked = generator.random(shape).argsort(axis=1) < masked_in_a_row(length)
+    return {
+        "input_ids": np.where(masked, 4, ids),
+        "token_type_ids": np.broadcast_to(np.arange(length) >= length // 2, shape).astype(np.int64),
+        "mlm_labels": np.where(masked, ids, -100),
+        "nsp_labels": generator.integers(0, 2, rows),
+    }
 
 
 def masked_in_a_row(length: int) -> int:

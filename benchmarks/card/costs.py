@@ -1,0 +1,97 @@
+"""What a launch on the card costs at least: the bytes that it reads and writes, and its floating-point operations.
+
+Every array that a kernel is given is read or written once, unless a table here says otherwise. What a cache has still
+got, and arithmetic beside that of products, is not counted. Kernels that no table has are marked as unknown.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Arguments = tuple[Any, ...]
+
+# Kernels all of whose arrays are read, or written, once.
+ORDINARY = {
+    "gelu", "gelu_gradient", "gelu_new", "gelu_new_gradient", "relu", "relu_gradient", "dropout",
+    "normalise", "normalise_gradient", "cross_entropy", "cross_entropy_gradient", "argmax",
+    "column_sums", "block_sums", "squared_sums", "root_of_sum", "round_to_bfloat16", "update_factors", "lamb_rates",
+}  # fmt: skip
+# The places of arguments that are read and written.
+UPDATED = {"adamw": (0, 2, 3), "lamb_moments": (2, 3), "lamb_update": (0,)}
+# The place of a table, and how many of its rows are touched at most.
+ROWS_TOUCHED: dict[str, tuple[int, Callable[[Arguments], int]]] = {
+    "look_up": (0, lambda given: given[1].size),
+    "add_within_chunks": (4, lambda given: given[1].size),
+    "add_across_chunks": (2, lambda given: len(given[3])),
+}
+# The place of an argument of which only some columns are written, and their share.
+WRITTEN_IN_PART = {"attention_query_gradient": (7, 1 / 3), "attention_key_value_gradient": (7, 2 / 3)}
+# How many products of queries, keys, values, scores and their gradients a kernel of attention makes.
+PRODUCTS_OF_ATTENTION = {"attention": 2, "attention_query_gradient": 3, "attention_key_value_gradient": 4}
+KNOWN = ORDINARY | UPDATED.keys() | ROWS_TOUCHED.keys() | PRODUCTS_OF_ATTENTION.keys()
+
+Kind = Literal["product", "kernel", "CuPy", "copy"]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Something that the card is asked to do: `over` says what it is done to, or where it is asked for."""
+
+    kind: Kind
+    name: str
+    over: str
+    bytes: int
+    flops: int = 0
+    is_known: bool = True
+
+    def seconds(self, bytes_per_second: float, flops_per_second: float) -> float:
+        """Return what it takes at these rates, whichever of the two takes longer."""
+        return max(self.bytes / bytes_per_second, self.flops / flops_per_second)
+
+
+def kernel(element: str, name: str, given: Arguments, flops_of_product: int) -> Launch:
+    """Return the launch of one of lucid's kernels; a product in attention takes `flops_of_product`."""
+    arrays = {number: each for number, each in enumerate(given) if not isinstance(each, np.generic)}
+    seen: dict[tuple[int, int], int] = {}
+    for number, array in arrays.items():
+        seen[address(array), array.nbytes] = bytes_moved(name, number, array, given)
+    largest = max(arrays.values(), key=lambda each: each.nbytes)
+    flops = PRODUCTS_OF_ATTENTION.get(name, 0) * flops_of_product
+    return Launch("kernel", name, f"{element} {shape(largest)}", sum(seen.values()), flops, name in KNOWN)
+
+
+def bytes_moved(name: str, number: int, array: Any, given: Arguments) -> int:
+    """Return how many bytes of an argument a kernel moves."""
+    table, rows = ROWS_TOUCHED.get(name, (None, len))
+    if number == table:
+        return min(array.nbytes, rows(given) * array.nbytes // len(array))
+    place, share = WRITTEN_IN_PART.get(name, (None, 1))
+    if number == place:
+        return round(array.nbytes * share)
+    return array.nbytes * (2 if number in UPDATED.get(name, ()) else 1)
+
+
+def product(operations: tuple[int, int], first: Any, second: Any, out: Any, accumulate: bool, vector: Any) -> Launch:
+    """Return the launch of a product as cuBLASLt sees it: `out` [n, m] of ours, added up over k."""
+    n, m = out.shape
+    # The first factor lies as [m, k] where it is transposed, as we see it, and else as [k, m].
+    k = first.shape[1 if operations[0] else 0]
+    moved = first.nbytes + second.nbytes + out.nbytes * (1 + accumulate) + (0 if vector is None else vector.nbytes)
+    added = " added to" if accumulate else ""
+    return Launch("product", "product", f"{n} x {m} x {k}{added} {out.dtype}", moved, 2 * m * n * k)
+
+
+def shape(array: Any) -> str:
+    return f"[{', '.join(map(str, array.shape))}]"
+
+
+def address(array: Any) -> int:
+    return array.data.ptr
+
+
+def total_seconds(launches: list[Launch], bytes_per_second: float, flops_per_second: float, least: float) -> float:
+    """Return what all launches take at these rates, none less than `least` seconds."""
+    return math.fsum(max(least, each.seconds(bytes_per_second, flops_per_second)) for each in launches)

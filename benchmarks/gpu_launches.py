@@ -1,0 +1,170 @@
+"""Lists what a training step of BERT asks of a GPU, on a machine without one, and what it takes at least.
+
+    python benchmarks/gpu_launches.py
+    python benchmarks/gpu_launches.py --models base --lengths 128 --list
+    python benchmarks/gpu_launches.py --models tiny --lengths 16 --list
+
+A step of a run with `device: cuda` and `precision: bfloat16` is gone through on the CuPy of tests/emulated, with
+nothing done: every launch is written down with the bytes that it reads and writes and the FLOPs of its products. Its
+floor is the time that the card needs for either alone, at the rates given, which are what an H200 was measured to do.
+The sum of all floors is what a step could take if every launch were perfect and none waited; the second sum says what
+it could take if none was shorter than --least, which is about what the smallest launch in a CUDA graph takes.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from card.costs import Launch, total_seconds
+from card.workloads import AIMS, CEILINGS, Workload
+
+if TYPE_CHECKING:
+    from card.training_step import TrainingStep
+
+EMULATION = Path(__file__).parents[1] / "tests" / "emulated"
+COLUMNS = (
+    "model, sequences x tokens, dropout", "launches", "products", "kernels", "CuPy's", "copies", "GB", "GFLOP",
+    "floor, ms", "sequences/s", "with the least, ms", "sequences/s", "ceiling", "aim",
+)  # fmt: skip
+LISTED = "launch", "over", "times", "MB", "GFLOP", "floor, us", "together, us", "share"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the card does in a second: bytes of a copy, FLOPs of a large product; and seconds of the least launch."""
+
+    bytes_per_second: float
+    flops_per_second: float
+    least: float
+
+    def seconds(self, launches: list[Launch], least: float = 0.0) -> float:
+        return total_seconds(launches, self.bytes_per_second, self.flops_per_second, least)
+
+
+def launches_of(workload: Workload) -> tuple[list[Launch], int]:
+    """Return the launches of a step that is not the first, and the FLOPs of its linear layers by `models.bert.flops`.
+
+    The latter are those of the rows that are computed, made-up ones included.
+    """
+    import cupy
+    from card.dry_run import dry_run
+    from card.training_step import TrainingStep
+    from peers.side import full_batch
+
+    from lucid.distributed import connect
+    from lucid.models import BERTConfig, BERTForPreTraining
+
+    config = BERTConfig(**workload.settings)
+    batch = full_batch(workload.rows, workload.length, config.vocab_size)
+    product = 2 * workload.rows * workload.length**2 * config.hidden_size
+    with dry_run(product) as run:
+        communicator = connect("single", "cuda")
+        model = BERTForPreTraining(config).train()
+        step = TrainingStep(model, communicator, workload, batch, graphs=False)
+        step.take()
+        run.launches.clear()
+        stream = cupy.cuda.get_current_stream()
+        stream.begin_capture()
+        step.take()
+        stream.end_capture()
+        return run.launches, linear_flops(config, step)
+
+
+def linear_flops(config, step: "TrainingStep") -> int:
+    """Return the FLOPs of all products of linear layers, forward and backward, of the rows that are computed."""
+    from card.training_step import shapes_of
+
+    from lucid.models.bert.flops import forward_flops
+
+    rows, labelled, sequences = shapes_of(step)
+    # Linear layers do not mind which rows are which sequence's.
+    lengths = np.append(np.zeros(sequences - 1, np.int64), rows)
+    return 3 * forward_flops(config, lengths, labelled).linear
+
+
+def total(workload: Workload, launches: list[Launch], rates: Rates) -> list[str]:
+    """Return the line of a workload."""
+    kinds = Counter(each.kind for each in launches)
+    floor, longer = rates.seconds(launches), rates.seconds(launches, rates.least)
+    key = workload.model, workload.length
+    return [
+        workload.name, str(len(launches)), *(str(kinds[kind]) for kind in ("product", "kernel", "CuPy", "copy")),
+        f"{sum(each.bytes for each in launches) / 1e9:.2f}", f"{sum(each.flops for each in launches) / 1e9:,.0f}",
+        f"{1e3 * floor:.3f}", f"{workload.rows / floor:,.0f}", f"{1e3 * longer:.3f}", f"{workload.rows / longer:,.0f}",
+        *(f"{table[key]:,}" if key in table else "-" for table in (CEILINGS, AIMS)),
+    ]  # fmt: skip
+
+
+def listed(launches: list[Launch], rates: Rates) -> list[list[str]]:
+    """Return a line for each kind of launch, the longest together first; unknown ones are marked."""
+    counts, all_seconds = Counter(launches), rates.seconds(launches)
+    lines = []
+    for launch, count in sorted(counts.items(), key=lambda item: -item[1] * rates.seconds([item[0]])):
+        seconds = rates.seconds([launch])
+        name = {"CuPy": f"CuPy's {launch.name}"}.get(launch.kind, launch.name)
+        lines.append([
+            name if launch.is_known else f"{name} (unknown)", launch.over, str(count), f"{launch.bytes / 1e6:.3g}",
+            f"{launch.flops / 1e9:.3g}" if launch.flops else "", f"{1e6 * seconds:.1f}",
+            f"{1e6 * seconds * count:,.0f}", f"{seconds * count / all_seconds:.1%}",
+        ])  # fmt: skip
+    return lines
+
+
+def print_row(cells: Sequence[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def print_heading(columns: Sequence[str]) -> None:
+    print_row(columns)
+    print_row(["---"] * len(columns))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=("base", "large", "tiny"), default=["base", "large"])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--batch", type=int, help="sequences a step (default: what fills a card of 80 GB)")
+    parser.add_argument("--list", action="store_true", help="print every launch, not the totals alone")
+    parser.add_argument("--copy", type=float, default=4.3, help="TB/s of a copy, read and written together")
+    parser.add_argument("--product", type=float, default=790, help="TFLOP/s of a large product in bfloat16")
+    parser.add_argument("--least", type=float, default=2.0, help="microseconds of the smallest launch")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parse()
+    # In the place of CuPy, whether that is installed or not.
+    sys.path.insert(0, str(EMULATION))
+    rates = Rates(options.copy * 1e12, options.product * 1e12, options.least / 1e6)
+    totals, details = [], []
+    for model in options.models:
+        for length in options.lengths:
+            workload = Workload.of(model, length, options.batch, options.dropout)
+            launches, linear = launches_of(workload)
+            totals.append(total(workload, launches, rates))
+            details.append((workload, listed(launches, rates)))
+            products = sum(each.flops for each in launches if each.kind == "product")
+            unknown = sum(not each.is_known for each in launches)
+            print(
+                f"{workload.name}: {products:,} FLOPs in products, {linear:,} in the model's linear layers; "
+                f"{unknown} unknown launches",
+                file=sys.stderr,
+            )
+    print_heading(COLUMNS)
+    for line in totals:
+        print_row(line)
+    for workload, lines in details if options.list else ():
+        print(f"\n{workload.name}:\n")
+        print_heading(LISTED)
+        for line in lines:
+            print_row(line)
+
+
+if __name__ == "__main__":
+    main()
