@@ -130,7 +130,7 @@ class GPU:
         """Return what is known of `device` ("cuda:N")."""
         cupy, index = gpu_library(device), _gpu_index(device)
         name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-        return cls(name, cupy.cuda.Device(index).pci_bus_id, _nccl_version(cupy))
+        return cls(name, cupy.cuda.Device(index).pci_bus_id, _nccl_version())
 
 
 def return_freed_memory() -> None:
@@ -160,12 +160,14 @@ def gpu_software() -> dict[str, str] | None:
         "CuPy": cupy.__version__,
         "CUDA": _dotted(runtime.runtimeGetVersion(), 1000, 10),
         "driver for CUDA": _dotted(runtime.driverGetVersion(), 1000, 10),
-        "NCCL": _nccl_version(cupy) or "missing",
+        "NCCL": _nccl_version() or "missing",
     }
 
 
-def _nccl_version(cupy: ModuleType) -> str:
-    nccl = cupy.cuda.nccl
+def _nccl_version() -> str:
+    # No attribute of `cupy.cuda` before it has been imported by its name.
+    from cupy.cuda import nccl
+
     return _dotted(nccl.get_version(), 10_000, 100) if nccl.available else ""
 
 

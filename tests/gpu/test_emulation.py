@@ -146,7 +146,8 @@ class TestArrays:
 
     def test_an_element_a_slice_and_a_transpose_are_views_and_what_is_taken_by_an_array_is_not(self, cupy):
         x = cupy.zeros((2, 3))
-        x[0, 1][...] = 5
+        x[0, 1][...] = 4
+        x[...][0, 1] += 1
         x.T[2] += 1
         x[1:].reshape(-1)[0] = 7
         x[cupy.asarray([0])][...] = 9

@@ -228,12 +228,11 @@ class ndarray:
     # Elements.
 
     def __getitem__(self, index: Any) -> "ndarray":
-        index = _index(index)
+        index = tuple(_index(index))
         if not any(isinstance(each, np.ndarray) for each in index):
             # With an ellipsis, one element is a view as well.
             full = index if any(each is Ellipsis for each in index) else (*index, Ellipsis)
             return ndarray._view(self._own()[full], self)
-        index = tuple(index)
         return evaluate(lambda host: host[index], self, shape_of=lambda host: host[_harmless(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
