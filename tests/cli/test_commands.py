@@ -213,7 +213,8 @@ def test_export_cuts_the_padding_and_keeps_the_scores(lucid, run_folder, tmp_pat
     exported = BERTForPreTraining.from_pretrained(tmp_path / "model").eval()
     assert (padded.config.vocab_size, exported.config.vocab_size) == (208, 200)
     ids = np.array([[2, 40, 41, 3]])
-    np.testing.assert_allclose(exported(ids)[0].numpy(), padded(ids)[0].numpy()[..., :200], rtol=1e-6)
+    # Products of another width may add in another order.
+    np.testing.assert_allclose(exported(ids)[0].numpy(), padded(ids)[0].numpy()[..., :200], rtol=1e-5, atol=1e-6)
     assert "not an empty folder" in lucid("export", run_folder, tmp_path / "model")[2]
 
 
