@@ -6,7 +6,7 @@
 #include "attention.cuh"
 
 // Writes `output` [N, C], and the log of the sum of exponentials of each row and head, `log_sums` [H, N].
-extern "C" __global__ void __launch_bounds__(THREADS) attention(
+extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) attention(
     const ELEMENT *__restrict__ joined, const long long *__restrict__ tiles, const bool *__restrict__ mask, float scale,
     ELEMENT *__restrict__ output, float *__restrict__ log_sums, long long rows, int grid_length, DRAWS) {
     alignas(16) __shared__ Stored own[ROWS * STRIDE];
