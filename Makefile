@@ -1,12 +1,13 @@
 # Everything a newcomer types. Needs Python >= 3.11 with venv, and make; no compiler, no MPI, no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
+comma := ,
 
 .PHONY: help train test test-faults test-slurm test-gpu soak lint bench bench-kernels bench-peers clean
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
-	@echo "make test    run all tests, on one rank and on several"
+	@echo "make test    run all tests, on one rank and on several; GPU_CI=yes installs NVIDIA's libraries, for more of them"
 	@echo "make test-faults   run the long tests: killed, hung and cut-off runs, restarts"
 	@echo "make test-slurm    run jobs on a SLURM that the tests start; needs Debian's slurm-wlm and munge"
 	@echo "make test-gpu   run the kernels' tests on a GPU; CUDA=cuda12 for drivers that know no CUDA 13"
@@ -67,7 +68,8 @@ clean:
 	touch $@
 
 .venv/installed-dev: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot,tensorboard,dev,gpu-ci]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[mpich,plot,tensorboard,dev$(if $(GPU_CI),$(comma)gpu-ci)]'
 	touch $@ .venv/installed
 
 .venv/installed-gpu: pyproject.toml | .venv/bin/python

@@ -27,7 +27,7 @@ class Side(Protocol):
         """Return how much of the card's memory this process has taken since it opened the card."""
 
     def rates(self) -> dict[str, float]:
-        """Return what the card can do: FLOP/s of a large product, bytes/s of a copy. Empty if it is not for this one."""
+        """Return the card's FLOP/s of a large product and bytes/s of a copy, or nothing if it is not asked for."""
 
 
 def serve(build: Callable[[], Side]) -> None:

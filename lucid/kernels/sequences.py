@@ -75,7 +75,7 @@ class Sequences:
 
     def arrays(self) -> dict[str, Array]:
         """Return all arrays that kernels on a GPU read, by name."""
-        tables = {"places": self.places, "first_rows": self.first_rows}
+        tables = {"places": self.places, "first_rows": self.first_rows, "bounds": self.bounds_table}
         tables |= {_tiles_of(size): self.tiles(size) for size in TILE_SIZES}
         return {"slots": self.slots, **({} if self.mask is None else {"mask": self.mask}), **tables}
 
@@ -104,6 +104,11 @@ class Sequences:
     def first_rows(self) -> Array:
         """The number of each sequence's first row: int64 [S]. That of an empty one is some row."""
         return self._table("first_rows", lambda: np.minimum(self.bounds[:-1], max(0, self.bounds[-1] - 1)))
+
+    @property
+    def bounds_table(self) -> Array:
+        """The bounds: int64 [S + 1]."""
+        return self._table("bounds", lambda: np.array(self.bounds))
 
     @cached_property
     def areas(self) -> list[slice]:

@@ -14,7 +14,7 @@ EMULATED = {
     "EMULATED_GPUS": "3",
 }
 
-# Rank 1 learns that a connection has broken, while all go on with collectives that nobody waits for.
+# Rank 1 learns that a connection has broken, while no rank waits in a collective.
 BROKEN_CONNECTION = """
 import os, time
 from lucid.backend import zeros
@@ -22,11 +22,11 @@ from lucid.distributed import choose, session, watched
 
 with session() as group, watched(group, 60):
     communicator = choose(group, "nccl", device="cuda")
-    if group.rank == 1:
-        os.environ["EMULATED_NCCL_ERROR"] = "6:20"
     for step in range(30):
         group.whereabouts.step = step
         communicator.all_reduce(zeros(10, "float32", communicator.device)).wait()
+    if group.rank == 1:
+        os.environ["EMULATED_NCCL_ERROR"] = "6:20"
     time.sleep(30)
 """
 

@@ -16,11 +16,26 @@ ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
 VECTORS = {"float32": [1, 4], "bfloat16": [1, 8]}
 
 
+# Columns of attention's heads, and whether lines of its scores are whole: BERT's, each number of warps and steps, and
+# columns that are none for tensor cores.
+HEADS = {
+    "float32": [(64, True), (64, False), (128, True)],
+    "bfloat16": [(64, True), (64, False), (96, True), (128, True), (5, True)],
+}
+
+
 def forms_of(program):
-    """Every form of a program that the Python beside it asks for."""
+    """Every form of a program that the Python beside it asks for, or every kind of form, where that is any number."""
+    if program.startswith("attention"):
+        form = importlib.import_module("lucid.kernels.cuda.attention").form
+        return [form(program, element, *kind) for element, kinds in HEADS.items() for kind in kinds]
     form = importlib.import_module(f"lucid.kernels.cuda.{program}").form
+    if program == "sorting":
+        return [form()]
     if program in ("casting", "optimizers"):
         return [form(vector) for vector in VECTORS["float32"]]
+    if program == "ragged":
+        return [form()]
     if program == "embedding":
         outs = {"float32": ["float32"], "bfloat16": ["float32", "bfloat16"]}
         return [form(element, vector, out) for element, kinds in outs.items() for vector in VECTORS[element]
@@ -49,8 +64,10 @@ needs_nvrtc = pytest.mark.skipif(
 
 
 def name_of(form):
-    out = "" if dict(form.constants).get("OUT_IS_FLOAT", 1) else "-to-bfloat16"
-    return f"{form.program}-{form.element}x{form.vector}{out}"
+    constants = dict(form.constants)
+    out = "" if constants.get("OUT_IS_FLOAT", 1) else "-to-bfloat16"
+    head = f"-head of {constants['HEAD']}" if "HEAD" in constants else ""
+    return f"{form.program}-{form.element}x{form.vector}{out}{head}"
 
 
 def resources(log):

@@ -75,7 +75,7 @@ class NCCLCommunicator(Communicator, Companion):
         # Where the current stream has come to when it asks for a collective.
         self._asked = cupy.cuda.Event(disable_timing=True)
         self._rounded = cupy.empty(0, _BFLOAT16)
-        self._connection = self._connect()
+        self._connection, self._is_left = self._connect(), False
         base.accompany(self)
 
     def _connect(self) -> Any:
@@ -153,6 +153,8 @@ class NCCLCommunicator(Communicator, Companion):
         self._base.close()
 
     def failure(self) -> str:
+        if self._is_left:
+            return ""
         try:
             self._connection.check_async_error()
         except self._nccl.NcclError as error:
@@ -170,6 +172,7 @@ class NCCLCommunicator(Communicator, Companion):
             with suppress(self._nccl.NcclError):  # it is over in any case
                 call()
 
+        self._is_left = True
         thread = threading.Thread(target=part, name="leaving NCCL", daemon=True)
         thread.start()
         thread.join(_SECONDS_TO_LEAVE)

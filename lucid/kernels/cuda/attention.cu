@@ -46,8 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention(
             for (int j = 0; j < STEP / 8; ++j) {
 #pragma unroll
                 for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                    const bool counts = all_count || keys.counts(begin + 8 * j + lane() % 4 * 2 + i % 2);
-                    if (!counts) scores[j][i] = LEAST;
+                    if (!all_count) scores[j][i] = keys.score(scores[j][i], begin + 8 * j + lane() % 4 * 2 + i % 2);
                     greatest = fmaxf(greatest, scores[j][i]);
                 }
             }

@@ -63,8 +63,14 @@ struct Keys {
 
     __device__ bool all_count(int begin, int stop) const { return mask == nullptr && begin >= 0 && stop <= length; }
 
-    __device__ bool counts(int key) const {
-        return key >= 0 && key < length && (mask == nullptr || mask[key]);
+    __device__ bool exists(int key) const { return key >= 0 && key < length; }
+
+    __device__ bool counts(int key) const { return exists(key) && (mask == nullptr || mask[key]); }
+
+    // The score that stands for that of a key which does not count. One that does not exist has no weight even where
+    // nothing else has any, so that what is not finite is seen.
+    __device__ float score(float x, int key) const {
+        return counts(key) ? x : exists(key) ? LEAST : __uint_as_float(0xFF800000u);
     }
 };
 

@@ -5,12 +5,13 @@ log of the sum of each row's exponentials.
 """
 
 import math
+from typing import Literal
 
 import numpy as np
 
 from lucid.backend import Array, array_module
 from lucid.errors import ConfigError
-from lucid.kernels.cuda import launching
+from lucid.kernels.cuda import cudnn_attention, launching
 from lucid.kernels.cuda.arrays import aligned, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.draws import draws
@@ -20,8 +21,46 @@ from lucid.random import Coordinates
 
 [_TILE] = TILE_SIZES
 _MOST_COLUMNS = 128
+# What our own kernel forward saves: the output and the sums. cuDNN's saves tables beside them.
+_SAVED = 2
 # Tensor cores multiply pieces of so many columns.
 _PIECE = 16
+
+
+Kind = Literal["auto", "own", "cudnn"]
+
+_kind: Kind = "own"
+
+
+def choose(kind: Kind) -> str | None:
+    """Let attention be computed by cuDNN, by our own kernels, or by cuDNN where it is there and can: "auto".
+
+    This holds for the whole process from now on. cuDNN takes bfloat16, no mask, and no dropout. Returns a sentence for
+    the user if "auto" finds no cuDNN. Raises `ConfigError` if cuDNN is asked for and cannot be loaded.
+    """
+    global _kind
+    remark = None
+    if kind != "own":
+        try:
+            cudnn_attention.load()
+        except ConfigError as error:
+            if kind == "cudnn":
+                raise
+            kind, remark = "own", f"attention is computed by lucid's own kernels: {error}"
+    _kind = kind
+    return remark
+
+
+def _is_for_cudnn(joined: Array, sequences: Sequences, heads: int, coordinates: Coordinates | None) -> bool:
+    if _kind == "own" or len(joined) == 0:
+        return False
+    can = coordinates is None and cudnn_attention.takes(joined, sequences, heads)
+    if _kind == "cudnn" and not can:
+        raise ConfigError(
+            "train.attention is cudnn, which takes bfloat16, no attention mask with holes, heads of a multiple of 8 "
+            "columns up to 128, and no dropout (attention_probs_dropout_prob: 0): set it to auto or own"
+        )
+    return can
 
 
 def form(program: str, element: str, head: int, whole: bool) -> Variant:
@@ -49,7 +88,9 @@ def attention(
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
-) -> tuple[Array, tuple[Array, Array]]:
+) -> tuple[Array, tuple[Array, ...]]:
+    if _is_for_cudnn(joined, sequences, heads, coordinates):
+        return cudnn_attention.attention(joined, sequences, heads)
     joined = aligned(joined)
     output = empty(joined, len(joined), joined.shape[1] // 3, dtype=joined.dtype)
     log_sums = empty(joined, heads, len(joined))
@@ -64,13 +105,15 @@ def attention(
 def attention_gradient(
     gradient: Array,
     joined: Array,
-    saved: tuple[Array, Array],
+    saved: tuple[Array, ...],
     sequences: Sequences,
     heads: int,
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
 ) -> Array:
+    if len(saved) > _SAVED:
+        return cudnn_attention.attention_gradient(gradient, joined, saved, sequences, heads)
     gradient, joined, (output, log_sums) = aligned(gradient), aligned(joined), saved
     by_joined, along = array_module(joined).empty_like(joined), empty(joined, heads, len(joined))
     keys, drawn = _keys(joined, sequences, heads), (probability, stream, coordinates)

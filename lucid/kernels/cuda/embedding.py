@@ -7,6 +7,7 @@ from lucid.kernels.cuda import launching
 from lucid.kernels.cuda.arrays import as_rows, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.launching import ROWS, blocks_of, vector_width
+from lucid.kernels.cuda.sorting import sorted_by_id
 
 _THREADS = 128
 _NO_ID = -1
@@ -32,13 +33,12 @@ def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool
     rows, xp = as_rows(gradient), array_module(gradient)
     if not accumulate:
         out[...] = 0
-    ids = plain(xp.asarray(ids), np.int64).reshape(-1)
-    order = xp.argsort(ids, kind="stable")
+    sorted_ids, order = sorted_by_id(xp.asarray(ids).reshape(-1), len(out))
     count, width = rows.shape
     vector = vector_width(width, rows, out)
     grid = blocks_of(count, ROWS), blocks_of(width, _THREADS * vector)
     parts = empty(rows, grid[0], 2, width)
-    program, sorted_ids = form(rows.dtype.name, vector, out.dtype.name), ids[order]
+    program = form(rows.dtype.name, vector, out.dtype.name)
     padding, shape = np.int64(_NO_ID if padding_id is None else padding_id), (np.int64(count), np.int32(width))
     launching.launch(
         program, "add_within_chunks", grid, (_THREADS,), rows, sorted_ids, order, padding, out, parts, *shape

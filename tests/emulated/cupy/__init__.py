@@ -30,9 +30,11 @@ from numpy import (
 
 from cupy import cuda, emulation
 from cupy._array import ndarray
+from cupy._functions import MADE as _MADE
 from cupy._functions import (
-    MADE,
     arange,
+    argmax,
+    argmin,
     argsort,
     array,
     asarray,
@@ -59,8 +61,11 @@ from cupy._functions import (
     ufunc,
     zeros,
 )
-from cupy.cuda.memory import get_default_memory_pool
 
-globals().update(MADE)
+globals().update(_MADE)
 
 __version__ = "14.2.0"
+
+
+def get_default_memory_pool() -> cuda.MemoryPool:
+    return cuda.memory._default_pool

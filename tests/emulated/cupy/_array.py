@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cupy import _errors, emulation
-from cupy.cuda import device, memory, pinned_memory
+from cupy import _errors, _transfers, emulation
+from cupy._parameters import check
+from cupy.cuda import device, memory
 
 
 class Flags:
@@ -38,22 +39,22 @@ class ndarray:
         size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         pointer = memory.alloc(size) if memptr is None else memptr
         start = pointer.ptr - pointer.mem.ptr
-        room = pointer.mem.bytes[start : start + size]
+        room = pointer.mem._bytes[start : start + size]
         self._host = np.ndarray(shape, dtype, room.data if size else np.empty(0, np.uint8), 0, strides, order)
-        self.memory, self._base = pointer.mem, None
+        self._memory, self._base = pointer.mem, None
         if memptr is None:
             _poison(self._host)
 
     @classmethod
-    def over(cls, host: np.ndarray, like: "ndarray") -> "ndarray":
+    def _view(cls, host: np.ndarray, like: "ndarray") -> "ndarray":
         """Return a view of the memory of another array."""
         array = cls.__new__(cls)
-        array._host, array.memory = host, like.memory
+        array._host, array._memory = host, like._memory
         array._base = like if like._base is None else like._base
         return array
 
     @classmethod
-    def holding(cls, value: Any) -> "ndarray":
+    def _new(cls, value: Any) -> "ndarray":
         """Return a new array that holds a NumPy array, or scalar."""
         value = np.asarray(value)
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
@@ -105,16 +106,16 @@ class ndarray:
 
     @property
     def device(self) -> device.Device:
-        return device.Device(self.memory.device_id)
+        return device.Device(self._memory.device_id)
 
     @property
     def data(self) -> memory.MemoryPointer:
         # NumPy says of an array without elements that it begins somewhere.
-        return memory.MemoryPointer(self.memory, self._host.ctypes.data - self.memory.ptr if self.size else 0)
+        return memory.MemoryPointer(self._memory, self._host.ctypes.data - self._memory.ptr if self.size else 0)
 
     @property
     def T(self) -> "ndarray":
-        return ndarray.over(self._host.T, self)
+        return ndarray._view(self._host.T, self)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -128,11 +129,11 @@ class ndarray:
             "stream": 1,
         }
 
-    def on_own_device(self) -> np.ndarray:
+    def _own(self) -> np.ndarray:
         """Return what is wrapped. Raises if it is on another device than the current one, as CuPy does."""
-        if self.memory.device_id != device.get_device_id():
+        if self._memory.device_id != device.get_device_id():
             raise ValueError(
-                f"Array device must be same as the current device: array device = {self.memory.device_id} while "
+                f"Array device must be same as the current device: array device = {self._memory.device_id} while "
                 f"current = {device.get_device_id()}"
             )
         return self._host
@@ -161,9 +162,9 @@ class ndarray:
             raise TypeError(f"the output has shape {out.shape} and type {out.dtype}, not {self.shape} and {self.dtype}")
         if blocking:
             emulation.wait("get", stream)
+            np.copyto(out, self._host)
         else:
-            memory.refuse_pageable(out.ctypes.data, stream)
-        emulation.submit(lambda: np.copyto(out, self._host), stream, [self.memory])
+            _transfers.to_host(self._host, out, stream, [self._memory])
         return out
 
     def set(self, arr: np.ndarray, stream: Any = None) -> None:
@@ -171,11 +172,7 @@ class ndarray:
             raise TypeError(f"Only numpy.ndarray can be set to cupy.ndarray: {type(arr)}")
         if arr.dtype != self.dtype or arr.shape != self.shape:
             raise TypeError(f"{arr.dtype} {arr.shape} array cannot be set to {self.dtype} {self.shape} array")
-        memory.refuse_pageable(arr.ctypes.data, stream)
-        if pinned_memory.is_pinned(arr.ctypes.data):
-            emulation.submit(lambda: np.copyto(self._host, arr), stream, [self.memory])
-        else:
-            np.copyto(self._host, arr)
+        _transfers.to_device(arr, self._host, stream, [self._memory])
 
     def item(self) -> Any:
         emulation.wait("item")
@@ -235,13 +232,13 @@ class ndarray:
         if not any(isinstance(each, np.ndarray) for each in index):
             # With an ellipsis, one element is a view as well.
             full = index if any(each is Ellipsis for each in index) else (*index, Ellipsis)
-            return ndarray.over(self.on_own_device()[full], self)
+            return ndarray._view(self._own()[full], self)
         index = tuple(index)
         return evaluate(lambda host: host[index], self, shape_of=lambda host: host[_harmless(index)])
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        host, index = self.on_own_device(), tuple(_index(index, is_written=np.ndim(value) == 0))
-        value, used = to_host(value), [each.memory for each in (self, value) if isinstance(each, ndarray)]
+        host, index = self._own(), tuple(_index(index, is_written=np.ndim(value) == 0))
+        value, used = to_host(value), [each._memory for each in (self, value) if isinstance(each, ndarray)]
         emulation.submit(lambda: host.__setitem__(index, value), memory=used)
 
     # Methods that are NumPy's.
@@ -263,22 +260,38 @@ class ndarray:
         return self.copy()
 
     def fill(self, value: Any) -> None:
-        host, value = self.on_own_device(), to_host(value)
-        emulation.submit(lambda: host.fill(value), memory=[self.memory])
+        host, value = self._own(), to_host(value)
+        emulation.submit(lambda: host.fill(value), memory=[self._memory])
 
     def sort(self, axis: int = -1, kind: str | None = None) -> None:
-        host = self.on_own_device()
-        emulation.submit(lambda: host.sort(axis, kind), memory=[self.memory])
+        host = self._own()
+        emulation.submit(lambda: host.sort(axis, kind), memory=[self._memory])
 
     def view(self, dtype: Any = None, type: Any = None) -> "ndarray":
-        return ndarray.over(self._host.view() if dtype is None else self._host.view(dtype), self)
+        return ndarray._view(self._host.view() if dtype is None else self._host.view(dtype), self)
 
     def reshape(self, *shape: Any, order: str = "C") -> "ndarray":
         return evaluate(lambda host: host.reshape(*shape, order=order), self)
 
+    def argmax(self, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False) -> "ndarray":
+        return evaluate(lambda host: host.argmax(axis, keepdims=keepdims), self)
+
+    def argmin(self, axis: Any = None, out: Any = None, dtype: Any = None, keepdims: bool = False) -> "ndarray":
+        return evaluate(lambda host: host.argmin(axis, keepdims=keepdims), self)
+
+    def argsort(self, axis: int | None = -1, kind: str | None = None) -> "ndarray":
+        import cupy
+
+        return cupy.argsort(self, axis, kind)
+
+    def take(self, indices: Any, axis: int | None = None, out: Any = None) -> "ndarray":
+        import cupy
+
+        return cupy.take(self, indices, axis, out)
+
     def nonzero(self) -> tuple["ndarray", ...]:
         emulation.wait("nonzero")
-        return tuple(map(ndarray.holding, self._host.nonzero()))
+        return tuple(map(ndarray._new, self._host.nonzero()))
 
     def dot(self, b: Any, out: Any = None) -> "ndarray":
         return multiply_matrices(np.dot, self, b, out=out)
@@ -298,7 +311,7 @@ def _poison(host: np.ndarray) -> None:
 def to_host(value: Any) -> Any:
     """Return an operand as NumPy gets it. Raises for a NumPy array with dimensions, which CuPy does not take either."""
     if isinstance(value, ndarray):
-        return value.on_own_device()
+        return value._own()
     if isinstance(value, np.ndarray) and value.ndim > 0:
         raise TypeError(f"Unsupported type {type(value)}")
     if isinstance(value, list | tuple):
@@ -323,7 +336,7 @@ def evaluate(
     """
     given, named = [to_host(each) for each in arguments], {name: to_host(each) for name, each in more.items()}
     arrays = list(_arrays_in([*arguments, *more.values()]))
-    used, out = [array.memory for array in arrays], more.get("out")
+    used, out = [array._memory for array in arrays], more.get("out")
     if out is not None:
         if not isinstance(out, ndarray):
             raise TypeError("return arrays must be of type cupy.ndarray")
@@ -342,7 +355,7 @@ def evaluate(
             for to, of in zip(_arrays_in([made]), fresh, strict=True):
                 to._host[...] = of
 
-        emulation.submit(again, memory=[*used, *(each.memory for each in new)])
+        emulation.submit(again, memory=[*used, *(each._memory for each in new)])
     return made
 
 
@@ -350,7 +363,7 @@ def _wrapped(result: Any, arrays: list[ndarray]) -> Any:
     if isinstance(result, tuple | list):
         return type(result)(_wrapped(each, arrays) for each in result)
     if isinstance(result, np.generic):
-        return ndarray.holding(result)
+        return ndarray._new(result)
     if not isinstance(result, np.ndarray):
         return result
     for array in arrays:
@@ -358,14 +371,14 @@ def _wrapped(result: Any, arrays: list[ndarray]) -> Any:
             return array
     for array in arrays:
         if result.size and np.may_share_memory(result, array._host):
-            return ndarray.over(result, array)
-    return ndarray.holding(result)
+            return ndarray._view(result, array)
+    return ndarray._new(result)
 
 
 def multiply_matrices(function: Callable[..., Any], *arguments: Any, **more: Any) -> Any:
     """Do a product as cuBLAS does it for CuPy, which refuses while the stream captures."""
     if emulation.is_capturing():
-        emulation.stream_of(None).capture.is_valid = False
+        emulation.stream_of(None)._capture.is_valid = False
         raise NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
     emulation.products += 1
     return evaluate(function, *arguments, **more)
@@ -381,7 +394,7 @@ def _index(index: Any, is_written: bool = False) -> list[Any]:
                 raise _errors.unsupported("an index that is an array of the host")
             part = np.asarray(part)
         elif isinstance(part, ndarray):
-            part = part.on_own_device()
+            part = part._own()
         elif isinstance(part, slice):
             part = slice(
                 *(each if each is None else operator.index(each) for each in (part.start, part.stop, part.step))
@@ -434,14 +447,16 @@ def _define_operators() -> None:
 def _define_methods() -> None:
     def method(name: str) -> Callable[..., Any]:
         def call(self: ndarray, *arguments: Any, **more: Any) -> Any:
+            if name != "transpose":
+                check(name, 1 + len(arguments), more)
             return evaluate(lambda host, *rest, **named: getattr(host, name)(*rest, **named), self, *arguments, **more)
 
+        call.__name__ = name
         return call
 
     for name in (
-        *("all", "any", "argmax", "argmin", "clip", "cumprod", "cumsum", "diagonal", "flatten", "max", "mean", "min"),
-        *("prod", "ravel", "repeat", "round", "searchsorted", "squeeze", "std", "sum", "swapaxes", "trace"),
-        *("transpose", "var"),
+        *("all", "any", "clip", "cumprod", "cumsum", "diagonal", "flatten", "max", "mean", "min", "prod", "ravel"),
+        *("repeat", "round", "searchsorted", "squeeze", "std", "sum", "swapaxes", "trace", "transpose", "var"),
     ):
         setattr(ndarray, name, method(name))
 

@@ -7,14 +7,15 @@ import numpy as np
 
 from cupy import _errors, emulation
 from cupy._array import evaluate, multiply_matrices, ndarray, to_host
+from cupy._parameters import PARAMETERS, check
 
-# Functions whose result's shape follows from shapes.
+# Functions the size of whose result the host has to know.
+WAITING = ("allclose", "argwhere", "array_equal", "bincount", "flatnonzero", "unique")
+PRODUCTS = ("dot", "einsum", "inner", "matmul", "outer", "tensordot", "vdot")
+# All others.
 SIMPLE = (
-    *("all", "any", "argmax", "argmin", "array_split", "atleast_1d", "atleast_2d", "average", "broadcast_arrays"),
-    *("broadcast_to", "clip", "concatenate", "count_nonzero", "cumprod", "cumsum", "diff", "expand_dims", "flip"),
-    *("hstack", "isclose", "max", "mean", "median", "min", "moveaxis", "nanmax", "nansum", "ones_like", "pad", "prod"),
-    *("ravel", "repeat", "reshape", "roll", "round", "searchsorted", "sort", "split", "squeeze", "stack", "std"),
-    *("sum", "swapaxes", "tile", "trace", "transpose", "tril", "triu", "var", "vstack", "where", "zeros_like"),
+    *("atleast_1d", "atleast_2d", "broadcast_arrays", "pad"),
+    *(name for name in PARAMETERS if name not in WAITING + PRODUCTS),
 )
 UFUNCS = (
     *("absolute", "add", "bitwise_and", "bitwise_or", "bitwise_xor", "ceil", "divide", "equal", "exp", "exp2", "expm1"),
@@ -23,9 +24,6 @@ UFUNCS = (
     *("maximum", "minimum", "multiply", "negative", "not_equal", "power", "reciprocal", "remainder", "right_shift"),
     *("rint", "sign", "sqrt", "square", "subtract", "tanh", "true_divide", "positive", "logical_xor", "cos", "sin"),
 )
-# Functions the size of whose result the host has to know.
-WAITING = ("argwhere", "bincount", "flatnonzero", "unique", "allclose", "array_equal")
-PRODUCTS = ("dot", "einsum", "inner", "matmul", "outer", "tensordot", "vdot")
 
 
 class ufunc:
@@ -53,50 +51,33 @@ class ufunc:
         return evaluate(self._numpy.accumulate, array, axis=axis, dtype=dtype, out=out)
 
     def at(self, a: ndarray, indices: Any, b: Any = None) -> None:
-        host, values = a.on_own_device(), to_host(b)
+        host, values = a._own(), to_host(b)
         indices = to_host(indices)
-        emulation.submit(lambda: self._numpy.at(host, indices, values), memory=[a.memory])
+        emulation.submit(lambda: self._numpy.at(host, indices, values), memory=[a._memory])
 
     def __repr__(self) -> str:
         return f"<ufunc 'cupy_{self.name}'>"
 
 
-def _simple(name: str) -> Callable[..., Any]:
-    function = getattr(np, name)
+def _function(name: str, do: Callable[..., Any] = evaluate, waits: bool = False) -> Callable[..., Any]:
+    """Return CuPy's function of a name, whose part NumPy's does."""
+    numpy_function = getattr(np, name)
 
     def call(*arguments: Any, **more: Any) -> Any:
-        return evaluate(function, *arguments, **more)
-
-    call.__name__ = name
-    return call
-
-
-def _product(name: str) -> Callable[..., Any]:
-    function = getattr(np, name)
-
-    def call(*arguments: Any, **more: Any) -> Any:
-        return multiply_matrices(function, *arguments, **more)
-
-    call.__name__ = name
-    return call
-
-
-def _waiting(name: str) -> Callable[..., Any]:
-    function = getattr(np, name)
-
-    def call(*arguments: Any, **more: Any) -> Any:
-        emulation.wait(name)
-        return evaluate(function, *arguments, **more)
+        check(name, len(arguments), more)
+        if waits:
+            emulation.wait(name)
+        return do(numpy_function, *arguments, **more)
 
     call.__name__ = name
     return call
 
 
 MADE: dict[str, Any] = {
-    **{name: _simple(name) for name in SIMPLE},
+    **{name: _function(name) for name in SIMPLE},
     **{name: ufunc(name) for name in UFUNCS},
-    **{name: _waiting(name) for name in WAITING},
-    **{name: _product(name) for name in PRODUCTS},
+    **{name: _function(name, waits=True) for name in WAITING},
+    **{name: _function(name, multiply_matrices) for name in PRODUCTS},
 }
 
 
@@ -127,7 +108,9 @@ def full(shape: Any, fill_value: Any, dtype: Any = None, order: str = "C") -> nd
     return array
 
 
-def full_like(a: ndarray, fill_value: Any, dtype: Any = None, order: str = "K", shape: Any = None) -> ndarray:
+def full_like(
+    a: ndarray, fill_value: Any, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None
+) -> ndarray:
     array = empty_like(a, dtype, order, shape=shape)
     array[...] = fill_value
     return array
@@ -137,12 +120,15 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None) -> nd
     return _without_host_data(np.arange(0, start, step, dtype) if stop is None else np.arange(start, stop, step, dtype))
 
 
-def linspace(start: Any, stop: Any, num: int = 50, endpoint: bool = True, dtype: Any = None) -> ndarray:
-    return _without_host_data(np.linspace(start, stop, num, endpoint, dtype=dtype))
+def linspace(
+    start: Any, stop: Any, num: int = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None, axis: int = 0
+) -> ndarray:
+    assert not retstep
+    return _without_host_data(np.linspace(start, stop, num, endpoint, dtype=dtype, axis=axis))
 
 
-def eye(N: int, M: int | None = None, k: int = 0, dtype: Any = float) -> ndarray:
-    return _without_host_data(np.eye(N, M, k, dtype))
+def eye(N: int, M: int | None = None, k: int = 0, dtype: Any = float, order: str = "C") -> ndarray:
+    return _without_host_data(np.eye(N, M, k, dtype, order))
 
 
 def _without_host_data(values: np.ndarray) -> ndarray:
@@ -162,13 +148,15 @@ def array(
         stacked = MADE["stack"](list(obj))
         return stacked if dtype is None else stacked.astype(dtype)
     if emulation.is_capturing():
-        emulation.stream_of(None).capture.is_valid = False
+        emulation.stream_of(None)._capture.is_valid = False
         raise _errors.unsupported("a copy of an array of the host, of which the graph would keep these numbers")
-    return ndarray.holding(np.array(obj, dtype, ndmin=ndmin))
+    return ndarray._new(np.array(obj, dtype, ndmin=ndmin))
 
 
-def asarray(a: Any, dtype: Any = None, order: str | None = None, *, blocking: bool = False) -> ndarray:
-    return array(a, dtype, copy=False)
+def asarray(
+    a: Any, dtype: Any = None, order: str | None = None, *, copy: bool | None = None, blocking: bool = False
+) -> ndarray:
+    return array(a, dtype, copy=copy)
 
 
 def ascontiguousarray(a: Any, dtype: Any = None) -> ndarray:
@@ -184,9 +172,21 @@ def asnumpy(a: Any, stream: Any = None, order: str = "C", out: Any = None, *, bl
 
 
 def copyto(dst: ndarray, src: Any, casting: str = "same_kind", where: Any = None) -> None:
-    to, of, mask = dst.on_own_device(), to_host(src), True if where is None else to_host(where)
-    used = [each.memory for each in (dst, src, where) if isinstance(each, ndarray)]
+    to, of, mask = dst._own(), to_host(src), True if where is None else to_host(where)
+    used = [each._memory for each in (dst, src, where) if isinstance(each, ndarray)]
     emulation.submit(lambda: np.copyto(to, of, casting, where=mask), memory=used)
+
+
+def argmax(a: ndarray, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
+    return evaluate(lambda host, **named: np.argmax(host, axis, keepdims=keepdims, **named), a, **_out(out))
+
+
+def argmin(a: ndarray, axis: Any = None, dtype: Any = None, out: Any = None, keepdims: bool = False) -> ndarray:
+    return evaluate(lambda host, **named: np.argmin(host, axis, keepdims=keepdims, **named), a, **_out(out))
+
+
+def _out(out: ndarray | None) -> dict[str, ndarray]:
+    return {} if out is None else {"out": out}
 
 
 def argsort(a: ndarray, axis: int | None = -1, kind: str | None = None) -> ndarray:
@@ -201,7 +201,7 @@ def take(a: ndarray, indices: Any, axis: int | None = None, out: ndarray | None 
     return evaluate(
         lambda host, index, out=None: np.take(host, index, axis, out),
         *(a, indices),
-        **({} if out is None else {"out": out}),
+        **_out(out),
         shape_of=lambda host, index: np.take(host, np.zeros_like(index), axis),
     )
 

@@ -9,7 +9,8 @@ launched means nothing.
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ kernel_launches = 0
 products = 0
 # What check_async_error of each NCCL communicator finds, if a test plants it: a status of NCCL.
 asynchronous_error = 0
+
+_launched_on: Any = None
 
 _HERE = str(Path(__file__).parent)
 
@@ -47,7 +50,7 @@ class Capture:
         self.seen[stream][stream.ptr] += 1
         self.operations.append(operation)
         for each in memory:
-            if each.capture is self:
+            if each._capture is self:
                 self.kept.append(each)
             else:
                 self.used[id(each)] = weakref.ref(each)
@@ -64,22 +67,22 @@ def submit(operation: Callable[[], Any], stream: Any = None, memory: Iterable[An
     `stream` is a stream, its address, or None for the current one. `memory` is what is used of the device's.
     """
     stream = stream_of(stream)
-    if stream.capture is None:
+    if stream._capture is None:
         operation()
     else:
-        stream.capture.add(stream, operation, memory)
+        stream._capture.add(stream, operation, memory)
 
 
 def record(operation: Callable[[], Any], stream: Any = None) -> None:
     """Let the graph that the stream captures, if it does, repeat an operation that has been done already."""
     stream = stream_of(stream)
-    if stream.capture is not None:
-        stream.capture.add(stream, operation)
+    if stream._capture is not None:
+        stream._capture.add(stream, operation)
 
 
 def is_capturing(stream: Any = None) -> bool:
     """Return whether a stream, the current one by default, records what is submitted to it."""
-    return stream_of(stream).capture is not None
+    return stream_of(stream)._capture is not None
 
 
 def stream_of(stream: Any) -> Any:
@@ -88,24 +91,45 @@ def stream_of(stream: Any) -> Any:
 
     if stream is None:
         return streams.get_current_stream()
-    return streams.at(stream) if isinstance(stream, int) else stream
+    return streams._at(stream) if isinstance(stream, int) else stream
 
 
 def wait(what: str, stream: Any = None) -> None:
-    """Count that the host waits for a stream, the current one by default. Raises while that captures, as CUDA does."""
+    """Let the host wait for a stream, the current one by default. Raises while that captures, as CUDA does."""
     stream = stream_of(stream)
-    if stream.capture is not None:
-        stream.capture.is_valid = False
+    if stream._capture is not None:
+        stream._capture.is_valid = False
         raise _errors.unsupported(what)
     count(what)
+    stream._settle()
 
 
 def count(what: str) -> None:
     """Count that the host waits for the device."""
     global synchronisations
     synchronisations += 1
+    callers[f"{caller()} {what}"] += 1
+
+
+def caller() -> str:
+    """Return the line that has called a function of this folder."""
     frame = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back
-    where = "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
-    callers[f"{where} {what}"] += 1
+    return "?" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def running(stream: Any) -> Any:
+    """Return the stream that an operation runs on: `stream`, or the one that the graph was launched on."""
+    return _launched_on or stream_of(stream)
+
+
+@contextmanager
+def launched_on(stream: Any) -> Iterator[None]:
+    """Let operations of a graph run on a stream."""
+    global _launched_on
+    before, _launched_on = _launched_on, stream
+    try:
+        yield
+    finally:
+        _launched_on = before

@@ -1,6 +1,10 @@
-"""CuPy's interface to the device."""
+"""CuPy's interface to the device. `nccl` is there once it has been imported, as in CuPy."""
 
-from cupy.cuda import device, driver, function, graph, memory, nccl, nvrtc, pinned_memory, runtime, stream
+from collections.abc import Callable as _Callable
+from collections.abc import Iterator as _Iterator
+from contextlib import contextmanager as _contextmanager
+
+from cupy.cuda import device, driver, function, graph, memory, nvrtc, pinned_memory, runtime, stream
 from cupy.cuda.device import Device, get_device_id
 from cupy.cuda.function import Function, Module
 from cupy.cuda.memory import (
@@ -11,7 +15,6 @@ from cupy.cuda.memory import (
     alloc,
     get_allocator,
     set_allocator,
-    using_allocator,
 )
 from cupy.cuda.pinned_memory import PinnedMemoryPointer, alloc_pinned_memory
 from cupy.cuda.stream import Event, ExternalStream, Stream, get_current_stream, get_elapsed_time
@@ -19,3 +22,13 @@ from cupy.cuda.stream import Event, ExternalStream, Stream, get_current_stream, 
 
 def is_available() -> bool:
     return runtime.getDeviceCount() > 0
+
+
+@_contextmanager
+def using_allocator(allocator: _Callable[[int], memory.MemoryPointer] | None = None) -> _Iterator[None]:
+    before = getattr(memory._local, "allocator", None)
+    memory._local.allocator = memory.MemoryPool().malloc if allocator is None else allocator
+    try:
+        yield
+    finally:
+        memory._local.allocator = before

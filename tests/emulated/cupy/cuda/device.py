@@ -8,14 +8,14 @@ import os
 import threading
 from typing import Any
 
-from cupy import _errors, emulation
+from cupy import _errors, _places, emulation
 
-MEMORY_BYTES = 80 * 2**30
+_MEMORY_BYTES = 80 * 2**30
 
 _local = threading.local()
 
 
-def visible() -> list[int]:
+def _visible() -> list[int]:
     """Return the machine's numbers of the GPUs that this process sees."""
     there = range(int(os.environ.get("EMULATED_GPUS", "1")))
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -28,8 +28,8 @@ def get_device_id() -> int:
     return getattr(_local, "id", 0)
 
 
-def set_device(number: int) -> None:
-    if number not in range(len(visible())):
+def _set_device(number: int) -> None:
+    if number not in range(len(_visible())):
         raise _errors.CUDARuntimeError(101, "cudaErrorInvalidDevice", "invalid device ordinal")
     _local.id = number
 
@@ -55,20 +55,19 @@ class Device:
 
     def __enter__(self) -> "Device":
         self._before.append(get_device_id())
-        set_device(self.id)
+        _set_device(self.id)
         return self
 
     def __exit__(self, *_: object) -> None:
-        set_device(self._before.pop())
+        _set_device(self._before.pop())
 
     def use(self) -> None:
-        set_device(self.id)
+        _set_device(self.id)
 
     def synchronize(self) -> None:
         from cupy.cuda import stream
 
-        stream.refuse_while_any_captures("cudaDeviceSynchronize")
-        emulation.count("cudaDeviceSynchronize")
+        stream._wait_for_all("cudaDeviceSynchronize")
 
     @property
     def compute_capability(self) -> str:
@@ -76,13 +75,11 @@ class Device:
 
     @property
     def pci_bus_id(self) -> str:
-        return f"0000:{visible()[self.id] + 1:02X}:00.0"
+        return f"0000:{_visible()[self.id] + 1:02X}:00.0"
 
     @property
     def mem_info(self) -> tuple[int, int]:
-        from cupy.cuda import memory
-
-        return MEMORY_BYTES - memory.used_bytes(self.id), MEMORY_BYTES
+        return _MEMORY_BYTES - _places.used_bytes(self.id), _MEMORY_BYTES
 
     @property
     def attributes(self) -> dict[str, int]:

@@ -64,9 +64,9 @@ class Function:
         assert np.prod(block) <= 1024, f"{self.name}: a block has 1,024 threads at most"
         assert shared_mem <= min(self.max_dynamic_shared_size_bytes, _MOST_SHARED), f"{self.name}: {shared_mem} bytes"
         types = " ".join(_type_of(argument) for argument in args).encode()
-        given = [argument.on_own_device() if isinstance(argument, ndarray) else argument for argument in args]
+        given = [argument._own() if isinstance(argument, ndarray) else argument for argument in args]
         emulation.kernel_launches += 1
-        used = [argument.memory for argument in args if isinstance(argument, ndarray)]
+        used = [argument._memory for argument in args if isinstance(argument, ndarray)]
         emulation.submit(lambda: self._start(shape, types, given), stream, used)
 
     def _start(self, shape: tuple[int, ...], types: bytes, arguments: list[Any]) -> None:

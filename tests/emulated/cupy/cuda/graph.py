@@ -16,11 +16,13 @@ class Graph:
         if any(memory() is None for memory in self._used):
             raise _errors.illegal_address("a graph was launched after memory that it uses had been freed")
         emulation.graph_launches += 1
-        emulation.submit(self._run, stream)
+        stream = emulation.stream_of(stream)
+        emulation.submit(lambda: self._run(stream), stream)
 
     def upload(self, stream: Any = None) -> None:
         """Nothing has to be made ready."""
 
-    def _run(self) -> None:
-        for operation in self._operations:
-            operation()
+    def _run(self, stream: Any) -> None:
+        with emulation.launched_on(stream):
+            for operation in self._operations:
+                operation()

@@ -17,8 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cupy import emulation
-from cupy.cuda import device, memory
+from cupy import _places, emulation
+from cupy.cuda import device
 
 available = True
 
@@ -230,15 +230,15 @@ class NcclCommunicator:
         found = []
         for address, count in (send, receive):
             if count:
-                memory.memory_at(address, count * kind.itemsize)
-            found.append(memory.bytes_at(address, count * kind.itemsize).view(kind))
+                _places.memory_at(address, count * kind.itemsize)
+            found.append(_places.bytes_at(address, count * kind.itemsize).view(kind))
         return found[0], found[1]
 
     def _call(self, start: Callable[[], Callable[[], None]], stream: int, *addresses: int) -> None:
         if self._aborted:
             raise NcclError(5)
         self._started += 1
-        used = [memory.memory_at(address, 0) for address in addresses if address]
+        used = [_places.memory_at(address, 0) for address in addresses if address]
         groups = _groups()
         if groups:
             groups[-1].append((stream, start, used))

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-COMPILER = shutil.which("g++") or shutil.which("clang++")
+_COMPILER = shutil.which("g++") or shutil.which("clang++")
 _HEADER = Path(__file__).parents[2] / "emulation.hpp"
 # CUDA fuses products into additions, too. An access that is not on a multiple of its size ends the process, as there.
 _FLAGS = (
@@ -38,9 +38,9 @@ _programs: dict[int, _Program] = {}
 @functools.cache
 def getVersion() -> tuple[str, str]:
     """Return what no NVRTC returns, so that what is kept of one is not taken for the other's."""
-    if COMPILER is None:
+    if _COMPILER is None:
         raise RuntimeError("there is no C++ compiler to emulate the GPU with")
-    compiler = subprocess.run([COMPILER, "--version"], check=True, capture_output=True).stdout
+    compiler = subprocess.run([_COMPILER, "--version"], check=True, capture_output=True).stdout
     own = _HEADER.read_bytes(), Path(__file__).read_bytes(), compiler
     return "emulated", hashlib.sha256(b"\0".join(own)).hexdigest()
 
@@ -65,7 +65,7 @@ def compileProgram(prog: int, options: Sequence[str]) -> None:
 
 def _run(program: _Program, arguments: tuple[str, ...], source: str) -> str:
     getVersion()
-    finished = subprocess.run([str(COMPILER), *arguments], input=source, capture_output=True, text=True, check=False)
+    finished = subprocess.run([str(_COMPILER), *arguments], input=source, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         program.log = finished.stderr
         raise NVRTCError("NVRTC_ERROR_COMPILATION")

@@ -1,11 +1,12 @@
 """CUDA's runtime, as far as it is asked for by name."""
 
-import ctypes
 from typing import Any
 
-from cupy import emulation
+import numpy as np
+
+from cupy import _places, _transfers, emulation
 from cupy._errors import CUDARuntimeError
-from cupy.cuda import device, memory, pinned_memory
+from cupy.cuda import device, pinned_memory
 
 __all__ = ["CUDARuntimeError"]
 
@@ -22,7 +23,7 @@ _allocated: dict[int, Any] = {}
 
 
 def getDeviceCount() -> int:
-    return len(device.visible())
+    return len(device._visible())
 
 
 def getDevice() -> int:
@@ -30,17 +31,17 @@ def getDevice() -> int:
 
 
 def setDevice(number: int) -> None:
-    device.set_device(number)
+    device._set_device(number)
 
 
 def getDeviceProperties(number: int) -> dict[str, Any]:
-    card = device.visible()[number]
+    card = device._visible()[number]
     return {
         "name": b"Emulated GPU",
         "major": 9,
         "minor": 0,
         "multiProcessorCount": 132,
-        "totalGlobalMem": device.MEMORY_BYTES,
+        "totalGlobalMem": device._MEMORY_BYTES,
         "sharedMemPerBlock": 49_152,
         "sharedMemPerBlockOptin": 232_448,
         "warpSize": 32,
@@ -80,21 +81,23 @@ def memGetInfo() -> tuple[int, int]:
 
 
 def memcpyAsync(dst: int, src: int, size: int, kind: int, stream: int) -> None:
-    for host in (src,) if kind == memcpyHostToDevice else (dst,) if kind == memcpyDeviceToHost else ():
-        memory.refuse_pageable(host, stream)
-    emulation.submit(memory.copy_bytes(dst, src, size), stream)
+    to, of = _places.bytes_at(dst, size), _places.bytes_at(src, size)
+    if kind == memcpyHostToDevice:
+        _transfers.to_device(of, to, stream, [_places.memory_at(dst, size)])
+    elif kind == memcpyDeviceToHost:
+        _transfers.to_host(of, to, stream, [_places.memory_at(src, size)])
+    else:
+        emulation.submit(lambda: np.copyto(to, of), stream)
 
 
 def memcpy(dst: int, src: int, size: int, kind: int) -> None:
     emulation.wait("cudaMemcpy")
-    ctypes.memmove(dst, src, size)
+    np.copyto(_places.bytes_at(dst, size), _places.bytes_at(src, size))
 
 
 def memsetAsync(ptr: int, value: int, size: int, stream: int) -> None:
-    def fill() -> None:
-        ctypes.memset(ptr, value, size)
-
-    emulation.submit(fill, stream)
+    place = _places.bytes_at(ptr, size)
+    emulation.submit(lambda: place.fill(value), stream, [_places.memory_at(ptr, size)])
 
 
 def hostAlloc(size: int, flags: int) -> int:

@@ -1,14 +1,14 @@
 """Special functions of device arrays."""
 
-from typing import Any
+from typing import Any as _Any
 
-from cupy._array import evaluate
-from scipy import special
-
-
-def ndtr(x: Any, out: Any = None) -> Any:
-    return evaluate(special.ndtr, x, **({} if out is None else {"out": out}))
+from cupy._array import evaluate as _evaluate
+from scipy import special as _special
 
 
-def erf(x: Any, out: Any = None) -> Any:
-    return evaluate(special.erf, x, **({} if out is None else {"out": out}))
+def ndtr(x: _Any, out: _Any = None) -> _Any:
+    return _evaluate(_special.ndtr, x, **({} if out is None else {"out": out}))
+
+
+def erf(x: _Any, out: _Any = None) -> _Any:
+    return _evaluate(_special.erf, x, **({} if out is None else {"out": out}))
