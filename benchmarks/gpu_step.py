@@ -19,7 +19,6 @@ With --tiny the models are small, lucid's GPU is emulated, and PyTorch may be on
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -128,11 +127,7 @@ def measure(workload: Workload, folder: str, options: argparse.Namespace) -> Res
 def start(name: str, workload: Workload, folder: str, options: argparse.Namespace) -> Running:
     if name == "torch":
         return Running(name, workload, folder, options.mode, python=options.torch_python)
-    variables = {}
-    if options.tiny:
-        path = [str(EMULATION), str(EMULATION.parents[1] / "benchmarks"), os.environ.get("PYTHONPATH", "")]
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-    return Running(name, workload, folder, variables=variables)
+    return Running(name, workload, folder, path=[str(EMULATION)] if options.tiny else [])
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> float:

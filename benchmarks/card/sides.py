@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,32 +41,31 @@ class Running:
 
     def __init__(
         self, name: str, workload: Workload, folder: str, *more: str, python: str = sys.executable,
-        variables: Mapping[str, str] | None = None,
+        path: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """`more` are further arguments, `python` is the interpreter, `variables` are those of its environment."""
-        self.name, self.workload = name, workload
+        """`more` are further arguments, `python` is the interpreter, which looks for modules in `path` first."""
+        self.name, self.workload, self.facts = name, workload, dict[str, str]()
         self._command = [python, "-m", f"card.{name}_side", workload.as_argument(), folder, *more]
-        path = os.pathsep.join(filter(None, (str(BENCHMARKS), os.environ.get("PYTHONPATH"))))
-        self._environment = {**os.environ, "PYTHONPATH": path, **(variables or {})}
-        self.facts: dict[str, str] = {}
+        self._path = path
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._log = tempfile.TemporaryFile("w+", errors="replace")
-        self._process = subprocess.Popen(
-            self._command, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            text=True,
-        )  # fmt: skip
-        try:
+        with ExitStack() as stack:
+            self._log = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+            path = [*self._path, stack.enter_context(own_modules()), *filter(None, [os.environ.get("PYTHONPATH")])]
+            self._process = subprocess.Popen(
+                self._command, env=os.environ | {"PYTHONPATH": os.pathsep.join(path)},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+            )  # fmt: skip
+            stack.callback(self._end)
             self.facts = self._answer()
-        except BaseException:
-            self._end()
-            raise
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._stack.close()
 
     def take_turn(self, steps: int) -> Turn:
         return Turn(**self._ask({"steps": steps}))
@@ -105,4 +104,15 @@ class Running:
         self._process.kill()
         self._process.wait()
         self._pipe("stdout").close()
-        self._log.close()
+
+
+@contextmanager
+def own_modules() -> Iterator[str]:
+    """Make a folder in which the two packages of the sides are found, and nothing else of the benchmarks.
+
+    For `transformers` looks for a package of the name of one of them, `kernels`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("card", "peers"):
+            Path(folder, name).symlink_to(BENCHMARKS / name)
+        yield folder
