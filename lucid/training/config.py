@@ -110,7 +110,7 @@ class TrainSettings(Settings):
         "that of activations too",
     )
     attention: AttentionKind = Field(
-        "auto", description="on a GPU: cuDNN's, where nothing is dropped, or the kernels of lucid"
+        "auto", description="on a GPU: cuDNN's, which takes bfloat16 without dropout, or the kernels of lucid"
     )
     cuda_graphs: bool = Field(True, description="on a GPU: launch the kernels of a micro-batch together")
     recompute: Recomputation = Field(
@@ -201,8 +201,15 @@ class RunConfig(Settings):
     def _check_device(self) -> None:
         if self.train.device == "cpu" and self.distributed.backend == "nccl":
             raise ValueError("distributed.backend is nccl, which is for GPUs: set train.device to cuda, or use auto")
-        if self.train.device == "cpu" and self.train.attention == "cudnn":
+        if self.train.attention != "cudnn":
+            return
+        if self.train.device == "cpu":
             raise ValueError("train.attention is cudnn, which is for GPUs: set train.device to cuda, or use auto")
+        if self.train.precision != "bfloat16" or self.model.attention_probs_dropout_prob > 0:
+            raise ValueError(
+                "train.attention is cudnn, which takes bfloat16 and no dropout: set train.precision to bfloat16 and "
+                "model.attention_probs_dropout_prob to 0, or use auto"
+            )
 
     def _check_start(self) -> None:
         checkpoint = self.initial_checkpoint

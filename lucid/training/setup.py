@@ -107,8 +107,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
             # First, so that what was altered is named as such, rather than by what it leads to.
             Corpus.open(config.data.path).verify()
         # Kernels for the CPU are loaded, or even compiled, here and not in the first step.
-        train = config.train
-        remark = kernels.set_precision(train.precision) if device == CPU else kernels.set_attention(train.attention)
+        remark = kernels.set_precision(config.train.precision) if device == CPU else _choose_attention(config)
         if remark is not None:
             messages.append(remark)
         corpora = open_corpora(config)
@@ -150,6 +149,13 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     # What was read of a checkpoint is three times the weights.
     backend.return_freed_memory()
     return run
+
+
+def _choose_attention(config: RunConfig) -> str | None:
+    """Have attention on a GPU computed as `config` says; return what `kernels.set_attention` has to say of it."""
+    drops = config.model.attention_probs_dropout_prob > 0
+    asked = config.train.attention
+    return kernels.set_attention("own" if asked == "auto" and drops else asked)
 
 
 def open_corpora(config: RunConfig) -> Corpora:
