@@ -127,7 +127,7 @@ def measure(workload: Workload, folder: str, options: argparse.Namespace) -> Res
 def start(name: str, workload: Workload, folder: str, options: argparse.Namespace) -> Running:
     if name == "torch":
         return Running(name, workload, folder, options.mode, python=options.torch_python)
-    return Running(name, workload, folder, path=[str(EMULATION)] if options.tiny else [])
+    return Running(name, workload, folder, options.attention, path=[str(EMULATION)] if options.tiny else [])
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -162,6 +162,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="of each turn")
     parser.add_argument("--sides", nargs="+", choices=("lucid", "torch"), default=["lucid", "torch"])
+    parser.add_argument("--attention", choices=("auto", "own", "cudnn"), default="auto", help="lucid's")
     parser.add_argument("--torch-python", default=sys.executable, help="the interpreter that has torch, transformers")
     parser.add_argument("--mode", default="default", help="of torch.compile; 'eager': PyTorch is not compiled")
     parser.add_argument("--tiny", action="store_true", help="small models, and no GPU")

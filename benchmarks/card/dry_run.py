@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 from unittest import mock
 
@@ -57,14 +58,19 @@ class DryRun:
             operation()
 
     def watched(self, function: Callable[..., Any], describe: Callable[..., Launch]) -> Callable[..., Any]:
-        """Return a function of CuPy that is written down, by `describe(result, *arguments)`, if it launches."""
+        """Return a function of CuPy that is written down, by `describe(result, *arguments)`, if it launches.
+
+        What it calls is not.
+        """
 
         def call(*arguments: Any, **settings: Any) -> Any:
-            before, self._submitted = self._submitted, 0
+            if self._submitted is not None:
+                return function(*arguments, **settings)
+            self._submitted = 0
             try:
                 result = function(*arguments, **settings)
             finally:
-                submitted, self._submitted = self._submitted, before
+                submitted, self._submitted = self._submitted, None
             if submitted:
                 self.launches.append(describe(result, *arguments, **settings))
             return result
@@ -89,7 +95,8 @@ def dry_run(flops_of_product: int) -> Iterator[DryRun]:
     """Let nothing be done on the emulated card inside the block, and initial weights be zeros."""
     run = DryRun(flops_of_product)
     array = cupy._array.ndarray
-    evaluate = run.watched(cupy._array.evaluate, function_of_cupy)
+    evaluate = run.watched(cupy._array.evaluate, evaluation)
+    functions = {name: each for name, each in vars(cupy).items() if isinstance(each, FunctionType)}
     with ExitStack() as stack, np.errstate(all="ignore"):
         for owner, name, stand_in in (
             (launching, "_function", run.function),
@@ -99,6 +106,7 @@ def dry_run(flops_of_product: int) -> Iterator[DryRun]:
             (cupy._array, "_poison", lambda host: None),
             (cupy._array, "evaluate", evaluate),
             (cupy._functions, "evaluate", evaluate),
+            *((cupy, name, run.watched(each, described_as(name))) for name, each in functions.items()),
             (array, "__setitem__", method(run.watched(array.__setitem__, assignment))),
             (array, "fill", method(run.watched(array.fill, assignment))),
             (array, "set", method(run.watched(array.set, from_host))),
@@ -117,15 +125,23 @@ def method(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def function_of_cupy(result: Any, function: Any, *arguments: Any, shape_of: Any = None, **settings: Any) -> Launch:
-    read = arrays_in([*arguments, *(value for name, value in settings.items() if name != "out")])
-    written = arrays_in([result])
-    moved = sum(each.nbytes for each in written)
-    name = name_of(function)
-    # Of what is indexed only some is read: as much as is written.
-    moved += min(sum(each.nbytes for each in read), 2 * moved) if name in ("index", "take") else 0
-    moved += 0 if name in ("index", "take") else sum(each.nbytes for each in read)
-    return Launch("CuPy", name, f"{costs.shape(written[0])} at {call_site()}", moved)
+def evaluation(result: Any, function: Any, *arguments: Any, shape_of: Any = None, **settings: Any) -> Launch:
+    """Describe a method or an operator of arrays, which NumPy's `function` does."""
+    return described_as(name_of(function))(result, *arguments, **settings)
+
+
+def described_as(name: str) -> Callable[..., Launch]:
+    """Return what describes a call of a function of CuPy."""
+
+    def describe(result: Any, *arguments: Any, **settings: Any) -> Launch:
+        read = sum(each.nbytes for each in arrays_in([*arguments, *settings.values()]))
+        written = arrays_in([result])
+        moved = sum(each.nbytes for each in written)
+        # Of what is indexed only some is read: as much as is written, beside the index.
+        read = min(read, 2 * moved) if name in ("index", "take") else read
+        return Launch("CuPy", name, f"{costs.shape(written[0])} at {call_site()}", moved + read)
+
+    return describe
 
 
 def assignment(result: None, target: Any, *index_and_value: Any) -> Launch:

@@ -1,4 +1,4 @@
-"""lucid's side on a card. Started by `benchmarks/gpu_step.py`: python -m card.lucid_side WORKLOAD FOLDER."""
+"""lucid's side on a card. Started by `benchmarks/gpu_step.py`: python -m card.lucid_side WORKLOAD FOLDER ATTENTION."""
 
 import statistics
 import sys
@@ -10,6 +10,7 @@ from card.serving import serve
 from card.training_step import TrainingStep
 from card.workloads import Workload
 
+from lucid import kernels
 from lucid.backend import Array, gpu_library, gpu_software, synchronise
 from lucid.distributed import connect
 from lucid.models import BERTForPreTraining
@@ -24,8 +25,10 @@ REPEATS, GROUPS = 20, 5
 class LucidSide:
     """Trains with `device: cuda`, `precision: bfloat16` and CUDA graphs."""
 
-    def __init__(self, workload: Workload, folder: str) -> None:
+    def __init__(self, workload: Workload, folder: str, attention: kernels.AttentionKind) -> None:
         self.communicator = connect("single", "cuda")
+        if remark := kernels.set_attention("own" if attention == "auto" and workload.dropout else attention):
+            print(remark)
         self.free_at_start = gpu_library().cuda.runtime.memGetInfo()[0]
         self.tiny = workload.model == "tiny"
         model = BERTForPreTraining.from_pretrained(folder)
@@ -84,4 +87,4 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    serve(lambda: LucidSide(Workload.parsed(sys.argv[1]), sys.argv[2]))
+    serve(lambda: LucidSide(Workload.parsed(sys.argv[1]), *sys.argv[2:]))
