@@ -3,14 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
 
-.PHONY: help train test test-faults test-slurm test-gpu soak lint bench bench-kernels bench-peers clean
+.PHONY: help train test test-faults test-slurm test-gpu soak lint bench bench-kernels bench-peers bench-gpu \
+	bench-gpu-launches clean
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
 	@echo "make test    run all tests, on one rank and on several; GPU_CI=yes installs NVIDIA's libraries, for more of them"
 	@echo "make test-faults   run the long tests: killed, hung and cut-off runs, restarts"
 	@echo "make test-slurm    run jobs on a SLURM that the tests start; needs Debian's slurm-wlm and munge"
-	@echo "make test-gpu   run the kernels' tests on a GPU; CUDA=cuda12 for drivers that know no CUDA 13"
+	@echo "make test-gpu   run all that needs a GPU: kernels, runs, NCCL, compute-sanitizer; minutes."
+	@echo "             CUDA=cuda12 for drivers that know no CUDA 13"
 	@echo "make soak    kill a run a hundred times; SEED=7 draws other moments and victims"
 	@echo "make lint    check style and types"
 	@echo "make bench   say where the time of a training step of BERT-base goes"
@@ -18,6 +20,10 @@ help:
 	@echo "             time every compiled kernel, beside NumPy and, where it is installed, PyTorch"
 	@echo "make bench-peers"
 	@echo "             time a step of BERT-base beside PyTorch and JAX, which get an environment of their own"
+	@echo "make bench-gpu-launches"
+	@echo "             list what a step asks of a GPU, and what it takes at least; needs none"
+	@echo "make bench-gpu"
+	@echo "             time a step of BERT on a GPU, beside PyTorch, for which TORCH=.../python has an environment"
 	@echo "make clean   remove .venv and .venv-peers (data/ and runs/ stay)"
 
 train: .venv/installed
@@ -38,7 +44,7 @@ test-slurm: .venv/installed-dev
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
 test-gpu: .venv/installed-gpu
-	$(BIN)/python -m pytest -rs tests/gpu -k card
+	$(BIN)/python -m pytest -rs --durations=5 tests/gpu -k card
 
 soak: .venv/installed-dev
 	$(BIN)/python -m pytest -m long tests/faults/test_kills.py --kills 100 --kill-seed $(or $(SEED),1)
@@ -56,6 +62,12 @@ bench-kernels: .venv/installed
 
 bench-peers: .venv-peers/installed
 	.venv-peers/bin/python benchmarks/peers/run.py
+
+bench-gpu-launches: .venv/installed
+	$(BIN)/python benchmarks/gpu_launches.py
+
+bench-gpu: .venv/installed-gpu
+	$(BIN)/python benchmarks/gpu_step.py --torch-python $(or $(TORCH),$(BIN)/python)
 
 clean:
 	rm -rf .venv .venv-peers

@@ -1,23 +1,23 @@
 """The benchmarks for GPUs run on machines without one, on a tiny model; what they say of it is right but for times."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from launching import ONE_THREAD, with_emulation
+from launching import ONE_THREAD
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"PYTHONPATH": str(ROOT)}
+COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
 def run(script, *options, seconds=280):
     """What a benchmark prints: its tables, and what it says beside."""
-    import os
-
     command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
-    environment = os.environ | ONE_THREAD | ENVIRONMENT
+    environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(ROOT)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout, finished.stderr
@@ -36,20 +36,20 @@ def test_all_launches_of_a_step_are_known_and_its_products_are_those_of_the_mode
     assert {"product", "attention", "normalise", "gelu_gradient", "cross_entropy", "adamw"} <= names
 
 
-def test_a_larger_batch_has_the_same_launches():
-    """But for what is asked for once for each of several parts: nothing here is."""
+def test_a_larger_batch_has_as_many_launches():
     few, many = (run("gpu_launches.py", "--models", "tiny", "--lengths", "16", "--batch", rows)[0] for rows in "48")
     assert lines_of(few)[2][1:6] == lines_of(many)[2][1:6]
 
 
-@pytest.mark.skipif(not with_emulation(), reason="never")
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to emulate the GPU with")
 def test_a_step_is_timed_in_the_emulation():
     table, _ = run("gpu_step.py", "--tiny", "--sides", "lucid", "--turns", "1", "--steps", "1", "--dropouts", "0.1")
     [line] = [line for line in lines_of(table) if line[0].startswith("tiny")]
     assert line[0] == "tiny, 4 x 16, dropout 0.1"
-    assert float(line[1].split()[0]) >= 0
+    assert len(line) == len(lines_of(table)[0])
 
 
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to emulate the GPU with")
 def test_losses_beside_pytorch_are_compared():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
