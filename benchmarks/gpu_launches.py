@@ -13,7 +13,7 @@ it could take if none was shorter than --least, which is about what the smallest
 
 import argparse
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,15 +102,18 @@ def total(workload: Workload, launches: list[Launch], rates: Rates) -> list[str]
 
 def listed(launches: list[Launch], rates: Rates) -> list[list[str]]:
     """Return a line for each kind of launch, the longest together first; unknown ones are marked."""
-    counts, all_seconds = Counter(launches), rates.seconds(launches)
-    lines = []
-    for launch, count in sorted(counts.items(), key=lambda item: -item[1] * rates.seconds([item[0]])):
-        seconds = rates.seconds([launch])
-        name = {"CuPy": f"CuPy's {launch.name}"}.get(launch.kind, launch.name)
+    alike: dict[tuple[str, str, bool], list[Launch]] = defaultdict(list)
+    for launch in launches:
+        name = f"CuPy's {launch.name}" if launch.kind == "CuPy" else launch.name
+        alike[name, launch.over, launch.is_known].append(launch)
+    whole, lines = rates.seconds(launches), []
+    for (name, over, is_known), group in sorted(alike.items(), key=lambda item: -rates.seconds(item[1])):
+        seconds, count = rates.seconds(group), len(group)
+        moved, flops = (sum(getattr(each, part) for each in group) / count for part in ("bytes", "flops"))
         lines.append([
-            name if launch.is_known else f"{name} (unknown)", launch.over, str(count), f"{launch.bytes / 1e6:.3g}",
-            f"{launch.flops / 1e9:.3g}" if launch.flops else "", f"{1e6 * seconds:.1f}",
-            f"{1e6 * seconds * count:,.0f}", f"{seconds * count / all_seconds:.1%}",
+            name if is_known else f"{name} (unknown)", over, str(count), f"{moved / 1e6:,.2f}",
+            f"{flops / 1e9:.3g}" if flops else "", f"{1e6 * seconds / count:.1f}", f"{1e6 * seconds:,.0f}",
+            f"{seconds / whole:.1%}",
         ])  # fmt: skip
     return lines
 
