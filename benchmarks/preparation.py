@@ -106,7 +106,7 @@ def megabytes_of(pid: int) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run of `lucid prepare` took, in seconds and megabytes; those of a killed one are of both its goes."""
+    """What `lucid prepare` took, in seconds and megabytes; a killed one in both its goes, but for `busy`."""
 
     seconds: float
     busy: float
@@ -210,7 +210,8 @@ def main() -> None:
         shutil.rmtree(output, ignore_errors=True)
         run = prepared(text, output, workers, *options, kill=kill)
         alone.append(tokenizers_alone(tokenizer, text / "0.jsonl"))
-        rate = megabytes / run.busy
+        # What the workers of a killed run have used is not known: nobody has waited for them.
+        rate = float("nan") if kill else megabytes / run.busy
         share = f"{rate / (sum(alone) / len(alone)):.0%} of {sum(alone) / len(alone):.2f}"
         same = {True: "yes", False: "NO"}[digests(output) == digests(first)] if output == other else ""
         print(
