@@ -1,23 +1,31 @@
-"""Prepares a made-up corpus of any size, and says how fast that was and how much memory all processes took.
+"""Prepares a made-up corpus of any size: how fast is that, how much memory do all processes take, and is it exact?
 
 The words follow Zipf's law, more steeply beyond the six thousandth, as those of English do (Ferrer i Cancho and Sole,
 "Two regimes in the frequency of words", 2001): 2 GB hold about a million words. A percent of the documents stands there
-twice. For comparison `tokenizers` encodes some of the same text by itself, on one thread. Rates a core are megabytes of
-text for each second of processor time, so that other work on the machine matters little. The folder needs room for
-three times the text; all of it is removed at the end.
+twice. For comparison `tokenizers` encodes some of the same text by itself, on one thread, before and after each run.
+Rates a core are megabytes of text for each second of processor time, so that other work on the machine matters little.
+Memory is the sum over all processes, with pages that several of them share counted once (PSS).
 
-    python benchmarks/preparation.py FOLDER [--megabytes 2000] [--workers 2] [--keep]
+With --kill everything is killed when half of the text is encoded, and the same command run again; with --compare the
+corpus is prepared by other numbers of workers. Either has to give the same files, to the last byte. Without --tokenizer
+one is trained first, in a run of its own. The folder needs room for five times the text; all of it is removed at the
+end.
+
+    python benchmarks/preparation.py FOLDER [--megabytes 2000] [--workers 2] [--kill] [--compare 1 4] [--tokenizer DIR]
 """
 
 import argparse
+import hashlib
 import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -88,37 +96,62 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def megabytes_of(pid: int, key: str) -> float:
+def megabytes_of(pid: int) -> float:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024 / 1e6
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
-def measured(*arguments: str) -> tuple[float, float, dict[str, float]]:
-    """Run `lucid prepare`; return its seconds, those of all its processes, and the peaks of their memory together."""
+@dataclass(frozen=True)
+class Run:
+    """What `lucid prepare` took, in seconds and megabytes; a killed one in both its goes, but for `busy`."""
+
+    seconds: float
+    busy: float
+    memory: float
+
+
+def prepared(text: Path, output: Path, workers: int, *options: str, kill: bool = False) -> Run:
+    """Run `lucid prepare`; with `kill` it is killed half-way, all its processes together, and run again."""
+    command = [sys.executable, "-m", "lucid", "prepare", str(text), "-o", str(output), "--workers", str(workers)]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "lucid", "prepare", *arguments])
-    peaks = {"Rss": 0.0, "Pss": 0.0}
-    while process.poll() is None:
-        processes = descendants(process.pid)
-        for key in peaks:
-            peaks[key] = max(peaks[key], sum(megabytes_of(pid, key) for pid in processes))
-        time.sleep(0.5)
-    if process.returncode:
-        sys.exit("lucid prepare failed")
+    memory = 0.0
+    for killed in [True, False] if kill else [False]:
+        process = subprocess.Popen(
+            [*command, "--drop-duplicates", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while process.poll() is None:
+            memory = max(memory, sum(map(megabytes_of, descendants(process.pid))))
+            if killed and len(list(output.glob("unfinished/part-*.npz"))) >= portions(output) / 2:
+                os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.5)
+        if process.returncode != (-signal.SIGKILL if killed else 0):
+            sys.exit(f"lucid prepare left with {process.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return time.perf_counter() - started, busy, peaks
+    return Run(time.perf_counter() - started, busy, memory)
 
 
-def report(what: str, megabytes: float, seconds: float, busy: float, peaks: dict[str, float]) -> None:
-    print(
-        f"{what}: {seconds:.0f} s, {megabytes / seconds:.1f} MB/s; {busy:.0f} s of processor time, "
-        f"{megabytes / busy:.2f} MB/s a core; peak of all processes {peaks['Rss']:.0f} MB resident, "
-        f"{peaks['Pss']:.0f} MB with shared pages counted once"
-    )
+def portions(output: Path) -> float:
+    """Return how many portions the plan of a preparation has; infinitely many while there is none."""
+    try:
+        return len(json.loads((output / "unfinished" / "plan.json").read_text())["portions"])
+    except OSError:
+        return float("inf")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def tokenizers_alone(tokenizer: Path, text: Path) -> float:
@@ -134,36 +167,68 @@ def tokenizers_alone(tokenizer: Path, text: Path) -> float:
     return size / (time.thread_time() - started) / 1e6
 
 
-def main() -> None:
+def report_reading(folder: Path) -> None:
+    """Say how long it takes to open the corpus, and to make sequences of it."""
+    started = time.perf_counter()
+    corpus = Corpus.open(folder)
+    opened = time.perf_counter()
+    spans = find_spans(corpus, 125)
+    print(f"opening it takes {opened - started:.2f} s, finding {len(spans) - 1:,} spans", end=" ")
+    print(f"{time.perf_counter() - opened:.2f} s")
+    sampler = Sampler(corpus, SamplerSettings(128), 0)
+    started = time.thread_time()
+    for step in range(20):
+        sampler.batch(step * 256, range(256))
+    print(f"a thread makes {20 * 256 / (time.thread_time() - started):,.0f} sequences a second")
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--megabytes", type=float, default=2000)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer to use")
+    parser.add_argument("--kill", action="store_true", help="also kill a run half-way, and go on with it")
+    parser.add_argument("--compare", type=int, nargs="*", default=[], metavar="WORKERS", help="also with these")
     parser.add_argument("--keep", action="store_true", help="do not remove the text and the corpora")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     folder = arguments.folder / "benchmark-preparation"
-    text, first, second = folder / "text", folder / "first", folder / "second"
+    text, first, other, trained = (folder / name for name in ("text", "first", "other", "trained"))
     if not text.exists():
         generate(text, arguments.megabytes)
     megabytes = sum(path.stat().st_size for path in text.iterdir()) / 1e6
-    print(f"{megabytes:.0f} MB of text in {FILES} files, {arguments.workers} workers, load {os.getloadavg()[0]:.1f}")
+    print(f"{megabytes:.0f} MB of text in {FILES} files, load {os.getloadavg()[0]:.1f}")
+    print(f"{'':34} {'seconds':>8} {'busy':>8} {'MB/s a core':>12} {'of tokenizers':>14} {'peak MB':>8}  same bytes")
+    tokenizer = arguments.tokenizer or trained / "tokenizer"
+
+    def row(what: str, output: Path, workers: int, *options: str, kill: bool = False) -> None:
+        alone = [tokenizers_alone(tokenizer, text / "0.jsonl")] if tokenizer.exists() else []
+        shutil.rmtree(output, ignore_errors=True)
+        run = prepared(text, output, workers, *options, kill=kill)
+        alone.append(tokenizers_alone(tokenizer, text / "0.jsonl"))
+        # What the workers of a killed run have used is not known: nobody has waited for them.
+        rate = float("nan") if kill else megabytes / run.busy
+        share = f"{rate / (sum(alone) / len(alone)):.0%} of {sum(alone) / len(alone):.2f}"
+        same = {True: "yes", False: "NO"}[digests(output) == digests(first)] if output == other else ""
+        print(
+            f"{what:34} {run.seconds:8.0f} {run.busy:8.0f} {rate:12.2f} {share:>14} {run.memory:8.0f}  {same}",
+            flush=True,
+        )
+
     try:
-        options = ("--workers", str(arguments.workers))
-        report("with training a tokenizer", megabytes, *measured(str(text), "-o", str(first), *options, "--overwrite"))
-        options += ("--tokenizer", str(first / "tokenizer"), "--drop-duplicates", "--overwrite")
-        report("with one given", megabytes, *measured(str(text), "-o", str(second), *options))
-        print(f"tokenizers alone: {tokenizers_alone(first / 'tokenizer', text / '0.jsonl'):.2f} MB/s a core")
-        started = time.perf_counter()
-        corpus = Corpus.open(second)
-        opened = time.perf_counter()
-        spans = find_spans(corpus, 125)
-        print(f"opening it takes {opened - started:.2f} s, finding {len(spans) - 1:,} spans", end=" ")
-        print(f"{time.perf_counter() - opened:.2f} s")
-        sampler = Sampler(corpus, SamplerSettings(128), 0)
-        started = time.thread_time()
-        for step in range(20):
-            sampler.batch(step * 256, range(256))
-        print(f"a thread makes {20 * 256 / (time.thread_time() - started):,.0f} sequences a second")
+        if arguments.tokenizer is None:
+            row(f"{arguments.workers} workers, a tokenizer trained", trained, arguments.workers)
+        options = ("--tokenizer", str(tokenizer))
+        row(f"{arguments.workers} workers, a tokenizer given", first, arguments.workers, *options)
+        if arguments.kill:
+            row("the same, killed half-way", other, arguments.workers, *options, kill=True)
+        for workers in arguments.compare:
+            row(f"{workers} workers", other, workers, *options)
+        report_reading(first)
     finally:
         if not arguments.keep:
             shutil.rmtree(folder)

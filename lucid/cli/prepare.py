@@ -16,6 +16,9 @@ from lucid.data.manifest import DROPPED_FILE
 from lucid.distributed import session
 from lucid.preparation import prepare as prepare_corpus
 
+# As many as take less than a gibibyte of memory together.
+_WORKERS = 12
+
 
 def prepare(
     inputs: Annotated[
@@ -47,7 +50,9 @@ def prepare(
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first line that cannot be used.")] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes; under mpirun, of each rank. Default: the cores, or 1 a rank."),
+        typer.Option(
+            min=1, help=f"Processes; under mpirun, of each rank. Default: the cores, at most {_WORKERS}, or 1 a rank."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another corpus in the folder.")] = False,
 ) -> None:
@@ -78,7 +83,7 @@ def prepare(
                 drop_duplicates=drop_duplicates,
                 strict=strict,
                 overwrite=overwrite,
-                workers=workers or (len(os.sched_getaffinity(0)) if group.size == 1 else 1),
+                workers=workers or (min(len(os.sched_getaffinity(0)), _WORKERS) if group.size == 1 else 1),
                 ranks=group,
                 report=bar,
             )

@@ -49,6 +49,9 @@ class ShardMaker:
         """Return where the record is."""
         return _record_path(self._output, task)
 
+    def load(self) -> None:
+        """There is nothing to load."""
+
     def __call__(self, task: ShardPlan) -> None:
         shard, frequencies = write_shard(self._output, task.name, self._vocab_size, self._documents(task))
         record = _Record(shard, record_files(self._output, shard.files), frequencies.tolist())

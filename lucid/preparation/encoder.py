@@ -4,6 +4,7 @@ WordPiece goes word by word, and BERT's normalisation and splitting never join o
 what stands between two spaces has the same ids wherever it stands; the tokenizer is asked for them once.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
@@ -11,8 +12,12 @@ from tokenizers import Tokenizer
 
 from lucid.backend import Array
 
-# Characters of the words that are remembered, about 400,000 of them in 100 MB; beyond, all are forgotten.
-_MOST_CHARACTERS = 1 << 22
+# Characters of sentences that are turned into ids at once.
+_CHARACTERS_AT_ONCE = 1 << 19
+# Words that the tokenizer is asked for at once: its answer takes about a kilobyte a word.
+_WORDS_AT_ONCE = 4096
+# What a word takes beside its characters: an entry of the dictionary, two objects, and its place in the arrays.
+_BYTES_BESIDE = 150
 
 
 class _Numbers(dict[str, int]):
@@ -24,23 +29,33 @@ class _Numbers(dict[str, int]):
 
 
 class TextEncoder:
-    """Turns sentences into ids. A special token spelt out in the text is text: it never becomes the special id."""
+    """Turns sentences into ids. A special token spelt out in the text is text: it never becomes the special id.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    The words that are remembered take about `most_bytes` bytes, and those of one call. Beyond that the newer half is
+    forgotten: frequent words come early.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, most_bytes: int) -> None:
         self._tokenizer = Tokenizer(tokenizer.model)
         self._tokenizer.normalizer = tokenizer.normalizer
         self._tokenizer.pre_tokenizer = tokenizer.pre_tokenizer
-        self._forget()
-
-    def _forget(self) -> None:
-        self._numbers, self._characters = _Numbers(), 0
+        self._most_bytes = most_bytes
+        self._numbers, self._bytes = _Numbers(), 0
         # The ids of all known words in a row, and how many each word has.
-        self._ids, self._counts = np.zeros(0, np.uint32), np.zeros(0, np.int64)
+        self._ids, self._counts = np.zeros(0, np.uint32), np.zeros(0, np.uint32)
 
     def encode(self, sentences: list[str]) -> tuple[Array, Array]:
         """Return the ids of all sentences in a row, uint32, and how many each has, int64 [S]; no [CLS], no [SEP]."""
-        if self._characters > _MOST_CHARACTERS:
-            self._forget()
+        ids, counts = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
+        for block in _blocks(sentences):
+            if self._bytes > self._most_bytes:
+                self._forget()
+            block_ids, block_counts = self._encode(block)
+            ids.append(block_ids)
+            counts.append(block_counts)
+        return np.concatenate(ids), np.concatenate(counts)
+
+    def _encode(self, sentences: list[str]) -> tuple[Array, Array]:
         number_of = self._numbers.__getitem__
         numbers: list[int] = []
         ends = np.zeros(len(sentences) + 1, np.int64)
@@ -49,9 +64,9 @@ class TextEncoder:
             ends[place] = len(numbers)
         self._learn()
         words = np.array(numbers, np.int64)
-        counts = self._counts[words]
+        counts = self._counts[words].astype(np.int64)
         stops = np.concatenate([[0], np.cumsum(counts)])
-        starts = (np.cumsum(self._counts) - self._counts)[words]
+        starts = (np.cumsum(self._counts, dtype=np.int64) - self._counts)[words]
         ids = self._ids[np.repeat(starts - stops[:-1], counts) + np.arange(stops[-1])]
         return ids, np.diff(stops[ends])
 
@@ -60,7 +75,29 @@ class TextEncoder:
         unknown = list(islice(reversed(self._numbers), len(self._numbers) - len(self._counts)))[::-1]
         if not unknown:
             return
-        found = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(unknown, add_special_tokens=False)]
-        self._counts = np.concatenate([self._counts, [len(ids) for ids in found]])
-        self._ids = np.concatenate([self._ids, np.array([token for ids in found for token in ids], np.uint32)])
-        self._characters += sum(map(len, unknown))
+        counts, ids = [self._counts], [self._ids]
+        for start in range(0, len(unknown), _WORDS_AT_ONCE):
+            words = unknown[start : start + _WORDS_AT_ONCE]
+            found = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(words, add_special_tokens=False)]
+            counts.append(np.array([len(each) for each in found], np.uint32))
+            ids.append(np.array([token for each in found for token in each], np.uint32))
+        self._counts, self._ids = np.concatenate(counts), np.concatenate(ids)
+        self._bytes += sum(map(len, unknown)) + _BYTES_BESIDE * len(unknown)
+
+    def _forget(self) -> None:
+        keep = len(self._counts) // 2
+        words = list(islice(self._numbers, keep))
+        self._numbers = _Numbers(zip(words, range(keep), strict=True))
+        self._counts = self._counts[:keep].copy()
+        self._ids = self._ids[: self._counts.sum()].copy()
+        self._bytes = sum(map(len, words)) + _BYTES_BESIDE * keep
+
+
+def _blocks(sentences: list[str]) -> Iterator[list[str]]:
+    """Yield the sentences in runs of `_CHARACTERS_AT_ONCE` characters or a little more."""
+    start = size = 0
+    for place, sentence in enumerate(sentences, start=1):
+        size += len(sentence)
+        if size >= _CHARACTERS_AT_ONCE or place == len(sentences):
+            yield sentences[start:place]
+            start, size = place, 0

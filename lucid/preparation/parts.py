@@ -87,14 +87,22 @@ def text_hash(text: str) -> bytes:
 
 
 class PartMaker:
-    """Called with a portion, it writes the part of it into `folder`."""
+    """Called with a portion, it writes the part of it into `folder`.
 
-    def __init__(self, folder: Path, tokenizer_folder: Path, settings: TextSettings) -> None:
+    It remembers words in about `word_bytes` bytes.
+    """
+
+    def __init__(self, folder: Path, tokenizer_folder: Path, settings: TextSettings, word_bytes: int) -> None:
         self._folder, self._tokenizer_folder, self._settings = folder, tokenizer_folder, settings
+        self._word_bytes = word_bytes
 
     def path_of(self, task: Portion) -> Path:
         """Return where the part is."""
         return _part_path(self._folder, task.number)
+
+    def load(self) -> None:
+        """Load the tokenizer."""
+        assert self._encoder, self._token_dtype
 
     def __call__(self, task: Portion) -> None:
         dropped = Dropped()
@@ -117,7 +125,7 @@ class PartMaker:
 
     @cached_property
     def _encoder(self) -> TextEncoder:
-        return TextEncoder(load_tokenizer(self._tokenizer_folder))
+        return TextEncoder(load_tokenizer(self._tokenizer_folder), self._word_bytes)
 
     @cached_property
     def _token_dtype(self) -> np.dtype:

@@ -29,6 +29,8 @@ SUFFIXES = (*(kind + packed for kind in (_TEXT, _JSON) for packed in ("", *_PACK
 LONGEST_LINE = 1 << 24
 # Compressed bytes that are unpacked at once: 1 KiB stands for 32 MiB at most.
 _ZSTANDARD_STEP = 1 << 10
+# Bytes that are read at once while a file is cut into pieces.
+_SCANNED_AT_ONCE = 1 << 20
 # What goes wrong with a file that is damaged or gone.
 READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
@@ -139,8 +141,12 @@ def reason_of(error: BaseException) -> str:
 def _cuts(content: BinaryIO, piece_bytes: int, between_documents: bool) -> Iterator[tuple[int, int]]:
     """Yield where each piece ends: with a line and, if asked for, with a blank one, unless none comes for long."""
     offset, line = 0, 1
-    while block := content.read(piece_bytes):
-        offset, line = offset + len(block), line + block.count(b"\n")
+    while True:
+        start = offset
+        while block := content.read(min(piece_bytes - (offset - start), _SCANNED_AT_ONCE)):
+            offset, line = offset + len(block), line + block.count(b"\n")
+        if offset == start:
+            return
         passed, lines = 0, 0
         while rest := content.readline(LONGEST_LINE):
             offset, passed = offset + len(rest), passed + len(rest)

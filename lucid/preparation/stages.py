@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from lucid.backend import return_freed_memory
 from lucid.data.manifest import (
     HELD_OUT,
     MANIFEST_NAME,
@@ -31,11 +32,14 @@ from lucid.preparation.plan import UNFINISHED, Plan, conditions, make_plan
 from lucid.preparation.selection import Selection, ShardPlan, select
 from lucid.preparation.sources import Source, find_sources
 from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleMaker, sample_path, train_on_samples
-from lucid.preparation.workers import run_tasks
+from lucid.preparation.workers import Maker, run_tasks
 
 _PLAN, _SELECTION = "plan.json", "selection.json"
 # Bytes of text that are encoded into one part: what is lost at most, for each process, when the work is cut short.
 PIECE_BYTES = 1 << 23
+# Bytes that remembered words take, in one process at most, and in all of a host. A hundred thousand words, of 16 MiB,
+# make nearly all of a text in one language.
+_WORD_BYTES, _WORD_BYTES_OF_HOST = 1 << 26, 1 << 27
 # 256 MiB of 16-bit tokens a shard.
 TOKENS_PER_SHARD = 1 << 27
 
@@ -49,27 +53,28 @@ def _say_nothing(stage: str, done: int, total: int) -> None:
 
 
 class Ranks(Protocol):
-    """The processes that were started to prepare a corpus together, in one file system; this is number `rank`."""
+    """The processes that were started to prepare a corpus together, in one file system; this is number `rank`.
+
+    They are on `node_count` hosts.
+    """
 
     rank: int
     size: int
+    node_count: int
 
     def barrier(self) -> None:
         """Block until all are here."""
 
 
-class Maker(Protocol[Task]):
-    """Called with a task, it makes the file `path_of(task)`, whole or not at all. It may be sent to another process."""
-
-    def __call__(self, task: Task) -> None:
-        """Make the file."""
+class FileMaker(Maker[Task], Protocol[Task]):
+    """Called with a task, it makes the file `path_of(task)`, whole or not at all."""
 
     def path_of(self, task: Task) -> Path:
         """Return where the file is."""
 
 
 class _Alone:
-    rank, size = 0, 1
+    rank, size, node_count = 0, 1, 1
 
     def barrier(self) -> None:
         """Return at once."""
@@ -230,7 +235,8 @@ class _Preparation:
         if self.plan.made_from["tokenizer"] is None:
             self._train_tokenizer()
         tokenizer = self.output / TOKENIZER_FOLDER
-        self._share_out("encoding", PartMaker(self._unfinished, tokenizer, self.settings), self.plan.portions)
+        maker = PartMaker(self._unfinished, tokenizer, self.settings, self._word_bytes)
+        self._share_out("encoding", maker, self.plan.portions)
         self._first_rank_makes(self._unfinished / _SELECTION, self._select)
         selection = parse_dataclass(Selection, (self._unfinished / _SELECTION).read_bytes())
         vocab_size = load_tokenizer(tokenizer).get_vocab_size()
@@ -241,11 +247,19 @@ class _Preparation:
     def _unfinished(self) -> Path:
         return self.output / UNFINISHED
 
-    def _share_out(self, stage: str, maker: Maker[Task], tasks: Sequence[Task]) -> None:
+    @property
+    def _word_bytes(self) -> int:
+        """Bytes for the remembered words of each process."""
+        ranks_of_host = -(-self.ranks.size // self.ranks.node_count)
+        return min(_WORD_BYTES, _WORD_BYTES_OF_HOST // (self.workers * ranks_of_host))
+
+    def _share_out(self, stage: str, maker: FileMaker[Task], tasks: Sequence[Task]) -> None:
         """Have the ranks do those tasks whose files are not there yet."""
         share = tasks[self.ranks.rank :: self.ranks.size]
         mine = [task for task in share if not maker.path_of(task).exists()]
         progress = _Progress(stage, sum(task.size for task in mine), self.report)
+        # What was done before took more than this process needs beside its workers: training a tokenizer most of all.
+        return_freed_memory()
         for task in run_tasks(maker, mine, self.workers):
             progress.done(task.size)
         self.ranks.barrier()

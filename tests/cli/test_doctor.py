@@ -189,7 +189,7 @@ def test_an_onednn_that_cannot_be_loaded_is_an_error(monkeypatch):
     assert software._products().level == Level.ERROR
 
 
-def fake_cupy(gpus, nccl=True):
+def fake_cupy(gpus, nccl):
     runtime = SimpleNamespace(
         getDeviceCount=lambda: gpus,
         getDeviceProperties=lambda index: {"name": b"NVIDIA H200"},
@@ -201,19 +201,31 @@ def fake_cupy(gpus, nccl=True):
     return SimpleNamespace(__version__="14.0.1", cuda=cuda)
 
 
-def test_gpus_are_told_with_what_drives_them(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(gpus=4))
+@pytest.fixture
+def with_gpus(monkeypatch):
+    """A function that puts a CuPy in the real one's place, which sees some GPUs."""
+
+    def put(*, gpus, nccl=True):
+        cupy = fake_cupy(gpus, nccl)
+        for name, module in (("cupy", cupy), ("cupy.cuda", cupy.cuda)):
+            monkeypatch.setitem(sys.modules, name, module)
+
+    return put
+
+
+def test_gpus_are_told_with_what_drives_them(with_gpus):
+    with_gpus(gpus=4)
     text = software._gpu().text
     assert text.startswith("4 x NVIDIA H200, CuPy 14.0.1, CUDA 13.1, driver for CUDA 12.9, NCCL 2.28, cuDNN ")
 
 
-def test_gpus_without_nccl_are_warned_of(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(gpus=1, nccl=False))
+def test_gpus_without_nccl_are_warned_of(with_gpus):
+    with_gpus(gpus=1, nccl=False)
     assert software._gpu().level == Level.WARNING
 
 
-def test_no_gpu_is_said_plainly(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", fake_cupy(gpus=0))
+def test_no_gpu_is_said_plainly(with_gpus, monkeypatch):
+    with_gpus(gpus=0)
     assert software._gpu() == (Level.OK, "GPU", "no GPU (CuPy is installed)")
     monkeypatch.setitem(sys.modules, "cupy", None)  # its import fails
     assert backend.gpu_software() is None

@@ -1,5 +1,7 @@
 """Encoding each distinct word once gives the ids that `tokenizers` gives."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -67,26 +69,47 @@ some_text = st.lists(st.one_of(st.sampled_from([*STRANGE, *" ".join(TEXTS).split
 
 @given(sentences=st.lists(some_text.map("".join) | some_text.map(" ".join), max_size=6))
 def test_ids_are_those_of_tokenizers(tokenizer: Tokenizer, sentences: list[str]) -> None:
-    assert_same(TextEncoder(tokenizer), tokenizer, sentences)
+    assert_same(TextEncoder(tokenizer, most_bytes=1 << 20), tokenizer, sentences)
 
 
 def test_every_character_is_encoded_as_by_tokenizers(tokenizer: Tokenizer) -> None:
     characters = [chr(code) for code in range(0x3100) if not 0xD800 <= code < 0xE000]
-    assert_same(TextEncoder(tokenizer), tokenizer, [f"a{one}b {one} {one}fox fox{one}" for one in characters])
+    assert_same(
+        TextEncoder(tokenizer, most_bytes=1 << 20),
+        tokenizer,
+        [f"a{one}b {one} {one}fox fox{one}" for one in characters],
+    )
 
 
-def test_words_that_were_forgotten_are_encoded_again(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucid.preparation.encoder._MOST_CHARACTERS", 10)
-    encoder = TextEncoder(tokenizer)
+def test_words_that_were_forgotten_are_encoded_again(tokenizer: Tokenizer) -> None:
+    encoder = TextEncoder(tokenizer, most_bytes=1000)
     for sentence in [*TEXTS, *reversed(TEXTS), "fox", ""]:
         assert_same(encoder, tokenizer, [sentence, "the fox"])
 
 
+def test_many_sentences_are_encoded_as_by_tokenizers(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lucid.preparation.encoder._CHARACTERS_AT_ONCE", 50)
+    monkeypatch.setattr("lucid.preparation.encoder._WORDS_AT_ONCE", 3)
+    assert_same(TextEncoder(tokenizer, most_bytes=2000), tokenizer, [*TEXTS, "", *STRANGE, *TEXTS])
+
+
+def test_remembered_words_take_no_more_than_they_may(tokenizer: Tokenizer) -> None:
+    tracemalloc.start()
+    try:
+        encoder = TextEncoder(tokenizer, most_bytes=1 << 18)
+        for start in range(0, 10_000, 500):
+            encoder.encode([f"{word:x}" for word in range(start, start + 500)])
+        remembered, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 1 << 16 < remembered < 1.5 * (1 << 18)
+
+
 def test_nothing_is_encoded_as_nothing(tokenizer: Tokenizer) -> None:
-    ids, counts = TextEncoder(tokenizer).encode([])
+    ids, counts = TextEncoder(tokenizer, most_bytes=1 << 20).encode([])
     assert (ids.shape, counts.shape) == ((0,), (0,))
 
 
 def test_a_special_token_spelt_out_in_the_text_is_text(tokenizer: Tokenizer) -> None:
-    ids, _ = TextEncoder(tokenizer).encode(["the [MASK] [SEP] fox [PAD]"])
+    ids, _ = TextEncoder(tokenizer, most_bytes=1 << 20).encode(["the [MASK] [SEP] fox [PAD]"])
     assert not np.isin(ids, [0, 2, 3, 4]).any()

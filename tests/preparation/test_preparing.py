@@ -152,7 +152,7 @@ class started:  # noqa: N801  # used as a function
 
     def __enter__(self) -> tuple[subprocess.Popen[str], list[int]]:
         total_when(self._process, "encoding", beyond=0)
-        processes = [pid for pid in descendants(self._process.pid) if b"spawn_main" in command_line(pid)]
+        processes = [pid for pid in descendants(self._process.pid) if not descendants(pid)]
         assert len(processes) == 2
         self._workers = [os.pidfd_open(pid) for pid in processes]
         return self._process, self._workers
@@ -162,10 +162,6 @@ class started:  # noqa: N801  # used as a function
         self._process.communicate()
         for worker in self._workers:
             os.close(worker)
-
-
-def command_line(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def total_when(process: subprocess.Popen[str], stage: str, beyond: int) -> int:

@@ -1,0 +1,84 @@
+"""The processes of a preparation take a bounded amount of memory together, however large the corpus is."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from launching import ONE_THREAD, descendants
+
+from lucid.data.tokenizer import save_tokenizer
+from lucid.preparation.sources import find_sources, scan
+from lucid.preparation.tokenizer_training import train_tokenizer
+
+WORKERS = 4
+MEBIBYTE = 1 << 20
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from lucid.preparation import stages
+
+stages.PIECE_BYTES, stages._WORD_BYTES_OF_HOST = 1 << 16, 1 << 24
+text, tokenizer, output = sys.argv[1:]
+stages.prepare([text], Path(output), tokenizer=Path(tokenizer), workers={workers})
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer of hexadecimal numbers."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(train_tokenizer(lambda: ["0123456789abcdef fedcba9876543210"], 100), folder)
+    return folder
+
+
+def write_numbers(path: Path, count: int) -> None:
+    """Write text that has no word twice."""
+    lines = (" ".join(f"{number:x}" for number in range(start, start + 50)) for start in range(0, count, 50))
+    path.write_text("\n\n".join(lines))
+
+
+def shared_fairly(pid: int) -> int:
+    """Return the bytes of a process's memory; of pages that several processes share, its part."""
+    with suppress(OSError):  # it has ended meanwhile
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) << 10
+    return 0
+
+
+def peak_of_all(text: Path, tokenizer: Path) -> int:
+    """Prepare a corpus; return the most bytes that its processes took together."""
+    program = PROGRAM.format(workers=WORKERS)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(text), str(tokenizer), str(text.with_suffix(""))],
+        env=os.environ | ONE_THREAD,
+    )
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(shared_fairly, [process.pid, *descendants(process.pid)])))
+    assert process.returncode == 0
+    return peak
+
+
+def test_a_larger_corpus_takes_no_more_memory(tokenizer_folder: Path, tmp_path: Path) -> None:
+    write_numbers(tmp_path / "small.txt", 100_000)
+    write_numbers(tmp_path / "large.txt", 400_000)
+    small = peak_of_all(tmp_path / "small.txt", tokenizer_folder)
+    large = peak_of_all(tmp_path / "large.txt", tokenizer_folder)
+    # All these words would take 45 MiB more than those; 16 MiB may be remembered by all processes together.
+    assert large < small + 30 * MEBIBYTE
+    assert large < 512 * MEBIBYTE
+
+
+@pytest.mark.parametrize("step", [1, 7, 100])
+def test_cuts_do_not_depend_on_how_much_is_read_at_once(
+    step: int, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source,) = find_sources([text_file])
+    expected = scan(source, 5000, "text", whole_files=False)
+    monkeypatch.setattr("lucid.preparation.sources._SCANNED_AT_ONCE", step)
+    assert scan(source, 5000, "text", whole_files=False) == expected
+    assert len(expected.cuts) > 3
