@@ -47,7 +47,7 @@ class Trained:
         outputs = self.ddp(to_device(share, self.group.device))
         self.ddp.zero_grad()
         (outputs * outputs).sum().backward()
-        return global_norm(self.ddp.flat)
+        return float(global_norm(self.ddp.flat))
 
     def steps(self, count):
         """Take steps, and return the norms of their gradients."""

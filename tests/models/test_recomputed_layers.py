@@ -75,7 +75,8 @@ def test_the_sums_over_ranks_are_the_same(part, exact, group):
         pytest.skip("the exact reduction is for 1, 2, 4, 8, ... ranks")
     found = []
     for what in ("none", part):
-        ddp = DistributedDataParallel(build(what), group, bucket_megabytes=0.01, exact_micro_batches=exact)
+        model = build(what).to(group.device)
+        ddp = DistributedDataParallel(model, group, bucket_megabytes=0.01, exact_micro_batches=exact)
         for step in range(2):
             ddp.zero_grad()
             for last in (False, True):
