@@ -11,17 +11,23 @@ from lucid.errors import TrainingError
 PROGRAM = """
 import numpy as np
 from lucid.cli import main
-from lucid.training import trainer
+from lucid.training.micro_batches import MicroBatches
+from lucid.training.trainer import Trainer
 
-gradients_of = trainer.Trainer._gradients
+take_step, gradients_of = Trainer._step, MicroBatches.gradients
 
-def gradients(self, batch, mlm_weight, nsp_weight):
+def step(self, *arguments):
+    global run
     run = self.run
-    {before}
-    gradients_of(self, batch, mlm_weight, nsp_weight)
-    {after}
+    take_step(self, *arguments)
 
-trainer.Trainer._gradients = gradients
+def gradients(self, share, number, mlm_weight, nsp_weight):
+    {before}
+    figures = gradients_of(self, share, number, mlm_weight, nsp_weight)
+    {after}
+    return figures
+
+Trainer._step, MicroBatches.gradients = step, gradients
 main()
 """
 

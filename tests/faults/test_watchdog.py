@@ -106,7 +106,7 @@ def slowly(action, ranks):
 SLOW_EVALUATION = SLOW + "trainer.evaluate = slowly(trainer.evaluate, [0])"
 SLOW_SAVING = SLOW + "from lucid.training.store import Incarnation as I; I.save = slowly(I.save, [0])"
 SLOW_START = SLOW + "from lucid.data import Corpus; Corpus.verify = slowly(Corpus.verify, [0])"
-SLOW_FIRST_STEP = SLOW + "T = trainer.Trainer; T._gradients = slowly(T._gradients, [2])"
+SLOW_FIRST_STEP = SLOW + "M = trainer.MicroBatches; M.gradients = slowly(M.gradients, [2])"
 
 
 @pytest.mark.parametrize(
