@@ -1,4 +1,4 @@
-"""Operands of products, rounded where the precision asks for it."""
+"""From float32 to bfloat16. Operands of products are what they are: with bfloat16, arrays are of it themselves."""
 
 import ml_dtypes
 import numpy as np
@@ -12,13 +12,6 @@ from lucid.kernels.cuda.launching import blocks_of, vector_width
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 _THREADS = 256
-_precision = "float32"
-
-
-def set_precision(precision: str) -> None:
-    """Let products take operands of this precision, as `lucid.kernels.set_precision` says for the CPU."""
-    global _precision
-    _precision = precision
 
 
 def form(vector: int) -> Variant:
@@ -27,7 +20,7 @@ def form(vector: int) -> Variant:
 
 
 def operand(x: Array) -> Array:
-    return x if x.dtype == BFLOAT16 or _precision == "float32" else round_to_bfloat16(x)
+    return x
 
 
 def round_to_bfloat16(x: Array, out: Array | None = None) -> Array:

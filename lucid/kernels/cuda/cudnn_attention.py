@@ -16,10 +16,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lucid.backend import Array, array_module
+from lucid.backend import Array, address, array_module
 from lucid.errors import ConfigError
 from lucid.kernels.cuda.arrays import aligned, empty
-from lucid.kernels.cuda.launching import address
 from lucid.kernels.cuda.ragged import ragged_tables
 from lucid.kernels.sequences import Sequences
 

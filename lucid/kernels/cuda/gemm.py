@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lucid.backend import Array, array_module, device_of
+from lucid.backend import Array, address, array_module, device_of
 from lucid.kernels.cuda import cublaslt
 from lucid.kernels.cuda.arrays import empty, plain
 from lucid.kernels.cuda.casting import BFLOAT16, round_to_bfloat16
@@ -27,7 +27,6 @@ from lucid.kernels.cuda.cublaslt import (
     Operation,
     PreferenceAttribute,
 )
-from lucid.kernels.cuda.launching import address
 from lucid.kernels.cuda.sums import linear_bias_gradient
 
 # What the library may keep parts of sums in, on each stream: NVIDIA's advice for Hopper.

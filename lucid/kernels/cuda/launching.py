@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lucid.backend import Array, array_module, device_of
+from lucid.backend import Array, address, array_module, device_of
 from lucid.errors import ConfigError
 from lucid.kernels.cuda.compiling import Variant, machine_code
 
@@ -35,11 +35,6 @@ def vector_width(width: int, first: Array, *others: Array | None) -> int:
 def is_aligned(array: Array | None) -> bool:
     """Return whether an array begins where threads may read as much as they can at once. None does."""
     return array is None or address(array) % _ACCESS_BYTES == 0
-
-
-def address(array: Any) -> int:
-    """Return where an array begins in its device's memory."""
-    return array.ctypes.data if array_module(array) is np else array.data.ptr
 
 
 def threads_of_row(width: int, held: int, most: int, together: int) -> tuple[int, int]:
