@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from lucid.backend import Array, array_module, gpu_library, page_locked
+from lucid.errors import TrainingError
 
 
 class Readback:
@@ -37,8 +38,8 @@ class Readback:
 class StaticArrays:
     """Arrays on a GPU whose values change from step to step, and whose addresses do not: `arrays`, by name.
 
-    They lie in one piece, so that they are filled by one copy, out of one of two pieces of pinned host memory: nothing
-    waits unless the copy before the last is still on its way.
+    They lie in one piece, so that they are filled by one copy, out of one of two pieces of page-locked host memory.
+    Each `fill` comes after a `synchronize`, which waits only if the copy before the last is still on its way.
     """
 
     _ALIGNMENT = 256
@@ -59,11 +60,15 @@ class StaticArrays:
         self._views = [views(buffer) for buffer, _ in self._on_host]
         self._turn = 0
 
+    def synchronize(self) -> None:
+        """Block until there is host memory for the next `fill`."""
+        self._turn = 1 - self._turn
+        _, copied = self._on_host[self._turn]
+        copied.synchronize()
+
     def fill(self, values: Mapping[str, np.ndarray]) -> None:
         """Copy `values`, of the names, shapes and dtypes of `arrays`, there; what follows in the stream sees them."""
-        self._turn = 1 - self._turn
         (buffer, copied), views = self._on_host[self._turn], self._views[self._turn]
-        copied.synchronize()
         for name, view in views.items():
             view[...] = values[name]
         cupy = array_module(self._on_device)
@@ -125,6 +130,13 @@ class MemoryPool:
 
     @contextmanager
     def allocating(self) -> Iterator[None]:
-        """Let this thread take new arrays from here inside the block."""
-        with gpu_library().cuda.using_allocator(self._pool.malloc):
-            yield
+        """Let this thread take new arrays from here inside the block. Raises `TrainingError` if there is no room."""
+        cuda = gpu_library().cuda
+        try:
+            with cuda.using_allocator(self._pool.malloc):
+                yield
+        except cuda.memory.OutOfMemoryError as error:
+            raise TrainingError(
+                f"the GPU has no room for what a micro-batch computes ({error}): lower train.micro_batch, or set "
+                "train.recompute"
+            ) from error

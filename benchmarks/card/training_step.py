@@ -28,7 +28,7 @@ class TrainingStep:
         self.workload, self.taken = workload, 0
         self.ddp = DistributedDataParallel(model.to(communicator.device), communicator, rounded=True)
         self.optimizer = AdamW(self.ddp.flat, BETAS, EPSILON, WEIGHT_DECAY)
-        self._micro_batches = GraphedMicroBatches(self.ddp, seed=0, graphs=graphs)
+        self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs)
         whole = {"sequence_ids": np.ones_like(batch["input_ids"]), "samples": np.arange(workload.rows)}
         self.share = share_of(model, Batch(**batch, **whole), None)
 

@@ -318,10 +318,13 @@ def set_attention(kind: AttentionKind) -> str | None:
     """Let attention on GPUs be computed by cuDNN ("cudnn"), by kernels of our own ("own"), or as fits best ("auto").
 
     This holds for the whole process from now on. Returns a sentence for the user if "auto" does without cuDNN where
-    that could be faster. Raises `ConfigError` if what is asked for cannot be had.
+    that could be faster. Raises `ConfigError` if what is asked for cannot be had. So it is with the reference, which
+    has to know on the host where sequences begin: training on a GPU fills tables in the device's memory alone.
     """
     if _on_gpu() is reference:
-        return None
+        raise ConfigError(
+            "the reference kernels do not train on a GPU: unset LUCID_KERNELS, or set train.device to cpu"
+        )
     from lucid.kernels.cuda.attention import choose
 
     return choose(kind)

@@ -7,10 +7,10 @@ graphs, which end where a bucket of gradients is complete: MPI could not be capt
 capture alike, but ranks have different shapes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lucid.backend import Array
-from lucid.distributed import DistributedDataParallel
+from lucid.distributed import Communicator, DistributedDataParallel, wait_for_device
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.rows import LabelledRows
 from lucid.streams import MemoryPool, Recording, StaticArrays
@@ -49,15 +49,24 @@ class _Program:
     place: Place
     has_run: bool = False
     recording: Recording | None = None
-    figures: Array | None = field(default=None)
+    figures: Array | None = None
 
 
 class GraphedMicroBatches(MicroBatches):
-    """Runs micro-batches on the GPU that holds the model; `graphs=False` launches every kernel each time."""
+    """Runs micro-batches on the GPU that holds the model, one of the ranks of `communicator`.
 
-    def __init__(self, ddp: DistributedDataParallel[BERTForPreTraining], seed: int, graphs: bool) -> None:
+    `graphs=False` launches every kernel each time.
+    """
+
+    def __init__(
+        self,
+        ddp: DistributedDataParallel[BERTForPreTraining],
+        seed: int,
+        communicator: Communicator,
+        graphs: bool,
+    ) -> None:
         super().__init__(ddp, seed)
-        self._graphs = graphs
+        self._communicator, self._graphs = communicator, graphs
         self._device = ddp.module.device
         self._pool = MemoryPool(self._device)
         self._programs: dict[tuple[Shape, int, tuple[bool, bool]], _Program] = {}
@@ -71,6 +80,8 @@ class GraphedMicroBatches(MicroBatches):
             inputs = StaticArrays(values, self._device)
             self._programs[key] = _Program(inputs, rows.of_arrays(inputs.arrays), Place.of(self.seed, inputs.arrays))
         program = self._programs[key]
+        # A rank that is missing in a collective may show here first, where a step has several micro-batches.
+        wait_for_device(self._communicator, program.inputs)
         program.inputs.fill(values)
         return self._run(program)
 

@@ -329,4 +329,5 @@ def _micro_batches(run: Run) -> MicroBatches:
     if run.model.device == CPU:
         return MicroBatches(run.ddp, train.seed)
     # The exact reduction has backward write elsewhere each time.
-    return GraphedMicroBatches(run.ddp, train.seed, graphs=train.cuda_graphs and train.reduction == "fast")
+    graphs = train.cuda_graphs and train.reduction == "fast"
+    return GraphedMicroBatches(run.ddp, train.seed, run.communicator, graphs)

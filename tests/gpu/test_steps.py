@@ -8,8 +8,11 @@ import pytest
 from tiny_bert import CONFIG, IGNORED, B, T, V
 
 import lucid
+from lucid import kernels
 from lucid.data import Batch
 from lucid.distributed import DistributedDataParallel, connect
+from lucid.errors import ConfigError, TrainingError
+from lucid.kernels import reference
 from lucid.models import BERTForPreTraining
 from lucid.optim import AdamW, clip_scale, global_norm
 from lucid.streams import Readback
@@ -45,7 +48,7 @@ class Steps:
         model = BERTForPreTraining(CONFIG).to(communicator.device)
         self.ddp = DistributedDataParallel(model, communicator, rounded=True)
         self.optimizer = AdamW(self.ddp.flat)
-        self.micro_batches = GraphedMicroBatches(self.ddp, seed=3, graphs=graphs)
+        self.micro_batches = GraphedMicroBatches(self.ddp, 3, communicator, graphs)
         self.taken = 0
 
     def take(self, batch):
@@ -104,6 +107,43 @@ def test_replays_give_the_bits_of_launches_one_by_one():
                 values.append(readback.values.copy())
             np.testing.assert_array_equal(*values)
     np.testing.assert_array_equal(one.ddp.flat.values.get(), other.ddp.flat.values.get())
+
+
+@pytest.mark.emulated
+def test_every_wait_for_the_gpu_is_one_that_the_watchdog_sees(emulation, monkeypatch):
+    """Were a rank missing in a collective, the host would wait there: outside of these it would look busy."""
+    steps, noted = Steps(), []
+    whereabouts = steps.micro_batches._communicator.whereabouts
+    waiting = whereabouts.waiting
+
+    def note(what, size):
+        noted.append(what)
+        return waiting(what, size)
+
+    monkeypatch.setattr(whereabouts, "waiting", note)
+    warm_up, *measured = batches(4, STEPS)
+    steps.take(warm_up)
+    before = emulation.synchronisations
+    noted.clear()
+    for batch in measured:
+        steps.take(batch)
+    assert noted == ["wait for the GPU"] * 2 * len(measured)
+    assert emulation.synchronisations - before <= len(noted)
+
+
+@pytest.mark.emulated
+def test_a_gpu_without_room_is_told_in_a_sentence():
+    steps, [batch] = Steps(), batches(5, 1)
+    steps.micro_batches._pool._pool.set_limit(size=10_000)
+    with pytest.raises(TrainingError, match=r"no room for what a micro-batch computes \(Out of memory allocating"):
+        steps.take(batch)
+
+
+@pytest.mark.emulated
+def test_the_reference_does_not_train_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(kernels, "_on_gpu", lambda: reference)
+    with pytest.raises(ConfigError, match="the reference kernels do not train on a GPU: unset LUCID_KERNELS"):
+        kernels.set_attention("auto")
 
 
 def test_shapes_are_filled_up_to_a_few():

@@ -78,14 +78,24 @@ def _address(mem: Any) -> int:
     return mem if isinstance(mem, int) else mem.ptr if hasattr(mem, "ptr") else mem.value
 
 
+class OutOfMemoryError(MemoryError):
+    """A pool may hand out no more."""
+
+    def __init__(self, size: int, total: int, limit: int = 0) -> None:
+        end = f", limit set to: {limit:,} bytes" if limit else ""
+        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes{end}).")
+
+
 class MemoryPool:
-    """Hands out memory, and knows how much of it is in use."""
+    """Hands out memory up to its limit, if it has one, and knows how much of it is in use."""
 
     def __init__(self, allocator: Any = None) -> None:
         self._handed_out: weakref.WeakSet[Memory] = weakref.WeakSet()
         self._limit = 0
 
     def malloc(self, size: int) -> MemoryPointer:
+        if self._limit and self.used_bytes() + size > self._limit:
+            raise OutOfMemoryError(size, self.used_bytes(), self._limit)
         memory = Memory(size)
         self._handed_out.add(memory)
         return MemoryPointer(memory, 0)
