@@ -13,13 +13,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from hosts import Hosts
 from hypothesis import settings
-from launching import ONE_THREAD, TRAIN
+from launching import ONE_THREAD, TRAIN, run_to_end
 from nodes import SeveralNodes
 from texts import made_up_text
 
@@ -151,21 +152,29 @@ def run_ranks(mpiexec: str) -> RunRanks:
         ranks: int, *arguments: str, seconds: float = 60, within: tuple[str, ...] = (), **environment: str
     ) -> subprocess.CompletedProcess[str]:
         command = [*within, mpiexec, "-prepend-rank", "-n", str(ranks), sys.executable, *arguments]
-        process = subprocess.Popen(
-            command,
-            env=os.environ | ONE_THREAD | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+        return run_to_end(command, seconds, environment)
+
+    return run
+
+
+@pytest.fixture
+def pass_on_ranks(run_ranks: RunRanks, tmp_path: Path) -> Callable[..., None]:
+    """A function that runs the tests marked `mpi` on some ranks, and fails unless all ran the same, and passed."""
+
+    def run(ranks: int, *options: str, hang_after: int, **settings: Any) -> None:
+        finished = run_ranks(
+            ranks,
+            *("-m", "mpi4py", "-m", "pytest", "-x", "--only-mpi", "-p", "no:cacheprovider", *options),
+            # A rank that hangs shows where, and ends; so all end.
+            *("-o", f"faulthandler_timeout={hang_after}", "-o", "faulthandler_exit_on_timeout=true"),
+            *("--passed-into", str(tmp_path), str(Path(__file__).parent)),
+            **settings,
         )
-        try:
-            output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
-            pytest.fail(f"{ranks} ranks were not done after {seconds} s:\n{output}")
-        return subprocess.CompletedProcess(command, process.returncode, output)
+        assert finished.returncode == 0, finished.stdout
+        passed = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        assert set(passed) == {str(rank) for rank in range(ranks)}, finished.stdout
+        assert all(passed.values()), f"a rank ran no test:\n{finished.stdout}"
+        assert len(set(passed.values())) == 1, f"the ranks ran different tests:\n{finished.stdout}"
 
     return run
 

@@ -1,15 +1,42 @@
 """How tests start ranks, and find them again."""
 
 import os
+import signal
+import subprocess
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 # One thread a rank: the ranks of a test share few cores.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 
 # Arguments of Python for `lucid train` on a rank.
 TRAIN = ("-m", "mpi4py", "-m", "lucid", "train")
+
+
+def run_to_end(command: Sequence[str], seconds: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command, with these variables more, and return it with all that it printed.
+
+    All of its processes are killed, and the test fails, when it takes longer than `seconds`.
+    """
+    process = subprocess.Popen(
+        command,
+        env=os.environ | ONE_THREAD | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"not done after {seconds} s: {' '.join(map(str, command))}\n{output}")
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def with_emulation(**variables: str) -> dict[str, str]:

@@ -1,18 +1,13 @@
 """What breaks between GPUs ends all ranks, with a message: the host does not wait for them, so it has to ask."""
 
-import os
 import re
-from pathlib import Path
+
+from launching import with_emulation
 
 from lucid.errors import ExitCode
 
 # GPUs that are not there, one for each rank.
-EMULATED = {
-    "PYTHONPATH": os.pathsep.join(
-        filter(None, (str(Path(__file__).parents[1] / "emulated"), os.environ.get("PYTHONPATH")))
-    ),
-    "EMULATED_GPUS": "3",
-}
+EMULATED = with_emulation(EMULATED_GPUS="3")
 
 # Rank 1 learns that a connection has broken, while no rank waits in a collective.
 BROKEN_CONNECTION = """
