@@ -40,10 +40,10 @@ def run_to_end(command: Sequence[str], seconds: float, environment: dict[str, st
 
 
 def with_emulation(**variables: str) -> dict[str, str]:
-    """The environment of a process that has an emulated GPU."""
+    """The environment of a process that has an emulated GPU, and the kernels for it, whatever is tested otherwise."""
     emulated = str(Path(__file__).parent / "emulated")
     path = os.pathsep.join(filter(None, (emulated, os.environ.get("PYTHONPATH"))))
-    return {"PYTHONPATH": path, **variables}
+    return {"PYTHONPATH": path, "LUCID_KERNELS": "", **variables}
 
 
 def descendants(pid: int) -> list[int]:

@@ -34,7 +34,10 @@ def parameters(function):
 import cupy
 lacks_nccl = not hasattr(cupy.cuda, "nccl")
 import cupy.cuda.graph, cupy.cuda.nccl, cupyx.scipy.special
-names = {name: dir(eval(name)) for name in json.loads(sys.argv[1])}
+names = json.loads(sys.argv[1])
+if not cupy.cuda.nccl.available:  # CuPy has nothing of NCCL where NCCL's library is absent.
+    names = [name for name in names if ".nccl" not in name]
+names = {name: dir(eval(name)) for name in names}
 functions = {name: parameters(getattr(cupy, name)) for name in dir(cupy) if callable(getattr(cupy, name))}
 print(json.dumps({"names": names, "parameters": functions, "lacks_nccl": lacks_nccl}))
 """
@@ -74,7 +77,7 @@ def test_every_name_is_one_of_cupys(cupy, real):
     from cupyx.scipy import special
 
     ours = {"cupy": cupy, "cupyx.scipy.special": special}
-    for name in (*MODULES, *CLASSES):
+    for name in real["names"]:
         if name not in ours:
             holder, _, attribute = name.rpartition(".")
             ours[name] = getattr(ours[holder], attribute)

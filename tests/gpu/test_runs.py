@@ -65,7 +65,7 @@ class OnGPU:
 def on_gpu(gpu_environment, run_ranks, run_file, tmp_path, losses):
     """What runs `lucid` on a GPU; `gpu_environment` says on which, and is None where that is real."""
     settings = SMALL if gpu_environment is not None else LARGER
-    return OnGPU(gpu_environment or {}, settings, run_ranks, run_file, tmp_path, losses)
+    return OnGPU(gpu_environment or {"LUCID_KERNELS": ""}, settings, run_ranks, run_file, tmp_path, losses)
 
 
 def assert_close(one, other, tolerance):
