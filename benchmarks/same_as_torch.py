@@ -5,7 +5,10 @@ float32 and without dropout; PyTorch's is `BertForPreTraining` of transformers, 
 several ranks. Needs torch, transformers and matplotlib. In the folder of the output lie then `lucid/metrics.jsonl` and
 `torch.jsonl`, one line a step, `curves.png`, and both models, which are evaluated on the held-out documents.
 
-    python benchmarks/same_as_torch.py --data CORPUS --output FOLDER [--steps 2000] [--ranks 2] ...
+Rounding errors grow in training, so that the curves of equal mathematics part. As a yardstick, lucid takes the first
+steps once more, `--again` of them, in micro-batches half as large: the same sums, in another order.
+
+    python benchmarks/same_as_torch.py --data CORPUS --output FOLDER [--steps 2000] [--again 400] [--ranks 2] ...
 
 Interrupted, the same command goes on: lucid from its newest checkpoint, PyTorch from the last hundred steps.
 """
@@ -33,7 +36,7 @@ from lucid.training.config import RunConfig, load
 from lucid.training.setup import open_corpora
 
 LAUNCHER = Path(__file__).parents[1] / "launch" / "mpirun.sh"
-# Steps of the running mean that is compared as well: single steps differ more, as rounding errors grow in training.
+# Steps of the running mean that is compared as well: single steps differ more.
 MEAN_OVER = 50
 # Steps of PyTorch's side from one saved state to the next.
 SAVED_EVERY = 100
@@ -74,20 +77,37 @@ def write_settings(options: argparse.Namespace) -> RunConfig:
     return config
 
 
-def train_in_lucid(ranks: int, folder: Path) -> None:
-    """Train as `run.yaml` says; what the run prints goes to `lucid.log`."""
-    print(f"lucid: see {folder / 'lucid.log'}", flush=True)
-    with (folder / "lucid.log").open("w") as log:
-        command = [LAUNCHER, "-n", str(ranks), folder / "run.yaml"]
+def train_in_lucid(ranks: int, folder: Path, name: str, *overrides: str) -> None:
+    """Train as `run.yaml` says, but for `overrides`, in `folder / name`; what the run prints goes to `name`.log."""
+    log_file = folder / f"{name}.log"
+    print(f"lucid: see {log_file}", flush=True)
+    with log_file.open("w") as log:
+        command = [LAUNCHER, "-n", str(ranks), folder / "run.yaml", f"run_folder={folder / name}", *overrides]
         subprocess.run(command, check=True, stdout=log, env=os.environ | {"PYTHON": sys.executable})
+
+
+def again(config: RunConfig, steps: int) -> list[str]:
+    """Return what makes `config` a run of its first `steps`, the same but for the order of sums."""
+    schedule = schedule_of(config)
+    return [
+        f"train.steps={steps}",
+        f"optimizer.final_learning_rate={schedule.learning_rate(steps)}",
+        f"train.micro_batch={config.train.micro_batch // 2}",
+    ]
+
+
+def schedule_of(config: RunConfig) -> WarmupPolynomialDecay:
+    settings = config.optimizer
+    return WarmupPolynomialDecay(
+        settings.learning_rate, settings.warmup_steps, config.train.steps, settings.decay_power
+    )
 
 
 def train_in_torch(config: RunConfig, folder: Path) -> None:
     """Train as `config` says, write `torch.jsonl` and the model."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     model = transformers.BertForPreTraining.from_pretrained(config.initial_model).train()
-    settings, steps = config.optimizer, config.train.steps
-    schedule = WarmupPolynomialDecay(settings.learning_rate, settings.warmup_steps, steps, settings.decay_power)
+    settings, steps, schedule = config.optimizer, config.train.steps, schedule_of(config)
     matrices = [parameter for parameter in model.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -159,8 +179,8 @@ def losses(path: Path) -> np.ndarray:
     return np.array([line["loss"] for line in lines if "loss" in line])
 
 
-def draw(ours: np.ndarray, theirs: np.ndarray, picture: Path) -> None:
-    """Draw both curves, and below them their difference."""
+def draw(ours: np.ndarray, theirs: np.ndarray, again: np.ndarray, picture: Path) -> None:
+    """Draw both curves, and below them their difference, and that of the steps that lucid took `again`."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     curves, difference = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     steps = np.arange(1, len(ours) + 1)
@@ -168,10 +188,19 @@ def draw(ours: np.ndarray, theirs: np.ndarray, picture: Path) -> None:
     curves.plot(steps, ours, color="tab:blue", linewidth=0.8, label="lucid")
     curves.set(ylabel="training loss, MLM + NSP (nats)")
     curves.legend()
-    difference.plot(steps, ours - theirs, color="gray", linewidth=0.6, label="of single steps")
+    difference.plot(steps, ours - theirs, color="gray", linewidth=0.6, label="lucid - PyTorch, of single steps")
+    if len(again):
+        itself = ours[: len(again)] - again
+        difference.plot(steps[: len(again)], itself, color="tab:green", linewidth=0.6, label="lucid - lucid again")
     means = running_mean(ours - theirs)
-    difference.plot(steps[len(steps) - len(means) :], means, color="black", linewidth=1, label=f"mean of {MEAN_OVER}")
-    difference.set(xlabel="step", ylabel="lucid - PyTorch")
+    difference.plot(
+        steps[len(steps) - len(means) :],
+        means,
+        color="black",
+        linewidth=1,
+        label=f"lucid - PyTorch, mean of {MEAN_OVER}",
+    )
+    difference.set(xlabel="step", ylabel="difference")
     difference.legend()
     for axes in (curves, difference):
         axes.grid(alpha=0.3)
@@ -184,12 +213,22 @@ def running_mean(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, np.ones(width) / width, mode="valid")
 
 
+def report(name: str, difference: np.ndarray) -> None:
+    """Print how large the differences of single steps and of means over `MEAN_OVER` are."""
+    sizes, means = np.abs(difference), np.abs(running_mean(difference))
+    print(
+        f"{name}: largest of a step {sizes.max():.2e}, at step {sizes.argmax() + 1}; mean {sizes.mean():.2e}; "
+        f"largest of the mean of {MEAN_OVER} steps {means.max():.2e}"
+    )
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a prepared corpus")
     parser.add_argument("--output", type=Path, required=True, help="a folder")
     parser.add_argument("--ranks", type=int, default=2, help="of lucid")
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--again", type=int, default=0, metavar="STEPS", help="steps that lucid takes once more")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--length", type=int, default=128)
@@ -203,15 +242,19 @@ def main() -> None:
     options = parse()
     folder = options.output
     config = write_settings(options)
-    train_in_lucid(options.ranks, folder)
+    train_in_lucid(options.ranks, folder, "lucid")
+    if options.again:
+        train_in_lucid(options.ranks, folder, "again", *again(config, options.again))
     train_in_torch(config, folder)
 
     ours, theirs = losses(folder / "lucid" / "metrics.jsonl"), losses(folder / "torch.jsonl")
-    draw(ours, theirs, folder / "curves.png")
-    difference = np.abs(ours - theirs)
+    itself = losses(folder / "again" / "metrics.jsonl") if options.again else np.zeros(0)
+    draw(ours, theirs, itself, folder / "curves.png")
     print(f"\n{len(ours)} steps; the loss falls from {theirs[0]:.4f} to {running_mean(theirs)[-1]:.4f}")
-    print(f"largest difference of a step: {difference.max():.2e}, at step {difference.argmax() + 1}")
-    print(f"largest difference of the mean of {MEAN_OVER} steps: {np.abs(running_mean(ours - theirs)).max():.2e}")
+    report("lucid - torch", ours - theirs)
+    if options.again:
+        report(f"lucid - torch, {options.again} steps", (ours - theirs)[: options.again])
+        report(f"lucid - lucid again, {options.again} steps", ours[: options.again] - itself)
     for side in ("lucid", "torch"):
         corpus = ["--data", str(options.data), "--sequence-length", str(options.length)]
         print(f"{side:6}", end=" ", flush=True)
