@@ -12,6 +12,7 @@ from lucid.cli.bench import bench
 from lucid.cli.doctor import doctor
 from lucid.cli.evaluate import evaluate
 from lucid.cli.export import export
+from lucid.cli.plan import plan
 from lucid.cli.plot import plot
 from lucid.cli.predict import predict
 from lucid.cli.prepare import prepare
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (prepare, train, evaluate, predict, export, plot, doctor):
+for command in (prepare, plan, train, evaluate, predict, export, plot, doctor):
     app.command()(command)
 app.add_typer(bench, name="bench")
 

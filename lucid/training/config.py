@@ -270,6 +270,11 @@ class RunConfig(Settings):
             return None
         return self.train.global_batch // size // self.train.micro_batch
 
+    def sequences_at_once(self, size: int) -> int:
+        """Return the most sequences that each of `size` ranks runs at once; with `data.packing`, rows of them."""
+        share = self.train.global_batch // size
+        return min(self.train.micro_batch or share, share)
+
     @property
     def threads_per_rank(self) -> int | None:
         """How many threads a rank's matrix products take; None: as many as the launcher said."""

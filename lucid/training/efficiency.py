@@ -2,8 +2,9 @@
 
 import ml_dtypes
 
-from lucid.backend import CPU, device_of
+from lucid.backend import CPU, Array, device_of
 from lucid.kernels.product_rate import product_rate
+from lucid.training.config import RunConfig
 from lucid.training.setup import Run
 
 
@@ -14,15 +15,20 @@ def product_limit(run: Run) -> float:
     this; it takes less than a second for BERT-base where a thread does 100 GFLOP/s or on a GPU, and milliseconds for
     small models.
     """
-    config, train, communicator = run.config.model, run.config.train, run.communicator
-    width, inner = config.hidden_size, config.intermediate_size
-    sequences = train.global_batch // communicator.size
-    rows = min(train.micro_batch or sequences, sequences) * run.config.data.sequence_length
-    communicator.barrier()
+    run.communicator.barrier()
+    rate = encoder_product_rate(run.config, run.communicator.size, run.ddp.flat.values[:0])
+    return run.communicator.all_reduce_scalar(rate)
+
+
+def encoder_product_rate(config: RunConfig, ranks: int, like: Array) -> float:
+    """Return the FLOP/s of the products of an encoder layer on this rank, one of `ranks`, alone.
+
+    Arrays are of the library and on the device of `like`, float32.
+    """
+    width, inner = config.model.hidden_size, config.model.intermediate_size
+    rows = config.sequences_at_once(ranks) * config.data.sequence_length
     shapes = [(3 * width, width), (width, width), (inner, width), (width, inner)]
-    like = run.ddp.flat.values[:0]
-    if train.precision == "bfloat16" and device_of(like) != CPU:
+    if config.train.precision == "bfloat16" and device_of(like) != CPU:
         # On a GPU activations are bfloat16, where on the CPU products round them.
         like = like.astype(ml_dtypes.bfloat16)
-    rate = product_rate(shapes, rows, like)
-    return communicator.all_reduce_scalar(rate)
+    return product_rate(shapes, rows, like)

@@ -15,6 +15,7 @@ from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings, loa
 from lucid.distributed import Communicator, DistributedDataParallel, Group, all_or_none, choose
 from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTConfig, BERTForPreTraining
+from lucid.models.bert.hub import read_config
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.checkpoint import Checkpoint, TrainingState
@@ -114,16 +115,12 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         random.manual_seed(config.train.seed)
         if communicator.rank > 0:
             return corpora, BERTForPreTraining(config.model), None
-        checkpoint, problems = store.newest()
-        messages.extend(f"passed over a checkpoint: {problem}" for problem in problems)
-        if checkpoint is not None:
-            messages.extend(_check_same_run(config, corpora, checkpoint, device))
-            messages.append(f"goes on from step {checkpoint.state.step:,} ({checkpoint.folder})")
-        elif config.initial_checkpoint is not None:
-            checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
-            messages.append(f"starts with the weights and moments of {checkpoint.folder}")
-        else:
-            return corpora, _initial_model(config), None
+        checkpoint, said = find_start(config, corpora, store)
+        messages.extend(said)
+        if checkpoint is None and config.initial_model is not None:
+            return corpora, _initial_model(config, config.initial_model), None
+        if checkpoint is not None and checkpoint.state.step > 0:
+            messages.extend(_changed_numerics(config, checkpoint.state, device))
         return corpora, BERTForPreTraining(config.model), checkpoint
 
     corpora, model, checkpoint = all_or_none(communicator, open_alone)
@@ -149,6 +146,25 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     # What was read of a checkpoint is three times the weights.
     backend.return_freed_memory()
     return run
+
+
+def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> tuple[Checkpoint | None, list[str]]:
+    """Return the checkpoint that a run of `config` starts from, if any, and what there is to say of the start.
+
+    Whatever it starts from has to fit, or else a `LucidError` says how it does not. No weights are read.
+    """
+    checkpoint, problems = store.newest()
+    said = [f"passed over a checkpoint: {problem}" for problem in problems]
+    if checkpoint is not None:
+        said.extend(_check_same_run(config, corpora, checkpoint))
+        said.append(f"goes on from step {checkpoint.state.step:,} ({checkpoint.folder})")
+    elif config.initial_checkpoint is not None:
+        checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
+        said.append(f"starts with the weights and moments of {checkpoint.folder}")
+    elif config.initial_model is not None:
+        _check_initial_model(config, config.initial_model)
+        said.append(f"starts with the weights of {config.initial_model}")
+    return checkpoint, said
 
 
 def _choose_attention(config: RunConfig) -> str | None:
@@ -207,17 +223,17 @@ _SHAPE = {field.name for field in fields(BERTConfig)} - {
 }
 
 
-def _initial_model(config: RunConfig) -> BERTForPreTraining:
-    if config.initial_model is None:
-        return BERTForPreTraining(config.model)
-    folder = config.initial_model
+def _check_initial_model(config: RunConfig, folder: Path) -> None:
     check_tokenizer(folder, Corpus.open(config.data.path))
-    given = BERTForPreTraining.from_pretrained(folder)
     # A larger vocabulary may be padding.
-    difference = _shape_difference(given.config, config.model, _SHAPE - {"vocab_size"})
+    difference = _shape_difference(read_config(folder), config.model, _SHAPE - {"vocab_size"})
     if difference:
         raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
+
+
+def _initial_model(config: RunConfig, folder: Path) -> BERTForPreTraining:
     model = BERTForPreTraining(config.model)
+    given = BERTForPreTraining.from_pretrained(folder)
     model.load_state_dict(given.with_vocabulary(config.model.vocab_size).state_dict())
     return model
 
@@ -244,7 +260,7 @@ def check_tokenizer(folder: Path, corpus: Corpus) -> None:
         )
 
 
-def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint, device: str) -> list[str]:
+def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> list[str]:
     """Refuse to go on as another run; return what else has changed, in words.
 
     Another model or optimizer is never taken, nor a step beyond the last; another corpus, tokenizer or seed only if
@@ -267,7 +283,7 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint,
     if not changed.keys() <= set(now.train.accept_changed):
         raise CheckpointError(f"{words}: {advice}, or set train.accept_changed to [{', '.join(changed)}]")
     accepted = [f"{words}, which is accepted"] if changed else []
-    return accepted + _other_changes(before, now) + _changed_numerics(now, state, device)
+    return accepted + _other_changes(before, now)
 
 
 def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfig:

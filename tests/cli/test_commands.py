@@ -297,7 +297,7 @@ def test_tensorboard_events_are_written_if_asked(lucid, run_folder, tmp_path):
     assert b"mlm_loss" in events.read_bytes()
 
 
-@pytest.mark.parametrize("command", ["prepare", "train", "evaluate", "predict", "export", "plot"])
+@pytest.mark.parametrize("command", ["prepare", "plan", "train", "evaluate", "predict", "export", "plot"])
 def test_every_command_has_help_with_examples(lucid, command):
     code, output, _ = lucid(command, "--help")
     assert code == 0
@@ -311,6 +311,7 @@ def test_every_command_has_help_with_examples(lucid, command):
         (["trian"], "No such command 'trian'"),
         (["train"], "Missing argument 'CONFIG'"),
         (["train", "/nowhere/run.yaml"], "/nowhere/run.yaml is not there"),
+        (["plan", "/nowhere/run.yaml"], "/nowhere/run.yaml is not there"),
         (["evaluate", "/nowhere"], "/nowhere is neither the folder of a run nor that of a model"),
         (["predict", "/nowhere", "x [MASK]"], "/nowhere is neither the folder of a run nor that of a model"),
         (["export", "/nowhere", "/nowhere/else"], "/nowhere is neither the folder of a run nor that of a model"),

@@ -1,0 +1,68 @@
+"""The memory of training BERT: how many parameters there are, and how many bytes backward needs of a forward pass."""
+
+from dataclasses import dataclass
+
+from lucid.models.bert.config import BERTConfig
+from lucid.models.bert.encoder import Recomputation
+
+_FLOAT32, _BFLOAT16 = 4, 2
+
+
+def parameter_count(config: BERTConfig) -> int:
+    """Return how many numbers a `BERTForPreTraining` has; the MLM head's matrix is the word embedding."""
+    C, inner = config.hidden_size, config.intermediate_size
+    norm, square = 2 * C, C * C + C
+    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+    layer = 4 * square + 2 * norm + 2 * C * inner + C + inner
+    heads = square + norm + config.vocab_size + 2 * C + 2
+    return rows * C + norm + config.num_hidden_layers * layer + square + heads
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How large numbers are that a forward pass keeps, in bytes, and what it keeps of attention.
+
+    `activation` is of any activation, `operand` of one that a product takes. Of the scores of a query with all keys,
+    either all are kept, or one sum a head.
+    """
+
+    activation: int
+    operand: int
+    all_scores: bool
+
+    @classmethod
+    def on(cls, device: str, precision: str) -> "Kept":
+        """Return that of `train.device` and `train.precision`.
+
+        In bfloat16 the CPU rounds what products take, and keeps that; on a GPU all activations are bfloat16.
+        """
+        operand = _BFLOAT16 if precision == "bfloat16" else _FLOAT32
+        return cls(operand if device == "cuda" else _FLOAT32, operand, device == "cpu")
+
+
+def activation_bytes(
+    config: BERTConfig, kept: Kept, recompute: Recomputation, sequences: int, length: int, masked_tokens: int
+) -> int:
+    """Return the most bytes of activations and their gradients in a micro-batch, forward and backward.
+
+    Its `sequences` are of `length` tokens, without padding, and `masked_tokens` of all are predicted.
+    """
+    C, inner, rows = config.hidden_size, config.intermediate_size, sequences * length
+    a, o = kept.activation, kept.operand
+    statistics = 2 * _FLOAT32
+    scores = config.num_attention_heads * _FLOAT32 * (length if kept.all_scores else 1)
+    # The factors of products (x, queries, keys, values, what attention returns; x, the activation), what is activated,
+    # and what is normalised at the end.
+    first_half = 5 * C * o + scores + C * a + statistics
+    second_half = C * o + inner * (a + o) + C * a + statistics
+    layer = {"none": first_half + second_half, "attention": C * a + second_half, "layer": C * a}[recompute]
+    # A first half is computed again when the second's arrays are gone, a whole layer when its own were not kept.
+    again = {"none": 0, "attention": max(0, first_half - second_half), "layer": first_half + second_half}[recompute]
+    embeddings = C * a + statistics
+    # Factors, what is activated, what is normalised, and the vocabulary's scores.
+    head = 2 * C * (o + a) + config.vocab_size * a
+    rounded = o if o != a else 0
+    # Backward begins with the gradients of the vocabulary's scores, and goes on with those of the layers.
+    of_head = masked_tokens * (head + config.vocab_size * (a + rounded))
+    of_layer = rows * (again + inner * (a + rounded) + 2 * C * a)
+    return rows * (embeddings + config.num_hidden_layers * layer) + max(of_head, of_layer)

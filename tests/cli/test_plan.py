@@ -1,0 +1,146 @@
+"""`lucid plan` says what a run will be, by what is there, and refuses what `lucid train` would refuse."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lucid.cli import main
+from lucid.data import Corpus, Manifest
+from lucid.models import BERTConfig, BERTForPreTraining
+from lucid.models.bert.memory import parameter_count
+from lucid.training.config import load
+from lucid.training.plan import checkpoint_bytes, memory_of_rank
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+MODEL = {
+    "vocab_size": 200,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.fixture
+def plan(capsys):
+    """A function that plans a run and returns (exit code, the lines by their names, standard error)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as leaving:
+            main(["plan", *map(str, arguments)])
+        output, errors = capsys.readouterr()
+        lines, name = {}, ""
+        for line in output.splitlines():
+            name = line[:15].strip() or name
+            lines.setdefault(name, []).append(line[15:])
+        return leaving.value.code, {name: " / ".join(texts) for name, texts in lines.items()}, errors
+
+    return run
+
+
+@pytest.fixture
+def settings_file(corpus_folder, tmp_path):
+    settings = {
+        "run_folder": str(tmp_path / "run"),
+        "model": MODEL,
+        "data": {"path": str(corpus_folder), "sequence_length": 32},
+        "optimizer": {"learning_rate": 1.0e-3, "warmup_steps": 2},
+        "train": {"steps": 5, "global_batch": 8, "micro_batch": 2, "evaluation_samples": 4},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path / "run.yaml"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("ranks", [1, 8])
+def test_every_recipe_is_planned_before_its_data_are_there(plan, recipe, ranks):
+    small = (f"model.{name}={value}" for name, value in MODEL.items() if name != "max_position_embeddings")
+    code, lines, errors = plan(recipe, "--ranks", ranks, "data.path=/nowhere/corpus", *small)
+    config = load(recipe)
+    assert (code, errors) == (0, "")
+    assert lines["corpus"] == "/nowhere/corpus is not there yet: lucid prepare makes it"
+    assert lines["training"].startswith(f"{config.train.steps:,} steps of {config.train.global_batch:,} sequences")
+    assert lines["ranks"].startswith(f"{ranks}, with {config.train.global_batch // ranks:,} of each step")
+    given = config.initial_checkpoint or config.initial_model
+    assert lines.get("start") == (f"{given} is not there yet" if given else None)
+
+
+def test_a_plan_says_what_the_corpus_gives_and_a_rank_takes(plan, settings_file, corpus_folder):
+    code, lines, _ = plan(settings_file, "--ranks", 2)
+    assert code == 0
+    config, corpus = load(settings_file), Corpus.open(corpus_folder)
+    assert lines["model"].startswith(f"{parameter_count(config.model):,} parameters")
+    assert f"{corpus.document_count:,} documents of {corpus.token_count:,} tokens" in lines["corpus"]
+    assert f"{Manifest.read(corpus_folder).splits['held_out'].documents} documents held out" in lines["corpus"]
+    assert "40 in all, " in lines["training"]
+    assert lines["training"].endswith(" epochs")
+    assert lines["learning rate"] == "rises to 0.001 in 2 steps, and falls to 0 at the end"
+    assert lines["ranks"] == "2, with 4 of each step, in 2 micro-batches of 2"
+    assert f"about {sum(memory_of_rank(config, 2).values()) / 1e6:,.0f} MB a rank" in lines["memory"]
+    assert "enough for" in lines["memory"]
+    assert "GFLOP/s on" in lines["time"]
+    assert not (settings_file.parent / "run").exists()
+
+
+def test_a_checkpoint_is_as_large_as_planned(plan, settings_file):
+    with pytest.raises(SystemExit):
+        main(["train", str(settings_file), "train.steps=3"])
+    (checkpoint,) = (settings_file.parent / "run/checkpoints").glob("*-00000003")
+    tensors = sum(path.stat().st_size for path in checkpoint.rglob("*.safetensors"))
+    assert tensors == pytest.approx(checkpoint_bytes(load(settings_file)), rel=0.2)
+
+
+def test_a_run_that_was_begun_goes_on(plan, settings_file):
+    with pytest.raises(SystemExit):
+        main(["train", str(settings_file), "train.steps=3"])
+    assert "goes on from step 3" in plan(settings_file)[1]["start"]
+    code, _, errors = plan(settings_file, "model.hidden_size=32")
+    assert code == 2
+    assert "is of another model (hidden_size 16 instead of 32)" in errors
+
+
+def test_what_a_run_starts_from_has_to_fit(plan, settings_file, corpus_folder, tmp_path):
+    folder = tmp_path / "model"
+    assert plan(settings_file, f"initial_model={folder}")[1]["start"] == f"{folder} is not there yet"
+    BERTForPreTraining(BERTConfig(**MODEL)).save_pretrained(folder)
+    for path in (corpus_folder / "tokenizer").iterdir():
+        shutil.copyfile(path, folder / path.name)
+    assert plan(settings_file, f"initial_model={folder}")[1]["start"] == f"starts with the weights of {folder}"
+    code, _, errors = plan(settings_file, f"initial_model={folder}", "model.num_hidden_layers=2")
+    assert code == 2
+    assert f"{folder} has another shape than the section model: num_hidden_layers 1 instead of 2" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (("--ranks", 3), "train.global_batch is 8, which 3 ranks cannot share evenly"),
+        (("--ranks", 8, "train.reduction=exact"), "can be summed on 1 or 2 or 4 ranks, not on 8"),
+        (("model.vocab_size=10",), "model.vocab_size is 10, but the tokenizer of"),
+        (("--ranks", 0), "--ranks"),
+    ],
+)
+def test_what_cannot_be_started_is_refused_in_a_sentence(plan, settings_file, arguments, fragment):
+    code, lines, errors = plan(settings_file, *arguments)
+    assert (code, lines) == (2, {})
+    assert fragment in errors
+    assert "Traceback" not in errors
+
+
+def test_more_ranks_and_a_divided_optimizer_take_less_of_each(settings_file):
+    whole = memory_of_rank(load(settings_file), 4)
+    divided = memory_of_rank(load(settings_file, ["optimizer.sharded=true"]), 4)
+    assert divided == {**whole, "moments": -(-whole["moments"] // 4)}
+    exact = memory_of_rank(load(settings_file, ["train.reduction=exact"]), 1)
+    assert exact["gradients"] == 3 * whole["gradients"]  # four micro-batches: ceil(log2(4)) + 1 buffers
+
+
+def test_a_gpu_is_planned_where_there_is_none(plan, settings_file):
+    code, lines, _ = plan(settings_file, "train.device=cuda", "train.precision=bfloat16")
+    assert code == 0
+    assert "of each GPU's" in lines["memory"]
+    assert "lucid bench step" in lines["work"]
+    assert "time" not in lines

@@ -1,0 +1,68 @@
+"""What is said of a model's memory is what it takes: its parameters, and activations on the CPU."""
+
+import gc
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from lucid import kernels, random
+from lucid.kernels import reference
+from lucid.models import BERTConfig, BERTForPreTraining
+from lucid.models.bert.memory import Kept, activation_bytes, parameter_count
+from lucid.nn import flatten
+
+WIDE = {"vocab_size": 3000, "hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512}
+MANY_HEADS = {"vocab_size": 200, "hidden_size": 64, "num_attention_heads": 8, "intermediate_size": 96}
+SEQUENCES, LENGTH, MASKED = 8, 96, 14
+
+
+@pytest.mark.parametrize("shape", [{}, WIDE, MANY_HEADS, {"type_vocab_size": 1, "num_hidden_layers": 1}])
+def test_parameters_are_as_many_as_a_model_has(shape):
+    config = BERTConfig(**{"vocab_size": 50, **shape, "hidden_size": 48, "num_attention_heads": 2})
+    assert parameter_count(config) == sum(parameter.size for parameter in BERTForPreTraining(config).parameters())
+
+
+@pytest.mark.parametrize("shape", [WIDE, MANY_HEADS], ids=["wide", "many heads"])
+@pytest.mark.parametrize("recompute", ["none", "attention", "layer"])
+def test_activations_take_about_what_is_said(shape, recompute):
+    if kernels.of(np.zeros(1, np.float32)) is reference:
+        pytest.skip("the reference takes more, for what it computes in between")
+    config = BERTConfig(**shape, num_hidden_layers=4, max_position_embeddings=LENGTH)
+    said = activation_bytes(
+        config, Kept.on("cpu", "float32"), recompute, SEQUENCES, LENGTH, masked_tokens=SEQUENCES * MASKED
+    )
+    assert most_allocated(config, recompute) == pytest.approx(said, rel=0.15)
+
+
+def most_allocated(config, recompute):
+    """The most bytes that forward and backward take beside parameters and their gradients."""
+    model, draw = BERTForPreTraining(config), np.random.default_rng(0)
+    model.bert.encoder.recompute(recompute)
+    flat = flatten(model)
+    ids = draw.integers(5, config.vocab_size, (SEQUENCES, LENGTH))
+    labels = np.where(np.arange(LENGTH) < MASKED, ids, -100)
+    rows = model.labelled_rows(labels, draw.integers(0, 2, SEQUENCES), ids).on("cpu")
+
+    def step():
+        flat.zero_grad()
+        with random.at(random.Coordinates(seed=0, step=0, samples=np.arange(SEQUENCES))):
+            mlm, nsp = model.losses(rows)
+            (mlm.loss + nsp.loss).backward()
+
+    step()  # what is compiled or set up once
+    gc.collect()
+    tracemalloc.start()
+    try:
+        step()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_bfloat16_halves_what_a_gpu_keeps_and_what_products_take_on_a_cpu():
+    def said(device, precision):
+        return activation_bytes(BERTConfig(), Kept.on(device, precision), "none", 1, 16, masked_tokens=2)
+
+    assert said("cuda", "bfloat16") == pytest.approx(said("cuda", "float32") / 2, rel=0.02)
+    assert said("cuda", "bfloat16") < said("cpu", "bfloat16") < said("cpu", "float32")
