@@ -201,7 +201,8 @@ def draw(ours: np.ndarray, theirs: np.ndarray, again: np.ndarray, picture: Path)
         label=f"lucid - PyTorch, mean of {MEAN_OVER}",
     )
     difference.set(xlabel="step", ylabel="difference")
-    difference.legend()
+    difference.margins(y=0.25)
+    difference.legend(ncols=3, loc="upper left", fontsize="small")
     for axes in (curves, difference):
         axes.grid(alpha=0.3)
     figure.savefig(picture, dpi=120)
