@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ from lucid.training.setup import open_corpora
 LAUNCHER = Path(__file__).parents[1] / "launch" / "mpirun.sh"
 # Steps of the running mean that is compared as well: single steps differ more.
 MEAN_OVER = 50
+# Where the steps are divided in what is printed.
+STRETCHES = 100, 200, 400
 # Steps of PyTorch's side from one saved state to the next.
 SAVED_EVERY = 100
 
@@ -86,8 +89,8 @@ def train_in_lucid(ranks: int, folder: Path, name: str, *overrides: str) -> None
         subprocess.run(command, check=True, stdout=log, env=os.environ | {"PYTHON": sys.executable})
 
 
-def again(config: RunConfig, steps: int) -> list[str]:
-    """Return what makes `config` a run of its first `steps`, the same but for the order of sums."""
+def first_steps(config: RunConfig, steps: int) -> list[str]:
+    """Return the settings that make `config` a run of its first `steps`, the same but for the order of sums."""
     schedule = schedule_of(config)
     return [
         f"train.steps={steps}",
@@ -215,12 +218,13 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def report(name: str, difference: np.ndarray) -> None:
-    """Print how large the differences of single steps and of means over `MEAN_OVER` are."""
-    sizes, means = np.abs(difference), np.abs(running_mean(difference))
-    print(
-        f"{name}: largest of a step {sizes.max():.2e}, at step {sizes.argmax() + 1}; mean {sizes.mean():.2e}; "
-        f"largest of the mean of {MEAN_OVER} steps {means.max():.2e}"
-    )
+    """Print how large the differences of single steps and of means over `MEAN_OVER` are: of all, and of stretches."""
+    bounds = [*(bound for bound in STRETCHES if bound < len(difference)), len(difference)]
+    print(f"{name}: mean of {MEAN_OVER} steps {np.abs(running_mean(difference)).max():.1e} at most; of a step")
+    for start, stop in [(0, len(difference)), *pairwise([0, *bounds])]:
+        sizes = np.abs(difference[start:stop])
+        at = start + sizes.argmax() + 1
+        print(f"  {start + 1:5}-{stop:<5}  mean {sizes.mean():.1e}, at most {sizes.max():.1e} (step {at})")
 
 
 def parse() -> argparse.Namespace:
@@ -236,7 +240,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--global-batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.again and not options.steps // 10 < options.again <= options.steps:
+        parser.error("--again takes more steps than the warm-up, a tenth of --steps, and no more than --steps")
+    if options.again and options.micro_batch < 2:
+        parser.error("--again halves the micro-batches: --micro-batch takes 2 or more")
+    return options
 
 
 def main() -> None:
@@ -245,7 +254,7 @@ def main() -> None:
     config = write_settings(options)
     train_in_lucid(options.ranks, folder, "lucid")
     if options.again:
-        train_in_lucid(options.ranks, folder, "again", *again(config, options.again))
+        train_in_lucid(options.ranks, folder, "again", *first_steps(config, options.again))
     train_in_torch(config, folder)
 
     ours, theirs = losses(folder / "lucid" / "metrics.jsonl"), losses(folder / "torch.jsonl")
@@ -255,7 +264,7 @@ def main() -> None:
     report("lucid - torch", ours - theirs)
     if options.again:
         report(f"lucid - torch, {options.again} steps", (ours - theirs)[: options.again])
-        report(f"lucid - lucid again, {options.again} steps", ours[: options.again] - itself)
+        report("lucid - lucid again", ours[: options.again] - itself)
     for side in ("lucid", "torch"):
         corpus = ["--data", str(options.data), "--sequence-length", str(options.length)]
         print(f"{side:6}", end=" ", flush=True)

@@ -1,5 +1,6 @@
 """`lucid plan`: what a run will be, before it is started."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,20 +10,24 @@ import numpy as np
 import typer
 
 from lucid import kernels
-from lucid.cli.doctor.hosts import Host
+from lucid.cli.doctor.hosts import memory as memory_here
 from lucid.data import Manifest
-from lucid.data.manifest import HELD_OUT, MANIFEST_NAME, TRAIN
-from lucid.distributed import is_first_rank
+from lucid.data.manifest import HELD_OUT, TRAIN
+from lucid.distributed import announced, is_first_rank
+from lucid.errors import ConfigError
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import RunConfig, load
 from lucid.training.efficiency import encoder_product_rate
 from lucid.training.numerics import limit_threads
-from lucid.training.plan import checkpoint_bytes, flops_of_sequence, memory_of_rank
+from lucid.training.plan import checkpoint_bytes, flops_of_sample, memory
 from lucid.training.setup import Corpora, find_start, open_corpora
 from lucid.training.store import CheckpointStore
 
+# A line of the plan: what it is about, and what there is to say.
+Line = tuple[str, str]
 _NAMES = len("learning rate  ")
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 def plan(
@@ -31,124 +36,187 @@ def plan(
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's, by dotted key."),
     ] = None,
-    ranks: Annotated[int, typer.Option(min=1, help="How many ranks are to share the work.")] = 1,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many ranks are to share the work. Default: as launched.", show_default=False),
+    ] = None,
 ) -> None:
-    """Print what a run will be: samples and epochs, the ranks' shares, memory, checkpoints, and time at least.
+    """Print what a run will be: samples and epochs, the ranks' shares, memory, checkpoints, and work.
 
     Nothing is trained or written. Exit code 2: the run cannot be started like this, as the settings, the corpus, what
-    it starts from or the ranks do not fit together. A corpus or a start that is not there yet is no mistake.
+    it starts from or the ranks do not fit together. A corpus or a start that is not there yet is no mistake. Checksums
+    of the corpus are left to the start.
 
     Examples:
 
         lucid plan configs/small_cpu.yaml --ranks 2
 
-        lucid plan configs/bert_base_phase1.yaml --ranks 64 train.micro_batch=8
+        lucid plan configs/bert_base_phase1.yaml --ranks 8 train.micro_batch=8
     """
-    settings = load(config, overrides or ())
-    settings.check_ranks(ranks)
-    corpora = open_corpora(settings) if (settings.data.path / MANIFEST_NAME).is_file() else None
-    start = _start(settings, corpora)
-    if is_first_rank():
-        for name, text in [*_samples(settings, corpora), *start, *_ranks(settings, ranks), *_work(settings, ranks)]:
-            print(f"{name:{_NAMES}}{text}")
+    if not is_first_rank():
+        return
+    settings, launched = load(config, overrides or ()), announced()
+    size = ranks or (launched.size if launched else None) or 1
+    settings.check_ranks(size)
+    corpora = open_corpora(settings) if settings.data.path.exists() else None
+    step, start = _start(settings, corpora)
+    lines = [
+        *_samples(settings, corpora, step),
+        *start,
+        *_ranks(settings, size),
+        _checkpoints(settings),
+        _evaluation(settings, corpora),
+        *_work(settings, corpora, size, step),
+    ]
+    for name, text in lines:
+        print(f"{name:{_NAMES}}{text}")
 
 
-def _samples(config: RunConfig, corpora: Corpora | None) -> Iterator[tuple[str, str]]:
-    """Yield what is trained, and on what."""
+def _samples(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[Line]:
+    """Yield what is trained, and on what; the run is at `step`."""
     model, data, train, optimizer = config.model, config.data, config.train, config.optimizer
+    layers, heads = _count(model.num_hidden_layers, "layer"), _count(model.num_attention_heads, "head")
     yield (
         "model",
-        f"{parameter_count(model):,} parameters: {model.num_hidden_layers} layers, {model.hidden_size} wide, "
-        f"{model.num_attention_heads} heads, a vocabulary of {model.vocab_size:,}",
+        f"{parameter_count(model):,} parameters: {layers}, {model.hidden_size} wide, {heads}, a vocabulary of "
+        f"{model.vocab_size:,}",
     )
     samples, epochs = train.steps * train.global_batch, ""
     if corpora is None:
         yield "corpus", f"{data.path} is not there yet: lucid prepare makes it"
     else:
-        splits, in_epoch = Manifest.read(data.path).splits, corpora.train.samples_per_epoch
-        held_out = f"; {splits[HELD_OUT].documents:,} documents held out" if HELD_OUT in splits else ""
-        yield (
-            "corpus",
-            f"{data.path}: {splits[TRAIN].documents:,} documents of {splits[TRAIN].tokens:,} tokens, {in_epoch:,} "
-            f"samples an epoch{held_out}",
-        )
-        epochs = f", {samples / in_epoch:,.1f} epochs"
-    kind = "packed rows" if data.packing else "sequences"
-    time = f", or {train.max_hours:g} hours" if train.max_hours is not None else ""
+        split, in_epoch = Manifest.read(data.path).splits[TRAIN], corpora.train.samples_per_epoch
+        epochs = f", {samples / in_epoch:,.1f} epochs of {in_epoch:,}"
+        yield "corpus", f"{data.path}: {_count(split.tokens, 'token')} in {_count(split.documents, 'document')}"
+    left = f"; {train.steps - step:,} steps are left" if step else ""
     yield (
         "training",
-        f"{train.steps:,} steps of {train.global_batch:,} {kind} of {data.sequence_length} tokens: "
-        f"{samples:,} in all{epochs}{time}",
+        f"{_count(train.steps, 'step')} of {train.global_batch:,} {config.samples} of {data.sequence_length} tokens: "
+        f"{samples:,} in all{epochs}{left}",
     )
-    rise = f"rises to {optimizer.learning_rate:g} in {optimizer.warmup_steps:,} steps"
+    rise = f"rises to {optimizer.learning_rate:g} in {_count(optimizer.warmup_steps, 'step')}"
+    hours = f", or sooner, after {train.max_hours:g} h of training" if train.max_hours is not None else ""
     yield (
         "learning rate",
         f"{rise if optimizer.warmup_steps else f'begins at {optimizer.learning_rate:g}'}, and falls to "
-        f"{optimizer.final_learning_rate:g} at the end",
+        f"{optimizer.final_learning_rate:g} at the end{hours}",
     )
 
 
-def _start(config: RunConfig, corpora: Corpora | None) -> list[tuple[str, str]]:
-    """Return what the run starts from; nothing for new weights."""
+def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]:
+    """Return the step that the run is at, and what it starts from; nothing for new weights."""
+    store = CheckpointStore(config.run_folder / "checkpoints")
     given = config.initial_checkpoint or config.initial_model
-    if given is not None and not given.exists():
-        return [("start", f"{given} is not there yet")]
+    begun = store.folder.is_dir() and store.newest()[0] is not None
+    if begun and corpora is None:
+        return 0, [("start", f"{store.folder} has checkpoints, which the corpus is needed to go on from")]
+    if given is not None and not begun:
+        if not given.exists():
+            return 0, [("start", f"{given} is not there yet")]
+        if corpora is None:
+            return 0, [("start", f"{given}; whether it fits shows when the corpus is there")]
     if corpora is None:
-        return []
-    _, said = find_start(config, corpora, CheckpointStore(config.run_folder / "checkpoints"))
-    return [("start", sentence) for sentence in said]
+        return 0, []
+    checkpoint, said = find_start(config, corpora, store)
+    return checkpoint.state.step if checkpoint else 0, [("start", sentence) for sentence in said]
 
 
-def _ranks(config: RunConfig, ranks: int) -> Iterator[tuple[str, str]]:
+def _ranks(config: RunConfig, size: int) -> Iterator[Line]:
     """Yield what each rank has to do, and what it takes for that."""
-    train, share, at_once = config.train, config.train.global_batch // ranks, config.sequences_at_once(ranks)
+    share, at_once = config.train.global_batch // size, config.sequences_at_once(size)
     count = -(-share // at_once)
-    micro_batches = f", in {count} micro-batches of {at_once}" if count > 1 else ""
-    yield "ranks", f"{ranks}, with {share:,} of each step{micro_batches}"
-    memory, checkpoint = memory_of_rank(config, ranks), checkpoint_bytes(config)
-    parts = ", ".join(f"{name} {_size(size)}" for name, size in memory.items())
-    most, more = sum(memory.values()), f"the first, for checkpoints, {_size(checkpoint)} more"
-    if train.device == "cuda":
-        yield "memory", f"about {_size(most)} of each GPU's, beside CUDA's own: {parts}; and of its host's, {more}"
-    else:
-        free = Host.here(1).memory_free
-        yield "memory", f"about {_size(most)} a rank: {parts}; {more}"
-        yield "", f"{_size(free)} are free here, enough for {max(0, free - checkpoint) // most:,} such ranks"
-    folder = next(folder for folder in (config.run_folder, *config.run_folder.absolute().parents) if folder.exists())
-    yield (
+    exactly = "" if share % at_once == 0 else "at most "
+    micro_batches = f", in {count:,} micro-batches of {exactly}{at_once}" if count > 1 else ""
+    yield "ranks", f"{size:,}, with {share:,} of each step{micro_batches}"
+    need = memory(config, size)
+    yield "memory", f"about {_quantity(need.of_rank, 'B')} a rank{_on(config)}: {_parts(need.rank)}"
+    first = f"the first rank's host, for checkpoints, {_quantity(need.checkpoint, 'B')}"
+    yield "", f"beside that {first}{f'; each host, {_parts(need.host)}' if need.host else ''}"
+    if config.train.device == "cpu":
+        _, free = memory_here()
+        yield "", f"{_quantity(free, 'B')} are free here: room for {_count(need.ranks_within(free), 'such rank')}"
+
+
+def _on(config: RunConfig) -> str:
+    return " of a GPU's, with CUDA's own still to come" if config.train.device == "cuda" else ""
+
+
+def _parts(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {_quantity(size, 'B')}" for name, size in sizes.items())
+
+
+def _checkpoints(config: RunConfig) -> Line:
+    """Return what is written, and where. Raises `ConfigError` if nothing can be written there."""
+    train, folder = config.train, config.run_folder
+    found = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+        raise ConfigError(f"run_folder is {folder}, but {found} is no folder that can be written to: choose another")
+    size, free = checkpoint_bytes(config), shutil.disk_usage(found).free
+    # One more is there while it is written.
+    most = size * (min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1)
+    return (
         "checkpoints",
-        f"{_size(checkpoint)} each, every {train.checkpoint_every:,} steps and at the end; the newest "
-        f"{train.keep_checkpoints} are kept in {config.run_folder}, where {_size(shutil.disk_usage(folder).free)} are "
-        "free",
+        f"{_quantity(size, 'B')} each, every {_count(train.checkpoint_every, 'step')} and at the end; up to "
+        f"{_quantity(most, 'B')} in {folder}, where {_quantity(free, 'B')} are free{': too little' * (most > free)}",
     )
-    every = f"every {train.evaluate_every:,} steps and at the end" if train.evaluate_every else "at the end"
-    yield "evaluation", f"{train.evaluation_samples:,} held-out samples, {every}"
 
 
-def _work(config: RunConfig, ranks: int) -> Iterator[tuple[str, str]]:
-    """Yield how much is to be computed, and the least time for it, at the rate of this process's products."""
-    flops = flops_of_sequence(config)
-    total = flops * config.train.steps * config.train.global_batch
-    work = f"at most {flops / 1e9:,.1f} GFLOP a sequence, {total:.2g} FLOP in all"
-    if config.train.device == "cuda":
-        yield "work", f"{work}; lucid bench step, on a machine with a GPU, measures the rate of a rank"
-        return
-    limit_threads(config.threads_per_rank)
-    kernels.set_precision(config.train.precision)
-    rate = encoder_product_rate(config, ranks, np.zeros(0, np.float32))
-    yield "work", work
+def _evaluation(config: RunConfig, corpora: Corpora | None) -> Line:
+    train, samples = config.train, config.train.evaluation_samples
+    if corpora is not None:
+        if corpora.held_out is None:
+            return "evaluation", "none, as the corpus has no held-out documents"
+        documents = Manifest.read(config.data.path).splits[HELD_OUT].documents
+        samples = min(samples, corpora.held_out.samples_per_epoch)
+        text = f"{_count(samples, 'sample')} of {_count(documents, 'held-out document')}"
+    else:
+        text = _count(samples, "held-out sample")
+    every = f"every {_count(train.evaluate_every, 'step')} and at the end" if train.evaluate_every else "at the end"
+    return "evaluation", f"{text}, {every}"
+
+
+def _work(config: RunConfig, corpora: Corpora | None, size: int, step: int) -> Iterator[Line]:
+    """Yield how much is to be computed, and the time for it at the rate of this process's products."""
+    flops = flops_of_sample(config, corpora.train if corpora else None)
+    total = flops * (config.train.steps - step) * config.train.global_batch
+    full = "" if corpora else " if each is full"
     yield (
-        "time",
-        f"about {_duration(total / (rate * ranks))} or more, on ranks with the products of this process: "
-        f"{rate / 1e9:,.0f} GFLOP/s on {threads.count()} thread{'s' * (threads.count() != 1)}",
+        "work",
+        f"{_quantity(flops, 'FLOP')} for one of the {config.samples}{full}, {_quantity(total, 'FLOP')} "
+        f"{'to come' if step else 'in all'}",
     )
+    if config.train.device == "cuda":
+        yield "time", "not known: lucid bench step measures the rate of a rank, on a machine with a GPU"
+    elif not memory(config, 1).ranks_within(memory_here()[1]):
+        yield "time", "not known: a rank has no room here, where its products would be measured"
+    else:
+        yield "time", _time(config, total, size)
 
 
-def _size(count: int) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9)):
-        if count >= size:
-            return f"{count / size:,.2f} {unit}"
-    return f"{count / 1e6:,.0f} MB"
+def _time(config: RunConfig, flops: float, size: int) -> str:
+    limit_threads(config.threads_per_rank)
+    try:
+        kernels.set_precision(config.train.precision)
+    except ConfigError as error:
+        return f"not known here ({error})"
+    rate = encoder_product_rate(config, size, np.zeros(0, np.float32))
+    each = f"{_count(threads.count(), 'thread')} as fast as here, {_quantity(rate, 'FLOP/s')} a rank"
+    limit = (
+        f"; train.max_hours ends it after {config.train.max_hours:g} h" if config.train.max_hours is not None else ""
+    )
+    return f"{_duration(flops / (rate * size))} if products were all, on {each}{limit}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _quantity(number: float, unit: str) -> str:
+    """Return three digits of a number, with the unit's decimal prefix."""
+    power = 0
+    while number >= 999.5 and power < len(_PREFIXES) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:,.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {_PREFIXES[power]}{unit}"
 
 
 def _duration(seconds: float) -> str:

@@ -69,11 +69,10 @@ def _print_start(run: Run) -> None:
     config, size = run.config, run.communicator.size
     parameters = sum(parameter.size for parameter in run.ddp.flat.parameters)
     share = config.train.global_batch // size
-    samples = "packed rows" if config.data.packing else "sequences"
     time = f" or {config.train.max_hours:g} hours" if config.train.max_hours is not None else ""
     print(
-        f"{parameters:,} parameters; {config.train.steps:,} steps{time} of {config.train.global_batch} {samples} of "
-        f"{config.data.sequence_length} tokens, on {size} rank{'s' * (size > 1)} with {share} each",
+        f"{parameters:,} parameters; {config.train.steps:,} steps{time} of {config.train.global_batch} "
+        f"{config.samples} of {config.data.sequence_length} tokens, on {size} rank{'s' * (size > 1)} with {share} each",
         *_exact_reduction(run),
         *run.messages,
         sep="\n",

@@ -142,7 +142,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         if parse_json(text).get("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{folder} was written by another version of lucid")
         return Checkpoint(folder, parse_dataclass(TrainingState, text))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error

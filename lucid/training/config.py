@@ -270,8 +270,13 @@ class RunConfig(Settings):
             return None
         return self.train.global_batch // size // self.train.micro_batch
 
+    @property
+    def samples(self) -> str:
+        """What `train.global_batch` counts, in words."""
+        return "packed rows" if self.data.packing else "sequences"
+
     def sequences_at_once(self, size: int) -> int:
-        """Return the most sequences that each of `size` ranks runs at once; with `data.packing`, rows of them."""
+        """Return the most samples that each of `size` ranks runs at once."""
         share = self.train.global_batch // size
         return min(self.train.micro_batch or share, share)
 

@@ -15,7 +15,7 @@ from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings, loa
 from lucid.distributed import Communicator, DistributedDataParallel, Group, all_or_none, choose
 from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTConfig, BERTForPreTraining
-from lucid.models.bert.hub import read_config
+from lucid.models.bert.hub import check_size, read_config
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.checkpoint import Checkpoint, TrainingState
@@ -226,7 +226,9 @@ _SHAPE = {field.name for field in fields(BERTConfig)} - {
 def _check_initial_model(config: RunConfig, folder: Path) -> None:
     check_tokenizer(folder, Corpus.open(config.data.path))
     # A larger vocabulary may be padding.
-    difference = _shape_difference(read_config(folder), config.model, _SHAPE - {"vocab_size"})
+    given = read_config(folder)
+    check_size(folder, given)
+    difference = _shape_difference(given, config.model, _SHAPE - {"vocab_size"})
     if difference:
         raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
 

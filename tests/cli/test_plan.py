@@ -1,5 +1,6 @@
 """`lucid plan` says what a run will be, by what is there, and refuses what `lucid train` would refuse."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from lucid.data import Corpus, Manifest
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import load
-from lucid.training.plan import checkpoint_bytes, memory_of_rank
+from lucid.training.plan import checkpoint_bytes, memory
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 MODEL = {
@@ -66,6 +67,7 @@ def test_every_recipe_is_planned_before_its_data_are_there(plan, recipe, ranks):
     assert lines["ranks"].startswith(f"{ranks}, with {config.train.global_batch // ranks:,} of each step")
     given = config.initial_checkpoint or config.initial_model
     assert lines.get("start") == (f"{given} is not there yet" if given else None)
+    assert lines["evaluation"].startswith(f"{config.train.evaluation_samples:,} held-out samples, every")
 
 
 def test_a_plan_says_what_the_corpus_gives_and_a_rank_takes(plan, settings_file, corpus_folder):
@@ -73,15 +75,15 @@ def test_a_plan_says_what_the_corpus_gives_and_a_rank_takes(plan, settings_file,
     assert code == 0
     config, corpus = load(settings_file), Corpus.open(corpus_folder)
     assert lines["model"].startswith(f"{parameter_count(config.model):,} parameters")
-    assert f"{corpus.document_count:,} documents of {corpus.token_count:,} tokens" in lines["corpus"]
-    assert f"{Manifest.read(corpus_folder).splits['held_out'].documents} documents held out" in lines["corpus"]
-    assert "40 in all, " in lines["training"]
-    assert lines["training"].endswith(" epochs")
+    assert f"{corpus.token_count:,} tokens in {corpus.document_count:,} documents" in lines["corpus"]
+    assert re.search(r"40 in all, [0-9.]+ epochs of \d+$", lines["training"])
+    documents = Manifest.read(corpus_folder).splits["held_out"].documents
+    assert lines["evaluation"] == f"4 samples of {documents} held-out document{'s' * (documents != 1)}, at the end"
     assert lines["learning rate"] == "rises to 0.001 in 2 steps, and falls to 0 at the end"
     assert lines["ranks"] == "2, with 4 of each step, in 2 micro-batches of 2"
-    assert f"about {sum(memory_of_rank(config, 2).values()) / 1e6:,.0f} MB a rank" in lines["memory"]
-    assert "enough for" in lines["memory"]
-    assert "GFLOP/s on" in lines["time"]
+    assert f"about {memory(config, 2).of_rank / 1e6:,.0f} MB a rank" in lines["memory"]
+    assert "room for" in lines["memory"]
+    assert "FLOP/s a rank" in lines["time"]
     assert not (settings_file.parent / "run").exists()
 
 
@@ -121,6 +123,8 @@ def test_what_a_run_starts_from_has_to_fit(plan, settings_file, corpus_folder, t
         (("--ranks", 8, "train.reduction=exact"), "can be summed on 1 or 2 or 4 ranks, not on 8"),
         (("model.vocab_size=10",), "model.vocab_size is 10, but the tokenizer of"),
         (("--ranks", 0), "--ranks"),
+        (("run_folder=/proc/1/run",), "/proc/1 is no folder that can be written to"),
+        (("data.path=/proc/version",), "/proc/version"),
     ],
 )
 def test_what_cannot_be_started_is_refused_in_a_sentence(plan, settings_file, arguments, fragment):
@@ -131,16 +135,50 @@ def test_what_cannot_be_started_is_refused_in_a_sentence(plan, settings_file, ar
 
 
 def test_more_ranks_and_a_divided_optimizer_take_less_of_each(settings_file):
-    whole = memory_of_rank(load(settings_file), 4)
-    divided = memory_of_rank(load(settings_file, ["optimizer.sharded=true"]), 4)
-    assert divided == {**whole, "moments": -(-whole["moments"] // 4)}
-    exact = memory_of_rank(load(settings_file, ["train.reduction=exact"]), 1)
-    assert exact["gradients"] == 3 * whole["gradients"]  # four micro-batches: ceil(log2(4)) + 1 buffers
+    whole = memory(load(settings_file), 4)
+    divided = memory(load(settings_file, ["optimizer.sharded=true"]), 4)
+    assert divided.rank["moments"] == -(-whole.rank["moments"] // 4)
+    assert divided.host == {"weights": whole.rank["weights"]}  # which the ranks of a host share
+    assert divided.of_rank == whole.of_rank - whole.rank["moments"] * 3 // 4 - whole.rank["weights"]
+    exact = memory(load(settings_file, ["train.reduction=exact"]), 1)
+    assert exact.rank["gradients"] == 3 * whole.rank["gradients"]  # four micro-batches: ceil(log2(4)) + 1 buffers
+
+
+def test_as_many_ranks_have_room_as_memory_allows(settings_file):
+    need = memory(load(settings_file, ["optimizer.sharded=true"]), 4)
+    first = need.of_rank + need.checkpoint + sum(need.host.values())
+    assert need.ranks_within(first - 1) == 0
+    assert need.ranks_within(first) == 1
+    assert need.ranks_within(first + 2 * need.of_rank) == 3
+
+
+def test_a_model_without_room_here_is_planned_for_elsewhere(plan, settings_file):
+    code, lines, _ = plan(settings_file, "model.hidden_size=1000000")
+    assert code == 0
+    assert lines["memory"].endswith("room for 0 such ranks")
+    assert lines["time"].startswith("not known: a rank has no room here")
+
+
+def test_only_what_is_left_of_a_run_is_work(plan, settings_file):
+    whole = plan(settings_file)[1]["work"]
+    assert whole.endswith("in all")
+    with pytest.raises(SystemExit):
+        main(["train", str(settings_file), "train.steps=3"])
+    _, lines, _ = plan(settings_file)
+    assert lines["training"].endswith("; 2 steps are left")
+    assert lines["work"].endswith("to come")
 
 
 def test_a_gpu_is_planned_where_there_is_none(plan, settings_file):
     code, lines, _ = plan(settings_file, "train.device=cuda", "train.precision=bfloat16")
     assert code == 0
-    assert "of each GPU's" in lines["memory"]
-    assert "lucid bench step" in lines["work"]
-    assert "time" not in lines
+    assert "of a GPU's" in lines["memory"]
+    assert "lucid bench step" in lines["time"]
+
+
+def test_one_rank_speaks_of_all_that_were_launched(run_ranks, settings_file):
+    finished = run_ranks(2, "-m", "mpi4py", "-m", "lucid", "plan", str(settings_file), seconds=60)
+    assert finished.returncode == 0, finished.stdout
+    assert re.findall(r"^\[\d\] ranks +(.*)$", finished.stdout, re.MULTILINE) == [
+        "2, with 4 of each step, in 2 micro-batches of 2"
+    ]

@@ -9,12 +9,13 @@ import pytest
 from lucid import kernels, random
 from lucid.kernels import reference
 from lucid.models import BERTConfig, BERTForPreTraining
-from lucid.models.bert.memory import Kept, activation_bytes, parameter_count
+from lucid.models.bert.memory import NumberSizes, activation_bytes, parameter_count
 from lucid.nn import flatten
 
 WIDE = {"vocab_size": 3000, "hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512}
 MANY_HEADS = {"vocab_size": 200, "hidden_size": 64, "num_attention_heads": 8, "intermediate_size": 96}
 SEQUENCES, LENGTH, MASKED = 8, 96, 14
+FLOAT32 = NumberSizes(activation=4, operand=4, keeps_scores=True)
 
 
 @pytest.mark.parametrize("shape", [{}, WIDE, MANY_HEADS, {"type_vocab_size": 1, "num_hidden_layers": 1}])
@@ -29,9 +30,7 @@ def test_activations_take_about_what_is_said(shape, recompute):
     if kernels.of(np.zeros(1, np.float32)) is reference:
         pytest.skip("the reference takes more, for what it computes in between")
     config = BERTConfig(**shape, num_hidden_layers=4, max_position_embeddings=LENGTH)
-    said = activation_bytes(
-        config, Kept.on("cpu", "float32"), recompute, SEQUENCES, LENGTH, masked_tokens=SEQUENCES * MASKED
-    )
+    said = activation_bytes(config, FLOAT32, recompute, SEQUENCES, LENGTH, masked_tokens=SEQUENCES * MASKED)
     assert most_allocated(config, recompute) == pytest.approx(said, rel=0.15)
 
 
@@ -61,8 +60,9 @@ def most_allocated(config, recompute):
 
 
 def test_bfloat16_halves_what_a_gpu_keeps_and_what_products_take_on_a_cpu():
-    def said(device, precision):
-        return activation_bytes(BERTConfig(), Kept.on(device, precision), "none", 1, 16, masked_tokens=2)
+    def said(*sizes):
+        return activation_bytes(BERTConfig(), NumberSizes(*sizes), "none", 1, 16, masked_tokens=2)
 
-    assert said("cuda", "bfloat16") == pytest.approx(said("cuda", "float32") / 2, rel=0.02)
-    assert said("cuda", "bfloat16") < said("cpu", "bfloat16") < said("cpu", "float32")
+    on_gpu, rounded_on_gpu = said(4, 4, False), said(2, 2, False)
+    assert rounded_on_gpu == pytest.approx(on_gpu / 2, rel=0.02)
+    assert rounded_on_gpu < said(4, 2, True) < said(4, 4, True)

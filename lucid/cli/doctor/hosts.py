@@ -33,21 +33,27 @@ class Host:
     @classmethod
     def here(cls, ranks: int) -> "Host":
         """Return this host, of as many ranks."""
-        known = {}
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            name, _, size = line.partition(":")
-            known[name] = int(size.split()[0]) * 1024
-        total = min(known["MemTotal"], memory_limit() or known["MemTotal"])
+        total, free = memory()
         shared = os.statvfs("/dev/shm")
         return cls(
             name=platform.node(),
             ranks=ranks,
             memory=total,
-            memory_free=min(known["MemAvailable"], total),
+            memory_free=free,
             shared_memory_free=shared.f_bavail * shared.f_frsize,
             interfaces=interfaces(),
             libraries=libraries(),
         )
+
+
+def memory() -> tuple[int, int]:
+    """Return how many bytes of memory this process may use at most, and how many of these are free."""
+    known = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, size = line.partition(":")
+        known[name] = int(size.split()[0]) * 1024
+    total = min(known["MemTotal"], memory_limit() or known["MemTotal"])
+    return total, min(known["MemAvailable"], total)
 
 
 def interfaces() -> dict[str, float]:

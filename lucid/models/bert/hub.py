@@ -43,7 +43,7 @@ def read_config(folder: Path) -> BERTConfig:
     path = folder / CONFIG_FILE
     try:
         settings = parse_json(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} is not there: is {folder} the folder of a model?") from error
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
@@ -87,8 +87,12 @@ def read_weights(folder: Path, model: Module) -> None:
 
 
 def check_size(folder: Path, config: BERTConfig) -> None:
-    """Raise `CheckpointError` if the weights of `config` cannot be in the file, before memory is taken for them."""
+    """Raise `CheckpointError` if there is no file that can hold the weights of `config`, before they take memory."""
     path = folder / WEIGHTS_FILE
+    if not path.exists():
+        others = sorted(found.name for found in folder.glob("*.bin"))
+        hint = f"; {others[0]} is a pickle, which is not read: save it as safetensors" if others else ""
+        raise CheckpointError(f"{path} is not there{hint}")
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
     layer = config.hidden_size * 4 + config.intermediate_size * 2
     least = config.hidden_size * (rows + config.num_hidden_layers * layer)
@@ -154,10 +158,6 @@ def _as_os_error(error: safetensors.SafetensorError, path: Path) -> OSError:
 
 
 def _read_tensors(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        others = sorted(found.name for found in path.parent.glob("*.bin"))
-        hint = f"; {others[0]} is a pickle, which is not read: save it as safetensors" if others else ""
-        raise CheckpointError(f"{path} is not there{hint}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {_current_name(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict

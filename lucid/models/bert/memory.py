@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import Recomputation
 
-_FLOAT32, _BFLOAT16 = 4, 2
+_FLOAT32 = 4
 
 
 def parameter_count(config: BERTConfig) -> int:
@@ -19,38 +19,28 @@ def parameter_count(config: BERTConfig) -> int:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """How large numbers are that a forward pass keeps, in bytes, and what it keeps of attention.
+class NumberSizes:
+    """How many bytes a number takes that a forward pass keeps: of any activation, or of one that a product takes.
 
-    `activation` is of any activation, `operand` of one that a product takes. Of the scores of a query with all keys,
-    either all are kept, or one sum a head.
+    Of the scores of a query with all keys, either all are kept, or one sum a head.
     """
 
     activation: int
     operand: int
-    all_scores: bool
-
-    @classmethod
-    def on(cls, device: str, precision: str) -> "Kept":
-        """Return that of `train.device` and `train.precision`.
-
-        In bfloat16 the CPU rounds what products take, and keeps that; on a GPU all activations are bfloat16.
-        """
-        operand = _BFLOAT16 if precision == "bfloat16" else _FLOAT32
-        return cls(operand if device == "cuda" else _FLOAT32, operand, device == "cpu")
+    keeps_scores: bool
 
 
 def activation_bytes(
-    config: BERTConfig, kept: Kept, recompute: Recomputation, sequences: int, length: int, masked_tokens: int
+    config: BERTConfig, sizes: NumberSizes, recompute: Recomputation, sequences: int, length: int, masked_tokens: int
 ) -> int:
-    """Return the most bytes of activations and their gradients in a micro-batch, forward and backward.
+    """Return about how many bytes a micro-batch takes at most, for activations and their gradients.
 
     Its `sequences` are of `length` tokens, without padding, and `masked_tokens` of all are predicted.
     """
     C, inner, rows = config.hidden_size, config.intermediate_size, sequences * length
-    a, o = kept.activation, kept.operand
+    a, o = sizes.activation, sizes.operand
     statistics = 2 * _FLOAT32
-    scores = config.num_attention_heads * _FLOAT32 * (length if kept.all_scores else 1)
+    scores = config.num_attention_heads * _FLOAT32 * (length if sizes.keeps_scores else 1)
     # The factors of products (x, queries, keys, values, what attention returns; x, the activation), what is activated,
     # and what is normalised at the end.
     first_half = 5 * C * o + scores + C * a + statistics
