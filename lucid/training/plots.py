@@ -15,6 +15,8 @@ _PANELS = (
     ("sequences_per_second", None, "sequences/s"),
     ("mfu", None, "model FLOPs utilisation (MFU)"),
 )
+# Inches of the picture, and of a row of panels.
+_WIDTH, _HEIGHT = 10, 3.5
 
 
 def plot_run(run_folder: Path, output: Path) -> None:
@@ -31,7 +33,12 @@ def plot_run(run_folder: Path, output: Path) -> None:
     if not panels:
         raise DataError(f"{path} has no losses yet: train some steps first")
     rows = -(-len(panels) // 2)
-    figure = Figure(figsize=(10, 3.5 * rows), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, _HEIGHT * rows))
+    # Fixed margins, in inches: a layout that fits itself takes as long again as the drawing.
+    figure.subplots_adjust(
+        left=0.7 / _WIDTH, right=1 - 0.2 / _WIDTH, bottom=0.6 / (_HEIGHT * rows), top=1 - 0.8 / (_HEIGHT * rows),
+        wspace=0.15, hspace=0.4,
+    )  # fmt: skip
     grid = figure.subplots(rows, 2, squeeze=False)
     for axes, (training, held_out, title) in zip(grid.flat, panels, strict=False):
         _draw(axes, lines, training, "training", ".", 0.8)
