@@ -123,7 +123,7 @@ def test_what_a_run_starts_from_has_to_fit(plan, settings_file, corpus_folder, t
         (("--ranks", 8, "train.reduction=exact"), "can be summed on 1 or 2 or 4 ranks, not on 8"),
         (("model.vocab_size=10",), "model.vocab_size is 10, but the tokenizer of"),
         (("--ranks", 0), "--ranks"),
-        (("run_folder=/proc/1/run",), "/proc/1 is no folder that can be written to"),
+        (("run_folder=/proc/version/run",), "/proc/version is no folder that can be written to"),
         (("data.path=/proc/version",), "/proc/version"),
     ],
 )
