@@ -106,17 +106,12 @@ def _samples(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[
 def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]:
     """Return the step that the run is at, and what it starts from; nothing for new weights."""
     store = CheckpointStore(config.run_folder / "checkpoints")
-    given = config.initial_checkpoint or config.initial_model
     begun = store.folder.is_dir() and store.newest()[0] is not None
-    if begun and corpora is None:
-        return 0, [("start", f"{store.folder} has checkpoints, which the corpus is needed to go on from")]
-    if given is not None and not begun:
-        if not given.exists():
-            return 0, [("start", f"{given} is not there yet")]
-        if corpora is None:
-            return 0, [("start", f"{given}; whether it fits shows when the corpus is there")]
+    given = store.folder if begun else config.initial_checkpoint or config.initial_model
+    if given is not None and not given.exists():
+        return 0, [("start", f"{given} is not there yet")]
     if corpora is None:
-        return 0, []
+        return 0, [("start", f"{given}; whether it fits shows when the corpus is there")] if given else []
     checkpoint, said = find_start(config, corpora, store)
     return checkpoint.state.step if checkpoint else 0, [("start", sentence) for sentence in said]
 
@@ -187,7 +182,7 @@ def _work(config: RunConfig, corpora: Corpora | None, size: int, step: int) -> I
     )
     if config.train.device == "cuda":
         yield "time", "not known: lucid bench step measures the rate of a rank, on a machine with a GPU"
-    elif not memory(config, 1).ranks_within(memory_here()[1]):
+    elif not memory(config, size).ranks_within(memory_here()[1]):
         yield "time", "not known: a rank has no room here, where its products would be measured"
     else:
         yield "time", _time(config, total, size)

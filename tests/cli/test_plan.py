@@ -92,6 +92,10 @@ def test_a_run_that_was_begun_goes_on(plan, settings_file):
     with pytest.raises(SystemExit):
         main(["train", str(settings_file), "train.steps=3"])
     assert "goes on from step 3" in plan(settings_file)[1]["start"]
+    # Whatever has become of what it started from.
+    assert "goes on from step 3" in plan(settings_file, "initial_model=/nowhere/model")[1]["start"]
+    start = plan(settings_file, "data.path=/nowhere/corpus")[1]["start"]
+    assert start.endswith("checkpoints; whether it fits shows when the corpus is there")
     code, _, errors = plan(settings_file, "model.hidden_size=32")
     assert code == 2
     assert "is of another model (hidden_size 16 instead of 32)" in errors
