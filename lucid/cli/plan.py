@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -11,6 +10,7 @@ import typer
 
 from lucid import kernels
 from lucid.cli.doctor.hosts import memory as memory_here
+from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.data import Manifest
 from lucid.data.manifest import HELD_OUT, TRAIN
 from lucid.distributed import announced, is_first_rank
@@ -31,11 +31,8 @@ _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's, by dotted key."),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     ranks: Annotated[
         int | None,
         typer.Option(min=1, help="How many ranks are to share the work. Default: as launched.", show_default=False),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lucid.cli.placement import print_placement
+from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.distributed import StopRequest, is_first_rank, places, session, text_of_first, watched
 from lucid.distributed.exact import buffers_needed
 from lucid.errors import ExitCode, LucidError
@@ -20,11 +21,8 @@ from lucid.training.trainer import Trainer
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's, by dotted key."),
-    ] = None,
+    config: ConfigFile,
+    overrides: Overrides = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print all settings, defaults included, and end.")
     ] = False,

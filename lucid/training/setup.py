@@ -119,6 +119,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         messages.extend(said)
         if checkpoint is None and config.initial_model is not None:
             return corpora, _initial_model(config, config.initial_model), None
+        # What begins with another run's weights has no bits of its own yet.
         if checkpoint is not None and checkpoint.state.step > 0:
             messages.extend(_changed_numerics(config, checkpoint.state, device))
         return corpora, BERTForPreTraining(config.model), checkpoint
@@ -225,9 +226,9 @@ _SHAPE = {field.name for field in fields(BERTConfig)} - {
 
 def _check_initial_model(config: RunConfig, folder: Path) -> None:
     check_tokenizer(folder, Corpus.open(config.data.path))
-    # A larger vocabulary may be padding.
     given = read_config(folder)
     check_size(folder, given)
+    # A larger vocabulary may be padding.
     difference = _shape_difference(given, config.model, _SHAPE - {"vocab_size"})
     if difference:
         raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
