@@ -100,6 +100,7 @@ def first_steps(config: RunConfig, steps: int) -> list[str]:
 
 
 def schedule_of(config: RunConfig) -> WarmupPolynomialDecay:
+    """Return the learning rates of the run of `config`."""
     settings = config.optimizer
     return WarmupPolynomialDecay(
         settings.learning_rate, settings.warmup_steps, config.train.steps, settings.decay_power
