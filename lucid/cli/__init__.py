@@ -3,6 +3,7 @@
 A user's mistake is one sentence on standard error, from one rank only, and exit code 2.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +34,15 @@ app.add_typer(bench, name="bench")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command (by default the process's arguments) and leave with its exit code."""
+    _write_whole_lines()
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _write_whole_lines() -> None:
+    """Write each line at once and in one piece: into a log that other ranks write to, and from an unbuffered Python."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def _run(arguments: Sequence[str]) -> int:

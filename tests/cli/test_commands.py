@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -295,6 +297,18 @@ def test_tensorboard_events_are_written_if_asked(lucid, run_folder, tmp_path):
     assert lucid("train", run_folder.parent / "run.yaml", *overrides)[0] == 0
     (events,) = (tmp_path / "run/tensorboard").iterdir()
     assert b"mlm_loss" in events.read_bytes()
+
+
+def test_each_line_is_written_in_one_piece(run_folder):
+    """As the lines of several ranks go into one log. An unbuffered Python writes a line's end apart from it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # it keeps apart what is written apart
+    with ours, theirs:
+        command = [sys.executable, "-u", "-m", "lucid", "plan", str(run_folder.with_name("run.yaml"))]
+        subprocess.run(command, stdout=theirs, timeout=60, check=True)
+        theirs.close()
+        written = list(iter(lambda: ours.recv(1 << 16), b""))
+    assert len(written) > 10
+    assert all(text.index(b"\n") == len(text) - 1 for text in written)
 
 
 @pytest.mark.parametrize("command", ["prepare", "plan", "train", "evaluate", "predict", "export", "plot"])
