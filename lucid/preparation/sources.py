@@ -105,6 +105,8 @@ def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
 
 def _file(name: str, path: Path) -> Source:
     status = path.stat()
+    # The manifest is UTF-8; bytes that are none, which a file's name may have, stand there as \\xff.
+    name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return Source(name, str(path), status.st_size, status.st_mtime_ns)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,15 @@ def test_what_cannot_be_used_is_left_out_counted_and_listed(folder: Path, reason
     assert manifest.dropped == {reason: 1}
     assert (folder.parent / "corpus" / "dropped.txt").read_text().startswith(f"{name}:{line}\t{reason}")
     assert manifest.splits["train"].documents == len(GOOD) + others
+
+
+def test_a_name_that_is_not_utf_8_stands_in_the_manifest_with_its_bytes(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xe9t\xe9.txt")).write_bytes(b"One is here.\n\0\n")
+    (folder / "été.txt").write_text("Two is here.\n")
+    prepared(folder)
+    inputs = Manifest.read(folder.parent / "corpus").made_from["inputs"]
+    assert {entry["name"] for entry in inputs} == {"good.jsonl", "été.txt", r"\xe9t\xe9.txt"}
+    assert (folder.parent / "corpus" / "dropped.txt").read_text() == r"\xe9t\xe9.txt:2" + "\tNUL bytes\n"
 
 
 @pytest.mark.parametrize("reason", BAD)
