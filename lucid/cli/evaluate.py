@@ -65,8 +65,8 @@ def evaluate(
 def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[BERTForPreTraining, Sampler, Corpus]:
     """Return the model, the held-out samples, and the corpus that token frequencies are counted in."""
     folder = find_model(path)
-    settings, seed = _settings(folder, data, sequence_length)
     bert = BERTForPreTraining.from_pretrained(folder)
+    settings, seed = _settings(folder, bert, data, sequence_length)
     held_out = Corpus.open(settings.path, HELD_OUT)
     check_tokenizer(folder, held_out)
     if bert.config.vocab_size < held_out.vocab_size:
@@ -80,13 +80,16 @@ def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[B
     return bert, Sampler(held_out, evaluation_settings(settings), seed), Corpus.open(settings.path)
 
 
-def _settings(folder: Path, data: Path | None, sequence_length: int | None) -> tuple[DataSettings, int]:
+def _settings(
+    folder: Path, bert: BERTForPreTraining, data: Path | None, sequence_length: int | None
+) -> tuple[DataSettings, int]:
     """Return how samples are made, and their seed: the run's, or the defaults for a model from elsewhere."""
     if (folder / STATE_FILE).is_file():
         config = from_dict(open_checkpoint(folder).state.config)
         settings, seed = config.data, config.train.seed
     elif data is not None:
-        settings, seed = DataSettings(path=data), 0
+        # Not checked: what is wrong with the path is told where the corpus is opened.
+        settings, seed = DataSettings.model_construct(path=data, nsp=bert.config.type_vocab_size > 1), 0
     else:
         raise ConfigError(f"{folder} is not of a run and names no corpus: add --data")
     changes = {"path": data, "sequence_length": sequence_length}

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lucid.data import load_tokenizer
+from lucid.cli.model_folder import load_model
 from lucid.data.tokenizer import save_tokenizer
 from lucid.errors import CheckpointError
-from lucid.models import BERTForPreTraining
 from lucid.training.store import find_model
 
 
@@ -33,8 +32,8 @@ def export(
     source = find_model(model)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
         raise CheckpointError(f"{output} exists and is not an empty folder: choose another place")
-    tokenizer = load_tokenizer(source)
-    bert = BERTForPreTraining.from_pretrained(source).with_vocabulary(tokenizer.get_vocab_size())
+    bert, tokenizer = load_model(source)
+    bert = bert.with_vocabulary(tokenizer.get_vocab_size())
     aside = output.absolute().with_name(f".{output.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     try:

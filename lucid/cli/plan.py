@@ -103,8 +103,7 @@ def _samples(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[
 def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]:
     """Return the step that the run is at, and what it starts from; nothing for new weights."""
     store = CheckpointStore(config.run_folder / "checkpoints")
-    begun = store.folder.is_dir() and store.newest()[0] is not None
-    given = store.folder if begun else config.initial_checkpoint or config.initial_model
+    given = store.folder if store.has_any() else config.initial_checkpoint or config.initial_model
     if given is not None and not given.exists():
         return 0, [("start", f"{given} is not there yet")]
     if corpora is None:

@@ -9,9 +9,9 @@ import typer
 from lucid.autograd import no_grad
 from lucid.backend import CPU, use_gpu
 from lucid.cli.device import Device
-from lucid.data import load_tokenizer, special_tokens
+from lucid.cli.model_folder import load_model
+from lucid.data import special_tokens
 from lucid.errors import ConfigError
-from lucid.models import BERTForPreTraining
 from lucid.training.store import find_model
 
 
@@ -35,8 +35,10 @@ def predict(
         lucid predict runs/small_cpu "the file is opened." --next "it is then closed."
     """
     folder = find_model(model)
-    tokenizer = load_tokenizer(folder)
-    bert = BERTForPreTraining.from_pretrained(folder).to(CPU if device == Device.CPU else use_gpu(device, 0)).eval()
+    bert, tokenizer = load_model(folder)
+    if second is not None and bert.config.type_vocab_size < 2:
+        raise ConfigError(f"the model in {folder} knows no pairs (its type_vocab_size is 1): leave out --next")
+    bert.to(CPU if device == Device.CPU else use_gpu(device, 0)).eval()
     encoding = tokenizer.encode(text, second) if second is not None else tokenizer.encode(text)
     ids = np.array([encoding.ids])
     masked = np.flatnonzero(ids[0] == special_tokens(tokenizer).mask)

@@ -10,7 +10,7 @@ from lucid.cli.placement import print_placement
 from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.distributed import StopRequest, is_first_rank, places, session, text_of_first, watched
 from lucid.distributed.exact import buffers_needed
-from lucid.errors import ExitCode, LucidError
+from lucid.errors import ExitCode
 from lucid.kernels import threads
 from lucid.training.config import from_dict, load
 from lucid.training.metrics import METRICS_FILE
@@ -106,6 +106,6 @@ def _plot(folder: Path) -> str:
     """Draw the run and return where; a plot that cannot be drawn does not fail a finished run."""
     try:
         plot_run(folder, folder / "loss.png")
-    except (LucidError, OSError) as error:
+    except Exception as error:  # matplotlib's settings are the user's, and it raises what it likes on wrong ones
         return f"none: {error}"
     return str(folder / "loss.png")

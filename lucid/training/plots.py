@@ -64,6 +64,6 @@ def _draw(axes: Any, lines: list[dict[str, Any]], key: str, label: str, marker: 
 
 
 def _draw_frequency(axes: Any, lines: list[dict[str, Any]]) -> None:
-    values = [line["held_out_frequency_loss"] for line in lines if "held_out_frequency_loss" in line]
+    values = [line["held_out_frequency_loss"] for line in lines if line.get("held_out_frequency_loss") is not None]
     if values:
         axes.axhline(values[-1], color="gray", linestyle="--", label="by token frequency")

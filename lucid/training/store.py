@@ -27,6 +27,10 @@ class CheckpointStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def has_any(self) -> bool:
+        """Return whether there is a checkpoint, be it whole or not."""
+        return bool(_checkpoints(self.folder))
+
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest whole checkpoint, if any, and what was wrong with newer ones that were passed over.
 

@@ -14,7 +14,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from lucid.cli import main
-from lucid.models import BERTForPreTraining
+from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert.hub import WEIGHTS_FILE
 from lucid.training.checkpoint import OPTIMIZER_FILE
 from lucid.training.store import find_checkpoint
@@ -195,6 +195,27 @@ def test_prediction_fills_the_masks_and_judges_the_next_sentence(lucid, run_fold
     assert re.fullmatch(r"the second sentence (follows|does not follow) \(\d+\.\d% that it does\)", follows)
 
 
+def test_a_model_that_knows_no_pairs_is_evaluated_on_its_tokens_alone(lucid, run_folder, tmp_path):
+    model, corpus = tmp_path / "model", yaml.safe_load((run_folder.parent / "run.yaml").read_text())["data"]["path"]
+    lucid("export", run_folder, model)
+    BERTForPreTraining(BERTConfig(**{**RUN["model"], "type_vocab_size": 1})).save_pretrained(model)
+    _, output, _ = lucid("evaluate", model, "--data", corpus, "--sequence-length", 32, "--samples", 5)
+    assert "MLM loss" in output
+    assert "NSP" not in output
+    assert "leave out --next" in lucid("predict", model, "ba co.", "--next", "fe.")[2]
+
+
+def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(lucid, run_folder, tmp_path):
+    model = tmp_path / "model"
+    lucid("export", run_folder, model)
+    BERTForPreTraining(BERTConfig(**{**RUN["model"], "vocab_size": 150})).save_pretrained(model)
+    for command in (["predict", model, "ba [MASK]."], ["export", model, tmp_path / "other"]):
+        code, _, errors = lucid(*command)
+        assert code == 2
+        assert "knows 150 tokens, but the tokenizer beside it has 200" in errors
+    assert not (tmp_path / "other").exists()
+
+
 def test_prediction_without_anything_to_predict_is_refused(lucid, run_folder):
     code, _, errors = lucid("predict", run_folder, "ba co.")
     assert code == 2
@@ -282,6 +303,20 @@ def test_the_plot_is_drawn_where_asked(lucid, run_folder, tmp_path):
     code, output, _ = lucid("plot", run_folder, "--output", tmp_path / "curve.png")
     assert (code, output.strip()) == (0, str(tmp_path / "curve.png"))
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_drawn_whose_held_out_tokens_could_not_be_masked(lucid, run_folder, tmp_path):
+    lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    lines[-1]["held_out_frequency_loss"] = None
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert lucid("plot", tmp_path)[0] == 0
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_fail_a_run(lucid, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: 1 / 0)
+    code, output, _ = lucid("train", run_folder.parent / "run.yaml", f"run_folder={tmp_path / 'run'}")
+    assert code == 0
+    assert "loss plot   none: division by zero" in output
 
 
 def test_plotting_without_matplotlib_says_how_to_get_it(lucid, run_folder, monkeypatch):
