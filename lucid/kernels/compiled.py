@@ -4,7 +4,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -43,8 +43,10 @@ def locked(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    with open(folder / "lock", "w") as file:
-        # Some network file systems have no locks. What is kept is whole even so.
+    with ExitStack() as held:
+        # Some network file systems have no locks, and another user's may not be ours. What is kept is whole even so.
         with suppress(OSError):
+            file = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
+            held.callback(os.close, file)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

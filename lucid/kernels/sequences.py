@@ -75,7 +75,7 @@ class Sequences:
 
     def arrays(self) -> dict[str, Array]:
         """Return all arrays that kernels on a GPU read, by name."""
-        tables = {"places": self.places, "first_rows": self.first_rows, "bounds": self.bounds_table}
+        tables = {"first_rows": self.first_rows, "bounds": self.bounds_table}
         tables |= {_tiles_of(size): self.tiles(size) for size in TILE_SIZES}
         return {"slots": self.slots, **({} if self.mask is None else {"mask": self.mask}), **tables}
 
@@ -115,16 +115,6 @@ class Sequences:
         """For each sequence, its part of an array that has L x L elements for each sequence of length L."""
         ends = accumulate(((rows.stop - rows.start) ** 2 for rows in self.rows), initial=0)
         return [slice(start, stop) for start, stop in pairwise(ends)]
-
-    @property
-    def places(self) -> Array:
-        """For each row, its sequence's first row, its length, and where its area begins: int64 [N, 3]."""
-        return self._table("places", self._places)
-
-    def _places(self) -> np.ndarray:
-        lengths = np.diff(self.bounds)
-        table = np.stack([self.bounds[:-1], lengths, [area.start for area in self.areas]], axis=1)
-        return table.repeat(lengths, axis=0)
 
     def tiles(self, size: int) -> Array:
         """Return the pieces of the sequences, of at most `size` rows: int64 [K, 4], K = ceil(N / size) + S.

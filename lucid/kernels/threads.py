@@ -40,7 +40,7 @@ def split(total: int, elements: int, work: Callable[[slice], None]) -> None:
         work(slice(0, total))
         return
     ends = [total * part // parts for part in range(parts + 1)]
-    others = [_pool(parts - 1).submit(work, slice(start, stop)) for start, stop in pairwise(ends[1:])]
+    others = [_pool(count() - 1).submit(work, slice(start, stop)) for start, stop in pairwise(ends[1:])]
     work(slice(0, ends[1]))
     for other in others:
         other.result()

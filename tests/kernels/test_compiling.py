@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lucid
+from lucid.kernels.compiled import locked
 
 # One kernel is enough here, and compiled sooner than all.
 PROGRAM = """
@@ -87,3 +88,9 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(start, tmp_path):
     assert process.returncode != 0
     assert f"ConfigError: the compiled kernels in {tmp_path}" in written
     assert "delete it" in written
+
+
+def test_a_lock_that_cannot_be_taken_keeps_nobody_out(tmp_path):
+    (tmp_path / "lock").mkdir()
+    with locked(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]

@@ -1,5 +1,7 @@
 """Law 4: the compiled kernels agree with the reference, which is given the same numbers in double precision."""
 
+import threading
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -168,6 +170,13 @@ class TestAttention:
         sequences = sequences_of(lengths, holes)
         joined, gradient = normal(sum(lengths), 3 * width), normal(sum(lengths), width)
         settings = sequences, heads, *draws_of_rows(drawn(len(lengths)), sequences)
+        _, probabilities = assert_agrees(cpu, "attention", joined, *settings)
+        assert_agrees(cpu, "attention_gradient", gradient, joined, probabilities, *settings, ulps=64)
+
+    def test_a_sequence_may_be_empty(self, cpu):
+        sequences = Sequences((0, 3, 3, 5), np.array([0, 1, 2, 8, 9]), 4)
+        settings = sequences, 2, 0.0, 0, None
+        joined, gradient = normal(5, 12), normal(5, 4)
         _, probabilities = assert_agrees(cpu, "attention", joined, *settings)
         assert_agrees(cpu, "attention_gradient", gradient, joined, probabilities, *settings, ulps=64)
 
@@ -377,6 +386,15 @@ class TestDivision:
         monkeypatch.setattr(threads, "_limit", 3)
         for one, other in zip(alone, every_kernel(), strict=True):
             np.testing.assert_array_equal(one, other)
+
+    def test_work_of_any_size_is_done_by_the_threads_that_are_allowed(self, monkeypatch):
+        monkeypatch.setattr(threads, "_limit", 5)
+        before = set(threading.enumerate())
+        for parts in (2, 3, 4, 5, 9):
+            done = []
+            threads.split(parts, 1_000_000, done.append)
+            assert sorted(number for part in done for number in range(parts)[part]) == list(range(parts))
+        assert len(set(threading.enumerate()) - before) <= 4
 
     def test_a_sequence_gives_the_same_bits_alone_and_among_others(self, cpu):
         joined, gradient = normal(70, 24), normal(70, 8)

@@ -64,6 +64,8 @@ def _groups(sequences: Sequences, heads: int) -> list[_Group]:
     """Return the groups of all sequences; those of one are of equal size if possible, so that few products differ."""
     groups = []
     for rows, area in zip(sequences.rows, sequences.areas, strict=True):
+        if area.start == area.stop:
+            continue
         parts = -(-heads // max(1, _SCORES_AT_ONCE // (area.stop - area.start)))
         at_once = -(-heads // parts)
         for start in range(0, heads, at_once):
