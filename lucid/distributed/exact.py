@@ -76,6 +76,8 @@ class ExactReduction:
 
     def begin_step(self) -> None:
         """Let the next backward be the first of a step."""
+        if self._in_backward:
+            raise RuntimeError("an earlier backward was interrupted: the gradients of the ranks are out of step")
         self._leaf = 0
         self._free += self._waiting
         self._waiting.clear()

@@ -118,11 +118,22 @@ def cpu_limit(root: Path = _ROOT) -> float | None:
     return min(limits, default=None)
 
 
-def memory_limit(root: Path = _ROOT) -> int | None:
-    """Return how many bytes the control groups of this process let it have together with all others in them."""
-    words = [limit for limit, *_ in _limits(root, "memory", ("memory.max",), ("memory.limit_in_bytes",))]
-    limits = [int(limit) for limit in words if limit.isdigit()]  # not "max"
-    return min((limit for limit in limits if limit < _NO_LIMIT), default=None)
+def memory_limit(root: Path = _ROOT) -> tuple[int, int] | None:
+    """Return how many bytes the control groups of this process allow, and how many of them are free; None: no limit.
+
+    The groups count all processes in them. Of files' pages, those that nobody has used of late count as free, as the
+    kernel gives them up for others.
+    """
+    files = ("memory.max", "memory.current", "memory.stat")
+    old_files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+    allowed, free = [], []
+    for limit, used, *statistics in _limits(root, "memory", files, old_files):
+        if limit.isdigit() and int(limit) < _NO_LIMIT:  # not "max"
+            counts = dict(zip(statistics[::2], map(int, statistics[1::2]), strict=True))
+            unused = counts.get("total_inactive_file", counts.get("inactive_file", 0))
+            allowed.append(int(limit))
+            free.append(max(0, int(limit) - int(used) + unused))
+    return (min(allowed), min(free)) if allowed else None
 
 
 def _limits(root: Path, controller: str, files: tuple[str, ...], old_files: tuple[str, ...]) -> Iterator[list[str]]:

@@ -26,9 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from lucid.distributed.agreement import is_agreed
+from lucid.distributed.agreement import is_agreed, texts_of_all
 from lucid.distributed.communicator import LONGEST_MESSAGE, Communicator, SideChannel
 from lucid.distributed.guard import report_and_abort, tell_and_abort
 from lucid.distributed.hang import Sighting, describe
@@ -43,7 +41,6 @@ _SECONDS_FOR_THE_LOWEST = 5.0
 _SECONDS_FOR_THE_ABORT = 15
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_QUESTIONS = 5.0
-_HOST_BYTES = 64
 _LONGEST_STACK = 10
 
 
@@ -58,7 +55,7 @@ def watched(communicator: Communicator, seconds: float) -> Iterator[None]:
     if channel is None:
         yield
         return
-    watch = _Watch(communicator, channel, seconds, _hosts(communicator))
+    watch = _Watch(communicator, channel, seconds, texts_of_all(communicator, socket.gethostname()))
     thread = threading.Thread(target=watch.run, name="watchdog", daemon=True)
     thread.start()
     in_order = True
@@ -176,15 +173,6 @@ class _Watch:
 
     def _others(self) -> list[int]:
         return [rank for rank in range(self._communicator.size) if rank != self._communicator.rank]
-
-
-def _hosts(communicator: Communicator) -> list[str]:
-    """Return the names of the hosts of all ranks. All ranks call this."""
-    name = socket.gethostname().encode()[:_HOST_BYTES].ljust(_HOST_BYTES, b"\0")
-    names = np.zeros((communicator.size, _HOST_BYTES), np.uint8)
-    names[communicator.rank] = np.frombuffer(name, np.uint8)
-    communicator.all_gather(names, range(0, names.size + 1, _HOST_BYTES)).wait()
-    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in names]
 
 
 def _main_stack() -> tuple[str, ...]:

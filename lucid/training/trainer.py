@@ -236,11 +236,12 @@ class Trainer:
         run = self.run
         run.skipped_steps += 1
         if run.skipped_in_a_row > self.settings.max_skipped_steps:
+            # On a GPU these are those of the next step already, which may be finite.
             names = not_finite(run.ddp.flat)
+            last = f" (last in {', '.join(names[:3])}{' and more' if len(names) > 3 else ''})" if names else ""
             error = TrainingError(
-                f"step {step}: the gradient was not finite {run.skipped_in_a_row} times in a row (last in "
-                f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}): lower optimizer.learning_rate, or "
-                "lengthen the warm-up, and go on from the last checkpoint"
+                f"step {step}: the gradient was not finite {run.skipped_in_a_row} times in a row{last}: lower "
+                "optimizer.learning_rate, or lengthen the warm-up, and go on from the last checkpoint"
             )
             error.agreed = True
             raise error
@@ -273,6 +274,11 @@ class Trainer:
             self._log.write({"step": run.step, **self.evaluation.as_dict()})
             self._progress.say(self.evaluation.sentence())
 
+    @property
+    def _has_share(self) -> bool:
+        """Whether the first rank needs this rank's moments for a checkpoint, as its own are not all."""
+        return not self.run.ddp.flat.ownership.is_whole
+
     def _save(self) -> None:
         """Begin a checkpoint. The weights of all ranks are equal: the first writes, while training goes on."""
         with self._window.paused():
@@ -280,7 +286,7 @@ class Trainer:
             if self._saver:
                 with self._saving():
                     self._saver.begin(state)
-            else:
+            elif self._has_share:
                 self.run.optimizer.state_dict()
 
     def _save_last(self) -> None:
@@ -291,7 +297,8 @@ class Trainer:
         if self._saver:
             with self._saving():
                 unsaved = not self._saver.has_saved(state)
-        moments = self.run.optimizer.state_dict() if communicator.all_reduce_scalar(unsaved) else {}
+        wanted = communicator.all_reduce_scalar(unsaved) > 0
+        moments = self.run.optimizer.state_dict() if wanted and (self._saver or self._has_share) else {}
 
         def finish() -> None:
             if self._saver and unsaved:

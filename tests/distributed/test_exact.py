@@ -121,6 +121,17 @@ def test_another_number_of_backward_passes_is_refused(communicator):
         backward(ddp.module, 0)
 
 
+def test_a_step_after_an_interrupted_backward_is_refused(communicator):
+    ddp = DistributedDataParallel(Model(), communicator, exact_micro_batches=1)
+    ddp.zero_grad()
+    (first, *_) = ddp.module.parameters()
+    first.add_ready_hook(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        backward(ddp.module, 0)
+    with pytest.raises(RuntimeError, match="an earlier backward was interrupted"):
+        ddp.zero_grad()
+
+
 @pytest.mark.mpi(min_size=3)
 def test_a_number_of_ranks_that_is_no_power_of_two_is_refused(communicator):
     if communicator.size & (communicator.size - 1) == 0:

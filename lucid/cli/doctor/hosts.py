@@ -52,8 +52,8 @@ def memory() -> tuple[int, int]:
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, _, size = line.partition(":")
         known[name] = int(size.split()[0]) * 1024
-    total = min(known["MemTotal"], memory_limit() or known["MemTotal"])
-    return total, min(known["MemAvailable"], total)
+    allowed, free = memory_limit() or (known["MemTotal"], known["MemAvailable"])
+    return min(known["MemTotal"], allowed), min(known["MemAvailable"], free)
 
 
 def interfaces() -> dict[str, float]:
