@@ -24,14 +24,13 @@ class Tensor:
     __array_ufunc__ = None
 
     def __init__(self, data: Array, requires_grad: bool = False, function: "Function | None" = None) -> None:
-        self.data = data
+        # NumPy makes a scalar of what has no dimensions.
+        self.data = np.asarray(data) if isinstance(data, np.generic) else data
         self.requires_grad = requires_grad
         self._function = function
         self._gradient: Array | None = None
         self._has_gradient = False
         self._ready_hooks: list[Callable[[], None]] = []
-
-    # --- what it is
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -76,7 +75,10 @@ class Tensor:
         data = backend.to_device(self.data, target) if isinstance(target, str) else self.data.astype(target, copy=False)
         return self if data is self.data else Tensor(data)
 
-    # --- its gradient
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set whether this leaf collects a gradient, and return it."""
+        self.requires_grad = requires_grad
+        return self
 
     @property
     def origin(self) -> "Function | Tensor":
@@ -152,8 +154,6 @@ class Tensor:
         for callback in self._ready_hooks:
             callback()
 
-    # --- arithmetic and shape: see operations
-
     def __add__(self, other: Any) -> "Tensor":
         return operations.add(self, other)
 
@@ -191,7 +191,7 @@ class Tensor:
         return operations.matmul(other, self)
 
     def __getitem__(self, index: Any) -> "Tensor":
-        return operations.index(self, index)
+        return operations.index(self, tuple(map(array_of, index)) if isinstance(index, tuple) else array_of(index))
 
     def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
         return operations.sum(self, axis, keepdims)
@@ -214,14 +214,13 @@ class Tensor:
     def softmax(self, axis: int = -1) -> "Tensor":
         return operations.softmax(self, axis)
 
-    def reshape(self, *shape: int) -> "Tensor":
-        return operations.reshape(self, shape)
+    def reshape(self, *shape: Any) -> "Tensor":
+        """Return the same elements in another shape, which is given as numbers or as one tuple; one may be -1."""
+        return operations.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape)
 
     def transpose(self, *axes: int) -> "Tensor":
         """Return the axes in this order, or in reverse order if none is given (as NumPy does)."""
         return operations.transpose(self, axes or tuple(reversed(range(self.ndim))))
-
-    # --- comparisons, without gradients
 
     def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]  # elementwise, as in NumPy and PyTorch
         return Tensor(np.equal(self.data, array_of(other)))
@@ -232,12 +231,16 @@ class Tensor:
     def __lt__(self, other: Any) -> "Tensor":
         return Tensor(np.less(self.data, array_of(other)))
 
+    def __le__(self, other: Any) -> "Tensor":
+        return Tensor(np.less_equal(self.data, array_of(other)))
+
     def __gt__(self, other: Any) -> "Tensor":
         return Tensor(np.greater(self.data, array_of(other)))
 
-    __hash__ = object.__hash__
+    def __ge__(self, other: Any) -> "Tensor":
+        return Tensor(np.greater_equal(self.data, array_of(other)))
 
-    # --- Python's and others' protocols
+    __hash__ = object.__hash__
 
     def __len__(self) -> int:
         return len(self.data)
@@ -268,11 +271,6 @@ class Tensor:
         device = "" if self.device == backend.CPU else f", device={self.device!r}"
         graph = ", requires_grad=True" if self.requires_grad else ""
         return f"tensor({values}{device}{graph})"
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Set whether this leaf collects a gradient, and return it."""
-        self.requires_grad = requires_grad
-        return self
 
 
 def tensor(values: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:

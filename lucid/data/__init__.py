@@ -4,7 +4,7 @@
 the seed and its place in the run; a `Loader` computes batches ahead.
 """
 
-from lucid.data.batch import IGNORED, Batch
+from lucid.data.batch import Batch
 from lucid.data.loader import Loader
 from lucid.data.manifest import HELD_OUT, TRAIN, Manifest
 from lucid.data.sampler import Sampler, SamplerSettings
@@ -13,7 +13,6 @@ from lucid.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens, 
 
 __all__ = [
     "HELD_OUT",
-    "IGNORED",
     "TRAIN",
     "Batch",
     "Corpus",

@@ -5,9 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from lucid.backend import Array
-
-# The label of what no loss is computed for.
-IGNORED = -100
+from lucid.kernels.masking import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -15,9 +13,9 @@ class Batch:
     """B samples of T tokens. A sample is one sequence `[CLS] A [SEP] B [SEP]`, or several packed, then padding.
 
     `input_ids`, `token_type_ids` and `mlm_labels` are int32 [B, T]. `mlm_labels` is the original token where it was
-    masked, `IGNORED` elsewhere. `sequence_ids`, int32 [B, T], numbers the sequences of a sample from 1 on, and is 0 in
-    padding. `nsp_labels`, int32 [S], is for each sequence, sample after sample, 0 where B follows A, 1 where B is of
-    another document. `samples`, int64 [B], is each row's index in the *global* batch of its step.
+    masked, `IGNORE_INDEX` elsewhere. `sequence_ids`, int32 [B, T], numbers the sequences of a sample from 1 on, and is
+    0 in padding. `nsp_labels`, int32 [S], is for each sequence, sample after sample, 0 where B follows A, 1 where B is
+    of another document. `samples`, int64 [B], is each row's index in the *global* batch of its step.
     """
 
     input_ids: Array
@@ -30,7 +28,7 @@ class Batch:
     @property
     def masked_tokens(self) -> int:
         """How many tokens the MLM loss is over."""
-        return int(np.count_nonzero(self.mlm_labels != IGNORED))
+        return int(np.count_nonzero(self.mlm_labels != IGNORE_INDEX))
 
     @property
     def attention_mask(self) -> Array:

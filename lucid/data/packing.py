@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 
 from lucid.backend import Array
-from lucid.data.batch import IGNORED, Batch
+from lucid.data.batch import Batch
+from lucid.kernels.masking import IGNORE_INDEX
 
 # Sequences packed together, unless an epoch has fewer: many leave little room, few take little time.
 _BLOCK = 1024
@@ -116,7 +117,7 @@ def packed(batch: Batch, row: Array, padding: int) -> Batch:
         input_ids=laid(batch.input_ids.reshape(-1)[source], padding),
         sequence_ids=laid(np.repeat(np.arange(len(row)) - firsts[row] + 1, lengths), 0),
         token_type_ids=laid(batch.token_type_ids.reshape(-1)[source], 0),
-        mlm_labels=laid(batch.mlm_labels.reshape(-1)[source], IGNORED),
+        mlm_labels=laid(batch.mlm_labels.reshape(-1)[source], IGNORE_INDEX),
         nsp_labels=batch.nsp_labels,
         samples=batch.samples[firsts],
     )

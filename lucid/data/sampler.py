@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucid.backend import Array
-from lucid.data.batch import IGNORED, Batch
+from lucid.data.batch import Batch
 from lucid.data.manifest import TOKENIZER_FOLDER
 from lucid.data.packing import Packing, packed
 from lucid.data.pairs import WORDS, PairChooser, Segments
@@ -18,7 +18,7 @@ from lucid.data.shards import Corpus
 from lucid.data.spans import find_spans
 from lucid.data.tokenizer import continuing_tokens, load_tokenizer
 from lucid.errors import DataError
-from lucid.kernels.masking import Masking, mask_tokens
+from lucid.kernels.masking import IGNORE_INDEX, Masking, mask_tokens
 from lucid.random import Coordinates, Stream, random_words
 
 
@@ -29,8 +29,8 @@ class SamplerSettings:
     `max_predictions` bounds the masked tokens of a sample; None is round(mlm_probability * sequence_length) + 1. With
     `whole_word_mask` the pieces of a word are masked together or not at all.
 
-    Without `nsp` a sample is one segment of one document, its token types are 0 and its NSP label is `IGNORED`: the
-    DOC-SENTENCES of RoBERTa (Liu et al. 2019), but that the sentence which overflows is cut, not left to the next
+    Without `nsp` a sample is one segment of one document, its token types are 0 and its NSP label is `IGNORE_INDEX`:
+    the DOC-SENTENCES of RoBERTa (Liu et al. 2019), but that the sentence which overflows is cut, not left to the next
     sample, and that samples near a document's end are not made up for by more of them. RoBERTa also has no short ones:
     `short_sequence_probability` 0.
 
@@ -80,7 +80,7 @@ class Sampler:
             probability=settings.mlm_probability,
             replace_probability=settings.mask_replace_probability,
             random_probability=settings.random_replace_probability,
-            ignore_index=IGNORED,
+            ignore_index=IGNORE_INDEX,
         )
         self._is_special = np.isin(np.arange(corpus.vocab_size), corpus.special_tokens.ids)
         self._continues_word = _continuing_tokens(corpus) if settings.whole_word_mask else None
@@ -117,7 +117,7 @@ class Sampler:
         continues_word = None if self._continues_word is None else self._continues_word[input_ids]
         lengths, coordinates = attention_mask.sum(axis=1), Coordinates(self._seed, epoch, places)
         masked, labels = mask_tokens(input_ids, candidates, lengths, self._masking, coordinates, continues_word)
-        nsp_labels = segments.labels if self._settings.nsp else np.full(len(places), IGNORED)
+        nsp_labels = segments.labels if self._settings.nsp else np.full(len(places), IGNORE_INDEX)
         types, numbers = second.astype(np.int32), attention_mask.astype(np.int32)
         return Batch(masked, numbers, types, labels, nsp_labels.astype(np.int32), samples)
 

@@ -10,6 +10,9 @@ import numpy as np
 from lucid.backend import Array, array_module
 from lucid.random import Coordinates, Stream, integers, random_words, uniform
 
+# The label of what does not count, as in PyTorch: unmasked positions, and sequences without a second segment.
+IGNORE_INDEX = -100
+
 
 @dataclass(frozen=True)
 class Masking:
@@ -25,7 +28,7 @@ class Masking:
     probability: float = 0.15
     replace_probability: float = 0.8
     random_probability: float = 0.1
-    ignore_index: int = -100
+    ignore_index: int = IGNORE_INDEX
 
 
 def mask_tokens(

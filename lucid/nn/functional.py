@@ -13,6 +13,7 @@ from lucid import kernels
 from lucid.autograd import Deferred, Function, Tensor
 from lucid.backend import Array, array_module
 from lucid.kernels import Activation
+from lucid.kernels.masking import IGNORE_INDEX
 from lucid.kernels.sequences import Sequences
 from lucid.random import Stream, current_coordinates
 
@@ -202,11 +203,13 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) 
 
 
 def dropout(x: Tensor, probability: float, site: int = 0, training: bool = True) -> Tensor:
-    """Zero elements of x [B, ...] with `probability` and scale up the rest, in training only.
+    """Zero elements of x [B, ...] with `probability`, less than 1, and scale up the rest, in training only.
 
     `site` numbers the places of a model, so that no two draw the same mask. What is drawn depends on the coordinates
     in force (`lucid.random.at`), or else on `lucid.manual_seed` and the number of calls.
     """
+    if not 0 <= probability < 1:
+        raise ValueError(f"probability is {probability}; it takes a number from 0 up to, not including, 1")
     if not training or probability == 0:
         return x
     return Dropout.apply(x, probability=probability, stream=Stream.DROPOUT + site)
@@ -261,7 +264,7 @@ def attention(
 
 
 def cross_entropy(
-    logits: Tensor, labels: Array, ignore_index: int = -100, reduction: Literal["mean", "sum", "none"] = "mean"
+    logits: Tensor, labels: Array, ignore_index: int = IGNORE_INDEX, reduction: Literal["mean", "sum", "none"] = "mean"
 ) -> Tensor:
     """Return the cross-entropy of logits [N, V] at labels [N] (integers in [0, V), or `ignore_index`), in nats.
 

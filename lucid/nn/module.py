@@ -1,12 +1,13 @@
 """`Parameter` and `Module`: a tree of named parameters, with PyTorch's habits and Hugging Face's names."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 
 from lucid import backend
-from lucid.autograd import Tensor, recompute
+from lucid.autograd import Tensor, no_grad, recompute
 
 
 class Parameter(Tensor):
@@ -110,6 +111,18 @@ class Module:
     def eval(self) -> Self:
         """Switch dropout off in this module and all below it, and return it."""
         return self.train(False)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Drop nothing and record nothing inside the block; then this module and all below it are as they were."""
+        before = [(module, module.training) for _, module in self.named_modules()]
+        self.eval()
+        try:
+            with no_grad():
+                yield
+        finally:
+            for module, training in before:
+                module.training = training
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

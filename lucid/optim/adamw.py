@@ -11,14 +11,15 @@ class AdamW(MomentOptimizer):
     def update(self, factors: Array) -> None:
         flat = self.flat
         for part in flat.ownership.parts:
+            values, first_moments, second_moments = self._buffers_of(part)
             kernels.of(flat.values).adamw(
-                flat.values[part.elements],
+                values,
                 flat.gradients[part.elements],
-                self.first_moments[part.own],
-                self.second_moments[part.own],
+                first_moments,
+                second_moments,
                 factors,
                 betas=self.betas,
                 epsilon=self.epsilon,
-                weight_decay=self.weight_decay if part.decay else 0.0,
+                weight_decay=self._decay_of(part),
                 rounded=self._rounded(part),
             )

@@ -4,7 +4,6 @@ import numpy as np
 
 from lucid import kernels
 from lucid.backend import Array, array_module
-from lucid.nn.parameters import Part
 from lucid.optim.moments import MomentOptimizer
 
 
@@ -44,9 +43,3 @@ class LAMB(MomentOptimizer):
                 weight_decay=self._decay_of(part),
                 rounded=self._rounded(part),
             )
-
-    def _buffers_of(self, part: Part) -> tuple[Array, Array, Array]:
-        return self.flat.values[part.elements], self.first_moments[part.own], self.second_moments[part.own]
-
-    def _decay_of(self, part: Part) -> float:
-        return self.weight_decay if part.decay else 0.0

@@ -62,6 +62,13 @@ class MomentOptimizer:
         """Update what is this process's; `factors` are of `Kernels.update_factors`."""
         raise NotImplementedError
 
+    def _buffers_of(self, part: Part) -> tuple[Array, Array, Array]:
+        """Return the values of a part and both of their moments."""
+        return self.flat.values[part.elements], self.first_moments[part.own], self.second_moments[part.own]
+
+    def _decay_of(self, part: Part) -> float:
+        return self.weight_decay if part.decay else 0.0
+
     def _rounded(self, part: Part) -> Array | None:
         """Return where to put the rounded values of a part, unless all are rounded once they are gathered."""
         flat = self.flat

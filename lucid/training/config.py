@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from lucid.distributed.backends.between_nodes import WireDtype
+from lucid.distributed.connection import Backend
 from lucid.errors import ConfigError
 from lucid.kernels import AttentionKind, Precision
 from lucid.models import BERTConfig
@@ -138,13 +140,13 @@ class TrainSettings(Settings):
 class DistributedSettings(Settings):
     """How ranks communicate."""
 
-    backend: Literal["auto", "single", "mpi", "shared_memory", "nccl"] = Field(
+    backend: Backend = Field(
         "auto",
         description="what carries gradients; auto: shared memory within nodes where it can, else MPI; between GPUs "
         "NCCL where it can, else these two through the host",
     )
     bucket_megabytes: Positive = Field(25.0, description="gradients that are reduced together")
-    wire_dtype: Literal["float32", "bfloat16"] = Field(
+    wire_dtype: WireDtype = Field(
         "float32",
         description="what gradients travel as between nodes, or over NCCL; bfloat16: rounded, in half of the bytes",
     )

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lucid.autograd import no_grad
 from lucid.backend import Array
-from lucid.data import IGNORED, Corpus, Sampler
+from lucid.data import Corpus, Sampler
 from lucid.distributed import Communicator
+from lucid.kernels.masking import IGNORE_INDEX
 from lucid.models import BERTForPreTraining
 
 
@@ -66,12 +66,9 @@ def evaluate(
     samples = min(samples, sampler.samples_per_epoch)
     first, stop = (rank * samples // communicator.size for rank in (communicator.rank, communicator.rank + 1))
     sums = np.zeros(7)
-    training = model.training
-    model.eval()
-    with no_grad():
+    with model.evaluating():
         for start in range(first, stop, batch_size):
             sums += _sums(model, sampler, range(start, min(start + batch_size, stop)), token_losses)
-    model.train(training)
     communicator.all_reduce(sums).wait()
     mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs, by_frequency = (float(value) for value in sums)
     return Evaluation(
@@ -94,7 +91,7 @@ def _sums(model: BERTForPreTraining, sampler: Sampler, rows: range, token_losses
         sequence_ids=batch.sequence_ids,
         token_type_ids=batch.token_type_ids,
     )
-    by_frequency = token_losses[batch.mlm_labels[batch.mlm_labels != IGNORED]].sum()
+    by_frequency = token_losses[batch.mlm_labels[batch.mlm_labels != IGNORE_INDEX]].sum()
     of_mlm, of_nsp = ((branch.loss.item(), int(branch.correct), branch.count) for branch in (mlm, nsp))
     return np.array([*of_mlm, *of_nsp, by_frequency], np.float64)
 

@@ -42,6 +42,26 @@ def test_comparisons_are_elementwise():
     assert (x != x).numpy().tolist() == [False] * 3
     assert (x > 1).numpy().tolist() == [False, True, True]
     assert (x < 2).numpy().tolist() == [True, False, False]
+    assert (x >= 2).numpy().tolist() == [False, True, True]
+    assert (x <= 2).numpy().tolist() == [True, True, False]
+
+
+def test_a_tensor_may_index_another():
+    x = lucid.tensor(np.arange(6.0).reshape(2, 3), requires_grad=True)
+    (x[x > 3].sum() + x[0, lucid.tensor([1, 1])].sum()).backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [[0, 2, 0], [0, 1, 1]])
+
+
+def test_what_has_no_dimensions_is_an_array_all_the_same():
+    x = lucid.tensor(np.ones(3), requires_grad=True)
+    for y in (x.sum() * 2, x[0] + x[1], x.sum() > 1):
+        assert isinstance(y.data, np.ndarray)
+        assert np.from_dlpack(y) == y.data
+
+
+def test_a_shape_may_be_a_tuple():
+    x = lucid.tensor(np.arange(6))
+    assert x.reshape((2, 3)).shape == x.reshape(2, -1).shape == (2, 3)
 
 
 def test_to_changes_dtype_or_device():

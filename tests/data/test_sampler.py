@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from lucid.backend import Array
-from lucid.data import IGNORED, Batch, Corpus, Sampler, SamplerSettings
+from lucid.data import Batch, Corpus, Sampler, SamplerSettings
 from lucid.data.pairs import WORDS, PairChooser
 from lucid.data.spans import find_spans
 from lucid.data.tokenizer import continuing_tokens, load_tokenizer
 from lucid.errors import DataError
+from lucid.kernels.masking import IGNORE_INDEX
 from lucid.preparation import prepare
 from lucid.random import Coordinates, Stream, random_words
 
@@ -58,7 +59,7 @@ def many_packed(corpus: Corpus) -> Batch:
         input_ids=apart(batch.input_ids, corpus.special_tokens.pad),
         sequence_ids=apart(np.ones_like(batch.sequence_ids), 0),
         token_type_ids=apart(batch.token_type_ids, 0),
-        mlm_labels=apart(batch.mlm_labels, IGNORED),
+        mlm_labels=apart(batch.mlm_labels, IGNORE_INDEX),
         nsp_labels=batch.nsp_labels,
         samples=np.arange(len(lengths)),
     )
@@ -75,7 +76,7 @@ def assert_share(found: Array, expected: float) -> None:
 
 
 def unmasked(batch: Batch) -> Array:
-    return np.where(batch.mlm_labels == IGNORED, batch.input_ids, batch.mlm_labels)
+    return np.where(batch.mlm_labels == IGNORE_INDEX, batch.input_ids, batch.mlm_labels)
 
 
 def assert_equal(batch: Batch, other: Batch, but_for: str = "") -> None:
@@ -139,7 +140,7 @@ def test_shapes_and_types_are_those_promised(sampler: Sampler) -> None:
         "nsp_labels": ("int32", (8,)),
         "samples": ("int64", (8,)),
     }
-    assert batch.masked_tokens == (batch.mlm_labels != IGNORED).sum()
+    assert batch.masked_tokens == (batch.mlm_labels != IGNORE_INDEX).sum()
 
 
 def test_a_sample_is_two_segments_between_special_tokens(corpus: Corpus, many: Batch) -> None:
@@ -159,13 +160,13 @@ def test_a_sample_is_two_segments_between_special_tokens(corpus: Corpus, many: B
 
 
 def test_no_special_token_nor_padding_is_ever_chosen(corpus: Corpus, many: Batch) -> None:
-    chosen = many.mlm_labels != IGNORED
+    chosen = many.mlm_labels != IGNORE_INDEX
     assert not np.isin(many.mlm_labels[chosen], corpus.special_tokens.ids).any()
     assert not (chosen & ~many.attention_mask).any()
 
 
 def test_15_percent_of_each_sample_are_chosen(many: Batch) -> None:
-    counts, lengths = (many.mlm_labels != IGNORED).sum(axis=1), many.attention_mask.sum(axis=1)
+    counts, lengths = (many.mlm_labels != IGNORE_INDEX).sum(axis=1), many.attention_mask.sum(axis=1)
     expected = np.maximum(np.rint(0.15 * lengths), 1)
     # By whole words fewer may be: where none is left that fits.
     assert (counts <= expected).all()
@@ -173,7 +174,7 @@ def test_15_percent_of_each_sample_are_chosen(many: Batch) -> None:
 
 
 def test_of_the_chosen_80_percent_are_masked_10_random_and_10_kept(corpus: Corpus, many: Batch) -> None:
-    chosen = many.mlm_labels != IGNORED
+    chosen = many.mlm_labels != IGNORE_INDEX
     ids, originals = many.input_ids[chosen], many.mlm_labels[chosen]
     mask = corpus.special_tokens.mask
     # A random token is now and then [MASK], or the one that stood there.
@@ -224,7 +225,7 @@ def test_a_random_segment_is_of_another_document_and_a_next_one_follows(corpus: 
 def test_every_place_of_a_full_sample_is_chosen_equally_often(corpus: Corpus, many_by_tokens: Batch) -> None:
     ids, special = unmasked(many_by_tokens), corpus.special_tokens
     full = many_by_tokens.attention_mask.all(axis=1) & (np.isin(ids, special.ids).sum(axis=1) == 3)
-    text, chosen = ~np.isin(ids, special.ids)[full], (many_by_tokens.mlm_labels != IGNORED)[full]
+    text, chosen = ~np.isin(ids, special.ids)[full], (many_by_tokens.mlm_labels != IGNORE_INDEX)[full]
     for column in np.flatnonzero(text.any(axis=0)):
         assert_share(chosen[text[:, column], column], 10 / LONGEST)
 
@@ -232,7 +233,7 @@ def test_every_place_of_a_full_sample_is_chosen_equally_often(corpus: Corpus, ma
 def test_the_pieces_of_a_word_are_chosen_together(corpus: Corpus) -> None:
     batch = Sampler(corpus, replace(SETTINGS, whole_word_mask=True), seed=11).batch(0, range(2000))
     continues = continuing_tokens(load_tokenizer(corpus.folder / "tokenizer"))[unmasked(batch)]
-    chosen = batch.mlm_labels != IGNORED
+    chosen = batch.mlm_labels != IGNORE_INDEX
     text = ~np.isin(unmasked(batch), corpus.special_tokens.ids)
     joined = continues[:, 1:] & text[:, :-1] & text[:, 1:]
     assert joined.sum() > 10_000
@@ -295,7 +296,7 @@ def test_documents_of_one_sentence_give_both_labels(corpus_of: Callable[..., Cor
 def test_without_nsp_a_sample_is_one_span(corpus: Corpus) -> None:
     batch = Sampler(corpus, SamplerSettings(64, nsp=False), seed=1).batch(0, range(500))
     ids, lengths = unmasked(batch), batch.attention_mask.sum(axis=1)
-    assert (batch.nsp_labels == IGNORED).all()
+    assert (batch.nsp_labels == IGNORE_INDEX).all()
     assert (batch.token_type_ids == 0).all()
     assert ((ids == corpus.special_tokens.separator).sum(axis=1) == 1).all()
     assert (ids[np.arange(500), lengths - 1] == corpus.special_tokens.separator).all()
@@ -311,7 +312,7 @@ def test_short_and_long_sequences_work(corpus: Corpus, length: int) -> None:
 
 def test_predictions_are_bounded(corpus: Corpus) -> None:
     batch = Sampler(corpus, SamplerSettings(64, max_predictions=3), seed=1).batch(0, range(100))
-    assert (batch.mlm_labels != IGNORED).sum(axis=1).max() == 3
+    assert (batch.mlm_labels != IGNORE_INDEX).sum(axis=1).max() == 3
 
 
 def test_what_cannot_be_sampled_is_refused(corpus: Corpus, tmp_path: Path, corpus_of: Callable[..., Corpus]) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lucid.backend import Array
-from lucid.data import IGNORED, Batch, Corpus, Loader, Manifest, Sampler, SamplerSettings
+from lucid.data import Batch, Corpus, Loader, Manifest, Sampler, SamplerSettings
 from lucid.data.manifest import Shard, record_files
 from lucid.errors import DataError
+from lucid.kernels.masking import IGNORE_INDEX
 from lucid.preparation import prepare, stages
 
 # The documents are short: without pairs each is one sample, whole.
@@ -85,7 +86,7 @@ sharings = st.builds(
 
 
 def texts(batch: Batch) -> list[tuple[int, ...]]:
-    ids: Array = np.where(batch.mlm_labels == IGNORED, batch.input_ids, batch.mlm_labels)
+    ids: Array = np.where(batch.mlm_labels == IGNORE_INDEX, batch.input_ids, batch.mlm_labels)
     return [tuple(row[mask].tolist()) for row, mask in zip(ids, batch.attention_mask, strict=True)]
 
 

@@ -255,6 +255,10 @@ def test_predictions_and_accuracies_leave_dropout_and_gradients_as_they_were(mod
     model.get_accuracy(**arrays)
     model.predict_mlm_token_ids(arrays["input_ids"])
     assert all(module.training for _, module in model.named_modules())
+    model.bert.eval()
+    model.predict_nsp_labels(arrays["input_ids"])
+    assert model.training
+    assert not model.bert.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -320,6 +324,16 @@ def test_masking_honours_its_settings(model, tokens):
     assert (labels == IGNORED).all()
     _, labels = masked(mlm_probability=1.0)
     np.testing.assert_array_equal(labels != IGNORED, (attention_mask == 1) & (special_tokens_mask == 0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int8, np.int32])
+def test_masking_takes_ids_of_any_integer_dtype(model, tokens, dtype):
+    expected, got = [], []
+    for input_ids, arrays in ((tokens[0], expected), (tokens[0].astype(dtype), got)):
+        lucid.manual_seed(3)
+        arrays += model.create_masked_lm_inputs(input_ids, mlm_probability=0.5)
+    for one, other in zip(expected, got, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
 def test_masking_is_drawn_again_from_the_same_seed(model, tokens):

@@ -13,6 +13,7 @@ import yaml
 from lucid.cli.bench.table import print_breakdown
 from lucid.distributed import all_or_none, session, text_of_first, watched
 from lucid.errors import ConfigError
+from lucid.models.bert.zoo import LARGE
 from lucid.preparation import prepare
 from lucid.training.breakdown import StepClock, measure
 from lucid.training.config import RunConfig, from_dict, load
@@ -34,7 +35,7 @@ _SHAPES: dict[Size, dict[str, int]] = {
         "intermediate_size": 512,
     },
     Size.BASE: {},
-    Size.LARGE: {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    Size.LARGE: LARGE,
 }  # fmt: skip
 # Steps that no measurement reaches: nothing is logged or saved.
 _NEVER = 2**30

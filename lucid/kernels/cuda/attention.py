@@ -5,12 +5,12 @@ log of the sum of each row's exponentials.
 """
 
 import math
-from typing import Literal
 
 import numpy as np
 
 from lucid.backend import Array, array_module
 from lucid.errors import ConfigError
+from lucid.kernels import AttentionKind
 from lucid.kernels.cuda import cudnn_attention, launching
 from lucid.kernels.cuda.arrays import aligned, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
@@ -26,13 +26,10 @@ _SAVED = 2
 # Tensor cores multiply pieces of so many columns.
 _PIECE = 16
 
-
-Kind = Literal["auto", "own", "cudnn"]
-
-_kind: Kind = "own"
+_kind: AttentionKind = "own"
 
 
-def choose(kind: Kind) -> str | None:
+def choose(kind: AttentionKind) -> str | None:
     """Let attention be computed by cuDNN, by our own kernels, or by cuDNN where it is there and can: "auto".
 
     This holds for the whole process from now on. cuDNN takes bfloat16, no mask, and no dropout. Returns a sentence for

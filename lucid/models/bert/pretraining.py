@@ -4,8 +4,6 @@ Devlin et al., "BERT: Pre-training of deep bidirectional transformers for langua
 B batch, T length, C width, V vocabulary, M masked positions.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -13,9 +11,9 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 
 from lucid import backend, kernels
-from lucid.autograd import Tensor, no_grad
+from lucid.autograd import Tensor
 from lucid.backend import Array
-from lucid.kernels.masking import Masking, mask_tokens
+from lucid.kernels.masking import IGNORE_INDEX, Masking, mask_tokens
 from lucid.kernels.sequences import Sequences
 from lucid.models.bert import hub
 from lucid.models.bert.arguments import (
@@ -33,9 +31,6 @@ from lucid.nn import LayerNorm, Linear, Module, Parameter, TiedLinear, functiona
 from lucid.random import coordinates_by_hand
 
 Reduction = Literal["mean", "sum"]
-
-# The label of what does not count: unmasked positions, and rows without a second segment.
-IGNORE_INDEX = -100
 
 
 class ModelInputs(TypedDict, total=False):
@@ -267,7 +262,8 @@ class BERTForPreTraining(Module):
         check_token_id("mask_token_id", mask_token_id, vocab_size)
         if 0 <= ignore_index < vocab_size:
             raise ValueError(f"ignore_index is {ignore_index}, which is a token's id; it takes any other number")
-        ids = integers("input_ids", input_ids, (None, None), vocab_size, "vocab_size")
+        # Labels and ids go where a token's dtype, such as uint16, has no room for them.
+        ids = integers("input_ids", input_ids, (None, None), vocab_size, "vocab_size").astype(np.int64)
         text = ids != self.config.pad_token_id
         if attention_mask is not None:
             text &= flags("attention_mask", attention_mask, ids.shape)
@@ -289,7 +285,7 @@ class BERTForPreTraining(Module):
 
     def predict_mlm_token_ids(self, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return the most probable token at each position: integers [B, T]. Dropout is off."""
-        with self._evaluating():
+        with self.evaluating():
             scores, _ = self(input_ids, **inputs)
         return Tensor(_most_probable(scores))
 
@@ -297,7 +293,7 @@ class BERTForPreTraining(Module):
         """Return 0 (segment B follows A) or 1 (it does not) for each row: integers [B]. Dropout is off."""
         checked = self._check(input_ids, **inputs)
         rows = checked.rows(checked.without_padding()).on(self.device)
-        with self._evaluating():
+        with self.evaluating():
             scores = self._next_sentence_scores(self.bert(rows), rows.sequences)
         return Tensor(_most_probable(scores))
 
@@ -307,13 +303,13 @@ class BERTForPreTraining(Module):
         """Return the share of the positions that count whose most probable token is the label's. Dropout is off."""
         checked = self._check(input_ids, **inputs)
         labels = self._mlm_labels(mlm_labels, checked, ignore_index)
-        with self._evaluating():
+        with self.evaluating():
             return self._mlm(checked, labels, ignore_index).accuracy()
 
     def get_nsp_accuracy(self, nsp_labels: Any, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return the share of rows whose next-sentence label is predicted. Dropout is off."""
         checked = self._check(input_ids, **inputs)
-        with self._evaluating():
+        with self.evaluating():
             return self._nsp(checked, nsp_labels).accuracy()
 
     def get_accuracy(
@@ -330,7 +326,7 @@ class BERTForPreTraining(Module):
         """Return (MLM accuracy, NSP accuracy, their weighted mean), from one pass. Dropout is off."""
         if mlm_weight < 0 or nsp_weight < 0 or mlm_weight + nsp_weight == 0:
             raise ValueError(f"mlm_weight is {mlm_weight} and nsp_weight {nsp_weight}; they take a positive sum")
-        with self._evaluating():
+        with self.evaluating():
             mlm, nsp = self.branch_losses(mlm_labels, nsp_labels, input_ids, ignore_index=ignore_index, **inputs)
         weighted = (mlm.accuracy() * mlm_weight + nsp.accuracy() * nsp_weight) / (mlm_weight + nsp_weight)
         return mlm.accuracy(), nsp.accuracy(), weighted
@@ -386,17 +382,6 @@ class BERTForPreTraining(Module):
 
     def _next_sentence_scores(self, hidden: Tensor, sequences: Sequences) -> Tensor:
         return self.cls.seq_relationship(self.bert.pooler(hidden, sequences))
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Record nothing and drop nothing inside the block, whatever mode the model is in."""
-        training = self.training
-        self.eval()
-        try:
-            with no_grad():
-                yield
-        finally:
-            self.train(training)
 
 
 def _branch_loss(scores: Tensor, labels: Array, ignore_index: int, count: int) -> BranchLoss:

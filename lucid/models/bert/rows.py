@@ -12,6 +12,7 @@ import numpy as np
 
 from lucid.autograd import Tensor
 from lucid.backend import Array, to_device
+from lucid.kernels.masking import IGNORE_INDEX
 from lucid.kernels.sequences import Sequences
 
 # The arrays of rows and of labels, by name.
@@ -64,7 +65,7 @@ class LabelledRows:
     def filled_up(self, shape: tuple[int, int, int]) -> "LabelledRows":
         """Return these rows and made-up ones without labels, so that `shape` is this; without a mask only."""
         N, M, S = shape
-        rows, ignored = self.rows, self.ignore_index
+        rows = self.rows
         assert rows.word_ids is not None
         return replace(
             self,
@@ -76,8 +77,8 @@ class LabelledRows:
                 position_ids=_filled(rows.position_ids, N, 0),
             ),
             positions=_filled(self.positions, M, 0),
-            mlm_labels=_filled(self.mlm_labels, M, ignored),
-            nsp_labels=_filled(self.nsp_labels, S, ignored),
+            mlm_labels=_filled(self.mlm_labels, M, self.ignore_index),
+            nsp_labels=_filled(self.nsp_labels, S, IGNORE_INDEX),
         )
 
     def arrays(self) -> dict[str, Array]:

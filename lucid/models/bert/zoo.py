@@ -5,6 +5,9 @@ from typing import Any
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.pretraining import BERTForPreTraining
 
+# The shape of BERT-large; that of BERT-base is what a config has by default.
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+
 
 def bert_for_pre_training_base(**settings: Any) -> BERTForPreTraining:
     """Return BERT-base, uncased: 12 layers of 768, 12 heads, 110,106,428 parameters.
@@ -19,5 +22,4 @@ def bert_for_pre_training_large(**settings: Any) -> BERTForPreTraining:
 
     `settings` override its config.
     """
-    shape = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-    return BERTForPreTraining(BERTConfig(**{**shape, **settings}))
+    return BERTForPreTraining(BERTConfig(**{**LARGE, **settings}))
