@@ -34,7 +34,7 @@ from lucid.data import Corpus
 from lucid.models import BERTForPreTraining
 from lucid.optim import WarmupPolynomialDecay
 from lucid.training.config import RunConfig, load
-from lucid.training.setup import open_corpora
+from lucid.training.corpora import open_corpora
 
 LAUNCHER = Path(__file__).parents[1] / "launch" / "mpirun.sh"
 # Steps of the running mean that is compared as well: single steps differ more.

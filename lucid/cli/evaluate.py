@@ -12,9 +12,10 @@ from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoint import STATE_FILE, open_checkpoint
 from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
+from lucid.training.corpora import evaluation_settings
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.evaluation import frequency_losses
-from lucid.training.setup import check_tokenizer, evaluation_settings
+from lucid.training.start import check_tokenizer
 from lucid.training.store import find_model
 
 

@@ -1,0 +1,65 @@
+"""The corpus of a run: opened, checked against the model, and sampled for training and for evaluation."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from lucid.backend import Array
+from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings
+from lucid.errors import ConfigError
+from lucid.training.config import DataSettings, RunConfig
+from lucid.training.evaluation import frequency_losses
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """What is read: the samples to train on, those held out (if any), and the losses by token frequency."""
+
+    identity: str
+    tokenizer_hash: str
+    train: Sampler
+    held_out: Sampler | None
+    token_losses: Array
+    tokenizer_files: list[Path]
+
+
+def open_corpora(config: RunConfig) -> Corpora:
+    """Open the prepared corpus that `config` names, and check that it fits the model."""
+    folder = config.data.path
+    corpus = Corpus.open(folder)
+    if config.model.vocab_size < corpus.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size is {config.model.vocab_size}, but the tokenizer of {folder} has {corpus.vocab_size} "
+            f"tokens: set model.vocab_size={corpus.vocab_size}, or more"
+        )
+    if config.model.pad_token_id != corpus.special_tokens.pad:
+        raise ConfigError(
+            f"model.pad_token_id is {config.model.pad_token_id}, but [PAD] is {corpus.special_tokens.pad} in the "
+            f"tokenizer of {folder}: set model.pad_token_id={corpus.special_tokens.pad}"
+        )
+    held_out = None
+    if HELD_OUT in Manifest.read(folder).splits:
+        held_out = Sampler(Corpus.open(folder, HELD_OUT), evaluation_settings(config.data), config.train.seed)
+    elif config.train.evaluate_every:
+        raise ConfigError(
+            f"train.evaluate_every is set, but {folder} has no held-out documents: see prepare --held-out"
+        )
+    return Corpora(
+        identity=corpus.identity,
+        tokenizer_hash=corpus.tokenizer_hash,
+        train=Sampler(corpus, _sampler_settings(config.data), config.train.seed),
+        held_out=held_out,
+        token_losses=frequency_losses(corpus) if held_out is not None else np.zeros(0),
+        tokenizer_files=corpus.tokenizer_files,
+    )
+
+
+def _sampler_settings(data: DataSettings) -> SamplerSettings:
+    """Return how samples are made, by the settings of the same names."""
+    return SamplerSettings(**{part.name: getattr(data, part.name) for part in fields(SamplerSettings)})
+
+
+def evaluation_settings(data: DataSettings) -> SamplerSettings:
+    """Return how held-out samples are made: masked as BERT's are, whatever training does, so that runs compare."""
+    return SamplerSettings(sequence_length=data.sequence_length, nsp=data.nsp)

@@ -1,0 +1,139 @@
+"""What a run starts from: its own newest checkpoint, another run's, or a model; and whether that fits its settings."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+
+from lucid.data import Corpus, load_tokenizer, tokenizer_hash
+from lucid.errors import CheckpointError, ConfigError
+from lucid.models import BERTConfig
+from lucid.models.bert.hub import check_size, read_config
+from lucid.training.checkpoint import Checkpoint, TrainingState
+from lucid.training.config import RunConfig, from_dict
+from lucid.training.corpora import Corpora
+from lucid.training.numerics import numerics
+from lucid.training.store import CheckpointStore, find_checkpoint
+
+
+def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> tuple[Checkpoint | None, list[str]]:
+    """Return the checkpoint that a run of `config` starts from, if any, and what there is to say of the start.
+
+    Whatever it starts from has to fit, or else a `LucidError` says how it does not. No weights are read.
+    """
+    checkpoint, problems = store.newest()
+    said = [f"passed over a checkpoint: {problem}" for problem in problems]
+    if checkpoint is not None:
+        said.extend(_check_same_run(config, corpora, checkpoint))
+        said.append(f"goes on from step {checkpoint.state.step:,} ({checkpoint.folder})")
+    elif config.initial_checkpoint is not None:
+        checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
+        said.append(f"starts with the weights and moments of {checkpoint.folder}")
+    elif config.initial_model is not None:
+        _check_initial_model(config, config.initial_model)
+        said.append(f"starts with the weights of {config.initial_model}")
+    return checkpoint, said
+
+
+# Of two models, what makes their weights mean different things.
+_SHAPE = {field.name for field in fields(BERTConfig)} - {
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+}
+
+
+def _check_initial_model(config: RunConfig, folder: Path) -> None:
+    check_tokenizer(folder, Corpus.open(config.data.path))
+    given = read_config(folder)
+    check_size(folder, given)
+    # A larger vocabulary may be padding.
+    difference = _shape_difference(given, config.model, _SHAPE - {"vocab_size"})
+    if difference:
+        raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
+
+
+def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the weights and moments of another run's checkpoint, at the beginning of this run, if they fit it."""
+    _check_fits(config, checkpoint, "choose another initial_checkpoint, or take the settings back")
+    if checkpoint.state.tokenizer != corpora.tokenizer_hash:
+        raise CheckpointError(
+            f"{checkpoint.folder} was trained with another tokenizer than that of {config.data.path}: prepare the text "
+            f"with lucid prepare --tokenizer {checkpoint.folder}"
+        )
+    return replace(checkpoint, state=checkpoint.state.at_the_beginning())
+
+
+def check_tokenizer(folder: Path, corpus: Corpus) -> None:
+    """Raise `ConfigError` if a tokenizer lies beside the model in `folder`, and `corpus` was made with another."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        return
+    if tokenizer_hash(load_tokenizer(folder)) != corpus.tokenizer_hash:
+        raise ConfigError(
+            f"{corpus.folder} was prepared with another tokenizer than that of {folder}: "
+            f"prepare the text with lucid prepare --tokenizer {folder}"
+        )
+
+
+def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> list[str]:
+    """Refuse to go on as another run; return what else has changed, in words.
+
+    Another model or optimizer is never taken, nor a step beyond the last; another corpus, tokenizer or seed only if
+    `train.accept_changed` names it.
+    """
+    advice = "choose another run_folder, or take the settings back"
+    before, now, state = _check_fits(config, checkpoint, advice), config, checkpoint.state
+    if state.step > now.train.steps:
+        raise CheckpointError(
+            f"{checkpoint.folder} is at step {state.step}, beyond train.steps={now.train.steps}: {advice}"
+        )
+    changed = {}
+    if state.corpus != corpora.identity:
+        changed["corpus"] = f"another corpus than {now.data.path}"
+    if state.tokenizer != corpora.tokenizer_hash:
+        changed["tokenizer"] = f"another tokenizer than that of {now.data.path}"
+    if before.train.seed != now.train.seed:
+        changed["seed"] = f"train.seed={before.train.seed}"
+    words = f"{checkpoint.folder} was trained with {' and '.join(changed.values())}"
+    if not changed.keys() <= set(now.train.accept_changed):
+        raise CheckpointError(f"{words}: {advice}, or set train.accept_changed to [{', '.join(changed)}]")
+    accepted = [f"{words}, which is accepted"] if changed else []
+    return accepted + _other_changes(before, now)
+
+
+def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfig:
+    """Refuse weights and moments that mean something else now; return the settings that they were trained with."""
+    before = from_dict(checkpoint.state.config)
+    difference = _shape_difference(before.model, now.model)
+    if difference:
+        raise CheckpointError(f"{checkpoint.folder} is of another model ({difference}): {advice}")
+    if before.optimizer.name != now.optimizer.name:
+        raise CheckpointError(f"{checkpoint.folder} was trained with optimizer.name={before.optimizer.name}: {advice}")
+    return before
+
+
+def _shape_difference(one: BERTConfig, other: BERTConfig, names: set[str] = _SHAPE) -> str:
+    return _difference(*({name: getattr(model, name) for name in names} for model in (one, other)))
+
+
+def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
+    """Return a sentence for each section of settings that changed."""
+    sentences = []
+    for section in ("model", "data", "optimizer", "train"):
+        # What may change is no change of what is trained.
+        settings = [vars(getattr(run, section)) | {"accept_changed": ()} for run in (now, before)]
+        if settings[0] != settings[1]:
+            sentences.append(f"settings of {section} changed: {_difference(*settings)}")
+    return sentences
+
+
+def changed_numerics(now: RunConfig, state: TrainingState, device: str) -> list[str]:
+    """Return a sentence if the exact reduction can no longer give the bits that it would have given."""
+    difference = _difference(numerics(device), state.numerics)
+    if now.train.reduction == "fast" or not difference:
+        return []
+    return [f"the bits of the results may differ from here on, by {difference}"]
+
+
+def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> str:
+    names = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+    return ", ".join(f"{name} {one.get(name)} instead of {other.get(name)}" for name in sorted(names))
