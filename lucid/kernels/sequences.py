@@ -11,7 +11,7 @@ from lucid.backend import Array, array_module, to_device
 from lucid.random import Coordinates
 
 # The most rows of a piece that the kernels of attention on a GPU work on: see `Sequences.tiles`.
-TILE_SIZES = (64,)
+TILE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +75,7 @@ class Sequences:
 
     def arrays(self) -> dict[str, Array]:
         """Return all arrays that kernels on a GPU read, by name."""
-        tables = {"first_rows": self.first_rows, "bounds": self.bounds_table}
-        tables |= {_tiles_of(size): self.tiles(size) for size in TILE_SIZES}
+        tables = {"first_rows": self.first_rows, "bounds": self.bounds_table, "tiles": self.tiles}
         return {"slots": self.slots, **({} if self.mask is None else {"mask": self.mask}), **tables}
 
     def of_arrays(self, arrays: Mapping[str, Array]) -> "Sequences":
@@ -116,23 +115,24 @@ class Sequences:
         ends = accumulate(((rows.stop - rows.start) ** 2 for rows in self.rows), initial=0)
         return [slice(start, stop) for start, stop in pairwise(ends)]
 
-    def tiles(self, size: int) -> Array:
-        """Return the pieces of the sequences, of at most `size` rows: int64 [K, 4], K = ceil(N / size) + S.
+    @property
+    def tiles(self) -> Array:
+        """The pieces of the sequences, of at most `TILE` rows: int64 [K, 4], K = ceil(N / TILE) + S.
 
         Each is (first row, number of rows, first row of its sequence, length of its sequence); those that are not
         needed are zeros, at the end. How many there are follows from N and S alone.
         """
-        return self._table(_tiles_of(size), lambda: self._tiles(size))
+        return self._table("tiles", self._tiles)
 
-    def _tiles(self, size: int) -> np.ndarray:
+    def _tiles(self) -> np.ndarray:
         starts, lengths = np.array(self.bounds[:-1]), np.diff(self.bounds)
-        counts = -(-lengths // size)
-        table = np.zeros((-(-self.bounds[-1] // size) + self.count, 4), np.int64)
+        counts = -(-lengths // TILE)
+        table = np.zeros((-(-self.bounds[-1] // TILE) + self.count, 4), np.int64)
         used = table[: counts.sum()]
-        within = (np.arange(len(used)) - (counts.cumsum() - counts).repeat(counts)) * size
+        within = (np.arange(len(used)) - (counts.cumsum() - counts).repeat(counts)) * TILE
         used[:, 2], used[:, 3] = starts.repeat(counts), lengths.repeat(counts)
         used[:, 0] = used[:, 2] + within
-        used[:, 1] = np.minimum(size, used[:, 3] - within)
+        used[:, 1] = np.minimum(TILE, used[:, 3] - within)
         return table
 
     def _table(self, name: str, make: Callable[[], np.ndarray]) -> Array:
@@ -150,11 +150,6 @@ class Sequences:
         xp = array_module(self.slots)
         of_row = xp.asarray(samples.samples)[self.slots // self.length]
         return Coordinates(samples.seed, samples.step, of_row, self.slots % self.length)
-
-
-def _tiles_of(size: int) -> str:
-    """Return the name of a table of tiles."""
-    return f"tiles of {size}"
 
 
 def begins(sequence_ids: Array) -> Array:

@@ -16,10 +16,9 @@ from lucid.kernels.cuda.arrays import aligned, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.draws import draws
 from lucid.kernels.cuda.launching import WARP
-from lucid.kernels.sequences import TILE_SIZES, Sequences
+from lucid.kernels.sequences import TILE, Sequences
 from lucid.random import Coordinates
 
-[_TILE] = TILE_SIZES
 _MOST_COLUMNS = 128
 # What our own kernel forward saves: the output and the sums. cuDNN's saves tables beside them.
 _SAVED = 2
@@ -132,7 +131,7 @@ def _head(joined: Array, heads: int) -> int:
 def _keys(joined: Array, sequences: Sequences, heads: int) -> tuple[Array, Array | None, np.float32]:
     """Return the pieces of the sequences, which rows are keys, and what scores are multiplied by."""
     mask = None if sequences.mask is None else plain(sequences.mask, np.bool_)
-    return plain(sequences.tiles(_TILE), np.int64), mask, np.float32(1 / math.sqrt(_head(joined, heads)))
+    return plain(sequences.tiles, np.int64), mask, np.float32(1 / math.sqrt(_head(joined, heads)))
 
 
 def _launch(
@@ -152,6 +151,6 @@ def _launch(
     chosen = form(program, joined.dtype.name, head, sequences.length % 4 == 0)
     warps = dict(chosen.constants)["WARPS"]
     launching.launch(
-        chosen, kernel, (len(sequences.tiles(_TILE)), heads, _TILE // (16 * warps)), (WARP * warps,),
+        chosen, kernel, (len(sequences.tiles), heads, TILE // (16 * warps)), (WARP * warps,),
         *arguments, np.int64(len(joined)), np.int32(sequences.length), *draws(joined, *drawn),
     )  # fmt: skip

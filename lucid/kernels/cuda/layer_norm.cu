@@ -88,7 +88,7 @@ struct ColumnSums {
 
 // `sums` [3, blocks, C] gets those over each block's rows: of the gradients by weight, shift and bias. That by bias is
 // of what dropout makes of the gradient by x, which goes to `by_x` unless that is null.
-extern "C" __global__ void __launch_bounds__(MOST_GRADIENT_THREADS, 1) normalise_gradient(
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise_gradient(
     const ELEMENT *__restrict__ gradient, const ELEMENT *__restrict__ x, const float *__restrict__ weight,
     const float *__restrict__ mean, const float *__restrict__ reciprocal, ELEMENT *__restrict__ by_total,
     ELEMENT *__restrict__ by_x, float *__restrict__ sums, long long rows, int width, long long parts, DRAWS) {

@@ -32,7 +32,7 @@ def form(element: str, vector: int) -> Variant:
     """Return the program of these kernels."""
     return variant(
         "layer_norm", element, vector, ROWS=ROWS, SLOTS=_slots(vector), GRADIENT_SLOTS=_gradient_slots(vector),
-        MOST_THREADS=_MOST_THREADS, MOST_GRADIENT_THREADS=_MOST_THREADS,
+        MOST_THREADS=_MOST_THREADS,
     )  # fmt: skip
 
 
