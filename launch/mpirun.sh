@@ -61,8 +61,8 @@ ranks="" hostfile="" dry_run="" placement=() command=train supervision=()
 while (($#)); do
     case $1 in
         -h | --help) usage; exit ;;
-        -n) ranks=${2:-}; [[ $ranks =~ ^[1-9][0-9]*$ ]] || fail "-n takes the number of ranks, got '$ranks'"; shift 2 ;;
-        --hostfile) hostfile=${2:-}; [[ -r $hostfile ]] || fail "the hostfile '$hostfile' cannot be read"; shift 2 ;;
+        -n) ranks=${2:-}; [[ $ranks =~ ^[1-9][0-9]{0,6}$ ]] || fail "-n takes the number of ranks, got '$ranks'"; shift 2 ;;
+        --hostfile) hostfile=${2:-}; [[ -r $hostfile && ! -d $hostfile ]] || fail "the hostfile '$hostfile' cannot be read"; shift 2 ;;
         --gpus) placement=(--gpus); shift ;;
         --dry-run) dry_run=yes; shift ;;
         --doctor) command=doctor; shift; break ;;
@@ -75,7 +75,7 @@ while (($#)); do
 done
 if [[ $command == train ]]; then
     (($#)) || { usage >&2; fail "CONFIG is missing"; }
-    [[ -r $1 ]] || fail "the configuration '$1' cannot be read"
+    [[ -r $1 && ! -d $1 ]] || fail "the configuration '$1' cannot be read"
 fi
 case " ${supervision[*]} " in
     "  " | *" --restarts "*) ;;
@@ -120,6 +120,7 @@ if ((ranks_per_host > cores)); then
         "$((${#hosts[@]} * cores)) (-n)" >&2
 fi
 threads=${OMP_NUM_THREADS:-$((cores > ranks_per_host ? cores / ranks_per_host : 1))}
+[[ $threads =~ ^[1-9][0-9]{0,6}$ ]] || fail "OMP_NUM_THREADS takes the number of threads per rank, got '$threads'"
 export_variables "$threads"
 
 # The ranks write into the launcher's pipe: these tell them (rich) that a terminal is at its end, for the live line.

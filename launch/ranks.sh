@@ -3,8 +3,12 @@
 
 find_python() {
     local repository candidate
+    if [[ -n ${PYTHON:-} ]]; then
+        command -v "$PYTHON" || fail "there is no '$PYTHON', which PYTHON names"
+        return
+    fi
     repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-    for candidate in "${PYTHON:-}" "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$repository/.venv/bin/python" python3; do
+    for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$repository/.venv/bin/python" python3; do
         if [[ -n $candidate ]] && command -v "$candidate"; then return; fi
     done
     fail "there is no Python: make one with 'python3 -m venv .venv', or set PYTHON"

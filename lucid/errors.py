@@ -3,6 +3,7 @@
 The command line prints the message of a `LucidError`, without a traceback, and exits with its `exit_code`.
 """
 
+import errno
 from enum import IntEnum
 
 
@@ -47,3 +48,15 @@ class TrainingError(LucidError):
     """The run itself cannot go on."""
 
     exit_code = ExitCode.FAILED
+
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+
+
+def fault_of_the_machine(error: BaseException) -> str | None:
+    """Return a sentence on an error that neither the user nor lucid has made: no memory, or an output that is full."""
+    if isinstance(error, MemoryError):
+        return f"memory ran out ({error or 'no more can be had'}): lucid plan says what a run takes"
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        return f"{error.filename or 'the output'} could not be written: {error.strerror}"
+    return None

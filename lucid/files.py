@@ -57,8 +57,9 @@ def parse_dataclass(kind: type[T], text: bytes) -> T:
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ValueError(f"{field} is missing or of the wrong kind") from error
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{field} is missing or of the wrong kind" if field else first["msg"]) from error
 
 
 def sha256_of(path: Path) -> str:

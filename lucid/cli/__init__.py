@@ -6,6 +6,7 @@ A user's mistake is one sentence on standard error, from one rank only, and exit
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import typer
 
@@ -19,7 +20,7 @@ from lucid.cli.predict import predict
 from lucid.cli.prepare import prepare
 from lucid.cli.train import train
 from lucid.distributed import is_first_rank
-from lucid.errors import ExitCode, LucidError
+from lucid.errors import ExitCode, LucidError, fault_of_the_machine
 
 app = typer.Typer(
     name="lucid",
@@ -52,8 +53,13 @@ def _run(arguments: Sequence[str]) -> int:
         return error.exit_code if error.told else _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
         return _refuse(f"{error.format_message()} (see lucid --help)", ExitCode.REFUSED)
-    except OSError as error:
-        if error.filename is None:
+    except (OSError, MemoryError) as error:
+        if fault := fault_of_the_machine(error):
+            if isinstance(error, OSError) and error.filename is None:
+                with suppress(OSError):
+                    sys.stdout.close()  # or Python would try once more to write what is left in it
+            return _refuse(fault, ExitCode.FAILED)
+        if not isinstance(error, OSError) or error.filename is None:
             raise
         return _refuse(f"{error.filename}: {error.strerror}", ExitCode.REFUSED)
     except (typer.Abort, KeyboardInterrupt):

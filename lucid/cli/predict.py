@@ -34,6 +34,9 @@ def predict(
 
         lucid predict runs/small_cpu "the file is opened." --next "it is then closed."
     """
+    for words in (text, second or ""):
+        if words.encode(errors="replace").decode() != words:
+            raise ConfigError(f"{words!r} is not UTF-8: set the terminal's encoding, or write it anew")
     folder = find_model(model)
     bert, tokenizer = load_model(folder)
     if second is not None and bert.config.type_vocab_size < 2:

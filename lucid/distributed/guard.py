@@ -15,7 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
 from lucid.distributed.communicator import Communicator
-from lucid.errors import ExitCode, LucidError
+from lucid.errors import ExitCode, LucidError, fault_of_the_machine
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # The launcher reads a rank's output from a pipe, and drops what it has not read when the abort arrives.
@@ -71,6 +71,8 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
         return code, f"sys.exit({error.code!r})"
     if isinstance(error, KeyboardInterrupt):
         return ExitCode.INTERRUPTED, "interrupted"
+    if fault := fault_of_the_machine(error):
+        return ExitCode.FAILED, fault
     return ExitCode.FAILED, "".join(traceback.format_exception(error)).rstrip()
 
 

@@ -74,6 +74,11 @@ class Dropped:
         self.counts: Counter[str] = Counter()
         self.lines: list[str] = []
 
+    @property
+    def first(self) -> str:
+        """The first place, and why; "" if nothing was left out."""
+        return ": ".join(self.lines[0].split("\t")) if self.lines else ""
+
     def note(self, source: Source, line: int, reason: str, detail: str) -> None:
         """Note one: the `Drop` of readers."""
         self.counts[reason] += 1

@@ -26,7 +26,7 @@ _READERS = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """`made_from` is that of the manifest; `conditions` is what else the work under way depends on."""
+    """`made_from` is that of the manifest; `conditions` is what the work under way depends on, beside the sources."""
 
     made_from: Mapping[str, Any]
     conditions: Mapping[str, Any]
@@ -100,8 +100,8 @@ def make_plan(
 
 
 def conditions(settings: TextSettings, piece_bytes: int) -> dict[str, Any]:
-    """Return what the work under way depends on, beside what the corpus is made from."""
-    return {"format_version": FORMAT_VERSION, "piece_bytes": piece_bytes, "strict": settings.strict}
+    """Return what the plan and the work under way depend on, beside the sources."""
+    return {"format_version": FORMAT_VERSION, "piece_bytes": piece_bytes, **asdict(settings)}
 
 
 def _portions(pieces: Iterable[Piece], piece_bytes: int) -> Iterator[Portion]:

@@ -15,7 +15,7 @@ from lucid.backend import Array
 from lucid.data.manifest import HELD_OUT, TRAIN
 from lucid.errors import DataError
 from lucid.files import written_aside
-from lucid.preparation.parts import load_part
+from lucid.preparation.parts import load_dropped, load_part
 
 HASH_RANGE = 1 << 64
 # Hashes that are compared at once; sorting them takes about 400 MB.
@@ -25,14 +25,19 @@ _DUPLICATES = "duplicates.npy"
 
 @dataclass(frozen=True)
 class Lowest:
-    """How many documents there are, and the two lowest of the first 64 bits of their hashes."""
+    """How many documents there are, and the two lowest of the first 64 bits of their hashes.
+
+    `left_out` is the first place where something was left out, and why; "" if nothing was.
+    """
 
     documents: int
     hashes: tuple[int, ...]
+    left_out: str = ""
 
     def joined(self, other: "Lowest") -> "Lowest":
         """Return the same of the documents of both."""
-        return Lowest(self.documents + other.documents, tuple(heapq.nsmallest(2, [*self.hashes, *other.hashes])))
+        hashes = tuple(heapq.nsmallest(2, [*self.hashes, *other.hashes]))
+        return Lowest(self.documents + other.documents, hashes, self.left_out or other.left_out)
 
     def threshold(self, held_out: float) -> int:
         """Return below which hash documents are held out, so that it is a share `held_out` of them.
@@ -41,9 +46,10 @@ class Lowest:
         Raises `DataError` if there are too few.
         """
         if self.documents < 2:
+            why = f". First left out: {self.left_out}" if self.left_out else ""
             raise DataError(
-                f"the input holds {self.documents} document{'s' * (self.documents != 1)}, and pretraining needs two or "
-                "more: add text, or separate the documents (by a blank line in .txt)"
+                f"the input holds {self.documents} document{'s' * (self.documents != 1)} that can be used, and "
+                f"pretraining needs two or more: add text, or separate the documents (by a blank line in .txt){why}"
             )
         if held_out == 0:
             return 0
@@ -88,12 +94,18 @@ class Selection:
         return taken
 
 
-def select(folder: Path, parts: int, held_out: float, drop_duplicates: bool, tokens_per_shard: int) -> Selection:
-    """Decide about the documents of all parts in `folder`, numbered from 0. Raises `DataError` if too few are left."""
-    lowest, firsts = Lowest(0, ()), [0]
+def select(
+    folder: Path, parts: int, held_out: float, drop_duplicates: bool, tokens_per_shard: int, left_out: str
+) -> Selection:
+    """Decide about the documents of all parts in `folder`, numbered from 0.
+
+    Raises `DataError` if there are too few, which says what was left out before (`left_out`), or with the parts.
+    """
+    lowest, firsts = Lowest(0, (), left_out), [0]
     for part in range(parts):
         hashes = load_part(folder, part, "hashes")[0][:, 0]
-        lowest = lowest.joined(Lowest(len(hashes), tuple(np.sort(hashes)[:2].tolist())))
+        of_part = Lowest(len(hashes), tuple(np.sort(hashes)[:2].tolist()), load_dropped(folder, part).first)
+        lowest = lowest.joined(of_part)
         firsts.append(lowest.documents)
     threshold = lowest.threshold(held_out)
     duplicates = _find_duplicates(folder, firsts) if drop_duplicates else 0

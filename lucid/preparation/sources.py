@@ -6,6 +6,7 @@ A piece begins with a line, and in plain text with a document. Where the cuts ar
 import gzip
 import hashlib
 import io
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -111,10 +112,32 @@ def _file(name: str, path: Path) -> Source:
 
 
 def _folder_sources(folder: Path) -> list[Source]:
-    paths = sorted(path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file())
+    paths = sorted(_files_below(folder))
     if not paths:
         raise DataError(f"input folder {str(folder)!r} holds no {', '.join(SUFFIXES)} file")
     return [_file(path.relative_to(folder).as_posix(), path) for path in paths]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of our kinds in `folder` and all below it, through links too. None is passed over in silence."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"the folder {error.filename!r} cannot be read ({error.strerror}): let it be read, or move it")
+
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        # Links may lead in circles, or twice to one folder.
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        for path in (Path(place, name) for name in names if name.endswith(SUFFIXES)):
+            if not path.exists():
+                raise DataError(f"{str(path)!r} is a link to what is not there: mend it, or remove it")
+            if path.is_file():
+                yield path
 
 
 def scan(source: Source, piece_bytes: int, text_field: str, whole_files: bool) -> Scan:

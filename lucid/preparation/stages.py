@@ -26,11 +26,13 @@ from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer
 from lucid.errors import DataError
 from lucid.files import parse_dataclass, written_aside
 from lucid.preparation.assembly import ShardMaker, finish
+from lucid.preparation.documents import UNREADABLE
 from lucid.preparation.lock import alone_in
 from lucid.preparation.parts import PartMaker, Portion, TextSettings
 from lucid.preparation.plan import UNFINISHED, Plan, conditions, make_plan
 from lucid.preparation.selection import Selection, ShardPlan, select
 from lucid.preparation.sources import Source, find_sources
+from lucid.preparation.tokenizer_training import check_vocab_size
 from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleMaker, sample_path, train_on_samples
 from lucid.preparation.workers import Maker, run_tasks
 
@@ -126,6 +128,8 @@ def prepare(
                 "drop_duplicates": drop_duplicates,
             }
             _check_arguments(inputs, output, held_out)
+            if given is None:
+                check_vocab_size(vocab_size)
             sources = find_sources(inputs)
             stack.enter_context(alone_in(output))
             if _begin(sources, output, settings, made_from, overwrite, report) and given is not None:
@@ -162,7 +166,13 @@ def _begin(
     """Write the plan of the work, keeping what is done of the same plan; return whether there is anything to do."""
     unfinished = output / UNFINISHED
     before = Plan.read(unfinished / _PLAN)
-    if before and before.sources == tuple(sources) and before.conditions == conditions(settings, PIECE_BYTES):
+    # What could not be read may be readable now, though neither its size nor its time has changed.
+    if (
+        before
+        and before.sources == tuple(sources)
+        and before.conditions == conditions(settings, PIECE_BYTES)
+        and not before.dropped.counts[UNREADABLE]
+    ):
         plan = replace(before, made_from={"inputs": before.made_from["inputs"], **made_from})
     else:
         progress = _Progress("reading", sum(source.size for source in sources), report)
@@ -280,7 +290,8 @@ class _Preparation:
         def train() -> None:
             self.report("training the tokenizer", 0, 0)
             paths = [sample_path(self._unfinished, portion) for portion in portions]
-            save_tokenizer(train_on_samples(paths, made_from["held_out"], made_from["vocab_size"]), folder)
+            held_out, vocab_size, left_out = made_from["held_out"], made_from["vocab_size"], self.plan.dropped.first
+            save_tokenizer(train_on_samples(paths, held_out, vocab_size, left_out), folder)
 
         self._first_rank_makes(trained, train)
 
@@ -292,6 +303,7 @@ class _Preparation:
             made_from["held_out"],
             made_from["drop_duplicates"],
             TOKENS_PER_SHARD,
+            self.plan.dropped.first,
         )
         with written_aside(self._unfinished / _SELECTION, DataError) as file:
             file.write(json.dumps(asdict(selection)).encode())

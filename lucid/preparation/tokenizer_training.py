@@ -13,11 +13,20 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from lucid.data.tokenizer import SPECIAL_TEXTS, bert_tokenizer
 from lucid.errors import DataError
 
-SMALLEST_VOCABULARY = 64
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 64, 1 << 20
 # Characters beyond these are rare enough to be unknown (a Chinese corpus wants a tokenizer of its own).
 _LARGEST_ALPHABET = 1000
 # Training takes the square of a word's length, so words are cut here: beyond 100 characters a word is unknown anyway.
 _LONG_WORD = re.compile(r"\S{1000}")
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise `DataError` if no tokenizer of so many tokens is trained."""
+    if not SMALLEST_VOCABULARY <= vocab_size <= LARGEST_VOCABULARY:
+        raise DataError(
+            f"a vocabulary of {vocab_size} tokens is too {'small' if vocab_size < SMALLEST_VOCABULARY else 'large'}: "
+            f"take from {SMALLEST_VOCABULARY} to {LARGEST_VOCABULARY:,}"
+        )
 
 
 def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
@@ -25,8 +34,6 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Toke
 
     `texts` is called twice and yields the same texts both times. The result depends on nothing else.
     """
-    if vocab_size < SMALLEST_VOCABULARY:
-        raise DataError(f"a vocabulary of {vocab_size} tokens is too small: take {SMALLEST_VOCABULARY} or more")
     special = list(SPECIAL_TEXTS.values())
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TEXTS["unknown"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

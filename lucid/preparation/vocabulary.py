@@ -26,7 +26,8 @@ def sample_path(folder: Path, portion: Portion) -> Path:
 class SampleMaker:
     """Called with a portion, it writes a share of its documents into `folder`.
 
-    The first line says how many documents there were, and their lowest hashes; the others are (hash, text).
+    The first line says how many documents there were, their lowest hashes, and what was first left out; the others are
+    (hash, text).
     """
 
     def __init__(self, folder: Path, settings: TextSettings, share: float) -> None:
@@ -40,7 +41,8 @@ class SampleMaker:
         """There is nothing to load."""
 
     def __call__(self, task: Portion) -> None:
-        reader = self._settings.reader(Dropped())
+        dropped = Dropped()
+        reader = self._settings.reader(dropped)
         lowest = Lowest(0, ())
         chosen = []
         for piece in task.pieces:
@@ -51,7 +53,7 @@ class SampleMaker:
                 lowest = lowest.joined(Lowest(1, (split,)))
                 if sample < self._below:
                     chosen.append(json.dumps([split, document.text]))
-        header = json.dumps([lowest.documents, lowest.hashes])
+        header = json.dumps([lowest.documents, lowest.hashes, dropped.first])
         with written_aside(self.path_of(task), DataError) as file:
             file.writelines(f"{line}\n".encode() for line in (header, *chosen))
 
@@ -60,13 +62,16 @@ class SampleMaker:
         return Contents()
 
 
-def train_on_samples(samples: Sequence[Path], held_out: float, vocab_size: int) -> Tokenizer:
-    """Train a tokenizer on samples, but for what is held out. Raises `DataError` if there is too little text."""
-    lowest = Lowest(0, ())
+def train_on_samples(samples: Sequence[Path], held_out: float, vocab_size: int, left_out: str) -> Tokenizer:
+    """Train a tokenizer on samples, but for what is held out.
+
+    Raises `DataError` if there is too little text, which says what was left out before (`left_out`), or with a sample.
+    """
+    lowest = Lowest(0, (), left_out)
     for path in samples:
         with path.open(encoding="utf-8") as file:
-            documents, hashes = json.loads(file.readline())
-        lowest = lowest.joined(Lowest(documents, tuple(hashes)))
+            documents, hashes, problem = json.loads(file.readline())
+        lowest = lowest.joined(Lowest(documents, tuple(hashes), problem))
     threshold = lowest.threshold(held_out)
 
     def texts() -> Iterator[str]:

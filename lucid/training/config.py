@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from lucid.distributed.backends.between_nodes import WireDtype
 from lucid.distributed.connection import Backend
@@ -26,6 +36,12 @@ _MOST_SENTENCES = 20
 _LONGEST_VALUE = 100
 
 
+def _is_named(path: Any) -> Any:
+    if path == "":
+        raise ValueError("a path cannot be empty")
+    return path
+
+
 def _can_be_opened(path: Path) -> Path:
     """Refuse what no file can be called."""
     name = str(path)
@@ -36,7 +52,7 @@ def _can_be_opened(path: Path) -> Path:
     return path
 
 
-FilePath = Annotated[Path, AfterValidator(_can_be_opened)]
+FilePath = Annotated[Path, BeforeValidator(_is_named), AfterValidator(_can_be_opened)]
 # By default no rank waits longer than this for another.
 WATCHDOG_SECONDS = 600.0
 # Steps and samples are 32-bit coordinates of the random numbers.
@@ -49,6 +65,13 @@ class Settings(BaseModel):
     """Base of all sections: frozen, and nothing is accepted that has no meaning."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("neither true nor false can stand here")
+        return value
 
 
 class DataSettings(Settings):
@@ -347,7 +370,7 @@ def _apply(content: dict[str, Any], override: str) -> str:
     try:
         section[names[-1]] = parse_yaml(text)
     except ValueError as error:
-        raise ConfigError(f"{override!r} on the command line: the value is not valid YAML") from error
+        raise ConfigError(f"{override!r} on the command line: the value is not valid YAML: {error}") from error
     return ".".join(names)
 
 

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -139,7 +139,9 @@ class MetricsLog:
                     self._events.add_scalar(name, value, entry["step"])
 
     def close(self) -> None:
-        self._file.close()
+        # What could not be written has been told by `write`.
+        with suppress(OSError):
+            self._file.close()
         if self._events is not None:
             self._events.close()
 

@@ -1,9 +1,11 @@
 """The picture of a run: losses, accuracies and speed over steps, from its metrics file."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 from lucid.errors import ConfigError, DataError
+from lucid.files import written_aside
 from lucid.training.metrics import METRICS_FILE, read_lines
 
 # (key in training lines, key in evaluation lines if it is there, title)
@@ -25,6 +27,8 @@ def plot_run(run_folder: Path, output: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("plots need matplotlib, which is not installed: pip install 'lucid[plot]'") from error
+    if not output.suffix or output.is_dir():
+        raise ConfigError(f"{output} does not say what kind of picture to draw: let its name end in .png, .pdf or .svg")
     path = run_folder / METRICS_FILE
     if not path.is_file():
         raise DataError(f"{path} is not there: is {run_folder} the folder of a run?")
@@ -50,10 +54,13 @@ def plot_run(run_folder: Path, output: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(str(run_folder), parse_math=False)
+    picture = io.BytesIO()
     try:
-        figure.savefig(output, dpi=120)
+        figure.savefig(picture, dpi=120, format=output.suffix.removeprefix("."))
     except ValueError as error:
         raise ConfigError(f"{output} could not be drawn: {error}") from error
+    with written_aside(output, ConfigError) as file:
+        file.write(picture.getbuffer())
 
 
 def _draw(axes: Any, lines: list[dict[str, Any]], key: str, label: str, marker: str, width: float) -> None:

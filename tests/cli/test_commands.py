@@ -216,6 +216,12 @@ def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(lucid, run_folde
     assert not (tmp_path / "other").exists()
 
 
+def test_words_that_are_no_text_are_refused(lucid, run_folder):
+    code, _, errors = lucid("predict", run_folder, "ba \udcff [MASK].")
+    assert code == 2
+    assert "is not UTF-8" in errors
+
+
 def test_prediction_without_anything_to_predict_is_refused(lucid, run_folder):
     code, _, errors = lucid("predict", run_folder, "ba co.")
     assert code == 2
@@ -317,6 +323,37 @@ def test_a_picture_that_cannot_be_drawn_does_not_fail_a_run(lucid, run_folder, t
     code, output, _ = lucid("train", run_folder.parent / "run.yaml", f"run_folder={tmp_path / 'run'}")
     assert code == 0
     assert "loss plot   none: division by zero" in output
+
+
+def test_a_picture_is_where_it_is_said_to_be_or_refused(lucid, run_folder, tmp_path):
+    for name in ("curve.pdf", "curve.svg"):
+        assert lucid("plot", run_folder, "--output", tmp_path / name)[1] == f"{tmp_path / name}\n"
+        assert (tmp_path / name).stat().st_size > 1000
+    for place, sentence in (
+        (tmp_path / "curve", "let its name end in .png, .pdf or .svg"),
+        (tmp_path, "let its name end in .png, .pdf or .svg"),
+        (tmp_path / "curve.foo", "could not be drawn"),
+        (tmp_path / "nowhere" / "curve.png", "nowhere/curve.png could not be written: No such file or directory"),
+    ):
+        code, _, errors = lucid("plot", run_folder, "--output", place)
+        assert code == 2
+        assert sentence in errors
+
+
+@pytest.mark.parametrize("command", [["plan"], ["train", "--print-config"], ["train", "run_folder=again"]])
+def test_an_output_that_is_full_is_a_sentence(run_folder, tmp_path, command):
+    program = [sys.executable, "-m", "lucid", command[0], str(run_folder.with_name("run.yaml")), *command[1:]]
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60, check=False)
+    assert finished.returncode == 1
+    assert finished.stderr == b"lucid: the output could not be written: No space left on device\n"
+
+
+def test_a_model_without_room_is_a_sentence(lucid, run_folder, tmp_path):
+    overrides = f"run_folder={tmp_path / 'run'}", "model.hidden_size=2000000000"
+    code, _, errors = lucid("train", run_folder.with_name("run.yaml"), *overrides)
+    assert code == 1
+    assert re.match(r"lucid: memory ran out \(Unable to allocate .*\): lucid plan says what a run takes\n", errors)
 
 
 def test_plotting_without_matplotlib_says_how_to_get_it(lucid, run_folder, monkeypatch):

@@ -157,7 +157,9 @@ def test_open_mpi_is_spoken_to_in_its_own_way(launch, tmp_path):
         (["-n"], "-n takes the number of ranks, got ''"),
         (["-n", "0", "run.yaml"], "-n takes the number of ranks, got '0'"),
         (["-n", "two", "run.yaml"], "-n takes the number of ranks, got 'two'"),
+        (["-n", "99999999999999999999", "run.yaml"], "-n takes the number of ranks"),
         (["--hostfile", "nowhere", "run.yaml"], "the hostfile 'nowhere' cannot be read"),
+        (["--hostfile", "/", "run.yaml"], "the hostfile '/' cannot be read"),
         (["--hostfile", "/dev/null", "run.yaml"], "the hostfile '/dev/null' names no host"),
         (["--host", "run.yaml"], "option --host is not known"),
         (["nothing.yaml"], "the configuration 'nothing.yaml' cannot be read"),
@@ -169,6 +171,19 @@ def test_a_wrong_call_is_refused_with_one_sentence(launch, arguments, message):
     finished = launch(*arguments, CUDA_VISIBLE_DEVICES="")
     assert (finished.returncode, finished.stderr.splitlines()[-1][:11]) == (2, "mpirun.sh: ")
     assert message in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("OMP_NUM_THREADS", "abc", "OMP_NUM_THREADS takes the number of threads per rank, got 'abc'"),
+        ("OMP_NUM_THREADS", "0", "OMP_NUM_THREADS takes the number of threads per rank, got '0'"),
+        ("PYTHON", "/nowhere/python", "there is no '/nowhere/python', which PYTHON names"),
+    ],
+)
+def test_a_wrong_variable_is_refused_with_one_sentence(launch, variable, value, message):
+    finished = launch("-n", "1", "run.yaml", **{variable: value})
+    assert (finished.returncode, finished.stderr) == (2, f"mpirun.sh: {message}\n")
 
 
 def test_the_mpiexec_of_another_mpi_is_refused(launch, tmp_path):

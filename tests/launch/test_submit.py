@@ -143,7 +143,7 @@ def test_where_there_is_no_slurm_nothing_is_submitted(run, tmp_path):
         (None, "slurm/site.env is missing: copy slurm/site.env.example, and fill it in"),
         ("LAUNCHER=ssh", "LAUNCHER in slurm/site.env is 'ssh': it has to begin with srun or mpiexec"),
         ("MODULES=nothing", "module load nothing has failed: MODULES in slurm/site.env is 'nothing'"),
-        (f"{SITE}PYTHON=/nowhere\nVIRTUAL_ENV=\nPATH=/nowhere", "there is no Python"),
+        (f"{SITE}PYTHON=/nowhere", "there is no '/nowhere', which PYTHON names"),
     ],
 )
 def test_a_site_that_is_not_described_is_refused_with_one_sentence(run, home, script, site, sentence):

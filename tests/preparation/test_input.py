@@ -1,5 +1,6 @@
 """What is left out of bad input, how it is told, and what else decides which documents a corpus has."""
 
+import errno
 import gzip
 import json
 import os
@@ -94,6 +95,71 @@ def test_a_file_that_changes_under_way_is_an_error(folder: Path) -> None:
     (folder / "a.txt").write_bytes(b"One is here.")
     with pytest.raises(DataError, match=r"a\.txt has changed while it was being prepared"):
         prepared(folder, report=when("encoding", lambda: (folder / "a.txt").write_bytes(b"Two are here.")))
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_was_begun_with_whole_files_is_not_gone_on_with_without(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "PIECE_BYTES", 100)  # a piece that need not end with a document cuts one in two
+    (folder / "a.txt").write_text("One is here. It is long.\nIt goes on.\nAnd on.\n\n" * 20)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(folder, whole_files=True, report=when("encoding", interrupt))
+    again = prepared(folder)
+    assert again == prepare([folder], tmp_path / "fresh", vocab_size=100)
+    assert again.splits["train"].documents + again.splits["held_out"].documents == len(GOOD) + 20
+
+
+def test_a_table_of_which_another_column_was_asked_for_is_read(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", GOOD, rows_per_group=4)
+    with pytest.raises(DataError, match=r"0 documents that can be used.* First left out: a\.parquet:1: unreadable"):
+        prepare([tmp_path / "a.parquet"], tmp_path / "corpus", vocab_size=100, text_field="body")
+    assert prepare([tmp_path / "a.parquet"], tmp_path / "corpus", vocab_size=100).dropped == {}
+
+
+def test_what_could_not_be_read_before_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, *options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (folder / "a.txt").write_text("One is here.")
+    with monkeypatch.context() as patched:
+        patched.setattr("lucid.preparation.sources._unpacked", fail)
+        with pytest.raises(DataError, match=r"First left out: a\.txt:1: unreadable file: Permission denied"):
+            prepared(folder)
+    assert prepared(folder).dropped == {}
+
+
+def test_folders_are_read_through_links_each_once(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.txt").write_text("One is here.\n\nTwo is here.")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "circle").symlink_to(folder)
+    manifest = prepared(folder, held_out=0)
+    assert [entry["name"] for entry in manifest.made_from["inputs"]] == ["good.jsonl", "linked/a.txt"]
+    assert manifest.splits["train"].documents == len(GOOD) + 2
+
+
+def test_a_link_to_nothing_is_refused(folder: Path) -> None:
+    (folder / "a.txt").symlink_to("nowhere.txt")
+    with pytest.raises(DataError, match=r"a\.txt' is a link to what is not there"):
+        prepared(folder)
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "secret").mkdir()
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:  # as permissions do, but for root, who may read all
+        if Path(path).name == "secret":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(DataError, match=r"secret' cannot be read \(Permission denied\)"):
+        prepared(folder)
 
 
 @pytest.mark.parametrize("at_once", [2, 1 << 20])

@@ -119,7 +119,7 @@ def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
     one, two = tmp_path / "one.txt", tmp_path / "two.txt"
     one.write_text("A document. All alone.")
     two.write_text(two_line_documents(2))
-    with pytest.raises(DataError, match="holds 1 document, and pretraining needs two or more"):
+    with pytest.raises(DataError, match="holds 1 document that can be used, and pretraining needs two or more"):
         prepare([one], tmp_path / "corpus")
     with pytest.raises(DataError, match="too few to hold one out"):
         prepare([two], tmp_path / "corpus")
@@ -129,8 +129,16 @@ def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
         prepare([tmp_path], tmp_path / "corpus")
     with pytest.raises(DataError, match="is a file"):
         prepare([two], one)
+    for size in (10, 10**20):
+        with pytest.raises(DataError, match=r"too (small|large): take from 64 to 1,048,576"):
+            prepare([two], tmp_path / "corpus", held_out=0, vocab_size=size)
+
+
+def test_a_corpus_stays_if_the_vocabulary_for_another_cannot_be(text_file: Path, tmp_path: Path) -> None:
+    first = prepare([text_file], tmp_path / "corpus", vocab_size=200)
     with pytest.raises(DataError, match="too small"):
-        prepare([two], tmp_path / "corpus", held_out=0, vocab_size=10)
+        prepare([text_file], tmp_path / "corpus", vocab_size=10, overwrite=True)
+    assert prepare([text_file], tmp_path / "corpus", vocab_size=200) == first
 
 
 def test_the_command_prepares_and_sums_up(text_file: Path, tmp_path: Path) -> None:

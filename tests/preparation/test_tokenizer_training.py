@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lucid.errors import DataError
-from lucid.preparation.tokenizer_training import train_tokenizer
+from lucid.preparation.tokenizer_training import check_vocab_size, train_tokenizer
 
 TEXTS = ["The quick brown foxes jumped over the lazy dogs' backs.", "Quickly, quicker, quickest: the fox was quick!"]
 TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]
@@ -16,8 +16,12 @@ TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]
 def test_the_vocabulary_is_as_large_as_asked_at_most() -> None:
     assert 64 < train_tokenizer(lambda: TEXTS, 200).get_vocab_size() <= 200
     assert train_tokenizer(lambda: TEXTS, 64).get_vocab_size() == 64
-    with pytest.raises(DataError, match="63 tokens is too small"):
-        train_tokenizer(lambda: TEXTS, 63)
+
+
+@pytest.mark.parametrize(("size", "what"), [(63, "small"), ((1 << 20) + 1, "large")])
+def test_a_vocabulary_has_a_usual_size(size: int, what: str) -> None:
+    with pytest.raises(DataError, match=f"{size} tokens is too {what}: take from 64 to 1,048,576"):
+        check_vocab_size(size)
 
 
 def test_training_gives_the_same_vocabulary_in_every_process() -> None:

@@ -7,6 +7,7 @@ import yaml
 
 from lucid.errors import ConfigError
 from lucid.training.config import from_dict, load
+from lucid.training.yaml_text import parse_yaml
 
 MINIMAL = {"run_folder": "runs/x", "data": {"path": "data/x"}, "train": {"steps": 100, "global_batch": 8}}
 
@@ -64,6 +65,10 @@ def test_the_configurations_that_come_with_lucid_are_valid(path):
         ),
         ("zzz=3", "the command line: the key zzz is unknown; `lucid train --print-config` lists the known ones"),
         ("train.steps=many", "the command line: train.steps is 'many', but it should be a valid integer"),
+        ("train.steps=true", "the command line: train.steps: neither true nor false can stand here"),
+        ("train.max_hours=1:30", "train.max_hours is '1:30', but it should be a valid number"),
+        ("run_folder=''", "the command line: run_folder: a path cannot be empty"),
+        ("train={steps: 3, steps: 4}", "steps stands here twice"),
         ("train.steps=0", "the command line: train.steps is 0, but it should be greater than or equal to 1"),
         ("optimizer.name=sgd", "the command line: optimizer.name is 'sgd', but it should be 'adamw' or 'lamb'"),
         ("model.num_attention_heads=7", "num_attention_heads (7) must divide it"),
@@ -83,6 +88,15 @@ def test_a_mistake_on_the_command_line_is_one_sentence(file, override, sentence)
         load(file, [override])
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("1e-4", 1e-4), ("+3.", 3.0), (".5", 0.5), ("1E3", 1000.0), ("-7", -7), ("0x1F", 31)],
+)
+def test_numbers_are_read_as_they_look(text, value):
+    assert parse_yaml(text) == value
+    assert type(parse_yaml(text)) is type(value)
 
 
 def test_gradients_rounded_on_the_way_have_no_exact_reduction(file):

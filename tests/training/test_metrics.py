@@ -35,3 +35,4 @@ def test_a_line_that_cannot_be_written_is_told_as_such(tmp_path):
     log._file = open("/dev/full", "ab")  # noqa: SIM115  # the log closes it
     with pytest.raises(TrainingError, match=r"metrics\.jsonl could not be written: No space left"):
         log.write({"step": 1})
+    log.close()
