@@ -18,6 +18,9 @@ from lucid.training.evaluation import frequency_losses
 from lucid.training.start import check_tokenizer
 from lucid.training.store import find_model
 
+# Tokens a sequence, where no run says how many.
+_LENGTH = 128
+
 
 def evaluate(
     model: Annotated[
@@ -28,7 +31,8 @@ def evaluate(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Most held-out samples to take.")] = 4096,
     sequence_length: Annotated[
-        int | None, typer.Option(min=8, help="Tokens a sequence. Default: the run's, or 128.", show_default=False)
+        int | None,
+        typer.Option(min=8, help="Tokens a sequence. Default: the run's, or up to 128.", show_default=False),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences a rank runs at once.")] = 32,
     device: Annotated[Device, typer.Option(help="What the ranks compute on.")] = Device.CPU,
@@ -89,8 +93,10 @@ def _settings(
         config = from_dict(open_checkpoint(folder).state.config)
         settings, seed = config.data, config.train.seed
     elif data is not None:
+        length = min(_LENGTH, bert.config.max_position_embeddings)
+        pairs = bert.config.type_vocab_size > 1
         # Not checked: what is wrong with the path is told where the corpus is opened.
-        settings, seed = DataSettings.model_construct(path=data, nsp=bert.config.type_vocab_size > 1), 0
+        settings, seed = DataSettings.model_construct(path=data, sequence_length=length, nsp=pairs), 0
     else:
         raise ConfigError(f"{folder} is not of a run and names no corpus: add --data")
     changes = {"path": data, "sequence_length": sequence_length}

@@ -122,8 +122,8 @@ def _ranks(config: RunConfig, size: int) -> Iterator[Line]:
     yield "ranks", f"{size:,}, with {share:,} of each step{micro_batches}"
     need = memory(config, size)
     yield "memory", f"about {_quantity(need.of_rank, 'B')} a rank{_on(config)}: {_parts(need.rank)}"
-    first = f"the first rank's host, for checkpoints, {_quantity(need.checkpoint, 'B')}"
-    yield "", f"beside that {first}{f'; each host, {_parts(need.host)}' if need.host else ''}"
+    of_host = f", and on each host {_parts(need.host)}" if need.host else ""
+    yield "", f"in addition, on the first rank's host {_quantity(need.checkpoint, 'B')} for checkpoints{of_host}"
     if config.train.device == "cpu":
         _, free = memory_here()
         yield "", f"{_quantity(free, 'B')} are free here: room for {_count(need.ranks_within(free), 'such rank')}"
@@ -196,7 +196,7 @@ def _time(config: RunConfig, flops: float, size: int) -> str:
     limit = (
         f"; train.max_hours ends it after {config.train.max_hours:g} h" if config.train.max_hours is not None else ""
     )
-    return f"{_duration(flops / (rate * size))} if products were all, on {each}{limit}"
+    return f"at least {_duration(flops / (rate * size))}: the matrix products alone, on {each}{limit}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -215,4 +215,4 @@ def _duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:,.0f} seconds"
+    return _count(round(seconds), "second")

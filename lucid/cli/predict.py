@@ -12,6 +12,8 @@ from lucid.cli.device import Device
 from lucid.cli.model_folder import load_model
 from lucid.data import special_tokens
 from lucid.errors import ConfigError
+from lucid.training.checkpoint import STATE_FILE, open_checkpoint
+from lucid.training.config import from_dict
 from lucid.training.store import find_model
 
 
@@ -41,6 +43,8 @@ def predict(
     bert, tokenizer = load_model(folder)
     if second is not None and bert.config.type_vocab_size < 2:
         raise ConfigError(f"the model in {folder} knows no pairs (its type_vocab_size is 1): leave out --next")
+    if second is not None and not _has_learnt_pairs(folder):
+        raise ConfigError(f"the model in {folder} was trained without pairs (data.nsp is false): leave out --next")
     bert.to(CPU if device == Device.CPU else use_gpu(device, 0)).eval()
     encoding = tokenizer.encode(text, second) if second is not None else tokenizer.encode(text)
     ids = np.array([encoding.ids])
@@ -60,3 +64,8 @@ def predict(
     if second is not None:
         follows = float(next_scores[0].softmax().numpy()[0])
         print(f"the second sentence {'follows' if follows >= 0.5 else 'does not follow'} ({follows:.1%} that it does)")
+
+
+def _has_learnt_pairs(folder: Path) -> bool:
+    """Return whether the run that a model is of, if one is known, trained the head that `--next` asks."""
+    return not (folder / STATE_FILE).is_file() or from_dict(open_checkpoint(folder).state.config).data.nsp

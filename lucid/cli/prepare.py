@@ -110,7 +110,8 @@ def _progress_bar(shown: bool) -> Iterator[_Bar]:
     """Show progress on standard error for the length of the block."""
     columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    with Progress("{task.description}", *columns, console=console, transient=True, disable=not shown) as progress:
+    hidden = not (shown and console.is_terminal)
+    with Progress("{task.description}", *columns, console=console, transient=True, disable=hidden) as progress:
         yield _Bar(progress)
 
 

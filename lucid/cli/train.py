@@ -94,7 +94,7 @@ def _exact_reduction(run: Run) -> list[str]:
 def _print_end(run: Run, finished: bool) -> None:
     folder = run.config.run_folder
     steps = run.config.train.steps
-    early = ", as train.max_hours are over" if finished and run.step < steps else ""
+    early = ", as train.max_hours has passed" if finished and run.step < steps else ""
     print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {steps:,}{early}")
     print(f"checkpoint  {run.checkpoint or 'none yet'}")
     print(f"metrics     {folder / METRICS_FILE}")

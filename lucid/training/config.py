@@ -4,6 +4,7 @@
 """
 
 import difflib
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from lucid.distributed.backends.between_nodes import WireDtype
 from lucid.distributed.connection import Backend
@@ -311,8 +313,16 @@ class RunConfig(Settings):
         return self.train.threads_per_rank or (1 if self.train.reduction == "exact" else None)
 
     def as_yaml(self) -> str:
-        """Return all settings, defaults included, as YAML that `load` takes."""
-        return yaml.safe_dump(self.as_dict(), sort_keys=False)
+        """Return all settings, defaults included, as YAML that `load` takes, with what they mean as comments."""
+        lines = []
+        for name, value in self.as_dict().items():
+            section = getattr(self, name)
+            if isinstance(value, dict):
+                described = type(section).model_fields if isinstance(section, Settings) else {}
+                lines += [f"{name}:", *(f"  {_described(key, value[key], described.get(key))}" for key in value)]
+            else:
+                lines.append(_described(name, value, type(self).model_fields[name]))
+        return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict[str, Any]:
         """Return all settings as plain JSON values."""
@@ -343,6 +353,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         sentences = [_sentence(item, path, overridden) for item in error.errors()[:_MOST_SENTENCES]]
         raise ConfigError("\n".join(sentences)) from error
+
+
+def _described(name: str, value: Any, field: FieldInfo | None) -> str:
+    """Return a line of YAML: a setting, its value, and what it means."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).removesuffix("\n...\n")
+    comment = f"  # {field.description}" if field and field.description else ""
+    return f"{name}: {text.strip()}{comment}"
 
 
 def from_dict(content: dict[str, Any]) -> RunConfig:

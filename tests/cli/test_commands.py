@@ -199,7 +199,8 @@ def test_a_model_that_knows_no_pairs_is_evaluated_on_its_tokens_alone(lucid, run
     model, corpus = tmp_path / "model", yaml.safe_load((run_folder.parent / "run.yaml").read_text())["data"]["path"]
     lucid("export", run_folder, model)
     BERTForPreTraining(BERTConfig(**{**RUN["model"], "type_vocab_size": 1})).save_pretrained(model)
-    _, output, _ = lucid("evaluate", model, "--data", corpus, "--sequence-length", 32, "--samples", 5)
+    # It takes 32 tokens, fewer than what is asked of a model by default.
+    _, output, _ = lucid("evaluate", model, "--data", corpus, "--samples", 5)
     assert "MLM loss" in output
     assert "NSP" not in output
     assert "leave out --next" in lucid("predict", model, "ba co.", "--next", "fe.")[2]
@@ -214,6 +215,12 @@ def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(lucid, run_folde
         assert code == 2
         assert "knows 150 tokens, but the tokenizer beside it has 200" in errors
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_without_pairs_is_not_asked_for_one(lucid, run_folder, tmp_path):
+    lucid("train", run_folder.parent / "run.yaml", f"run_folder={tmp_path / 'run'}", "data.nsp=false", "train.steps=1")
+    assert "was trained without pairs" in lucid("predict", tmp_path / "run", "ba co.", "--next", "fe.")[2]
+    assert lucid("predict", tmp_path / "run", "ba [MASK].")[0] == 0
 
 
 def test_words_that_are_no_text_are_refused(lucid, run_folder):
@@ -360,7 +367,7 @@ def test_plotting_without_matplotlib_says_how_to_get_it(lucid, run_folder, monke
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, errors = lucid("plot", run_folder)
     assert code == 2
-    assert "pip install 'lucid[plot]'" in errors
+    assert "pip install -e '.[plot]'" in errors
 
 
 def test_tensorboard_events_are_written_if_asked(lucid, run_folder, tmp_path):

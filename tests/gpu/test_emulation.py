@@ -52,7 +52,7 @@ def real():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if "No module named 'cupy'" in finished.stderr:
-        pytest.skip("CuPy is not installed: pip install 'lucid[gpu-ci]'")
+        pytest.skip("CuPy is not installed: pip install -e '.[gpu-ci]'")
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 

@@ -71,7 +71,7 @@ def headers():
 
 
 HEADERS = headers()
-needs_headers = pytest.mark.skipif(HEADERS is None, reason="no headers of cuBLAS: pip install 'lucid[gpu-ci]'")
+needs_headers = pytest.mark.skipif(HEADERS is None, reason="no headers of cuBLAS: pip install -e '.[gpu-ci]'")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def library():
     try:
         return cublaslt.load(13)
     except ConfigError:
-        pytest.skip("cuBLASLt is not installed: pip install 'lucid[gpu-ci]'")
+        pytest.skip("cuBLASLt is not installed: pip install -e '.[gpu-ci]'")
 
 
 @needs_headers
@@ -174,7 +174,7 @@ def test_without_the_library_an_error_says_what_to_install(monkeypatch):
         raise OSError(f"{path}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
-    with pytest.raises(ConfigError, match=r"need cuBLASLt.*libcublasLt.so.12: cannot open.*lucid\[cuda12\]"):
+    with pytest.raises(ConfigError, match=r"need cuBLASLt.*libcublasLt.so.12: cannot open.*\[cuda12\]"):
         cublaslt.load(12)
 
 

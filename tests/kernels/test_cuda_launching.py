@@ -9,7 +9,7 @@ from lucid.errors import ConfigError
 from lucid.kernels.cuda import launching
 from lucid.kernels.cuda.compiling import variant
 
-cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'lucid[gpu-ci]'")
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed: pip install -e '.[gpu-ci]'")
 
 FORM = variant("casting", "float32", 1)
 

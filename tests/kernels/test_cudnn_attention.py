@@ -27,7 +27,7 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 needs_cudnn = pytest.mark.skipif(
     importlib.util.find_spec("cudnn") is None or COMPILER is None,
-    reason="no C++ compiler, or cuDNN's front end is not installed: pip install 'lucid[gpu-ci]'",
+    reason="no C++ compiler, or cuDNN's front end is not installed: pip install -e '.[gpu-ci]'",
 )
 
 # An H100, in the names that cuDNN's own description of a card has.
@@ -109,7 +109,7 @@ class TestChoice:
     def test_without_cudnn_asking_for_it_is_an_error_and_auto_says_what_is_used(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "cudnn", None)
         monkeypatch.setattr(cudnn_attention, "_device", lambda: 0)
-        with pytest.raises(ConfigError, match=r"needs cuDNN and its front end.*pip install 'lucid\[cuda13\]'"):
+        with pytest.raises(ConfigError, match=r"needs cuDNN and its front end.*pip install -e '\.\[cuda13\]'"):
             attention.choose("cudnn")
         assert attention.choose("own") is None
         assert "lucid's own kernels" in attention.choose("auto")

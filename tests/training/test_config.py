@@ -1,5 +1,6 @@
 """Settings: what is accepted, and what is said of what is not."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,12 @@ def test_overrides_replace_settings_by_dotted_key(file):
 
 
 def test_printed_settings_can_be_loaded_again(file, tmp_path):
-    config = load(file, ["optimizer.name=lamb"])
+    overrides = "optimizer.name=lamb", "run_folder='runs: #1 é'", "train.accept_changed=[seed]"
+    config = load(file, overrides)
     again = tmp_path / "again.yaml"
-    again.write_text(config.as_yaml())
+    again.write_text(config.as_yaml(), encoding="utf-8")
     assert load(again) == config
+    assert re.search(r"^  steps: \d+  # updates of the weights$", config.as_yaml(), re.MULTILINE)
     assert from_dict(config.as_dict()) == config
 
 

@@ -42,7 +42,7 @@ def state(tmp_path):
 def test_a_run_ends_with_its_time_saved_logged_and_evaluated(run_for, lines, state):
     output = run_for(1, "train.log_every=7")
     assert "1,000,000 steps or 0.000277778 hours of 12 sequences" in output
-    (step,) = re.findall(r"finished at step ([\d,]+) of 1,000,000, as train.max_hours are over", output)
+    (step,) = re.findall(r"finished at step ([\d,]+) of 1,000,000, as train.max_hours has passed", output)
     last = int(step.replace(",", ""))
     assert state()["step"] == last
     assert state()["training_seconds"] >= 1

@@ -69,7 +69,7 @@ def step(
 
         lucid bench step --size base --length 512 --batch 2 train.precision=bfloat16
 
-        mpiexec -n 2 lucid bench step configs/small_cpu.yaml
+        OMP_NUM_THREADS=1 mpiexec -n 2 lucid bench step configs/small_cpu.yaml
     """
     given = list(settings or ())
     config = Path(given.pop(0)) if given and "=" not in given[0] else None

@@ -30,7 +30,7 @@ def doctor(
     """Say what this machine can do, and what to mend, before a long run; under mpirun, what all ranks' machines can.
 
     Every line is ok, a warning or an error, with what to do. Exit code 1 if there is an error, 2 if the ranks cannot
-    work together at all, 0 otherwise. It takes seconds, and writes 256 MB to the folder, which it removes.
+    work together at all, 0 otherwise. It takes seconds, and writes 256 MB to the folder and removes them again.
 
     Examples:
 

@@ -96,7 +96,7 @@ def _gpu() -> Finding:
     except ConfigError:
         return Finding(Level.OK, "GPU", "no GPU (CuPy is installed)")
     if found is None:
-        advice = "CuPy, without which it is not used, is missing: pip install 'lucid[cuda13]' (or cuda12)"
+        advice = "CuPy, without which it is not used, is missing: pip install -e '.[cuda13]' (or cuda12)"
         return ok_if(not _NVIDIA.exists(), "GPU", "a GPU of NVIDIA's" if _NVIDIA.exists() else "no GPU", advice)
     cudnn = [_version(f"nvidia-cudnn-cu{major}") for major in (13, 12)]
     found["cuDNN"] = next(filter(None, cudnn), "not installed")

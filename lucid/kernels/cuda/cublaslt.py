@@ -159,7 +159,7 @@ def load(major: int) -> Library:
     except (OSError, AttributeError) as error:
         raise ConfigError(
             f"matrix products on a GPU need cuBLASLt, which cannot be loaded ({error}): "
-            f"pip install 'lucid[cuda{major}]', or let LD_LIBRARY_PATH lead to {name}"
+            f"pip install -e '.[cuda{major}]', or let LD_LIBRARY_PATH lead to {name}"
         ) from error
 
 

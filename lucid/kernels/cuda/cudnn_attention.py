@@ -52,7 +52,7 @@ def load() -> None:
     except Exception as error:
         raise ConfigError(
             f"attention by cuDNN needs cuDNN and its front end, which cannot be used here ({error}): "
-            "pip install 'lucid[cuda13]' (or cuda12), or set train.attention to own"
+            "pip install -e '.[cuda13]' (or cuda12), or set train.attention to own"
         ) from error
 
 
