@@ -249,6 +249,38 @@ needs_avx512 = pytest.mark.skipif(
 )
 
 
+SIGNALS_DURING_PRODUCTS = """
+import signal
+import numpy as np
+from lucid.kernels.cpu import onednn
+
+def product():
+    out = np.empty((128, 512), np.float32)
+    onednn.multiply(left, right, out)
+    return out
+
+came = 0
+
+def count(*_):
+    global came
+    came += 1
+
+left, right = (np.random.default_rng(1).standard_normal(shape, np.float32) for shape in ((128, 2048), (2048, 512)))
+expected = product()
+signal.signal(signal.SIGALRM, count)
+signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+while came < 500:
+    np.testing.assert_array_equal(product(), expected)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+
+@needs_onednn
+def test_signals_that_come_during_products_spoil_nothing():
+    """Such as one that asks a run to stop. Where memory is written over, the process ends."""
+    run_alone(SIGNALS_DURING_PRODUCTS, OMP_NUM_THREADS="1", PYTHONFAULTHANDLER="")
+
+
 class TestChoice:
     def test_bfloat16_without_onednn_is_an_error_that_names_the_wheel(self, without_onednn):
         with pytest.raises(ConfigError, match=f"need oneDNN: pip install {onednn.WHEEL}"):

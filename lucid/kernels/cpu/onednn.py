@@ -16,6 +16,7 @@ import numpy as np
 
 from lucid.backend import Array
 from lucid.errors import ConfigError
+from lucid.kernels.cpu.signal_stack import use_signal_stack
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 WHEEL = "onednn-cpu-gomp"
@@ -137,6 +138,9 @@ class _Thread(threading.local):
     """What a thread computes with. Products keep scratch memory of the thread that made them, so each has its own."""
 
     def __init__(self, library: _Library) -> None:
+        # Products compiled for AVX2 let the stack pointer point into scratch memory: a signal that came meanwhile would
+        # be handled there, and write over what lies below.
+        use_signal_stack()
         # OpenMP keeps this number for each thread that calls it.
         library.functions.omp_set_num_threads(1)
         self.stream = library.make("dnnl_stream_create", library.engine, _IN_ORDER)
