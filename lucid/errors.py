@@ -50,7 +50,8 @@ class TrainingError(LucidError):
     exit_code = ExitCode.FAILED
 
 
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+# What only writing fails with.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
 def fault_of_the_machine(error: BaseException) -> str | None:

@@ -25,10 +25,11 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.nodes.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping = super().construct_mapping(node, deep)
-        names = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if names.count(key.value) > 1:
+        names = set()
+        for key, _ in node.value:  # scalars: no others can be keys of a dict
+            if key.value in names:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands here twice", key.start_mark)
+            names.add(key.value)
         return mapping
 
 
