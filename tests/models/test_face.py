@@ -137,6 +137,19 @@ def test_accuracies_are_the_fractions_of_right_predictions(model, arrays):
     assert float(model.get_nsp_accuracy(nsp_labels, **inputs)) == pytest.approx(0.75)
 
 
+def test_a_row_without_a_label_is_neither_right_nor_wrong(model, arrays):
+    inputs = {name: arrays[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    labels = model.predict_nsp_labels(**inputs).numpy()
+    labels[1:3] = IGNORED, 1 - labels[2]
+    assert float(model.get_nsp_accuracy(labels, **inputs)) == pytest.approx(2 / 3)
+
+
+def test_no_two_sites_of_dropout_draw_the_same_numbers(model):
+    sites = [module.site for _, module in model.named_modules() if hasattr(module, "site")]
+    assert len(sites) == 1 + 3 * CONFIG.num_hidden_layers
+    assert len(set(sites)) == len(sites)
+
+
 def test_accuracy_with_both_weights_zero_is_refused(model, arrays):
     with pytest.raises(ValueError, match=r"mlm_weight.*nsp_weight"):
         model.get_accuracy(**arrays, mlm_weight=0.0, nsp_weight=0.0)

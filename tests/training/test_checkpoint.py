@@ -56,6 +56,8 @@ def test_what_was_saved_comes_back(tmp_path):
         np.testing.assert_array_equal(model.state_dict()[name], array)
     for name, array in trained[1].state_dict().items():
         np.testing.assert_array_equal(optimizer.state_dict()[name], array)
+    kinds = "first_moment", "second_moment"
+    assert set(trained[1].state_dict()) == {f"{kind}.{name}" for kind in kinds for name in model.state_dict()}
     assert optimizer.updates == 1
 
 
