@@ -1,13 +1,23 @@
-"""Law 8: nothing happens on import. Every module of lucid is imported, alone, in a process of its own."""
+"""Law 8: nothing happens on import; and what starts often loads no library that it does not need.
 
+Every module of lucid is imported, alone, in a process of its own.
+"""
+
+import ast
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import lucid
+from lucid.cli import commands
 
 PROGRAM = """
 import importlib, pathlib, pkgutil, sys, threading
 import lucid
 
-assert "numba" not in sys.modules, "import lucid loads what only the first kernel needs"
 names = [module.name for module in pkgutil.walk_packages(lucid.__path__, "lucid.")]
 for name in names:
     if not name.endswith(".__main__"):
@@ -28,3 +38,58 @@ def test_importing_everything_starts_and_prints_nothing():
         [sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, check=False
     )
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+
+
+# Whatever takes more time to load than the rest of a start together.
+SLOW = {"numpy", "scipy", "numba", "pydantic", "rich", "tokenizers", "typer", "mpi4py"}
+COMMAND = "from lucid.cli import main\ntry: main([{}])\nexcept SystemExit as leaving: assert leaving.code == 0"
+
+
+@pytest.mark.parametrize(
+    ("program", "needed"),
+    [
+        ("import lucid", set()),
+        ("import lucid.distributed", set()),
+        ("from lucid.distributed import topology\ntopology.available_cores()", set()),
+        ("import lucid; lucid.Tensor; lucid.nn; lucid.models", {"numpy", "pydantic"}),
+        ("import lucid; lucid.distributed.connect(); lucid.distributed.DistributedDataParallel", {"numpy"}),
+        (COMMAND.format("'--version'"), {"typer"}),
+        (COMMAND.format("'--help'"), {"typer", "rich"}),
+    ],
+)
+def test_a_start_loads_only_what_it_needs(program, needed):
+    assert slow_modules(program) <= needed
+
+
+def slow_modules(program):
+    """Which of `SLOW` a Python program has loaded at its end."""
+    program += f"\nimport sys\nprint(*({SLOW!r} & sys.modules.keys()), file=sys.stderr)"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return set(finished.stderr.split())
+
+
+@pytest.mark.parametrize("package", [lucid, lucid.distributed], ids=lambda package: package.__name__)
+def test_what_is_imported_on_use_is_what_type_checkers_see(package):
+    tree = ast.parse(Path(package.__file__).read_text())
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name: f"{node.module}.{alias.name}" for node in checked.body for alias in node.names}
+    assert seen.keys() == set(package.__all__) - {"__version__"}
+    for name, whole in seen.items():
+        module, _, last = whole.rpartition(".")
+        expected = getattr(import_module(module), last)
+        assert getattr(package, name) is expected
+    assert set(package.__all__) <= set(dir(package))
+
+
+def test_a_name_that_a_package_does_not_have_is_the_usual_error():
+    with pytest.raises(AttributeError, match=r"^module 'lucid' has no attribute 'tensors'$"):
+        lucid.tensors  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'conect'"):
+        from lucid.distributed import conect  # noqa: F401
+
+
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_the_help_of_all_commands_begins_as_that_of_each(name):
+    paragraph = commands.load(name).help.split("\n\n")[0]
+    assert " ".join(paragraph.split()) == commands.COMMANDS[name]

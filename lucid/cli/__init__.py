@@ -7,30 +7,38 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Annotated
 
 import typer
 
-from lucid.cli.bench import bench
-from lucid.cli.doctor import doctor
-from lucid.cli.evaluate import evaluate
-from lucid.cli.export import export
-from lucid.cli.plan import plan
-from lucid.cli.plot import plot
-from lucid.cli.predict import predict
-from lucid.cli.prepare import prepare
-from lucid.cli.train import train
-from lucid.distributed import is_first_rank
+from lucid.cli.commands import Commands
+from lucid.distributed.topology import is_first_rank
 from lucid.errors import ExitCode, LucidError, fault_of_the_machine
+from lucid.version import __version__
 
 app = typer.Typer(
     name="lucid",
+    cls=Commands,
     help="Pretrain BERT by data parallelism, over MPI.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (prepare, plan, train, evaluate, predict, export, plot, doctor):
-    app.command()(command)
-app.add_typer(bench, name="bench")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lucid {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,7 @@ import typer
 
 from lucid.cli.bench.step import step
 
-bench = typer.Typer(help="Measure how fast this machine trains.", no_args_is_help=True)
+bench = typer.Typer(help="Measure how fast this machine trains.", no_args_is_help=True, add_completion=False)
 bench.command()(step)
 
 
