@@ -90,6 +90,11 @@ class Tensor:
         """The gradient collected so far, or None. Shares memory with the buffer that backward adds to."""
         return Tensor(self._gradient) if self._has_gradient and self._gradient is not None else None
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether a gradient has been collected since `zero_grad`."""
+        return self._has_gradient
+
     def backward(self, gradient: "Tensor | Array | None" = None) -> None:
         """Add the gradient of this tensor to the `grad` of all leaves that it was computed from.
 

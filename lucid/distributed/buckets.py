@@ -4,6 +4,9 @@ The flat gradient buffer lies in about the order in which backward completes it,
 slices of whole parameters. A bucket is summed in place as soon as its last parameter is ready; nothing is packed,
 copied or divided. Buckets start strictly in order, so all ranks issue the same collectives in the same order, whatever
 the order of events on each. Micro-batches before the last add to this rank's gradients first.
+
+A backward pass leaves a gradient for every parameter: zeros where it has not been. So whether a pass overwrites or adds
+depends on its place in the step alone, and a recorded pass (`training/graphs.py`) may be repeated at that place.
 """
 
 from collections.abc import Callable
@@ -33,7 +36,8 @@ class BucketedReduction:
             bucket += segment.start == ownership.buckets[bucket].stop
             self._bucket_sizes[bucket] += 1
             parameter.add_ready_hook(partial(self._on_ready, bucket))
-        # Of the backward that is running: parameters of each bucket yet to come, and the buckets on their way.
+        # Of the backward that is running: parameters of each bucket yet to come, and the buckets on their way. Between
+        # two passes all are yet to come, and none is on its way.
         self._not_ready = self._bucket_sizes.copy()
         self._works: list[Work] = []
 
@@ -41,27 +45,33 @@ class BucketedReduction:
         """Nothing has to be prepared: backward overwrites what is marked as unset."""
 
     def _on_ready(self, bucket: int) -> None:
+        begins = self._not_ready == self._bucket_sizes
+        if (begins and self._works) or self._not_ready[bucket] == 0:
+            raise RuntimeError("an earlier backward was interrupted: the gradients of the ranks are out of step")
+        if begins:
+            after_backward(self._end_pass)
+        self._not_ready[bucket] -= 1
         if self.accumulating:
             return
-        if self._not_ready == self._bucket_sizes:
-            after_backward(lambda: self.outside(self._finish))
-        if self._not_ready[bucket] == 0:
-            raise RuntimeError("an earlier backward was interrupted: the gradients of the ranks are out of step")
-        self._not_ready[bucket] -= 1
         while len(self._works) < len(self._not_ready) and self._not_ready[len(self._works)] == 0:
             self.outside(self._launch_next)
 
     def _launch_next(self) -> None:
         self._works.append(self._ownership.sum(len(self._works)))
 
-    def _finish(self) -> None:
+    def _end_pass(self) -> None:
         self._flat.zero_unset_gradients()
-        while len(self._works) < len(self._not_ready):
+        self._not_ready = self._bucket_sizes.copy()
+        if not self.accumulating:
+            self.outside(self._finish)
+
+    def _finish(self) -> None:
+        """Wait for all buckets. A replay repeats this and `_launch_next`: they look at nothing that backward marks."""
+        while len(self._works) < len(self._bucket_sizes):
             self._launch_next()
         for work in self._works:
             work.wait()
         self._works.clear()
-        self._not_ready = self._bucket_sizes.copy()
 
 
 def at_once(action: Callable[[], None]) -> None:

@@ -41,7 +41,7 @@ class DistributedDataParallel(Generic[ModuleT]):
     brings the weights together; its state is divided, and the ranks of a node share one copy of the weights.
 
     A step begins with `zero_grad`. Of several calls of `backward` in a step (micro-batches) all but the last belong in
-    `accumulate()`. A parameter that no backward has reached gets a gradient of zero.
+    `accumulate()`. A parameter that `backward` has not reached gets a gradient of zero.
     """
 
     def __init__(

@@ -139,15 +139,25 @@ class FlatParameters:
         for parameter in self.parameters:
             parameter.zero_grad()
 
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients are set: all of them, or none. Raises `RuntimeError` if some are and others are not."""
+        count = sum(parameter.has_gradient for parameter in self.parameters)
+        if count not in (0, len(self.parameters)):
+            raise RuntimeError(
+                f"{count} of {len(self.parameters)} parameters have a gradient: a backward was interrupted"
+            )
+        return count > 0
+
     def mark_gradients(self) -> None:
-        """Take all gradients as set: something has written them that parameters know nothing of."""
+        """Take all gradients as set: a replayed backward has written them, which runs no Python and marks none."""
         for parameter in self.parameters:
             parameter.mark_gradient()
 
     def zero_unset_gradients(self) -> None:
         """Write zeros where backward has not been since `zero_grad`."""
         for parameter in self.parameters:
-            if parameter.grad is None:
+            if not parameter.has_gradient:
                 parameter.accumulate(backend.array_module(parameter.data).zeros((), parameter.dtype))
 
     def collect_gradients_in(self, buffer: Array) -> None:

@@ -5,6 +5,14 @@ changes nothing. The first micro-batch of a shape runs kernel by kernel, the sec
 replayed: their rows, weights and coordinates are copied to where the first ones lay. Communication stays outside the
 graphs, which end where a bucket of gradients is complete: MPI could not be captured, and NCCL wants all ranks to
 capture alike, but ranks have different shapes.
+
+A replay launches what was captured and communicates as the captured pass did; no other Python runs. So what backward
+does in Python besides has to be the same each time, or be done by hand:
+
+- Each parameter is marked as having a gradient. The first contribution to an unmarked one overwrites, others add, and
+  a graph keeps which of both it was. That is the same each time, as no parameter is marked before a step's first
+  micro-batch, and all are after each. A replay marks none itself.
+- `BucketedReduction` counts parameters and buckets. It is through with both at the end of each pass.
 """
 
 from dataclasses import dataclass
@@ -83,13 +91,16 @@ class GraphedMicroBatches(MicroBatches):
         # A rank that is missing in a collective may show here first, where a step has several micro-batches.
         wait_for_device(self._communicator, program.inputs)
         program.inputs.fill(values)
-        return self._run(program)
+        is_first, _ = ends
+        return self._run(program, is_first)
 
-    def _run(self, program: _Program) -> Array:
+    def _run(self, program: _Program, is_first: bool) -> Array:
+        flat, records = self.ddp.flat, self._graphs and program.has_run
+        assert not records or flat.has_gradients == (not is_first), "a graph would overwrite where it has to add"
         if program.recording is not None:
             program.recording.replay()
-            self.ddp.flat.mark_gradients()
-        elif self._graphs and program.has_run:
+            flat.mark_gradients()
+        elif records:
             with self._pool.allocating(), Recording() as recording, self.ddp.communicating(recording.outside):
                 program.figures = self._backward(program.rows, program.place)
             program.recording = recording

@@ -55,10 +55,14 @@ class Control:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a step: `figures` are those of `MicroBatches.gradients`, then the gradient's norm."""
+    """What came out of a step: `figures` are those of `MicroBatches.gradients`, then the gradient's norm.
+
+    `has_labels`: did the global batch have any? Without, the gradient is 0.
+    """
 
     step: int
     learning_rate: float
+    has_labels: bool
     masked_tokens: int
     pairs: int
     figures: Readback
@@ -191,7 +195,8 @@ class Trainer:
         figures = self._micro_batches.gradients(share, run.step, *weights)
         figures[-1] = norm = global_norm(run.ddp.flat)
         run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
-        self._outcomes.append(Outcome(run.step, learning_rate, share.masked_tokens, share.pairs, Readback(figures)))
+        has_labels, own = masked_tokens + pairs > 0, (share.masked_tokens, share.pairs)
+        self._outcomes.append(Outcome(run.step, learning_rate, has_labels, *own, Readback(figures)))
         run.step += 1
         run.samples_consumed += self.settings.global_batch
         self._settle(self._steps_ahead)
@@ -207,6 +212,8 @@ class Trainer:
             outcome = self._outcomes.popleft()
             wait_for_device(run.communicator, outcome.figures)
             *sums, norm = outcome.figures.values.tolist()
+            if norm == 0 and outcome.has_labels:
+                raise _no_gradient(outcome.step)
             self._window.add(sums, outcome.masked_tokens, outcome.pairs)
             run.skipped_in_a_row = 0 if math.isfinite(norm) else run.skipped_in_a_row + 1
             if run.skipped_in_a_row:
@@ -328,6 +335,16 @@ class Trainer:
         if self._saver and (in_order or self.run.communicator.size == 1):
             with self._saving():
                 self._saver.wait()
+
+
+def _no_gradient(step: int) -> TrainingError:
+    """Return the error of a step that would have taught nothing. It is every rank's, as all have the same norm."""
+    error = TrainingError(
+        f"step {step}: the gradient is exactly 0 although the batch has labels, so backward has not done its work; "
+        "please report this, and go on from the last checkpoint"
+    )
+    error.agreed = True
+    return error
 
 
 def _micro_batches(run: Run) -> MicroBatches:

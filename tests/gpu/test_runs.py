@@ -78,6 +78,16 @@ def test_float32_gives_the_curve_of_the_cpu(on_gpu):
     np.testing.assert_allclose(on_gpu.held_out("gpu"), on_gpu.held_out("cpu"), rtol=1e-4)
 
 
+def test_one_micro_batch_a_step_gives_the_curve_of_the_cpu(on_gpu):
+    """Its graphs write gradients that none before them has, and sum them over ranks."""
+    whole = f"train.micro_batch={dict(line.split('=') for line in on_gpu.settings)['train.global_batch']}"
+    assert_close(on_gpu.train(1, "cpu", whole, device="cpu"), on_gpu.train(1, "gpu", whole), 1e-4)
+    if on_gpu.environment.get("PYTHONPATH"):
+        on_gpu.environment["EMULATED_GPUS"] = "2"
+        assert_close(on_gpu.losses(on_gpu.folder / "cpu"), on_gpu.train(2, "gpus", whole), 1e-4)
+        assert "go through the host's memory" not in on_gpu.printed
+
+
 def test_bfloat16_stays_within_a_percent_of_float32(on_gpu):
     assert_close(on_gpu.train(1, "float32"), on_gpu.train(1, "bfloat16", "train.precision=bfloat16"), 0.01)
 

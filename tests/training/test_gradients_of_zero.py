@@ -1,0 +1,46 @@
+"""A step whose gradient is exactly 0 would teach nothing: that is an error, unless its batch has no labels."""
+
+import numpy as np
+import pytest
+
+from lucid.distributed import StopRequest
+from lucid.distributed.backends.single import SingleCommunicator
+from lucid.errors import TrainingError
+from lucid.training.config import load
+from lucid.training.setup import open_run
+from lucid.training.trainer import Trainer
+
+
+@pytest.fixture
+def trainer_of(run_file):
+    """A function that opens the run, of six steps, with some settings."""
+
+    def make(*overrides):
+        return Trainer(open_run(load(run_file, ["train.steps=6", *overrides]), SingleCommunicator()))
+
+    return make
+
+
+def test_it_ends_training_before_a_checkpoint(trainer_of, monkeypatch):
+    trainer = trainer_of("train.checkpoint_every=1")
+    gradients = trainer._micro_batches.gradients
+
+    def lost_from_the_third_step_on(share, step, *weights):
+        figures = gradients(share, step, *weights)
+        trainer.run.ddp.flat.gradients[...] *= step < 2
+        return figures
+
+    monkeypatch.setattr(trainer._micro_batches, "gradients", lost_from_the_third_step_on)
+    with pytest.raises(
+        TrainingError, match=r"^step 2: the gradient is exactly 0 although the batch has labels"
+    ) as told:
+        trainer.train(StopRequest())
+    assert told.value.agreed
+    checkpoints = sorted(path.name for path in (trainer.run.config.run_folder / "checkpoints").iterdir())
+    assert checkpoints[-1] == "0001-00000002"
+
+
+def test_a_batch_without_labels_ends_nothing(trainer_of):
+    trainer = trainer_of("data.mlm_probability=0", "data.nsp=false")
+    assert trainer.train(StopRequest())
+    assert not np.any(trainer.run.ddp.flat.gradients)
