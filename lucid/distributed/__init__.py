@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lucid.distributed.connection import Group, choose, connect, session
     from lucid.distributed.data_parallel import DistributedDataParallel
     from lucid.distributed.devices import device_for, wait_for_device
-    from lucid.distributed.guard import StopRequest, abort_on_exception
+    from lucid.distributed.guard import Stop, StopRequest, abort_on_exception
     from lucid.distributed.placement import Place, Row, places, rows
     from lucid.distributed.replicas import find_drift
     from lucid.distributed.topology import announced, is_first_rank
@@ -25,6 +25,7 @@ __all__ = [
     "Group",
     "Place",
     "Row",
+    "Stop",
     "StopRequest",
     "Work",
     "abort_on_exception",
@@ -53,6 +54,7 @@ __getattr__, __dir__ = imported_on_use(
         "Group": "lucid.distributed.connection",
         "Place": "lucid.distributed.placement",
         "Row": "lucid.distributed.placement",
+        "Stop": "lucid.distributed.guard",
         "StopRequest": "lucid.distributed.guard",
         "Work": "lucid.distributed.communicator",
         "abort_on_exception": "lucid.distributed.guard",

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Protocol, Self
 
 from lucid.distributed.communicator import Communicator
 from lucid.errors import ExitCode, LucidError, fault_of_the_machine
@@ -74,6 +74,13 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if fault := fault_of_the_machine(error):
         return ExitCode.FAILED, fault
     return ExitCode.FAILED, "".join(traceback.format_exception(error)).rstrip()
+
+
+class Stop(Protocol):
+    """Says whether training shall stop; the trainer asks it before every step."""
+
+    @property
+    def requested(self) -> bool: ...
 
 
 class StopRequest:

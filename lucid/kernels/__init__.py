@@ -11,7 +11,8 @@ outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are 
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 import ml_dtypes
@@ -19,7 +20,7 @@ import numpy as np
 
 from lucid.backend import CPU, Array, array_module
 from lucid.errors import ConfigError
-from lucid.kernels import reference
+from lucid.kernels import reference, threads
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
@@ -31,6 +32,9 @@ AttentionKind = Literal["auto", "own", "cudnn"]
 _COMPILED = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 
 _wrapper: "Callable[[Kernels], Kernels] | None" = None
+# What was chosen last.
+_precision: Precision = "float32"
+_attention: AttentionKind = "own"
 
 
 class Kernels(Protocol):
@@ -304,14 +308,16 @@ def set_precision(precision: Precision) -> str | None:
     for those between the products of attention. Returns a sentence for the user if that is slow here. Raises
     `ConfigError` if it cannot be had.
     """
-    implementation = _on_cpu()
-    if implementation is not reference:
+    global _precision
+    remark = None
+    if _on_cpu() is not reference:
         from lucid.kernels.cpu import gemm
 
-        return gemm.set_precision(precision)
-    if precision != "float32":
+        remark = gemm.set_precision(precision)
+    elif precision != "float32":
         raise ConfigError(f"the reference kernels have no {precision} products: unset LUCID_KERNELS, or choose float32")
-    return None
+    _precision = precision
+    return remark
 
 
 def set_attention(kind: AttentionKind) -> str | None:
@@ -321,13 +327,30 @@ def set_attention(kind: AttentionKind) -> str | None:
     that could be faster. Raises `ConfigError` if what is asked for cannot be had. So it is with the reference, which
     has to know on the host where sequences begin: training on a GPU fills tables in the device's memory alone.
     """
+    global _attention
     if _on_gpu() is reference:
         raise ConfigError(
             "the reference kernels do not train on a GPU: unset LUCID_KERNELS, or set train.device to cpu"
         )
     from lucid.kernels.cuda.attention import choose
 
-    return choose(kind)
+    remark = choose(kind)
+    _attention = kind
+    return remark
+
+
+@contextmanager
+def choices_kept() -> Iterator[None]:
+    """Put back, after the block, what `set_precision`, `set_attention` and `threads.limit` had chosen before it."""
+    before = _precision, _attention
+    with threads.limit_kept():
+        try:
+            yield
+        finally:
+            if _precision != before[0]:
+                set_precision(before[0])
+            if _attention != before[1]:
+                set_attention(before[1])
 
 
 def product_library(device: str = CPU) -> str:

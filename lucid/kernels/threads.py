@@ -2,8 +2,9 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 
 from threadpoolctl import ThreadpoolController
@@ -17,6 +18,17 @@ def limit(count: int) -> None:
     """Let kernels take `count` threads from now on."""
     global _limit
     _limit = count
+
+
+@contextmanager
+def limit_kept() -> Iterator[None]:
+    """Put back, after the block, the limit that was set before it."""
+    global _limit
+    before = _limit
+    try:
+        yield
+    finally:
+        _limit = before
 
 
 def count() -> int:

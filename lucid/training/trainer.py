@@ -20,7 +20,7 @@ import numpy as np
 
 from lucid.backend import CPU
 from lucid.data import Loader
-from lucid.distributed import Communicator, StopRequest, all_or_none, find_drift, is_agreed, wait_for_device
+from lucid.distributed import Communicator, Stop, all_or_none, find_drift, is_agreed, wait_for_device
 from lucid.errors import TrainingError
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm, not_finite
@@ -99,7 +99,7 @@ class Trainer:
         self._evaluated = -1
         self._figures: dict[str, float] = {}
 
-    def train(self, stop: StopRequest) -> bool:
+    def train(self, stop: Stop) -> bool:
         """Train until the last step, or the end of `train.max_hours`, or until a stop is asked for on any rank.
 
         Return whether the end was reached. Either way the last step taken is in a checkpoint afterwards.
@@ -144,7 +144,7 @@ class Trainer:
         batch = self.run.corpora.train.batch(consumed, range(first_row, first_row + share))
         return share_of(self.run.model, batch, self.settings.micro_batch)
 
-    def loop(self, batches: Iterator[Share], stop: StopRequest) -> bool:
+    def loop(self, batches: Iterator[Share], stop: Stop) -> bool:
         """Take steps until the batches or the time end (True), or a stop was asked for (False)."""
         run, settings = self.run, self.settings
         following = next(batches, None)
@@ -175,7 +175,7 @@ class Trainer:
                 self._save()
         return True
 
-    def _announce(self, share: Share | None, stop: StopRequest) -> Control | None:
+    def _announce(self, share: Share | None, stop: Stop) -> Control | None:
         """Send the message about the batch that follows, if one does."""
         run = self.run
         return Control(run.communicator, share, run.training_seconds, stop.requested) if share else None

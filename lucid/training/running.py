@@ -1,0 +1,98 @@
+"""A run from its settings to its end, on the ranks of a group: what `lucid train` does once it has found the others."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from lucid import kernels, random
+from lucid.distributed import Group, Stop, places, watched
+from lucid.distributed.exact import buffers_needed
+from lucid.distributed.placement_table import print_placement
+from lucid.errors import ExitCode
+from lucid.kernels import threads
+from lucid.training.config import RunConfig
+from lucid.training.metrics import METRICS_FILE
+from lucid.training.numerics import limit_threads
+from lucid.training.plots import plot_run
+from lucid.training.setup import Run, communicator_of, open_run
+from lucid.training.trainer import Trainer
+
+
+def run(settings: RunConfig, group: Group, stop: Stop) -> ExitCode:
+    """Train the run of `settings` to its end, or from its newest checkpoint on; all of `group`'s ranks call this.
+
+    The first rank prints where the ranks are, the losses, and how it ended. Returns `ExitCode.FINISHED`, or
+    `ExitCode.STOPPED` if `stop.requested` became true on any rank: then all have stopped after the same step, and the
+    run is saved. Raises a `LucidError`, `agreed` where all ranks have it. When ranks wait in vain for one of them, the
+    watchdog ends the process with `ExitCode.HUNG`.
+
+    The threads, kernels and seed of the process are those of `settings` meanwhile, and afterwards what they were.
+    """
+    with _process_as_it_was(), watched(group, settings.train.watchdog_seconds):
+        limit_threads(settings.threads_per_rank)
+        opened = open_run(settings, communicator_of(settings, group))
+        ranks = places(group, threads.count(), opened.model.device)
+        if opened.is_first:
+            print_placement(ranks)
+            _print_start(opened)
+        finished = Trainer(opened).train(stop)
+        if opened.is_first:
+            with group.whereabouts.phase("drawing the loss plot"):
+                _print_end(opened, finished)
+    return ExitCode.FINISHED if finished else ExitCode.STOPPED
+
+
+@contextmanager
+def _process_as_it_was() -> Iterator[None]:
+    with threadpool_limits(), kernels.choices_kept(), random.draw_as(random.drawing()):
+        yield
+
+
+def _print_start(run: Run) -> None:
+    config, size = run.config, run.communicator.size
+    parameters = sum(parameter.size for parameter in run.ddp.flat.parameters)
+    share = config.train.global_batch // size
+    time = f" or {config.train.max_hours:g} hours" if config.train.max_hours is not None else ""
+    print(
+        f"{parameters:,} parameters; {config.train.steps:,} steps{time} of {config.train.global_batch} "
+        f"{config.samples} of {config.data.sequence_length} tokens, on {size} rank{'s' * (size > 1)} with {share} each",
+        *_exact_reduction(run),
+        *run.messages,
+        sep="\n",
+        flush=True,
+    )
+
+
+def _exact_reduction(run: Run) -> list[str]:
+    """Return what the exact reduction takes, if it is in use."""
+    micro_batches = run.config.exact_micro_batches(run.communicator.size)
+    if micro_batches is None:
+        return []
+    buffers, size = buffers_needed(micro_batches), run.ddp.flat.gradients.nbytes
+    return [
+        f"exact reduction: {micro_batches} micro-batch{'es' * (micro_batches > 1)} a rank in up to {buffers} gradient "
+        f"buffer{'s' * (buffers > 1)} of {size / 1e6:,.0f} MB, {run.config.threads_per_rank} thread"
+        f"{'s' * (run.config.threads_per_rank != 1)} a rank"
+    ]
+
+
+def _print_end(run: Run, finished: bool) -> None:
+    folder = run.config.run_folder
+    steps = run.config.train.steps
+    early = ", as train.max_hours has passed" if finished and run.step < steps else ""
+    print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {steps:,}{early}")
+    print(f"checkpoint  {run.checkpoint or 'none yet'}")
+    print(f"metrics     {folder / METRICS_FILE}")
+    if finished:
+        print(f"loss plot   {_plot(folder)}")
+
+
+def _plot(folder: Path) -> str:
+    """Draw the run and return where; a plot that cannot be drawn does not fail a finished run."""
+    try:
+        plot_run(folder, folder / "loss.png")
+    except Exception as error:  # matplotlib's settings are the user's, and it raises what it likes on wrong ones
+        return f"none: {error}"
+    return str(folder / "loss.png")
