@@ -1,6 +1,9 @@
 """Initial weights, drawn from `lucid.manual_seed` and the number of calls since."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 
@@ -32,10 +35,27 @@ _TAIL_BELOW = (
     2.50464946208309415979e0, -1.42182922854787788574e-1, -3.80806407691578277194e-2, -9.33259480895457427372e-4,
 )  # fmt: skip
 
+_drawing: ContextVar[bool] = ContextVar("drawing", default=True)
+
+
+@contextmanager
+def undrawn(wanted: bool = True) -> Iterator[None]:
+    """Leave weights that are made inside the block at zero, if so `wanted`: others are about to be copied over them.
+
+    What is drawn later is the same as if they had been drawn.
+    """
+    token = _drawing.set(_drawing.get() and not wanted)
+    try:
+        yield
+    finally:
+        _drawing.reset(token)
+
 
 def truncated_normal(shape: tuple[int, ...], deviation: float) -> Array:
     """Return float32 of a normal distribution of this deviation, cut off at two of them (as in the original BERT)."""
     coordinates = random.coordinates_by_hand(rows=1)
+    if not _drawing.get():
+        return zeros(*shape)
     count = int(np.prod(shape))
     words = random.random_words(random.Stream.BY_HAND, coordinates, count)[0]
     values = np.empty(count, np.float32)

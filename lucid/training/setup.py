@@ -13,7 +13,7 @@ from lucid.backend import CPU, Array
 from lucid.data import Corpus
 from lucid.distributed import Communicator, DistributedDataParallel, Group, all_or_none, choose
 from lucid.models import BERTForPreTraining
-from lucid.nn import FlatParameters
+from lucid.nn import FlatParameters, init
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.checkpoint import Checkpoint, TrainingState
@@ -122,7 +122,7 @@ def _open_alone(
     corpora = open_corpora(config)
     random.manual_seed(config.train.seed)
     if communicator.rank > 0:
-        return corpora, BERTForPreTraining(config.model), None, messages
+        return corpora, _overwritten_model(config), None, messages
     checkpoint, said = find_start(config, corpora, store)
     messages.extend(said)
     if checkpoint is None and config.initial_model is not None:
@@ -130,7 +130,8 @@ def _open_alone(
     # What begins with another run's weights has no bits of its own yet.
     if checkpoint is not None and checkpoint.state.step > 0:
         messages.extend(changed_numerics(config, checkpoint.state, communicator.device))
-    return corpora, BERTForPreTraining(config.model), checkpoint, messages
+    model = BERTForPreTraining(config.model) if checkpoint is None else _overwritten_model(config)
+    return corpora, model, checkpoint, messages
 
 
 def _choose_attention(config: RunConfig) -> str | None:
@@ -140,8 +141,14 @@ def _choose_attention(config: RunConfig) -> str | None:
     return kernels.set_attention("own" if asked == "auto" and drops else asked)
 
 
+def _overwritten_model(config: RunConfig) -> BERTForPreTraining:
+    """Return a model whose weights are not drawn, as they come from the first rank, a checkpoint or another model."""
+    with init.undrawn():
+        return BERTForPreTraining(config.model)
+
+
 def _initial_model(config: RunConfig, folder: Path) -> BERTForPreTraining:
-    model = BERTForPreTraining(config.model)
+    model = _overwritten_model(config)
     given = BERTForPreTraining.from_pretrained(folder)
     model.load_state_dict(given.with_vocabulary(config.model.vocab_size).state_dict())
     return model

@@ -46,3 +46,12 @@ def test_weights_are_cut_off_at_two_deviations_and_drawn_anew_by_each_call():
     assert not np.array_equal(first, second)
     lucid.manual_seed(1)
     np.testing.assert_array_equal(init.truncated_normal((300, 100), 0.5), first)
+
+
+def test_what_is_not_drawn_is_zero_and_changes_nothing_that_is_drawn_later():
+    lucid.manual_seed(1)
+    _, expected = (init.truncated_normal((3, 5), 0.5) for _ in range(2))
+    lucid.manual_seed(1)
+    with init.undrawn():
+        assert not init.truncated_normal((3, 5), 0.5).any()
+    np.testing.assert_array_equal(init.truncated_normal((3, 5), 0.5), expected)

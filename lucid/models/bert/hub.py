@@ -59,8 +59,11 @@ def read_config(folder: Path) -> BERTConfig:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def read_weights(folder: Path, model: Module) -> None:
-    """Copy the weights in `folder` into `model`, accepting old names, absent tied entries and absent heads."""
+def read_weights(folder: Path, model: Module) -> list[str]:
+    """Copy the weights in `folder` into `model`, accepting old names, absent tied entries and absent heads.
+
+    Return the names of the parameters that are absent, with a warning; they keep their values.
+    """
     path = folder / WEIGHTS_FILE
     tensors = _read_tensors(path)
     parameters = dict(model.named_parameters())
@@ -84,6 +87,7 @@ def read_weights(folder: Path, model: Module) -> None:
     if missing:
         warnings.warn(f"{path} has no {', '.join(missing)}: newly initialised", stacklevel=3)
     model.load_state_dict({name: state.get(name, parameter.numpy()) for name, parameter in parameters.items()})
+    return missing
 
 
 def check_size(folder: Path, config: BERTConfig) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 
-from lucid import backend, kernels
+from lucid import backend, kernels, random
 from lucid.autograd import Tensor
 from lucid.backend import Array
 from lucid.kernels.masking import IGNORE_INDEX, Masking, mask_tokens
@@ -118,8 +118,16 @@ class BERTForPreTraining(Module):
         folder = Path(folder)
         config = hub.read_config(folder)
         hub.check_size(folder, config)
-        model = cls(config)
-        hub.read_weights(folder, model)
+        place = random.drawing()
+        with init.undrawn():
+            model = cls(config)
+        missing = hub.read_weights(folder, model)
+        if missing:
+            with random.draw_as(place):
+                drawn = dict(cls(config).named_parameters())
+            for name, parameter in model.named_parameters():
+                if name in missing:
+                    parameter.data[...] = drawn[name].data
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -130,7 +138,8 @@ class BERTForPreTraining(Module):
         """Return this model with only the first `vocab_size` tokens, or with freshly drawn ones added."""
         if vocab_size == self.config.vocab_size:
             return self
-        model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
+        with init.undrawn(vocab_size < self.config.vocab_size):
+            model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
         kept = min(vocab_size, self.config.vocab_size)
         ours = dict(self.named_parameters())
         for name, parameter in model.named_parameters():

@@ -1,0 +1,65 @@
+"""Initial weights are drawn where they are kept, and only there."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_bert import CONFIG
+
+import lucid
+from lucid import random
+from lucid.models import BERTForPreTraining
+from lucid.models.bert.hub import WEIGHTS_FILE
+from lucid.nn import init
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """A list that grows by the number of weights with each array of them that is drawn."""
+    counts = []
+    quantile = init.normal_quantile
+    monkeypatch.setattr(init, "normal_quantile", lambda numbers: counts.append(numbers.size) or quantile(numbers))
+    return counts
+
+
+@pytest.fixture
+def saved(tmp_path):
+    lucid.manual_seed(8)
+    BERTForPreTraining(CONFIG).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_model_that_is_read_draws_no_weights(saved, draws):
+    lucid.manual_seed(3)
+    model = BERTForPreTraining.from_pretrained(saved)
+    assert not draws
+    calls = random.drawing().calls
+    for name, array in load_file(saved / WEIGHTS_FILE).items():
+        np.testing.assert_array_equal(model.state_dict()[name], array)
+    # What is drawn by hand later does not depend on whether they were drawn.
+    lucid.manual_seed(3)
+    BERTForPreTraining(CONFIG)
+    assert draws
+    assert random.drawing().calls == calls
+
+
+def test_absent_heads_are_those_that_a_new_model_has(saved):
+    arrays = load_file(saved / WEIGHTS_FILE)
+    save_file({name: array for name, array in arrays.items() if "pooler" not in name}, saved / WEIGHTS_FILE)
+    lucid.manual_seed(3)
+    with pytest.warns(UserWarning, match="newly initialised"):
+        read = BERTForPreTraining.from_pretrained(saved).state_dict()
+    lucid.manual_seed(3)
+    new = BERTForPreTraining(CONFIG).state_dict()
+    for name, array in read.items():
+        np.testing.assert_array_equal(array, new[name] if "pooler" in name else arrays[name])
+
+
+def test_a_smaller_vocabulary_draws_nothing_and_a_larger_one_its_tokens(saved, draws):
+    model = BERTForPreTraining.from_pretrained(saved)
+    smaller = model.with_vocabulary(CONFIG.vocab_size - 3)
+    assert not draws
+    words = "bert.embeddings.word_embeddings.weight"
+    np.testing.assert_array_equal(smaller.state_dict()[words], model.state_dict()[words][:-3])
+    larger = model.with_vocabulary(CONFIG.vocab_size + 3)
+    assert draws
+    assert larger.state_dict()[words][CONFIG.vocab_size :].all()

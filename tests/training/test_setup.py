@@ -1,0 +1,54 @@
+"""The start of a run: weights that come from elsewhere are not drawn first."""
+
+import pytest
+
+from lucid.distributed import StopRequest
+from lucid.distributed.backends.single import SingleCommunicator
+from lucid.models import BERTForPreTraining
+from lucid.nn import init
+from lucid.training.config import load
+from lucid.training.setup import _open_alone, open_run
+from lucid.training.store import CheckpointStore
+from lucid.training.trainer import Trainer
+
+
+class OneOfTwo(SingleCommunicator):
+    """A rank that takes itself for the second of two, as long as it does not communicate."""
+
+    rank, size = 1, 2
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """A list that grows by the number of weights with each array of them that is drawn."""
+    counts = []
+    quantile = init.normal_quantile
+    monkeypatch.setattr(init, "normal_quantile", lambda numbers: counts.append(numbers.size) or quantile(numbers))
+    return counts
+
+
+def test_only_the_first_rank_draws_initial_weights(run_file, draws):
+    config = load(run_file)
+    store = CheckpointStore(config.run_folder / "checkpoints")
+    _open_alone(config, OneOfTwo(), store)
+    assert not draws
+    model = _open_alone(config, SingleCommunicator(), store)[1]
+    drawn = [array.size for name, array in model.state_dict().items() if "LayerNorm" not in name and "bias" not in name]
+    assert sum(draws) == sum(drawn)
+
+
+def test_a_run_that_goes_on_draws_no_weights(run_file, draws):
+    config = load(run_file, ["train.steps=6"])
+    with StopRequest() as stop:
+        Trainer(open_run(config, SingleCommunicator())).train(stop)
+    draws.clear()
+    assert open_run(config, SingleCommunicator()).step == 6
+    assert not draws
+
+
+def test_a_run_draws_no_weights_that_a_model_brings(run_file, draws, tmp_path):
+    config = load(run_file)
+    BERTForPreTraining(config.model).save_pretrained(tmp_path / "model")
+    draws.clear()
+    open_run(load(run_file, [f"initial_model={tmp_path / 'model'}"]), SingleCommunicator())
+    assert not draws
