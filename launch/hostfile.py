@@ -1,10 +1,7 @@
 """The hosts of a hostfile: what they are called, and which of them a run can be started on.
 
-    python -S launch/hostfile.py HOSTFILE [PYTHON]
-
-prints their names; with PYTHON it asks every host first, the way mpiexec reaches it, whether that runs there in this
-folder. What is wrong is one sentence a host on standard error; the exit code is 2 for a mistake in the file, 1 for
-hosts that cannot be used, which may come back. It needs the standard library only.
+`mpirun.py` asks before a start, `supervise.py` before a restart, the way mpiexec reaches hosts. It needs the standard
+library only.
 """
 
 import os
@@ -20,7 +17,6 @@ from pathlib import Path
 SECONDS_TO_ANSWER = 10.0
 # What ssh leaves with when it fails itself, rather than the command that it runs.
 _NOT_REACHED = 255
-_MOST_SENTENCES = 5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -113,24 +109,3 @@ def _is_this_machine(host: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def main(path: Path, *python: str) -> int:
-    try:
-        names = read(path)
-    except ValueError as error:
-        sentences, code = [str(error)], 2
-    else:
-        sentences, code = list(unusable(names, *python).values()) if python else [], 1
-    for sentence in sentences[:_MOST_SENTENCES]:
-        print(f"mpirun.sh: {sentence}", file=sys.stderr)
-    if len(sentences) > _MOST_SENTENCES:
-        print(f"mpirun.sh: {len(sentences) - _MOST_SENTENCES} other hosts cannot be used either", file=sys.stderr)
-    if sentences:
-        return code
-    print(*names, sep="\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

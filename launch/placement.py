@@ -3,10 +3,7 @@
 The cores that this process may use are dealt out in blocks, NUMA domain after NUMA domain: so there is one rank a
 core, or one a domain, where their numbers fit. With GPUs each rank gets one of them, and its share of the cores near
 it, as if every GPU had a rank: two runs that use different GPUs never meet on a core.
-
-    python -S launch/placement.py
-
-prints how many GPUs a rank started here would find. It needs the standard library only.
+It needs the standard library only.
 """
 
 import os
@@ -176,7 +173,3 @@ def _numbers(path: Path) -> frozenset[int]:
         return frozenset()
     ranges = [part.partition("-") for part in text.split(",") if part]
     return frozenset(number for low, _, high in ranges for number in range(int(low), int(high or low) + 1))
-
-
-if __name__ == "__main__":
-    print(len(Machine.read(frozenset(os.sched_getaffinity(0)), os.environ.get("CUDA_VISIBLE_DEVICES")).gpus))

@@ -22,15 +22,17 @@ set -eu
 [[ ${LAUNCHER:-} =~ ^(srun|mpiexec|mpirun)( |$) ]] ||
     fail "LAUNCHER in slurm/site.env is '${LAUNCHER:-}': it has to begin with srun or mpiexec"
 
-source "$repository/launch/ranks.sh"
+source "$repository/launch/python.sh"
 python=$(find_python)
 PATH=$(dirname "$python"):$PATH # its mpiexec comes first
 
 # Runs `lucid ARGUMENTS` on all ranks of the job, in place of this shell.
 run_ranks() {
     # As many threads as were asked of SLURM, whatever the login shell had set.
-    unset OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMBA_NUM_THREADS
-    export_variables "$SLURM_CPUS_PER_TASK"
+    export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK OPENBLAS_NUM_THREADS=$SLURM_CPUS_PER_TASK
+    export MKL_NUM_THREADS=$SLURM_CPUS_PER_TASK NUMBA_NUM_THREADS=$SLURM_CPUS_PER_TASK
+    # A step frees and takes the same large arrays again: let glibc keep them (as launch/mpirun.py does).
+    export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
     local launcher=($LAUNCHER)
     if [[ $launcher == srun ]]; then
         # Since SLURM 22.05 srun does not take the cores from the job any more. And one failing rank ends all.

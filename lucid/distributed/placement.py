@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lucid.backend import CPU, GPU
 from lucid.distributed.agreement import texts_of_all
 from lucid.distributed.communicator import Communicator
-from lucid.distributed.topology import allowed_cpus, available_cores
+from lucid.distributed.limits import allowed_cpus, available_cores
 
 _MOST_NAMES = 4
 

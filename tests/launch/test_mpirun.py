@@ -1,0 +1,423 @@
+"""launch/mpirun.sh and what it decides (mpirun.py): what would be run, what is run, and what it says when it cannot."""
+
+import itertools
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mpirun
+import pytest
+from launching import ONE_THREAD
+from mpirun import MEMORY_VARIABLES, Options, RefusedError, Surroundings, mpi_of, number_of_ranks, parse, plan
+from placement import THREAD_VARIABLES
+
+from lucid.distributed.limits import available_cores
+
+SCRIPT = Path(__file__).parents[2] / "launch" / "mpirun.sh"
+KEEPER = str(SCRIPT.parent / "keeper.py")
+
+EIGHT_CORES = Surroundings("python", "bin/mpiexec", "MPICH", cores=8)
+TWO_HOSTS = Surroundings("python", "bin/mpiexec", "MPICH", cores=8, hosts=("node1", "node3"))
+OPEN_MPI = Surroundings("python", "bin/mpiexec", "Open MPI", cores=8)
+
+
+def option(command, name):
+    return command[command.index(name) + 1] if name in command else None
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder that the user is in, with a CONFIG named run.yaml."""
+    (tmp_path / "run.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# What is asked for.
+
+
+def test_the_options_come_before_config_and_its_settings(folder):
+    (folder / "hosts").touch()
+    options = parse(["-n", "4", "--gpus", "--hostfile", "hosts", "--dry-run", "run.yaml", "train.steps=3", "--gpus"])
+    arguments = ("run.yaml", "train.steps=3", "--gpus")
+    assert options == Options("train", arguments, ranks=4, hostfile="hosts", gpus=True, dry_run=True)
+
+
+def test_the_doctor_takes_its_own_options():
+    assert parse(["-n", "2", "--doctor", "--folder", "runs"]) == Options("doctor", ("--folder", "runs"), ranks=2)
+
+
+def test_the_options_of_restarts_are_kept_for_the_supervisor(folder):
+    options = parse(["--restarts", "3", "-n", "2", "--backoff", "0", "run.yaml"])
+    assert options.supervision == ("--restarts", "3", "--backoff", "0")
+
+
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_help_says_how(word, capsys):
+    assert mpirun.main("python", [word, "--nonsense"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: launch/mpirun.sh [-n N] [--hostfile F]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "CONFIG is missing"),
+        (["-n"], "-n takes the number of ranks, got ''"),
+        (["-n", "0", "run.yaml"], "-n takes the number of ranks, got '0'"),
+        (["-n", "two", "run.yaml"], "-n takes the number of ranks, got 'two'"),
+        (["-n", "2\n", "run.yaml"], "-n takes the number of ranks, got '2"),
+        (["-n", "99999999999999999999", "run.yaml"], "-n takes the number of ranks"),
+        (["--hostfile"], "the hostfile '' cannot be read"),
+        (["--hostfile", "nowhere", "run.yaml"], "the hostfile 'nowhere' cannot be read"),
+        (["--hostfile", "/", "run.yaml"], "the hostfile '/' cannot be read"),
+        (["--host", "run.yaml"], "option --host is not known, see --help"),
+        (["nothing.yaml"], "the configuration 'nothing.yaml' cannot be read"),
+        (["/"], "the configuration '/' cannot be read"),
+        (["--restarts", "3", "--doctor"], "--doctor is not started again: leave out --restarts"),
+        (["--restarts", "often", "run.yaml"], "--restarts takes a whole number, got 'often'"),
+        (["--restarts"], "--restarts takes a whole number, got ''"),
+        (["--min-ranks", "1", "run.yaml"], "--min-ranks goes with --restarts"),
+        (["--backoff", "1", "run.yaml"], "--backoff goes with --restarts"),
+        (["run.yaml", ":", "-n", "1", "touch", "made"], "the argument ':' is no setting"),
+        (["--doctor", ":", "touch", "made"], "the argument ':' is no setting"),
+    ],
+)
+def test_a_wrong_call_is_refused_with_one_sentence(folder, capsys, arguments, message):
+    assert mpirun.main("python", arguments) == 2
+    printed = capsys.readouterr()
+    *usage, sentence = re.split("^mpirun.sh: ", printed.err, flags=re.MULTILINE)
+    assert (printed.out, usage) == ("", [mpirun.USAGE if arguments == [] else ""])
+    assert sentence.startswith(message)
+
+
+# What is decided.
+
+
+@pytest.mark.parametrize(
+    ("options", "there", "ranks"),
+    [
+        (Options(), EIGHT_CORES, 8),
+        (Options(ranks=3), EIGHT_CORES, 3),
+        (Options(), TWO_HOSTS, 16),
+        (Options(ranks=3), TWO_HOSTS, 3),
+        (Options(gpus=True), Surroundings("python", "mpiexec", "MPICH", cores=8, gpus=3, hosts=("a", "b")), 6),
+        (Options(ranks=2, gpus=True), EIGHT_CORES, 2),
+    ],
+)
+def test_every_core_or_gpu_of_a_host_gets_a_rank_by_default(options, there, ranks):
+    assert number_of_ranks(options, there) == ranks
+    assert option(plan(options, there, {}).command, "-n") == str(ranks)
+
+
+def test_a_machine_without_gpus_has_no_default_with_gpus():
+    with pytest.raises(RefusedError, match="--gpus: this machine has no GPU for a rank: say how many"):
+        number_of_ranks(Options(gpus=True), EIGHT_CORES)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "there", "threads"),
+    [(1, EIGHT_CORES, 8), (2, EIGHT_CORES, 4), (3, EIGHT_CORES, 2), (64, EIGHT_CORES, 1), (3, TWO_HOSTS, 4)],
+)
+def test_the_ranks_of_a_host_share_its_cores(ranks, there, threads):
+    launch = plan(Options(ranks=ranks), there, {})
+    assert launch.threads == threads
+    assert {launch.variables[name] for name in THREAD_VARIABLES} == {str(threads)}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "environment", "options"),
+    [
+        (1, {}, ["--bind"]),
+        (2, {}, ["--bind"]),
+        (3, {}, []),
+        (2, {"OMP_NUM_THREADS": "3"}, []),
+        (9, {}, []),
+    ],
+)
+def test_ranks_that_take_all_cores_are_bound_and_no_others(ranks, environment, options):
+    command = plan(Options(ranks=ranks), EIGHT_CORES, environment).command
+    keeper = command.index(KEEPER)
+    assert list(command[keeper + 1 : command.index("-m")]) == options
+
+
+def test_with_gpus_the_keeper_deals_them_out():
+    assert option(plan(Options(ranks=1, gpus=True), EIGHT_CORES, {}).command, KEEPER) == "--gpus"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "there", "warning"),
+    [
+        (8, EIGHT_CORES, ""),
+        (9, EIGHT_CORES, "9 ranks on this machine share 8 cores and take turns: start at most 8 (-n)"),
+        (16, TWO_HOSTS, ""),
+        (17, TWO_HOSTS, "9 ranks on node1 share 8 cores and take turns: start at most 16 (-n)"),
+    ],
+)
+def test_more_ranks_than_cores_are_warned_of(ranks, there, warning):
+    assert plan(Options(ranks=ranks), there, {}).warning == warning
+
+
+def test_the_users_thread_counts_are_kept():
+    environment = {"OMP_NUM_THREADS": "5", "MKL_NUM_THREADS": "3", "NUMBA_NUM_THREADS": ""}
+    variables = plan(Options(ranks=2), EIGHT_CORES, environment).variables
+    assert [variables[name] for name in THREAD_VARIABLES] == ["5", "5", "3", "5"]
+
+
+@pytest.mark.parametrize("count", ["abc", "0", "-1", "1 2", "a[$(touch made)]"])
+def test_a_wrong_thread_count_is_refused(count):
+    with pytest.raises(RefusedError, match="OMP_NUM_THREADS takes the number of threads per rank, got '"):
+        plan(Options(ranks=1), EIGHT_CORES, {"OMP_NUM_THREADS": count})
+
+
+def test_glibc_keeps_its_memory_and_ranks_know_of_a_terminal():
+    variables = plan(Options(ranks=1), EIGHT_CORES, {}).variables
+    assert variables.items() >= MEMORY_VARIABLES.items()
+    assert "TTY_COMPATIBLE" not in variables
+    terminal = {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": "90"}
+    assert plan(Options(ranks=1), EIGHT_CORES, {}, width="90").variables == variables | terminal
+
+
+def test_lucid_runs_with_a_keeper_on_every_rank():
+    command = plan(Options("train", ("run.yaml", "data.folder=a b"), ranks=3), EIGHT_CORES, {}).command
+    python = ("python", "-S", KEEPER, "-m", "mpi4py", "-m", "lucid", "train", "run.yaml", "data.folder=a b")
+    assert command == ("bin/mpiexec", "-n", "3", *python)
+
+
+def test_the_doctor_is_started_as_the_run_would_be():
+    run = plan(Options("train", ("run.yaml",), ranks=2), EIGHT_CORES, {}).command
+    doctor = plan(Options("doctor", ("--folder", "runs"), ranks=2), EIGHT_CORES, {}).command
+    assert doctor == (*run[: run.index("train")], "doctor", "--folder", "runs")
+
+
+def test_hosts_come_from_the_hostfile():
+    command = plan(Options(ranks=5, hostfile="hosts"), TWO_HOSTS, {}).command
+    assert command[1:7] == ("-n", "5", "-f", "hosts", "-ppn", "3")
+
+
+@pytest.mark.parametrize("is_root", [False, True])
+def test_open_mpi_is_spoken_to_in_its_own_way(is_root):
+    environment = {"UCX_NET_DEVICES": "ib0", "PYTHONPATH": "", "HYDRA_LAUNCHER_EXEC": "rsh"}
+    launch = plan(Options(ranks=64), OPEN_MPI, environment, is_root=is_root)
+    words = ["--oversubscribe", "--map-by", "ppr:64:node", "--bind-to", "none"]
+    for name in (*THREAD_VARIABLES, *MEMORY_VARIABLES, "UCX_NET_DEVICES"):
+        words += ["-x", name]
+    words += ["--allow-run-as-root"] * is_root
+    assert list(launch.command[1 : launch.command.index("python")]) == ["-n", "64", *words]
+    # By its names in versions 5 and 4.
+    assert launch.variables["PRTE_MCA_plm_ssh_agent"] == launch.variables["OMPI_MCA_plm_rsh_agent"] == "rsh"
+
+
+def test_open_mpi_gets_the_hostfile_and_what_ranks_have_to_know_of_a_terminal():
+    there = Surroundings("python", "bin/mpiexec", "Open MPI", cores=8, hosts=("a", "b"))
+    command = plan(Options(ranks=4, hostfile="hosts"), there, {"PYTHONPATH": "here"}, width="90").command
+    assert command[3:10] == ("--oversubscribe", "--hostfile", "hosts", "--map-by", "ppr:2:node", "--bind-to", "none")
+    passed = [name for flag, name in itertools.pairwise(command) if flag == "-x"]
+    assert passed[-4:] == ["TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "PYTHONPATH"]
+
+
+@pytest.mark.parametrize(
+    ("report", "name"),
+    [
+        ("mpiexec (Open MPI) 5.0.8", "Open MPI"),
+        ("mpiexec (OpenRTE) 4.1.4", "Open MPI"),
+        ("prterun (PRRTE) 3.0", "Open MPI"),
+        ("HYDRA build details:\n", "MPICH"),
+        ("MPICH Version:\t4.1", "MPICH"),
+        ("Intel(R) MPI Library", "MPICH"),
+        ("MVAPICH2 2.3", "MPICH"),
+        ("srun", "an unknown MPI"),
+    ],
+)
+def test_launchers_and_libraries_are_known_by_what_they_call_themselves(report, name):
+    assert mpi_of(report) == name
+
+
+# What is found out.
+
+
+def executable(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def programs(folder, mpiexec):
+    """A function that makes a Python, and an mpiexec beside it, that say what they are told to, and returns the Python.
+
+    What they are not told they take from the real ones.
+    """
+
+    def make(launcher=None, library=None):
+        says_version = f"echo '{launcher}'" if launcher else f'exec {mpiexec} "$@"'
+        executable(folder / "bin" / "mpiexec", f"#!/bin/sh\n{says_version}\n")
+        loads = f'if [ "$3" = --mpi-lib-version ]; then {library}; fi' if library else ""
+        return executable(folder / "bin" / "python", f'#!/bin/sh\n{loads}\nexec {sys.executable} "$@"\n')
+
+    return make
+
+
+def test_gpus_are_those_that_are_visible_and_hosts_those_of_the_file(programs, folder, monkeypatch):
+    (folder / "hosts").write_text("node1\n# node2 is away\n\nnode3\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,7")
+    python = programs()
+    there = mpirun.look_around(python, Options(gpus=True, hostfile="hosts"))
+    mpiexec = str(folder / "bin" / "mpiexec")
+    assert there == Surroundings(python, mpiexec, "MPICH", available_cores(), gpus=3, hosts=("node1", "node3"))
+
+
+def test_open_mpis_version_ends_with_a_null_byte(programs):
+    python = programs("mpiexec (Open MPI) 5.0.8", r"printf 'Open MPI v5.0.8\0'; exit")
+    assert mpirun.look_around(python, Options()).mpi == "Open MPI"
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"launcher": "mpiexec (OpenRTE) 4.1.4"}, r"/mpiexec is of Open MPI, but mpi4py in .*/python loads MPICH: put"),
+        ({"library": "echo one; echo two >&2; exit 1"}, r"/python cannot load MPI \(two\): .* -m pip install mpi4py"),
+    ],
+)
+def test_an_mpi_that_does_not_fit_is_refused(programs, said, sentence):
+    python = programs(**said)
+    with pytest.raises(RefusedError, match=sentence):
+        mpirun.look_around(python, Options())
+
+
+def test_where_there_is_no_mpiexec_it_says_how_to_get_it(folder, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RefusedError, match=r"^there is no mpiexec beside bin/python or in the PATH: bin/python -m pip"):
+        mpirun.look_around("bin/python", Options())
+
+
+def test_a_python_that_cannot_import_lucid_is_refused(programs, folder):
+    (folder / "lucid.py").write_text("raise ImportError('no numpy here')")
+    python = programs()
+    with pytest.raises(RefusedError, match=r"/python cannot import lucid: ImportError: no numpy here$"):
+        mpirun.look_around(python, Options())
+
+
+def test_a_hostfile_with_a_mistake_is_refused(programs):
+    with pytest.raises(RefusedError, match=r"^the hostfile '/dev/null' names no host$"):
+        mpirun.look_around(programs(), Options(hostfile="/dev/null"))
+
+
+def test_hosts_that_cannot_be_used_are_told_of_in_a_few_sentences(folder, monkeypatch, capsys):
+    monkeypatch.setattr(mpirun, "look_around", lambda *_: TWO_HOSTS)
+    monkeypatch.setattr(mpirun.hostfile, "unusable", lambda *_: {f"node{n}": f"node{n} is down" for n in range(1, 8)})
+    assert mpirun.main("python", ["run.yaml"]) == 1
+    sentences = capsys.readouterr().err.splitlines()
+    assert sentences[:5] == [f"mpirun.sh: node{number} is down" for number in range(1, 6)]
+    assert sentences[5:] == ["mpirun.sh: 2 other hosts cannot be used either"]
+
+
+# What is run.
+
+# Stands for Python: runs this one, but in place of a keeper and its rank what $RANK says.
+STANDS_IN = f"""#!/bin/sh
+case "$*" in
+    *keeper.py*) [ -z "$RANK" ] || eval "$RANK" ;;
+esac
+exec {sys.executable} "$@"
+"""
+# The last digits of a mask are the signals 1 to 16.
+SAYS_WHAT_IT_WAS_GIVEN = """
+echo "$* with $OMP_NUM_THREADS $NUMBA_NUM_THREADS"
+sed -n "s/SigIgn:.*\\(....\\)$/ignores \\1/p" /proc/$$/status
+exit 7
+"""
+STOPS_WHEN_ASKED = 'trap "echo stops; exit 75" TERM; echo ready; while :; do sleep 1 & wait $!; done'
+
+
+@pytest.fixture
+def start(folder, mpiexec):
+    """A function that starts the script, whose Python is a stand-in."""
+    executable(folder / "bin" / "mpiexec", f'#!/bin/sh\nexec {mpiexec} "$@"\n')
+    python = executable(folder / "bin" / "python", STANDS_IN)
+    unset = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
+
+    def run(*arguments, **variables):
+        return subprocess.Popen(
+            [SCRIPT, *arguments],
+            env=unset | {"PYTHON": python, "PYTHONPATH": str(SCRIPT.parents[1])} | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.fixture
+def finish(start):
+    """A function that runs the script to its end, and returns its exit code, output and errors."""
+
+    def run(*arguments, **variables):
+        process = start(*arguments, **variables)
+        output, errors = process.communicate(timeout=60)
+        return process.returncode, output, errors
+
+    return run
+
+
+def test_a_run_on_two_ranks_is_trained_to_its_end(finish, run_file):
+    settings = ("train.steps=2", "optimizer.warmup_steps=1")
+    code, output, errors = finish("-n", "2", str(run_file), *settings, **ONE_THREAD, LUCID_KERNELS="reference")
+    assert code == 0, errors
+    assert "on 2 ranks with 6 each" in output
+    assert "finished at step 2 of 2" in output
+
+
+def test_dry_run_prints_the_command_for_a_shell_and_runs_nothing(finish, folder):
+    (folder / "it's a.yaml").touch()
+    settings = ("it's a.yaml", "a=b c", "b=$(touch made)", "")
+    code, output, errors = finish("--dry-run", "-n", "1", *settings)
+    assert (code, errors) == (0, "")
+    threads, command = output.splitlines()
+    assert threads == f"threads per rank: {available_cores()}"
+    there = Surroundings(f"{folder}/bin/python", f"{folder}/bin/mpiexec", "MPICH", available_cores())
+    assert tuple(shlex.split(command)) == plan(Options("train", settings, ranks=1), there, {}).command
+
+
+def test_the_exit_code_and_the_signals_of_the_user_are_passed_on(finish, folder):
+    code, output, _ = finish("-n", "2", "run.yaml", "a=b c", OMP_NUM_THREADS="5", RANK=SAYS_WHAT_IT_WAS_GIVEN)
+    assert code == 7
+    assert output.count(f"-S {KEEPER} -m mpi4py -m lucid train run.yaml a=b c with 5 5\n") == 2
+    assert output.count("ignores 0000\n") == 2
+
+
+def test_a_signal_reaches_the_ranks(start):
+    process = start("-n", "2", "run.yaml", RANK=STOPS_WHEN_ASKED)
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (75, "stops\n" * 2)
+
+
+def test_ranks_are_started_on_the_hosts_of_the_file(finish, folder):
+    (folder / "hosts").write_text("localhost\n")
+    code, output, errors = finish("--hostfile", "hosts", "-n", "2", "run.yaml", RANK="echo here; exit 0")
+    assert (code, output) == (0, "here\n" * 2), errors
+
+
+def test_more_ranks_than_gpus_are_refused_with_one_sentence(finish):
+    code, _, errors = finish("--gpus", "-n", "3", "run.yaml", CUDA_VISIBLE_DEVICES="0,1")
+    assert code == 2
+    assert errors.count("has 2 GPUs that 3 ranks could use") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("OMP_NUM_THREADS", "abc", "OMP_NUM_THREADS takes the number of threads per rank, got 'abc'"),
+        ("PYTHON", "/nowhere/python", "there is no '/nowhere/python', which PYTHON names"),
+        ("PYTHON", "fail", "there is no 'fail', which PYTHON names"),
+    ],
+)
+def test_a_wrong_variable_is_refused_with_one_sentence(finish, variable, value, message):
+    assert finish("-n", "1", "run.yaml", **{variable: value}) == (2, "", f"mpirun.sh: {message}\n")
