@@ -157,7 +157,7 @@ def _check(options: Options) -> None:
     if options.supervision and options.command == "doctor":
         raise RefusedError("--doctor is not started again: leave out --restarts")
     if ":" in options.arguments:
-        raise RefusedError("the argument ':' is no setting: for mpiexec another command would follow, leave it out")
+        raise RefusedError("the argument ':' is no setting: to mpiexec it begins another command; drop it")
 
 
 def _whole_number(text: str, sentence: str) -> int:

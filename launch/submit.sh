@@ -28,7 +28,7 @@ END
 
 case " $* " in *" --help "* | *" -h "*) usage; exit ;; esac
 
-here=$(dirname "${BASH_SOURCE[0]}")
+here=$(dirname -- "${BASH_SOURCE[0]}")
 source "$here/../slurm/job.sh"
 
 whole_number() { [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1 takes a whole number, got '$2'"; }
@@ -56,6 +56,8 @@ while (($#)); do
     esac
 done
 
+refuse_colons ${arguments[@]+"${arguments[@]}"}
+[[ $repository != *,* ]] || fail "the path of lucid's folder has a comma, where sbatch would cut it off: $repository"
 if [[ -n $template ]]; then
     [[ -z $gpus$sweep ]] || fail "--gpus-per-node and --sweep are for training, not for $template"
 else
@@ -66,7 +68,7 @@ else
     # A mistake is told now, not when the job starts.
     "$python" -m lucid train "${arguments[@]}" ${sweep:+"${sweep%%,*}"} --print-config >/dev/null || exit
     template=pretrain_cpu
-    name=$(basename "${arguments[0]%.*}")
+    name=$(basename -- "${arguments[0]%.*}")
     options+=("--job-name=$name")
 fi
 

@@ -5,17 +5,24 @@ preempted=""
 trap 'preempted=yes' USR1
 
 set -euo pipefail
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+repository=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 
 fail() {
     echo "slurm: $*" >&2
     exit 2
 }
 
+# Where bash computes with a variable, it would run a command that stands in it: `x[$(command)]`.
+for name in SLURM_JOB_NUM_NODES SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_ON_NODE SLURM_RESTART_COUNT \
+    SLURM_ARRAY_TASK_ID; do
+    [[ ${!name:-0} =~ ^[0-9]+$ ]] || fail "$name is '${!name}', which is not a number"
+done
+
 [[ -r $repository/slurm/site.env ]] || fail "slurm/site.env is missing: copy slurm/site.env.example, and fill it in"
 set +eu # a stranger's script
 source "$repository/slurm/site.env"
-for module in ${MODULES:-}; do
+read -rd '' -a modules <<<"${MODULES:-}"
+for module in "${modules[@]}"; do
     module load "$module" || fail "module load $module has failed: MODULES in slurm/site.env is '$MODULES'"
 done
 set -eu
@@ -26,14 +33,24 @@ source "$repository/launch/python.sh"
 python=$(find_python)
 PATH=$(dirname "$python"):$PATH # its mpiexec comes first
 
+# Launchers take this word for the end of a command, and run what follows as another one.
+refuse_colons() {
+    local argument
+    for argument; do
+        [[ $argument != : ]] || fail "the argument ':' is no setting: to launchers it begins another command; drop it"
+    done
+}
+
 # Runs `lucid ARGUMENTS` on all ranks of the job, in place of this shell.
 run_ranks() {
+    refuse_colons "$@"
     # As many threads as were asked of SLURM, whatever the login shell had set.
     export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK OPENBLAS_NUM_THREADS=$SLURM_CPUS_PER_TASK
     export MKL_NUM_THREADS=$SLURM_CPUS_PER_TASK NUMBA_NUM_THREADS=$SLURM_CPUS_PER_TASK
     # A step frees and takes the same large arrays again: let glibc keep them (as launch/mpirun.py does).
     export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
-    local launcher=($LAUNCHER)
+    local launcher
+    read -ra launcher <<<"$LAUNCHER"
     if [[ $launcher == srun ]]; then
         # Since SLURM 22.05 srun does not take the cores from the job any more. And one failing rank ends all.
         launcher+=(--cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1)
@@ -67,25 +84,28 @@ check_nodes() {
 # Runs `lucid train ARGUMENTS` to its end, or until SIGUSR1 asks for the nodes: then the ranks save, and the job is
 # queued again, to go on where it was. After scancel, which sends SIGTERM, they save as well, and that is the end.
 train_or_requeue() {
-    local code=0 step
+    local code=0 step asking=()
     echo "slurm: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
     check_nodes
     run_ranks train "$@" &
     step=$!
     trap 'kill -s TERM "$step" || true' TERM
-    trap 'preempted=yes; keep_asking "$step" &' USR1
-    if [[ -n $preempted ]]; then keep_asking "$step" & fi
+    trap 'preempted=yes; keep_asking "$step"' USR1
+    if [[ -n $preempted ]]; then keep_asking "$step"; fi
     # A signal to this shell ends `wait`, but not the ranks.
     until wait "$step" || ! kill -0 "$step"; do :; done 2>/dev/null
     wait "$step" || code=$?
     trap '' USR1 TERM
+    { kill ${asking[@]+"${asking[@]}"} && wait "${asking[@]}"; } 2>/dev/null || true
     if [[ -n $preempted ]] && may_go_on "$code"; then requeue; fi
     exit "$code"
 }
 
-# Asks process $1 to stop until it has ended: launchers lose a signal that comes before the ranks do.
+# Asks process $1 to stop until it has ended: launchers lose a signal that comes before the ranks do. It does so in a
+# shell of its own, which is ended when the ranks have, since it holds the job's output open.
 keep_asking() {
-    while kill -s USR1 "$1"; do sleep 5; done 2>/dev/null
+    while kill -s USR1 "$1"; do sleep 5; done &>/dev/null &
+    asking+=("$!")
 }
 
 # 75: all ranks have saved. Above 128, or under MPICH's mpiexec the signal's number: one was killed while it started or

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mpirun import MEMORY_VARIABLES
 
 REPOSITORY = Path(__file__).parents[2]
 SITE = f'PYTHON={sys.executable}\nLAUNCHER="srun --mpi=pmi2 --verbose"\n'
@@ -117,6 +118,8 @@ def test_other_commands_keep_their_own_options(plan, home):
         (("run.yaml", "--gpus-per-node", "1", "--ranks-per-node", "1"), "brings one rank for each GPU"),
         (("--gpus-per-node", "1", "evaluate", "run"), "are for training, not for evaluate"),
         (("run.yaml", "--node", "2"), "option --node is not known"),
+        (("run.yaml", ":", "touch", "made"), "the argument ':' is no setting"),
+        (("evaluate", "run", ":", "touch", "made"), "the argument ':' is no setting"),
         (("run.yaml", "train.stps=2"), "train.stps"),
         (("run.yaml", "--sweep", "train.sed=1,2"), "train.sed"),
     ],
@@ -134,6 +137,13 @@ def test_where_there_is_no_slurm_nothing_is_submitted(run, tmp_path):
     finished = run("launch/submit.sh", "run.yaml", PATH=str(tmp_path / "bin"))
     assert finished.returncode == 2
     assert finished.stderr == "slurm: there is no sbatch: this is no login node of a SLURM cluster\n"
+
+
+def test_a_folder_that_sbatch_would_take_for_more_variables_is_refused(run, home, tmp_path):
+    (tmp_path / "a,b").symlink_to(home)
+    finished = run(tmp_path / "a,b" / "launch" / "submit.sh", "--dry-run", "evaluate", "run")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "the path of lucid's folder has a comma" in finished.stderr
 
 
 @pytest.mark.parametrize("script", ["launch/submit.sh", "slurm/pretrain_cpu.sbatch"])
@@ -169,6 +179,36 @@ def test_ranks_get_the_cores_that_were_asked_of_slurm_and_the_values_of_the_site
     assert command.startswith(f"srun {options} {sys.executable} -S {home}/launch/keeper.py -m mpi4py -m lucid")
     assert command.endswith("lucid evaluate runs/mine")
     assert variables == f"3 3 ofi ib0 {tmp_path}/lucid-kernels"
+
+
+def test_jobs_and_mpirun_make_the_same_settings_of_glibc(run, home):
+    (home.parent / "bin" / "srun").write_text("#!/bin/sh\nenv\n")
+    finished = run("slurm/evaluate.sbatch", "runs/mine", **IN_A_JOB)
+    assert {f"{name}={value}" for name, value in MEMORY_VARIABLES.items()} <= set(finished.stdout.splitlines())
+
+
+@pytest.mark.parametrize("variable", ["SLURM_JOB_NUM_NODES", "SLURM_NTASKS_PER_NODE", "SLURM_ARRAY_TASK_ID"])
+def test_a_command_in_place_of_a_number_is_refused_and_not_run(run, tmp_path, variable):
+    variables = IN_A_JOB | {"SLURM_ARRAY_TASK_ID": "0", variable: "x[$(touch made)]"}
+    finished = run("slurm/array.sbatch", "run.yaml", "train.seed=1,2", **variables)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr == f"slurm: {variable} is 'x[$(touch made)]', which is not a number\n"
+    assert not (tmp_path / "made").exists()
+
+
+def test_what_the_site_and_arguments_hold_is_passed_on_word_by_word_and_not_run(run, home, tmp_path):
+    (home / "slurm" / "site.env").write_text(f"PYTHON={sys.executable}\nLAUNCHER='srun * $(touch made)'\n")
+    finished = run("slurm/evaluate.sbatch", "$(touch made)", "; touch made", "*", **IN_A_JOB)
+    command = finished.stdout.splitlines()[0]
+    assert command.startswith("srun * $(touch made) --cpus-per-task=3 ")
+    assert command.endswith("lucid evaluate $(touch made) ; touch made *")
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_colon_does_not_start_another_command_on_the_nodes(run):
+    finished = run("slurm/prepare.sbatch", "text", ":", "touch", "made", **IN_A_JOB)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "the argument ':' is no setting" in finished.stderr
 
 
 def test_an_array_task_without_a_value_is_refused(run):
