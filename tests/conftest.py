@@ -12,9 +12,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import isolation
 import numpy as np
 import pytest
 import yaml
@@ -59,6 +61,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def away_from_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What several tests share is not made in the checkout either."""
+    with chdir(tmp_path_factory.mktemp("shared")):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_surroundings(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test is in an empty folder, and leaves the environment as it found it."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    with isolation.own_surroundings(on_card="card" in map(str, parameters.values())):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

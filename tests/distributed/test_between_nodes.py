@@ -174,7 +174,7 @@ def run_program(run_ranks):
 
     def run(nodes="SeveralNodes", level="", what="", then=""):
         program = PROGRAM.format(nodes=nodes, level=level, what=what, then=then)
-        return run_ranks(2, "-m", "mpi4py", "-c", program, seconds=SECONDS, PYTHONPATH=f"{TESTS}:{Path.cwd()}")
+        return run_ranks(2, "-m", "mpi4py", "-c", program, seconds=SECONDS, PYTHONPATH=f"{TESTS}:{TESTS.parent}")
 
     return run
 
@@ -311,7 +311,7 @@ with session() as group:
 def test_buckets_go_over_the_link_before_backward_has_ended(hosts, mpiexec, buckets, early):
     finished = subprocess.run(
         [*hosts.mpiexec(mpiexec, 1), sys.executable, "-m", "mpi4py", "-c", HELD_UP, buckets],
-        env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK, "PYTHONPATH": f"{TESTS}:{Path.cwd()}"},
+        env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
         capture_output=True,
         text=True,
         timeout=2 * SECONDS,
