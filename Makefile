@@ -2,14 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
+# Tests run in so many processes; those that share ranks or files run in one of them.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help train test test-faults test-slurm test-gpu soak lint bench bench-kernels bench-peers bench-gpu \
+.PHONY: help train test test-all test-slurm test-gpu soak lint bench bench-kernels bench-peers bench-gpu \
 	bench-gpu-launches clean
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
-	@echo "make test    run all tests, on one rank and on several; GPU_CI=yes installs NVIDIA's libraries, for more of them"
-	@echo "make test-faults   run the long tests: killed, hung and cut-off runs, restarts"
+	@echo "make test    run the tests that a change can break, on one rank and on several, in WORKERS=2 processes."
+	@echo "             GPU_CI=yes installs NVIDIA's libraries, which some tests need, though no GPU"
+	@echo "make test-all      run these and the long ones: faults, restarts, every combination, planted faults, SLURM"
 	@echo "make test-slurm    run jobs on a SLURM that the tests start; needs Debian's slurm-wlm and munge"
 	@echo "make test-gpu   run all that needs a GPU: kernels, runs, NCCL, compute-sanitizer; minutes."
 	@echo "             CUDA=cuda12 for drivers that know no CUDA 13"
@@ -31,10 +35,11 @@ train: .venv/installed
 	PYTHON=$(BIN)/python launch/mpirun.sh -n 2 configs/small_cpu.yaml
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-test-faults: .venv/installed-dev
-	$(BIN)/python -m pytest -m long
+test-all: test
+	$(PYTEST) -m long
+	$(MAKE) test-slurm
 
 test-slurm: .venv/installed-dev
 	@for program in munged slurmctld slurmd sbatch setpriv; do \

@@ -1,0 +1,78 @@
+"""Measures what the tests are worth: plants a fault in a copy of the sources, and runs the tests that have to fail.
+
+Each patch beside this file is one fault. Its first line says what the fault does; the lines `Caught by:` name tests of
+`make test`. The copy is one folder for all patches of a process: compiled kernels are kept by the path of their source.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PATCHES = sorted(Path(__file__).parent.glob("*.patch"))
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "runs", "data", "models", "planted")
+# pytest's exit code where tests ran and one failed.
+TESTS_FAILED = 1
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of all that is tested, and of the tests."""
+    folder = tmp_path_factory.mktemp("planted") / "lucid"
+    shutil.copytree(REPOSITORY, folder, ignore=NOT_COPIED)
+    # `data` and `models` are packages of lucid, too, and folders of tests.
+    for part in ("lucid", "tests"):
+        for name in ("data", "models"):
+            shutil.copytree(REPOSITORY / part / name, folder / part / name, ignore=NOT_COPIED)
+    return folder
+
+
+@pytest.fixture
+def plant(copy: Path):
+    """A function that applies a patch to the copy. Afterwards the files are what they were, their times included."""
+    changed: list[str] = []
+
+    def apply(patch: Path) -> None:
+        listed = subprocess.run(["git", "apply", "--numstat", patch], capture_output=True, text=True, check=True)
+        changed.extend(line.split("\t")[2] for line in listed.stdout.splitlines())
+        subprocess.run(["git", "apply", patch], cwd=copy, check=True, env=os.environ | {"GIT_DIR": os.devnull})
+
+    yield apply
+    for name in changed:
+        shutil.copy2(REPOSITORY / name, copy / name)
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda path: path.stem)
+def test_a_planted_fault_is_caught(patch: Path, copy: Path, plant) -> None:
+    tests = [
+        line.removeprefix("Caught by: ") for line in patch.read_text().splitlines() if line.startswith("Caught by:")
+    ]
+    plant(patch)
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(copy)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == TESTS_FAILED, finished.stdout
+
+
+def test_there_are_faults_in_every_package() -> None:
+    """A package whose faults nobody plants is one whose tests nobody measures."""
+    touched = {
+        line.split("/")[2]
+        for patch in PATCHES
+        for line in patch.read_text().splitlines()
+        if line.startswith("+++ b/lucid/")
+    }
+    packages = {path.name for path in (REPOSITORY / "lucid").iterdir() if (path / "__init__.py").exists()}
+    assert packages <= touched
