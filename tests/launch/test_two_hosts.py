@@ -12,6 +12,13 @@ from launching import ONE_THREAD
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS = 120
+STEPS = 10
+
+
+@pytest.fixture(autouse=True)
+def reference_kernels(monkeypatch):
+    """Hosts have nothing to do with kernels, and the reference needs no loading."""
+    monkeypatch.setenv("LUCID_KERNELS", "reference")
 
 
 @pytest.fixture
@@ -22,7 +29,10 @@ def launch(hosts, run_file, tmp_path):
         (tmp_path / "hosts").write_text("".join(f"{name}\n" for name in names))
         variables = {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY), "UCX_NET_DEVICES": LINK}
         return subprocess.run(
-            hosts.on_near(REPOSITORY / "launch" / "mpirun.sh", "--hostfile", tmp_path / "hosts", *arguments, run_file),
+            hosts.on_near(
+                *(REPOSITORY / "launch" / "mpirun.sh", "--hostfile", tmp_path / "hosts"),
+                *(*arguments, run_file, f"train.steps={STEPS}"),
+            ),
             env=os.environ | ONE_THREAD | variables | {"HYDRA_LAUNCHER_EXEC": str(hosts.enter)} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -37,9 +47,9 @@ def launch(hosts, run_file, tmp_path):
 def test_a_run_on_both_hosts_sends_its_gradients_over_the_link(hosts, launch, train, losses, tmp_path):
     finished = launch(["near", "far"], "-n", "2")
     assert finished.returncode == 0, finished.stdout
-    assert "finished at step 50 of 50" in finished.stdout
-    assert hosts.bytes_sent() > 50 * 4 * 9034
-    assert losses(tmp_path / "run") == train(2, "on_one_host")
+    assert f"finished at step {STEPS} of {STEPS}" in finished.stdout
+    assert hosts.bytes_sent() > STEPS * 4 * 9034
+    assert losses(tmp_path / "run") == train(2, "on_one_host", f"train.steps={STEPS}")
 
 
 def test_an_unknown_host_is_named_before_anything_is_started(launch, tmp_path):
