@@ -26,6 +26,15 @@ from lucid.errors import ConfigError
 SECONDS = 240
 TOO_NEW = [("numpy", "99.1"), ("no-such-library", "1"), ("rich", "1.0")]
 DOCTOR = ("-m", "mpi4py", "-m", "lucid", "doctor", "--folder")
+# The same with the smallest of its arrays alone, and one block for the disk.
+OF_4_MB = """
+import sys
+from lucid.cli import main
+from lucid.cli.doctor import network, storage
+network._MEGABYTES, storage._MOST_BYTES = (4,), 1
+main(["doctor", "--folder", sys.argv[1]])
+"""
+QUICK_DOCTOR = ("-m", "mpi4py", "-c", OF_4_MB)
 
 several_ranks = pytest.mark.mpi(min_size=2)
 
@@ -45,6 +54,12 @@ def doctor(capsys):
     return run
 
 
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """The disk is judged by one block."""
+    monkeypatch.setattr(storage, "_MOST_BYTES", 1)
+
+
 def subjects(levels):
     """The first words of what stands after the level."""
     return {rest.split("  ")[0] for rest in levels}
@@ -60,7 +75,7 @@ def test_one_process_says_what_this_machine_has(doctor, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there_yet_is_measured_where_it_will_be_and_not_made(doctor, tmp_path):
+def test_a_folder_that_is_not_there_yet_is_measured_where_it_will_be_and_not_made(doctor, quick_disk, tmp_path):
     code, levels = doctor("--folder", tmp_path / "runs" / "new")
     (line,) = [line for line in levels if line.startswith("checkpoints")]
     assert (code, f"{tmp_path} takes" in line) == (0, True)
@@ -84,7 +99,7 @@ def test_several_ranks_measure_their_sums_and_one_speaks(run_ranks, tmp_path):
 
 
 def test_an_error_that_one_rank_finds_ends_all_with_exit_code_1(run_ranks):
-    finished = run_ranks(2, *DOCTOR, "/proc/runs", seconds=SECONDS)
+    finished = run_ranks(2, *QUICK_DOCTOR, "/proc/runs", seconds=SECONDS)
     assert finished.returncode == 1, finished.stdout
     assert "all-reduce" in finished.stdout
     assert "Abort" not in finished.stdout
@@ -92,7 +107,7 @@ def test_an_error_that_one_rank_finds_ends_all_with_exit_code_1(run_ranks):
 
 def test_two_hosts_are_measured_inside_and_between(hosts, mpiexec, tmp_path):
     finished = subprocess.run(
-        [*hosts.mpiexec(mpiexec, 2), sys.executable, *DOCTOR, str(tmp_path)],
+        [*hosts.mpiexec(mpiexec, 2), sys.executable, *QUICK_DOCTOR, str(tmp_path)],
         env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -279,13 +294,13 @@ def test_interfaces_are_those_that_are_up_with_their_speeds(monkeypatch, tmp_pat
     assert hosts_module.interfaces() == {"eth0": 25.0, "veth": 0.0, "mlx5_0:1": 200.0}
 
 
-def test_a_slow_disk_is_warned_of(monkeypatch, tmp_path):
+def test_a_slow_disk_is_warned_of(quick_disk, monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "_SLOW", 1e15)
     finding = storage.measure_storage(tmp_path)
     assert finding.level == Level.WARNING
     assert "choose a faster disk" in finding.text
 
 
-def test_a_disk_with_little_room_is_warned_of(monkeypatch, tmp_path):
+def test_a_disk_with_little_room_is_warned_of(quick_disk, monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "_CHECKPOINT", 1e18)
     assert "make room" in storage.measure_storage(tmp_path).text
