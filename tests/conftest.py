@@ -4,11 +4,7 @@ Tests marked `@pytest.mark.mpi(min_size=2)` run on every rank of an `mpiexec ...
 `tests/distributed/test_under_mpi.py` starts. Plain `pytest` leaves them out and runs all others.
 """
 
-import json
-import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,11 +15,11 @@ from typing import Any
 import isolation
 import numpy as np
 import pytest
-import yaml
 from hosts import Hosts
 from hypothesis import settings
-from launching import ONE_THREAD, TRAIN, run_to_end
+from launching import run_to_end
 from nodes import SeveralNodes
+from small_run import write_settings
 from texts import made_up_text
 
 from lucid import kernels
@@ -32,6 +28,8 @@ from lucid.distributed.backends.nccl import NCCLCommunicator
 from lucid.distributed.backends.staged import StagedCommunicator
 from lucid.distributed.connection import Group, join
 from lucid.preparation import prepare
+
+pytest_plugins = ["rank_pool.fixtures"]
 
 # The same examples every time, however slow the machine is.
 settings.register_profile("lucid", derandomize=True, deadline=None, database=None)
@@ -212,76 +210,7 @@ def corpus_folder(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-SETTINGS = {
-    "model": {
-        "vocab_size": 200,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": 32,
-    },
-    "data": {"sequence_length": 32},
-    "optimizer": {"learning_rate": 3.0e-3, "warmup_steps": 5},
-    "train": {"steps": 50, "global_batch": 12, "log_every": 1, "checkpoint_every": 20, "evaluation_samples": 24},
-}
-
-
 @pytest.fixture
 def run_file(corpus_folder: Path, tmp_path: Path) -> Path:
     """The YAML file of a run of 50 steps, with dropout, whose folder is `tmp_path / "run"`."""
-    path = tmp_path / "run.yaml"
-    data = {**SETTINGS["data"], "path": str(corpus_folder)}
-    path.write_text(yaml.safe_dump({**SETTINGS, "data": data, "run_folder": str(tmp_path / "run")}))
-    return path
-
-
-@pytest.fixture
-def losses() -> Callable[[Path], dict[int, float]]:
-    """A function that returns the loss of each step that a run has logged."""
-
-    def read(run_folder: Path) -> dict[int, float]:
-        lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-        return {line["step"]: line["loss"] for line in lines if "loss" in line}
-
-    return read
-
-
-@pytest.fixture
-def train(run_ranks, run_file, tmp_path, losses):
-    """A function that trains the run on some ranks into a folder of its own, and returns the loss of each step."""
-
-    def run(ranks, name, *overrides):
-        folder = tmp_path / name
-        finished = run_ranks(ranks, *TRAIN, str(run_file), f"run_folder={folder}", *overrides, seconds=120)
-        assert finished.returncode == 0, finished.stdout
-        return losses(folder)
-
-    return run
-
-
-@pytest.fixture
-def train_until(mpiexec, run_file, tmp_path):
-    """A function that trains the run on some ranks, stops it by a signal after a step, and returns what it printed."""
-
-    def run(ranks, name, step, *overrides, number=signal.SIGTERM):
-        overrides = (f"run_folder={tmp_path / name}", *overrides)
-        process = subprocess.Popen(
-            [mpiexec, "-n", str(ranks), sys.executable, *TRAIN, str(run_file), *overrides],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | ONE_THREAD,
-        )
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if re.match(rf"step +{step}/", line):
-                process.send_signal(number)
-                break
-        rest, _ = process.communicate(timeout=60)
-        output = "".join(lines) + rest
-        assert process.returncode == 75, output
-        return output
-
-    return run
+    return write_settings(tmp_path / "run.yaml", corpus_folder, tmp_path / "run")

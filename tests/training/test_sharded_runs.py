@@ -1,31 +1,41 @@
 """Runs whose optimizer is sharded, on the real command line: weights, moments and losses are those of the unsharded."""
 
+import itertools
 import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
+from functools import partial
+from unittest import mock
 
 import pytest
 from hosts import LINK
 from launching import ONE_THREAD, TRAIN
 
+from lucid.distributed import sharded
 from lucid.errors import TrainingError
 from lucid.training.store import find_model
 
 SHARDED = "optimizer.sharded=true"
-EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=2", "train.steps=30")
+EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=2", "train.steps=20")
 # Parameters of several blocks each.
 LARGER = ("model.hidden_size=64", "model.intermediate_size=300", "model.vocab_size=700")
 
 
+def results_in(run_folder):
+    """Return the bytes of the newest weights and moments."""
+    folder = find_model(run_folder)
+    return [(folder / f"{part}.safetensors").read_bytes() for part in ("model", "optimizer")]
+
+
 @pytest.fixture
-def results(train, tmp_path):
+def results(undisturbed, losses):
     """A function that trains on some ranks and returns the losses, and the bytes of weights and moments."""
 
-    def run(ranks, name, *overrides):
-        losses = train(ranks, name, *overrides)
-        folder = find_model(tmp_path / name)
-        return losses, *((folder / f"{part}.safetensors").read_bytes() for part in ("model", "optimizer"))
+    def run(ranks, *overrides):
+        folder = undisturbed(ranks, *overrides)
+        return losses(folder), results_in(folder)
 
     return run
 
@@ -34,57 +44,53 @@ def results(train, tmp_path):
 def test_two_ranks_give_the_bits_of_two_unsharded(results, optimizer):
     settings = ("train.steps=12", "train.checkpoint_every=5", "train.evaluate_every=6", f"optimizer.name={optimizer}")
     settings += (*LARGER, "distributed.bucket_megabytes=0.2", "train.check_replicas_every=4")
-    assert results(2, "sharded", *settings, SHARDED) == results(2, "whole", *settings)
+    assert results(2, *settings, SHARDED) == results(2, *settings)
 
 
 @pytest.mark.parametrize("backend", ["mpi", "shared_memory"], ids=["by messages", "in shared memory"])
 def test_under_the_exact_reduction_four_ranks_give_the_bits_of_one(results, backend):
     settings = (*EXACT, *LARGER, "optimizer.name=lamb")
-    sharded = results(4, "sharded", *settings, SHARDED, f"distributed.backend={backend}")
-    assert sharded == results(1, "one", *settings)
+    assert results(4, *settings, SHARDED, f"distributed.backend={backend}") == results(1, *settings)
 
 
-def test_a_run_resumed_on_ever_other_ranks_sharded_or_not_goes_on_bit_for_bit(results, train_until):
-    settings = (*EXACT, "train.steps=20", "train.checkpoint_every=4")
-    undisturbed = results(2, "undisturbed", *settings)
-    for ranks, step, sharded in ((4, 3, True), (2, 7, False), (1, 11, True)):
-        train_until(ranks, "stopped", step, *settings, f"optimizer.sharded={str(sharded).lower()}")
-    assert results(4, "stopped", *settings, SHARDED) == undisturbed
+def test_a_run_resumed_on_ever_other_ranks_sharded_or_not_goes_on_bit_for_bit(results, train, train_until, tmp_path):
+    settings = (*EXACT, "train.checkpoint_every=4")
+    for ranks, step, is_sharded in ((4, 3, True), (2, 7, False), (1, 11, True)):
+        train_until(ranks, "stopped", step, *settings, f"optimizer.sharded={str(is_sharded).lower()}")
+    losses = train(4, "stopped", *settings, SHARDED)
+    assert (losses, results_in(tmp_path / "stopped")) == results(2, *settings)
 
 
-# Of a run over MPI, where each rank has a copy: a bit flips in that of one rank, outside its share or in it.
-FLIP = """
-from lucid.cli import main
-from lucid.distributed import sharded
+@contextmanager
+def a_bit_flipped(own_share):
+    """In the fifth update a bit flips in the weights that rank 1 has: in its share, or in that of another rank."""
+    publish, steps = sharded.Sharded.publish, itertools.count(1)
 
-publish = sharded.Sharded.publish
-steps = [0]
+    def flip_after(self):
+        publish(self)
+        if self._communicator.rank == 1 and next(steps) == 5:
+            start = self.parts[0].elements.start
+            self._values.view("uint8")[4 * start if own_share else 0] ^= 1
 
-def flip_after(self):
-    publish(self)
-    steps[0] += 1
-    start = self.parts[0].elements.start
-    if self._communicator.rank == 1 and steps[0] == 5:
-        self._values.view("uint8")[{place}] ^= 1
-
-sharded.Sharded.publish = flip_after
-main()
-"""
+    with mock.patch.object(sharded.Sharded, "publish", flip_after):
+        yield
 
 
-@pytest.mark.parametrize("place", ["0", "4 * start"], ids=["of another rank", "of its own"])
-def test_a_copy_that_drifts_apart_is_found(run_ranks, run_file, place):
-    arguments = ("-m", "mpi4py", "-c", FLIP.format(place=place), "train", str(run_file), SHARDED)
-    finished = run_ranks(3, *arguments, "distributed.backend=mpi", "train.check_replicas_every=5")
+@pytest.mark.parametrize("own_share", [False, True])
+def test_a_copy_that_drifts_apart_is_found(on_ranks, run_file, own_share):
+    """Over MPI each rank has a copy of all weights."""
+    settings = (SHARDED, "distributed.backend=mpi", "train.check_replicas_every=5")
+    finished = on_ranks(3, "train", run_file, *settings, within=partial(a_bit_flipped, own_share))
     assert finished.returncode == TrainingError.exit_code, finished.stdout
     assert re.search(r"after step 5: rank 1 holds other weights than the rest, in [\w.]+", finished.stdout)
 
 
-def test_gradients_that_are_not_finite_end_the_run_and_name_the_parameters(run_ranks, run_file):
+def test_gradients_that_are_not_finite_end_the_run_and_name_the_parameters(on_ranks, run_file, tmp_path):
     overrides = ("optimizer.learning_rate=1e30", "optimizer.warmup_steps=0", "train.max_skipped_steps=3")
     endings = []
-    for sharded in ("true", "false"):
-        finished = run_ranks(3, *TRAIN, str(run_file), *overrides, f"optimizer.sharded={sharded}")
+    for choice in ("true", "false"):
+        folder = f"run_folder={tmp_path / choice}"
+        finished = on_ranks(3, "train", run_file, *overrides, folder, f"optimizer.sharded={choice}")
         assert finished.returncode == TrainingError.exit_code, finished.stdout
         endings.append(re.search(r"the gradient was not finite 4 times in a row \(.*\)", finished.stdout)[0])
     assert endings[0] == endings[1]

@@ -17,6 +17,9 @@ NARROW = BERTConfig(
 )  # fmt: skip
 
 
+EXACT = ("train.reduction=exact", "train.micro_batch=2")
+
+
 @pytest.fixture(scope="module")
 def short_documents(tmp_path_factory):
     """A prepared corpus of documents of one to three sentences."""
@@ -51,23 +54,22 @@ def test_next_sentence_losses_are_divided_by_the_number_of_pairs_not_of_rows(sho
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_the_loss_curve_does_not_depend_on_ranks_or_micro_batches(train, settings, packing):
+def test_the_loss_curve_does_not_depend_on_ranks_or_micro_batches(undisturbed, losses, settings, packing):
     settings = (*settings, f"data.packing={packing}")
-    one = train(1, "one", *settings)
+    one = losses(undisturbed(1, *settings))
     assert one[20] < one[1]
-    for name, ranks, micro_batch in (("two", 2, 3), ("four", 4, 1)):
-        other = train(ranks, name, *settings, f"train.micro_batch={micro_batch}")
+    for ranks, micro_batch in ((2, 3), (4, 1)):
+        other = losses(undisturbed(ranks, *settings, f"train.micro_batch={micro_batch}"))
         np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=1e-4)
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_under_the_exact_reduction_two_ranks_give_the_losses_of_one_bit_for_bit(train, settings, packing):
-    exact = (*settings, "train.reduction=exact", "train.micro_batch=2", f"data.packing={packing}")
-    assert train(1, "one", *exact) == train(2, "two", *exact)
+def test_under_the_exact_reduction_two_ranks_give_the_losses_of_one_bit_for_bit(undisturbed, losses, settings, packing):
+    exact = (*settings, *EXACT, f"data.packing={packing}")
+    assert losses(undisturbed(1, *exact)) == losses(undisturbed(2, *exact))
 
 
-def test_a_run_on_packed_rows_that_was_stopped_goes_on_bit_for_bit(train, train_until, settings):
-    settings = (*settings, "data.packing=true", "train.reduction=exact", "train.micro_batch=2")
-    undisturbed = train(1, "undisturbed", *settings)
-    train_until(2, "stopped", 7, *settings)
-    assert train(1, "stopped", *settings) == undisturbed
+def test_a_run_on_packed_rows_that_was_stopped_goes_on_bit_for_bit(undisturbed, losses, train, train_until, settings):
+    exact = (*settings, *EXACT, "data.packing=True")
+    train_until(2, "stopped", 7, *exact)
+    assert train(1, "stopped", *exact) == losses(undisturbed(1, *exact))

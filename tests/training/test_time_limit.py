@@ -14,13 +14,13 @@ PEAK = 3e-3
 
 
 @pytest.fixture
-def run_for(run_ranks, run_file, tmp_path):
+def run_for(on_ranks, run_file, tmp_path):
     """A function that trains on two ranks for some seconds, in which the run has to finish, and returns its output."""
 
     def run(seconds, *overrides):
         limit = f"train.max_hours={seconds / 3600:.9f}"
-        arguments = ("-m", "mpi4py", "-m", "lucid", "train", str(run_file), *ENDLESS, limit, *overrides)
-        finished = run_ranks(2, *arguments, f"run_folder={tmp_path / 'run'}", seconds=120)
+        folder = f"run_folder={tmp_path / 'run'}"
+        finished = on_ranks(2, "train", run_file, *ENDLESS, limit, folder, *overrides, seconds=120)
         assert finished.returncode == 0, finished.stdout
         return finished.stdout
 

@@ -192,6 +192,8 @@ class MPICommunicator(Communicator):
             window.free()
         for companion in self._companions:
             companion.leave()
+        for ranks in (self._counterparts, self._node, self._ranks):
+            ranks.Free()
         # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
         self._mpi.Finalize()
 
