@@ -38,8 +38,8 @@ def announcement(folder: Path | None) -> str:
 
 
 @contextmanager
-def locked(folder: Path | None) -> Iterator[None]:
-    """Keep other processes out of the block while we are in it."""
+def locked(folder: Path | None, shared: bool = False) -> Iterator[None]:
+    """Keep other processes out of the block while we are in it; if `shared`, those alone that do not share it."""
     if folder is None:
         yield
         return
@@ -48,5 +48,5 @@ def locked(folder: Path | None) -> Iterator[None]:
         with suppress(OSError):
             file = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
             held.callback(os.close, file)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield

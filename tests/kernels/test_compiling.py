@@ -55,6 +55,13 @@ def test_of_several_processes_one_compiles_and_says_so_and_the_others_find_its_w
     assert messages(start(NUMBA_CACHE_DIR=str(tmp_path))) == [""]
 
 
+def test_processes_that_find_all_kernels_load_them_at_once(start, tmp_path):
+    messages(start(NUMBA_CACHE_DIR=str(tmp_path)))
+    (folder,) = tmp_path.glob("kernels-*")
+    with locked(folder, shared=True):  # as by another that is loading
+        assert messages(start(NUMBA_CACHE_DIR=str(tmp_path))) == [""]
+
+
 def test_where_the_home_cannot_be_written_kernels_are_kept_beside_their_sources(start, tmp_path):
     sources = shutil.copytree(SOURCES, tmp_path / "lucid", ignore=shutil.ignore_patterns("__pycache__"))
     beside = sources / "kernels/cpu/__pycache__"

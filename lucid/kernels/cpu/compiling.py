@@ -73,13 +73,23 @@ def instruction(generator: Callable[..., Any]) -> Any:
 
 @functools.cache
 def load() -> None:
-    """Compile all kernels, or load them from the disk, if that has not been done.
+    """Load all kernels from the disk, or compile them, if that has not been done.
 
-    The processes of a machine take turns, so that one compiles and says so, and the others find its work. Raises
-    `ConfigError` if what lies on the disk cannot be read.
+    The processes of a machine load at once. Where a kernel is missing they take turns, so that one compiles and says
+    so, and the others find its work. Raises `ConfigError` if what lies on the disk cannot be read.
     """
     folder = _cache_folder()
-    with locked(folder), _cache_in(folder), event.install_listener("numba:compile", _Announcement(folder)):
+    try:
+        with locked(folder, shared=True):
+            _load_from(folder, _Refusal())
+    except _Missing:
+        with locked(folder):
+            _load_from(folder, _Announcement(folder))
+
+
+def _load_from(folder: Path | None, listener: event.Listener) -> None:
+    """Load the kernels kept in `folder`, and compile and keep those that are not, of which `listener` is told."""
+    with _cache_in(folder), event.install_listener("numba:compile", listener):
         for dispatcher, signature in _declared:
             if folder is not None:
                 dispatcher.enable_caching()
@@ -91,7 +101,22 @@ def load() -> None:
                     raise ConfigError(
                         f"the compiled kernels in {folder} cannot be read ({error}): delete it"
                     ) from error
-            dispatcher.disable_compile()
+    for dispatcher, _ in _declared:
+        dispatcher.disable_compile()
+
+
+class _Missing(Exception):  # noqa: N818  # no error: it is compiled then
+    """A kernel is not on the disk."""
+
+
+class _Refusal(event.Listener):  # type: ignore[misc]  # mypy does not read Numba
+    """Raises `_Missing` where a kernel would be compiled."""
+
+    def on_start(self, event: Any) -> None:
+        raise _Missing
+
+    def on_end(self, event: Any) -> None:
+        pass
 
 
 class _Announcement(event.Listener):  # type: ignore[misc]  # mypy does not read Numba
