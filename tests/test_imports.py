@@ -41,7 +41,7 @@ def test_importing_everything_starts_and_prints_nothing():
 
 
 # Whatever takes more time to load than the rest of a start together.
-SLOW = {"numpy", "scipy", "numba", "pydantic", "rich", "tokenizers", "typer", "mpi4py"}
+SLOW = {"numpy", "scipy.linalg", "scipy.special", "numba", "pydantic", "rich", "tokenizers", "typer", "mpi4py"}
 COMMAND = "from lucid.cli import main\ntry: main([{}])\nexcept SystemExit as leaving: assert leaving.code == 0"
 
 
@@ -53,6 +53,10 @@ COMMAND = "from lucid.cli import main\ntry: main([{}])\nexcept SystemExit as lea
         ("from lucid.distributed import topology\ntopology.available_cores()", set()),
         ("import lucid; lucid.Tensor; lucid.nn; lucid.models", {"numpy", "pydantic"}),
         ("import lucid; lucid.distributed.connect(); lucid.distributed.DistributedDataParallel", {"numpy"}),
+        (
+            "import numpy; from lucid import kernels; kernels.of(numpy.zeros(0, 'f4')).adamw",
+            {"numpy", "numba"},
+        ),
         (COMMAND.format("'--version'"), {"typer"}),
         (COMMAND.format("'--help'"), {"typer", "rich"}),
     ],

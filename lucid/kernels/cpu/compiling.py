@@ -10,6 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ import numba
 from numba import types
 from numba.core import event
 from numba.extending import intrinsic
+from numba.np import linalg
 
 from lucid.errors import ConfigError
 from lucid.kernels.compiled import announcement, kept_in, locked
@@ -79,12 +81,27 @@ def load() -> None:
     so, and the others find its work. Raises `ConfigError` if what lies on the disk cannot be read.
     """
     folder = _cache_folder()
+    _load_numba_without_scipy()
     try:
         with locked(folder, shared=True):
             _load_from(folder, _Refusal())
     except _Missing:
         with locked(folder):
             _load_from(folder, _Announcement(folder))
+
+
+def _load_numba_without_scipy() -> None:
+    """Load what Numba has for NumPy's functions, without SciPy's linear algebra.
+
+    It would be loaded for a look whether it is there, and take a third of the time of all kernels. None of them uses
+    it; who does, finds it as ever.
+    """
+    ensure_blas = linalg.ensure_blas
+    linalg.ensure_blas = lambda: None
+    try:
+        import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = ensure_blas
 
 
 def _load_from(folder: Path | None, listener: event.Listener) -> None:
