@@ -1,8 +1,12 @@
 """What a run's speed is compared with: the rate at which this machine's products of linear layers can be had."""
 
+from collections.abc import Sequence
+
 import ml_dtypes
 
 from lucid.backend import CPU, Array, device_of
+from lucid.distributed import Place, places
+from lucid.kernels import threads
 from lucid.kernels.product_rate import product_rate
 from lucid.training.config import RunConfig
 from lucid.training.setup import Run
@@ -11,13 +15,27 @@ from lucid.training.setup import Run
 def product_limit(run: Run) -> float:
     """Return the FLOP/s of the products of an encoder layer, alone and on all ranks at once, added up over these.
 
-    Model FLOPs utilisation (MFU) is `models.bert.flops` over the time of the step, as a share of this. All ranks call
-    this; it takes less than a second for BERT-base where a thread does 100 GFLOP/s or on a GPU, and milliseconds for
-    small models.
+    Of a host with fewer cores than threads, so many ranks count as have cores, and the others wait for them: together
+    they have no more. Model FLOPs utilisation (MFU) is `models.bert.flops` over the time of the step, as a share of
+    this. All ranks call this; it takes less than a second for BERT-base where a thread does 100 GFLOP/s or on a GPU,
+    and milliseconds for small models.
     """
-    run.communicator.barrier()
-    rate = encoder_product_rate(run.config, run.communicator.size, run.ddp.flat.values[:0])
-    return run.communicator.all_reduce_scalar(rate)
+    communicator = run.communicator
+    counts = run.model.device != CPU or has_cores(places(communicator, threads.count()), communicator.rank)
+    communicator.barrier()
+    rate = 0.0
+    if counts:
+        rate = encoder_product_rate(run.config, communicator.size, run.ddp.flat.values[:0])
+    return communicator.all_reduce_scalar(rate)
+
+
+def has_cores(places: Sequence[Place], rank: int) -> bool:
+    """Return whether `rank` is among the first of its host that have cores for all their threads; one always is."""
+    own = places[rank]
+    of_host = [place for place in places if place.host == own.host]
+    cores = sum({place.cpus: place.cores for place in of_host}.values())
+    before = [place.threads for place in places[:rank] if place.host == own.host]
+    return not before or sum(before) + own.threads <= cores
 
 
 def encoder_product_rate(config: RunConfig, ranks: int, like: Array) -> float:

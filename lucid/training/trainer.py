@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 
 import numpy as np
@@ -85,8 +85,9 @@ class Trainer:
             optimizer.final_learning_rate,
             self._most_seconds,
         )
-        self.product_limit = product_limit(run)
         self._window = Window(run.communicator, run.window)
+        if run.model.device != CPU:
+            _ = self.product_limit  # while the GPU has memory for it
         self._micro_batches = _micro_batches(run)
         # Of the steps whose outcome nobody has looked at.
         self._outcomes: deque[Outcome] = deque()
@@ -98,6 +99,12 @@ class Trainer:
         self._replicas_checked = run.step
         self._evaluated = -1
         self._figures: dict[str, float] = {}
+
+    @cached_property
+    def product_limit(self) -> float:
+        """What MFU is a share of, as of `efficiency.product_limit`: measured at the first use. All ranks call this."""
+        with self._window.paused():
+            return product_limit(self.run)
 
     def train(self, stop: Stop) -> bool:
         """Train until the last step, or the end of `train.max_hours`, or until a stop is asked for on any rank.
