@@ -4,6 +4,7 @@ Tests marked `@pytest.mark.mpi(min_size=2)` run on every rank of an `mpiexec ...
 `tests/distributed/test_under_mpi.py` starts. Plain `pytest` leaves them out and runs all others.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,18 @@ def run_ranks(mpiexec: str) -> RunRanks:
     ) -> subprocess.CompletedProcess[str]:
         command = [*within, mpiexec, "-prepend-rank", "-n", str(ranks), sys.executable, *arguments]
         return run_to_end(command, seconds, environment)
+
+    return run
+
+
+@pytest.fixture
+def run_within(run_ranks: RunRanks) -> RunRanks:
+    """A function that runs `lucid ARGUMENTS` on several ranks, each in a context: a function at the top of a module."""
+
+    def run(ranks: int, context: Callable[[], Any], *arguments: str, **named: Any) -> subprocess.CompletedProcess[str]:
+        name = f"{context.__module__}:{context.__name__}"
+        path = os.pathsep.join(filter(None, sys.path))
+        return run_ranks(ranks, "-m", "mpi4py", "-m", "within", name, *arguments, PYTHONPATH=path, **named)
 
     return run
 

@@ -14,6 +14,7 @@ from launching import ONE_THREAD, TRAIN
 
 from lucid.errors import DataError
 from lucid.preparation import prepare
+from lucid.training.store import CheckpointStore
 
 SHARD = "train-00000.tokens.npy"
 
@@ -25,10 +26,15 @@ def corpus(corpus_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def arguments(run_file: Path, corpus: Path) -> list[str]:
+def overrides(corpus: Path) -> list[str]:
     """Those of a run on that corpus, far too long to end by itself, with a checkpoint every second step."""
-    overrides = [f"data.path={corpus}", "train.steps=1000000", "train.checkpoint_every=2"]
-    return [*TRAIN, str(run_file), *overrides]
+    return [f"data.path={corpus}", "train.steps=1000000", "train.checkpoint_every=2"]
+
+
+@pytest.fixture
+def command(mpiexec: str, run_file: Path, overrides: list[str]) -> list[str]:
+    """What starts that run on two ranks: a rank that finds the change ends all."""
+    return [mpiexec, "-n", "2", sys.executable, *TRAIN, str(run_file), *overrides]
 
 
 def flip_a_bit(path: Path) -> None:
@@ -52,8 +58,8 @@ def replace(path: Path) -> None:
 
 
 @contextmanager
-def running(command: list[str], sign: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a run; enter the block, with what it has printed, when `sign` is among that; leave nothing running."""
+def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a run; enter the block when it has taken three steps; leave nothing running."""
     environment = os.environ | ONE_THREAD
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -61,11 +67,11 @@ def running(command: list[str], sign: str) -> Iterator[tuple[subprocess.Popen[st
         assert process.stdout is not None
         try:
             seen = ""
-            while sign not in seen:
+            while "step       3/" not in seen:
                 line = process.stdout.readline()
                 assert line, f"the run ended early:\n{seen}"
                 seen += line
-            yield process, seen
+            yield process
         finally:
             process.kill()
 
@@ -79,41 +85,35 @@ def assert_corpus_error(process: subprocess.Popen[str], path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [cut_short, replace], ids=lambda change: change.__name__)
-def test_a_corpus_changed_under_a_run_ends_it(
-    change: Callable[[Path], None], mpiexec: str, arguments: list[str], corpus: Path
-) -> None:
-    with running([mpiexec, "-n", "2", sys.executable, *arguments], sign="step       3/") as (process, _):
+def test_a_corpus_changed_under_a_run_ends_it(change: Callable[[Path], None], command: list[str], corpus: Path) -> None:
+    with running(command) as process:
         change(corpus / SHARD)
         assert_corpus_error(process, corpus / SHARD)
 
 
 def test_a_run_goes_on_when_its_corpus_is_put_back(
-    mpiexec: str, arguments: list[str], corpus: Path, corpus_folder: Path
+    command: list[str], overrides: list[str], train_until, corpus: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
-    command = [mpiexec, "-n", "2", sys.executable, *arguments]
-    with running(command, sign="step       3/") as (process, _):
+    with running(command) as process:
         flip_a_bit(corpus / SHARD)
         assert_corpus_error(process, corpus / SHARD)
     shutil.copyfile(corpus_folder / SHARD, corpus / SHARD)
-    with running(command, sign="/1000000") as (process, seen):
-        process.terminate()
-        output, _ = process.communicate(timeout=60)
-    assert "goes on from step" in seen
-    assert process.returncode == 75, output
+    reached = CheckpointStore(tmp_path / "run/checkpoints").newest()[0].state.step
+    assert f"goes on from step {reached}" in train_until(2, "run", reached + 2, *overrides)
 
 
-def test_a_corpus_prepared_anew_under_a_run_ends_it(
-    mpiexec: str, arguments: list[str], corpus: Path, tmp_path: Path
-) -> None:
+def test_a_corpus_prepared_anew_under_a_run_ends_it(command: list[str], corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("One is here. Two is here.\n\nThree is there. Four is there.")
-    with running([mpiexec, "-n", "2", sys.executable, *arguments], sign="step       3/") as (process, _):
+    with running(command) as process:
         prepare([tmp_path / "other.txt"], corpus, vocab_size=200, held_out=0, overwrite=True)
         assert_corpus_error(process, corpus)
 
 
-def test_a_flipped_bit_is_found_by_its_checksum_at_the_start(run_ranks, arguments: list[str], corpus: Path) -> None:
+def test_a_flipped_bit_is_found_by_its_checksum_at_the_start(
+    on_ranks, run_file: Path, overrides: list[str], corpus: Path
+) -> None:
     flip_a_bit(corpus / SHARD)
-    finished = run_ranks(2, *arguments)
+    finished = on_ranks(2, "train", run_file, *overrides)
     assert finished.returncode == DataError.exit_code, finished.stdout
     assert f"{corpus / SHARD} was altered: its checksum differs" in finished.stdout
     assert "Traceback" not in finished.stdout
@@ -121,10 +121,11 @@ def test_a_flipped_bit_is_found_by_its_checksum_at_the_start(run_ranks, argument
 
 
 def test_fewer_documents_than_ranks_and_a_batch_larger_than_an_epoch_train(
-    run_ranks, arguments: list[str], tmp_path: Path
+    on_ranks, run_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "two.txt").write_text("One is here. Two is here.\n\nThree is there. Four is there.")
     prepare([tmp_path / "two.txt"], tmp_path / "small", vocab_size=200, held_out=0)
-    finished = run_ranks(3, *arguments, f"data.path={tmp_path / 'small'}", "train.steps=6", "train.global_batch=15")
+    settings = (f"data.path={tmp_path / 'small'}", "train.steps=6", "train.global_batch=15")
+    finished = on_ranks(3, "train", run_file, *settings)
     assert finished.returncode == 0, finished.stdout
     assert "finished at step 6 of 6" in finished.stdout

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -96,38 +97,42 @@ def test_gradients_that_are_not_finite_end_the_run_and_name_the_parameters(on_ra
     assert endings[0] == endings[1]
 
 
-# One rank ends, or waits for ever, in the midst of an update, of which the others wait for the end.
-FAILING = """
-import os, signal
-from lucid.cli import main
-from lucid.distributed import sharded
+@contextmanager
+def update_failing(fail):
+    """In the midst of the fifth update, of which the others wait for the end, rank 1 calls `fail`."""
+    publish, steps = sharded.Sharded.publish, itertools.count(1)
 
-publish = sharded.Sharded.publish
-steps = [0]
+    def failing(self):
+        if self._communicator.rank == 1 and next(steps) == 5:
+            fail()
+        publish(self)
 
-def failing(self):
-    steps[0] += 1
-    if self._communicator.rank == 1 and steps[0] == 5:
-        {fault}
-    publish(self)
+    with mock.patch.object(sharded.Sharded, "publish", failing):
+        yield
 
-sharded.Sharded.publish = failing
-main()
-"""
+
+def rank_killed():
+    return update_failing(lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def rank_raising():
+    def fail():
+        raise RuntimeError("on purpose")
+
+    return update_failing(fail)
+
+
+def rank_hanging():
+    return update_failing(signal.pause)
 
 
 @pytest.mark.parametrize(
     ("fault", "expected"),
-    [
-        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
-        ("raise RuntimeError('on purpose')", "on purpose"),
-        ("signal.pause()", "rank 1"),
-    ],
+    [(rank_killed, ""), (rank_raising, "on purpose"), (rank_hanging, "rank 1")],
     ids=["killed", "failed", "hung"],
 )
-def test_a_rank_that_fails_in_the_midst_of_an_update_ends_all(run_ranks, run_file, fault, expected):
-    arguments = ("-m", "mpi4py", "-c", FAILING.format(fault=fault), "train", str(run_file), SHARDED)
-    finished = run_ranks(3, *arguments, "train.watchdog_seconds=4")
+def test_a_rank_that_fails_in_the_midst_of_an_update_ends_all(run_within, run_file, fault, expected):
+    finished = run_within(3, fault, "train", str(run_file), SHARDED, "train.watchdog_seconds=4")
     assert finished.returncode != 0, finished.stdout
     assert expected in finished.stdout
 
