@@ -42,6 +42,7 @@ def test_importing_everything_starts_and_prints_nothing():
 
 # Whatever takes more time to load than the rest of a start together.
 SLOW = {"numpy", "scipy.linalg", "scipy.special", "numba", "pydantic", "rich", "tokenizers", "typer", "mpi4py"}
+COMPILED = {"numba", "scipy.linalg", "scipy.special"}
 COMMAND = "from lucid.cli import main\ntry: main([{}])\nexcept SystemExit as leaving: assert leaving.code == 0"
 
 
@@ -57,12 +58,18 @@ COMMAND = "from lucid.cli import main\ntry: main([{}])\nexcept SystemExit as lea
             "import numpy; from lucid import kernels; kernels.of(numpy.zeros(0, 'f4')).adamw",
             {"numpy", "numba"},
         ),
+        ("import lucid.cli.doctor, lucid.cli.train", SLOW - COMPILED - {"mpi4py"}),
         (COMMAND.format("'--version'"), {"typer"}),
         (COMMAND.format("'--help'"), {"typer", "rich"}),
     ],
 )
 def test_a_start_loads_only_what_it_needs(program, needed):
     assert slow_modules(program) <= needed
+
+
+def test_a_plan_and_settings_need_no_compiled_kernels(run_file):
+    for arguments in (f"'plan', '{run_file}'", f"'train', '{run_file}', '--print-config'"):
+        assert not slow_modules(COMMAND.format(arguments)) & (COMPILED | {"mpi4py"})
 
 
 def slow_modules(program):

@@ -37,6 +37,18 @@ _precision: Precision = "float32"
 _attention: AttentionKind = "own"
 
 
+class Products(Protocol):
+    """The products of linear layers, as of `Kernels`."""
+
+    def operand(self, x: Array) -> Array: ...
+
+    def linear(self, x: Array, weight: Array, bias: Array | None) -> Array: ...
+
+    def linear_input_gradient(self, gradient: Array, weight: Array) -> Array: ...
+
+    def linear_weight_gradient(self, gradient: Array, x: Array, out: Array, accumulate: bool) -> None: ...
+
+
 class Kernels(Protocol):
     """The catalogue itself."""
 
@@ -295,6 +307,17 @@ def of(array: Array) -> Kernels:
     return implementation if _wrapper is None else _wrapper(implementation)
 
 
+def products_of(array: Array) -> Products:
+    """Return the products among `of(array)`, which on the CPU are there without the compiled kernels."""
+    if array.dtype not in _COMPILED or _reference_is_asked_for():
+        return reference
+    if array_module(array) is not np:
+        return _on_gpu()
+    from lucid.kernels import products
+
+    return products
+
+
 def wrap(wrapper: Callable[[Kernels], Kernels] | None) -> None:
     """Let `of` return what `wrapper` makes of the kernels, such as one that times them; None ends that."""
     global _wrapper
@@ -310,10 +333,10 @@ def set_precision(precision: Precision) -> str | None:
     """
     global _precision
     remark = None
-    if _on_cpu() is not reference:
-        from lucid.kernels.cpu import gemm
+    if not _reference_is_asked_for():
+        from lucid.kernels import products
 
-        remark = gemm.set_precision(precision)
+        remark = products.set_precision(precision)
     elif precision != "float32":
         raise ConfigError(f"the reference kernels have no {precision} products: unset LUCID_KERNELS, or choose float32")
     _precision = precision
@@ -361,11 +384,11 @@ def product_library(device: str = CPU) -> str:
         from lucid.kernels.cuda import cublaslt
 
         return f"cuBLASLt {cublaslt.library().version}"
-    if _on_cpu() is reference:
+    if _reference_is_asked_for():
         return "NumPy's"
-    from lucid.kernels.cpu import gemm
+    from lucid.kernels import products
 
-    return gemm.library_name()
+    return products.library_name()
 
 
 def _compiled_for(array: Array) -> Kernels:

@@ -34,7 +34,7 @@ def product_rate(shapes: Iterable[tuple[int, int]], rows: int, like: Array) -> f
 
 def _products(rows: int, outputs: int, inputs: int, like: Array) -> list[Callable[[], Array]]:
     """Return the three products of a linear layer, each of which returns its result."""
-    kernel = kernels.of(like)
+    kernel = kernels.products_of(like)
     out = array_module(like).empty((outputs, inputs), np.promote_types(like.dtype, np.float32))
     x, gradient, weight = (
         kernel.operand(_numbers(*shape, like)) for shape in ((rows, inputs), (rows, outputs), (outputs, inputs))

@@ -115,9 +115,11 @@ def _open_alone(
     if communicator.rank == 0:
         # First, so that what was altered is named as such, rather than by what it leads to.
         Corpus.open(config.data.path).verify()
-    # Kernels for the CPU are loaded, or even compiled, here and not in the first step.
-    on_cpu = communicator.device == CPU
-    remark = kernels.set_precision(config.train.precision) if on_cpu else _choose_attention(config)
+    if communicator.device == CPU:
+        remark = kernels.set_precision(config.train.precision)
+        kernels.of(np.zeros(0, np.float32))  # loads them, or even compiles them: here, and not in the first step
+    else:
+        remark = _choose_attention(config)
     messages = [said for said in (communicator.remark, remark) if said]
     corpora = open_corpora(config)
     random.manual_seed(config.train.seed)

@@ -15,8 +15,8 @@ from tiny_bert import CONFIG
 import lucid
 from lucid import kernels, random
 from lucid.errors import ConfigError
-from lucid.kernels import cpu, reference, threads
-from lucid.kernels.cpu import gemm, onednn
+from lucid.kernels import cpu, onednn, products, reference, threads
+from lucid.kernels.cpu import gemm
 from lucid.kernels.sequences import Sequences
 from lucid.models import BERTForPreTraining
 from lucid.nn import flatten
@@ -35,8 +35,9 @@ def compiled_kernels(monkeypatch):
     """The compiled kernels, whatever the environment says; products are in float32 before and after each test."""
     cpu.load()
     monkeypatch.setattr(kernels, "_on_cpu", lambda: cpu)
+    monkeypatch.delenv("LUCID_KERNELS", raising=False)
     yield
-    gemm.set_precision("float32")
+    products.set_precision("float32")
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def bfloat16():
     if not onednn.is_installed():
         pytest.skip(NOT_INSTALLED)
     try:
-        gemm.set_precision("bfloat16")
+        products.set_precision("bfloat16")
     except ConfigError as error:
         pytest.skip(str(error))
 
@@ -252,7 +253,7 @@ needs_avx512 = pytest.mark.skipif(
 SIGNALS_DURING_PRODUCTS = """
 import signal
 import numpy as np
-from lucid.kernels.cpu import onednn
+from lucid.kernels import onednn
 
 def product():
     out = np.empty((128, 512), np.float32)
@@ -298,7 +299,7 @@ class TestChoice:
             onednn._library.__wrapped__()
 
     def test_the_reference_has_no_bfloat16(self, monkeypatch):
-        monkeypatch.setattr(kernels, "_on_cpu", lambda: reference)
+        monkeypatch.setenv("LUCID_KERNELS", "reference")
         assert kernels.set_precision("float32") is None
         with pytest.raises(ConfigError, match="no bfloat16 products: unset LUCID_KERNELS"):
             kernels.set_precision("bfloat16")
@@ -321,7 +322,7 @@ class TestChoice:
     def test_no_variable_of_onednn_lessens_the_precision_of_float32(self):
         program = """
 import numpy as np
-from lucid.kernels.cpu import onednn
+from lucid.kernels import onednn
 x, y = np.full((64, 64), 1 + 2**-20, "f4"), np.empty((64, 64), "f4")
 onednn.multiply(x, np.eye(64, dtype="f4"), y)
 print((x == y).all())
@@ -351,7 +352,7 @@ def losses_of_training(steps):
 
 def test_training_in_bfloat16_has_the_losses_of_float32_within_one_percent(bfloat16):
     rounded = losses_of_training(200)
-    gemm.set_precision("float32")
+    products.set_precision("float32")
     exact = losses_of_training(200)
     assert exact[-20:].mean() < 0.8 * exact[0]
     np.testing.assert_allclose(rounded.reshape(10, 20).mean(axis=1), exact.reshape(10, 20).mean(axis=1), rtol=0.01)

@@ -34,16 +34,15 @@ class Spy:
 
 
 @pytest.fixture
-def spy():
-    spy = Spy()
+def spy(monkeypatch):
+    spy, products_of = Spy(), kernels.products_of
 
-    def wrap(implementation):
-        spy.kernels = implementation
+    def spied(array):
+        spy.kernels = products_of(array)
         return spy
 
-    kernels.wrap(wrap)
-    yield spy
-    kernels.wrap(None)
+    monkeypatch.setattr(kernels, "products_of", spied)
+    return spy
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -10,7 +10,7 @@ import pytest
 from launching import TRAIN
 
 from lucid.errors import ConfigError
-from lucid.kernels.cpu import gemm
+from lucid.kernels import products
 from lucid.training.store import find_model
 
 EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=1", "train.steps=20")
@@ -53,11 +53,11 @@ def test_a_tree_that_is_not_of_a_power_of_two_is_shared_out_too(weights):
 def test_in_bfloat16_too_two_ranks_give_the_weights_of_one(weights, monkeypatch):
     monkeypatch.delenv("LUCID_KERNELS", raising=False)
     try:
-        gemm.set_precision("bfloat16")
+        products.set_precision("bfloat16")
     except ConfigError as error:
         pytest.skip(str(error))  # oneDNN is not installed, or this processor is not one of those it has products for
     finally:
-        gemm.set_precision("float32")
+        products.set_precision("float32")
     assert weights(1, "train.precision=bfloat16") == weights(2, "train.precision=bfloat16")
 
 

@@ -11,13 +11,15 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from lucid import kernels
 from lucid.backend import gpu_software
 from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.distributed.backends.mpi import MPICommunicator, name_and_version
 from lucid.distributed.connection import Group
 from lucid.errors import ConfigError
-from lucid.kernels.cpu import onednn
+from lucid.kernels import onednn
 from lucid.version import __version__
 
 _SECONDS = 20
@@ -82,6 +84,7 @@ def _ask_mpi4py(question: str) -> str | None:
 
 def _products() -> Finding:
     try:
+        kernels.of(np.zeros(0, np.float32))  # whether they can be loaded, or compiled
         name = kernels.product_library()
     except ConfigError as error:
         return Finding(Level.ERROR, "products", str(error))

@@ -10,8 +10,7 @@ import numpy as np
 from numba import types
 
 from lucid.backend import Array
-from lucid.kernels import threads
-from lucid.kernels.cpu import onednn
+from lucid.kernels import onednn, threads
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, part, read, write
 from lucid.kernels.cpu.gemm import multiply_alone, operand_alone

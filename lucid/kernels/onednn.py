@@ -16,7 +16,7 @@ import numpy as np
 
 from lucid.backend import Array
 from lucid.errors import ConfigError
-from lucid.kernels.cpu.signal_stack import use_signal_stack
+from lucid.kernels.signal_stack import use_signal_stack
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 WHEEL = "onednn-cpu-gomp"

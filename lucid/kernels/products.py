@@ -1,0 +1,123 @@
+"""Products of linear layers on the CPU: by oneDNN where it is installed, in float32 or bfloat16, or by NumPy's BLAS.
+
+In bfloat16 the operands are rounded and the products added in float32. These take operands as they are given, rounded
+or not, and need no compiled kernels: `cpu/gemm.py` has what rounds and sums beside them.
+"""
+
+from itertools import product
+
+import numpy as np
+
+from lucid.backend import Array
+from lucid.errors import ConfigError
+from lucid.kernels import onednn, reference, threads
+
+# Multiply-adds that take about as long as going through one element does.
+_OPERATIONS_AN_ELEMENT = 16
+# Threads share columns, in blocks of this many, rather than rows: each then packs its own part of the right factor.
+_COLUMNS = 64
+# oneDNN is faster with some columns after others than with very many at once: by a quarter in float32 for 3,072.
+_COLUMNS_AT_ONCE = 1536
+# So it is with rows, and addends: a third with the 30,522 of a vocabulary.
+_AT_ONCE = 4096
+
+_precision = "float32"
+
+
+def set_precision(precision: str) -> str | None:
+    """Let products take operands of this precision, as `lucid.kernels.set_precision` says."""
+    global _precision
+    warning = None
+    if precision == "bfloat16":
+        warning = _check_bfloat16()
+    _precision = precision
+    return warning
+
+
+def _check_bfloat16() -> str | None:
+    if not onednn.is_installed():
+        raise ConfigError(f"bfloat16 products on the CPU need oneDNN: pip install {onednn.WHEEL}, or choose float32")
+    ones = np.ones((1, 1), onednn.BFLOAT16)
+    try:
+        onednn.multiply(ones, ones, np.empty((1, 1), np.float32))
+    except onednn.Unimplemented as error:
+        raise ConfigError("oneDNN has no bfloat16 products for this processor: choose float32") from error
+    if onednn.has_bfloat16_instructions():
+        return None
+    return "this processor has no bfloat16 instructions: products in bfloat16 are slower here than in float32"
+
+
+def rounds() -> bool:
+    """Return whether operands are to be rounded to bfloat16."""
+    return _precision == "bfloat16"
+
+
+def library_name() -> str:
+    """Return which library computes the products, with its version."""
+    return onednn.name() if onednn.is_installed() else "NumPy's"
+
+
+def operand(x: Array) -> Array:
+    """Return x as `lucid.kernels.Kernels.operand` does, without haste."""
+    return reference.round_to_bfloat16(x) if rounds() and x.dtype != onednn.BFLOAT16 else x
+
+
+def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None) -> Array:
+    if not onednn.is_installed():
+        return reference.linear(x, weight, bias, out)
+    rows = _rows(x)
+    y = np.empty((len(rows), len(weight)), np.float32) if out is None else out
+    _multiply(rows, _matrix(weight).T, y, bias)
+    return y.reshape(*x.shape[:-1], len(weight)) if out is None else out
+
+
+def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = None) -> Array:
+    if not onednn.is_installed():
+        return reference.linear_input_gradient(gradient, weight, total)
+    rows = _rows(gradient)
+    y = np.empty((len(rows), weight.shape[1]), np.float32) if total is None else total
+    _multiply(rows, _matrix(weight), y, accumulate=total is not None)
+    return y.reshape(*gradient.shape[:-1], weight.shape[1])
+
+
+def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
+    if onednn.is_installed():
+        _multiply(_rows(gradient).T, _rows(x), out, accumulate=accumulate)
+    else:
+        reference.linear_weight_gradient(gradient, x, out, accumulate)
+
+
+def _matrix(x: Array) -> Array:
+    """Return x in C order; some columns of such an array stay where they are."""
+    in_rows = x.ndim == 2 and x.strides[1] == x.itemsize and x.strides[0] > 0
+    return x if in_rows else np.ascontiguousarray(x)
+
+
+def _rows(x: Array) -> Array:
+    matrix = _matrix(x)
+    return matrix if matrix.ndim == 2 else matrix.reshape(-1, x.shape[-1])
+
+
+def _multiply(left: Array, right: Array, out: Array, bias: Array | None = None, accumulate: bool = False) -> None:
+    """Write (or add) left [M, K] times right [K, N], plus bias [N], to out [M, N]."""
+    (M, N), K = out.shape, left.shape[1]
+    if out.size == 0 or K == 0:
+        if not accumulate:
+            out[...] = 0 if bias is None else bias
+        return
+
+    def work(blocks: slice) -> None:
+        columns = _parts(blocks.start * _COLUMNS, min(N, blocks.stop * _COLUMNS), _COLUMNS_AT_ONCE)
+        for part, rows, addends in product(columns, _parts(0, M, _AT_ONCE), _parts(0, K, _AT_ONCE)):
+            first = addends.start == 0
+            onednn.multiply(
+                left[rows, addends], right[addends, part], out[rows, part],
+                bias[part] if first and bias is not None else None, accumulate or not first,
+            )  # fmt: skip
+
+    threads.split(-(-N // _COLUMNS), out.size * K // _OPERATIONS_AN_ELEMENT, work)
+
+
+def _parts(start: int, stop: int, most: int) -> list[slice]:
+    """Return slices of at most so many numbers that make up `range(start, stop)`."""
+    return [slice(first, min(stop, first + most)) for first in range(start, stop, most)]
