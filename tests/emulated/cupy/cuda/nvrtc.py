@@ -1,6 +1,7 @@
 """NVRTC, whose part a C++ compiler takes: it compiles the same sources, with `emulation.hpp` in CUDA's place.
 
-What it calls a cubin is a shared library, whose functions run_NAME start kernels.
+What it calls a cubin is a shared library, whose functions run_NAME start kernels. What runs their threads is compiled
+once, and kept where lucid keeps its kernels.
 """
 
 import atexit
@@ -13,8 +14,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from lucid.errors import ConfigError
+from lucid.files import written_aside
+from lucid.kernels.compiled import kept_in, locked
+
 _COMPILER = shutil.which("g++") or shutil.which("clang++")
-_HEADER = Path(__file__).parents[2] / "emulation.hpp"
+_FOLDER = Path(__file__).parents[2]
+_HEADER, _RUNTIME = _FOLDER / "emulation.hpp", _FOLDER / "emulation.cpp"
 # CUDA fuses products into additions, too. An access that is not on a multiple of its size ends the process, as there.
 _FLAGS = (
     *("-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-fno-strict-aliasing", "-w"),
@@ -42,7 +48,7 @@ def getVersion() -> tuple[str, str]:
     if _COMPILER is None:
         raise RuntimeError("there is no C++ compiler to emulate the GPU with")
     compiler = subprocess.run([_COMPILER, "--version"], check=True, capture_output=True).stdout
-    own = _HEADER.read_bytes(), Path(__file__).read_bytes(), compiler
+    own = _HEADER.read_bytes(), _RUNTIME.read_bytes(), Path(__file__).read_bytes(), compiler
     return "emulated", hashlib.sha256(b"\0".join(own)).hexdigest()
 
 
@@ -60,22 +66,28 @@ def compileProgram(prog: int, options: Sequence[str]) -> None:
     source = f'#include "{_HEADER.name}"\n#line 1 "{program.name}"\n{program.source}\n{entries}\n'
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "kernels.so")
-        _run(
-            program, (*_FLAGS, "-shared", "-xc++", f"-I{_compiled_header()}", *defined, "-", "-o", str(library)), source
-        )
+        arguments = *_FLAGS, "-shared", f"-I{_FOLDER}", *defined, str(_runtime()), "-xc++", "-", "-o", str(library)
+        _run(program, arguments, source)
         program.binary = library.read_bytes()
 
 
 @functools.cache
-def _compiled_header() -> Path:
-    """Return a folder that has the header, compiled once for all programs of this process: half of their time."""
-    folder = tempfile.TemporaryDirectory(prefix="lucid-emulation-")
-    atexit.register(folder.cleanup)
-    header = Path(folder.name, _HEADER.name)
-    shutil.copy(_HEADER, header)
-    compiled = header.with_suffix(".hpp.gch" if Path(str(_COMPILER)).name == "g++" else ".hpp.pch")
-    subprocess.run([str(_COMPILER), *_FLAGS, "-xc++-header", str(header), "-o", str(compiled)], check=True)
-    return header.parent
+def _runtime() -> Path:
+    """Return what runs the threads of each program, as an object file: it takes as long to compile as a program."""
+    _, digest = getVersion()
+    folder = kept_in(digest, _FOLDER)
+    if folder is None:
+        temporary = tempfile.TemporaryDirectory(prefix="lucid-emulation-")
+        atexit.register(temporary.cleanup)
+        folder = Path(temporary.name)
+    runtime = folder / "emulation.o"
+    with locked(folder), tempfile.TemporaryDirectory() as aside:
+        if not runtime.exists():
+            compiled = Path(aside, "emulation.o")
+            subprocess.run([str(_COMPILER), *_FLAGS, "-c", str(_RUNTIME), "-o", str(compiled)], check=True)
+            with written_aside(runtime, ConfigError) as file:
+                file.write(compiled.read_bytes())
+    return runtime
 
 
 def _run(program: _Program, arguments: tuple[str, ...], source: str) -> str:

@@ -1,0 +1,195 @@
+// Runs emulated kernels: one block after the other, and of a block one thread after the other, each until it waits for
+// the others.
+//
+// Threads are contexts of their own (ucontext), switched by a barrier, and kept from block to block. They are switched
+// by _setjmp and _longjmp, which leave the signals alone. A shuffle waits for the threads of the warp.
+//
+// Shared memory is static: it keeps what the block before has left there.
+#include "emulation.hpp"
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <string>
+#include <vector>
+
+Place3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulation {
+
+namespace {
+
+constexpr std::size_t STACK = 64 * 1024;
+
+// What is to be copied when the thread waits for it.
+struct Copy {
+    void *target;
+    const void *source;
+    std::size_t size, read;
+};
+
+struct Thread {
+    ucontext_t beginning;
+    jmp_buf left;
+    char *stack = new char[STACK];
+    Place3 place;
+    bool has_begun = false, waits_for_warp, waits_for_block, done;
+    // What the thread gives the others of its warp: in turns, so that all can take it before it is written again.
+    unsigned char given[2][MOST_GIVEN];
+    unsigned turn;
+    std::vector<Copy> copies;
+};
+
+std::deque<Thread> threads;
+std::size_t current, count;
+jmp_buf scheduler;
+void (*running)();
+
+void leave() {
+    if (_setjmp(threads[current].left) == 0) _longjmp(scheduler, 1);
+}
+
+// What a thread's context does: its part of one block after the other.
+void live() {
+    while (true) {
+        running();
+        threads[current].done = true;
+        leave();
+    }
+}
+
+void resume(Thread &thread) {
+    if (_setjmp(scheduler) != 0) return;
+    if (thread.has_begun) _longjmp(thread.left, 1);
+    thread.has_begun = true;
+    getcontext(&thread.beginning);
+    thread.beginning.uc_stack.ss_sp = thread.stack;
+    thread.beginning.uc_stack.ss_size = STACK;
+    thread.beginning.uc_link = nullptr;
+    makecontext(&thread.beginning, live, 0);
+    setcontext(&thread.beginning);
+}
+
+// Lets each thread that does not wait run on until it waits or is done.
+void run_all() {
+    for (current = 0; current < count; ++current) {
+        Thread &thread = threads[current];
+        if (thread.done || thread.waits_for_warp || thread.waits_for_block) continue;
+        threadIdx = thread.place;
+        resume(thread);
+    }
+}
+
+// Frees the threads of each warp all of which wait for it. Returns whether there was one.
+bool free_warps() {
+    bool freed = false;
+    for (std::size_t first = 0; first < count; first += WARP) {
+        const std::size_t stop = min<std::size_t>(count, first + WARP);
+        bool all = true;
+        for (std::size_t i = first; i < stop; ++i) all &= threads[i].waits_for_warp;
+        for (std::size_t i = first; all && i < stop; ++i) threads[i].waits_for_warp = false;
+        freed |= all;
+    }
+    return freed;
+}
+
+void run_block() {
+    count = blockDim.x * blockDim.y * blockDim.z;
+    while (threads.size() < count) threads.emplace_back();
+    for (std::size_t i = 0; i < count; ++i) {
+        Thread &thread = threads[i];
+        const unsigned number = static_cast<unsigned>(i);
+        thread.place = {number % blockDim.x, number / blockDim.x % blockDim.y, number / blockDim.x / blockDim.y};
+        thread.waits_for_warp = thread.waits_for_block = thread.done = false;
+        thread.turn = 0;
+        thread.copies.clear();
+    }
+    while (true) {
+        run_all();
+        if (free_warps()) continue;
+        std::size_t waiting = 0, done = 0;
+        for (std::size_t i = 0; i < count; ++i) {
+            waiting += threads[i].waits_for_block;
+            done += threads[i].done;
+        }
+        if (done == count) return;
+        if (waiting != count) fail("some threads of a block wait for others that do not come");
+        for (std::size_t i = 0; i < count; ++i) threads[i].waits_for_block = false;
+    }
+}
+
+// What the launcher calls a type: NumPy's name, with a * for the address of such.
+std::string name_of(const Type &type) {
+    return type.kind + (type.bits == 0 ? "" : std::to_string(type.bits)) + (type.is_pointer ? "*" : "");
+}
+
+}  // namespace
+
+void fail(const char *what) {
+    std::fprintf(stderr, "emulation: %s\n", what);
+    std::abort();
+}
+
+void run_grid(void (*body)(), const unsigned *shape) {
+    running = body;
+    gridDim = {shape[0], shape[1], shape[2]};
+    blockDim = {shape[3], shape[4], shape[5]};
+    for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z)
+        for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
+            for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) run_block();
+}
+
+void check_types(const Type *expected, std::size_t number, const char *types) {
+    const std::string given = types;
+    std::size_t begin = 0;
+    for (std::size_t i = 0; i < number; ++i) {
+        const std::size_t end = min(given.find(' ', begin), given.size());
+        const std::string name = begin < given.size() ? given.substr(begin, end - begin) : "";
+        const std::string type = name_of(expected[i]);
+        if (name != type && (name != "?" || !expected[i].is_pointer)) fail((type + " is expected in " + given).c_str());
+        begin = end + 1;
+    }
+    if (begin < given.size()) fail(("too many arguments: " + given).c_str());
+}
+
+std::size_t number_in_block() { return current; }
+
+unsigned char *room_to_give() {
+    Thread &own = threads[current];
+    own.turn = 1 - own.turn;
+    return own.given[own.turn];
+}
+
+const unsigned char *given_by(std::size_t lane) {
+    const std::size_t other = current / WARP * WARP + lane;
+    if (lane >= WARP || other >= count) fail("a thread exchanges with one that does not exist");
+    return threads[other].given[threads[current].turn];
+}
+
+void copy_later(void *target, const void *source, std::size_t size, std::size_t read) {
+    threads[current].copies.push_back({target, source, size, read});
+}
+
+}  // namespace emulation
+
+void __syncthreads() {
+    emulation::threads[emulation::current].waits_for_block = true;
+    emulation::leave();
+}
+
+void __syncwarp() {
+    emulation::threads[emulation::current].waits_for_warp = true;
+    emulation::leave();
+}
+
+void wait_for_copies() {
+    auto &copies = emulation::threads[emulation::current].copies;
+    for (const auto &copy : copies) {
+        std::memset(copy.target, 0, copy.size);
+        std::memcpy(copy.target, copy.source, copy.read);
+    }
+    copies.clear();
+}
