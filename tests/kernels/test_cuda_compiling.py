@@ -11,7 +11,8 @@ import pytest
 from lucid.errors import ConfigError
 from lucid.kernels.cuda import compiling
 
-ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
+# What fits into the registers of one mostly fits into those of the others, which are left to the long tests.
+ARCHITECTURES = ["sm_90", *(pytest.param(name, marks=pytest.mark.long) for name in ("sm_80", "sm_100"))]
 # How many elements are read at once: as many as 16 bytes hold, or one; and where the vocabulary is even, two.
 VECTORS = {"float32": [1, 4], "bfloat16": [1, 8]}
 
