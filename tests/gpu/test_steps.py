@@ -3,6 +3,8 @@
 In the emulation, which counts.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny_bert import CONFIG, IGNORED, B, T, V
@@ -45,7 +47,7 @@ class Steps:
     def __init__(self, graphs=True, communicator=None, rows=B, micro_batch=B // 2):
         communicator = communicator or connect("single", "cuda")
         lucid.manual_seed(0)
-        model = BERTForPreTraining(CONFIG).to(communicator.device)
+        model = BERTForPreTraining(replace(CONFIG, num_hidden_layers=1)).to(communicator.device)
         self.ddp = DistributedDataParallel(model, communicator, rounded=True)
         self.optimizer = AdamW(self.ddp.flat)
         self.micro_batches = GraphedMicroBatches(self.ddp, 3, communicator, graphs)
@@ -101,7 +103,7 @@ def test_a_captured_micro_batch_is_launched_as_one_graph(emulation):
 def assert_replays_give_the_bits_of_launches_one_by_one(**settings):
     """The first micro-batch of a shape is launched, the second captured, others are replayed."""
     one, other = Steps(graphs=True, **settings), Steps(graphs=False, **settings)
-    for number, batch in enumerate(batches(3, 7)):
+    for number, batch in enumerate(batches(3, 6)):
         if number == 4:
             # A micro-batch without masked tokens is of another shape: it is launched after one that is replayed.
             batch.mlm_labels[B // 2 :] = IGNORED
