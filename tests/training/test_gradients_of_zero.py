@@ -1,22 +1,22 @@
 """A step whose gradient is exactly 0 would teach nothing: that is an error, unless its batch has no labels."""
 
-import numpy as np
 import pytest
 
-from lucid.distributed import StopRequest
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.backend import to_host
+from lucid.distributed import StopRequest, connect
 from lucid.errors import TrainingError
 from lucid.training.config import load
 from lucid.training.setup import open_run
 from lucid.training.trainer import Trainer
 
 
-@pytest.fixture
-def trainer_of(run_file):
-    """A function that opens the run, of six steps, with some settings."""
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.emulated)])
+def trainer_of(request, run_file):
+    """A function that opens the run, of six steps, with some settings, on a device."""
 
     def make(*overrides):
-        return Trainer(open_run(load(run_file, ["train.steps=6", *overrides]), SingleCommunicator()))
+        settings = load(run_file, ["train.steps=6", f"train.device={request.param}", *overrides])
+        return Trainer(open_run(settings, connect("single", request.param)))
 
     return make
 
@@ -43,4 +43,4 @@ def test_it_ends_training_before_a_checkpoint(trainer_of, monkeypatch):
 def test_a_batch_without_labels_ends_nothing(trainer_of):
     trainer = trainer_of("data.mlm_probability=0", "data.nsp=false")
     assert trainer.train(StopRequest())
-    assert not np.any(trainer.run.ddp.flat.gradients)
+    assert not to_host(trainer.run.ddp.flat.gradients).any()
