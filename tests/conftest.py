@@ -5,6 +5,7 @@ Tests marked `@pytest.mark.mpi(min_size=2)` run on every rank of an `mpiexec ...
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,12 @@ def run_within(run_ranks: RunRanks) -> RunRanks:
     return run
 
 
+def files_for_ranks() -> list[Path]:
+    """The files that can have tests marked `mpi`: to import all of them would take longer than these tests do."""
+    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    return [path for path in files if re.search(r"mark\.mpi|\bgroup\b", path.read_text(encoding="utf-8"))]
+
+
 @pytest.fixture
 def pass_on_ranks(run_ranks: RunRanks, tmp_path: Path) -> Callable[..., None]:
     """A function that runs the tests marked `mpi` on some ranks, and fails unless all ran the same, and passed."""
@@ -195,7 +202,7 @@ def pass_on_ranks(run_ranks: RunRanks, tmp_path: Path) -> Callable[..., None]:
             *("-m", "mpi4py", "-m", "pytest", "-x", "--only-mpi", "-p", "no:cacheprovider", *options),
             # A rank that hangs shows where, and ends; so all end.
             *("-o", f"faulthandler_timeout={hang_after}", "-o", "faulthandler_exit_on_timeout=true"),
-            *("--passed-into", str(tmp_path), str(Path(__file__).parent)),
+            *("--passed-into", str(tmp_path), *map(str, files_for_ranks())),
             **settings,
         )
         assert finished.returncode == 0, finished.stdout
