@@ -24,7 +24,7 @@ assert linear_bias_gradient(np.ones((3, 2), np.float32)).tolist() == [3, 3]
 SOURCES = Path(lucid.__file__).parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def start():
     """A function that starts the program in a process with these variables; no folder of the user is touched."""
 
@@ -40,6 +40,19 @@ def start():
     return run
 
 
+@pytest.fixture(scope="module")
+def compiled(start, tmp_path_factory):
+    """A folder in which three processes wanted the kernel at once, and what they said."""
+    folder = tmp_path_factory.mktemp("compiled")
+    return folder, messages(*(start(NUMBA_CACHE_DIR=str(folder)) for _ in range(3)))
+
+
+@pytest.fixture
+def cache(compiled, tmp_path):
+    """A copy of that folder."""
+    return shutil.copytree(compiled[0], tmp_path / "cache")
+
+
 def messages(*processes):
     """Return what the processes wrote to their stderr, when all have ended in order."""
     found = [process.communicate(timeout=120)[1] for process in processes]
@@ -47,12 +60,12 @@ def messages(*processes):
     return found
 
 
-def test_of_several_processes_one_compiles_and_says_so_and_the_others_find_its_work(start, tmp_path):
-    written = messages(*(start(NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(3)))
+def test_of_several_processes_one_compiles_and_says_so_and_the_others_find_its_work(start, compiled, cache):
+    folder, written = compiled
     said = [text for text in written if text]
     assert len(said) == 1
-    assert said[0].startswith(f"lucid: compiling kernels, once per machine ({tmp_path}")
-    assert messages(start(NUMBA_CACHE_DIR=str(tmp_path))) == [""]
+    assert said[0].startswith(f"lucid: compiling kernels, once per machine ({folder}")
+    assert messages(start(NUMBA_CACHE_DIR=str(cache))) == [""]
 
 
 def test_processes_that_find_all_kernels_load_them_at_once(start, tmp_path):
@@ -86,14 +99,13 @@ def test_a_change_of_any_source_compiles_anew(start, tmp_path):
     assert "compiling" in messages(start(sources, NUMBA_CACHE_DIR=cache))[0]
 
 
-def test_a_damaged_file_is_an_error_that_says_what_to_do(start, tmp_path):
-    messages(start(NUMBA_CACHE_DIR=str(tmp_path)))
-    for compiled in tmp_path.rglob("*.nbc"):
-        compiled.write_bytes(compiled.read_bytes()[:-100])
-    process = start(NUMBA_CACHE_DIR=str(tmp_path))
+def test_a_damaged_file_is_an_error_that_says_what_to_do(start, cache):
+    for kept in cache.rglob("*.nbc"):
+        kept.write_bytes(kept.read_bytes()[:-100])
+    process = start(NUMBA_CACHE_DIR=str(cache))
     written = process.communicate(timeout=120)[1]
     assert process.returncode != 0
-    assert f"ConfigError: the compiled kernels in {tmp_path}" in written
+    assert f"ConfigError: the compiled kernels in {cache}" in written
     assert "delete it" in written
 
 
