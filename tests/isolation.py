@@ -51,7 +51,7 @@ def clean_environment() -> None:
     os.environ |= dict.fromkeys(THREADS, "1")
     os.environ |= {"HOME": _made_home(kernels), USER_HOME: home, "LANG": "C.UTF-8"}
     # Emulated GPUs are in the path from the start of this process, if they are.
-    emulation = [str(EMULATION)] if str(EMULATION) in map(os.path.realpath, sys.path) else []
+    emulation = [str(EMULATION)] if os.path.realpath(EMULATION) in map(os.path.realpath, sys.path) else []
     os.environ["PYTHONPATH"] = os.pathsep.join([*emulation, str(REPOSITORY)])
 
 
