@@ -1,8 +1,10 @@
 """The emulated GPU refuses what CuPy and CUDA refuse, and has no name that CuPy has not."""
 
+import faulthandler
 import inspect
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -342,6 +344,63 @@ class TestCapture:
         graph = stream.end_capture()
         graph.launch()
         assert y.get().tolist() == [6]
+
+
+def run_kernel(cupy, signature, body):
+    """Run a kernel on 32 threads and an array of as many numbers, and return what it leaves there."""
+    from cupy.cuda import nvrtc
+
+    program = nvrtc.createProgram(f'extern "C" __global__ void kernel({signature}) {{ {body} }}', "kernel.cu")
+    nvrtc.compileProgram(program, ())
+    module = cupy.cuda.function.Module()
+    module.load(nvrtc.getCUBIN(program))
+    x = cupy.arange(32, dtype=np.float32)
+    module.get_function("kernel")((1,), (32,), (x,))
+    return x.get()
+
+
+class TestKernels:
+    def test_threads_exchange_numbers_and_wait_for_each_other(self, cupy):
+        body = "float y = __shfl_xor_sync(0xFFFFFFFFu, x[threadIdx.x], 1); __syncthreads(); x[31 - threadIdx.x] = y;"
+        assert run_kernel(cupy, "float *x", body).tolist() == [n ^ 1 for n in reversed(range(32))]
+
+    @pytest.mark.parametrize(
+        ("signature", "body", "ending", "message"),
+        [
+            ("float *x", "x[threadIdx.x + 32] = 1;", signal.SIGSEGV, ""),
+            ("float *x", "*reinterpret_cast<double *>(x + 1) = 1;", signal.SIGILL, ""),
+            ("float *x", "x[0] = 2147483647 + static_cast<int>(blockDim.x);", signal.SIGILL, ""),
+            ("float *x", "if (threadIdx.x < 3) __syncthreads();", signal.SIGABRT, "wait for others that do not come"),
+            ("float *x", "__shfl_sync(0xFFFFFFFFu, 1, 35);", signal.SIGABRT, "with one that does not exist"),
+            ("float *x", "__shfl_sync(1u, 1, 0);", signal.SIGABRT, "without some of its threads"),
+            ("float *x", "copy_later(x, x + 1, true);", signal.SIGABRT, "not on a multiple of its size"),
+            ("double *x", "", signal.SIGABRT, "float64* is expected in float32*"),
+            ("float *x, int y", "", signal.SIGABRT, "int32 is expected"),
+            ("", "", signal.SIGABRT, "too many arguments: float32*"),
+        ],
+    )
+    def test_what_a_gpu_would_not_survive_or_not_do_ends_the_process(
+        self, cupy, capfd, signature, body, ending, message
+    ):
+        child = os.fork()
+        if child == 0:
+            try:
+                faulthandler.disable()
+                run_kernel(cupy, signature, body)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == -ending
+        assert message in capfd.readouterr().err
+
+    def test_what_runs_the_threads_is_compiled_once(self, cupy, monkeypatch, tmp_path):
+        from cupy.cuda import nvrtc
+
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+        first = nvrtc._runtime.__wrapped__()
+        assert first.is_relative_to(tmp_path)
+        monkeypatch.setattr(nvrtc.subprocess, "run", None)
+        assert nvrtc._runtime.__wrapped__() == first
 
 
 @pytest.fixture
