@@ -98,7 +98,7 @@ def test_collectives_are_captured_and_replay_on_what_the_arrays_hold_then(nccl, 
     for group in (nccl, rounding):
         array, room = (cupy.zeros(12, np.float32) for _ in range(2))
         everything(group, array, room)
-        stream = cupy.cuda.Stream(non_blocking=True)
+        stream = cupy.cuda.Stream()
         with stream:
             stream.begin_capture()
             everything(group, array, room)

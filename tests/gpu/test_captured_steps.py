@@ -48,8 +48,8 @@ def capture(machine):
     """A function that runs another one, then captures it, and returns the graph and what the function returned."""
     import cupy
 
-    # Kept until the test is over: the graph works in its memory.
-    pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream(non_blocking=True)
+    # Kept until the test is over: the graph works in its memory. A launch follows what the default stream was given.
+    pool, stream = cupy.cuda.MemoryPool(), cupy.cuda.Stream()
 
     def captured(function):
         with cupy.cuda.using_allocator(pool.malloc), stream:

@@ -248,7 +248,8 @@ def test_captured_products_follow_what_their_factors_become(machine, arrays):
 def test_what_the_library_refuses_is_told_with_the_product(machine, monkeypatch):
     monkeypatch.setattr(cublaslt, "COMPUTE_32F", 9999)
     gemm._plan.cache_clear()
-    with pytest.raises(RuntimeError, match=r"cublasLtMatmulDescCreate ended with status .*rows=3, columns=2"):
+    # The library itself refuses it when it is asked for an algorithm, the emulated one at once.
+    with pytest.raises(RuntimeError, match=r"(ended with status .*|no algorithm for Product.*)rows=3, columns=2"):
         machine.run("linear", normal(2, 3), normal(4, 3), None)
 
 
