@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     folder = config.getoption("--passed-into")
     if folder is not None:
         passed = [report.nodeid for report in terminalreporter.getreports("passed")]
-        Path(folder, str(join().rank)).write_text("\n".join(passed))
+        Path(folder, os.environ["PMI_RANK"]).write_text("\n".join(passed))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -85,9 +85,17 @@ def compiled_kernels() -> None:
 
 
 @pytest.fixture(scope="session")
-def communicator() -> Group:
+def communicator(request: pytest.FixtureRequest) -> Iterator[Group]:
     """The communicator of this rank, or of the only process."""
-    return join()
+    group = join()
+    yield group
+    _close(group, request.session)
+
+
+def _close(group: Group, session: pytest.Session) -> None:
+    """Give back the memory that ranks share, unless a test has failed, on this rank alone perhaps."""
+    if not session.testsfailed:
+        group.close()
 
 
 @pytest.fixture(scope="session")
@@ -97,9 +105,11 @@ def shared_memory(communicator: Group) -> Communicator:
 
 
 @pytest.fixture(scope="session")
-def several_nodes() -> Communicator:
+def several_nodes(communicator: Group, request: pytest.FixtureRequest) -> Iterator[Communicator]:
     """The communicator between ranks that take themselves for several nodes."""
-    return choose(SeveralNodes(), "shared_memory")
+    group = SeveralNodes()
+    yield choose(group, "shared_memory")
+    _close(group, request.session)
 
 
 @pytest.fixture(scope="session")
@@ -186,6 +196,7 @@ def run_within(run_ranks: RunRanks) -> RunRanks:
     return run
 
 
+@pytest.fixture(scope="session")
 def files_for_ranks() -> list[Path]:
     """The files that can have tests marked `mpi`: to import all of them would take longer than these tests do."""
     files = sorted(Path(__file__).parent.rglob("test_*.py"))
@@ -193,7 +204,7 @@ def files_for_ranks() -> list[Path]:
 
 
 @pytest.fixture
-def pass_on_ranks(run_ranks: RunRanks, tmp_path: Path) -> Callable[..., None]:
+def pass_on_ranks(run_ranks: RunRanks, files_for_ranks: list[Path], tmp_path: Path) -> Callable[..., None]:
     """A function that runs the tests marked `mpi` on some ranks, and fails unless all ran the same, and passed."""
 
     def run(ranks: int, *options: str, hang_after: int, **settings: Any) -> None:
@@ -202,7 +213,7 @@ def pass_on_ranks(run_ranks: RunRanks, tmp_path: Path) -> Callable[..., None]:
             *("-m", "mpi4py", "-m", "pytest", "-x", "--only-mpi", "-p", "no:cacheprovider", *options),
             # A rank that hangs shows where, and ends; so all end.
             *("-o", f"faulthandler_timeout={hang_after}", "-o", "faulthandler_exit_on_timeout=true"),
-            *("--passed-into", str(tmp_path), *map(str, files_for_ranks())),
+            *("--passed-into", str(tmp_path), *map(str, files_for_ranks)),
             **settings,
         )
         assert finished.returncode == 0, finished.stdout

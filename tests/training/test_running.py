@@ -1,0 +1,44 @@
+"""A run as a program has it: `lucid.training.run`."""
+
+from threadpoolctl import threadpool_info
+
+from lucid import kernels, random
+from lucid.distributed import StopRequest
+from lucid.distributed.backends.single import SingleCommunicator
+from lucid.errors import ExitCode
+from lucid.kernels import threads
+from lucid.kernels.cpu import gemm
+from lucid.training import run
+from lucid.training.config import load
+
+
+def threads_of_libraries():
+    return {library["filepath"]: library["num_threads"] for library in threadpool_info()}
+
+
+def test_a_run_leaves_threads_and_seed_of_the_process_as_they_were(run_file, losses, tmp_path):
+    random.manual_seed(3)
+    before, of_libraries = (threads.count(), random.drawing()), threads_of_libraries()
+    settings = load(run_file, ["train.steps=6", f"train.threads_per_rank={threads.count() + 1}", "train.seed=5"])
+    assert run(settings, SingleCommunicator(), StopRequest()) == ExitCode.FINISHED
+    assert (threads.count(), random.drawing()) == before
+    assert of_libraries.items() <= threads_of_libraries().items()  # the run may have loaded others
+    assert list(losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_is_asked_to_stop_says_so_and_goes_on_from_there(run_file, capsys):
+    settings, stop = load(run_file, ["train.steps=6"]), StopRequest()
+    stop.requested = True
+    assert run(settings, SingleCommunicator(), stop) == ExitCode.STOPPED
+    assert "stopped at step 0 of 6" in capsys.readouterr().out
+    assert run(settings, SingleCommunicator(), StopRequest()) == ExitCode.FINISHED
+    assert "finished at step 6 of 6" in capsys.readouterr().out
+
+
+def test_a_precision_chosen_within_a_block_is_put_back(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(gemm, "set_precision", chosen.append)
+    monkeypatch.setattr(kernels, "_on_cpu", lambda: None)
+    with kernels.choices_kept():
+        kernels.set_precision("bfloat16")
+    assert chosen == ["bfloat16", "float32"]
