@@ -88,11 +88,15 @@ def shown(block):
     return [line for line in block.text.splitlines() if block.language == "text" or not line.startswith("$ ")]
 
 
-def make_tiny(checkout):
-    """Replace settings of the recipe in a checkout; return all."""
+def tiny_checkout(folder, *folders):
+    """Copy these folders of the checkout, and the files beside them; make the recipe tiny, and return its settings."""
+    for name in folders:
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("site.env", "__pycache__"))
+    for name in ("Makefile", "README.md", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, folder)
     settings = yaml.safe_load(RECIPE.read_text())
     settings |= {section: settings[section] | TINY[section] for section in TINY}
-    (checkout / "configs" / RECIPE.name).write_text(yaml.safe_dump(settings))
+    (folder / "configs" / RECIPE.name).write_text(yaml.safe_dump(settings))
     return settings
 
 
@@ -104,13 +108,7 @@ class Reader:
         self._printed = {}
         self.lucid = folder / "lucid"
         checkout = folder / "checkout"
-        checkout.mkdir()
-        without = shutil.ignore_patterns("site.env", "__pycache__")
-        for name in ("configs", "launch", "slurm"):
-            shutil.copytree(REPOSITORY / name, checkout / name, ignore=without)
-        for name in ("Makefile", "README.md", "pyproject.toml"):
-            shutil.copy(REPOSITORY / name, checkout)
-        self._add_what_readers_have(checkout, make_tiny(checkout))
+        self._add_what_readers_have(checkout, tiny_checkout(checkout, "configs", "launch", "slurm"))
         self._variables = {
             "PIP_NO_INDEX": "1",  # should our stand-in be passed by
             "README_CHECKOUT": str(checkout),
@@ -246,9 +244,7 @@ def test_a_job_is_submitted_from_a_template_that_is_there(reader):
 def test_lucid_can_be_installed_from_the_index_as_it_is_written(tmp_path):
     """Without stand-ins, and with the home of the user, where pip may have its settings."""
     (block,) = [block for block in BLOCKS if "-m venv" in block.text]
-    without = shutil.ignore_patterns(".*", "__pycache__", "runs", "data", "models", "site.env")
-    shutil.copytree(REPOSITORY, tmp_path / "lucid", ignore=without)
-    make_tiny(tmp_path / "lucid")
+    tiny_checkout(tmp_path / "lucid", "configs", "launch", "lucid", "slurm")
     with chdir(tmp_path / "lucid"):
         finished = run_script(block.text, {"HOME": os.environ[USER_HOME], "PYTHONPATH": ""})
     assert finished.returncode == 0, finished.stdout
