@@ -14,6 +14,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (whoever has installed nothing yet
     sys.exit(2)
 
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hostfile
 from placement import THREAD_VARIABLES, Machine
@@ -119,7 +120,8 @@ class Launch:
 
 def parse(arguments: Sequence[str]) -> Options:
     """Return what the arguments of `mpirun.sh` ask for; or raise `RefusedError`. Files have to be readable."""
-    rest, found = list(arguments), {}
+    rest = list(arguments)
+    found: dict[str, Any] = {}
     supervision: list[str] = []
     while rest and rest[0].startswith("-"):
         option = rest.pop(0)
@@ -309,7 +311,7 @@ def _available_cores() -> int:
     assert specification.loader is not None
     limits = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(limits)
-    return limits.available_cores()
+    return int(limits.available_cores())
 
 
 def main(python: str, arguments: Sequence[str]) -> int:
@@ -364,7 +366,7 @@ def _become(command: Sequence[str]) -> NoReturn:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:
-        os.execv(command[0], command)
+        os.execv(command[0], list(command))
     except OSError as error:
         raise RefusedError(f"{command[0]} cannot be started: {error.strerror}") from None
 
@@ -388,5 +390,6 @@ def _say(sentence: str) -> None:
 if __name__ == "__main__":
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this without a traceback
-    sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
     sys.exit(main(sys.argv[1], sys.argv[2:]))
