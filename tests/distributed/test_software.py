@@ -3,55 +3,60 @@
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 import lucid
+from lucid.distributed import announced, session
+from lucid.errors import LucidError
 
 SECONDS = 30
 
-# A rank whose number is WHO pretends to have another version, as WHAT says, and then all join.
-PROGRAM = """
-import os, platform, sys
-import numpy
-from lucid.distributed import session, software
-from lucid.errors import LucidError
 
-if os.environ["PMI_RANK"] == "{who}":
-    {what}
-try:
-    with session():
-        sys.stdout.write("joined\\n")
-except LucidError as error:
-    assert error.told and error.agreed
-    sys.exit(error.exit_code)
-"""
+def join_as_another(who: int, name: str, value: object) -> tuple[int, bool, bool]:
+    """Join on all ranks, of which rank `who` has `value` in the place of what has that name.
+
+    Return the exit code, whether all ranks know of it, and whether the user does.
+    """
+    here = announced().rank == who
+    with mock.patch(name, value) if here else nullcontext():
+        try:
+            with session():
+                print("joined")
+        except LucidError as error:
+            return error.exit_code, error.agreed, error.told
+    return 0, True, False
+
+
+def version_of_the_future() -> str:
+    return "3.99"
 
 
 @pytest.mark.parametrize(
-    ("what", "other"),
+    ("name", "value", "other"),
     [
-        ("numpy.__version__ = '1.0'", "runs NumPy 1.0, but rank 0 on"),
-        ("platform.python_version = lambda: '3.99'", "runs Python 3.99, but rank 0 on"),
-        ("software.__version__ = '9'", "runs lucid 9, but rank 0 on"),
+        ("numpy.__version__", "1.0", "runs NumPy 1.0, but rank 0 on"),
+        ("platform.python_version", version_of_the_future, "runs Python 3.99, but rank 0 on"),
+        ("lucid.distributed.software.__version__", "9", "runs lucid 9, but rank 0 on"),
     ],
 )
 @pytest.mark.parametrize("who", [1, 2])
-def test_a_rank_with_another_version_is_named_and_none_goes_on(run_ranks, who, what, other):
-    finished = run_ranks(3, "-m", "mpi4py", "-c", PROGRAM.format(who=who, what=what), seconds=SECONDS)
-    assert finished.returncode == 2, finished.stdout
-    assert finished.stdout.count(f"rank {who} on ") == 1
-    assert other in finished.stdout
-    assert "install the same on all hosts" in finished.stdout
-    assert "joined" not in finished.stdout
-    assert "Abort" not in finished.stdout
+def test_a_rank_with_another_version_is_named_and_none_goes_on(rank_pool, who, name, value, other):
+    results = rank_pool.run(3, join_as_another, who, name, value)
+    output = "".join(result.output for result in results)
+    assert [result.value for result in results] == [(2, True, True)] * 3
+    assert output.count(f"rank {who} on ") == 1
+    assert other in output
+    assert "install the same on all hosts" in output
+    assert "joined" not in output
 
 
-def test_ranks_with_one_version_join(run_ranks):
-    finished = run_ranks(3, "-m", "mpi4py", "-c", PROGRAM.format(who=1, what="pass"), seconds=SECONDS)
-    assert finished.returncode == 0, finished.stdout
-    assert finished.stdout.count("joined") == 3
+def test_ranks_with_one_version_join(rank_pool):
+    results = rank_pool.run(3, join_as_another, 9, "", None)
+    assert [(result.value, result.output) for result in results] == [((0, True, False), "joined\n")] * 3
 
 
 @pytest.mark.parametrize("change", ["version", "comment"])
