@@ -51,7 +51,7 @@ COMMAND = "from lucid.cli import main\ntry: main([{}])\nexcept SystemExit as lea
     [
         ("import lucid", set()),
         ("import lucid.distributed", set()),
-        ("from lucid.distributed import topology\ntopology.available_cores()", set()),
+        ("from lucid.distributed import limits, topology\nlimits.available_cores(), topology.announced()", set()),
         ("import lucid; lucid.Tensor; lucid.nn; lucid.models", {"numpy", "pydantic"}),
         ("import lucid; lucid.distributed.connect(); lucid.distributed.DistributedDataParallel", {"numpy"}),
         (
