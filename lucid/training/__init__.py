@@ -1,17 +1,8 @@
-"""Runs: their settings, the loop, checkpoints, metrics and evaluation. `run` does all of it."""
+"""Runs: their settings, the loop, checkpoints, metrics and evaluation. `run` does all of it.
 
-from typing import TYPE_CHECKING, Any
+It is imported when it is used: settings and checkpoints are of use without the loop, which imports all that lies below.
+"""
 
-if TYPE_CHECKING:
-    from lucid.training.running import run
+import lazy_loader
 
-__all__ = ["run"]
-
-
-def __getattr__(name: str) -> Any:
-    # Settings and checkpoints are of use without the loop, which imports all that there is below.
-    if name == "run":
-        from lucid.training.running import run
-
-        return run
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

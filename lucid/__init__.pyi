@@ -1,0 +1,12 @@
+from . import autograd as autograd
+from . import data as data
+from . import distributed as distributed
+from . import models as models
+from . import nn as nn
+from . import optim as optim
+from . import random as random
+from .autograd import Tensor as Tensor
+from .autograd import no_grad as no_grad
+from .autograd.tensor import tensor as tensor
+from .random import manual_seed as manual_seed
+from .version import __version__ as __version__
