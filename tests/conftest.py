@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import isolation
 import numpy as np
@@ -93,9 +94,15 @@ def communicator(request: pytest.FixtureRequest) -> Iterator[Group]:
 
 
 def _close(group: Group, session: pytest.Session) -> None:
-    """Give back the memory that ranks share, unless a test has failed, on this rank alone perhaps."""
-    if not session.testsfailed:
-        group.close()
+    """Give back the memory that ranks share, unless a test has failed, on this rank alone perhaps.
+
+    MPI is ended at exit: pytest-mpi asks it once more, for its summary.
+    """
+    if not session.testsfailed and session.config.getoption("--only-mpi"):
+        from mpi4py import MPI
+
+        with patch.object(MPI, "Finalize"):
+            group.close()
 
 
 @pytest.fixture(scope="session")
