@@ -1,4 +1,4 @@
-"""Keeps what surrounds the tests out of them: variables of the environment, the home, the folder they are started in.
+"""Keeps what surrounds the tests out of them: variables, signals that are ignored, the home, the folder of the start.
 
 It is imported before NumPy, Numba and lucid, and cleans the environment then, as these read their numbers of threads
 when they are loaded. Processes that tests start inherit what is left; those that run pytest again, workers of
@@ -8,6 +8,7 @@ pytest-xdist among them, have the environment that they were given.
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def clean_environment() -> None:
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
         os.unsetenv(name)  # readline, which pytest imports, sets them for child processes, unseen by `os.environ`
+    # Under nohup, say, every process that a test starts would ignore it too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if USER_HOME in os.environ:
         return
     home, kernels = os.path.expanduser("~"), _kernels_of_the_machine()

@@ -12,7 +12,7 @@ from launching import ONE_THREAD
 
 from lucid.errors import ExitCode
 
-pytestmark = pytest.mark.long
+long = pytest.mark.long
 
 LIMIT = 2
 LIMITED = f"train.watchdog_seconds={LIMIT}"
@@ -61,12 +61,14 @@ def assert_ended(finished, finding):
 WAITING = r"ranks wait in vain in all_reduce \(wait \d+\) at step 8, all ranks end: "
 
 
+@long
 @pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
 def test_a_stopped_rank_ends_the_run(train_with, launch):
     finished = train_with("os.kill(os.getpid(), signal.SIGSTOP)", launch=launch)
     assert_ended(finished, WAITING + r"rank 1 on \S+ does not answer")
 
 
+@long
 def test_a_rank_that_does_not_let_its_watchdog_run_ends_the_run(train_with):
     """The call keeps Python's lock."""
     finished = train_with("ctypes.PyDLL(None).sleep(1000)")
@@ -79,16 +81,19 @@ def test_a_rank_in_an_endless_loop_ends_the_run_and_shows_where_it_is(train_with
     assert re.search(r"rank 1:   <string>:\d+ in step", finished.stdout)
 
 
+@long
 def test_a_sleeping_first_rank_ends_the_run(train_with):
     finished = train_with("time.sleep(1000)", "run.step == 8 and rank == 0")
     assert_ended(finished, WAITING + r"rank 0 on \S+ is at step 7, outside of any collective")
 
 
+@long
 def test_ranks_that_take_different_ways_end_the_run(train_with):
     finished = train_with("run.communicator.barrier()")
     assert_ended(finished, WAITING + "they are not in the same collective")
 
 
+@long
 def test_a_rank_that_hangs_while_it_saves_ends_the_run_after_a_longer_time(train_with):
     """The checkpoint of step 20 is written in the background; that of step 40 waits for it."""
     patch = "from lucid.training.store import Incarnation; Incarnation.save = lambda *_: time.sleep(1000)"
@@ -109,6 +114,7 @@ SLOW_START = SLOW + "from lucid.data import Corpus; Corpus.verify = slowly(Corpu
 SLOW_FIRST_STEP = SLOW + "M = trainer.MicroBatches; M.gradients = slowly(M.gradients, [2])"
 
 
+@long
 @pytest.mark.parametrize(
     ("patch", "steps"),
     [(SLOW_EVALUATION, 9), (SLOW_SAVING, 9), (SLOW_START, 9), (SLOW_FIRST_STEP, 1)],
@@ -158,14 +164,17 @@ def train_suspended(mpiexec, run_file, tmp_path, losses):
     return run
 
 
+@long
 def test_a_rank_that_is_stopped_for_less_than_the_limit_changes_nothing(train_suspended, train):
     assert train_suspended([1], LIMIT / 2) == train(3, "undisturbed")
 
 
+@long
 def test_a_job_that_is_suspended_as_a_whole_goes_on_afterwards(train_suspended, train):
     assert train_suspended([0, 1, 2], 3 * LIMIT) == train(3, "undisturbed")
 
 
+@long
 @pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
 @pytest.mark.parametrize("fault", ["os._exit(0)", "os._exit(3)"])
 def test_a_rank_that_leaves_without_a_word_ends_all(train_with, fault, launch):
@@ -174,6 +183,7 @@ def test_a_rank_that_leaves_without_a_word_ends_all(train_with, fault, launch):
     assert "finished at step" not in finished.stdout
 
 
+@long
 @pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
 @pytest.mark.parametrize(("fault", "code"), [("sys.exit(3)", 3), ("1 / 0", ExitCode.FAILED)])
 def test_a_rank_that_fails_ends_all_at_once_beside_the_watchdog(train_with, fault, code, launch):
@@ -199,6 +209,7 @@ main()
 """
 
 
+@long
 def test_a_stopped_rank_ends_an_evaluation_too(train, run_ranks, tmp_path):
     train(1, "run", "train.steps=6")
     arguments = ("evaluate", str(tmp_path / "run"), "--watchdog-seconds", str(LIMIT))
@@ -209,6 +220,7 @@ def test_a_stopped_rank_ends_an_evaluation_too(train, run_ranks, tmp_path):
 FUNNELED = "import mpi4py; mpi4py.rc.thread_level = 'funneled'; from lucid.cli import main; main()"
 
 
+@long
 def test_an_mpi_library_that_one_thread_alone_may_use_is_refused(run_ranks, run_file):
     finished = run_ranks(2, "-c", FUNNELED, "train", str(run_file))
     assert finished.returncode == ExitCode.REFUSED, finished.stdout
@@ -216,6 +228,7 @@ def test_an_mpi_library_that_one_thread_alone_may_use_is_refused(run_ranks, run_
     assert "Abort" not in finished.stdout
 
 
+@long
 def test_without_a_limit_there_is_no_watchdog(run_ranks, run_file):
     finished = run_ranks(2, "-c", FUNNELED, "train", str(run_file), "train.watchdog_seconds=0")
     assert finished.returncode == 0, finished.stdout

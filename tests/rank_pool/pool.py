@@ -134,6 +134,7 @@ class _Started:
                     *(sys.executable, "-m", "mpi4py", "-m", "rank_pool.rank", address, str(folder)),
                 ],
                 env=os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                cwd=folder,  # that of the test that happens to be the first is removed after it
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,

@@ -109,6 +109,10 @@ class Reader:
         self.lucid = folder / "lucid"
         checkout = folder / "checkout"
         self._add_what_readers_have(checkout, tiny_checkout(checkout, "configs", "launch", "slurm"))
+        # All else of lucid is as it is installed: kernels compiled from a copy would be compiled anew.
+        (checkout / "lucid" / "distributed").mkdir(parents=True)
+        for name in ("limits.py", "whereabouts.py"):
+            shutil.copy(REPOSITORY / "lucid" / "distributed" / name, checkout / "lucid" / "distributed")
         self._variables = {
             "PIP_NO_INDEX": "1",  # should our stand-in be passed by
             "README_CHECKOUT": str(checkout),

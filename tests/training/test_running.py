@@ -6,8 +6,7 @@ from lucid import kernels, random
 from lucid.distributed import StopRequest
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.errors import ExitCode
-from lucid.kernels import threads
-from lucid.kernels.cpu import gemm
+from lucid.kernels import products, threads
 from lucid.training import run
 from lucid.training.config import load
 
@@ -37,8 +36,8 @@ def test_a_run_that_is_asked_to_stop_says_so_and_goes_on_from_there(run_file, ca
 
 def test_a_precision_chosen_within_a_block_is_put_back(monkeypatch):
     chosen = []
-    monkeypatch.setattr(gemm, "set_precision", chosen.append)
-    monkeypatch.setattr(kernels, "_on_cpu", lambda: None)
+    monkeypatch.setattr(products, "set_precision", chosen.append)
+    monkeypatch.delenv("LUCID_KERNELS", raising=False)
     with kernels.choices_kept():
         kernels.set_precision("bfloat16")
     assert chosen == ["bfloat16", "float32"]
