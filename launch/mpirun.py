@@ -341,7 +341,10 @@ def _start(python: str, options: Options) -> int:
         print(f"threads per rank: {launch.threads}")
         print(" ".join(map(_quoted, launch.command)))
         return 0
-    if lost := hostfile.unusable(there.hosts, python):
+    lost = hostfile.unusable(
+        there.hosts, python
+    )  # no `:=`: an old Python has to read all of this to say that it is one
+    if lost:
         _tell_of(list(lost.values()))
         return UNREACHABLE
     os.environ.update(launch.variables)

@@ -1,6 +1,7 @@
 from . import autograd as autograd
 from . import data as data
 from . import distributed as distributed
+from . import errors as errors
 from . import models as models
 from . import nn as nn
 from . import optim as optim

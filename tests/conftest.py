@@ -1,7 +1,8 @@
 """What all tests share: a small corpus and a small run on it, which tests run inside mpiexec, and how ranks start.
 
-Tests marked `@pytest.mark.mpi(min_size=2)` run on every rank of an `mpiexec ... pytest --only-mpi`, which
-`tests/distributed/test_under_mpi.py` starts. Plain `pytest` leaves them out and runs all others.
+Tests marked `@pytest.mark.mpi(min_size=2)` run on every rank of the pool (`tests/distributed/test_under_mpi.py`), or,
+if they are also marked `emulated`, under an mpiexec of their own (`tests/gpu/test_under_emulation.py`). Plain `pytest`
+leaves them out and runs all others.
 """
 
 import os

@@ -1,14 +1,13 @@
-"""Keeps what surrounds the tests out of them: variables, signals that are ignored, the home, the folder of the start.
+"""Keeps what surrounds the tests out of them: variables of the environment, the home, the folder they are started in.
 
 It is imported before NumPy, Numba and lucid, and cleans the environment then, as these read their numbers of threads
-when they are loaded. Processes that tests start inherit what is left; those that run pytest again, workers of
-pytest-xdist among them, have the environment that they were given.
+when they are loaded. Processes that tests start inherit the cleaned environment. Those that run pytest again, such as
+workers of pytest-xdist, do not clean it a second time.
 """
 
 import atexit
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -42,8 +41,6 @@ def clean_environment() -> None:
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
         os.unsetenv(name)  # readline, which pytest imports, sets them for child processes, unseen by `os.environ`
-    # Under nohup, say, every process that a test starts would ignore it too.
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if USER_HOME in os.environ:
         return
     home, kernels = os.path.expanduser("~"), _kernels_of_the_machine()
@@ -80,7 +77,7 @@ def _kernels_of_the_machine() -> Path | None:
     """Return the folder in which lucid keeps compiled kernels here, if it can: each suite would take minutes anew."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     for folder in (os.environ.get("NUMBA_CACHE_DIR"), f"{cache}/lucid"):
-        if folder:
+        if folder and os.path.isabs(folder):  # not "~", which is all there is to say of a user without a home
             with suppress(OSError):
                 os.makedirs(folder, exist_ok=True)
                 if os.access(folder, os.W_OK):

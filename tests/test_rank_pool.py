@@ -158,7 +158,7 @@ def test_what_cannot_be_sent_back_is_a_failure_of_the_job(rank_pool):
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (hang_on, r"rank 0 and 1 not done after 1 s(.|\n)*about to wait(.|\n)*in hang_on"),
+        (hang_on, r"rank 0 and 1 not done after 5 s(.|\n)*about to wait(.|\n)*in hang_on"),
         (
             fail_before_a_barrier,
             r"rank 0 not done .* another has failed(.|\n)*on purpose(.|\n)*in fail_before",
@@ -171,5 +171,5 @@ def test_a_job_that_hangs_or_kills_ends_the_pool_with_what_is_known_and_the_next
     rank_pool, function, expected
 ):
     with pytest.raises(PoolError, match=expected):
-        rank_pool.run(2, function, 1, seconds=1 if function is hang_on else 30)
+        rank_pool.run(2, function, 1, seconds=5 if function is hang_on else 30)
     assert [result.value for result in rank_pool.run(3, fail_on, 9)] == [0, 1, 2]

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-# Each is the function, or the group, of its name in the module of its name; with the first paragraph of its help.
+# The first paragraph of each command's help. The command's function, or group, has its name, and so has their module.
 COMMANDS = {
     "prepare": "Prepare a corpus: split text into sentences, tokenize them, and write shards that training reads.",
     "plan": "Print what a run will be: samples and epochs, the ranks' shares, memory, checkpoints, and work.",

@@ -40,9 +40,9 @@ _drawing: ContextVar[bool] = ContextVar("drawing", default=True)
 
 @contextmanager
 def undrawn(wanted: bool = True) -> Iterator[None]:
-    """Leave weights that are made inside the block at zero, if so `wanted`: others are about to be copied over them.
+    """Leave weights that are made inside the block at zero, if `wanted`, as others will be copied over them.
 
-    What is drawn later is the same as if they had been drawn.
+    Later draws are the same as if these weights had been drawn.
     """
     token = _drawing.set(_drawing.get() and not wanted)
     try:

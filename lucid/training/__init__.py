@@ -1,6 +1,6 @@
 """Runs: their settings, the loop, checkpoints, metrics and evaluation. `run` does all of it.
 
-It is imported when it is used: settings and checkpoints are of use without the loop, which imports all that lies below.
+`run` is imported on first use: settings and checkpoints can be used without the loop and all that it imports.
 """
 
 import lazy_loader

@@ -199,6 +199,7 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
     What the settings say of logs, evaluations and checkpoints must not fall into these. All ranks call this.
     """
     trainer, work = Trainer(run), []
+    _ = trainer.product_limit  # before the steps, and once more after them
 
     def counted(batches: Iterator[Share]) -> Iterator[Share]:
         for batch in batches:

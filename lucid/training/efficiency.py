@@ -15,10 +15,10 @@ from lucid.training.setup import Run
 def product_limit(run: Run) -> float:
     """Return the FLOP/s of the products of an encoder layer, alone and on all ranks at once, added up over these.
 
-    Of a host with fewer cores than threads, so many ranks count as have cores, and the others wait for them: together
-    they have no more. Model FLOPs utilisation (MFU) is `models.bert.flops` over the time of the step, as a share of
-    this. All ranks call this; it takes less than a second for BERT-base where a thread does 100 GFLOP/s or on a GPU,
-    and milliseconds for small models.
+    On a host with fewer cores than threads only as many ranks are measured as there are cores for, and the others wait:
+    all of them together could do no more. Model FLOPs utilisation (MFU) is `models.bert.flops` over the time of the
+    step, as a share of this. All ranks call this; it takes less than a second for BERT-base where a thread does 100
+    GFLOP/s or on a GPU, and milliseconds for small models.
     """
     communicator = run.communicator
     counts = run.model.device != CPU or has_cores(places(communicator, threads.count()), communicator.rank)

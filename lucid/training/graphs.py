@@ -10,7 +10,7 @@ A replay launches what was captured and communicates as the captured pass did; n
 does in Python besides has to be the same each time, or be done by hand:
 
 - Each parameter is marked as having a gradient. The first contribution to an unmarked one overwrites, others add, and
-  a graph keeps which of both it was. That is the same each time, as no parameter is marked before a step's first
+  a graph keeps which of the two it did. That is the same each time, as no parameter is marked before a step's first
   micro-batch, and all are after each. A replay marks none itself.
 - `BucketedReduction` counts parameters and buckets. It is through with both at the end of each pass.
 """

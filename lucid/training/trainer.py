@@ -57,7 +57,7 @@ class Control:
 class Outcome:
     """What came out of a step: `figures` are those of `MicroBatches.gradients`, then the gradient's norm.
 
-    `has_labels`: did the global batch have any? Without, the gradient is 0.
+    `has_labels` says whether the global batch had labels; without any the gradient is 0.
     """
 
     step: int
@@ -86,6 +86,7 @@ class Trainer:
             self._most_seconds,
         )
         self._window = Window(run.communicator, run.window)
+        self._step_began = 0.0
         if run.model.device != CPU:
             _ = self.product_limit  # while the GPU has memory for it
         self._micro_batches = _micro_batches(run)
@@ -102,9 +103,15 @@ class Trainer:
 
     @cached_property
     def product_limit(self) -> float:
-        """What MFU is a share of, as of `efficiency.product_limit`: measured at the first use. All ranks call this."""
+        """What MFU is a share of, as of `efficiency.product_limit`: measured at the first use. All ranks call this.
+
+        The time that this takes is none of the step's in which it falls.
+        """
+        began = time.perf_counter()
         with self._window.paused():
-            return product_limit(self.run)
+            limit = product_limit(self.run)
+        self._step_began += time.perf_counter() - began
+        return limit
 
     def train(self, stop: Stop) -> bool:
         """Train until the last step, or the end of `train.max_hours`, or until a stop is asked for on any rank.
@@ -157,7 +164,7 @@ class Trainer:
         following = next(batches, None)
         control = self._announce(following, stop)
         while following is not None and control is not None:
-            started = time.perf_counter()
+            self._step_began = time.perf_counter()
             share = following
             masked_tokens, pairs, seconds, stopping = control.wait()
             place = self._schedule.place(run.step, seconds)
@@ -172,7 +179,7 @@ class Trainer:
             self._window.add_step(data_wait, flops.training)
             control = self._announce(following, stop)
             self._step(share, masked_tokens, pairs, place)
-            run.training_seconds += time.perf_counter() - started
+            run.training_seconds += time.perf_counter() - self._step_began
             if self._due(settings.check_replicas_every):
                 self._check_replicas()
             # In this order: what is evaluated before a kill is either saved as well, or done again.
@@ -202,8 +209,16 @@ class Trainer:
         figures = self._micro_batches.gradients(share, run.step, *weights)
         figures[-1] = norm = global_norm(run.ddp.flat)
         run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
-        has_labels, own = masked_tokens + pairs > 0, (share.masked_tokens, share.pairs)
-        self._outcomes.append(Outcome(run.step, learning_rate, has_labels, *own, Readback(figures)))
+        self._outcomes.append(
+            Outcome(
+                step=run.step,
+                learning_rate=learning_rate,
+                has_labels=masked_tokens + pairs > 0,
+                masked_tokens=share.masked_tokens,
+                pairs=share.pairs,
+                figures=Readback(figures),
+            )
+        )
         run.step += 1
         run.samples_consumed += self.settings.global_batch
         self._settle(self._steps_ahead)

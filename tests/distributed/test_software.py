@@ -54,6 +54,17 @@ def test_a_rank_with_another_version_is_named_and_none_goes_on(rank_pool, who, n
     assert "joined" not in output
 
 
+def old_numpy_on_rank_1():
+    return mock.patch("numpy.__version__", "1.0") if announced().rank == 1 else nullcontext()
+
+
+def test_mpiexec_leaves_with_the_code_of_a_refusal(run_within):
+    finished = run_within(2, old_numpy_on_rank_1, "train", "run.yaml", seconds=SECONDS)
+    assert finished.returncode == 2, finished.stdout
+    assert finished.stdout.count("runs NumPy 1.0, but rank 0 on") == 1
+    assert "Abort" not in finished.stdout
+
+
 def test_ranks_with_one_version_join(rank_pool):
     results = rank_pool.run(3, join_as_another, 9, "", None)
     assert [(result.value, result.output) for result in results] == [((0, True, False), "joined\n")] * 3

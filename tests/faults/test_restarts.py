@@ -98,6 +98,13 @@ def undisturbed(start, undisturbed_folder):
     return undisturbed_folder
 
 
+def test_a_finished_run_that_is_started_again_is_finished(start, undisturbed):
+    run = start(*LONG, f"run_folder={undisturbed}")
+    assert run.finish() == 0, run.output
+    assert "finished at step 150 of 150" in run.output
+    assert "supervise:" not in run.output
+
+
 def weights(run_folder):
     return (find_model(run_folder) / "model.safetensors").read_bytes()
 

@@ -1,5 +1,6 @@
 """launch/mpirun.sh and what it decides (mpirun.py): what would be run, what is run, and what it says when it cannot."""
 
+import ast
 import itertools
 import os
 import re
@@ -384,11 +385,43 @@ def test_dry_run_prints_the_command_for_a_shell_and_runs_nothing(finish, folder)
     assert tuple(shlex.split(command)) == plan(Options("train", settings, ranks=1), there, {}).command
 
 
+def test_ranks_that_take_turns_are_warned_of(finish):
+    code, _, errors = finish("--dry-run", "-n", str(available_cores() + 1), "run.yaml")
+    assert code == 0
+    assert "take turns: start at most" in errors
+    assert finish("--dry-run", "-n", str(available_cores()), "run.yaml")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "sentence"),
+    [
+        (("--gpus", "run.yaml"), {"CUDA_VISIBLE_DEVICES": ""}, "mpirun.sh: --gpus: this machine has no GPU for a rank"),
+        (("--hostfile", "/dev/null", "run.yaml"), {}, "mpirun.sh: the hostfile '/dev/null' names no host"),
+    ],
+)
+def test_what_cannot_be_started_is_one_sentence(finish, arguments, variables, sentence):
+    code, output, errors = finish(*arguments, **variables)
+    assert (code, output) == (2, "")
+    assert errors.startswith(sentence)
+    assert errors.count("\n") == 1
+
+
+def test_an_old_python_can_read_the_launcher_to_say_that_it_is_too_old():
+    for name in ("mpirun.py", "hostfile.py", "placement.py"):
+        ast.parse((SCRIPT.parent / name).read_text(), feature_version=(3, 7))
+
+
 def test_the_exit_code_and_the_signals_of_the_user_are_passed_on(finish, folder):
     code, output, _ = finish("-n", "2", "run.yaml", "a=b c", OMP_NUM_THREADS="5", RANK=SAYS_WHAT_IT_WAS_GIVEN)
     assert code == 7
     assert output.count(f"-S {KEEPER} -m mpi4py -m lucid train run.yaml a=b c with 5 5\n") == 2
-    assert output.count("ignores 0000\n") == 2
+    assert output.count(f"ignores {ignored_signals():04x}\n") == 2
+
+
+def ignored_signals():
+    """The mask of the signals 1 to 16 that this process was started to ignore, as by nohup; Python ignores SIGPIPE."""
+    numbers = set(range(1, 17)) - {signal.SIGPIPE}
+    return sum(1 << (number - 1) for number in numbers if signal.getsignal(number) == signal.SIG_IGN)
 
 
 def test_a_signal_reaches_the_ranks(start):

@@ -39,10 +39,10 @@ def process_kept(environment: dict[str, str], folder: str) -> Iterator[None]:
 def _environment_kept(environment: dict[str, str], folder: str) -> Iterator[None]:
     variables, working_folder, mask = dict(os.environ), os.getcwd(), os.umask(0)
     os.umask(mask)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
     try:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
         yield
     finally:
         os.umask(mask)

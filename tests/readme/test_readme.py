@@ -1,7 +1,7 @@
 """README.md: its shell blocks run as they are written, its Python runs, and what it shows is what is printed.
 
 They run one after the other in a copy of the checkout, whose configs/small_cpu.yaml is of a tiny model and a few steps.
-What needs a network, a cluster or several hosts is stood for by the programs in `commands`. A block is ```sh (runs),
+Programs in `commands` stand in for what needs a network, a cluster or several hosts. A block is ```sh (runs),
 ```console (runs, and prints what is shown), ```text (what the block before it printed) or ```python.
 """
 

@@ -125,7 +125,7 @@ def test_fewer_documents_than_ranks_and_a_batch_larger_than_an_epoch_train(
 ) -> None:
     (tmp_path / "two.txt").write_text("One is here. Two is here.\n\nThree is there. Four is there.")
     prepare([tmp_path / "two.txt"], tmp_path / "small", vocab_size=200, held_out=0)
-    settings = (f"data.path={tmp_path / 'small'}", "train.steps=6", "train.global_batch=15")
+    settings = (f"data.path={tmp_path / 'small'}", "train.steps=6", "train.checkpoint_every=2", "train.global_batch=15")
     finished = on_ranks(3, "train", run_file, *settings)
     assert finished.returncode == 0, finished.stdout
     assert "finished at step 6 of 6" in finished.stdout

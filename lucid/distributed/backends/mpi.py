@@ -32,8 +32,8 @@ from lucid.distributed.topology import check_world_size
 from lucid.distributed.whereabouts import Whereabouts
 
 _SECONDS_TO_BE_KILLED = 5.0
-# What is so small arrives whole: who waits for it waits for other ranks, and may leave them the processor meanwhile.
-# They may be there in a moment, about 2 milliseconds.
+# Messages of up to so many bytes arrive whole. A rank that waits for one waits for other ranks, and can leave them the
+# processor: at first by yielding, for about 2 milliseconds, then by sleeping between looks.
 _SMALL = 4096
 _YIELDS, _SECONDS_TO_SLEEP = 1000, 5e-4
 # MPI promises that there are as many.
@@ -77,6 +77,8 @@ class MPICommunicator(Communicator):
         self.nodes_are_subtrees: bool = self.evenly_spread and self._ranks.allreduce(int(subtree)) == self.size
         self._progress_threads: list[ProgressThread] = []
         self._companions: list[Companion] = []
+        # Communicators of this node's ranks alone.
+        self._within: list[MPICommunicator] = []
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
@@ -104,8 +106,7 @@ class MPICommunicator(Communicator):
     def broadcast(self, array: Array, root: int = 0) -> None:
         check_array("array", array)
         check_rank("root", root, self.size)
-        with self.whereabouts.waiting("broadcast", array.nbytes):
-            _wait_for(self._ranks.Ibcast(array, root), array.nbytes)
+        self._work("broadcast", (array,), self._ranks.Ibcast(array, root)).wait()
 
     def barrier(self) -> None:
         with self.whereabouts.waiting("barrier", 0):
@@ -113,8 +114,7 @@ class MPICommunicator(Communicator):
 
     def all_reduce_scalar(self, value: float) -> float:
         total = np.array(value, dtype=np.float64)
-        with self.whereabouts.waiting("all_reduce_scalar", total.nbytes):
-            _wait_for(self._ranks.Iallreduce(self._mpi.IN_PLACE, total), total.nbytes)
+        self._work("all_reduce_scalar", (total,), self._ranks.Iallreduce(self._mpi.IN_PLACE, total)).wait()
         return float(total)
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
@@ -132,6 +132,7 @@ class MPICommunicator(Communicator):
     def within_node(self) -> "MPICommunicator":
         """Return the communicator of this node's ranks alone. It ends with this one; all ranks call this."""
         part = MPICommunicator(self._node, self.whereabouts)
+        self._within += [part]
         part._windows = self._windows  # what is allocated there is freed here
         return part
 
@@ -196,8 +197,9 @@ class MPICommunicator(Communicator):
             window.free()
         for companion in self._companions:
             companion.leave()
-        for ranks in (self._counterparts, self._node, self._ranks):
-            ranks.Free()
+        for part in (*self._within, self):
+            for ranks in (part._counterparts, part._node, part._ranks):
+                ranks.Free()
         # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
         self._mpi.Finalize()
 

@@ -9,7 +9,7 @@ import hashlib
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,6 @@ import numba
 from numba import types
 from numba.core import event
 from numba.extending import intrinsic
-from numba.np import linalg
 
 from lucid.errors import ConfigError
 from lucid.kernels.compiled import announcement, kept_in, locked
@@ -93,13 +92,18 @@ def load() -> None:
 def _load_numba_without_scipy() -> None:
     """Load what Numba has for NumPy's functions, without SciPy's linear algebra.
 
-    It would be loaded for a look whether it is there, and take a third of the time of all kernels. None of them uses
-    it; who does, finds it as ever.
+    Numba imports that only to see whether it is installed, which takes a third of the time that all kernels take to
+    load. None of them uses it; programs that do can still load it. A Numba that looks in another way is only slower.
     """
-    ensure_blas = linalg.ensure_blas
+    try:
+        linalg: Any = import_module("numba.np.linalg")
+        ensure_blas = linalg.ensure_blas
+    except (ImportError, AttributeError):
+        return
     linalg.ensure_blas = lambda: None
     try:
-        import_module("numba.np.arraymath")
+        with suppress(ImportError):
+            import_module("numba.np.arraymath")
     finally:
         linalg.ensure_blas = ensure_blas
 
