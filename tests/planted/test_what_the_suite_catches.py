@@ -55,7 +55,7 @@ def plant(copy: Path):
 
 def run_in(copy: Path, *tests: str) -> subprocess.CompletedProcess[str]:
     """Run tests of the copy, up to the first that fails."""
-    variables = {"PYTHONPATH": str(copy), "NUMBA_CACHE_DIR": str(copy.parent / "kernels")}
+    variables = {"PYTHONPATH": str(copy), "HOME": str(copy.parent / "home")}
     with chdir(copy):
         return run_to_end([sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests], SECONDS, variables)
 
@@ -65,17 +65,17 @@ def name_of_test(patch: Path) -> str:
     return name
 
 
+def test_without_a_fault_the_same_tests_pass_in_the_copy(copy: Path) -> None:
+    finished = run_in(copy, *sorted({name_of_test(patch) for patch in PATCHES}))
+    assert finished.returncode == 0, finished.stdout
+
+
 @pytest.mark.parametrize("patch", PATCHES, ids=lambda path: path.stem)
 def test_a_planted_fault_is_caught(patch: Path, copy: Path, plant) -> None:
     plant(patch)
     finished = run_in(copy, name_of_test(patch))
     assert finished.returncode == TESTS_FAILED, finished.stdout
     assert "\nFAILED " in finished.stdout, finished.stdout  # rather than a fixture that could not be made
-
-
-def test_without_a_fault_the_same_tests_pass_in_the_copy(copy: Path) -> None:
-    finished = run_in(copy, *sorted({name_of_test(patch) for patch in PATCHES}))
-    assert finished.returncode == 0, finished.stdout
 
 
 def test_there_are_faults_in_every_package() -> None:

@@ -140,6 +140,11 @@ def test_a_mistake_is_one_sentence_from_mpiexec(run_ranks, run_file):
     assert_refused(finished, "train.global_batch is 7, which 2 ranks cannot share evenly")
 
 
+@pytest.mark.parametrize("mistake", ["--no-such-option", "no-such-file.yaml"])
+def test_a_mistake_on_the_command_line_is_one_sentence_from_one_rank(mistake, on_ranks):
+    assert_refused(on_ranks(2, "train", mistake), mistake)
+
+
 def assert_refused(finished, fragment):
     assert finished.returncode == 2
     assert fragment in finished.stdout
