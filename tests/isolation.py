@@ -26,6 +26,7 @@ KEPT = frozenset(
     (
         *("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "TMPDIR", "USER", "LOGNAME", "PYTEST_DEBUG_TEMPROOT", "PY_COLORS"),
         *("LUCID_KERNELS", "EMULATED_GPUS", "CUDA_HOME", "CUDA_PATH", CARDS),
+        *("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"),
         *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
         *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
     )
