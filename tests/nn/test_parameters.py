@@ -145,3 +145,14 @@ class TestRounded:
         optimizer(flat).step(1e-1)
         self.assert_copies_are_of(flat)
         assert (flat.rounded != before).mean() > 0.5
+
+
+def test_a_backward_that_was_interrupted_leaves_some_gradients_and_is_noticed(model):
+    flat = flatten(model)
+    assert not flat.has_gradients
+    first, *others = flat.parameters
+    first.mark_gradient()
+    with pytest.raises(RuntimeError, match=rf"1 of {len(others) + 1} parameters have a gradient"):
+        _ = flat.has_gradients
+    flat.mark_gradients()
+    assert flat.has_gradients
