@@ -1,8 +1,8 @@
 """Times starts of `lucid train` on one host: from the launch of so many ranks to their first step.
 
-Each line is a run of one step of a model as small as that of configs/small_cpu.yaml, one thread a rank, the best of a
-few: seconds until the start line, and until the first step, and the processor time of all ranks, to their ends. More
-ranks than cores take turns.
+A run takes one step of a model as small as the one in configs/small_cpu.yaml, with one thread a rank. Each printed line
+gives the best of a few runs: seconds until the start line, seconds until the first step, and the processor time of all
+ranks until their ends. More ranks than cores take turns.
 
     python benchmarks/starts.py [--ranks 1 2 4 8 16 32] [--turns 3] [KEY=VALUE ...]
 """

@@ -188,7 +188,7 @@ def plan(
 ) -> Launch:
     """Return what starts the ranks; `RefusedError` where `environment` asks for something impossible.
 
-    `width` is that of the terminal that the run writes to, in columns; "" where it writes to none.
+    `width` is the width in columns of the terminal that the run writes to; "" if it writes to none.
     """
     ranks, hosts = number_of_ranks(options, there), max(1, len(there.hosts))
     ranks_per_host = -(-ranks // hosts)
@@ -341,9 +341,8 @@ def _start(python: str, options: Options) -> int:
         print(f"threads per rank: {launch.threads}")
         print(" ".join(map(_quoted, launch.command)))
         return 0
-    lost = hostfile.unusable(
-        there.hosts, python
-    )  # no `:=`: an old Python has to read all of this to say that it is one
+    # Without `:=`, as an old Python has to read this file before it can say that it is too old.
+    lost = hostfile.unusable(there.hosts, python)
     if lost:
         _tell_of(list(lost.values()))
         return UNREACHABLE

@@ -31,6 +31,7 @@ from lucid.distributed import Communicator, choose, device_for
 from lucid.distributed.backends.nccl import NCCLCommunicator
 from lucid.distributed.backends.staged import StagedCommunicator
 from lucid.distributed.connection import Group, join
+from lucid.nn import init
 from lucid.preparation import prepare
 
 pytest_plugins = ["rank_pool.fixtures"]
@@ -247,6 +248,20 @@ def corpus_folder(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("prepared") / "corpus"
     prepare([text_file], folder, vocab_size=200, held_out=0.1)
     return folder
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by the number of weights with each array of them that is drawn."""
+    counts: list[int] = []
+    quantile = init.normal_quantile
+
+    def counted(numbers: np.ndarray) -> np.ndarray:
+        counts.append(numbers.size)
+        return quantile(numbers)
+
+    monkeypatch.setattr(init, "normal_quantile", counted)
+    return counts
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Products of linear layers on the CPU: by oneDNN where it is installed, in float32 or bfloat16, or by NumPy's BLAS.
 
-In bfloat16 the operands are rounded and the products added in float32. These take operands as they are given, rounded
-or not, and need no compiled kernels: `cpu/gemm.py` has what rounds and sums beside them.
+In bfloat16 the operands are rounded and the products added in float32. These functions take operands as they are given,
+rounded or not, and need no compiled kernels. `cpu/gemm.py` rounds operands and sums the gradients of biases.
 """
 
 from itertools import product

@@ -249,9 +249,9 @@ def executable(path, text):
 
 @pytest.fixture
 def programs(folder, mpiexec):
-    """A function that makes a Python, and an mpiexec beside it, that say what they are told to, and returns the Python.
+    """A function that makes stand-ins for Python and mpiexec side by side, and returns the one for Python.
 
-    What they are not told they take from the real ones.
+    They name the versions that the function is given, and pass everything else on to the real programs.
     """
 
     def make(launcher=None, library=None):

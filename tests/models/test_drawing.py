@@ -9,16 +9,6 @@ import lucid
 from lucid import random
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.hub import WEIGHTS_FILE
-from lucid.nn import init
-
-
-@pytest.fixture
-def draws(monkeypatch):
-    """A list that grows by the number of weights with each array of them that is drawn."""
-    counts = []
-    quantile = init.normal_quantile
-    monkeypatch.setattr(init, "normal_quantile", lambda numbers: counts.append(numbers.size) or quantile(numbers))
-    return counts
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Measures what the tests are worth: plants a fault in a copy of the sources, and runs the tests that have to fail.
 
 Each patch beside this file is one fault. Its first line says what the fault does; the line `Caught by:` names a test,
-or a file of tests, of `make test`. The copy is one folder for all patches of a process, as compiled kernels are kept by
-the path of their source. They are kept beside the copy: those of faulty sources do not belong in the home.
+or a file of tests, of `make test`. All patches of a process use one copy, since compiled kernels are kept by the path
+of their source. The copy has a home of its own, so that kernels of faulty sources do not stay in the user's.
 """
 
 import os

@@ -41,8 +41,8 @@ def rank_pool(mpiexec: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def on_ranks(rank_pool: RankPool) -> Callable[..., Finished]:
     """A function that runs `lucid ARGUMENTS` on some ranks of the pool, and returns what a finished mpiexec would.
 
-    All ranks have to leave with one exit code. The output of each comes after that of the one before. `within` makes a
-    context that each rank is in meanwhile: a function at the top of a module, or a partial of one.
+    All ranks have to leave with the same exit code. Their outputs follow one another in the order of ranks. Each rank
+    runs the command inside the context that `within` makes: a function at the top of a module, or a partial of one.
     """
 
     def run(ranks: int, *arguments: object, seconds: float = 60, **named: Any) -> Finished:

@@ -134,7 +134,7 @@ class _Started:
                     *(sys.executable, "-m", "mpi4py", "-m", "rank_pool.rank", address, str(folder)),
                 ],
                 env=os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                cwd=folder,  # that of the test that happens to be the first is removed after it
+                cwd=folder,  # the folder of the first test that needs the pool is removed after it
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
@@ -227,7 +227,7 @@ class _Started:
             before, texts = texts, _texts(self._folder, RANKS)
             if texts == before and all(texts):
                 break
-            time.sleep(0.1)
+            time.sleep(0.1)  # the ranks write to files, which nothing can wait for
         return texts
 
     def _last_words(self) -> str:

@@ -1,11 +1,8 @@
 """The start of a run: weights that come from elsewhere are not drawn first."""
 
-import pytest
-
 from lucid.distributed import StopRequest
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.models import BERTForPreTraining
-from lucid.nn import init
 from lucid.training.config import load
 from lucid.training.setup import _open_alone, open_run
 from lucid.training.store import CheckpointStore
@@ -16,15 +13,6 @@ class OneOfTwo(SingleCommunicator):
     """A rank that takes itself for the second of two, as long as it does not communicate."""
 
     rank, size = 1, 2
-
-
-@pytest.fixture
-def draws(monkeypatch):
-    """A list that grows by the number of weights with each array of them that is drawn."""
-    counts = []
-    quantile = init.normal_quantile
-    monkeypatch.setattr(init, "normal_quantile", lambda numbers: counts.append(numbers.size) or quantile(numbers))
-    return counts
 
 
 def test_only_the_first_rank_draws_initial_weights(run_file, draws):

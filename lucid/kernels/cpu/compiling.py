@@ -109,7 +109,7 @@ def _load_numba_without_scipy() -> None:
 
 
 def _load_from(folder: Path | None, listener: event.Listener) -> None:
-    """Load the kernels kept in `folder`, and compile and keep those that are not, of which `listener` is told."""
+    """Load the kernels kept in `folder`; compile and keep the others, each of which `listener` hears of."""
     with _cache_in(folder), event.install_listener("numba:compile", listener):
         for dispatcher, signature in _declared:
             if folder is not None:

@@ -1,6 +1,6 @@
-"""Stands for pip in an environment that python3 beside it has made: installs lucid's extras, from no index.
+"""Stands for pip in an environment made by the python3 beside it: "installs" lucid's extras without an index.
 
-The environment gets what that of the tests has. Each extra that is named has to be in pyproject.toml.
+It links to the packages of the tests' own environment. Each extra that is named has to be in pyproject.toml.
 """
 
 import argparse
