@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -79,6 +80,15 @@ def own_surroundings(request: pytest.FixtureRequest) -> Iterator[None]:
     parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
     with isolation.own_surroundings(on_card="card" in map(str, parameters.values())):
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_numbers(request: pytest.FixtureRequest) -> None:
+    """Each test draws the same numbers from its module's `RANDOM` in every run, whatever ran before it."""
+    generator = getattr(request.module, "RANDOM", None)
+    if generator is not None:
+        seed = zlib.crc32(request.node.name.encode())
+        generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
 
 @pytest.fixture(scope="session", autouse=True)

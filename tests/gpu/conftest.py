@@ -6,7 +6,6 @@ A process has either. The emulation is that of tests/emulated, and tests that ne
 """
 
 import shutil
-import zlib
 from collections import defaultdict
 
 import ml_dtypes
@@ -125,15 +124,6 @@ def in_double_precision(name, *arguments):
     are_numbers = (isinstance(each, np.ndarray) and each.dtype.name in SPACING for each in arguments)
     doubled = (each.astype(np.float64) if is_one else each for each, is_one in zip(arguments, are_numbers, strict=True))
     return getattr(reference, name)(*doubled)
-
-
-@pytest.fixture(autouse=True)
-def own_numbers(request):
-    """Each test draws the same numbers from its module's `RANDOM` in every run, whatever ran before it."""
-    generator = getattr(request.module, "RANDOM", None)
-    if generator is not None:
-        seed = zlib.crc32(request.node.name.encode())
-        generator.bit_generator.state = np.random.default_rng(seed).bit_generator.state
 
 
 @pytest.fixture(scope="session")

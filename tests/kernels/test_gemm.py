@@ -164,8 +164,9 @@ class TestOperands:
         by_joined = cpu.attention_gradient(operands[1], operands[0], probabilities, sequences, 3, *draws)
         exact = doubled(joined), sequences, 3, *draws
         expected, exact_probabilities = reference.attention(*exact)
-        # What is rounded in bfloat16: the probabilities that are kept, and the gradients by the scores.
-        within = 2.0**-8 if operands[0].dtype == onednn.BFLOAT16 else 2.0**-18
+        # Each rounding to bfloat16 costs up to 2**-8: of the probabilities that are kept, of the output, of the
+        # gradients by the scores. They fall on terms of sums, which may be larger than the sums.
+        within = 2.0**-6 if operands[0].dtype == onednn.BFLOAT16 else 2.0**-18
         np.testing.assert_allclose(output, expected, rtol=0, atol=within * np.abs(expected).max())
         np.testing.assert_allclose(probabilities, exact_probabilities, rtol=1e-5)
         expected = reference.attention_gradient(doubled(gradient), exact[0], exact_probabilities, *exact[1:])
