@@ -57,7 +57,7 @@ class Cases:
     def __init__(self, rows: int, length: int) -> None:
         self.rows, self.length = rows, length
         self.generator = np.random.default_rng(0)
-        self.draws = PROBABILITY, STREAM, Coordinates(1, 2, np.arange(rows))
+        self.draws = PROBABILITY, STREAM, Coordinates.of(1, 2, np.arange(rows))
 
     def normal(self, *shape: int) -> np.ndarray:
         return self.generator.standard_normal(shape, dtype=np.float32)

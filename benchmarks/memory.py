@@ -62,7 +62,7 @@ def lucid_step(batch: dict[str, np.ndarray], precision: str) -> tuple[Any, Calla
 
     def step() -> float:
         flat.zero_grad()
-        with random.at(random.Coordinates(0, optimizer.updates, samples)):
+        with random.at(random.Coordinates.of(0, optimizer.updates, samples)):
             mlm, nsp = model.branch_losses(**batch)
             (mlm.loss * (1 / mlm.count) + nsp.loss * (1 / nsp.count)).backward()
         optimizer.step(1e-4, clip_scale(global_norm(flat), 1.0))

@@ -102,7 +102,7 @@ def ways(communicator: Timed, options: argparse.Namespace) -> dict[str, Callable
                 communicate()
 
         ddp.zero_grad()
-        with random.at(random.Coordinates(0, 0, np.arange(options.batch))):
+        with random.at(random.Coordinates.of(0, 0, np.arange(options.batch))):
             loss = ddp.module.get_loss(**batch)
             return timed(backward)
 

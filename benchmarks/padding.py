@@ -48,7 +48,7 @@ def make_step(config: BERTConfig) -> Callable[[Batch], float]:
 
     def step(batch: Batch) -> float:
         flat.zero_grad()
-        with random.at(random.Coordinates(0, optimizer.updates, np.arange(len(batch["input_ids"])))):
+        with random.at(random.Coordinates.of(0, optimizer.updates, np.arange(len(batch["input_ids"])))):
             loss = model.get_loss(**batch)
             loss.backward()
         optimizer.step(1e-4, clip_scale(global_norm(flat), 1.0))

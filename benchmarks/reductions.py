@@ -55,7 +55,7 @@ def steps(communicator: Communicator, config: BERTConfig, options: argparse.Name
 
         def backward(number: int) -> None:
             samples = np.arange(options.batch) + number * options.batch
-            with random.at(random.Coordinates(0, optimizer.updates, samples)):
+            with random.at(random.Coordinates.of(0, optimizer.updates, samples)):
                 ddp.module.get_loss(**batch).backward()
 
         def step() -> None:

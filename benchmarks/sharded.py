@@ -47,7 +47,7 @@ class Side:
 
     def backward(self) -> None:
         self.ddp.zero_grad()
-        with random.at(random.Coordinates(0, self.optimizer.updates, self.samples)):
+        with random.at(random.Coordinates.of(0, self.optimizer.updates, self.samples)):
             self.ddp.module.get_loss(**self.batch).backward()
 
     def update(self) -> None:

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 
 import numpy as np
 
@@ -38,59 +37,59 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where in a run numbers are drawn: row `i` of a batch is sample `samples[i]` of step `step`.
+    """Where in a run numbers are drawn.
 
-    `samples` is an integer array [B]: each row's index in the *global* batch of the step. With `positions`, integers
-    [B], a row is a part of its sample, and this says which: the first is 0, and all are as large as the row. `step` may
-    be an integer array of no dimensions, in the library of `samples`: so a GPU's step stays in its memory.
+    `counters` (int64 [B]) has the second and third counter word of each row in one: the step above, the low half of the
+    sample below. With `positions`, integers [B], a row is a part of its sample, and this says which: the first is 0,
+    and all are as large as the row. Both may lie in a GPU's memory. Nothing is derived from them and kept, as they may
+    be filled anew for each step.
     """
 
     seed: int
-    step: int | Array
-    samples: Array
+    counters: Array
     positions: Array | None = None
 
-    @cached_property
-    def words(self) -> Array:
-        """The second and third counter word of each row in one, int64 [B]: the step above, the sample's low half below.
+    @classmethod
+    def of(cls, seed: int, step: int, samples: Array) -> "Coordinates":
+        """Return those of a batch whose row `i` is sample `samples[i]` of step `step`.
 
-        Made once for all that is drawn at these coordinates.
+        `samples` is an integer array [B]: each row's index in the *global* batch of the step.
         """
-        step = array_module(self.samples).asarray(self.step, dtype=np.uint64) << np.uint64(32)
-        return (step | self.samples.astype(np.uint64) & np.uint64(_WORD)).astype(np.int64)
+        above = np.uint64((int(step) & _WORD) << 32)
+        return cls(seed, (samples.astype(np.uint64) & np.uint64(_WORD) | above).astype(np.int64))
 
 
 def random_words(stream: int, coordinates: Coordinates, count: int) -> Array:
     """Return uint32 [B, count]: `count` words for each of the B rows of `coordinates`.
 
-    The array belongs to the library of `coordinates.samples`.
+    The array belongs to the library of `coordinates.counters`.
     """
-    samples, positions = coordinates.samples, coordinates.positions
-    xp = array_module(samples)
-    first = xp.zeros(len(samples), np.int64) if positions is None else xp.asarray(positions, np.int64) * count
+    counters, positions = coordinates.counters, coordinates.positions
+    xp = array_module(counters)
+    first = xp.zeros(len(counters), np.int64) if positions is None else xp.asarray(positions, np.int64) * count
     # The words of a row may begin within a block.
     blocks = -(-(count + (0 if positions is None else 3)) // 4)
-    words = xp.empty((len(samples), blocks, 4), dtype=np.uint32)
+    words = xp.empty((len(counters), blocks, 4), dtype=np.uint32)
     rows_at_once = max(1, _CHUNK // max(blocks, 1))
-    for row in range(0, len(samples), rows_at_once):
+    for row in range(0, len(counters), rows_at_once):
         for start in range(0, blocks, _CHUNK):
             rows = slice(row, row + rows_at_once)
             numbers = first[rows, None] // 4 + xp.arange(start, min(start + _CHUNK, blocks))
-            words[rows, start : start + _CHUNK] = _philox(stream, coordinates.seed, coordinates.words[rows], numbers)
-    words = words.reshape(len(samples), -1)
+            words[rows, start : start + _CHUNK] = _philox(stream, coordinates.seed, counters[rows], numbers)
+    words = words.reshape(len(counters), -1)
     return (
         words[:, :count] if positions is None else xp.take_along_axis(words, first[:, None] % 4 + xp.arange(count), 1)
     )
 
 
-def _philox(stream: int, seed: int, places: Array, blocks: Array) -> Array:
-    """Return uint32 [B, N, 4]: the words of the N blocks, numbered in `blocks` [B, N], of B `Coordinates.words`."""
-    xp, shape = array_module(places), blocks.shape
-    places = xp.broadcast_to(places.astype(np.uint64)[:, None], shape)
+def _philox(stream: int, seed: int, counters: Array, blocks: Array) -> Array:
+    """Return uint32 [B, N, 4]: the words of the N blocks, numbered in `blocks` [B, N], of B `Coordinates.counters`."""
+    xp, shape = array_module(counters), blocks.shape
+    counters = xp.broadcast_to(counters.astype(np.uint64)[:, None], shape)
     # 32-bit words in 64-bit arrays: a product of two then has both its halves in one element.
     first = xp.full(shape, stream & _WORD, dtype=np.uint64)
     word, half = np.uint64(_WORD), np.uint64(32)
-    second, third = places >> half, places & word
+    second, third = counters >> half, counters & word
     fourth = blocks.astype(np.uint64)
     low_key, high_key = seed & _WORD, seed >> 32 & _WORD
     for _ in range(_ROUNDS):
@@ -153,8 +152,8 @@ def current_coordinates(rows: int) -> Coordinates:
     coordinates = _current.get()
     if coordinates is None:
         return coordinates_by_hand(rows)
-    if len(coordinates.samples) != rows:
-        raise ValueError(f"the coordinates in force are of {len(coordinates.samples)} samples, the batch has {rows}")
+    if len(coordinates.counters) != rows:
+        raise ValueError(f"the coordinates in force are of {len(coordinates.counters)} samples, the batch has {rows}")
     return coordinates
 
 
@@ -162,7 +161,7 @@ def coordinates_by_hand(rows: int) -> Coordinates:
     """Return new coordinates, drawn from `manual_seed` and the number of calls since."""
     global _calls_by_hand
     _calls_by_hand += 1
-    return Coordinates(seed=_seed_by_hand, step=_calls_by_hand - 1, samples=np.arange(rows))
+    return Coordinates.of(_seed_by_hand, _calls_by_hand - 1, np.arange(rows))
 
 
 def manual_seed(seed: int) -> None:

@@ -24,7 +24,7 @@ def train(settings: Settings, communicator: Communicator) -> None:
     def step(dropout: bool) -> float:
         model.train(dropout)
         ddp.zero_grad()
-        with random.at(random.Coordinates(0, optimizer.updates, samples)):
+        with random.at(random.Coordinates.of(0, optimizer.updates, samples)):
             loss = model.get_loss(**batch, mlm_weight=mlm_weight, nsp_weight=nsp_weight, reduction="sum")
             loss.backward()
         optimizer.step(LEARNING_RATE, clip_scale(global_norm(ddp.flat), MAX_NORM))

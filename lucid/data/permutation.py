@@ -24,7 +24,7 @@ class Permutation:
         # The two digits span little more than `size`, so few numbers go through twice.
         self._high = math.isqrt(size - 1) + 1
         self._low = -(-size // self._high)
-        words = random_words(Stream.SHUFFLE, Coordinates(seed, epoch, np.zeros(1, dtype=np.int64)), 2 * _ROUNDS)[0]
+        words = random_words(Stream.SHUFFLE, Coordinates.of(seed, epoch, np.zeros(1, dtype=np.int64)), 2 * _ROUNDS)[0]
         self._keys = words[::2].astype(np.uint64) << np.uint64(32) | words[1::2].astype(np.uint64)
 
     def at(self, places: Array) -> Array:

@@ -115,7 +115,7 @@ class Sampler:
         segments = self._segments(epoch, places)
         input_ids, attention_mask, second, candidates = self._laid_out(segments)
         continues_word = None if self._continues_word is None else self._continues_word[input_ids]
-        lengths, coordinates = attention_mask.sum(axis=1), Coordinates(self._seed, epoch, places)
+        lengths, coordinates = attention_mask.sum(axis=1), Coordinates.of(self._seed, epoch, places)
         masked, labels = mask_tokens(input_ids, candidates, lengths, self._masking, coordinates, continues_word)
         nsp_labels = segments.labels if self._settings.nsp else np.full(len(places), IGNORE_INDEX)
         types, numbers = second.astype(np.int32), attention_mask.astype(np.int32)
@@ -124,7 +124,7 @@ class Sampler:
     def _segments(self, epoch: int, places: Array) -> Segments:
         """Return the segments of the sequences that stand at `places` of an epoch."""
         spans = Permutation(self._sequences_per_epoch, self._seed, epoch).at(places)
-        words = random_words(Stream.PAIR, Coordinates(self._seed, epoch, places), WORDS)
+        words = random_words(Stream.PAIR, Coordinates.of(self._seed, epoch, places), WORDS)
         return (self._pairs.choose if self._settings.nsp else self._pairs.choose_single)(spans, words)
 
     def _lengths(self, epoch: int, places: Array) -> Array:

@@ -125,8 +125,8 @@ def layer_norm_gradient(
 
 def _dropout_factors(like: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
     """Return 0 or 1 / (1 - probability) for each element of `like` [B, ...], in its dtype."""
-    samples = array_module(like).asarray(coordinates.samples)
-    words = random_words(stream, replace(coordinates, samples=samples), like[0].size)
+    counters = array_module(like).asarray(coordinates.counters)
+    words = random_words(stream, replace(coordinates, counters=counters), like[0].size)
     return _factors(words.reshape(like.shape), like.dtype, probability)
 
 
@@ -216,8 +216,8 @@ def _attention_factors(
     xp, (H, L, _) = array_module(like), like.shape
     position = 0 if coordinates.positions is None else int(coordinates.positions[first])
     places = (xp.arange(H)[:, None] * length + position + xp.arange(L)).reshape(-1)
-    sample = xp.full(H * L, int(coordinates.samples[first]))
-    words = random_words(stream, Coordinates(coordinates.seed, coordinates.step, sample, places), length)
+    counters = xp.full(H * L, int(coordinates.counters[first]))
+    words = random_words(stream, Coordinates(coordinates.seed, counters, places), length)
     return _factors(words[:, position : position + L].reshape(like.shape), like.dtype, probability)
 
 

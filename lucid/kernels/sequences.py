@@ -148,8 +148,8 @@ class Sequences:
     def coordinates(self, samples: Coordinates) -> Coordinates:
         """Return where each row draws, given where each row of the grid does."""
         xp = array_module(self.slots)
-        of_row = xp.asarray(samples.samples)[self.slots // self.length]
-        return Coordinates(samples.seed, samples.step, of_row, self.slots % self.length)
+        of_row = xp.asarray(samples.counters)[self.slots // self.length]
+        return Coordinates(samples.seed, of_row, self.slots % self.length)
 
 
 def begins(sequence_ids: Array) -> Array:

@@ -76,14 +76,13 @@ class Place:
     @classmethod
     def of(cls, seed: int, arrays: Mapping[str, Array]) -> "Place":
         """Return the place that `arrays` hold, those of `numbers`, on the device."""
-        coordinates = random.Coordinates(seed, arrays["step"], arrays["samples"])
+        coordinates = random.Coordinates(seed, arrays["counters"])
         return cls(coordinates, arrays["mlm_weight"], arrays["nsp_weight"])
 
     def numbers(self) -> dict[str, np.ndarray]:
         """Return all but the seed as NumPy arrays, by name."""
-        step, samples = np.asarray(self.coordinates.step, np.int64), self.coordinates.samples
         weights = np.asarray(self.mlm_weight, np.float32), np.asarray(self.nsp_weight, np.float32)
-        return {"step": step, "samples": samples, "mlm_weight": weights[0], "nsp_weight": weights[1]}
+        return {"counters": self.coordinates.counters, "mlm_weight": weights[0], "nsp_weight": weights[1]}
 
 
 class MicroBatches:
@@ -102,7 +101,7 @@ class MicroBatches:
         self.ddp.zero_grad()
         last = len(share.micro_batches) - 1
         for number, part in enumerate(share.micro_batches):
-            place = Place(random.Coordinates(self.seed, step, part.samples), mlm_weight, nsp_weight)
+            place = Place(random.Coordinates.of(self.seed, step, part.samples), mlm_weight, nsp_weight)
             with nullcontext() if number == last else self.ddp.accumulate():
                 figures += self.run(part.rows, place, (number == 0, number == last))
         return figures

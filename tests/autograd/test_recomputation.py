@@ -139,9 +139,9 @@ def test_what_is_drawn_at_coordinates_is_drawn_there_again_wherever_backward_run
     found = []
     for through in (kept, recompute):
         (x,) = leaves((5, 40))
-        with random.at(random.Coordinates(7, 1, np.arange(5))):
+        with random.at(random.Coordinates.of(7, 1, np.arange(5))):
             y = dropped(through, x)
-        with random.at(random.Coordinates(8, 2, np.arange(9))):
+        with random.at(random.Coordinates.of(8, 2, np.arange(9))):
             y.sum().backward()
         found.append((y.numpy(), x.grad.numpy()))
     for one, other in zip(*found, strict=True):

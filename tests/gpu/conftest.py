@@ -76,7 +76,7 @@ class Machine:
         """Return arrays of numbers, and those in coordinates and sequences, on the device."""
         if isinstance(value, Coordinates):
             places = None if value.positions is None else self.put(value.positions)
-            return Coordinates(value.seed, value.step, self.put(value.samples), places)
+            return Coordinates(value.seed, self.put(value.counters), places)
         if isinstance(value, Sequences):
             mask = None if value.mask is None else self.put(value.mask)
             return Sequences(value.bounds, self.put(value.slots), value.length, mask)

@@ -31,7 +31,7 @@ def drawn(request):
     def of(samples):
         if request.param is None:
             return 0.0, STREAM, None
-        return request.param, STREAM + 3, Coordinates(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
+        return request.param, STREAM + 3, Coordinates.of(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
 
     return of
 
@@ -73,14 +73,14 @@ class TestActivation:
 def test_dropout_is_the_reference_bit_for_bit(machine, shape, probability):
     x = normal(*shape)
     for seed, step in ((0, 0), (2**64 - 1, 2**32 - 1)):
-        coordinates = Coordinates(seed, step, np.arange(shape[0]) + 2**32 - 2)
+        coordinates = Coordinates.of(seed, step, np.arange(shape[0]) + 2**32 - 2)
         settings = x, probability, STREAM, coordinates
         np.testing.assert_array_equal(machine.run("dropout", *settings)[0], reference.dropout(*settings))
 
 
 def test_dropout_of_rows_is_that_of_the_grid_they_are_from(machine, element):
     grid, mask = normal(3, 70, 32, dtype=element), np.arange(70) < np.array([[70], [1], [25]])
-    coordinates, sequences = Coordinates(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
+    coordinates, sequences = Coordinates.of(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
     [expected] = machine.run("dropout", grid, 0.3, STREAM, coordinates)
     [got] = machine.run("dropout", sequences.rows_of(grid), 0.3, STREAM, sequences.coordinates(coordinates))
     np.testing.assert_array_equal(got, expected[mask])
@@ -88,7 +88,7 @@ def test_dropout_of_rows_is_that_of_the_grid_they_are_from(machine, element):
 
 def test_a_number_that_is_none_survives_dropout(machine):
     x = np.full((1, 1000), np.nan, np.float32)
-    assert np.isnan(machine.run("dropout", x, 0.5, STREAM, Coordinates(0, 0, np.arange(1)))[0]).all()
+    assert np.isnan(machine.run("dropout", x, 0.5, STREAM, Coordinates.of(0, 0, np.arange(1)))[0]).all()
 
 
 class TestLayerNorm:
@@ -132,7 +132,7 @@ class TestLayerNorm:
 
     def test_rows_of_a_grid_draw_as_the_grid_does(self, machine):
         grid, mask = normal(3, 20, 12), np.arange(20) < np.array([[20], [3], [7]])
-        coordinates, sequences = Coordinates(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
+        coordinates, sequences = Coordinates.of(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
         bias, drawn = normal(12), (1e-12, 0.3, STREAM)
         expected = machine.run("dropout_add_layer_norm", grid, bias, grid, bias, bias, *drawn, coordinates)[0]
         rows, places = sequences.rows_of(grid), sequences.coordinates(coordinates)
@@ -163,7 +163,7 @@ class TestAttention:
     def draws(self, sequences, probability, samples):
         if probability == 0:
             return 0.0, STREAM, None
-        coordinates = Coordinates(seed=1 << 40 | 9, step=4, samples=np.asarray(samples))
+        coordinates = Coordinates.of(seed=1 << 40 | 9, step=4, samples=np.asarray(samples))
         return probability, STREAM + 3, sequences.coordinates(coordinates)
 
     def assert_agrees(self, machine, sequences, heads, draws, joined, gradient, tolerances=ATTENTION_TOLERANCES):
@@ -484,7 +484,7 @@ class TestOrder:
     def test_a_second_run_gives_the_same_bits(self, machine, element):
         x, gradient = normal(2, 200, 40, dtype=element), normal(2, 200, 40, dtype=element)
         weight, ids = normal(40), RANDOM.integers(0, 3, (2, 200))
-        draws = 0.3, STREAM, Coordinates(3, 1, np.arange(2))
+        draws = 0.3, STREAM, Coordinates.of(3, 1, np.arange(2))
 
         def run():
             made = machine.run("dropout_add_layer_norm", x, weight, x, weight, weight, 1e-12, *draws)
@@ -499,7 +499,7 @@ class TestOrder:
 
     def test_a_sample_gives_the_same_bits_alone_and_in_a_batch(self, machine, element):
         x, residual, weight = normal(3, 50, 48, dtype=element), normal(3, 50, 48, dtype=element), normal(48)
-        together, alone = (Coordinates(3, 1, np.arange(3)), Coordinates(3, 1, np.array([2])))
+        together, alone = (Coordinates.of(3, 1, np.arange(3)), Coordinates.of(3, 1, np.array([2])))
         tail = weight, weight, 1e-12, 0.2, STREAM
         whole = machine.run("dropout_add_layer_norm", x, weight, residual, *tail, together)[0]
         part = machine.run("dropout_add_layer_norm", x[2:], weight, residual[2:], *tail, alone)[0]
@@ -521,10 +521,12 @@ def test_arrays_that_begin_anywhere_are_taken(machine, element):
     np.testing.assert_array_equal(got, np.maximum(x[1:].reshape(4, 16), 0))
 
 
-def test_dropout_takes_its_step_from_an_array(machine, element, expected):
-    x = normal(3, 40, dtype=element)
-    step = machine.put(np.array(2**31 + 5))
-    [got] = machine.run("dropout", x, 0.4, STREAM, Coordinates(1 << 40 | 9, step, np.arange(3) + 2**33))
-    right = expected("dropout", x, 0.4, STREAM, Coordinates(1 << 40 | 9, 2**31 + 5, np.arange(3)))
+def test_dropout_follows_what_is_written_to_its_counters(machine, element, expected):
+    x, right_place = normal(3, 40, dtype=element), Coordinates.of(1 << 40 | 9, 2**31 + 5, np.arange(3) + 2**33)
+    place = machine.put(Coordinates.of(1 << 40 | 9, 4, np.arange(3)))
+    machine.run("dropout", x, 0.4, STREAM, place)
+    place.counters[...] = machine.put(right_place.counters)
+    [got] = machine.run("dropout", x, 0.4, STREAM, place)
+    right = expected("dropout", x, 0.4, STREAM, right_place)
     machine.compare("dropout", element.name, got.astype(np.float64), right, TOLERANCES[element.name])
     assert (got == 0).any()

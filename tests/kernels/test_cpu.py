@@ -33,7 +33,7 @@ def drawn(request):
     def of(samples):
         if request.param is None:
             return 0.0, STREAM, None
-        return request.param, STREAM + 3, Coordinates(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
+        return request.param, STREAM + 3, Coordinates.of(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
 
     return of
 
@@ -93,14 +93,14 @@ def test_gelu_is_exact_to_some_units_in_the_last_place_in_its_tail_too(cpu):
 def test_dropout_is_the_reference_bit_for_bit(cpu, shape, probability):
     x = normal(*shape)
     for seed, step in ((0, 0), (2**64 - 1, 2**32 - 1)):
-        coordinates = Coordinates(seed, step, np.arange(shape[0]) + 2**32 - 2)
+        coordinates = Coordinates.of(seed, step, np.arange(shape[0]) + 2**32 - 2)
         expected = reference.dropout(x, probability, STREAM, coordinates)
         np.testing.assert_array_equal(cpu.dropout(x, probability, STREAM, coordinates), expected)
 
 
 def test_dropout_of_rows_is_that_of_the_grid_they_are_from(cpu):
     grid, mask = normal(3, 70, 33), np.arange(70) < np.array([[70], [1], [25]])
-    coordinates, sequences = Coordinates(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
+    coordinates, sequences = Coordinates.of(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
     expected = cpu.dropout(grid, 0.3, STREAM, coordinates)[mask]
     for kernel in (cpu, reference):
         got = kernel.dropout(sequences.rows_of(grid), 0.3, STREAM, sequences.coordinates(coordinates))
@@ -109,7 +109,7 @@ def test_dropout_of_rows_is_that_of_the_grid_they_are_from(cpu):
 
 def test_a_number_that_is_none_survives_dropout(cpu):
     x = np.full((1, 1000), np.nan, np.float32)
-    assert np.isnan(cpu.dropout(x, 0.5, STREAM, Coordinates(0, 0, np.arange(1)))).all()
+    assert np.isnan(cpu.dropout(x, 0.5, STREAM, Coordinates.of(0, 0, np.arange(1)))).all()
 
 
 class TestLayerNorm:
@@ -354,7 +354,7 @@ class TestDivision:
         x, residual, gradient = (normal(3, 200, 331) for _ in range(3))
         weight, bias = normal(331), normal(331)
         logits, labels = normal(600, 331), RANDOM.integers(0, 331, 600)
-        draws = 0.3, STREAM, Coordinates(3, 1, np.arange(3))
+        draws = 0.3, STREAM, Coordinates.of(3, 1, np.arange(3))
         values, bounds = normal(400_000), np.arange(0, 400_001, 12_500)
 
         def run():
@@ -398,11 +398,11 @@ class TestDivision:
 
     def test_a_sequence_gives_the_same_bits_alone_and_among_others(self, cpu):
         joined, gradient = normal(70, 24), normal(70, 8)
-        draws = 0.3, STREAM, Coordinates(3, 1, np.arange(3))
+        draws = 0.3, STREAM, Coordinates.of(3, 1, np.arange(3))
         together = sequences_of([20, 40, 10])
         alone = Sequences.unpadded(np.ones((1, 41), bool), np.arange(41)[None] < 40)
         of_all = together, 2, *draws_of_rows(draws, together)
-        of_one = alone, 2, *draws_of_rows((*draws[:2], Coordinates(3, 1, np.array([1]))), alone)
+        of_one = alone, 2, *draws_of_rows((*draws[:2], Coordinates.of(3, 1, np.array([1]))), alone)
         whole, probabilities = cpu.attention(joined, *of_all)
         part, own = cpu.attention(joined[20:60], *of_one)
         np.testing.assert_array_equal(whole[20:60], part)
@@ -413,7 +413,7 @@ class TestDivision:
 
     def test_a_sample_gives_the_same_bits_alone_and_in_a_batch(self, cpu):
         x, residual, weight, bias = normal(3, 50, 33), normal(3, 50, 33), normal(33), normal(33)
-        together, alone = (Coordinates(3, 1, np.arange(3)), Coordinates(3, 1, np.array([2])))
+        together, alone = (Coordinates.of(3, 1, np.arange(3)), Coordinates.of(3, 1, np.array([2])))
         tail = weight, bias, 1e-12, 0.2, STREAM
         whole = cpu.dropout_add_layer_norm(x, bias, residual, *tail, together)[0]
         part = cpu.dropout_add_layer_norm(x[2:], bias, residual[2:], *tail, alone)[0]

@@ -120,7 +120,7 @@ class TestChoice:
         assert attention.choose("auto") is None
         sequences = Sequences.padded(np.zeros((2, 4)), None)
         rows = np.zeros((8, 3 * 32), ml_dtypes.bfloat16)
-        coordinates = sequences.coordinates(Coordinates(0, 0, np.arange(2)))
+        coordinates = sequences.coordinates(Coordinates.of(0, 0, np.arange(2)))
         assert attention._is_for_cudnn(rows, sequences, 2, None)
         assert not attention._is_for_cudnn(rows, sequences, 2, coordinates)
         assert not attention._is_for_cudnn(rows.astype(np.float32), sequences, 2, None)
@@ -132,6 +132,6 @@ class TestChoice:
         monkeypatch.setattr(cudnn_attention, "load", lambda: None)
         attention.choose("cudnn")
         sequences = Sequences.padded(np.zeros((2, 4)), None)
-        settings = sequences, 2, 0.1, 1 << 16, sequences.coordinates(Coordinates(0, 0, np.arange(2)))
+        settings = sequences, 2, 0.1, 1 << 16, sequences.coordinates(Coordinates.of(0, 0, np.arange(2)))
         with pytest.raises(ConfigError, match=r"train.attention is cudnn, which takes bfloat16.*no dropout"):
             attention.attention(np.zeros((8, 3 * 32), ml_dtypes.bfloat16), *settings)

@@ -157,7 +157,7 @@ class TestOperands:
     def test_attention_multiplies_operands(self, products):
         mask = np.arange(20) < np.array([[20], [3], [17]])
         sequences = Sequences.unpadded(mask, mask)
-        draws = 0.2, 7, sequences.coordinates(random.Coordinates(1, 2, np.arange(3)))
+        draws = 0.2, 7, sequences.coordinates(random.Coordinates.of(1, 2, np.arange(3)))
         joined, gradient = normal(40, 36), normal(40, 12)
         operands = gemm.operand(joined), gemm.operand(gradient)
         output, probabilities = cpu.attention(operands[0], sequences, 3, *draws)
@@ -343,7 +343,7 @@ def losses_of_training(steps):
         text = ids[step % len(ids)]
         masked = np.random.default_rng(step).random(text.shape) < 0.2
         flat.zero_grad()
-        with random.at(random.Coordinates(0, step, samples)):
+        with random.at(random.Coordinates.of(0, step, samples)):
             loss = model.get_loss(np.where(masked, text, -100), samples % 2, np.where(masked, 103, text))
             loss.backward()
         optimizer.step(2e-3, 1.0)

@@ -19,7 +19,7 @@ def masked(
     candidates = np.arange(length) % 5 > 0
     candidates = np.broadcast_to(candidates, ids.shape)
     lengths = np.full(rows, length)
-    return ids, candidates, *mask_tokens(ids, candidates, lengths, masking, Coordinates(seed, 0, np.arange(rows)))
+    return ids, candidates, *mask_tokens(ids, candidates, lengths, masking, Coordinates.of(seed, 0, np.arange(rows)))
 
 
 def test_a_share_of_the_length_is_chosen_among_the_candidates() -> None:
@@ -51,7 +51,7 @@ def test_every_candidate_is_chosen_equally_often() -> None:
 def test_the_number_is_rounded_at_least_one_and_bounded(length: int, count: int) -> None:
     masking = Masking(mask_token_id=MASK, vocab_size=VOCABULARY, max_predictions=5)
     ids, candidates = np.full((3, 128), 9), np.ones((3, 128), dtype=bool)
-    coordinates = Coordinates(1, 0, np.arange(3))
+    coordinates = Coordinates.of(1, 0, np.arange(3))
     _, labels = mask_tokens(ids, candidates, np.full(3, length), masking, coordinates)
     assert ((labels != -100).sum(axis=1) == count).all()
 
@@ -59,7 +59,9 @@ def test_the_number_is_rounded_at_least_one_and_bounded(length: int, count: int)
 def test_no_more_is_chosen_than_there_are_candidates() -> None:
     candidates = np.zeros((2, 64), dtype=bool)
     candidates[0, 7] = True
-    _, labels = mask_tokens(np.full((2, 64), 9), candidates, np.full(2, 64), MASKING, Coordinates(1, 0, np.arange(2)))
+    _, labels = mask_tokens(
+        np.full((2, 64), 9), candidates, np.full(2, 64), MASKING, Coordinates.of(1, 0, np.arange(2))
+    )
     assert np.argwhere(labels != -100).tolist() == [[0, 7]]
 
 
@@ -76,7 +78,7 @@ def test_shares_and_the_ignored_label_can_be_set() -> None:
 def test_each_row_depends_on_its_coordinates_only() -> None:
     ids, candidates, masked_ids, labels = masked(rows=16)
     rows = np.asarray([11, 2])
-    part = mask_tokens(ids[rows], candidates[rows], np.full(2, 128), MASKING, Coordinates(1, 0, rows))
+    part = mask_tokens(ids[rows], candidates[rows], np.full(2, 128), MASKING, Coordinates.of(1, 0, rows))
     assert (part[0] == masked_ids[rows]).all()
     assert (part[1] == labels[rows]).all()
     assert (masked(rows=16, seed=2)[3] != labels).any()
@@ -86,7 +88,7 @@ def test_the_input_is_left_as_it_was_and_its_type_is_kept() -> None:
     for dtype in (np.int32, np.int64):
         ids = np.full((2, 16), 9, dtype=dtype)
         masked_ids, labels = mask_tokens(
-            ids, np.ones((2, 16), dtype=bool), np.full(2, 16), MASKING, Coordinates(1, 0, np.arange(2))
+            ids, np.ones((2, 16), dtype=bool), np.full(2, 16), MASKING, Coordinates.of(1, 0, np.arange(2))
         )
         assert (ids == 9).all()
         assert (masked_ids.dtype, labels.dtype) == (dtype, dtype)
@@ -102,7 +104,7 @@ def words_of(length: int, rows: int, seed: int = 3) -> tuple[Array, Array]:
 def whole_words(candidates: Array, continues: Array, masking: Masking = MASKING) -> Array:
     """Return bool: which tokens are chosen."""
     rows, length = candidates.shape
-    ids, coordinates = np.full(candidates.shape, 9), Coordinates(1, 0, np.arange(rows))
+    ids, coordinates = np.full(candidates.shape, 9), Coordinates.of(1, 0, np.arange(rows))
     return mask_tokens(ids, candidates, np.full(rows, length), masking, coordinates, continues)[1] != -100
 
 
@@ -127,7 +129,7 @@ def test_words_are_chosen_whole_and_none_is_left_out_that_fits() -> None:
 def test_words_of_one_token_are_chosen_as_tokens_are() -> None:
     candidates, _ = words_of(length=64, rows=50)
     one_by_one = np.zeros((50, 64), dtype=bool)
-    ids, lengths, coordinates = np.full((50, 64), 9), np.full(50, 64), Coordinates(1, 0, np.arange(50))
+    ids, lengths, coordinates = np.full((50, 64), 9), np.full(50, 64), Coordinates.of(1, 0, np.arange(50))
     expected = mask_tokens(ids, candidates, lengths, MASKING, coordinates)
     found = mask_tokens(ids, candidates, lengths, MASKING, coordinates, one_by_one)
     assert all((one == other).all() for one, other in zip(expected, found, strict=True))

@@ -45,7 +45,7 @@ def most_allocated(config, recompute):
 
     def step():
         flat.zero_grad()
-        with random.at(random.Coordinates(seed=0, step=0, samples=np.arange(SEQUENCES))):
+        with random.at(random.Coordinates.of(seed=0, step=0, samples=np.arange(SEQUENCES))):
             mlm, nsp = model.losses(rows)
             (mlm.loss + nsp.loss).backward()
 

@@ -10,7 +10,7 @@ from lucid.kernels.sequences import Sequences
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.arguments import EncoderInputs
 
-COORDINATES = random.Coordinates(seed=3, step=7, samples=np.array([6, 1, 8, 0]))
+COORDINATES = random.Coordinates.of(seed=3, step=7, samples=np.array([6, 1, 8, 0]))
 
 
 def masks():

@@ -81,7 +81,7 @@ def test_the_sums_over_ranks_are_the_same(part, exact, group):
             ddp.zero_grad()
             for last in (False, True):
                 samples = np.arange(B) + B * group.rank
-                with nullcontext() if last else ddp.accumulate(), random.at(random.Coordinates(0, step, samples)):
+                with nullcontext() if last else ddp.accumulate(), random.at(random.Coordinates.of(0, step, samples)):
                     ddp.module.get_loss(**batch(group.rank + 10 * last), reduction="sum").backward()
         found.append(gradients(ddp.module))
     assert_same_bits(*found)

@@ -13,7 +13,8 @@ from lucid.nn import functional
 
 RANDOM = np.random.default_rng(2)
 X = RANDOM.standard_normal((2, 3, 4))
-COORDINATES = random.Coordinates(seed=7, step=3, samples=np.array([5, 9]))
+SAMPLES = np.array([5, 9])
+COORDINATES = random.Coordinates.of(seed=7, step=3, samples=SAMPLES)
 
 
 def test_linear():
@@ -201,15 +202,15 @@ class TestDropout:
         y = self.dropped(self.x)
         np.testing.assert_array_equal(y, self.dropped(self.x))
         for other in (
-            random.Coordinates(8, 3, COORDINATES.samples),
-            random.Coordinates(7, 4, COORDINATES.samples),
-            random.Coordinates(7, 3, np.array([6, 10])),
+            random.Coordinates.of(8, 3, SAMPLES),
+            random.Coordinates.of(7, 4, SAMPLES),
+            random.Coordinates.of(7, 3, np.array([6, 10])),
         ):
             assert not np.array_equal(y, self.dropped(self.x, other))
         assert not np.array_equal(y, self.dropped(self.x, site=2))
 
     def test_a_sample_draws_the_same_mask_in_any_micro_batch(self):
-        alone = self.dropped(lucid.tensor(np.ones((1, 64, 64))), random.Coordinates(7, 3, np.array([9])))
+        alone = self.dropped(lucid.tensor(np.ones((1, 64, 64))), random.Coordinates.of(7, 3, np.array([9])))
         np.testing.assert_array_equal(self.dropped(self.x)[1], alone[0])
 
     def test_backward_draws_the_same_mask(self):

@@ -56,7 +56,7 @@ class _Group:
         if not len(drawn.place):
             return drawn.place, np.uint64(0), 1.0, 0, 0, length
         first = self.rows.start
-        return drawn.place, drawn.samples[first], drawn.scale, self.heads.start, drawn.positions[first], length
+        return drawn.place, drawn.counters[first], drawn.scale, self.heads.start, drawn.positions[first], length
 
 
 def _groups(sequences: Sequences, heads: int) -> list[_Group]:
@@ -110,7 +110,7 @@ def _masked_softmax(
     scale: float,
     probabilities: Array,
     place: Array,
-    sample: np.uint64,
+    counter: np.uint64,
     keep_scale: float,
     first_head: int,
     position: int,
@@ -123,7 +123,7 @@ def _masked_softmax(
             source, target = probabilities[head, row], scores[head, row]
             _softmax(target, mask, np.float32(scale), source)
             first = ((first_head + head) * length + position + row) * length + position
-            fill_factors_from(factors, words, place, sample, first, keep_scale)
+            fill_factors_from(factors, words, place, counter, first, keep_scale)
             for column in range(factors.shape[0]):
                 target[column] = source[column] * factors[column]
 
@@ -135,7 +135,7 @@ def _masked_softmax_gradient(
     scale: float,
     kept: Array,
     place: Array,
-    sample: np.uint64,
+    counter: np.uint64,
     keep_scale: float,
     first_head: int,
     position: int,
@@ -147,7 +147,7 @@ def _masked_softmax_gradient(
         for row in range(gradient.shape[1]):
             source, target, made = probabilities[head, row], gradient[head, row], kept[head, row]
             first = ((first_head + head) * length + position + row) * length + position
-            fill_factors_from(factors, words, place, sample, first, keep_scale)
+            fill_factors_from(factors, words, place, counter, first, keep_scale)
             for column in range(factors.shape[0]):
                 made[column] = source[column] * factors[column]
             along = row_product(target, made)

@@ -79,10 +79,10 @@ def _bias(bias: Array | None, x: Array) -> Array:
 
 
 @kernel(read(2), write(2), *DRAWS)
-def _dropout(x: Array, y: Array, place: Array, samples: Array, positions: Array, scale: float) -> None:
+def _dropout(x: Array, y: Array, place: Array, counters: Array, positions: Array, scale: float) -> None:
     factors, words = scratch(x.shape[1])
     for row in range(x.shape[0]):
-        fill_factors(factors, words, place, samples, positions, scale, row)
+        fill_factors(factors, words, place, counters, positions, scale, row)
         source, target = x[row], y[row]
         for column in range(factors.shape[0]):
             target[column] = source[column] * factors[column]

@@ -128,13 +128,13 @@ def _dropout_add_layer_norm(
     mean: Array,
     reciprocal: Array,
     place: Array,
-    samples: Array,
+    counters: Array,
     positions: Array,
     scale: float,
 ) -> None:
     factors, words = scratch(x.shape[1])
     for row in range(x.shape[0]):
-        fill_factors(factors, words, place, samples, positions, scale, row)
+        fill_factors(factors, words, place, counters, positions, scale, row)
         source, other, target = x[row], residual[row], total[row]
         for column in range(factors.shape[0]):
             target[column] = (source[column] + bias[column]) * factors[column] + other[column]
@@ -181,7 +181,7 @@ def _dropout_add_layer_norm_gradient(
     weight_sums: Array,
     shift_sums: Array,
     place: Array,
-    samples: Array,
+    counters: Array,
     positions: Array,
     scale: float,
 ) -> None:
@@ -193,7 +193,7 @@ def _dropout_add_layer_norm_gradient(
             gradient[row], total[row], weight, mean[row, 0], reciprocal[row, 0], source,
             weight_sums[block], shift_sums[block],
         )  # fmt: skip
-        fill_factors(factors, words, place, samples, positions, scale, row)
+        fill_factors(factors, words, place, counters, positions, scale, row)
         for column in range(factors.shape[0]):
             target[column] = source[column] * factors[column]
         add_to(bias_sums[block], target)

@@ -24,33 +24,33 @@ _LOW_INCREMENT, _HIGH_INCREMENT = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 @dataclass(frozen=True)
 class Draws:
-    """What kernels draw by: (stream, step, both halves of the seed, threshold), and the sample and place of each row.
+    """What kernels draw by: (stream, both halves of the seed, threshold), and the counters and place of each row.
 
     Where nothing is dropped, all are empty.
     """
 
     place: Array
-    samples: Array
+    counters: Array
     positions: Array
     scale: float
 
     def of(self, rows: slice) -> tuple[Array, Array, Array, float]:
         """Return the arguments of a kernel that goes through these rows."""
-        return self.place, self.samples[rows], self.positions[rows], self.scale
+        return self.place, self.counters[rows], self.positions[rows], self.scale
 
 
 def draws(probability: float, stream: int, coordinates: Coordinates | None, parts: int = 1) -> Draws:
     """Return what kernels draw by for an array each of whose rows, by `coordinates`, is `parts` rows to them."""
     if coordinates is None:
         return Draws(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int64), 1.0)
-    seed, step, samples = coordinates.seed, int(coordinates.step), np.asarray(coordinates.samples)
-    words = [stream, step, seed, seed >> 32]
+    seed, counters = coordinates.seed, np.asarray(coordinates.counters)
+    words = [stream, seed, seed >> 32]
     place = np.array([word & 0xFFFFFFFF for word in words] + [keep_threshold(probability)], dtype=np.uint64)
-    positions = np.zeros(len(samples), np.int64)
+    positions = np.zeros(len(counters), np.int64)
     if coordinates.positions is not None:
         positions = np.asarray(coordinates.positions, np.int64)
     of_parts = (positions[:, None] * parts + np.arange(parts)).reshape(-1)
-    return Draws(place, np.repeat(samples.astype(np.uint64), parts), of_parts, 1 / (1 - probability))
+    return Draws(place, np.repeat(counters.astype(np.uint64), parts), of_parts, 1 / (1 - probability))
 
 
 @part
@@ -61,34 +61,39 @@ def scratch(width: int) -> tuple[Array, Array]:
 
 @part
 def fill_factors(
-    factors: Array, words: Array, place: Array, samples: Array, positions: Array, scale: float, row: int
+    factors: Array, words: Array, place: Array, counters: Array, positions: Array, scale: float, row: int
 ) -> None:
     """Write the dropout factors of one row.
 
     Does nothing where nothing is dropped: the factors are 1 from the beginning.
     """
     if place.shape[0] > 0:
-        fill_factors_from(factors, words, place, samples[row], positions[row] * factors.shape[0], scale)
+        fill_factors_from(factors, words, place, counters[row], positions[row] * factors.shape[0], scale)
 
 
 @part
-def fill_factors_from(factors: Array, words: Array, place: Array, sample: np.uint64, first: int, scale: float) -> None:
-    """Write the dropout factors of the elements of a sample from the `first` on, if anything is dropped."""
+def fill_factors_from(factors: Array, words: Array, place: Array, counter: np.uint64, first: int, scale: float) -> None:
+    """Write the dropout factors of the elements of the sample at `counter`, from the `first` on, if any is dropped."""
     if place.shape[0] == 0:
         return
-    _fill_words(words, place, sample & _WORD, first // 4)
+    _fill_words(words, place, counter, first // 4)
     drawn = words[first % 4 :]
-    threshold, kept = np.uint32(place[4]), np.float32(scale)
+    threshold, kept = np.uint32(place[3]), np.float32(scale)
     for column in range(factors.shape[0]):
         factors[column] = kept if drawn[column] >= threshold else ZERO
 
 
 @part
-def _fill_words(words: Array, place: Array, sample: np.uint64, first_block: int) -> None:
+def _fill_words(words: Array, place: Array, counter: np.uint64, first_block: int) -> None:
     """Write the words from `first_block` on. They are 32 bits wide in 64, so that a product has both its halves."""
     for block in range(words.shape[0] // 4):
-        first, second, third, fourth = place[0], place[1], sample, np.uint64(first_block + block) & _WORD
-        low_key, high_key = place[2], place[3]
+        first, second, third, fourth = (
+            place[0],
+            counter >> _HALF,
+            counter & _WORD,
+            np.uint64(first_block + block) & _WORD,
+        )
+        low_key, high_key = place[1], place[2]
         for _ in range(10):
             one, other = first * _FIRST_MULTIPLIER, third * _SECOND_MULTIPLIER
             first, second = second ^ (other >> _HALF) ^ low_key, other & _WORD

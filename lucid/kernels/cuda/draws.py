@@ -16,7 +16,7 @@ def draws(like: Array, probability: float, stream: int, coordinates: Coordinates
     xp, positions = array_module(like), coordinates.positions
     words = stream, coordinates.seed, coordinates.seed >> 32
     return (
-        plain(xp.asarray(coordinates.words), np.int64),
+        plain(xp.asarray(coordinates.counters), np.int64),
         None if positions is None else plain(xp.asarray(positions), np.int64),
         *(np.uint32(word & 0xFFFFFFFF) for word in words),
         np.uint32(keep_threshold(probability)),
