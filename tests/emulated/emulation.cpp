@@ -5,14 +5,21 @@
 // by _setjmp and _longjmp, which leave the signals alone. A shuffle waits for the threads of the warp.
 //
 // Shared memory is static: it keeps what the block before has left there.
+//
+// A GPU promises no order between barriers. The one taken here is for EMULATED_ORDER in the environment to say: without
+// it, the first thread comes first, and what is copied later is copied as late as may be; "last first" turns both about;
+// a number is the seed by which threads come in any order, whole warps late, and copies at once or late.
 #include "emulation.hpp"
 
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <numeric>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -43,8 +50,13 @@ struct Thread {
     std::vector<Copy> copies;
 };
 
+enum class Order { first_first, last_first, any };
+
 std::deque<Thread> threads;
+std::vector<std::size_t> turns;
 std::size_t current, count;
+Order order;
+std::mt19937 chance;
 jmp_buf scheduler;
 void (*running)();
 
@@ -73,14 +85,38 @@ void resume(Thread &thread) {
     setcontext(&thread.beginning);
 }
 
-// Lets each thread that does not wait run on until it waits or is done.
-void run_all() {
-    for (current = 0; current < count; ++current) {
-        Thread &thread = threads[current];
+void read_order() {
+    const char *given = std::getenv("EMULATED_ORDER");
+    const std::string name = given == nullptr ? "" : given;
+    order = name.empty() ? Order::first_first : name == "last first" ? Order::last_first : Order::any;
+    if (order == Order::any) chance.seed(static_cast<unsigned>(std::strtoul(given, nullptr, 10)));
+}
+
+void order_threads() {
+    turns.resize(count);
+    std::iota(turns.begin(), turns.end(), 0);
+    if (order == Order::last_first) std::reverse(turns.begin(), turns.end());
+    if (order == Order::any) std::shuffle(turns.begin(), turns.end(), chance);
+}
+
+// Lets each thread that does not wait run on until it waits or is done: in any order, those of half of the warps.
+// Returns whether one is left that does not wait.
+bool run_all() {
+    bool left = false;
+    const auto late_warps = order == Order::any ? chance() : 0;
+    if (order == Order::any) order_threads();
+    for (const std::size_t turn : turns) {
+        Thread &thread = threads[turn];
         if (thread.done || thread.waits_for_warp || thread.waits_for_block) continue;
+        if (late_warps >> turn / WARP & 1) {
+            left = true;
+            continue;
+        }
+        current = turn;
         threadIdx = thread.place;
         resume(thread);
     }
+    return left;
 }
 
 // Frees the threads of each warp all of which wait for it. Returns whether there was one.
@@ -107,9 +143,10 @@ void run_block() {
         thread.turn = 0;
         thread.copies.clear();
     }
+    order_threads();
     while (true) {
-        run_all();
-        if (free_warps()) continue;
+        const bool some_are_left = run_all();
+        if (free_warps() || some_are_left) continue;
         std::size_t waiting = 0, done = 0;
         for (std::size_t i = 0; i < count; ++i) {
             waiting += threads[i].waits_for_block;
@@ -134,6 +171,7 @@ void fail(const char *what) {
 }
 
 void run_grid(void (*body)(), const unsigned *shape) {
+    read_order();
     running = body;
     gridDim = {shape[0], shape[1], shape[2]};
     blockDim = {shape[3], shape[4], shape[5]};
@@ -171,6 +209,7 @@ const unsigned char *given_by(std::size_t lane) {
 
 void copy_later(void *target, const void *source, std::size_t size, std::size_t read) {
     threads[current].copies.push_back({target, source, size, read});
+    if (order == Order::last_first || (order == Order::any && chance() % 2 == 0)) wait_for_copies();
 }
 
 }  // namespace emulation

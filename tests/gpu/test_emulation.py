@@ -359,10 +359,39 @@ def run_kernel(cupy, signature, body):
     return x.get()
 
 
+ORDERS = ["", "last first", *map(str, range(5))]
+
+
 class TestKernels:
-    def test_threads_exchange_numbers_and_wait_for_each_other(self, cupy):
+    @pytest.mark.parametrize("order", ORDERS)
+    def test_threads_exchange_numbers_and_wait_for_each_other(self, cupy, monkeypatch, order):
+        monkeypatch.setenv("EMULATED_ORDER", order)
         body = "float y = __shfl_xor_sync(0xFFFFFFFFu, x[threadIdx.x], 1); __syncthreads(); x[31 - threadIdx.x] = y;"
         assert run_kernel(cupy, "float *x", body).tolist() == [n ^ 1 for n in reversed(range(32))]
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "__shared__ float y; y = x[threadIdx.x]; __syncthreads(); x[threadIdx.x] = y;",
+            "__shared__ float y[32]; y[threadIdx.x] = x[threadIdx.x]; x[threadIdx.x] = y[31 - threadIdx.x];",
+            "__shared__ float y[32]; copy_float_later(y + threadIdx.x, x + threadIdx.x, true);"
+            " float z = y[threadIdx.x]; wait_for_copies(); __syncthreads(); x[threadIdx.x] = z;",
+        ],
+        ids=["all write one number", "no barrier", "nobody waits for the copies"],
+    )
+    def test_what_depends_on_an_order_that_a_gpu_does_not_promise_is_seen(self, cupy, monkeypatch, body):
+        made = set()
+        for order in ORDERS:
+            monkeypatch.setenv("EMULATED_ORDER", order)
+            made.add(tuple(run_kernel(cupy, "float *x", body)))
+        assert len(made) > 1
+
+    def test_products_are_fused_into_additions(self, cupy):
+        if "fma" not in Path("/proc/cpuinfo").read_text():
+            pytest.skip("this CPU has no instruction that multiplies and adds")
+        body = "float y = x[threadIdx.x] / 8192; x[threadIdx.x] = (1 + y) * (1 + y) - (1 + 2 * y);"
+        # Without, the squares are rounded to multiples of 2**-23.
+        np.testing.assert_array_equal(run_kernel(cupy, "float *x", body), np.arange(32) ** 2 * 2.0**-26)
 
     @pytest.mark.parametrize(
         ("signature", "body", "ending", "message"),

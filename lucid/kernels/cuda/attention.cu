@@ -54,7 +54,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) atte
             const float before = most[half];
             most[half] = fmaxf(before, greatest);
             correction[half] = power_of_two((before - most[half]) * factor);
-            const float offset = most[half] * factor;
+            // The product below is fused into the difference: of LEAST and itself that is what rounding loses, not 0.
+            const float offset = most[half] == LEAST ? 0 : most[half] * factor;
             float sum = 0;
 #pragma unroll
             for (int j = 0; j < STEP / 8; ++j) {

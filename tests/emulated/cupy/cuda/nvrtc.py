@@ -21,9 +21,17 @@ from lucid.kernels.compiled import kept_in, locked
 _COMPILER = shutil.which("g++") or shutil.which("clang++")
 _FOLDER = Path(__file__).parents[2]
 _HEADER, _RUNTIME = _FOLDER / "emulation.hpp", _FOLDER / "emulation.cpp"
-# CUDA fuses products into additions, too. An access that is not on a multiple of its size ends the process, as there.
+
+
+def _fused() -> tuple[str, ...]:
+    """Return what has products fused into additions, as CUDA fuses them: GCC does so among optimizations only."""
+    has_instruction = re.search(r"^flags\b.*\bfma\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return "-ffp-contract=fast", "-fexpensive-optimizations", *(["-mfma"] if has_instruction else [])
+
+
+# An access that is not on a multiple of its size ends the process, as on a GPU.
 _FLAGS = (
-    *("-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-fno-strict-aliasing", "-w"),
+    *("-std=c++17", "-O1", *_fused(), "-fPIC", "-fno-strict-aliasing", "-w"),
     # Fortified, longjmp refuses to go from one thread's stack to another's.
     *("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error", "-U_FORTIFY_SOURCE"),
 )
@@ -48,7 +56,8 @@ def getVersion() -> tuple[str, str]:
     if _COMPILER is None:
         raise RuntimeError("there is no C++ compiler to emulate the GPU with")
     compiler = subprocess.run([_COMPILER, "--version"], check=True, capture_output=True).stdout
-    own = _HEADER.read_bytes(), _RUNTIME.read_bytes(), Path(__file__).read_bytes(), compiler
+    flags = " ".join(_FLAGS).encode()
+    own = _HEADER.read_bytes(), _RUNTIME.read_bytes(), Path(__file__).read_bytes(), flags, compiler
     return "emulated", hashlib.sha256(b"\0".join(own)).hexdigest()
 
 
