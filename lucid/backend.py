@@ -111,9 +111,10 @@ def use_gpu(device: str, place: int) -> str:
     cupy = gpu_library(device)
     index = _gpu_index(device) if ":" in device else place % cupy.cuda.runtime.getDeviceCount()
     cupy.cuda.Device(index).use()
-    # Not the default stream, which cannot be captured, and waits for all others.
+    # Not the default stream, which cannot be captured, and waits for all others. It is entered, and never left: CuPy
+    # goes back to the outermost block after each `with stream:`, of which it has some itself, and would forget a `use`.
     _streams.append(cupy.cuda.Stream(non_blocking=True))
-    _streams[-1].use()
+    _streams[-1].__enter__()
     return f"cuda:{index}"
 
 

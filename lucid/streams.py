@@ -14,6 +14,9 @@ import numpy as np
 from lucid.backend import Array, array_module, gpu_library, page_locked
 from lucid.errors import TrainingError
 
+# cudaErrorMemoryAllocation, which CuPy has no name for.
+_OUT_OF_MEMORY = 2
+
 
 class Readback:
     """The numbers in an array as they are now, on their way to host memory: in `values` after `synchronize`."""
@@ -26,13 +29,18 @@ class Readback:
             return
         self.values = page_locked(array.nbytes).view(array.dtype).reshape(array.shape)
         source.get(out=self.values, blocking=False)
-        self._event = xp.cuda.Event(disable_timing=True)
+        self._event = _event(xp)
         self._event.record()
 
     def synchronize(self) -> None:
         """Block until they have arrived."""
         if self._event is not None:
             self._event.synchronize()
+
+
+def _event(cupy: Any) -> Any:
+    """Return an event that the host can wait for without keeping a core busy."""
+    return cupy.cuda.Event(block=True, disable_timing=True)
 
 
 class StaticArrays:
@@ -51,7 +59,7 @@ class StaticArrays:
             places[name] = slice(size, size + array.nbytes)
             size += -(-array.nbytes // self._ALIGNMENT) * self._ALIGNMENT
         self._on_device = cupy.empty(size, np.uint8)
-        self._on_host = [(page_locked(size), cupy.cuda.Event(disable_timing=True)) for _ in range(2)]
+        self._on_host = [(page_locked(size), _event(cupy)) for _ in range(2)]
 
         def views(buffer: Array) -> dict[str, Array]:
             return {name: buffer[places[name]].view(array.dtype).reshape(array.shape) for name, array in like.items()}
@@ -122,21 +130,44 @@ class Recording:
 class MemoryPool:
     """Memory of a GPU that only what happens in `allocating` gets, for recordings and what comes before them.
 
-    One after the other may use the same memory, as each is over before the next begins.
+    One after the other may use the same memory, as each is over before the next begins. To the pool it is free in
+    between, though a recording writes to it by address whenever it is launched: so none of it is ever given back.
     """
 
-    def __init__(self, device: str) -> None:
-        self._pool = gpu_library(device).cuda.MemoryPool()
+    def __init__(self, device: str, size: int) -> None:
+        """Take `size` bytes at once, for the current stream; what needs more gets more.
+
+        Pieces that were taken one by one would never join, so that each that is larger than all before would be
+        another one. Raises `TrainingError` if there is no room.
+        """
+        self._pool = gpu_library(device).cuda.MemoryPool(_take)
+        # At a limit, which CuPy reads from the environment, a pool gives back what is free.
+        self._pool.set_limit(size=0)
+        self._pool.malloc(size)
 
     @contextmanager
     def allocating(self) -> Iterator[None]:
         """Let this thread take new arrays from here inside the block. Raises `TrainingError` if there is no room."""
-        cuda = gpu_library().cuda
+        with gpu_library().cuda.using_allocator(self._pool.malloc):
+            yield
+
+
+def _take(size: int) -> Any:
+    """Return new memory of the current GPU. Raises `TrainingError` if there is no room.
+
+    CuPy's own error would make a pool give back all that is free in it, and try again.
+    """
+    cupy = gpu_library()
+    runtime, cuda = cupy.cuda.runtime, cupy.cuda
+    for _ in range(2):
         try:
-            with cuda.using_allocator(self._pool.malloc):
-                yield
-        except cuda.memory.OutOfMemoryError as error:
-            raise TrainingError(
-                f"the GPU has no room for what a micro-batch computes ({error}): lower train.micro_batch, or set "
-                "train.recompute"
-            ) from error
+            return cuda.MemoryPointer(cuda.Memory(size), 0)
+        except runtime.CUDARuntimeError as error:
+            if error.status != _OUT_OF_MEMORY:
+                raise
+        cupy.get_default_memory_pool().free_all_blocks()
+    free, total = runtime.memGetInfo()
+    raise TrainingError(
+        f"the GPU has no room for what a micro-batch computes: {size / 2**30:.2f} GiB more are needed, and "
+        f"{free / 2**30:.2f} of {total / 2**30:.2f} GiB are free: lower train.micro_batch, or set train.recompute"
+    )

@@ -8,6 +8,7 @@ from lucid.backend import Array
 from lucid.data import Batch
 from lucid.distributed import Communicator, DistributedDataParallel
 from lucid.models import BERTForPreTraining
+from lucid.models.bert.memory import NumberSizes, activation_bytes
 from lucid.optim import AdamW, clip_scale, global_norm
 from lucid.streams import Readback
 from lucid.training.graphs import GraphedMicroBatches, rounded_up
@@ -28,7 +29,10 @@ class TrainingStep:
         self.workload, self.taken = workload, 0
         self.ddp = DistributedDataParallel(model.to(communicator.device), communicator, rounded=True)
         self.optimizer = AdamW(self.ddp.flat, BETAS, EPSILON, WEIGHT_DECAY)
-        self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs)
+        bfloat16 = NumberSizes(2, 2, keeps_scores=False)
+        size = workload.rows, workload.length, workload.masked_tokens
+        activations = activation_bytes(model.config, bfloat16, "none", *size)
+        self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs, activations)
         whole = {"sequence_ids": np.ones_like(batch["input_ids"]), "samples": np.arange(workload.rows)}
         self.share = share_of(model, Batch(**batch, **whole), None)
 

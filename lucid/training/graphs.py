@@ -22,12 +22,15 @@ from lucid.distributed import Communicator, DistributedDataParallel, wait_for_de
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.rows import LabelledRows
 from lucid.streams import MemoryPool, Recording, StaticArrays
-from lucid.training.micro_batches import MicroBatches, Place
+from lucid.training.micro_batches import MicroBatches, Place, no_figures
 
 # Sizes that a number of rows is rounded up to, between none and all of the grid.
 _SIZES = 32
 # Rows come in multiples of this, labelled ones of a fraction: products like them.
 _ROWS_AT_ONCE = 64
+
+# The memory that is taken at once is the estimate and this part of it more: it is off by less.
+_MORE = 16
 
 Shape = tuple[int, int, int]
 
@@ -55,15 +58,15 @@ class _Program:
     inputs: StaticArrays
     rows: LabelledRows
     place: Place
+    figures: Array
     has_run: bool = False
     recording: Recording | None = None
-    figures: Array | None = None
 
 
 class GraphedMicroBatches(MicroBatches):
     """Runs micro-batches on the GPU that holds the model, one of the ranks of `communicator`.
 
-    `graphs=False` launches every kernel each time.
+    `graphs=False` launches every kernel each time. `activation_bytes` is about what a micro-batch takes at most.
     """
 
     def __init__(
@@ -72,11 +75,13 @@ class GraphedMicroBatches(MicroBatches):
         seed: int,
         communicator: Communicator,
         graphs: bool,
+        activation_bytes: int,
     ) -> None:
+        """Raises `TrainingError` if the GPU has no room for so much."""
         super().__init__(ddp, seed)
         self._communicator, self._graphs = communicator, graphs
         self._device = ddp.module.device
-        self._pool = MemoryPool(self._device)
+        self._pool = MemoryPool(self._device, activation_bytes + activation_bytes // _MORE)
         self._programs: dict[tuple[Shape, int, tuple[bool, bool]], _Program] = {}
 
     def run(self, rows: LabelledRows, place: Place, ends: tuple[bool, bool]) -> Array:
@@ -86,7 +91,8 @@ class GraphedMicroBatches(MicroBatches):
         values = rows.arrays() | place.numbers()
         if key not in self._programs:
             inputs = StaticArrays(values, self._device)
-            self._programs[key] = _Program(inputs, rows.of_arrays(inputs.arrays), Place.of(self.seed, inputs.arrays))
+            rows_there, place_there = rows.of_arrays(inputs.arrays), Place.of(self.seed, inputs.arrays)
+            self._programs[key] = _Program(inputs, rows_there, place_there, no_figures(self.ddp.flat.gradients))
         program = self._programs[key]
         # A rank that is missing in a collective may show here first, where a step has several micro-batches.
         wait_for_device(self._communicator, program.inputs)
@@ -102,11 +108,10 @@ class GraphedMicroBatches(MicroBatches):
             flat.mark_gradients()
         elif records:
             with self._pool.allocating(), Recording() as recording, self.ddp.communicating(recording.outside):
-                program.figures = self._backward(program.rows, program.place)
+                self._backward(program.rows, program.place, program.figures)
             program.recording = recording
         else:
             with self._pool.allocating():
-                program.figures = self._backward(program.rows, program.place)
+                self._backward(program.rows, program.place, program.figures)
             program.has_run = True
-        assert program.figures is not None
         return program.figures

@@ -97,7 +97,7 @@ class MicroBatches:
         Return the sums `FIGURES` of this rank: float64 [4] on the device, with room for one number more.
         """
         flat = self.ddp.flat
-        figures = array_module(flat.gradients).zeros(len(FIGURES) + 1)
+        figures = no_figures(flat.gradients)
         self.ddp.zero_grad()
         last = len(share.micro_batches) - 1
         for number, part in enumerate(share.micro_batches):
@@ -108,13 +108,19 @@ class MicroBatches:
 
     def run(self, rows: LabelledRows, place: Place, ends: tuple[bool, bool]) -> Array:
         """Run one micro-batch and return its part of the figures. `ends`: is it the step's first, is it its last?"""
-        return self._backward(rows, place)
+        figures = no_figures(self.ddp.flat.gradients)
+        self._backward(rows, place, figures)
+        return figures
 
-    def _backward(self, rows: LabelledRows, place: Place) -> Array:
+    def _backward(self, rows: LabelledRows, place: Place, figures: Array) -> None:
+        """Run one micro-batch, and write its part of the figures."""
         with random.at(place.coordinates):
             mlm, nsp = self.ddp.module.losses(rows)
             (mlm.loss * place.mlm_weight + nsp.loss * place.nsp_weight).backward()
-        figures = array_module(self.ddp.flat.gradients).zeros(len(FIGURES) + 1)
         for number, value in enumerate((mlm.loss.data, mlm.correct, nsp.loss.data, nsp.correct)):
             figures[number] = value
-        return figures
+
+
+def no_figures(like: Array) -> Array:
+    """Return zeros for the figures of a step or a micro-batch, where `like` is: float64 [5]."""
+    return array_module(like).zeros(len(FIGURES) + 1)

@@ -31,6 +31,7 @@ from lucid.training.evaluation import Evaluation, evaluate
 from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.metrics import MetricsLog, ProgressLine, Window
 from lucid.training.micro_batches import MicroBatches, Share, share_of
+from lucid.training.plan import memory
 from lucid.training.saver import Saver
 from lucid.training.setup import Run
 
@@ -376,4 +377,5 @@ def _micro_batches(run: Run) -> MicroBatches:
         return MicroBatches(run.ddp, train.seed)
     # The exact reduction has backward write elsewhere each time.
     graphs = train.cuda_graphs and train.reduction == "fast"
-    return GraphedMicroBatches(run.ddp, train.seed, run.communicator, graphs)
+    activations = memory(run.config, run.communicator.size).rank["activations"]
+    return GraphedMicroBatches(run.ddp, train.seed, run.communicator, graphs, activations)

@@ -125,6 +125,14 @@ def test_the_host_does_not_wait_for_collectives_over_nccl(nccl, cupy):
     assert cupy.emulation.synchronisations == before
 
 
+def test_a_collective_leaves_the_current_stream_as_it_is(nccl, staged, cupy):
+    stream = cupy.cuda.get_current_stream()
+    assert stream.ptr != 0
+    for group in (nccl, staged):
+        everything(group, *(cupy.ones(12, np.float32) for _ in range(2)))
+        assert cupy.cuda.get_current_stream() == stream
+
+
 def test_a_wait_for_the_gpu_is_one_that_the_watchdog_sees(nccl):
     seen = []
     event = SimpleNamespace(synchronize=lambda: seen.append(nccl.whereabouts.place().collective))
@@ -168,13 +176,14 @@ def test_a_connection_that_does_not_let_go_does_not_hold_up_the_end_of_the_job(n
     gate.set()
 
 
-def test_a_failure_that_nobody_waits_for_is_put_into_words(nccl, communicator, cupy, monkeypatch):
+@pytest.mark.parametrize(("status", "words"), [(6, "NCCL_ERROR_REMOTE_ERROR"), (8, "status 8")])
+def test_a_failure_that_nobody_waits_for_is_put_into_words(nccl, communicator, cupy, monkeypatch, status, words):
     def check_async_error():
-        raise cupy.cuda.nccl.NcclError(6)
+        raise cupy.cuda.nccl.NcclError(status)
 
     assert communicator.failure() == ""
     monkeypatch.setattr(nccl, "_connection", SimpleNamespace(check_async_error=check_async_error))
-    assert communicator.failure().startswith("NCCL lost the connection to other GPUs: NCCL_ERROR_REMOTE_ERROR")
+    assert communicator.failure().startswith(f"NCCL lost the connection to other GPUs: {words}")
 
 
 def test_ranks_with_a_gpu_each_take_nccl_and_one_rank_nothing(communicator):

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -114,6 +115,18 @@ class TestChoice:
         assert attention.choose("own") is None
         assert "lucid's own kernels" in attention.choose("auto")
         assert attention._kind == "own"
+
+    def test_a_cudnn_that_fails_on_empty_sequences_is_not_taken(self, monkeypatch):
+        """Micro-batches are filled up with empty sequences."""
+        cudnn = SimpleNamespace(backend_version=lambda: 92_201, create_handle=object)
+        monkeypatch.setitem(sys.modules, "cudnn", cudnn)
+        monkeypatch.setattr(cudnn_attention, "_device", lambda: 0)
+        monkeypatch.setattr(cudnn_attention, "_handle", lambda device: object())
+        with pytest.raises(ConfigError, match=r"needs cuDNN 9\.25\.0 or later, and this is 9\.22\.1: pip install"):
+            attention.choose("cudnn")
+        assert "lucid's own kernels" in attention.choose("auto")
+        cudnn.backend_version = lambda: 92_500
+        assert attention.choose("cudnn") is None
 
     def test_auto_takes_cudnn_where_it_can_and_nothing_is_dropped(self, monkeypatch):
         monkeypatch.setattr(cudnn_attention, "load", lambda: None)

@@ -71,6 +71,8 @@ class NCCLCommunicator(Communicator, Companion):
         self.whereabouts: Whereabouts = base.whereabouts
         self.device = device
         self._base, self._cuda, self._nccl, self._wire_dtype = base, cupy.cuda, nccl, np.dtype(wire_dtype)
+        # CuPy looks for the name of NCCL's status, and raises the second where it knows none.
+        self._errors = nccl.NcclError, KeyError
         self._stream = cupy.cuda.Stream(non_blocking=True)
         # Where the current stream has come to when it asks for a collective.
         self._asked = cupy.cuda.Event(disable_timing=True)
@@ -87,10 +89,10 @@ class NCCLCommunicator(Communicator, Companion):
         try:
             with self.whereabouts.waiting("start of NCCL", 0):
                 return self._nccl.NcclCommunicator(self.size, identity.tobytes(), self.rank)
-        except self._nccl.NcclError as error:
+        except self._errors as error:
             raise LaunchError(
-                f"NCCL does not start on {self.device} ({error}): NCCL_DEBUG=INFO in the environment lets it say why; "
-                "distributed.backend=mpi does without it"
+                f"NCCL does not start on {self.device} ({_in_words(error)}): NCCL_DEBUG=INFO in the environment lets "
+                "it say why; distributed.backend=mpi does without it"
             ) from error
 
     def all_reduce(self, array: Array) -> Work:
@@ -157,8 +159,8 @@ class NCCLCommunicator(Communicator, Companion):
             return ""
         try:
             self._connection.check_async_error()
-        except self._nccl.NcclError as error:
-            return f"NCCL lost the connection to other GPUs: {error}"
+        except self._errors as error:
+            return f"NCCL lost the connection to other GPUs: {_in_words(error)}"
         return ""
 
     def give_up(self) -> None:
@@ -169,7 +171,7 @@ class NCCLCommunicator(Communicator, Companion):
 
     def _part_by(self, call: Callable[[], None]) -> None:
         def part() -> None:
-            with suppress(self._nccl.NcclError):  # it is over in any case
+            with suppress(*self._errors):  # it is over in any case
                 call()
 
         self._is_left = True
@@ -252,6 +254,11 @@ class NCCLCommunicator(Communicator, Companion):
 
     def _name(self, array: Array) -> int:
         return getattr(self._nccl, _NAMES[array.dtype.name])
+
+
+def _in_words(error: Exception) -> str:
+    """Return what NCCL has failed with: its words, or the number of its status."""
+    return f"status {error}" if isinstance(error, KeyError) else str(error)
 
 
 class _OnStream:

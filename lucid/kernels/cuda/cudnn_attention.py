@@ -24,6 +24,9 @@ from lucid.kernels.sequences import Sequences
 
 # cuDNN's kernels take heads whose number of columns is a multiple of this, and no more than so many.
 _COLUMNS, _MOST_COLUMNS = 8, 128
+# Micro-batches are filled up with empty sequences, of which older ones made NaN:
+# https://github.com/NVIDIA/cudnn-frontend/issues/943
+_FIRST_VERSION = 92_500
 # A run has some numbers of sequences that its micro-batches are filled up to, each of which has a graph.
 _MOST_GRAPHS = 64
 
@@ -46,14 +49,26 @@ class Operand(IntEnum):
 
 
 def load() -> None:
-    """Raise `ConfigError` if cuDNN, its front end or a GPU that it can use is not there."""
+    """Raise `ConfigError` if cuDNN, its front end or a GPU that it can use is not there, or cuDNN is too old."""
     try:
+        import cudnn
+
+        version = cudnn.backend_version()
         _handle(_device())
     except Exception as error:
         raise ConfigError(
             f"attention by cuDNN needs cuDNN and its front end, which cannot be used here ({error}): "
             "pip install -e '.[cuda13]' (or cuda12), or set train.attention to own"
         ) from error
+    if version < _FIRST_VERSION:
+        raise ConfigError(
+            f"attention by cuDNN needs cuDNN {_dotted(_FIRST_VERSION)} or later, and this is {_dotted(version)}: "
+            "pip install -e '.[cuda13]' (or cuda12), or set train.attention to own"
+        )
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 10_000}.{version % 10_000 // 100}.{version % 100}"
 
 
 def takes(joined: Array, sequences: Sequences, heads: int) -> bool:

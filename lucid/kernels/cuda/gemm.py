@@ -246,8 +246,12 @@ def _handle(device: str) -> ctypes.c_void_p:
 
 @functools.cache
 def _workspace(xp: Any, device: str, stream: int) -> Array:
-    """Return memory on the current device, which is `device`, for the products on one stream. It stays."""
-    return xp.empty(WORKSPACE_BYTES, np.uint8)
+    """Return memory on the current device, which is `device`, for the products on one stream. It stays.
+
+    So it is not from where this thread takes the arrays of a micro-batch, which it would cut in two.
+    """
+    with xp.cuda.using_allocator(xp.get_default_memory_pool().malloc):
+        return xp.empty(WORKSPACE_BYTES, np.uint8)
 
 
 def _stream() -> int:

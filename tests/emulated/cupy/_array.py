@@ -160,6 +160,9 @@ class ndarray:
             raise TypeError(f"Only numpy.ndarray can be obtained from cupy.ndarray: {type(out)}")
         elif out.shape != self.shape or out.dtype != self.dtype:
             raise TypeError(f"the output has shape {out.shape} and type {out.dtype}, not {self.shape} and {self.dtype}")
+        if not self._host.flags.c_contiguous:
+            with emulation.stream_of(stream):
+                """CuPy makes a copy in a block of its own."""
         if blocking:
             emulation.wait("get", stream)
             np.copyto(out, self._host)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cupy import _places, _transfers, emulation
+from cupy import _errors, _places, _transfers, emulation
 from cupy.cuda import device
 
 # As CuPy's pools have it.
@@ -21,6 +21,8 @@ class Memory:
 
     def __init__(self, size: int) -> None:
         self.size, self.device_id = size, device.get_device_id()
+        if _places.used_bytes(self.device_id) + size > device._MEMORY_BYTES:
+            raise _errors.CUDARuntimeError(2, "cudaErrorMemoryAllocation", "out of memory")
         room = np.empty(size + _ALIGNMENT, np.uint8)
         begin = -room.ctypes.data % _ALIGNMENT
         self._bytes = room[begin : begin + size]
@@ -89,16 +91,17 @@ class OutOfMemoryError(MemoryError):
 class MemoryPool:
     """Hands out memory up to its limit, if it has one, and knows how much of it is in use."""
 
-    def __init__(self, allocator: Any = None) -> None:
+    def __init__(self, allocator: Callable[[int], MemoryPointer] | None = None) -> None:
+        self._allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))
         self._handed_out: weakref.WeakSet[Memory] = weakref.WeakSet()
         self._limit = 0
 
     def malloc(self, size: int) -> MemoryPointer:
         if self._limit and self.used_bytes() + size > self._limit:
             raise OutOfMemoryError(size, self.used_bytes(), self._limit)
-        memory = Memory(size)
-        self._handed_out.add(memory)
-        return MemoryPointer(memory, 0)
+        pointer = self._allocator(size)
+        self._handed_out.add(pointer.mem)
+        return pointer
 
     def used_bytes(self) -> int:
         return sum(memory.size for memory in self._handed_out)

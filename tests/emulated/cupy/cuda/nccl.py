@@ -60,7 +60,8 @@ class NcclError(RuntimeError):
     """What a call of NCCL returned, other than success."""
 
     def __init__(self, status: int) -> None:
-        super().__init__(_ERRORS.get(status, f"NCCL_ERROR_{status}"))
+        # CuPy, too, looks for its name of the status, and fails where it has none.
+        super().__init__(_ERRORS[status])
         self.status = status
 
 

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +34,6 @@ class Stream:
         # Copies that the host has not waited for, numbered, and how many of each stream's come before what comes next.
         self._pending: list[tuple[int, Callable[[], None]]] = []
         self._seen: Counter[int] = Counter()
-        self._before: list[Stream] = []
         _streams[self.ptr] = self
 
     def __eq__(self, other: object) -> bool:
@@ -44,11 +43,14 @@ class Stream:
         return hash(self.ptr)
 
     def __enter__(self) -> "Stream":
-        self._before.append(get_current_stream())
+        _entered().append(self)
         return self.use()
 
     def __exit__(self, *_: object) -> None:
-        _set_current(self._before.pop())
+        """Go back to the stream of the block around this one: one made current by `use` since then is forgotten."""
+        blocks = _entered()
+        blocks.pop()
+        _set_current(blocks[-1] if blocks else Stream.null)
 
     def use(self) -> "Stream":
         _set_current(self)
@@ -195,6 +197,13 @@ def _set_current(stream: Stream) -> None:
     if stream.device_id not in (-1, own):
         raise RuntimeError(f"a stream of device {stream.device_id} cannot be current on device {own}")
     _currents()[own] = stream
+
+
+def _entered() -> list[Stream]:
+    """Return the streams of the blocks that this thread is in, the innermost last, on the current device."""
+    if not hasattr(_local, "blocks"):
+        _local.blocks = defaultdict(list)
+    return _local.blocks[device.get_device_id()]
 
 
 def _currents() -> dict[int, Stream]:
