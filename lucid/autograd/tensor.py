@@ -28,8 +28,9 @@ class Tensor:
         self.data = np.asarray(data) if isinstance(data, np.generic) else data
         self.requires_grad = requires_grad
         self._function = function
+        # The gradient, None where there is none; and the array that it is written to, which outlives it.
         self._gradient: Array | None = None
-        self._has_gradient = False
+        self._room: Array | None = None
         self._ready_hooks: list[Callable[[], None]] = []
 
     @property
@@ -88,12 +89,12 @@ class Tensor:
     @property
     def grad(self) -> "Tensor | None":
         """The gradient collected so far, or None. Shares memory with the buffer that backward adds to."""
-        return Tensor(self._gradient) if self._has_gradient and self._gradient is not None else None
+        return None if self._gradient is None else Tensor(self._gradient)
 
     @property
     def has_gradient(self) -> bool:
         """Whether a gradient has been collected since `zero_grad`."""
-        return self._has_gradient
+        return self._gradient is not None
 
     def backward(self, gradient: "Tensor | Array | None" = None) -> None:
         """Add the gradient of this tensor to the `grad` of all leaves that it was computed from.
@@ -115,41 +116,42 @@ class Tensor:
 
     def zero_grad(self) -> None:
         """Forget the gradient: the next contribution overwrites the buffer, nothing is cleared."""
-        self._has_gradient = False
+        self._gradient = None
 
     def replace_data(self, data: Array) -> None:
         """Hold `data` instead (another device or dtype); the gradient is dropped."""
-        self.data, self._gradient, self._has_gradient = data, None, False
+        self.data, self._gradient, self._room = data, None, None
 
     def use_buffers(self, data: Array, gradient: Array) -> None:
         """Move values and gradient into these arrays, of this tensor's shape: views into flat buffers."""
         data[...] = self.data
-        if self._has_gradient:
+        if self._gradient is not None:
             gradient[...] = self._gradient
-        self.data, self._gradient = data, gradient
+            self._gradient = gradient
+        self.data, self._room = data, gradient
 
     def collect_gradient_in(self, buffer: Array) -> None:
         """Let the next backward overwrite `buffer`, of this tensor's shape; the gradient so far is forgotten."""
-        self._gradient, self._has_gradient = buffer, False
+        self._gradient, self._room = None, buffer
 
     def mark_gradient(self) -> None:
         """Take what the buffer holds as the gradient: something has written it that this tensor knows nothing of."""
-        self._has_gradient = True
+        self._gradient = self._room
 
     def accumulate(self, contribution: "Gradient") -> None:
         """Add a contribution to the gradient; the first after `zero_grad` overwrites."""
         from lucid.autograd.function import Deferred
 
         assert contribution is not None, "a function gave no gradient for an input that needs one"
-        if self._gradient is None:
-            self._gradient = backend.array_module(self.data).empty_like(self.data)
+        if self._room is None:
+            self._room = backend.array_module(self.data).empty_like(self.data)
         if isinstance(contribution, Deferred):
-            contribution.write(self._gradient, self._has_gradient)
-        elif self._has_gradient:
-            self._gradient += contribution
+            contribution.write(self._room, self.has_gradient)
+        elif self.has_gradient:
+            self._room += contribution
         else:
-            self._gradient[...] = contribution
-        self._has_gradient = True
+            self._room[...] = contribution
+        self._gradient = self._room
 
     def add_ready_hook(self, callback: Callable[[], None]) -> None:
         """Call `callback` in each backward when all uses of this leaf have contributed to its gradient."""

@@ -20,6 +20,7 @@ class Parameter(Tensor):
     def __init__(self, data: backend.Array) -> None:
         super().__init__(data, requires_grad=True)
         self._rounded: backend.Array | None = None
+        self._is_flat = False
 
     @property
     def operand(self) -> backend.Array:
@@ -30,9 +31,18 @@ class Parameter(Tensor):
         """Have operations given `copy`, of this parameter's shape, which others keep up to date."""
         self._rounded = copy
 
+    def use_buffers(self, data: backend.Array, gradient: backend.Array) -> None:
+        super().use_buffers(data, gradient)
+        self._is_flat = True
+
     def replace_data(self, data: backend.Array) -> None:
+        """Hold `data` instead. Raises `RuntimeError` once this is part of flat buffers, which would not follow."""
+        if self._is_flat:
+            raise RuntimeError(
+                "the parameters are part of flat buffers, which an optimizer or DistributedDataParallel works on: move "
+                "or convert the module before these are made"
+            )
         super().replace_data(data)
-        self._rounded = None
 
 
 class Module:
@@ -130,9 +140,14 @@ class Module:
             parameter.zero_grad()
 
     def to(self, target: "str | np.dtype | type") -> Self:
-        """Move all parameters to a device ("cpu", "cuda:0") or a dtype, in place. Do it before `flatten`."""
+        """Move all parameters to a device ("cpu", "cuda:0") or a dtype, in place.
+
+        Raises `RuntimeError` after `flatten`, unless they are there already.
+        """
         for parameter in self.parameters():
-            parameter.replace_data(parameter.to(target).data)
+            moved = parameter.to(target)
+            if moved is not parameter:
+                parameter.replace_data(moved.data)
         return self
 
     @property

@@ -133,11 +133,6 @@ class TestRounded:
         flat.round()
         self.assert_copies_are_of(flat)
 
-    def test_replacing_the_data_leaves_it(self, flat):
-        parameter = flat.parameters[0]
-        parameter.replace_data(np.ones(3))
-        assert parameter.operand is parameter.data
-
     @pytest.mark.parametrize("optimizer", [AdamW, LAMB])
     def test_optimizers_keep_it_up_to_date(self, flat, optimizer):
         flat.gradients[:] = np.random.default_rng(0).standard_normal(len(flat.gradients))
@@ -145,6 +140,17 @@ class TestRounded:
         optimizer(flat).step(1e-1)
         self.assert_copies_are_of(flat)
         assert (flat.rounded != before).mean() > 0.5
+
+
+def test_a_module_is_not_moved_out_of_its_flat_buffers(model):
+    flat = flatten(model)
+    values = flat.values.copy()
+    assert model.to("cpu").to(np.float32) is model
+    with pytest.raises(RuntimeError, match="move or convert the module before these are made"):
+        model.to(np.float64)
+    for name, view in flat.views(flat.values).items():
+        assert np.shares_memory(dict(model.named_parameters())[name].data, view)
+    np.testing.assert_array_equal(flat.values, values)
 
 
 def test_a_backward_that_was_interrupted_leaves_some_gradients_and_is_noticed(model):
