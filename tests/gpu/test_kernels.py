@@ -512,8 +512,8 @@ class TestOrder:
     def test_the_order_of_threads_and_copies_changes_no_bit(self, machine, element, order, monkeypatch):
         x, gradient, bias = normal(150, 64, dtype=element), normal(150, 64, dtype=element), normal(64)
         ids, sequences = RANDOM.integers(0, 3, 150), Sequences.padded(np.zeros((2, 75)), None)
-        joined, draws = normal(150, 192, dtype=element), (0.3, STREAM, Coordinates(3, 1, np.arange(150)))
-        drawn = 0.3, STREAM, sequences.coordinates(Coordinates(3, 1, ids[:2]))
+        joined, draws = normal(150, 192, dtype=element), (0.3, STREAM, Coordinates.of(3, 1, np.arange(150)))
+        drawn = 0.3, STREAM, sequences.coordinates(Coordinates.of(3, 1, ids[:2]))
 
         def run():
             made = machine.run("dropout_add_layer_norm", x, bias, x, bias, bias, 1e-12, *draws)
