@@ -45,7 +45,7 @@ class DryRun:
         return start
 
     def plan(self, device: str, product: Any) -> "Plan":
-        """Stand for `gemm._plan`."""
+        """Stand for `gemm.plan_of`."""
         return Plan(product, self.launches)
 
     def submit(self, operation: Callable[[], Any], stream: Any = None, memory: Any = ()) -> None:
@@ -79,15 +79,16 @@ class DryRun:
 
 
 class Plan:
-    """Stands for a plan of `gemm`."""
+    """Stands for a plan of `plans`, and for the way that it goes."""
+
+    is_whole = True
 
     def __init__(self, product: Any, launches: list[Launch]) -> None:
-        self.product, self._launches = product, launches
+        self.way, self._product, self._launches = self, product, launches
 
-    def run(
-        self, first: Any, second: Any, out: Any, accumulate: bool, vector: Any, workspace: Any, stream: int
-    ) -> None:
-        self._launches.append(costs.product(self.product.operations, first, second, out, accumulate, vector))
+    def run(self, operands: Any) -> None:
+        first, second, out, accumulate, vector, *_ = operands
+        self._launches.append(costs.product(self._product.operations, first, second, out, accumulate, vector))
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def dry_run(flops_of_product: int) -> Iterator[DryRun]:
     with ExitStack() as stack, np.errstate(all="ignore"):
         for owner, name, stand_in in (
             (launching, "_function", run.function),
-            (gemm, "_plan", run.plan),
+            (gemm, "plan_of", run.plan),
             (init, "truncated_normal", lambda shape, deviation: np.zeros(shape, np.float32)),
             (cupy.emulation, "submit", run.submit),
             (cupy._array, "_poison", lambda host: None),

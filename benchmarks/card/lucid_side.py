@@ -29,6 +29,7 @@ class LucidSide:
         self.communicator = connect("single", "cuda")
         if remark := kernels.set_attention("own" if attention == "auto" and workload.dropout else attention):
             print(remark)
+        kernels.time_products(True)  # as training does
         self.free_at_start = gpu_library().cuda.runtime.memGetInfo()[0]
         self.tiny = workload.model == "tiny"
         model = BERTForPreTraining.from_pretrained(folder)

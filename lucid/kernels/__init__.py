@@ -35,6 +35,7 @@ _wrapper: "Callable[[Kernels], Kernels] | None" = None
 # What was chosen last.
 _precision: Precision = "float32"
 _attention: AttentionKind = "own"
+_timed = False
 
 
 class Products(Protocol):
@@ -362,10 +363,24 @@ def set_attention(kind: AttentionKind) -> str | None:
     return remark
 
 
+def time_products(wanted: bool) -> None:
+    """Let products on GPUs be made by the algorithm that was the fastest when it was timed, or by the library's first.
+
+    This holds for the whole process from now on. What is timed is timed once, and kept for the kind of card. The
+    library's first, which products have unless this asks for the other, needs nothing kept to give the same bits.
+    """
+    global _timed
+    if wanted != _timed and _on_gpu() is not reference:
+        from lucid.kernels.cuda import plans
+
+        plans.time_algorithms(wanted)
+    _timed = wanted
+
+
 @contextmanager
 def choices_kept() -> Iterator[None]:
-    """Put back, after the block, what `set_precision`, `set_attention` and `threads.limit` had chosen before it."""
-    before = _precision, _attention
+    """Put back, after the block, what was chosen before it: precision, attention, `time_products`, `threads.limit`."""
+    before = _precision, _attention, _timed
     with threads.limit_kept():
         try:
             yield
@@ -374,6 +389,7 @@ def choices_kept() -> Iterator[None]:
                 set_precision(before[0])
             if _attention != before[1]:
                 set_attention(before[1])
+            time_products(before[2])
 
 
 def product_library(device: str = CPU) -> str:

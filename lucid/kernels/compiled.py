@@ -9,12 +9,17 @@ from pathlib import Path
 
 
 def kept_in(digest: str, beside: Path) -> Path | None:
-    """Return a writable folder for what is compiled from sources of this digest, if there is one.
+    """Return a writable folder for what is compiled from sources of this digest, if there is one: see `folder_of`."""
+    return folder_of(f"kernels-{digest[:16]}", beside)
+
+
+def folder_of(name: str, beside: Path) -> Path | None:
+    """Return a writable folder of this name for what this machine need not make anew, if there is one.
 
     It is where the user says, or in the home, or among the sources, which lie in `beside`.
     """
     for base in _bases(beside):
-        folder = base / f"kernels-{digest[:16]}"
+        folder = base / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()

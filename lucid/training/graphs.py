@@ -17,7 +17,7 @@ does in Python besides has to be the same each time, or be done by hand:
 
 from dataclasses import dataclass
 
-from lucid.backend import Array
+from lucid.backend import Array, array_module
 from lucid.distributed import Communicator, DistributedDataParallel, wait_for_device
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.rows import LabelledRows
@@ -111,6 +111,9 @@ class GraphedMicroBatches(MicroBatches):
                 self._backward(program.rows, program.place, program.figures)
             program.recording = recording
         else:
+            if not program.has_run:
+                # Kernels are loaded and products timed now, which may wait for the GPU unseen by the watchdog.
+                wait_for_device(self._communicator, array_module(flat.gradients).cuda.get_current_stream())
             with self._pool.allocating():
                 self._backward(program.rows, program.place, program.figures)
             program.has_run = True

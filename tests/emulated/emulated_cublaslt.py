@@ -6,6 +6,7 @@ its status, and a sentence about it as that status's string. Matrices lie by col
 """
 
 import ctypes
+import itertools
 import sys
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ DESCRIPTION = {
 }
 PREFERENCE = {
     1: ("workspace", ctypes.c_uint64),
+    3: ("reduction", ctypes.c_uint32),
     5: ("alignment_a", ctypes.c_uint32),
     6: ("alignment_b", ctypes.c_uint32),
     7: ("alignment_c", ctypes.c_uint32),
@@ -34,8 +36,13 @@ PREFERENCE = {
 }
 # All algorithms here ask for this much memory, unless they are told to do with less.
 WORKSPACE_BYTES = 2**16
+RESULT_BYTES = 96
 # What the first word of a chosen algorithm is.
 MARK = 0x6C75636964
+# How many algorithms there are for a product. Each adds up in parts of its own, so that each has its own bits.
+ALGORITHMS = 3
+# cublasLtReductionScheme_t: parts of a sum may be rounded to the type of the product, or not.
+IN_COMPUTE_TYPE, ANY_REDUCTION = 2, 7
 
 POINTER, INT, SIZE = ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 
@@ -72,6 +79,7 @@ class Layout:
 class Description:
     """What is to be multiplied, and how."""
 
+    compute_type: int
     attributes: dict = field(default_factory=lambda: {"transa": 0, "transb": 0, "epilogue": DEFAULT, "bias": 0})
 
 
@@ -80,25 +88,31 @@ class Preference:
     """What algorithms may ask for."""
 
     attributes: dict = field(
-        default_factory=lambda: {"workspace": 0} | {f"alignment_{matrix}": 256 for matrix in "abcd"}
+        default_factory=lambda: (
+            {"workspace": 0, "reduction": ANY_REDUCTION} | {f"alignment_{matrix}": 256 for matrix in "abcd"}
+        )
     )
 
 
 @dataclass
 class Algorithm:
-    """What the heuristic has chosen, and for what."""
+    """What the heuristic has chosen, and for what: `parts` are those that the sums are made in."""
 
     problem: tuple
     workspace: int
     alignments: tuple
     bias_alignment: int
+    parts: int
 
 
 class Library:
-    """The library. `refused` holds the epilogues that it has no algorithm for, `calls` the functions called."""
+    """The library. `calls` are the functions called.
+
+    `refused` holds the epilogues that it has no algorithm for, with the status that says so.
+    """
 
     def __init__(self):
-        self.calls, self.refused = [], set()
+        self.calls, self.refused = [], {}
         self._objects, self._reason = {}, ctypes.create_string_buffer(b"", 1000)
         self._algorithms = []
         for name, (method, types) in self._functions().items():
@@ -163,8 +177,9 @@ class Library:
         self._make(target, Handle())
 
     def _create_description(self, target, compute_type, scale_type):
-        expect((compute_type, scale_type) == (COMPUTE_32F, 0), f"compute type {compute_type}, scales of {scale_type}")
-        self._make(target, Description())
+        # The library takes any compute type here, and refuses it when it is asked for an algorithm.
+        expect(scale_type == 0, f"scales of {scale_type}")
+        self._make(target, Description(compute_type))
 
     def _create_layout(self, target, kind, rows, columns, stride):
         expect(kind in DTYPES, f"no type {kind}")
@@ -190,6 +205,7 @@ class Library:
     def _problem(self, description, layouts):
         """Return what has to be multiplied, as numbers that do not change."""
         how, (a, b, c, d) = description.attributes, layouts
+        expect(description.compute_type == COMPUTE_32F, f"compute type {description.compute_type}")
         expect(c == d, "the product has another layout than what is added to it")
         expect((a.type, b.type, d.type) in PRODUCTS, f"types {a.type}, {b.type} and {d.type}", NOT_SUPPORTED)
         expect(how["transa"] in (0, 1) and how["transb"] in (0, 1), f"operations of {how}")
@@ -211,20 +227,26 @@ class Library:
         ctypes.c_int.from_address(count).value = 0
         problem = self._problem(description, layouts)
         epilogue, bias = problem[2], description.attributes["bias"]
-        expect(epilogue not in self.refused, f"no algorithm has epilogue {epilogue}", NOT_SUPPORTED)
+        expect(epilogue not in self.refused, f"no algorithm has epilogue {epilogue}", self.refused.get(epilogue))
         alignments = tuple(settings[f"alignment_{matrix}"] for matrix in "abcd")
         for alignment, layout in zip(alignments, layouts, strict=True):
             least = DTYPES[layout.type].itemsize
             expect(alignment & -alignment == alignment >= least, f"an alignment of {alignment}", NOT_SUPPORTED)
         workspace = min(settings["workspace"], WORKSPACE_BYTES)
-        self._algorithms.append(Algorithm(problem, workspace, alignments, bias & -bias))
-        # The algorithm's 8 words, the size of its workspace, its state, and how many waves it takes.
-        words = (ctypes.c_uint64 * 8).from_address(results)
-        words[:] = MARK, len(self._algorithms) - 1, *(0,) * 6
-        ctypes.c_uint64.from_address(results + 64).value = workspace
-        ctypes.c_int.from_address(results + 72).value = SUCCESS
-        ctypes.c_float.from_address(results + 76).value = 1
-        ctypes.c_int.from_address(count).value = 1
+        # One that may round parts of sums to bfloat16 is put before all others, where it may be taken.
+        rounding = problem[5][0] == 14 and settings["reduction"] != IN_COMPUTE_TYPE
+        for number in range(min(wanted, ALGORITHMS)):
+            self._algorithms.append(
+                Algorithm(problem, workspace, alignments, bias & -bias, -2 if rounding else number + 1)
+            )
+            # The algorithm's 8 words, the size of its workspace, its state, and how many waves it takes.
+            result = results + number * RESULT_BYTES
+            words = (ctypes.c_uint64 * 8).from_address(result)
+            words[:] = MARK, len(self._algorithms) - 1, *(0,) * 6
+            ctypes.c_uint64.from_address(result + 64).value = workspace
+            ctypes.c_int.from_address(result + 72).value = SUCCESS
+            ctypes.c_float.from_address(result + 76).value = 1
+            ctypes.c_int.from_address(count).value = number + 1
 
     def _multiply(
         self, handle, description, alpha, a, a_layout, b, b_layout, beta, c, c_layout, d, d_layout,
@@ -248,7 +270,7 @@ class Library:
         def work():
             if chosen.workspace:
                 ctypes.memset(workspace, 0xAA, chosen.workspace)
-            multiply(chosen.problem, factors, a, b, d, bias)
+            multiply(chosen.problem, chosen.parts, factors, a, b, d, bias)
 
         emulation = getattr(sys.modules.get("cupy"), "emulation", None)
         if emulation is None:
@@ -263,15 +285,17 @@ class Library:
         return self._algorithms[number]
 
 
-def multiply(problem, factors, a, b, d, bias):
-    """Compute a product in float32, and round what is written."""
+def multiply(problem, parts, factors, a, b, d, bias):
+    """Compute a product in float32, in so many parts, and round what is written, each part too if `parts` < 0."""
     transa, transb, epilogue, a_layout, b_layout, d_layout = problem
     left, right, out = (matrix(*pair) for pair in ((a, a_layout), (b, b_layout), (d, d_layout)))
     alpha, beta = map(np.float32, factors)
     left, right = left.astype(np.float32), right.astype(np.float32)
     left, right = left.T if transa else left, right.T if transb else right
+    product = alpha * in_parts(left, right, parts, out.dtype)
     # Not 0 times what is there, which may be no number.
-    product = alpha * (left @ right) + (beta * out.astype(np.float32) if beta else np.float32(0))
+    if beta:
+        product += beta * out.astype(np.float32)
     if epilogue == BIAS:
         product += vector(bias, len(product), out.dtype).astype(np.float32)[:, None]
     elif epilogue == BGRADA:
@@ -279,6 +303,16 @@ def multiply(problem, factors, a, b, d, bias):
     elif epilogue == BGRADB:
         vector(bias, right.shape[1], out.dtype)[...] = right.sum(axis=0)
     out[...] = product
+
+
+def in_parts(left, right, parts, dtype):
+    """Return a product whose sums are added up part by part."""
+    bounds = np.linspace(0, left.shape[1], abs(parts) + 1).astype(int)
+    total = np.zeros((len(left), right.shape[1]), np.float32)
+    for start, stop in itertools.pairwise(bounds):
+        total += left[:, start:stop] @ right[start:stop]
+        total = total.astype(dtype).astype(np.float32) if parts < 0 else total
+    return total
 
 
 def matrix(address, layout):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lucid.kernels import reference
-from lucid.kernels.cuda import cublaslt, gemm
+from lucid.kernels.cuda import algorithms, cublaslt, plans
 
 RANDOM = np.random.default_rng()
 # Rows, inputs and outputs: one of each, odd ones, whole accesses, and no rows.
@@ -50,15 +50,15 @@ def made(monkeypatch):
 @pytest.fixture
 def no_epilogues(monkeypatch):
     """A library that has products alone."""
-    choose = gemm._Plan._choose
+    found = plans.Form.algorithms
 
-    def plain_alone(plan):
-        return choose(plan) if plan.product.epilogue == cublaslt.Epilogue.DEFAULT else None
+    def plain_alone(form):
+        return found(form) if form.product.epilogue == cublaslt.Epilogue.DEFAULT else []
 
-    gemm._plan.cache_clear()
-    monkeypatch.setattr(gemm._Plan, "_choose", plain_alone)
+    plans.plan_of.cache_clear()
+    monkeypatch.setattr(plans.Form, "algorithms", plain_alone)
     yield
-    gemm._plan.cache_clear()
+    plans.plan_of.cache_clear()
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
@@ -207,10 +207,24 @@ def test_a_library_without_the_epilogues_gives_the_same_numbers(machine, arrays,
         assert_close(machine, "linear", got, one, {"float32": 32, "bfloat16": 2})
 
 
+@pytest.mark.emulated
+@pytest.mark.parametrize("machine", ["emulated"], indirect=True)
+@pytest.mark.parametrize("status", [cublaslt.NOT_SUPPORTED, 7])
+def test_whatever_the_library_answers_for_an_epilogue_that_it_has_not(machine, monkeypatch, element, status):
+    refused = dict.fromkeys((cublaslt.Epilogue.BIAS, cublaslt.Epilogue.BGRADB), status)
+    monkeypatch.setattr(cublaslt.library().functions, "refused", refused)
+    plans.plan_of.cache_clear()
+    x, weight, bias = (normal(*shape, dtype=element) for shape in ((70, 16), (8, 16), (8,)))
+    y = machine.kernels.linear(*map(machine.put, (x, weight, bias)))
+    plans.plan_of.cache_clear()
+    assert_close(machine, "linear", y, reference.linear(*doubled(x, weight, bias)), {"float32": 32, "bfloat16": 2})
+
+
 def test_a_second_call_makes_nothing_anew(machine, arrays, made):
-    gemm._plan.cache_clear()
+    plans.plan_of.cache_clear()
     first = run_all(machine, *arrays)
-    assert made["cublasLtMatmulDescCreate"] == 3
+    # Two of them with what is done with a vector, and without.
+    assert made["cublasLtMatmulDescCreate"] == 5
     made.clear()
     for one, other in zip(first, run_all(machine, *arrays), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -247,14 +261,119 @@ def test_captured_products_follow_what_their_factors_become(machine, arrays):
 
 def test_what_the_library_refuses_is_told_with_the_product(machine, monkeypatch):
     monkeypatch.setattr(cublaslt, "COMPUTE_32F", 9999)
-    gemm._plan.cache_clear()
-    # The library itself refuses it when it is asked for an algorithm, the emulated one at once.
-    with pytest.raises(RuntimeError, match=r"(ended with status .*|no algorithm for Product.*)rows=3, columns=2"):
+    plans.plan_of.cache_clear()
+    with pytest.raises(RuntimeError, match=r"(ended with status .*|no algorithm) for TN DEFAULT.*, 3 x 2 by 3 float32"):
         machine.run("linear", normal(2, 3), normal(4, 3), None)
 
 
 def test_a_product_without_any_algorithm_is_an_error(machine, monkeypatch):
-    monkeypatch.setattr(gemm._Plan, "_choose", lambda plan: None)
-    gemm._plan.cache_clear()
-    with pytest.raises(RuntimeError, match=r"no algorithm for Product.*rows=3, columns=2"):
+    monkeypatch.setattr(plans.Form, "algorithms", lambda form: [])
+    plans.plan_of.cache_clear()
+    with pytest.raises(RuntimeError, match=r"no algorithm for TN BIAS.*, 3 x 2 by 3 float32"):
         machine.run("linear", normal(2, 3), normal(4, 3), normal(4))
+
+
+class TestTimedAlgorithms:
+    """The first time that a product is made in training, all ways to make it are timed, and the best is kept."""
+
+    @pytest.fixture(autouse=True)
+    def timed(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+        monkeypatch.setattr(algorithms, "_known", {})
+        monkeypatch.setattr(algorithms, "_used", {})
+        plans.time_algorithms(True)
+        plans.plan_of.cache_clear()
+        yield
+        plans.time_algorithms(False)
+
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """How many works were timed, product by product; a list of choices sets what is found to be the fastest."""
+        counts, forced = [], []
+        seconds_of = algorithms.seconds_of
+
+        def timed(works):
+            found = seconds_of(works)
+            counts.append(len(found))
+            if forced:
+                found[forced[0]] = 0.0
+            return found
+
+        monkeypatch.setattr(algorithms, "seconds_of", timed)
+        return counts, forced
+
+    def test_each_product_is_timed_once(self, machine, arrays, asked):
+        counts, _ = asked
+        first = run_all(machine, *arrays)
+        assert len(counts) == 3
+        for one, other in zip(first, run_all(machine, *arrays), strict=True):
+            np.testing.assert_array_equal(one, other)
+        plans.plan_of.cache_clear()
+        algorithms._known.clear()
+        for one, other in zip(first, run_all(machine, *arrays), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert len(counts) == 3
+
+    @pytest.mark.parametrize("place", [0, 1, -1])
+    def test_whichever_is_chosen_gives_the_numbers(self, machine, arrays, asked, place):
+        asked[1].append(place)
+        x, weight, bias, gradient = doubled(*map(machine.get, arrays[:4]))
+        expected = [x @ weight.T + bias, gradient @ weight, gradient.T @ x, gradient.sum(axis=0)]
+        for got, one in zip(run_all(machine, *arrays), expected, strict=True):
+            assert_close(machine, "linear", got, one, {"float32": 32, "bfloat16": 2})
+
+    def test_timing_leaves_what_is_added_to(self, machine, arrays, asked):
+        x, weight, _, gradient, out, sums = arrays
+        counts, _ = asked
+        before = machine.get(out).astype(np.float64)
+        machine.kernels.linear_weight_gradient(gradient, x, out, True, sums)
+        total = machine.put(machine.get(x))
+        machine.kernels.linear_input_gradient(gradient, weight, total)
+        assert len(counts) == 2
+        x, weight, gradient = doubled(*map(machine.get, (x, weight, gradient)))
+        assert_close(machine, "linear_weight_gradient", out, before + gradient.T @ x)
+        assert_close(machine, "linear_weight_gradient", sums, gradient.sum(axis=0))
+        assert_close(machine, "linear_input_gradient", total, x + gradient @ weight, {"float32": 32, "bfloat16": 1})
+
+    def test_while_a_stream_captures_nothing_is_timed_and_nothing_kept(self, machine, arrays, asked, tmp_path):
+        import cupy
+
+        x, weight, *_ = arrays
+        counts, stream = asked[0], cupy.cuda.Stream(non_blocking=True)
+        cupy.cuda.Device().synchronize()
+        with stream:
+            plans.workspace_of(cupy, "cuda:0", stream.ptr)
+            stream.begin_capture()
+            y = machine.kernels.linear(x, weight, None)
+            graph = stream.end_capture()
+            graph.launch(stream)
+            stream.synchronize()
+            assert_close(machine, "linear", y, machine.get(x).astype(float) @ machine.get(weight).astype(float).T)
+            assert not counts
+            assert not list(tmp_path.rglob("*.jsonl"))
+            machine.kernels.linear(x, weight, None)
+        assert len(counts) == 1
+
+    def test_without_room_for_timing_the_first_is_taken(self, machine, arrays, monkeypatch):
+        import cupy
+
+        def full(works):
+            raise cupy.cuda.memory.OutOfMemoryError(1, 1)
+
+        monkeypatch.setattr(algorithms, "seconds_of", full)
+        run_all(machine, *arrays)
+        assert set(algorithms.used(plans.card_of("cuda:0")).values()) == {0}
+
+    def test_one_that_the_library_refuses_when_it_is_run_is_not_taken(self, machine, arrays, monkeypatch):
+        run, refused = plans.Way.run, []
+
+        def refuse_the_first(way, operands):
+            refused.append(way.algorithm)
+            if way.algorithm is refused[0]:
+                raise RuntimeError("cublasLtMatmul ended with status 13")
+            run(way, operands)
+
+        monkeypatch.setattr(plans.Way, "run", refuse_the_first)
+        x, weight, *_ = arrays
+        y = machine.kernels.linear(x, weight, None)
+        assert_close(machine, "linear", y, machine.get(x).astype(float) @ machine.get(weight).astype(float).T)

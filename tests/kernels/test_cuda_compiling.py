@@ -3,6 +3,7 @@
 import importlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -128,6 +129,12 @@ class TestKeeping:
         assert f"compiling kernels, once per machine ({tmp_path}" in capsys.readouterr().err
         monkeypatch.setattr(compiling, "compiled", None)
         assert compiling.machine_code(CAST, "sm_90") == first
+
+    def test_it_is_a_whole_file_for_nvidias_tools(self):
+        """Its table of program headers, which comes last, ends where the file does."""
+        cubin = compiling.machine_code(CAST, "sm_90")
+        [start], (size, count) = struct.unpack_from("<Q", cubin, 0x20), struct.unpack_from("<HH", cubin, 0x36)
+        assert start + size * count == len(cubin)
 
     def test_each_architecture_form_and_flag_has_its_own(self, monkeypatch, tmp_path):
         compiling.machine_code(CAST, "sm_90")

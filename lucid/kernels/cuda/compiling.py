@@ -78,7 +78,8 @@ def compiled(form: Variant, architecture: str, *more_flags: str) -> tuple[bytes,
     try:
         flags = f"-arch={architecture}", *_FLAGS, f"-I{SOURCES}", *form.definitions, *more_flags
         nvrtc.compileProgram(program, flags)
-        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program).strip("\0\n ")
+        # CuPy takes the last byte for the end of a text. The driver does not miss it, NVIDIA's tools do.
+        return nvrtc.getCUBIN(program) + b"\0", nvrtc.getProgramLog(program).strip("\0\n ")
     except nvrtc.NVRTCError as error:
         log = nvrtc.getProgramLog(program).strip("\0\n ")
         raise ConfigError(f"{form.source} does not compile for {architecture} ({error}): {log}") from error

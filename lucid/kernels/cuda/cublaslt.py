@@ -47,6 +47,7 @@ class PreferenceAttribute(IntEnum):
     """cublasLtMatmulPreferenceAttributes_t."""
 
     MAX_WORKSPACE_BYTES = 1
+    REDUCTION_SCHEME_MASK = 3
     MIN_ALIGNMENT_A_BYTES = 5
     MIN_ALIGNMENT_B_BYTES = 6
     MIN_ALIGNMENT_C_BYTES = 7
@@ -75,6 +76,8 @@ class HeuristicResult(ctypes.Structure):
 COMPUTE_32F = 68
 # cudaDataType.
 DATA_TYPES = {np.dtype(np.float32): 0, np.dtype(ml_dtypes.bfloat16): 14}
+# cublasReductionScheme_t: a sum that is made in parts has these added in float32, in an order of their own.
+REDUCTION_IN_COMPUTE_TYPE = 2
 # cublasStatus_t: no algorithm does what is asked for.
 NOT_SUPPORTED = 15
 

@@ -1,0 +1,301 @@
+"""How cuBLASLt makes a product: the ways there are on a card, and the one that is taken.
+
+There are several: the first algorithms of the library's heuristic, with what is done with the vector (the bias added,
+or its gradient summed) by the product itself, or beside it. The first of them is taken, so that every run on one kind
+of card gives the same bits; or, where training has asked for it (`time_algorithms`), the fastest, which is found once
+and kept (`algorithms.py`).
+https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lucid.backend import Array, address, array_module, gpu_library
+from lucid.kernels.cuda import algorithms, cublaslt
+from lucid.kernels.cuda.cublaslt import (
+    Algorithm,
+    Epilogue,
+    HeuristicResult,
+    MatmulAttribute,
+    Operation,
+    PreferenceAttribute,
+)
+
+# What the library may keep parts of sums in, on each stream: NVIDIA's advice for Hopper.
+WORKSPACE_BYTES = 32 * 2**20
+# So many of the heuristic's algorithms are timed, with what is done with the vector, and so many without.
+_TRIED = 8
+# No algorithm asks for matrices that begin on multiples of more.
+_MOST_ALIGNMENT = 256
+# A training step has about 50 different products. Each number of rows that batches are padded to makes new ones.
+_MOST_PLANS = 1024
+
+_ZERO, _ONE = ctypes.c_float(0), ctypes.c_float(1)
+
+_timed = False
+
+
+def time_algorithms(wanted: bool) -> None:
+    """Let products be made by the fastest algorithm, instead of the heuristic's first, from now on."""
+    global _timed
+    if wanted != _timed:
+        plan_of.cache_clear()
+    _timed = wanted
+
+
+def give_choices(card: str, choices: Mapping[str, int]) -> None:
+    """Let these choices hold from now on: see `algorithms.give`."""
+    algorithms.give(card, choices)
+    plan_of.cache_clear()
+
+
+def card_of(device: str) -> str:
+    """Return what choices of algorithms depend on, beside the product: the kind of card, and the library's version."""
+    cupy, number = gpu_library(device), int(device.partition(":")[2])
+    found, version = cupy.cuda.runtime.getDeviceProperties(number), cublaslt.library().version
+    processors, kind = found["multiProcessorCount"], f"sm_{found['major']}{found['minor']}"
+    return f"{found['name'].decode()}, {kind}, {processors} multiprocessors, cuBLASLt {version}"
+
+
+class Layout(NamedTuple):
+    """How a matrix of ours lies in memory, as cuBLASLt sees it: its rows are columns, `stride` elements apart."""
+
+    rows: int
+    columns: int
+    stride: int
+    dtype: np.dtype[Any]
+    alignment: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.columns} by {self.stride} {self.dtype} at {self.alignment}"
+
+
+class Product(NamedTuple):
+    """A product of two matrices, and what is done with the vector that goes with it, which begins on `alignment`."""
+
+    first: Layout
+    second: Layout
+    out: Layout
+    operations: tuple[Operation, Operation]
+    epilogue: Epilogue
+    alignment: int
+
+    def __str__(self) -> str:
+        kind = f"{self.operations[0].name}{self.operations[1].name} {self.epilogue.name} at {self.alignment}"
+        return f"{kind}: {self.first}, {self.second}, {self.out}"
+
+
+def layout_of(x: Array) -> Layout:
+    columns, rows = x.shape
+    return Layout(rows, columns, max(rows, x.strides[0] // x.itemsize), x.dtype, alignment_of(x))
+
+
+def alignment_of(x: Array) -> int:
+    start = address(x)
+    return min(_MOST_ALIGNMENT, start & -start)
+
+
+class Operands(NamedTuple):
+    """What a product is made of and where, now: `out` is added to if `accumulate`."""
+
+    first: Array
+    second: Array
+    out: Array
+    accumulate: bool
+    vector: Array | None
+    workspace: Array
+    stream: int
+
+
+class Form:
+    """A product made ready on one device, but for the algorithm."""
+
+    def __init__(self, device: str, product: Product) -> None:
+        self.product, self._made = product, list[tuple[str, ctypes.c_void_p]]()
+        self.library, self.handle = cublaslt.library(), _handle(device)
+        self.description = self._describe()
+        self.layouts = [self._describe_layout(layout) for layout in product[:3]]
+
+    def __del__(self) -> None:
+        for kind, made in getattr(self, "_made", ()):
+            self.library.call(f"{kind}Destroy", self.product, made)
+
+    def _make(self, kind: str, *arguments: int) -> ctypes.c_void_p:
+        made = self.library.make(f"{kind}Create", self.product, *arguments)
+        self._made.append((kind, made))
+        return made
+
+    def _describe(self) -> ctypes.c_void_p:
+        made = self._make("cublasLtMatmulDesc", cublaslt.COMPUTE_32F, cublaslt.DATA_TYPES[np.dtype(np.float32)])
+        (first, second), epilogue = self.product.operations, self.product.epilogue
+        attributes: list[tuple[MatmulAttribute, Any]] = [
+            (MatmulAttribute.TRANSA, ctypes.c_int32(first)),
+            (MatmulAttribute.TRANSB, ctypes.c_int32(second)),
+            (MatmulAttribute.EPILOGUE, ctypes.c_uint32(epilogue)),
+        ]
+        if epilogue != Epilogue.DEFAULT:
+            # No address yet, but one that begins where those to come will: the heuristic looks at that alone.
+            attributes.append((MatmulAttribute.BIAS_POINTER, ctypes.c_void_p(self.product.alignment)))
+        for attribute, value in attributes:
+            self.library.set_attribute("cublasLtMatmulDescSetAttribute", self.product, made, attribute, value)
+        return made
+
+    def _describe_layout(self, layout: Layout) -> ctypes.c_void_p:
+        return self._make("cublasLtMatrixLayout", cublaslt.DATA_TYPES[layout.dtype], *layout[:3])
+
+    def algorithms(self) -> list[Algorithm]:
+        """Return what the library takes for the fastest algorithms, the fastest first."""
+        preference = self._make("cublasLtMatmulPreference")
+        first, second, out = (ctypes.c_uint32(layout.alignment) for layout in self.product[:3])
+        for attribute, value in (
+            (PreferenceAttribute.MAX_WORKSPACE_BYTES, ctypes.c_uint64(WORKSPACE_BYTES)),
+            (PreferenceAttribute.REDUCTION_SCHEME_MASK, ctypes.c_uint32(cublaslt.REDUCTION_IN_COMPUTE_TYPE)),
+            (PreferenceAttribute.MIN_ALIGNMENT_A_BYTES, first),
+            (PreferenceAttribute.MIN_ALIGNMENT_B_BYTES, second),
+            (PreferenceAttribute.MIN_ALIGNMENT_C_BYTES, out),
+            (PreferenceAttribute.MIN_ALIGNMENT_D_BYTES, out),
+        ):
+            name = "cublasLtMatmulPreferenceSetAttribute"
+            self.library.set_attribute(name, self.product, preference, attribute, value)
+        results, count = (HeuristicResult * _TRIED)(), ctypes.c_int()
+        name, out_layout = "cublasLtMatmulAlgoGetHeuristic", self.layouts[-1]
+        status = getattr(self.library.functions, name)(
+            self.handle, self.description, *self.layouts, out_layout, preference, _TRIED, results, count
+        )
+        if status == cublaslt.NOT_SUPPORTED:
+            return []
+        self.library.check(status, name, self.product)
+        return [result.algorithm for result in results[: count.value] if result.state == 0]
+
+
+class Way(NamedTuple):
+    """A form of a product and an algorithm for it. `is_whole` says whether it does with the vector what is asked."""
+
+    form: Form
+    algorithm: Algorithm
+    is_whole: bool
+
+    def run(self, operands: Operands) -> None:
+        """Start the product of matrices that lie as planned."""
+        (first, second, out, accumulate, vector, workspace, stream), form = operands, self.form
+        if vector is not None and self.is_whole:
+            value, name = ctypes.c_void_p(address(vector)), "cublasLtMatmulDescSetAttribute"
+            form.library.set_attribute(name, form.product, form.description, MatmulAttribute.BIAS_POINTER, value)
+        (first_layout, second_layout, out_layout), target = form.layouts, address(out)
+        form.library.call(
+            "cublasLtMatmul", form.product, form.handle, form.description,
+            ctypes.byref(_ONE), address(first), first_layout, address(second), second_layout,
+            ctypes.byref(_ONE if accumulate else _ZERO), target, out_layout, target, out_layout,
+            self.algorithm, address(workspace), WORKSPACE_BYTES, stream,
+        )  # fmt: skip
+
+
+class Plan:
+    """How a product is made on one device: the ways that there are, by number, and the one that is taken."""
+
+    def __init__(self, device: str, product: Product) -> None:
+        self.product, self._device = product, device
+        self._ways = dict(enumerate(self._whole()))
+        plain = product._replace(epilogue=Epilogue.DEFAULT, alignment=0)
+        if product != plain:
+            form = Form(device, plain)
+            self._ways |= {_TRIED + number: Way(form, each, False) for number, each in enumerate(form.algorithms())}
+        if not self._ways:
+            raise RuntimeError(f"cuBLASLt has no algorithm for {product}")
+        self.way = None if _timed and len(self._ways) > 1 else self.first
+
+    @property
+    def first(self) -> Way:
+        """The way that the library takes for the fastest."""
+        return next(iter(self._ways.values()))
+
+    def _whole(self) -> list[Way]:
+        """Return the ways that do with the vector what is asked, none where the library refuses that."""
+        try:
+            form = Form(self._device, self.product)
+            return [Way(form, each, True) for each in form.algorithms()]
+        except RuntimeError:
+            if self.product.epilogue == Epilogue.DEFAULT:
+                raise
+            return []
+
+    def choose(self, operands: Operands, beside: Callable[[], object]) -> Way:
+        """Return the way to go from now on: the one that was chosen before, or the fastest with these operands.
+
+        While the stream captures nothing can be timed: without a choice the first way is gone, this once.
+        """
+        timing = None if _is_capturing() else functools.partial(self._seconds, operands, beside)
+        number = algorithms.chosen(card_of(self._device), str(self.product), timing)
+        if number is None:
+            return self.first
+        self.way = self._ways.get(number, self.first)
+        return self.way
+
+    def _seconds(self, operands: Operands, beside: Callable[[], object]) -> dict[int, float]:
+        """Return how long each way takes, by number; 0 for the first if there is no room to find that out.
+
+        What is in `out` stays if it is to be added to.
+        """
+        import cupy
+
+        # Memory that goes back to the card: none of what is kept for the steps, or for graphs.
+        pool = cupy.cuda.MemoryPool()
+        try:
+            with cupy.cuda.using_allocator(pool.malloc):
+                return self._timed(operands, beside)
+        except cupy.cuda.memory.OutOfMemoryError:
+            return {next(iter(self._ways)): 0.0}
+        finally:
+            pool.free_all_blocks()
+
+    def _timed(self, operands: Operands, beside: Callable[[], object]) -> dict[int, float]:
+        if operands.accumulate:
+            operands = operands._replace(out=_alike(operands.out))
+
+        def do(way: Way) -> None:
+            way.run(operands)
+            if not way.is_whole:
+                beside()
+
+        works = [functools.partial(do, way) for way in self._ways.values()]
+        return dict(zip(self._ways, algorithms.seconds_of(works), strict=True))
+
+
+def _alike(x: Array) -> Array:
+    """Return an array whose rows lie as those of x do."""
+    return array_module(x).empty((len(x), layout_of(x).stride), x.dtype)[:, : x.shape[1]]
+
+
+@functools.lru_cache(_MOST_PLANS)
+def plan_of(device: str, product: Product) -> Plan:
+    """Return the plan of a product on the current device, which is `device`.
+
+    Raises `RuntimeError` if the library cannot multiply such matrices.
+    """
+    return Plan(device, product)
+
+
+@functools.cache
+def _handle(device: str) -> ctypes.c_void_p:
+    """Return the library's context on the current device, which is `device`. It stays."""
+    return cublaslt.library().make("cublasLtCreate", device)
+
+
+@functools.cache
+def workspace_of(xp: Any, device: str, stream: int) -> Array:
+    """Return memory on the current device, which is `device`, for the products on one stream. It stays.
+
+    So it is not from where this thread takes the arrays of a micro-batch, which it would cut in two.
+    """
+    with xp.cuda.using_allocator(xp.get_default_memory_pool().malloc):
+        return xp.empty(WORKSPACE_BYTES, np.uint8)
+
+
+def _is_capturing() -> bool:
+    import cupy
+
+    return cupy.cuda.get_current_stream().is_capturing()
