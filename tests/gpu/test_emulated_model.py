@@ -16,12 +16,12 @@ def train(optimizer_class, batch, dtype, device):
     lucid.manual_seed(0)
     model, found = BERTForPreTraining(CONFIG).to(dtype).to(device), []
     batch = {name: backend.to_device(array, device) for name, array in batch.items()}
-    samples = backend.to_device(np.arange(B), device)
     flat = flatten(model)
     optimizer = optimizer_class(flat)
     for step in range(2):
         flat.zero_grad()
-        with random.at(random.Coordinates(seed=3, step=step, samples=samples)):
+        counters = random.Coordinates.of(3, step, np.arange(B)).counters
+        with random.at(random.Coordinates(3, backend.to_device(counters, device))):
             mlm, nsp = model.branch_losses(**batch)
         (mlm.loss + nsp.loss).backward()
         found += [mlm.loss.item(), nsp.loss.item(), float(global_norm(flat))]
