@@ -20,6 +20,7 @@ import numpy as np
 from lucid import kernels
 from lucid.kernels import Precision, reference, threads
 from lucid.kernels.sequences import Sequences
+from lucid.kernels.targets import Target
 from lucid.nn.parameters import BLOCK
 from lucid.random import Coordinates
 
@@ -98,7 +99,7 @@ class Cases:
             "linear": ((x, weight, None), lambda: functional.linear(tensors[0], tensors[1])),
             "linear_input_gradient": ((gradient, weight), lambda: tensors[2] @ tensors[1]),
             "linear_weight_gradient": (
-                (gradient, x, np.empty_like(weight), False), lambda: transposed[0] @ tensors[0],
+                (gradient, x, Target(np.empty_like(weight), False)), lambda: transposed[0] @ tensors[0],
             ),
         }  # fmt: skip
         return [
@@ -113,10 +114,13 @@ class Cases:
         return [
             self.case("activation", x, bias, "gelu", peer=lambda: functional.gelu(tensors[0] + tensors[1])),
             self.case(
-                "activation_gradient", gradient, x, bias, "gelu",
+                "activation_gradient", gradient, x, bias, "gelu", target_of(bias),
                 peer=backward(lambda x, bias: functional.gelu(x + bias), gradient, x, bias),
             ),
-            self.case("linear_bias_gradient", gradient, outputs=0, peer=lambda: tensors[0].sum(dim=(0, 1))),
+            self.case(
+                "linear_bias_gradient", gradient, target_of(bias), outputs=0,
+                peer=lambda: tensors[0].sum(dim=(0, 1)),
+            ),
             self.case(
                 "dropout", narrow, *self.draws, peer=lambda: functional.dropout(tensors_of(narrow)[0], PROBABILITY)
             ),
@@ -137,7 +141,7 @@ class Cases:
         return [
             self.case("layer_norm", x, weight, bias, EPSILON, peer=lambda: norm(*tensors[2:])),
             self.case(
-                "layer_norm_gradient", gradient, x, weight, mean, reciprocal,
+                "layer_norm_gradient", gradient, x, weight, mean, reciprocal, target_of(weight), target_of(bias),
                 peer=backward(norm, gradient, x, weight, bias),
             ),
             self.case(
@@ -145,7 +149,8 @@ class Cases:
                 peer=lambda: fused(*tensors),
             ),
             self.case(
-                "dropout_add_layer_norm_gradient", gradient, x, weight, mean, reciprocal, *self.draws, outputs=2,
+                "dropout_add_layer_norm_gradient", gradient, x, weight, mean, reciprocal, *self.draws,
+                *map(target_of, (bias, weight, shift)), outputs=2,
                 peer=backward(fused, gradient, x, bias, residual, weight, shift),
             ),
         ]  # fmt: skip
@@ -208,6 +213,10 @@ class Cases:
             self.case("lamb_moments", *buffers, BOUNDS, FACTORS, outputs=2, **RATES),
             self.case("lamb_update", buffers[0], *buffers[2:], BOUNDS, rates, FACTORS, **update),
         ]
+
+
+def target_of(parameter: np.ndarray) -> Target:
+    return Target(np.empty_like(parameter), accumulate=False)
 
 
 def tensors_of(*arrays: np.ndarray) -> list[Any]:

@@ -13,6 +13,7 @@ from lucid.autograd.function import Deferred, Function, Gradient
 from lucid.autograd.recomputation import Recomputed
 from lucid.autograd.tensor import Tensor
 from lucid.backend import Array, array_module
+from lucid.kernels.targets import Target
 
 _callbacks: ContextVar[list[Callable[[], None]] | None] = ContextVar("callbacks", default=None)
 
@@ -56,7 +57,7 @@ def _walk(root: Function | Tensor, gradient: Array) -> None:
 
     def pass_through(function: Function, total: Array) -> None:
         contributions = function.backward(total)
-        if not isinstance(contributions, tuple) or isinstance(contributions, Deferred):
+        if not isinstance(contributions, tuple) or isinstance(contributions, Deferred | Target):
             contributions = (contributions,)
         origins = function.origins
         function.release()
@@ -117,6 +118,8 @@ class _Sum:
 
     def add(self, contribution: Gradient) -> None:
         assert contribution is not None, "a function gave no gradient for an input that needs one"
+        if isinstance(contribution, Target):
+            contribution = contribution.out
         if isinstance(contribution, Deferred):
             if self._array is None or not self._owned:
                 fresh = array_module(contribution.like).empty_like(contribution.like)

@@ -3,6 +3,9 @@
 A `Function` subclass is a pair of short methods. `forward` takes arrays and returns one array; it keeps what backward
 needs with `save`. `backward` takes the gradient of the output and returns one gradient for each input (`None` where
 `needs` is false). Recording what was computed is done here, walking it in `engine`, the formulas are elsewhere.
+
+A gradient need not be a new array, which would have to be copied or added to where it belongs. Backward may write it
+to a `target`, as kernels do that make gradients of several parameters at once, or return it as a `Deferred`.
 """
 
 import itertools
@@ -12,7 +15,8 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias, Union
 
 from lucid.autograd import tensor as tensors
-from lucid.backend import Array
+from lucid.backend import Array, array_module
+from lucid.kernels.targets import Target
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _sequence = itertools.count()
@@ -21,15 +25,14 @@ _sequence = itertools.count()
 class Deferred(NamedTuple):
     """A gradient not computed yet, which can be written, or added, straight into the buffer where it belongs.
 
-    `write(out, accumulate)` fills `out` (shape and dtype of `like`), or adds to it. A weight gradient thus goes from
-    the matrix product into the flat gradient buffer without a copy.
+    `write(out, accumulate)` fills `out` (shape and dtype of `like`), or adds to it.
     """
 
     like: Array
     write: Callable[[Array, bool], None]
 
 
-Gradient: TypeAlias = Array | Deferred | None
+Gradient: TypeAlias = Array | Deferred | Target | None
 # What an edge of the graph leads to: the function that made an input, a leaf that wants a gradient, or nothing.
 Origin: TypeAlias = Union["Function", "tensors.Tensor", None]
 
@@ -74,6 +77,19 @@ class Function:
                 "this graph was already walked by backward and its activations are gone: run forward again"
             )
         return self._saved
+
+    def target(self, number: int, like: Array) -> Target | None:
+        """Return where backward may write its gradient by input `number`, before it returns it there; None if unneeded.
+
+        For a leaf this is its gradient, or else a new array of the shape and dtype of `like`. A leaf that is an earlier
+        input as well gets a new array for this one: kernels may write both at once.
+        """
+        if not self.needs[number]:
+            return None
+        origin = self.origins[number]
+        if isinstance(origin, tensors.Tensor) and all(origin is not other for other in self.origins[:number]):
+            return origin.gradient_target()
+        return Target(array_module(like).empty_like(like), accumulate=False)
 
     def release(self) -> None:
         """Let go of the saved arrays and of the graph behind: memory shrinks as backward goes."""

@@ -8,6 +8,7 @@ import numpy as np
 from lucid import backend
 from lucid.autograd import operations
 from lucid.backend import Array
+from lucid.kernels.targets import Target, put
 
 if TYPE_CHECKING:
     from lucid.autograd.function import Function, Gradient
@@ -138,20 +139,30 @@ class Tensor:
         """Take what the buffer holds as the gradient: something has written it that this tensor knows nothing of."""
         self._gradient = self._room
 
+    def gradient_target(self) -> Target:
+        """Return where a contribution to the gradient is to be written or added, which the caller does at once."""
+        if self._room is None:
+            self._room = backend.array_module(self.data).empty_like(self.data)
+        target = Target(self._room, self.has_gradient)
+        self._gradient = self._room
+        return target
+
     def accumulate(self, contribution: "Gradient") -> None:
-        """Add a contribution to the gradient; the first after `zero_grad` overwrites."""
+        """Add a contribution to the gradient, unless it has been written there; the first after `zero_grad` overwrites.
+
+        It has been if it is the `gradient_target`.
+        """
         from lucid.autograd.function import Deferred
 
         assert contribution is not None, "a function gave no gradient for an input that needs one"
-        if self._room is None:
-            self._room = backend.array_module(self.data).empty_like(self.data)
+        if isinstance(contribution, Target):
+            if contribution.out is self._room:
+                return
+            contribution = contribution.out
         if isinstance(contribution, Deferred):
-            contribution.write(self._room, self.has_gradient)
-        elif self.has_gradient:
-            self._room += contribution
+            contribution.write(*self.gradient_target())
         else:
-            self._room[...] = contribution
-        self._gradient = self._room
+            put(contribution, self.gradient_target())
 
     def add_ready_hook(self, callback: Callable[[], None]) -> None:
         """Call `callback` in each backward when all uses of this leaf have contributed to its gradient."""

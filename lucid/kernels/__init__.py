@@ -5,8 +5,10 @@ each entry of `Kernels`, of the same signature; it may be faster than `reference
 it.
 
 Legend: B batch, T length, C width, H heads, V vocabulary, N rows (all leading dimensions), I and O a layer's inputs and
-outputs. Arrays are float32 or float64 unless said otherwise. Dropout masks are not stored: they are drawn from
-(`stream`, `coordinates`, element of the sample) in forward and again in backward; see `lucid.random`.
+outputs. Arrays are float32 or float64 unless said otherwise. Gradients of parameters are put into a `Target`, which
+says whether they are written or added there; where it may be None, the gradient is not wanted. Dropout masks are not
+stored: they are drawn from (`stream`, `coordinates`, element of the sample) in forward and again in backward; see
+`lucid.random`.
 """
 
 import functools
@@ -22,6 +24,7 @@ from lucid.backend import CPU, Array, array_module
 from lucid.errors import ConfigError
 from lucid.kernels import reference, threads
 from lucid.kernels.sequences import Sequences
+from lucid.kernels.targets import Target
 from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
@@ -47,7 +50,7 @@ class Products(Protocol):
 
     def linear_input_gradient(self, gradient: Array, weight: Array) -> Array: ...
 
-    def linear_weight_gradient(self, gradient: Array, x: Array, out: Array, accumulate: bool) -> None: ...
+    def linear_weight_gradient(self, gradient: Array, x: Array, by_weight: Target) -> None: ...
 
 
 class Kernels(Protocol):
@@ -73,15 +76,15 @@ class Kernels(Protocol):
         """
 
     def linear_weight_gradient(
-        self, gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
+        self, gradient: Array, x: Array, by_weight: Target, by_bias: Target | None = None
     ) -> None:
-        """Write (or add) gradient [..., O] transposed times x [..., I] to out [O, I].
+        """Put gradient [..., O] transposed times x [..., I] into `by_weight` [O, I].
 
-        `bias_sums` [O], if it is given, gets what `linear_bias_gradient` returns, which is not added to it.
+        `by_bias` [O], if it is given, gets what `linear_bias_gradient` puts there.
         """
 
-    def linear_bias_gradient(self, gradient: Array) -> Array:
-        """Return the sum of gradient [..., O] over all but the last axis: [O]."""
+    def linear_bias_gradient(self, gradient: Array, by_bias: Target) -> None:
+        """Put the sum of gradient [..., O] over all but the last axis into `by_bias` [O]."""
 
     def activation(self, x: Array, bias: Array | None, kind: Activation) -> Array:
         """Apply gelu (erf form), gelu_new (tanh form) or relu to each element of x [..., C] plus bias [C].
@@ -90,17 +93,24 @@ class Kernels(Protocol):
         """
 
     def activation_gradient(
-        self, gradient: Array, x: Array, bias: Array | None, kind: Activation
-    ) -> tuple[Array, Array]:
-        """Return the gradients of `activation` by x [..., C] and bias [C]."""
+        self, gradient: Array, x: Array, bias: Array | None, kind: Activation, by_bias: Target | None
+    ) -> Array:
+        """Return the gradient of `activation` by x [..., C], and put that by bias into `by_bias` [C]."""
 
     def layer_norm(self, x: Array, weight: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
         """Normalise x [..., C] over C. Return (output, mean [N, 1], reciprocal deviation [N, 1]). Ba et al., 2016."""
 
     def layer_norm_gradient(
-        self, gradient: Array, x: Array, weight: Array, mean: Array, reciprocal: Array
-    ) -> tuple[Array, Array, Array]:
-        """Return the gradients of `layer_norm` by x, weight and bias."""
+        self,
+        gradient: Array,
+        x: Array,
+        weight: Array,
+        mean: Array,
+        reciprocal: Array,
+        by_weight: Target | None,
+        by_bias: Target | None,
+    ) -> Array:
+        """Return the gradient of `layer_norm` by x, and put those by weight and bias into their targets [C]."""
 
     def dropout(self, x: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
         """Zero elements of x [B, ...] with `probability`, scale the rest by 1 / (1 - probability).
@@ -136,10 +146,13 @@ class Kernels(Protocol):
         probability: float,
         stream: int,
         coordinates: Coordinates | None,
-    ) -> tuple[Array, Array, Array, Array, Array]:
-        """Return the gradients of `dropout_add_layer_norm` by x, bias, residual, weight and shift.
+        by_bias: Target | None,
+        by_weight: Target | None,
+        by_shift: Target | None,
+    ) -> tuple[Array, Array]:
+        """Return the gradients of `dropout_add_layer_norm` by x and residual, which are one array if nothing drops.
 
-        `total` is the sum that was normalised.
+        Those by bias, weight and shift are put into their targets [C]. `total` is the sum that was normalised.
         """
 
     def embedding(self, table: Array, ids: Array) -> Array:

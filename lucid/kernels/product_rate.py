@@ -7,6 +7,7 @@ import numpy as np
 
 from lucid import kernels
 from lucid.backend import CPU, Array, array_module, device_of, to_host
+from lucid.kernels.targets import Target
 
 # More rows than these are hardly faster a row, and would take long, or much memory, on the CPU and on a GPU.
 _MOST_ROWS, _MOST_ROWS_ON_GPU = 512, 16_384
@@ -41,7 +42,7 @@ def _products(rows: int, outputs: int, inputs: int, like: Array) -> list[Callabl
     )
 
     def weight_gradient() -> Array:
-        kernel.linear_weight_gradient(gradient, x, out, False)
+        kernel.linear_weight_gradient(gradient, x, Target(out, False))
         return out
 
     return [

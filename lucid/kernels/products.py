@@ -11,6 +11,7 @@ import numpy as np
 from lucid.backend import Array
 from lucid.errors import ConfigError
 from lucid.kernels import onednn, reference, threads
+from lucid.kernels.targets import Target
 
 # Multiply-adds that take about as long as going through one element does.
 _OPERATIONS_AN_ELEMENT = 16
@@ -80,11 +81,11 @@ def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = 
     return y.reshape(*gradient.shape[:-1], weight.shape[1])
 
 
-def linear_weight_gradient(gradient: Array, x: Array, out: Array, accumulate: bool) -> None:
+def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target) -> None:
     if onednn.is_installed():
-        _multiply(_rows(gradient).T, _rows(x), out, accumulate=accumulate)
+        _multiply(_rows(gradient).T, _rows(x), by_weight.out, accumulate=by_weight.accumulate)
     else:
-        reference.linear_weight_gradient(gradient, x, out, accumulate)
+        reference.linear_weight_gradient(gradient, x, by_weight)
 
 
 def _matrix(x: Array) -> Array:

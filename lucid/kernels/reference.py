@@ -14,6 +14,7 @@ import numpy as np
 
 from lucid.backend import Array, array_module, special_functions
 from lucid.kernels.sequences import Sequences
+from lucid.kernels.targets import Target, put
 from lucid.random import Coordinates, keep_threshold, random_words
 
 _SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
@@ -48,20 +49,18 @@ def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = 
     return total
 
 
-def linear_weight_gradient(
-    gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
-) -> None:
-    xp = array_module(gradient)
+def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target, by_bias: Target | None = None) -> None:
+    xp, (out, accumulate) = array_module(gradient), by_weight
     if accumulate:
         out += xp.matmul(_rows(gradient).T, _rows(x))
     else:
         xp.matmul(_rows(gradient).T, _rows(x), out=out)
-    if bias_sums is not None:
-        bias_sums[...] = linear_bias_gradient(gradient)
+    if by_bias is not None:
+        linear_bias_gradient(gradient, by_bias)
 
 
-def linear_bias_gradient(gradient: Array) -> Array:
-    return _rows(gradient).sum(axis=0)
+def linear_bias_gradient(gradient: Array, by_bias: Target) -> None:
+    put(_rows(gradient).sum(axis=0), by_bias)
 
 
 def activation(x: Array, bias: Array | None, kind: str) -> Array:
@@ -79,9 +78,10 @@ def activation(x: Array, bias: Array | None, kind: str) -> Array:
     return y
 
 
-def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str) -> tuple[Array, Array]:
+def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str, by_bias: Target | None) -> Array:
     y = gradient * _activation_slope(x if bias is None else x + bias, kind)
-    return y, _rows(y).sum(axis=0)
+    put(_rows(y).sum(axis=0), by_bias)
+    return y
 
 
 def _activation_slope(x: Array, kind: str) -> Array:
@@ -109,18 +109,24 @@ def layer_norm(x: Array, weight: Array, bias: Array, epsilon: float) -> tuple[Ar
 
 
 def layer_norm_gradient(
-    gradient: Array, x: Array, weight: Array, mean: Array, reciprocal: Array
-) -> tuple[Array, Array, Array]:
+    gradient: Array,
+    x: Array,
+    weight: Array,
+    mean: Array,
+    reciprocal: Array,
+    by_weight: Target | None,
+    by_bias: Target | None,
+) -> Array:
     rows = _rows(gradient)
     normalised = (_rows(x) - mean) * reciprocal
-    weight_gradient = (rows * normalised).sum(axis=0)
-    bias_gradient = rows.sum(axis=0)
+    put((rows * normalised).sum(axis=0), by_weight)
+    put(rows.sum(axis=0), by_bias)
     scaled = rows * weight
     along = (scaled * normalised).mean(axis=1, keepdims=True)
     scaled -= scaled.mean(axis=1, keepdims=True)
     scaled -= normalised * along
     scaled *= reciprocal
-    return scaled.reshape(x.shape), weight_gradient, bias_gradient
+    return scaled.reshape(x.shape)
 
 
 def _dropout_factors(like: Array, probability: float, stream: int, coordinates: Coordinates) -> Array:
@@ -170,10 +176,14 @@ def dropout_add_layer_norm_gradient(
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
-) -> tuple[Array, Array, Array, Array, Array]:
-    by_total, by_weight, by_shift = layer_norm_gradient(gradient, total, weight, mean, reciprocal)
+    by_bias: Target | None,
+    by_weight: Target | None,
+    by_shift: Target | None,
+) -> tuple[Array, Array]:
+    by_total = layer_norm_gradient(gradient, total, weight, mean, reciprocal, by_weight, by_shift)
     by_x = by_total if coordinates is None else dropout(by_total, probability, stream, coordinates)
-    return by_x, linear_bias_gradient(by_x), by_total, by_weight, by_shift
+    put(_rows(by_x).sum(axis=0), by_bias)
+    return by_x, by_total
 
 
 def embedding(table: Array, ids: Array) -> Array:

@@ -15,6 +15,7 @@ from lucid.backend import Array, array_module
 from lucid.kernels import Activation
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.kernels.sequences import Sequences
+from lucid.kernels.targets import Target
 from lucid.random import Stream, current_coordinates
 
 
@@ -30,7 +31,9 @@ class Linear(Function):
         kernel = kernels.of(gradient)
         rounded = kernel.operand(gradient)
         by_x = kernel.linear_input_gradient(rounded, factor) if self.needs[0] else None
-        return by_x, *_by_parameters(gradient, rounded, x, weight, *self.needs[1:])
+        by_parameters = self.target(1, weight), self.target(2, weight[:, 0])
+        _put_by_parameters(gradient, rounded, x, *by_parameters)
+        return by_x, *by_parameters
 
 
 class JoinedLinear(Function):
@@ -54,38 +57,26 @@ class JoinedLinear(Function):
         if self.needs[0]:
             for factor, part in zip(factors, columns, strict=True):
                 by_x = kernel.linear_input_gradient(rounded[:, part], factor, by_x)
-        by_parameters = [
-            _by_parameters(gradient[:, part], rounded[:, part], x, weight, *needs)
-            for part, weight, *needs in zip(columns, weights, self.needs[1:half], self.needs[half:], strict=True)
-        ]
-        return by_x, *(by_weight for by_weight, _ in by_parameters), *(by_bias for _, by_bias in by_parameters)
+        by_weights = [self.target(1 + number, weight) for number, weight in enumerate(weights)]
+        by_biases = [self.target(half + number, weight[:, 0]) for number, weight in enumerate(weights)]
+        for part, *by_parameters in zip(columns, by_weights, by_biases, strict=True):
+            _put_by_parameters(gradient[:, part], rounded[:, part], x, *by_parameters)
+        return by_x, *by_weights, *by_biases
 
 
-def _by_parameters(
-    gradient: Array, rounded: Array, x: Array, weight: Array, needs_weight: bool, needs_bias: bool
-) -> tuple[Deferred, Deferred | Array | None]:
-    """Return the gradients of a linear map by its weight and bias. `rounded` is the gradient as products take it.
+def _put_by_parameters(
+    gradient: Array, rounded: Array, x: Array, by_weight: Target | None, by_bias: Target | None
+) -> None:
+    """Put the gradients of a linear map where they belong. `rounded` is the gradient as products take it.
 
-    One product makes both, if the weight's is asked for, which comes first, and the rounded rows are those to sum.
+    One product makes both, if both are wanted and the rounded rows are those to sum.
     """
     kernel = kernels.of(gradient)
-    sums = None
-    if needs_weight and needs_bias and rounded.dtype == gradient.dtype:
-        sums = array_module(gradient).empty(len(weight), np.promote_types(gradient.dtype, np.float32))
-
-    def write_weight(out: Array, accumulate: bool) -> None:
-        kernel.linear_weight_gradient(rounded, x, out, accumulate, sums)
-
-    def write_bias(out: Array, accumulate: bool) -> None:
-        if accumulate:
-            out += sums
-        else:
-            out[...] = sums
-
-    by_weight = Deferred(weight, write_weight)
-    if sums is not None:
-        return by_weight, Deferred(sums, write_bias)
-    return by_weight, kernel.linear_bias_gradient(gradient) if needs_bias else None
+    sums_as_well = rounded.dtype == gradient.dtype
+    if by_weight is not None:
+        kernel.linear_weight_gradient(rounded, x, by_weight, by_bias if sums_as_well else None)
+    if by_bias is not None and (by_weight is None or not sums_as_well):
+        kernel.linear_bias_gradient(gradient, by_bias)
 
 
 def _columns(weights: Iterable[Array]) -> list[slice]:
@@ -99,7 +90,9 @@ class ApplyActivation(Function):
         return kernels.of(x).activation(x, bias, kind)
 
     def backward(self, gradient: Array) -> Any:
-        return kernels.of(gradient).activation_gradient(gradient, *self.saved)
+        x, bias, kind = self.saved
+        by_bias = self.target(1, bias)
+        return kernels.of(gradient).activation_gradient(gradient, x, bias, kind, by_bias), by_bias
 
 
 class LayerNorm(Function):
@@ -110,7 +103,8 @@ class LayerNorm(Function):
 
     def backward(self, gradient: Array) -> Any:
         x, weight, mean, reciprocal = self.saved
-        return kernels.of(x).layer_norm_gradient(gradient, x, weight, mean, reciprocal)
+        targets = self.target(1, weight), self.target(2, weight)
+        return kernels.of(x).layer_norm_gradient(gradient, x, weight, mean, reciprocal, *targets), *targets
 
 
 class Dropout(Function):
@@ -143,7 +137,11 @@ class DropoutAddLayerNorm(Function):
         return y
 
     def backward(self, gradient: Array) -> Any:
-        return kernels.of(gradient).dropout_add_layer_norm_gradient(gradient, *self.saved)
+        _, weight, *_ = self.saved
+        targets = by_bias, *by_norm = [self.target(number, weight) for number in (1, 3, 4)]
+        kernel = kernels.of(gradient).dropout_add_layer_norm_gradient
+        by_x, by_residual = kernel(gradient, *self.saved, *targets)
+        return by_x, by_bias, by_residual, *by_norm
 
 
 class Embedding(Function):

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from launching import with_emulation
+from targets import call
 
 from lucid import backend
 from lucid.kernels import cuda, reference
@@ -84,9 +85,8 @@ class Machine:
 
     def run(self, name, *arguments, **settings):
         """Run a kernel, all of whose results are new."""
-        kernel = getattr(cuda, name, None) or getattr(casting, name)
-        results = kernel(*map(self.put, arguments), **settings)
-        return tuple(map(backend.to_host, results if isinstance(results, tuple) else (results,)))
+        results = call(cuda if hasattr(cuda, name) else casting, name, *map(self.put, arguments), **settings)
+        return tuple(map(backend.to_host, results))
 
     def update(self, name, arrays, *others, **settings):
         """Run a kernel that updates `arrays` in place, and return what it returns."""
@@ -105,7 +105,7 @@ class Machine:
         kind = next(argument.dtype.name for argument in arguments if isinstance(argument, np.ndarray))
         got = self.run(name, *arguments)
         expected = in_double_precision(name, *arguments)
-        for one, other in zip(got, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        for one, other in zip(got, expected, strict=True):
             assert one.shape == other.shape
             assert one.dtype.name in (kind, "float32")
             self.compare(name, kind, one.astype(np.float64), other, spacings[kind], least)
@@ -120,10 +120,10 @@ class Machine:
 
 
 def in_double_precision(name, *arguments):
-    """Return what the reference makes of the arguments, float32 and bfloat16 taken as float64."""
+    """Return what the reference makes of the arguments, float32 and bfloat16 taken as float64, as a tuple."""
     are_numbers = (isinstance(each, np.ndarray) and each.dtype.name in SPACING for each in arguments)
     doubled = (each.astype(np.float64) if is_one else each for each, is_one in zip(arguments, are_numbers, strict=True))
-    return getattr(reference, name)(*doubled)
+    return call(reference, name, *doubled)
 
 
 @pytest.fixture(scope="session")

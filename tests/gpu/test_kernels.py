@@ -9,11 +9,13 @@ from itertools import pairwise
 import ml_dtypes
 import numpy as np
 import pytest
+from targets import TARGETS, assert_targets_are_heeded, call
 
 from lucid.errors import ConfigError
 from lucid.kernels import reference
 from lucid.kernels.cuda.sorting import sorted_by_id
 from lucid.kernels.sequences import Sequences
+from lucid.kernels.targets import Target
 from lucid.random import Coordinates
 
 RANDOM = np.random.default_rng()
@@ -57,7 +59,7 @@ class TestActivation:
         [y] = machine.run("activation", x, None, kind)
         np.testing.assert_allclose(y, reference.activation(x.astype(np.float64), None, kind), rtol=2e-6, atol=1e-6)
         slope, _ = machine.run("activation_gradient", np.ones_like(x), x, None, kind)
-        expected, _ = reference.activation_gradient(np.ones(x.shape), x.astype(np.float64), None, kind)
+        expected = reference.activation_gradient(np.ones(x.shape), x.astype(np.float64), None, kind, None)
         np.testing.assert_allclose(slope, expected, rtol=2e-6, atol=1e-6)
 
     def test_what_is_not_finite_goes_through(self, machine, kind):
@@ -488,6 +490,36 @@ def test_rounding_is_to_the_nearest_ties_to_even_and_keeps_what_is_not_finite(ma
     np.testing.assert_array_equal(y.astype(np.float32), expected)
 
 
+def arguments_of_gradients(element):
+    """The arguments of all kernels that put gradients into targets, without these, by name."""
+    x, gradient = (normal(2, 70, 40, dtype=element) for _ in range(2))
+    weight, statistics = normal(40), np.abs(normal(140, 1))
+    drawn = 0.3, STREAM, Coordinates.of(3, 1, np.arange(2))
+    return {
+        "linear_bias_gradient": (gradient,),
+        "activation_gradient": (gradient, x, weight, "gelu"),
+        "layer_norm_gradient": (gradient, x, weight, statistics, statistics),
+        "dropout_add_layer_norm_gradient": (gradient, x, weight, statistics, statistics, *drawn),
+    }
+
+
+class TestTargets:
+    @pytest.mark.parametrize("name", TARGETS)
+    def test_gradients_by_parameters_are_added_or_left_out_as_asked(self, machine, element, name):
+        arguments = map(machine.put, arguments_of_gradients(element)[name])
+        assert_targets_are_heeded(machine.kernels, name, *arguments, to_host=machine.get)
+
+    @pytest.mark.parametrize("accumulate", [False, True])
+    def test_those_of_another_type_or_not_side_by_side_are_put_there_too(self, machine, accumulate):
+        [expected] = machine.run("linear_bias_gradient", x := normal(70, 8))
+        for dtype in (np.float32, ml_dtypes.bfloat16):
+            room = machine.put(np.ones((8, 2), dtype))
+            machine.kernels.linear_bias_gradient(machine.put(x), Target(room[:, 0], accumulate))
+            got = machine.get(room).astype(np.float32)
+            np.testing.assert_allclose(got[:, 0], expected + accumulate, rtol=2**-8, atol=2**-8)
+            np.testing.assert_array_equal(got[:, 1], 1)
+
+
 class TestOrder:
     """Results are the same bits in every run, and wherever a row stands."""
 
@@ -549,8 +581,8 @@ def test_arrays_that_are_not_in_c_order_are_taken(machine, element):
     on_device = machine.put(x)
     got = machine.get(machine.kernels.activation(on_device.T, None, "relu"))
     np.testing.assert_array_equal(got, np.maximum(x.T, 0))
-    got = machine.get(machine.kernels.linear_bias_gradient(on_device[:, ::2]))
-    np.testing.assert_allclose(got, x[:, ::2].astype(np.float32).sum(axis=0), rtol=1e-5, atol=1e-5)
+    [got] = call(machine.kernels, "linear_bias_gradient", on_device[:, ::2])
+    np.testing.assert_allclose(machine.get(got), x[:, ::2].astype(np.float32).sum(axis=0), rtol=1e-5, atol=1e-5)
 
 
 def test_arrays_that_begin_anywhere_are_taken(machine, element):

@@ -11,6 +11,7 @@ import pytest
 
 from lucid.kernels import reference
 from lucid.kernels.cuda import algorithms, cublaslt, plans
+from lucid.kernels.targets import Target
 
 RANDOM = np.random.default_rng()
 # Rows, inputs and outputs: one of each, odd ones, whole accesses, and no rows.
@@ -86,20 +87,22 @@ class TestEveryShape:
         assert_close(machine, "linear_input_gradient", in_place, expected + total.astype(np.float64))
 
     @pytest.mark.parametrize("accumulate", [False, True])
-    @pytest.mark.parametrize("with_sums", [False, True])
-    def test_gradients_by_weight_and_bias(self, machine, element, rows, inputs, outputs, accumulate, with_sums):
+    @pytest.mark.parametrize("by_bias", [None, False, True], ids=["no bias", "bias written", "bias added"])
+    def test_gradients_by_weight_and_bias(self, machine, element, rows, inputs, outputs, accumulate, by_bias):
         gradient, x = normal(rows, outputs, dtype=element), normal(rows, inputs, dtype=element)
-        before = normal(outputs, inputs)
-        out, sums = machine.put(before if accumulate else before * np.nan), machine.put(normal(outputs) * np.nan)
-        asked_for = sums if with_sums else None
-        machine.kernels.linear_weight_gradient(*map(machine.put, (gradient, x)), out, accumulate, asked_for)
-        if with_sums:
-            expected = reference.linear_bias_gradient(gradient.astype(np.float64))
-            assert_close(machine, "linear_weight_gradient", sums, expected)
-        else:
+        before, sums_before = normal(outputs, inputs), normal(outputs)
+        out = machine.put(before if accumulate else before * np.nan)
+        sums = machine.put(sums_before if by_bias else sums_before * np.nan)
+        asked_for = None if by_bias is None else Target(sums, by_bias)
+        on_device = map(machine.put, (gradient, x))
+        machine.kernels.linear_weight_gradient(*on_device, Target(out, accumulate), asked_for)
+        if by_bias is None:
             assert np.isnan(machine.get(sums)).all()
+        else:
+            expected = gradient.astype(np.float64).sum(axis=0) + (sums_before if by_bias else 0)
+            assert_close(machine, "linear_weight_gradient", sums, expected)
         expected = np.zeros(before.shape)
-        reference.linear_weight_gradient(*doubled(gradient, x), expected, False)
+        reference.linear_weight_gradient(*doubled(gradient, x), Target(expected, False))
         if accumulate:
             expected += before
         assert_close(machine, "linear_weight_gradient", out, expected)
@@ -111,7 +114,7 @@ def test_leading_dimensions_are_rows(machine, element):
     np.testing.assert_array_equal(y, machine.run("linear", x.reshape(6, 8), weight, None)[0].reshape(2, 3, 4))
     assert machine.run("linear_input_gradient", gradient, weight)[0].shape == (2, 3, 8)
     out = machine.put(normal(4, 8))
-    machine.kernels.linear_weight_gradient(machine.put(gradient), machine.put(x), out, False)
+    machine.kernels.linear_weight_gradient(machine.put(gradient), machine.put(x), Target(out, False))
     expected = np.einsum("abo,abi->oi", *doubled(gradient, x))
     assert_close(machine, "linear_weight_gradient", out, expected)
 
@@ -143,7 +146,8 @@ class TestPartsOfWiderArrays:
         gradient, x = normal(70, 24, dtype=element), normal(70, 12, dtype=element)
         flat, sums = machine.put(np.ones(200, np.float32)), machine.put(np.ones(24, np.float32))
         out = flat[64:160].reshape(8, 12)
-        machine.kernels.linear_weight_gradient(machine.put(gradient)[:, 8:16], machine.put(x), out, False, sums[8:16])
+        targets = Target(out, False), Target(sums[8:16], False)
+        machine.kernels.linear_weight_gradient(machine.put(gradient)[:, 8:16], machine.put(x), *targets)
         gradient, x = doubled(gradient[:, 8:16], x)
         assert_close(machine, "linear_weight_gradient", out, gradient.T @ x)
         assert_close(machine, "linear_weight_gradient", sums[8:16], gradient.sum(axis=0))
@@ -180,7 +184,8 @@ class TestTypes:
     def test_bias_sums_of_another_type_than_the_product_are_made_beside_it(self, machine):
         gradient, x = normal(70, 8, dtype=ml_dtypes.bfloat16), normal(70, 4, dtype=ml_dtypes.bfloat16)
         out, sums = machine.put(normal(8, 4, dtype=ml_dtypes.bfloat16)), machine.put(normal(8))
-        machine.kernels.linear_weight_gradient(machine.put(gradient), machine.put(x), out, False, sums)
+        targets = Target(out, False), Target(sums, False)
+        machine.kernels.linear_weight_gradient(machine.put(gradient), machine.put(x), *targets)
         assert_close(machine, "linear_weight_gradient", out, gradient.astype(float).T @ x.astype(float))
         assert_close(machine, "linear_weight_gradient", sums, gradient.astype(float).sum(axis=0))
 
@@ -196,7 +201,7 @@ def arrays(machine, element):
 def run_all(machine, x, weight, bias, gradient, out, sums):
     """Return the three products, and the bias's gradient."""
     y, by_x = machine.kernels.linear(x, weight, bias), machine.kernels.linear_input_gradient(gradient, weight)
-    machine.kernels.linear_weight_gradient(gradient, x, out, False, sums)
+    machine.kernels.linear_weight_gradient(gradient, x, Target(out, False), Target(sums, False))
     return [machine.get(array).copy() for array in (y, by_x, out, sums)]
 
 
@@ -240,7 +245,7 @@ def test_captured_products_follow_what_their_factors_become(machine, arrays):
 
     def work():
         machine.kernels.linear(x, weight, bias, y)
-        machine.kernels.linear_weight_gradient(gradient, x, out, True, sums)
+        machine.kernels.linear_weight_gradient(gradient, x, Target(out, True), Target(sums, False))
 
     with stream:
         work()
@@ -326,7 +331,7 @@ class TestTimedAlgorithms:
         x, weight, _, gradient, out, sums = arrays
         counts, _ = asked
         before = machine.get(out).astype(np.float64)
-        machine.kernels.linear_weight_gradient(gradient, x, out, True, sums)
+        machine.kernels.linear_weight_gradient(gradient, x, Target(out, True), Target(sums, False))
         total = machine.put(machine.get(x))
         machine.kernels.linear_input_gradient(gradient, weight, total)
         assert len(counts) == 2

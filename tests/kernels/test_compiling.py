@@ -15,11 +15,14 @@ from lucid.kernels.compiled import locked
 PROGRAM = """
 import numpy as np
 from lucid.kernels.cpu import compiling, linear_bias_gradient
+from lucid.kernels.targets import Target
 
 [(dispatcher, signature)] = [declared for declared in compiling._declared if "column_sums" in repr(declared[0])]
 compiling._declared[:] = [(dispatcher, signature)]
 compiling.load()
-assert linear_bias_gradient(np.ones((3, 2), np.float32)).tolist() == [3, 3]
+sums = np.empty(2, np.float32)
+linear_bias_gradient(np.ones((3, 2), np.float32), Target(sums, False))
+assert sums.tolist() == [3, 3]
 """
 SOURCES = Path(lucid.__file__).parent
 

@@ -5,6 +5,7 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
+from targets import TARGETS, assert_targets_are_heeded, call
 
 from lucid.kernels import reference, threads
 from lucid.kernels.sequences import Sequences
@@ -48,10 +49,8 @@ def doubled(value):
 
 def assert_agrees(cpu, name, *arguments, ulps=16.0, **settings):
     """Compare a kernel's results with the reference's, to `ulps` of the greatest number in each."""
-    got = getattr(cpu, name)(*arguments, **settings)
-    expected = getattr(reference, name)(*map(doubled, arguments), **settings)
-    if not isinstance(got, tuple):
-        got, expected = (got,), (expected,)
+    got = call(cpu, name, *arguments, **settings)
+    expected = call(reference, name, *map(doubled, arguments), **settings)
     for one, other in zip(got, expected, strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, other, rtol=ulps * ULP, atol=ulps * ULP * np.abs(other).max(initial=0))
@@ -77,7 +76,7 @@ class TestActivation:
         x = np.array([[np.nan, np.inf]], np.float32)
         assert not np.isfinite(cpu.activation(x, None, kind)).any()
         assert np.isnan(cpu.activation(np.zeros((1, 1), np.float32), np.float32([np.nan]), kind)).all()
-        by_x, by_bias = cpu.activation_gradient(x, np.ones_like(x), None, kind)
+        by_x, by_bias = call(cpu, "activation_gradient", x, np.ones_like(x), None, kind)
         assert not np.isfinite(by_x).any()
         assert not np.isfinite(by_bias).any()
 
@@ -259,8 +258,27 @@ def test_bias_gradients_agree(cpu, shape):
 @pytest.mark.parametrize("rows", [1, 64, 1000])
 def test_bias_gradients_of_some_columns_are_those_of_all(cpu, dtype, rows):
     gradient = normal(rows, 99).astype(dtype)
-    parts = [cpu.linear_bias_gradient(gradient[:, part]) for part in (slice(33), slice(33, 99))]
-    np.testing.assert_array_equal(np.concatenate(parts), cpu.linear_bias_gradient(gradient))
+    whole, *parts = (call(cpu, "linear_bias_gradient", gradient[:, part])[0] for part in np.s_[:, :33, 33:])
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def arguments_of_gradients():
+    """The arguments of all kernels that put gradients into targets, without these, by name."""
+    x, gradient, weight, statistics = normal(2, 70, 33), normal(2, 70, 33), normal(33), np.abs(normal(140, 1))
+    drawn = 0.3, STREAM, Coordinates.of(3, 1, np.arange(2))
+    return {
+        "linear_bias_gradient": (gradient,),
+        "activation_gradient": (gradient, x, weight, "gelu"),
+        "layer_norm_gradient": (gradient, x, weight, statistics, statistics),
+        "dropout_add_layer_norm_gradient": (gradient, x, weight, statistics, statistics, *drawn),
+    }
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_gradients_by_parameters_are_added_or_left_out_as_asked(cpu, name):
+    arguments = arguments_of_gradients()[name]
+    assert_targets_are_heeded(cpu, name, *arguments)
+    assert_targets_are_heeded(reference, name, *arguments)
 
 
 BOUNDS = [[0, 1], [0, 1, 4, 1023], [0, 16_384, 32_768, 70_001]]
@@ -371,10 +389,10 @@ class TestDivision:
                 attended, cpu.attention_gradient(attended, joined, probabilities, *settings),
                 y, total, log_sum, *optimized, *by_lamb, *squares, cpu.squared_sums(values, bounds),
                 cpu.dropout(x, *draws),
-                cpu.activation(x, bias, "gelu"), *cpu.activation_gradient(gradient, x, bias, "gelu"),
-                *cpu.layer_norm(x, weight, bias, 1e-12), cpu.linear_bias_gradient(gradient),
-                *cpu.layer_norm_gradient(gradient, total, weight, mean, reciprocal),
-                *cpu.dropout_add_layer_norm_gradient(gradient, total, weight, mean, reciprocal, *draws),
+                cpu.activation(x, bias, "gelu"), *call(cpu, "activation_gradient", gradient, x, bias, "gelu"),
+                *cpu.layer_norm(x, weight, bias, 1e-12), *call(cpu, "linear_bias_gradient", gradient),
+                *call(cpu, "layer_norm_gradient", gradient, total, weight, mean, reciprocal),
+                *call(cpu, "dropout_add_layer_norm_gradient", gradient, total, weight, mean, reciprocal, *draws),
                 cpu.cross_entropy_gradient(log_sum, logits, labels, log_sum, -100),
             ]  # fmt: skip
 
@@ -428,4 +446,4 @@ def test_arrays_that_are_read_only_or_not_in_c_order_are_taken(cpu):
     x.flags.writeable = False
     np.testing.assert_array_equal(cpu.activation(x.T, None, "relu"), np.maximum(x.T, 0))
     stretched = np.broadcast_to(np.float32(2), (6, 5))
-    np.testing.assert_array_equal(cpu.linear_bias_gradient(stretched), np.full(5, 12))
+    np.testing.assert_array_equal(call(cpu, "linear_bias_gradient", stretched)[0], np.full(5, 12))

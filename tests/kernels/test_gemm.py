@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from targets import call
 from tiny_bert import CONFIG
 
 import lucid
@@ -18,6 +19,7 @@ from lucid.errors import ConfigError
 from lucid.kernels import cpu, onednn, products, reference, threads
 from lucid.kernels.cpu import gemm
 from lucid.kernels.sequences import Sequences
+from lucid.kernels.targets import Target
 from lucid.models import BERTForPreTraining
 from lucid.nn import flatten
 from lucid.optim import AdamW
@@ -87,15 +89,16 @@ def assert_all_agree(rows, inputs, outputs):
     assert_is_product(gemm.linear(x, weight, bias), x, weight.T, bias.astype(np.float64))
     assert_is_product(gemm.linear_input_gradient(gradient, weight), gradient, weight)
     out = np.full((outputs, inputs), np.nan, np.float32)
-    gemm.linear_weight_gradient(gradient, x, out, accumulate=False)
+    gemm.linear_weight_gradient(gradient, x, Target(out, accumulate=False))
     assert_is_product(out, gradient.T, x)
     before = normal(outputs, inputs)
     out[...] = before
-    gemm.linear_weight_gradient(gradient, x, out, accumulate=True)
+    gemm.linear_weight_gradient(gradient, x, Target(out, accumulate=True))
     assert_is_product(out, gradient.T, x, before.astype(np.float64))
-    sums, once_more = np.full(outputs, np.nan, np.float32), np.empty_like(out)
-    gemm.linear_weight_gradient(gradient, x, once_more, False, sums)
-    np.testing.assert_array_equal(sums, kernels.of(gradient).linear_bias_gradient(gradient))
+    sums, twice = np.full(outputs, np.nan, np.float32), np.empty_like(out)
+    for accumulate in (False, True):
+        gemm.linear_weight_gradient(gradient, x, Target(twice, False), Target(sums, accumulate))
+    np.testing.assert_array_equal(sums, 2 * call(kernels.of(gradient), "linear_bias_gradient", gradient)[0])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -143,7 +146,7 @@ class TestOperands:
         assert_is_product(gemm.linear(first_tokens, transposed, None), first_tokens, transposed.T)
         stretched, out = np.broadcast_to(np.float32(0.7), (4, 5)), np.zeros((8, 5), np.float32).T
         assert_is_product(gemm.linear_input_gradient(stretched, transposed), stretched, transposed)
-        gemm.linear_weight_gradient(stretched, first_tokens, out, accumulate=False)
+        gemm.linear_weight_gradient(stretched, first_tokens, Target(out, accumulate=False))
         assert_is_product(out, stretched.T, first_tokens)
 
     def test_some_columns_of_an_array_are_written_and_read_where_they_are(self, products):
@@ -182,9 +185,9 @@ class TestOperands:
         assert gemm.linear(x, weight, normal(5)).shape == (0, 5)
         assert gemm.linear_input_gradient(gradient, weight).shape == (0, 8)
         before = out.copy()
-        gemm.linear_weight_gradient(gradient, x, out, accumulate=True)
+        gemm.linear_weight_gradient(gradient, x, Target(out, accumulate=True))
         np.testing.assert_array_equal(out, before)
-        gemm.linear_weight_gradient(gradient, x, out, accumulate=False)
+        gemm.linear_weight_gradient(gradient, x, Target(out, accumulate=False))
         np.testing.assert_array_equal(out, 0)
 
     def test_what_is_not_a_number_goes_through(self, products):

@@ -27,7 +27,7 @@ class Spy:
             self.calls[name] += 1
             self.shapes |= {array.shape for array in arguments if hasattr(array, "shape")}
             result = getattr(self.kernels, name)(*arguments)
-            self.types[name].add((arguments[2] if result is None else result).dtype.type)
+            self.types[name].add((arguments[2].out if result is None else result).dtype.type)
             return result
 
         return call

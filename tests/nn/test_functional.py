@@ -38,6 +38,20 @@ def test_a_bias_gets_its_gradient_with_that_of_the_weight_and_without(dtype):
                 assert (weight.grad is not None) == learn
 
 
+def test_parameters_that_were_computed_get_their_gradients():
+    weight, vector = RANDOM.standard_normal((4, 4)), RANDOM.standard_normal(4)
+    check_gradients(lambda x, w, b: functional.linear(x, w * 2, b * 3), X, weight, vector)
+    check_gradients(lambda x, b: functional.activation(x, "gelu", b * 2), X, vector)
+    check_gradients(lambda x, w, b: functional.layer_norm(x, w * 2, b * 2, 1e-5), X, vector, vector, tolerance=1e-6)
+
+
+def test_a_leaf_that_is_several_inputs_gets_all_their_gradients():
+    square, vector = RANDOM.standard_normal((4, 4)), RANDOM.standard_normal(4)
+    check_gradients(lambda x: functional.linear(x, x), square)
+    check_gradients(lambda x, both: functional.layer_norm(x, both, both, 1e-5), X, vector, tolerance=1e-6)
+    check_gradients(lambda x, w, b: functional.joined_linear(x, (w, b), (w, b)), X.reshape(6, 4), square, vector)
+
+
 @pytest.mark.parametrize("kind", ["gelu", "gelu_new", "relu"])
 def test_activations(kind):
     expected = {

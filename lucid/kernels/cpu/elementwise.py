@@ -10,6 +10,7 @@ from lucid.kernels.cpu.compiling import kernel, part, read, write
 from lucid.kernels.cpu.mathematics import ONE, ZERO, gelu, gelu_new, gelu_new_slope, gelu_slope
 from lucid.kernels.cpu.philox import DRAWS, draws, fill_factors, scratch
 from lucid.kernels.cpu.sums import ROWS, add_to, block_sums, rows_of
+from lucid.kernels.targets import Target, put
 from lucid.random import Coordinates
 
 _KINDS = {"relu": 0, "gelu": 1, "gelu_new": 2}
@@ -62,7 +63,7 @@ def activation(x: Array, bias: Array | None, kind: str) -> Array:
     return y.reshape(x.shape)
 
 
-def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str) -> tuple[Array, Array]:
+def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str, by_bias: Target | None) -> Array:
     gradients, rows, bias = as_rows(gradient), as_rows(x), _bias(bias, x)
     y, sums = np.empty_like(rows), block_sums(*rows.shape)
 
@@ -71,7 +72,8 @@ def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str
         _activation_gradient(gradients[part], rows[part], bias, y[part], sums[blocks], _KINDS[kind])
 
     threads.split(len(sums), rows.size, work)
-    return y.reshape(x.shape), sums.sum(axis=0)
+    put(sums.sum(axis=0), by_bias)
+    return y.reshape(x.shape)
 
 
 def _bias(bias: Array | None, x: Array) -> Array:

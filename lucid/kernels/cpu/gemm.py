@@ -12,6 +12,7 @@ from lucid.kernels import onednn, products, threads
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, read, write
 from lucid.kernels.cpu.sums import linear_bias_gradient
+from lucid.kernels.targets import Target
 
 
 @kernel(read(1, types.uint32), write(1, types.uint16))
@@ -59,9 +60,7 @@ def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = 
     return products.linear_input_gradient(operand(gradient), operand(weight), total)
 
 
-def linear_weight_gradient(
-    gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
-) -> None:
-    products.linear_weight_gradient(operand(gradient), operand(x), out, accumulate)
-    if bias_sums is not None:
-        bias_sums[...] = linear_bias_gradient(gradient)
+def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target, by_bias: Target | None = None) -> None:
+    products.linear_weight_gradient(operand(gradient), operand(x), by_weight)
+    if by_bias is not None:
+        linear_bias_gradient(gradient, by_bias)

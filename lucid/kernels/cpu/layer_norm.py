@@ -12,6 +12,7 @@ from lucid.kernels.cpu.compiling import kernel, part, read, reduction, write
 from lucid.kernels.cpu.mathematics import ONE, ZERO, fma
 from lucid.kernels.cpu.philox import DRAWS, draws, fill_factors, scratch
 from lucid.kernels.cpu.sums import ROWS, add_to, block_sums, row_sum, rows_of, squares_around
+from lucid.kernels.targets import Target, put
 from lucid.random import Coordinates
 
 
@@ -97,8 +98,14 @@ def _layer_norm_gradient(
 
 
 def layer_norm_gradient(
-    gradient: Array, x: Array, weight: Array, mean: Array, reciprocal: Array
-) -> tuple[Array, Array, Array]:
+    gradient: Array,
+    x: Array,
+    weight: Array,
+    mean: Array,
+    reciprocal: Array,
+    by_weight: Target | None,
+    by_bias: Target | None,
+) -> Array:
     gradients, rows, weight = as_rows(gradient), as_rows(x), plain(weight)
     y, weight_sums, bias_sums = np.empty_like(rows), block_sums(*rows.shape), block_sums(*rows.shape)
 
@@ -110,7 +117,9 @@ def layer_norm_gradient(
         )  # fmt: skip
 
     threads.split(len(weight_sums), rows.size, work)
-    return y.reshape(x.shape), weight_sums.sum(axis=0), bias_sums.sum(axis=0)
+    put(weight_sums.sum(axis=0), by_weight)
+    put(bias_sums.sum(axis=0), by_bias)
+    return y.reshape(x.shape)
 
 
 @kernel(
@@ -208,7 +217,10 @@ def dropout_add_layer_norm_gradient(
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
-) -> tuple[Array, Array, Array, Array, Array]:
+    by_bias: Target | None,
+    by_weight: Target | None,
+    by_shift: Target | None,
+) -> tuple[Array, Array]:
     gradients, totals, weight = as_rows(gradient), as_rows(total), plain(weight)
     by_total, by_x = np.empty_like(totals), np.empty_like(totals)
     bias_sums, weight_sums, shift_sums = (block_sums(*totals.shape) for _ in range(3))
@@ -222,9 +234,9 @@ def dropout_add_layer_norm_gradient(
         )  # fmt: skip
 
     threads.split(len(bias_sums), totals.size, work)
-    sums = (part.sum(axis=0) for part in (bias_sums, weight_sums, shift_sums))
-    by_bias, by_weight, by_shift = sums
-    return by_x.reshape(total.shape), by_bias, by_total.reshape(total.shape), by_weight, by_shift
+    for sums, target in ((bias_sums, by_bias), (weight_sums, by_weight), (shift_sums, by_shift)):
+        put(sums.sum(axis=0), target)
+    return by_x.reshape(total.shape), by_total.reshape(total.shape)
 
 
 def _column(rows: Array) -> Array:

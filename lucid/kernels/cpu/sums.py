@@ -13,6 +13,7 @@ from lucid.kernels import threads
 from lucid.kernels.cpu.arrays import as_rows, plain
 from lucid.kernels.cpu.compiling import kernel, part, read, reduction, write
 from lucid.kernels.cpu.mathematics import ZERO, number_of
+from lucid.kernels.targets import Target, put
 
 ROWS = 64
 
@@ -103,7 +104,7 @@ def _sums_of_bfloat16_columns(x: Array, stride: int, rows: int, sums: Array) -> 
             target[column] += number_of(np.int32(np.uint32(source[column]) << np.uint32(16)))
 
 
-def linear_bias_gradient(gradient: Array) -> Array:
+def linear_bias_gradient(gradient: Array, by_bias: Target) -> None:
     x, stride = _elements(gradient)
     width = gradient.shape[-1]
     count, column_sums = gradient.size // width, _column_sums
@@ -116,7 +117,7 @@ def linear_bias_gradient(gradient: Array) -> Array:
         column_sums(x[rows.start * stride :], stride, len(rows), sums[blocks])
 
     threads.split(len(sums), gradient.size, add)
-    return sums.sum(axis=0)
+    put(sums.sum(axis=0), by_bias)
 
 
 def _elements(x: Array) -> tuple[Array, int]:

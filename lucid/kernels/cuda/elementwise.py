@@ -9,6 +9,7 @@ from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.draws import draws
 from lucid.kernels.cuda.launching import ROWS, WARP, blocks_of, vector_width
 from lucid.kernels.cuda.sums import add_blocks
+from lucid.kernels.targets import Target
 from lucid.random import Coordinates
 
 _GROUPS = 8
@@ -31,7 +32,7 @@ def activation(x: Array, bias: Array | None, kind: str) -> Array:
     return y.reshape(x.shape)
 
 
-def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str) -> tuple[Array, Array]:
+def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str, by_bias: Target | None) -> Array:
     rows, bias = as_rows(x), None if bias is None else parameter(bias)
     gradients, y = as_rows(gradient, like=x), array_module(x).empty_like(rows)
     (count, width), vector = rows.shape, vector_width(x.shape[-1], rows, gradients, bias)
@@ -41,7 +42,8 @@ def activation_gradient(gradient: Array, x: Array, bias: Array | None, kind: str
         form(x.dtype.name, vector), f"{kind}_gradient", grid, (WARP, _GROUPS),
         gradients, rows, bias, y, sums, np.int64(count), np.int32(width),
     )  # fmt: skip
-    return y.reshape(x.shape), add_blocks(sums)[0]
+    add_blocks(sums, by_bias)
+    return y.reshape(x.shape)
 
 
 def _grid(rows: int, width: int, vector: int) -> tuple[int, int]:

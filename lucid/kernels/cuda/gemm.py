@@ -16,6 +16,7 @@ from lucid.kernels.cuda.casting import BFLOAT16, round_to_bfloat16
 from lucid.kernels.cuda.cublaslt import Epilogue, Operation
 from lucid.kernels.cuda.plans import Operands, Product, alignment_of, layout_of, plan_of, workspace_of
 from lucid.kernels.cuda.sums import linear_bias_gradient
+from lucid.kernels.targets import Target, put
 
 
 def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None) -> Array:
@@ -24,27 +25,29 @@ def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None
     if bias is not None:
         bias = round_to_bfloat16(bias) if y.dtype == BFLOAT16 != bias.dtype else plain(bias, y.dtype)
     beside = None if bias is None else functools.partial(operator.iadd, y, bias)
-    _multiply(factor, rows, y, (Operation.T, Operation.N), False, Epilogue.BIAS, bias, beside)
+    _multiply(factor, rows, y, False, (Operation.T, Operation.N), Epilogue.BIAS, bias, beside)
     return y.reshape(*x.shape[:-1], len(weight)) if out is None else out
 
 
 def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = None) -> Array:
     rows, factor = _operands(gradient, weight)
     y = empty(gradient, len(rows), weight.shape[1], dtype=gradient.dtype) if total is None else total
-    _multiply(factor, rows, y, (Operation.N, Operation.N), total is not None)
+    _multiply(factor, rows, y, total is not None, (Operation.N, Operation.N))
     return y.reshape(*gradient.shape[:-1], weight.shape[1]) if total is None else total
 
 
-def linear_weight_gradient(
-    gradient: Array, x: Array, out: Array, accumulate: bool, bias_sums: Array | None = None
-) -> None:
+def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target, by_bias: Target | None = None) -> None:
     rows, factor = _operands(gradient, x)
-
-    def sum_beside() -> None:
-        if bias_sums is not None:
-            bias_sums[...] = linear_bias_gradient(gradient)
-
-    _multiply(factor, rows, out, (Operation.N, Operation.T), accumulate, Epilogue.BGRADB, bias_sums, sum_beside)
+    operations = Operation.N, Operation.T
+    if by_bias is None:
+        _multiply(factor, rows, *by_weight, operations)
+        return
+    # The product writes its sums, and cannot add them.
+    sums = array_module(x).empty_like(by_bias.out) if by_bias.accumulate else by_bias.out
+    sum_beside = functools.partial(linear_bias_gradient, gradient, Target(sums, False))
+    _multiply(factor, rows, *by_weight, operations, Epilogue.BGRADB, sums, sum_beside)
+    if by_bias.accumulate:
+        put(sums, by_bias)
 
 
 def _operands(x: Array, y: Array) -> tuple[Array, Array]:
@@ -69,8 +72,8 @@ def _multiply(
     first: Array,
     second: Array,
     out: Array,
-    operations: tuple[Operation, Operation],
     accumulate: bool,
+    operations: tuple[Operation, Operation],
     epilogue: Epilogue = Epilogue.DEFAULT,
     vector: Array | None = None,
     beside: Callable[[], object] | None = None,

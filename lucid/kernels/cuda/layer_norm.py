@@ -11,6 +11,7 @@ from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.draws import draws
 from lucid.kernels.cuda.launching import ROWS, blocks_of, threads_of_row, vector_width
 from lucid.kernels.cuda.sums import add_blocks
+from lucid.kernels.targets import Target
 from lucid.random import Coordinates
 
 _MOST_THREADS = 512
@@ -82,12 +83,16 @@ def _normalise(
 
 
 def layer_norm_gradient(
-    gradient: Array, x: Array, weight: Array, mean: Array, reciprocal: Array
-) -> tuple[Array, Array, Array]:
-    by_x, _, _, by_weight, by_bias = dropout_add_layer_norm_gradient(
-        gradient, x, weight, mean, reciprocal, 0.0, 0, None
-    )
-    return by_x, by_weight, by_bias
+    gradient: Array,
+    x: Array,
+    weight: Array,
+    mean: Array,
+    reciprocal: Array,
+    by_weight: Target | None,
+    by_bias: Target | None,
+) -> Array:
+    nothing = 0.0, 0, None
+    return dropout_add_layer_norm_gradient(gradient, x, weight, mean, reciprocal, *nothing, None, by_weight, by_bias)[0]
 
 
 def dropout_add_layer_norm_gradient(
@@ -99,7 +104,10 @@ def dropout_add_layer_norm_gradient(
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
-) -> tuple[Array, Array, Array, Array, Array]:
+    by_bias: Target | None,
+    by_weight: Target | None,
+    by_shift: Target | None,
+) -> tuple[Array, Array]:
     totals, gradients = as_rows(total), as_rows(gradient, like=total)
     weight, mean, reciprocal = map(parameter, (weight, mean, reciprocal))
     by_total = array_module(total).empty_like(totals)
@@ -112,8 +120,8 @@ def dropout_add_layer_norm_gradient(
         gradients, totals, weight, mean, reciprocal, by_total, by_x, sums, *_shape(totals, total),
         *draws(total, probability, stream, coordinates),
     )  # fmt: skip
-    by_weight, by_shift, by_bias = add_blocks(sums)
-    return by_x.reshape(total.shape), by_bias, by_total.reshape(total.shape), by_weight, by_shift
+    add_blocks(sums, by_weight, by_shift, by_bias)
+    return by_x.reshape(total.shape), by_total.reshape(total.shape)
 
 
 def _shape(rows: Array, x: Array) -> tuple[np.int64, np.int32, np.int64]:

@@ -20,9 +20,13 @@ extern "C" __global__ void __launch_bounds__(LANES *GROUPS)
     if (inside && threadIdx.y == 0) store(sums + static_cast<long long>(blockIdx.x) * width + column, total);
 }
 
-// `totals` [K, C] gets the sums of `sums` [K, blocks, C] over the blocks.
-extern "C" __global__ void __launch_bounds__(LANES *BLOCK_GROUPS)
-    block_sums(const float *__restrict__ sums, float *__restrict__ totals, int blocks, int width) {
+// Each of three vectors [C], unless it is null, gets the sums of its part of `sums` [3, blocks, C] over the blocks. They
+// are added to it if its bit in `added` is set.
+extern "C" __global__ void __launch_bounds__(LANES *BLOCK_GROUPS) block_sums(
+    const float *__restrict__ sums, float *__restrict__ first, float *__restrict__ second, float *__restrict__ third,
+    int added, int blocks, int width) {
+    float *out = blockIdx.y == 0 ? first : blockIdx.y == 1 ? second : third;
+    if (out == nullptr) return;
     const int column = blockIdx.x * LANES + threadIdx.x;
     const float *own = sums + static_cast<long long>(blockIdx.y) * blocks * width + column;
     float total[1] = {};
@@ -32,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(LANES *BLOCK_GROUPS)
         }
     }
     over_groups(total);
-    if (column < width && threadIdx.y == 0) totals[blockIdx.y * width + column] = total[0];
+    if (column < width && threadIdx.y == 0) out[column] = added >> blockIdx.y & 1 ? out[column] + total[0] : total[0];
 }
 
 // `sums` [K] gets the sums of the squares of x in each block [bounds[k], bounds[k + 1]).

@@ -7,9 +7,12 @@ from lucid.kernels.cuda import launching
 from lucid.kernels.cuda.arrays import as_rows, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.launching import ROWS, WARP, blocks_of, host_bounds, vector_width
+from lucid.kernels.targets import Target, put
 
 _GROUPS, _BLOCK_GROUPS, _THREADS_OF_BLOCK = 8, 16, 256
 _THREADS_OF_ROOT = 512
+# How many sums over the same rows are added up at once.
+_MOST_KINDS = 3
 
 
 def form(element: str, vector: int) -> Variant:
@@ -19,18 +22,31 @@ def form(element: str, vector: int) -> Variant:
     return variant("sums", element, vector, **shape)
 
 
-def add_blocks(sums: Array) -> Array:
-    """Return the sums [K, C] of sums [K, blocks, C] (float32) over the blocks, in their order."""
+def add_blocks(sums: Array, *targets: Target | None) -> None:
+    """Put the sums of sums [K, blocks, C] (float32) over the blocks, in their order, into K targets [C], at most 3."""
     kinds, blocks, width = sums.shape
-    totals = empty(sums, kinds, width)
+    outs: list[Array | None] = [None] * _MOST_KINDS
+    added, beside = 0, []
+    for kind, target in enumerate(targets):
+        if target is None:
+            continue
+        if target.out.dtype == np.float32 and target.out.flags.c_contiguous:
+            outs[kind] = target.out
+            added |= target.accumulate << kind
+        else:
+            outs[kind] = made = empty(sums, width)
+            beside.append((made, target))
+    if all(out is None for out in outs):
+        return
     launching.launch(
         form("float32", 1), "block_sums", (blocks_of(width, WARP), kinds), (WARP, _BLOCK_GROUPS),
-        sums, totals, np.int32(blocks), np.int32(width),
+        sums, *outs, np.int32(added), np.int32(blocks), np.int32(width),
     )  # fmt: skip
-    return totals
+    for made, target in beside:
+        put(made, target)
 
 
-def linear_bias_gradient(gradient: Array) -> Array:
+def linear_bias_gradient(gradient: Array, by_bias: Target) -> None:
     x = as_rows(gradient)
     rows, width = x.shape
     vector = vector_width(width, x)
@@ -39,7 +55,7 @@ def linear_bias_gradient(gradient: Array) -> Array:
         form(x.dtype.name, vector), "column_sums", (sums.shape[1], blocks_of(width, WARP * vector)), (WARP, _GROUPS),
         x, sums, np.int64(rows), np.int32(width),
     )  # fmt: skip
-    return add_blocks(sums)[0]
+    add_blocks(sums, by_bias)
 
 
 def squared_sums(x: Array, bounds: Array) -> Array:
