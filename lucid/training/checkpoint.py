@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.metrics import WindowSums
+from lucid.training.products import ProductChoices
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -43,7 +44,8 @@ class TrainingState:
 
     `corpus` and `tokenizer` are their hashes. `window` holds the sums, over all ranks, of the steps that no line of the
     log has reported yet (`metrics.Window`). `numerics` is what else the bits of the results depend on.
-    `training_seconds` is the time that the steps took, evaluations and checkpoints left out.
+    `training_seconds` is the time that the steps took, evaluations and checkpoints left out. `products` is how products
+    on GPUs were made.
     """
 
     step: Count
@@ -57,6 +59,7 @@ class TrainingState:
     numerics: dict[str, str]
     config: dict[str, Any]
     training_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    products: ProductChoices = field(default_factory=ProductChoices)
     format_version: int = FORMAT_VERSION
 
     def at_the_beginning(self) -> "TrainingState":

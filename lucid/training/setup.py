@@ -21,6 +21,7 @@ from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.metrics import WindowSums
 from lucid.training.numerics import numerics
+from lucid.training.products import ProductChoices, choices_so_far, take_first_ranks_choices
 from lucid.training.start import changed_numerics, find_start
 from lucid.training.store import CheckpointStore
 
@@ -57,7 +58,11 @@ class Run:
         return self.communicator.rank == 0
 
     def state(self, window: WindowSums) -> TrainingState:
-        """Return the place in the run, for a checkpoint; `window` as of `metrics.Window.totals`."""
+        """Return the place in the run, for a checkpoint; `window` as of `metrics.Window.totals`.
+
+        All ranks call this.
+        """
+        timed = _times_products(self.config, self.communicator)
         return TrainingState(
             step=self.step,
             samples_consumed=self.samples_consumed,
@@ -70,6 +75,7 @@ class Run:
             tokenizer=self.corpora.tokenizer_hash,
             numerics=numerics(self.model.device),
             config=self.config.as_dict(),
+            products=choices_so_far(self.communicator) if timed else ProductChoices(),
         )
 
 
@@ -88,6 +94,8 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
     corpora, model, checkpoint, messages = all_or_none(communicator, lambda: _open_alone(config, communicator, store))
+    if _times_products(config, communicator):
+        take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     model.to(device).bert.encoder.recompute(config.train.recompute)
     ddp = DistributedDataParallel(
         model,
@@ -120,8 +128,7 @@ def _open_alone(
         kernels.of(np.zeros(0, np.float32))  # loads them, or even compiles them: here, and not in the first step
     else:
         remark = _choose_attention(config)
-        # The exact reduction gives the same bits on machines that have kept other times, or none.
-        kernels.time_products(config.train.reduction == "fast")
+        kernels.time_products(_times_products(config, communicator))
     messages = [said for said in (communicator.remark, remark) if said]
     corpora = open_corpora(config)
     random.manual_seed(config.train.seed)
@@ -136,6 +143,11 @@ def _open_alone(
         messages.extend(changed_numerics(config, checkpoint.state, communicator.device))
     model = BERTForPreTraining(config.model) if checkpoint is None else _overwritten_model(config)
     return corpora, model, checkpoint, messages
+
+
+def _times_products(config: RunConfig, communicator: Communicator) -> bool:
+    """Return whether products are made by timed algorithms: not under the exact reduction, whose bits need no times."""
+    return communicator.device != CPU and config.train.reduction == "fast"
 
 
 def _choose_attention(config: RunConfig) -> str | None:

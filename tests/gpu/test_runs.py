@@ -69,6 +69,15 @@ class OnGPU:
         self.environment, self.settings, self.run_ranks = environment, settings, run_ranks
         self.run_file, self.losses, self.folder, self._trained = run_file, losses, folder, trained
 
+    @property
+    def card_name(self):
+        """How the names of files begin that are about this GPU."""
+        if self.environment.get("PYTHONPATH"):
+            return "Emulated"
+        import cupy
+
+        return re.sub("[^A-Za-z0-9]+", "-", cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+
     def train(self, *overrides, ranks=1, device="cuda", gpus=1):
         """Return the run with these settings, which is trained unless it has been."""
         key = self.settings, overrides, ranks, device, gpus
@@ -195,6 +204,23 @@ def test_a_run_goes_on_on_the_other_device_up_to_rounding(on_gpu, tmp_path, star
 def test_a_run_resumed_on_the_gpu_goes_on_bit_for_bit(on_gpu, tmp_path):
     whole = on_gpu.train(BFLOAT16)
     assert_same_bits(on_gpu.go_on(whole.cut_to_its_first_checkpoint(tmp_path / "resumed"), BFLOAT16), whole)
+
+
+def test_a_run_resumed_where_other_algorithms_are_the_fastest_goes_on_bit_for_bit(on_gpu, tmp_path, monkeypatch):
+    """It brings those that it was made with."""
+    whole = on_gpu.train(BFLOAT16)
+    files = Path.home().glob(f".cache/lucid/products/{on_gpu.card_name}*.jsonl")
+    kept = max(files, key=lambda path: path.stat().st_mtime)
+    choices = [json.loads(line) for line in kept.read_text().splitlines() if line]
+    elsewhere = tmp_path / "cache"
+    (elsewhere / "products").mkdir(parents=True)
+    others = [choice | {"algorithm": (choice["algorithm"] + 1) % 2} for choice in choices]
+    (elsewhere / "products" / kept.name).write_text("".join(f"{json.dumps(choice)}\n" for choice in others))
+    for kernels in Path.home().glob(".cache/lucid/kernels-*"):
+        (elsewhere / kernels.name).symlink_to(kernels)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(elsewhere))
+    resumed = on_gpu.go_on(whole.cut_to_its_first_checkpoint(tmp_path / "resumed"), BFLOAT16)
+    assert_same_bits(resumed, whole)
 
 
 def test_a_gradient_that_is_not_finite_skips_the_step_on_the_device(on_gpu):

@@ -38,13 +38,18 @@ def chosen(card: str, product: str, seconds: Callable[[], Mapping[int, float]] |
     known = _known.setdefault(card, {})
     if product not in known:
         # What this process was given, or has chosen, stays.
-        _known[card] = known = dict(_kept(card)) | known
+        _known[card] = known = kept(card) | known
     if product not in known:
         if seconds is None:
             return None
         known[product] = _keep(card, product, fastest(seconds()))
     _used.setdefault(card, {})[product] = known[product]
     return known[product]
+
+
+def kept(card: str) -> dict[str, int]:
+    """Return the choices that this machine has kept, by product."""
+    return dict(_kept(card))
 
 
 def used(card: str) -> dict[str, int]:
@@ -126,7 +131,7 @@ def _keep(card: str, product: str, number: int) -> int:
                 os.write(file, line)
             finally:
                 os.close(file)
-        return dict(_kept(card)).get(product, number)
+        return kept(card).get(product, number)
 
 
 def _file(card: str) -> Path | None:
