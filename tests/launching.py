@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-# One thread a rank: the ranks of a test share few cores.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+# The ranks of a test share few cores: each has one thread, and leaves its core to the others while MPICH waits.
+_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+FEW_CORES = {**_THREADS, "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 
 # Arguments of Python for `lucid train` on a rank.
 TRAIN = ("-m", "mpi4py", "-m", "lucid", "train")
@@ -24,7 +25,7 @@ def run_to_end(command: Sequence[str], seconds: float, environment: dict[str, st
     """
     process = subprocess.Popen(
         command,
-        env=os.environ | ONE_THREAD | environment,
+        env=os.environ | FEW_CORES | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hosts import LINK
-from launching import ONE_THREAD
+from launching import FEW_CORES
 from nodes import SeveralNodes
 
 from lucid import backend
@@ -108,7 +108,7 @@ def test_an_error_that_one_rank_finds_ends_all_with_exit_code_1(run_ranks):
 def test_two_hosts_are_measured_inside_and_between(hosts, mpiexec, tmp_path):
     finished = subprocess.run(
         [*hosts.mpiexec(mpiexec, 2), sys.executable, *QUICK_DOCTOR, str(tmp_path)],
-        env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK},
+        env=os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

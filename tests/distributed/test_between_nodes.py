@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from hosts import LINK, until
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 from lucid.distributed import choose, exact
 from lucid.distributed.backends import between_nodes
@@ -257,7 +257,7 @@ def test_as_bfloat16_half_of_the_bytes_go_over_the_link(hosts, mpiexec, ranks_of
                 *hosts.mpiexec(mpiexec, ranks_of_a_host),
                 *(sys.executable, "-m", "mpi4py", "-c", TWO_HOSTS, wire_dtype),
             ],
-            env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK},
+            env=os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK},
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -311,7 +311,7 @@ with session() as group:
 def test_buckets_go_over_the_link_before_backward_has_ended(hosts, mpiexec, buckets, early):
     finished = subprocess.run(
         [*hosts.mpiexec(mpiexec, 1), sys.executable, "-m", "mpi4py", "-c", HELD_UP, buckets],
-        env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
+        env=os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
         capture_output=True,
         text=True,
         timeout=2 * SECONDS,

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hosts import LINK
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 from lucid.distributed import DistributedDataParallel, choose, exact
 from lucid.distributed.communicator import Finished
@@ -205,7 +205,7 @@ with session() as group:
 def test_ranks_on_two_hosts_sum_within_each_first(hosts, mpiexec):
     finished = subprocess.run(
         [*hosts.mpiexec(mpiexec, 2), sys.executable, "-m", "mpi4py", "-c", TWO_HOSTS],
-        env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK},
+        env=os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK},
         capture_output=True,
         text=True,
         timeout=SECONDS,

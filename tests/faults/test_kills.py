@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from launching import ONE_THREAD, TRAIN, rank_processes
+from launching import FEW_CORES, TRAIN, rank_processes
 
 from lucid.training.store import find_model
 
@@ -50,7 +50,7 @@ def start(mpiexec, run_file, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | FEW_CORES,
         )
         processes.append(process)
         return process

@@ -7,7 +7,7 @@ import time
 
 import pytest
 from hosts import LINK, until
-from launching import ONE_THREAD, TRAIN
+from launching import FEW_CORES, TRAIN
 
 from lucid.errors import ExitCode
 
@@ -33,7 +33,7 @@ def start(hosts, mpiexec, run_file, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK},
+            env=os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK},
         )
         assert process.stdout is not None
         lines = []

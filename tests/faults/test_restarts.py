@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launching import ONE_THREAD, descendants, rank_processes
+from launching import FEW_CORES, descendants, rank_processes
 
 from lucid.training.store import CheckpointStore, find_model
 
@@ -35,7 +35,7 @@ class Supervised:
     """A run under launch/mpirun.sh that a test reads the output of, line by line."""
 
     def __init__(self, *arguments: str, **variables: str) -> None:
-        environment = ONE_THREAD | {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY)}
+        environment = FEW_CORES | {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY)}
         self.process = subprocess.Popen(
             [REPOSITORY / "launch" / "mpirun.sh", *arguments],
             env=os.environ | environment | variables,

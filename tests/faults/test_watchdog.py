@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 from lucid.errors import ExitCode
 
@@ -148,7 +148,7 @@ def train_suspended(mpiexec, run_file, tmp_path, losses):
             [*command, f"run_folder={tmp_path / 'suspended'}"],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | FEW_CORES,
         )
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("step  8/"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 # Beyond what Python and NumPy take by themselves, in bytes; less than what the files below stand for.
 MEMORY = 200 << 20
@@ -37,7 +37,7 @@ def refused(folder: Path, action: str) -> str:
     program = PROGRAM.format(memory=MEMORY, action=action)
     finished = subprocess.run(
         [sys.executable, "-c", program, str(folder)],
-        env=os.environ | ONE_THREAD,
+        env=os.environ | FEW_CORES,
         capture_output=True,
         text=True,
         timeout=60,

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -17,7 +17,7 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 def run(script, *options, seconds=280):
     """What a benchmark prints: its tables, and what it says beside."""
     command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
-    environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | FEW_CORES | {"PYTHONPATH": str(ROOT)}
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout, finished.stderr

@@ -1,6 +1,6 @@
 """Runs the tests marked `emulated`, of all folders, in processes that have an emulated GPU: in one, and on ranks.
 
-Other numbers of ranks, which add little to two, are left to the long tests.
+Other numbers of ranks, which add little to two, are left to the long tests, and so are those that are marked as such.
 """
 
 import shutil
@@ -23,11 +23,19 @@ pytestmark = [
 ]
 
 
+ALL, SHORT, LONG = "emulated", "emulated and not long", "emulated and long"
+
+
 @pytest.mark.parametrize(
-    "tests", [(str(KERNELS),), (str(TESTS), f"--ignore={KERNELS}")], ids=["of kernels", "all others"]
+    ("marked", "tests"),
+    [
+        pytest.param(ALL, (str(KERNELS),), id="of kernels"),
+        pytest.param(SHORT, (str(TESTS), f"--ignore={KERNELS}"), id="all others"),
+        pytest.param(LONG, (str(TESTS), f"--ignore={KERNELS}"), id="long ones", marks=pytest.mark.long),
+    ],
 )
-def test_the_tests_of_one_process_pass(tests):
-    options = ("-m", "emulated", "-p", "no:cacheprovider", "--durations=5")
+def test_the_tests_of_one_process_pass(marked, tests):
+    options = ("-m", marked, "-p", "no:cacheprovider", "--durations=5")
     # A test that hangs shows where.
     hanging = ("-o", f"faulthandler_timeout={HANG_AFTER}", "-o", "faulthandler_exit_on_timeout=true")
     command = [sys.executable, "-m", "pytest", "-x", *options, *hanging, *tests]
@@ -36,7 +44,13 @@ def test_the_tests_of_one_process_pass(tests):
     assert " passed" in finished.stdout, finished.stdout
 
 
-@pytest.mark.parametrize("ranks", [2, *(pytest.param(ranks, marks=pytest.mark.long) for ranks in (1, 3, 4))])
-def test_the_tests_of_several_ranks_pass(pass_on_ranks, ranks):
+@pytest.mark.parametrize(
+    ("ranks", "marked"),
+    [
+        (2, SHORT),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, SHORT), (2, LONG), (3, SHORT), (4, ALL))),
+    ],
+)
+def test_the_tests_of_several_ranks_pass(pass_on_ranks, ranks, marked):
     emulation = with_emulation(EMULATED_GPUS=str(ranks))
-    pass_on_ranks(ranks, "-m", "emulated", hang_after=HANG_AFTER, seconds=SECONDS, **emulation)
+    pass_on_ranks(ranks, "-m", marked, hang_after=HANG_AFTER, seconds=SECONDS, **emulation)

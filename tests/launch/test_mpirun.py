@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mpirun
 import pytest
-from launching import ONE_THREAD
+from launching import FEW_CORES
 from mpirun import MEMORY_VARIABLES, Options, RefusedError, Surroundings, mpi_of, number_of_ranks, parse, plan
 from placement import THREAD_VARIABLES
 
@@ -369,7 +369,7 @@ def finish(start):
 
 def test_a_run_on_two_ranks_is_trained_to_its_end(finish, run_file):
     settings = ("train.steps=2", "optimizer.warmup_steps=1")
-    code, output, errors = finish("-n", "2", str(run_file), *settings, **ONE_THREAD, LUCID_KERNELS="reference")
+    code, output, errors = finish("-n", "2", str(run_file), *settings, **FEW_CORES, LUCID_KERNELS="reference")
     assert code == 0, errors
     assert "on 2 ranks with 6 each" in output
     assert "finished at step 2 of 2" in output

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hosts import LINK
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 REPOSITORY = Path(__file__).parents[2]
 SECONDS = 120
@@ -33,7 +33,7 @@ def launch(hosts, run_file, tmp_path):
                 *(REPOSITORY / "launch" / "mpirun.sh", "--hostfile", tmp_path / "hosts"),
                 *(*arguments, run_file, f"train.steps={STEPS}"),
             ),
-            env=os.environ | ONE_THREAD | variables | {"HYDRA_LAUNCHER_EXEC": str(hosts.enter)} | environment,
+            env=os.environ | FEW_CORES | variables | {"HYDRA_LAUNCHER_EXEC": str(hosts.enter)} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from launching import ONE_THREAD, descendants
+from launching import FEW_CORES, descendants
 
 from lucid.data.tokenizer import save_tokenizer
 from lucid.preparation.sources import find_sources, scan
@@ -55,7 +55,7 @@ def peak_of_all(text: Path, tokenizer: Path) -> int:
     program = PROGRAM.format(workers=WORKERS)
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(text), str(tokenizer), str(text.with_suffix(""))],
-        env=os.environ | ONE_THREAD,
+        env=os.environ | FEW_CORES,
     )
     peak, code = 0, None
     while code is None:

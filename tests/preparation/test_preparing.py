@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launching import ONE_THREAD, descendants
+from launching import FEW_CORES, descendants
 
 from lucid.data import Corpus
 from lucid.errors import DataError
@@ -51,7 +51,7 @@ def program(*arguments: object) -> list[str]:
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        program(*arguments), capture_output=True, text=True, timeout=120, env=os.environ | ONE_THREAD, check=False
+        program(*arguments), capture_output=True, text=True, timeout=120, env=os.environ | FEW_CORES, check=False
     )
 
 
@@ -146,7 +146,7 @@ class started:  # noqa: N801  # used as a function
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | FEW_CORES,
         )
         self._workers: list[int] = []
 

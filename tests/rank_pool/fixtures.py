@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launching import ONE_THREAD, TRAIN
+from launching import FEW_CORES, TRAIN
 from small_run import write_settings
 
 from rank_pool.commands import command, train_until_step
@@ -122,7 +122,7 @@ def train_until_signal(mpiexec: str, run_file: Path, tmp_path: Path) -> Callable
             [mpiexec, "-n", str(ranks), sys.executable, *TRAIN, str(run_file), *overrides],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | FEW_CORES,
         )
         assert process.stdout is not None
         lines = []

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 from rank_pool.job import Done, Failure, Job
 
@@ -78,7 +78,7 @@ class RankPool:
         job = Job(
             call=pickle.dumps((function, arguments, named)),
             ranks=ranks,
-            environment=os.environ | ONE_THREAD,
+            environment=os.environ | FEW_CORES,
             working_folder=os.getcwd(),
             module_path=sys.path,
             outputs=outputs,
@@ -133,7 +133,7 @@ class _Started:
                     *(mpiexec, "-prepend-rank", "-n", str(RANKS)),
                     *(sys.executable, "-m", "mpi4py", "-m", "rank_pool.rank", address, str(folder)),
                 ],
-                env=os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env=os.environ | FEW_CORES | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 cwd=folder,  # the folder of the first test that needs the pool is removed after it
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cluster import PROGRAMS, Cluster, Job, program
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def submit(cluster, home, tmp_path):
         (home / "slurm" / "site.env").write_text(f'PYTHON={sys.executable}\nLAUNCHER="{launcher}"\n')
         finished = subprocess.run(
             [home / "launch" / "submit.sh", *arguments],
-            env=os.environ | cluster.variables | ONE_THREAD | {"PYTHONPATH": str(home)},
+            env=os.environ | cluster.variables | FEW_CORES | {"PYTHONPATH": str(home)},
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from launching import ONE_THREAD, TRAIN
+from launching import FEW_CORES, TRAIN
 
 from lucid.errors import DataError
 from lucid.preparation import prepare
@@ -60,7 +60,7 @@ def replace(path: Path) -> None:
 @contextmanager
 def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """Start a run; enter the block when it has taken three steps; leave nothing running."""
-    environment = os.environ | ONE_THREAD
+    environment = os.environ | FEW_CORES
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:

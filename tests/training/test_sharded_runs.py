@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 from hosts import LINK
-from launching import ONE_THREAD, TRAIN
+from launching import FEW_CORES, TRAIN
 
 from lucid.distributed import sharded
 from lucid.errors import TrainingError
@@ -147,7 +147,7 @@ def test_ranks_on_two_hosts_give_the_bits_of_the_unsharded(hosts, mpiexec, run_f
                 *hosts.mpiexec(mpiexec, on_each),
                 *(sys.executable, *TRAIN, str(run_file), f"run_folder={tmp_path / name}", *settings, *overrides),
             ],
-            env=os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK},
+            env=os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK},
             capture_output=True,
             text=True,
             timeout=120,

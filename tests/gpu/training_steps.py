@@ -1,0 +1,73 @@
+"""Training steps of a small model, on a CPU or a GPU, as the trainer takes them."""
+
+from dataclasses import replace
+
+import numpy as np
+from tiny_bert import CONFIG, IGNORED, T, V
+
+import lucid
+from lucid.backend import CPU
+from lucid.data import Batch
+from lucid.distributed import DistributedDataParallel
+from lucid.models import BERTForPreTraining
+from lucid.optim import AdamW, clip_scale, global_norm
+from lucid.streams import Readback
+from lucid.training.graphs import GraphedMicroBatches
+from lucid.training.micro_batches import MicroBatches, share_of
+
+MLM_WEIGHT, NSP_WEIGHT = 0.1, 0.2
+
+
+def batches(seed, count, rows, packed=False):
+    """Yield global batches of `rows` samples, as the sampler makes them: one sequence in each, or two."""
+    generator, places = np.random.default_rng(seed), np.arange(T)
+    for _ in range(count):
+        ids = generator.integers(1, V, (rows, T))
+        ends = T - generator.integers(0, 4, (rows, 1))
+        sequence_ids = (places < ends).astype(np.int32)
+        if packed:
+            sequence_ids += (places >= ends // 2) & (places < ends)
+        inside = sequence_ids > 0
+        yield Batch(
+            input_ids=np.where(inside, ids, 0).astype(np.int32),
+            sequence_ids=sequence_ids,
+            token_type_ids=generator.integers(0, 2, (rows, T)).astype(np.int32),
+            mlm_labels=np.where(inside & (places % 4 == 1), ids, IGNORED).astype(np.int32),
+            nsp_labels=generator.integers(0, 2, sequence_ids.max(axis=1).sum()).astype(np.int32),
+            samples=np.arange(rows),
+        )
+
+
+class Steps:
+    """Steps of this rank on its share of `rows` samples, in micro-batches of at most `micro_batch`.
+
+    On a GPU in bfloat16 unless `rounded` is false.
+    """
+
+    def __init__(self, communicator, graphs=True, rows=4, micro_batch=2, rounded=True, activation_bytes=0):
+        lucid.manual_seed(0)
+        self.communicator, self.taken, self.micro_batch = communicator, 0, micro_batch
+        model = BERTForPreTraining(replace(CONFIG, num_hidden_layers=1)).to(communicator.device)
+        is_on_cpu, share = communicator.device == CPU, rows // communicator.size
+        self.own = communicator.rank * share, (communicator.rank + 1) * share
+        self.ddp = DistributedDataParallel(model, communicator, rounded=rounded and not is_on_cpu)
+        self.optimizer = AdamW(self.ddp.flat)
+        self.micro_batches = (
+            MicroBatches(self.ddp, 3)
+            if is_on_cpu
+            else GraphedMicroBatches(self.ddp, 3, communicator, graphs, activation_bytes)
+        )
+
+    def take(self, batch):
+        """Take a step, and return its figures on their way; the last is the gradient's norm."""
+        share = share_of(self.ddp.module, batch.rows(*self.own), self.micro_batch)
+        figures = self.micro_batches.gradients(share, self.taken, MLM_WEIGHT, NSP_WEIGHT)
+        figures[-1] = norm = global_norm(self.ddp.flat)
+        self.optimizer.step(1e-3, clip_scale(norm, 1.0))
+        self.taken += 1
+        return Readback(figures)
+
+    def loss(self, figures):
+        """Return the loss of the global batch, from this rank's figures."""
+        mlm, _, nsp, *_ = figures.tolist()
+        return self.communicator.all_reduce_scalar(mlm * MLM_WEIGHT + nsp * NSP_WEIGHT)
