@@ -6,6 +6,7 @@ the only place, beside the CUDA kernels and the NCCL communicator, that imports 
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -67,6 +68,26 @@ def to_host(array: Any) -> Array:
 def address(array: Any) -> int:
     """Return where the first element of `array` is in the memory of its device."""
     return array.ctypes.data if array_module(array) is np else array.data.ptr
+
+
+def as_one(arrays: Sequence[Any]) -> Array | None:
+    """Return arrays [N, ...] as one array [sum of N, ...] if that is how they lie in memory, or else None.
+
+    They do if each begins where the one before it ends, in the memory of one array.
+    """
+    first, stop = arrays[0], address(arrays[0])
+    for array in arrays:
+        is_next = address(array) == stop and array.flags.c_contiguous and _owner(array) is _owner(first)
+        if not is_next or array.dtype != first.dtype or array.shape[1:] != first.shape[1:]:
+            return None
+        stop += array.nbytes
+    shape = sum(map(len, arrays)), *first.shape[1:]
+    return array_module(first).lib.stride_tricks.as_strided(first, shape, first.strides)
+
+
+def _owner(array: Any) -> Any:
+    """Return the array whose memory this one is a view of, perhaps itself."""
+    return array if array.base is None else array.base
 
 
 def copy(source: Any, target: Any) -> None:

@@ -3,20 +3,22 @@
 Shapes: B batch, T length, C width, V vocabulary, N rows. Arguments are tensors; ids, labels and masks are arrays.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from lucid import kernels
 from lucid.autograd import Deferred, Function, Tensor
-from lucid.backend import Array, array_module
+from lucid.backend import Array, array_module, as_one
 from lucid.kernels import Activation
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.kernels.sequences import Sequences
 from lucid.kernels.targets import Target
 from lucid.random import Stream, current_coordinates
+
+T = TypeVar("T")
 
 
 class Linear(Function):
@@ -37,31 +39,51 @@ class Linear(Function):
 
 
 class JoinedLinear(Function):
-    """Several linear maps of the same rows, their outputs side by side: each product writes its own columns."""
+    """Several linear maps of the same rows, their outputs side by side: each product writes its own columns.
+
+    Where their parameters lie one behind the other, as `flatten` lays them, they are one map, and one product.
+    """
 
     def forward(self, x: Array, *parameters: Array) -> Array:
         kernel, half = kernels.of(x), len(parameters) // 2
-        x, weights, biases = kernel.operand(x), parameters[:half], parameters[half:]
-        factors = [kernel.operand(weight) for weight in weights]
-        y = array_module(x).empty((len(x), sum(map(len, weights))), x.dtype)
-        for factor, bias, columns in zip(factors, biases, _columns(weights), strict=True):
+        layers = _fewest(parameters[:half], parameters[half:], as_one)
+        x, factors = kernel.operand(x), [kernel.operand(weight) for weight, _ in layers]
+        y = array_module(x).empty((len(x), sum(map(len, factors))), x.dtype)
+        for factor, (_, bias), columns in zip(factors, layers, _columns(factors), strict=True):
             kernel.linear(x, factor, bias, y[:, columns])
-        self.save(x, factors, weights)
+        self.save(x, factors, parameters[:half])
         return y
 
     def backward(self, gradient: Array) -> Any:
         x, factors, weights = self.saved
-        kernel, columns, half = kernels.of(gradient), _columns(weights), 1 + len(weights)
+        kernel, half = kernels.of(gradient), 1 + len(weights)
         rounded = kernel.operand(gradient)
         by_x = None
         if self.needs[0]:
-            for factor, part in zip(factors, columns, strict=True):
+            for factor, part in zip(factors, _columns(factors), strict=True):
                 by_x = kernel.linear_input_gradient(rounded[:, part], factor, by_x)
         by_weights = [self.target(1 + number, weight) for number, weight in enumerate(weights)]
         by_biases = [self.target(half + number, weight[:, 0]) for number, weight in enumerate(weights)]
-        for part, *by_parameters in zip(columns, by_weights, by_biases, strict=True):
+        layers = _fewest(by_weights, by_biases, _as_one_target)
+        columns = _columns(weights) if len(layers) > 1 else [slice(None)]
+        for part, by_parameters in zip(columns, layers, strict=True):
             _put_by_parameters(gradient[:, part], rounded[:, part], x, *by_parameters)
         return by_x, *by_weights, *by_biases
+
+
+def _fewest(weights: Sequence[T], biases: Sequence[T], join: Callable[[Sequence[T]], T | None]) -> list[tuple[T, T]]:
+    """Return the weight and the bias of each layer; or of the one that all are, if both can be joined."""
+    weight, bias = join(weights), join(biases)
+    return list(zip(weights, biases, strict=True)) if weight is None or bias is None else [(weight, bias)]
+
+
+def _as_one_target(targets: Sequence[Target | None]) -> Target | None:
+    """Return what all targets are together, if they lie one behind the other and are treated alike."""
+    wanted = [target for target in targets if target is not None]
+    if len(wanted) < len(targets) or len({target.accumulate for target in wanted}) > 1:
+        return None
+    out = as_one([target.out for target in wanted])
+    return None if out is None else Target(out, wanted[0].accumulate)
 
 
 def _put_by_parameters(

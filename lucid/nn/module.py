@@ -54,6 +54,7 @@ class Module:
         self.recomputed = False
         self._parameters: dict[str, Parameter] = {}
         self._modules: dict[str, Module] = {}
+        self._joined: list[tuple[Parameter, ...]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter):
@@ -61,6 +62,18 @@ class Module:
         elif isinstance(value, Module):
             self._modules[name] = value
         super().__setattr__(name, value)
+
+    def join(self, *parameters: Parameter) -> None:
+        """Let `flatten` lay these one behind the other, with nothing between, so that kernels may take them as one.
+
+        All have one or all have several dimensions, and no parameter is joined twice.
+        """
+        self._joined.append(parameters)
+
+    def joined_parameters(self) -> Iterator[tuple[Parameter, ...]]:
+        """Yield the parameters joined by this module and all below it, those of each call of `join` together."""
+        for _, module in self.named_modules():
+            yield from module._joined
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         raise NotImplementedError

@@ -93,9 +93,10 @@ class Ownership:
 class FlatParameters:
     """The flat buffers of a module: `values` and `gradients` [N], and the segments in buffer order.
 
-    Segments start on multiples of 256 bytes; what lies between them is zero and stays zero. `bounds` (int64
-    [blocks + 1]) are those of the blocks; those of segment i begin at number `first_blocks[i]`. `ownership` says which
-    of them this process updates: all, until something else is put there.
+    Segments start on multiples of 256 bytes, but for one that is joined to that before it (`Module.join`), which starts
+    where that stops. What lies between segments is zero and stays zero. `bounds` (int64 [blocks + 1]) are those of the
+    blocks; those of segment i begin at number `first_blocks[i]`. `ownership` says which of them this process updates:
+    all, until something else is put there.
 
     `rounded` [N], where there is one, is a copy of the values in bfloat16, which operations are given of parameters
     with two or more dimensions. An optimizer's step and `load_state_dict` keep it up to date; who writes to the values
@@ -184,24 +185,10 @@ def flatten(
     with two or more, which are factors of products or rows to look up, have a copy in bfloat16, too: kernels take the
     others in float32.
     """
-    named = list(module.named_parameters())
-    dtype = named[0][1].dtype
-    xp = backend.array_module(named[0][1].data)
+    like = next(module.parameters()).data
+    dtype, xp = like.dtype, backend.array_module(like)
     allocate = allocate or (lambda count, dtype: xp.zeros(count, dtype))
-    alignment = _ALIGNMENT_BYTES // dtype.itemsize
-
-    segments: list[Segment] = []
-    parameters: list[Parameter] = []
-    stop = 0
-    for decay in (True, False):
-        for name, parameter in reversed(named):
-            if (parameter.ndim >= 2) == decay:
-                start = -(-stop // alignment) * alignment
-                stop = start + parameter.size
-                segments.append(Segment(name, start, stop, parameter.shape, decay))
-                parameters.append(parameter)
-
-    count = -(-stop // alignment) * alignment
+    parameters, segments, count = _layout(module, _ALIGNMENT_BYTES // dtype.itemsize)
     # Gradients first: if the allocator has good memory for one of the two only, that is the one which travels.
     gradient_buffer, value_buffer = allocate(count, dtype), (allocate_values or allocate)(count, dtype)
     blocks = _blocks(segments, count)
@@ -219,6 +206,28 @@ def flatten(
     # The arrays that the parameters had before are as large as the model.
     backend.return_freed_memory()
     return flat
+
+
+def _layout(module: Module, alignment: int) -> tuple[list[Parameter], list[Segment], int]:
+    """Return the parameters in the order of the buffers, where each lies, and the number of elements in all."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    groups = {id(parameter): group for group in module.joined_parameters() for parameter in group}
+    parameters: list[Parameter] = []
+    segments: list[Segment] = []
+    stop, last_first = 0, list(module.parameters())[::-1]
+    for decay in (True, False):
+        for parameter in last_first:
+            if (parameter.ndim >= 2) != decay or id(parameter) not in names:
+                continue
+            stop = -(-stop // alignment) * alignment
+            for member in groups.get(id(parameter), (parameter,)):
+                # Each is laid once; one that has been replaced in its module is none of the parameters any more.
+                name = names.pop(id(member), None)
+                if name is not None:
+                    segments.append(Segment(name, stop, stop + member.size, member.shape, decay))
+                    parameters.append(member)
+                    stop += member.size
+    return parameters, segments, -(-stop // alignment) * alignment
 
 
 def _blocks(segments: list[Segment], count: int) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import lucid
 from lucid.backend import to_device
 from lucid.distributed import DistributedDataParallel
 from lucid.distributed.backends.single import SingleCommunicator
-from lucid.nn import Embedding, LayerNorm, Linear, Module, ModuleList
+from lucid.nn import Embedding, LayerNorm, Linear, Module, ModuleList, functional
 
 SAMPLES, WIDTH, VOCABULARY = 24, 8, 11
 
@@ -169,6 +169,41 @@ def test_no_bucket_overtakes_one_that_is_not_ready():
     model = Model(seed=0)
     # The weight of `never` comes first in the buffer, so that nothing goes before the end of backward.
     assert launched_when_ready(model, batch(), model.embedding.weight) == [0]
+
+
+class Pair(Module):
+    """Two layers of the same rows, whose parameters are joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = Linear(WIDTH, WIDTH), Linear(WIDTH, WIDTH)
+        self.join(self.one.weight, self.two.weight)
+        self.join(self.one.bias, self.two.bias)
+
+    def forward(self, x):
+        return functional.joined_linear(x, *((layer.weight, layer.bias) for layer in (self.one, self.two)))
+
+
+class Keeping(Recording):
+    """A communicator that keeps what it is given, and a copy of it."""
+
+    def __init__(self, communicator):
+        super().__init__(communicator)
+        self.kept = []
+
+    def all_reduce(self, array):
+        self.kept.append((array, array.copy()))
+        return super().all_reduce(array)
+
+
+def test_a_bucket_may_end_between_joined_parameters():
+    pair, communicator = Pair(), Keeping(SingleCommunicator())
+    ddp = DistributedDataParallel(pair, communicator, bucket_megabytes=1e-9)
+    loss_of(ddp(np.ones((4, WIDTH), np.float32))).backward()
+    assert len(communicator.kept) == len(list(pair.parameters()))
+    for array, when_sent in communicator.kept:
+        np.testing.assert_array_equal(array, when_sent)
+    assert all(parameter.grad.numpy().any() for parameter in pair.parameters())
 
 
 def test_the_wrapper_renames_nothing(ddp):

@@ -1,19 +1,23 @@
 """The fused operations agree with their definitions and with finite differences."""
 
 import math
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from gradient_check import check_gradients
 
 import lucid
-from lucid import random
+from lucid import kernels, random
+from lucid.backend import as_one
 from lucid.kernels.sequences import Sequences
-from lucid.nn import functional
+from lucid.nn import Linear, Module, flatten, functional
 
 RANDOM = np.random.default_rng(2)
 X = RANDOM.standard_normal((2, 3, 4))
 SAMPLES = np.array([5, 9])
+CATALOGUE = [name for name in vars(kernels.Kernels) if not name.startswith("_")]
 COORDINATES = random.Coordinates.of(seed=7, step=3, samples=SAMPLES)
 
 
@@ -117,6 +121,76 @@ def test_joined_linear_maps_are_linear_maps_side_by_side():
     expected = np.concatenate([x @ weight.T + bias for weight, bias in zip(weights, biases, strict=True)], axis=1)
     np.testing.assert_allclose(joined(*map(lucid.tensor, (x, *weights, *biases))).numpy(), expected)
     check_gradients(joined, x, *weights, *biases)
+
+
+class TestJoinedLinear:
+    """Maps that are joined are one product where their parameters lie one behind the other, and the same map then."""
+
+    @pytest.fixture
+    def products(self):
+        """How often each kernel was called."""
+        calls = Counter()
+
+        def counted(name, kernel):
+            def call(*arguments):
+                calls[name] += 1
+                return kernel(*arguments)
+
+            return call
+
+        def counting(implementation):
+            return SimpleNamespace(**{name: counted(name, getattr(implementation, name)) for name in CATALOGUE})
+
+        kernels.wrap(counting)
+        yield calls
+        kernels.wrap(None)
+
+    class Pair(Module):
+        def __init__(self):
+            lucid.manual_seed(1)
+            super().__init__()
+            self.one, self.two = Linear(4, 5, 1.0), Linear(4, 2, 1.0)
+            self.join(self.one.weight, self.two.weight)
+            self.join(self.one.bias, self.two.bias)
+            self.to(np.float64)
+
+        def forward(self, x):
+            return functional.joined_linear(x, *((part.weight, part.bias) for part in (self.one, self.two)))
+
+    def backward(self, pair, x, frozen=None):
+        """Return the output, the gradient by the rows, and those by the parameters, of two micro-batches."""
+        for parameter in pair.parameters():
+            parameter.requires_grad_(parameter is not getattr(pair.two, frozen or "", None))
+        rows = lucid.tensor(x, requires_grad=True)
+        for _ in range(2):
+            y = pair(rows)
+            (y * y).sum().backward()
+        learned = [parameter for parameter in pair.parameters() if parameter.requires_grad]
+        return [y.numpy(), rows.grad.numpy(), *(parameter.grad.numpy() for parameter in learned)]
+
+    @pytest.mark.parametrize("frozen", [None, "weight", "bias"])
+    def test_one_product_of_all_has_the_outputs_and_gradients_of_one_each(self, products, frozen):
+        x = X.reshape(6, 4)
+        expected = self.backward(self.Pair(), x, frozen)
+        assert products["linear"] == products["linear_input_gradient"] == 2 * 2
+        products.clear()
+        flat_pair = self.Pair()
+        flatten(flat_pair)
+        for got, one in zip(self.backward(flat_pair, x, frozen), expected, strict=True):
+            np.testing.assert_allclose(got, one, rtol=1e-12, atol=1e-14)
+        assert products["linear"] == products["linear_input_gradient"] == 2
+        assert products["linear_weight_gradient"] == {None: 2, "weight": 2, "bias": 4}[frozen]
+
+    def test_arrays_side_by_side_by_chance_are_not_taken_for_one(self):
+        room = np.arange(24.0)
+        whole = [room[:12].reshape(3, 4), room[12:].reshape(3, 4)]
+        np.testing.assert_array_equal(as_one(whole), room.reshape(6, 4))
+        for apart in (
+            [whole[1], whole[0]], [whole[0], whole[1].copy()], [whole[0], whole[0]], [whole[0], whole[1].T],
+            [room[:12].reshape(3, 4), room[13:21].reshape(2, 4)], [whole[0], whole[1].reshape(4, 3)],
+            [whole[0], whole[1].view(np.int64)],
+        ):  # fmt: skip
+            assert as_one(apart) is None
 
 
 def naive_attention(joined, mask, heads):

@@ -52,6 +52,8 @@ class SelfAttention(Module):
         self.query = Linear(C, C, deviation)
         self.key = Linear(C, C, deviation)
         self.value = Linear(C, C, deviation)
+        self.join(self.query.weight, self.key.weight, self.value.weight)
+        self.join(self.query.bias, self.key.bias, self.value.bias)
         self.heads = config.num_attention_heads
         self.dropout_probability = config.attention_probs_dropout_prob
         self.site = site

@@ -28,7 +28,7 @@ from numpy import (
     uint64,
 )
 
-from cupy import cuda, emulation
+from cupy import cuda, emulation, lib
 from cupy._array import ndarray
 from cupy._functions import MADE as _MADE
 from cupy._functions import (
