@@ -9,10 +9,10 @@
 Both train in bfloat16 from the same weights on the same batch without padding, with AdamW and clipping, and score the
 vocabulary at the masked positions alone. lucid has CUDA graphs. PyTorch is compiled and runs under autocast, with
 `transformers`' model, scaled_dot_product_attention and fused AdamW; it may have an interpreter of its own, since its
-wheels ask for other versions of CUDA's libraries. Without dropout the losses of the first steps are compared, and have
-to agree to 1%. Then both take turns, each of many steps, in an order that rotates; who waits leaves the card alone.
-The card's own rates are those of a product of 8,192 x 8,192 x 8,192 by cuBLASLt and of a copy of 1 GiB (read and
-written), measured by the events of the card beside the turns.
+wheels ask for other versions of CUDA's libraries. Without dropout the losses and the gradients' norms of the first
+steps are compared, and have to agree to 1% and 5%. Then both take turns, each of many steps, in an order that rotates;
+who waits leaves the card alone. The card's own rates are those of a product of 8,192 x 8,192 x 8,192 by cuBLASLt and of
+a copy of 1 GiB (read and written), measured by the events of the card beside the turns.
 
 With --tiny the models are small, lucid's GPU is emulated, and PyTorch may be on the CPU: this shows that all runs.
 """
@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from card.sides import Running, SideError, Turn
@@ -36,12 +37,12 @@ from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert.flops import forward_flops
 
 CHECKED_STEPS, WARM_UP_STEPS = 3, 5
-# Of the losses of the first steps, relative.
-TOLERANCE = 0.01
+# Of the losses of the first steps, and of the gradients' norms, relative. The norms are of gradients in bfloat16.
+TOLERANCES = 0.01, 0.05
 COLUMNS = (
     "model, sequences x tokens, dropout", "lucid, sequences/s", "PyTorch, sequences/s", "lucid over PyTorch",
     "TFLOP/s, lucid and PyTorch", "share of the product's rate", "product, TFLOP/s", "copy, TB/s",
-    "GiB, lucid and PyTorch", "losses differ by",
+    "GiB, lucid and PyTorch", "losses differ by", "norms differ by",
 )  # fmt: skip
 EMULATION = Path(__file__).parents[1] / "tests" / "emulated"
 
@@ -53,7 +54,7 @@ class Results:
     workload: Workload
     turns: dict[str, list[Turn]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
-    difference: float | None = None
+    differences: tuple[float, ...] | None = None
 
     def sequences_per_second(self, side: str) -> list[float]:
         return [self.workload.rows * turn.steps_per_second for turn in self.turns.get(side, ())]
@@ -86,7 +87,7 @@ class Results:
             f"{product / 1e12:.3g}",
             f"{copy / 1e12:.3g}",
             ", ".join(f"{each / 2**30:.1f}" for each in held),
-            "-" if self.difference is None else f"{self.difference:.1e}",
+            *(["-", "-"] if self.differences is None else [f"{each:.1e}" for each in self.differences]),
         ]
 
 
@@ -101,27 +102,48 @@ def spread(values: Sequence[float], form: str) -> str:
 def measure(workload: Workload, folder: str, options: argparse.Namespace) -> Results:
     """Let the sides take turns at a workload, whose weights are in `folder`.
 
-    Raises `SideError` if one fails, or the losses of the first steps do not agree.
+    Raises `SideError` if one fails or learns nothing, or the first steps do not agree.
     """
     results = Results(workload)
     write_dropout(folder, workload)
     with ExitStack() as stack:
         running: list[Running] = []
-        first_losses = []
+        first_turns = []
         for name in options.sides:
             running.append(stack.enter_context(start(name, workload, folder, options)))
-            first_losses.append(running[-1].take_turn(CHECKED_STEPS).losses)
-            running[-1].take_turn(WARM_UP_STEPS)
-            say(f"{name}, {workload.name}: {running[-1].facts}, losses {first_losses[-1]}")
+            first_turns.append(taken(running[-1], CHECKED_STEPS))
+            taken(running[-1], WARM_UP_STEPS)
+            say(f"{name}, {workload.name}: {running[-1].facts}, losses and norms {first_turns[-1].outcomes}")
+            note(options, {"workload": workload.name, "side": name, "first": first_turns[-1].outcomes})
         if workload.dropout == 0 and len(running) > 1:
-            results.difference = difference(*first_losses)
+            results.differences = differences(*(turn.outcomes for turn in first_turns))
+            note(options, {"workload": workload.name, "differences": results.differences})
         for number in range(options.turns):
             first = number % len(running)
             for side in running[first:] + running[:first]:
-                results.turns.setdefault(side.name, []).append(side.take_turn(options.steps))
+                turn = taken(side, options.steps)
+                results.turns.setdefault(side.name, []).append(turn)
+                rate = workload.rows * turn.steps_per_second
+                found = {"sequences_per_second": rate, "held_bytes": turn.held_bytes, "last": turn.outcomes[-1]}
+                note(options, {"workload": workload.name, "side": side.name, "turn": number, **found})
                 for name, rate in side.rates().items():
                     results.rates.setdefault(name, []).append(rate)
     return results
+
+
+def taken(side: Running, steps: int) -> Turn:
+    """Let a side take a turn. Raises `SideError` unless each step had a loss and a gradient."""
+    turn = side.take_turn(steps)
+    if not turn.has_learned:
+        raise SideError(f"{side.name} had steps without a loss or a gradient ({side.workload.name}): {turn.outcomes}")
+    return turn
+
+
+def note(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Add a line to the file of results, if there is to be one."""
+    if options.results:
+        with open(options.results, "a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
 
 
 def start(name: str, workload: Workload, folder: str, options: argparse.Namespace) -> Running:
@@ -130,11 +152,12 @@ def start(name: str, workload: Workload, folder: str, options: argparse.Namespac
     return Running(name, workload, folder, options.attention, path=[str(EMULATION)] if options.tiny else [])
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return by how much losses differ at most, relative. Raises `SideError` beyond `TOLERANCE`."""
-    found = max(abs(one / other - 1) for one, other in zip(ours, theirs, strict=True))
-    if not found <= TOLERANCE:
-        raise SideError(f"the losses of the first steps differ by {found:.1%}: {ours} and {theirs}")
+def differences(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return by how much losses and norms differ at most, relative. Raises `SideError` beyond `TOLERANCES`."""
+    found = tuple(np.abs(np.array(ours) / np.array(theirs) - 1).max(axis=0).tolist())
+    if not all(each <= most for each, most in zip(found, TOLERANCES, strict=True)):
+        losses, norms = found
+        raise SideError(f"losses differ by {losses:.1%} and norms by {norms:.1%} at first: {ours} and {theirs}")
     return found
 
 
@@ -165,6 +188,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--attention", choices=("auto", "own", "cudnn"), default="auto", help="lucid's")
     parser.add_argument("--torch-python", default=sys.executable, help="the interpreter that has torch, transformers")
     parser.add_argument("--mode", default="default", help="of torch.compile; 'eager': PyTorch is not compiled")
+    parser.add_argument("--results", metavar="FILE", help="add each turn to this file as it comes, a line of JSON")
     parser.add_argument("--tiny", action="store_true", help="small models, and no GPU")
     options = parser.parse_args(arguments)
     if options.tiny:

@@ -39,11 +39,11 @@ class LucidSide:
     def step(self) -> None:
         self.outcomes.append(self.training_step.take())
 
-    def finish(self) -> list[float]:
+    def finish(self) -> list[tuple[float, float]]:
         synchronise()
-        losses = [self.training_step.loss(outcome.values) for outcome in self.outcomes]
+        found = [self.training_step.loss_and_norm(outcome.values) for outcome in self.outcomes]
         self.outcomes.clear()
-        return losses
+        return found
 
     def facts(self) -> dict[str, str]:
         return gpu_software() or {}

@@ -17,8 +17,8 @@ class Side(Protocol):
     def step(self) -> None:
         """Ask for a step. Nothing has to be done on return."""
 
-    def finish(self) -> list[float]:
-        """Wait until all steps are done, and return the losses of those since the last call."""
+    def finish(self) -> list[tuple[float, float]]:
+        """Wait until all steps are done, and return the loss and the gradient's norm of each since the last call."""
 
     def facts(self) -> dict[str, str]:
         """Return names and versions: of the card, and of what the side is made of."""
@@ -53,10 +53,10 @@ def say(output: IO[str], answer: dict[str, Any]) -> None:
 
 
 def take_turn(side: Side, steps: int) -> dict[str, Any]:
-    """Return what `steps` steps took, from a card that is idle to one that is idle again, and their losses."""
+    """Return what `steps` steps took, from a card that is idle to one that is idle again, and what came of each."""
     side.finish()
     started = time.perf_counter()
     for _ in range(steps):
         side.step()
-    losses = side.finish()
-    return {"seconds": time.perf_counter() - started, "losses": losses, "held_bytes": side.held_bytes()}
+    outcomes = side.finish()
+    return {"seconds": time.perf_counter() - started, "outcomes": outcomes, "held_bytes": side.held_bytes()}

@@ -1,6 +1,7 @@
 """Starts a side's process, and gives it its turns."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -25,15 +26,20 @@ class SideError(Exception):
 
 @dataclass(frozen=True)
 class Turn:
-    """What a side did in a turn: `losses` has a loss for each of its steps."""
+    """What a side did in a turn: `outcomes` has the loss and the gradient's norm of each of its steps."""
 
     seconds: float
-    losses: list[float]
+    outcomes: list[tuple[float, float]]
     held_bytes: int
 
     @property
     def steps_per_second(self) -> float:
-        return len(self.losses) / self.seconds
+        return len(self.outcomes) / self.seconds
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether each step had a loss and a gradient: finite, and other than 0."""
+        return all(math.isfinite(number) and number > 0 for outcome in self.outcomes for number in outcome)
 
 
 class Running:

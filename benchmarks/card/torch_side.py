@@ -53,24 +53,24 @@ class TorchSide:
         labels = self.batch.pop("mlm_labels").flatten()
         self.batch["positions"] = (labels != -100).nonzero().flatten()
         self.batch["masked_labels"] = labels[self.batch["positions"]]
-        self.losses: list[torch.Tensor] = []
+        self.outcomes: list[torch.Tensor] = []
 
     def step(self) -> None:
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16):
             loss = self.loss(self.batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, MAX_NORM)
         self.optimizer.step()
-        # With CUDA graphs the next step writes where this one's loss is.
-        self.losses.append(loss.detach().clone())
+        # A copy: with CUDA graphs the next step writes where this one's loss is.
+        self.outcomes.append(torch.stack([loss.detach().float(), norm.float()]))
 
-    def finish(self) -> list[float]:
+    def finish(self) -> list[tuple[float, float]]:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        losses = [loss.item() for loss in self.losses]
-        self.losses.clear()
-        return losses
+        found = [tuple(outcome.tolist()) for outcome in self.outcomes]
+        self.outcomes.clear()
+        return found
 
     def facts(self) -> dict[str, str]:
         return {"torch": torch.__version__, "transformers": transformers.__version__}

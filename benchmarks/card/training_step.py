@@ -1,4 +1,4 @@
-"""A training step of lucid on a card, as `lucid.training.trainer` takes it: one micro-batch, the same each time."""
+"""Training steps of lucid on a card, as `lucid.training.trainer` takes them."""
 
 import numpy as np
 from card.workloads import Workload
@@ -12,11 +12,44 @@ from lucid.models.bert.memory import NumberSizes, activation_bytes
 from lucid.optim import AdamW, clip_scale, global_norm
 from lucid.streams import Readback
 from lucid.training.graphs import GraphedMicroBatches, rounded_up
-from lucid.training.micro_batches import share_of
+from lucid.training.micro_batches import Share, share_of
+
+
+class Training:
+    """Trains a model with AdamW and clipping, in bfloat16 if `rounded`, and by CUDA graphs if `graphs`.
+
+    A micro-batch has at most `rows` x `length` slots, `labelled` of which are labelled.
+    """
+
+    def __init__(
+        self,
+        model: BERTForPreTraining,
+        communicator: Communicator,
+        size: tuple[int, int, int],
+        rounded: bool = True,
+        graphs: bool = True,
+    ) -> None:
+        self.ddp = DistributedDataParallel(model.to(communicator.device), communicator, rounded=rounded)
+        self.optimizer = AdamW(self.ddp.flat, BETAS, EPSILON, WEIGHT_DECAY)
+        numbers = NumberSizes(2, 2, keeps_scores=False) if rounded else NumberSizes(4, 4, keeps_scores=False)
+        activations = activation_bytes(model.config, numbers, "none", *size)
+        self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs, activations)
+        self._taken = 0
+
+    def take(self, share: Share, masked_tokens: int, pairs: int) -> Readback:
+        """Ask for a step, and return its figures on their way: those of `MicroBatches.gradients`, then the norm.
+
+        `masked_tokens` and `pairs` are those of the global batch.
+        """
+        figures = self._micro_batches.gradients(share, self._taken, 1 / masked_tokens, 1 / pairs)
+        figures[-1] = norm = global_norm(self.ddp.flat)
+        self.optimizer.step(LEARNING_RATE, clip_scale(norm, MAX_NORM))
+        self._taken += 1
+        return Readback(figures)
 
 
 class TrainingStep:
-    """Trains a model in bfloat16, with AdamW and clipping, on `batch` of `Workload.batch`."""
+    """Takes steps in bfloat16 on `batch` of `Workload.batch`, as one micro-batch."""
 
     def __init__(
         self,
@@ -26,29 +59,20 @@ class TrainingStep:
         batch: dict[str, np.ndarray],
         graphs: bool = True,
     ) -> None:
-        self.workload, self.taken = workload, 0
-        self.ddp = DistributedDataParallel(model.to(communicator.device), communicator, rounded=True)
-        self.optimizer = AdamW(self.ddp.flat, BETAS, EPSILON, WEIGHT_DECAY)
-        bfloat16 = NumberSizes(2, 2, keeps_scores=False)
+        self.workload = workload
         size = workload.rows, workload.length, workload.masked_tokens
-        activations = activation_bytes(model.config, bfloat16, "none", *size)
-        self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs, activations)
+        self._training = Training(model, communicator, size, graphs=graphs)
         whole = {"sequence_ids": np.ones_like(batch["input_ids"]), "samples": np.arange(workload.rows)}
         self.share = share_of(model, Batch(**batch, **whole), None)
 
     def take(self) -> Readback:
-        """Ask for a step, and return its figures on their way: those of `MicroBatches.gradients`, then the norm."""
-        weights = 1 / self.workload.masked_tokens, 1 / self.workload.rows
-        figures = self._micro_batches.gradients(self.share, self.taken, *weights)
-        figures[-1] = norm = global_norm(self.ddp.flat)
-        self.optimizer.step(LEARNING_RATE, clip_scale(norm, MAX_NORM))
-        self.taken += 1
-        return Readback(figures)
+        """Ask for a step, and return its figures on their way, as of `Training.take`."""
+        return self._training.take(self.share, self.workload.masked_tokens, self.workload.rows)
 
-    def loss(self, figures: Array) -> float:
-        """Return the loss that the figures of a step say, in host memory."""
-        mlm, _, nsp, *_ = figures.tolist()
-        return mlm / self.workload.masked_tokens + nsp / self.workload.rows
+    def loss_and_norm(self, figures: Array) -> tuple[float, float]:
+        """Return the loss and the gradient's norm that the figures of a step say, in host memory."""
+        mlm, _, nsp, _, norm = figures.tolist()
+        return mlm / self.workload.masked_tokens + nsp / self.workload.rows, norm
 
 
 def shapes_of(step: TrainingStep) -> tuple[int, int, int]:
