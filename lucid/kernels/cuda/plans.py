@@ -28,7 +28,7 @@ from lucid.kernels.cuda.cublaslt import (
 # What the library may keep parts of sums in, on each stream: NVIDIA's advice for Hopper.
 WORKSPACE_BYTES = 32 * 2**20
 # So many of the heuristic's algorithms are timed, with what is done with the vector, and so many without.
-_TRIED = 8
+TRIED = 8
 # No algorithm asks for matrices that begin on multiples of more.
 _MOST_ALIGNMENT = 256
 # A training step has about 50 different products. Each number of rows that batches are padded to makes new ones.
@@ -161,10 +161,10 @@ class Form:
         ):
             name = "cublasLtMatmulPreferenceSetAttribute"
             self.library.set_attribute(name, self.product, preference, attribute, value)
-        results, count = (HeuristicResult * _TRIED)(), ctypes.c_int()
+        results, count = (HeuristicResult * TRIED)(), ctypes.c_int()
         name, out_layout = "cublasLtMatmulAlgoGetHeuristic", self.layouts[-1]
         status = getattr(self.library.functions, name)(
-            self.handle, self.description, *self.layouts, out_layout, preference, _TRIED, results, count
+            self.handle, self.description, *self.layouts, out_layout, preference, TRIED, results, count
         )
         if status == cublaslt.NOT_SUPPORTED:
             return []
@@ -203,7 +203,7 @@ class Plan:
         plain = product._replace(epilogue=Epilogue.DEFAULT, alignment=0)
         if product != plain:
             form = Form(device, plain)
-            self._ways |= {_TRIED + number: Way(form, each, False) for number, each in enumerate(form.algorithms())}
+            self._ways |= {TRIED + number: Way(form, each, False) for number, each in enumerate(form.algorithms())}
         if not self._ways:
             raise RuntimeError(f"cuBLASLt has no algorithm for {product}")
         self.way = None if _timed and len(self._ways) > 1 else self.first
