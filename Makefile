@@ -6,7 +6,7 @@ comma := ,
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help train test test-all test-slurm test-gpu soak lint bench bench-kernels bench-peers bench-gpu \
+.PHONY: help train test test-all test-slurm test-gpu card-check soak lint bench bench-kernels bench-peers bench-gpu \
 	bench-gpu-launches clean
 
 help:
@@ -17,6 +17,8 @@ help:
 	@echo "make test-slurm    run jobs on a SLURM that the tests start; needs Debian's slurm-wlm and munge"
 	@echo "make test-gpu   run all that needs a GPU: kernels, runs, NCCL, compute-sanitizer; minutes."
 	@echo "             CUDA=cuda12 for drivers that know no CUDA 13"
+	@echo "make card-check"
+	@echo "             find out in 9 minutes whether all is right and fast on this machine's GPU"
 	@echo "make soak    kill a run a hundred times; SEED=7 draws other moments and victims"
 	@echo "make lint    check style and types"
 	@echo "make bench   say where the time of a training step of BERT-base goes"
@@ -50,6 +52,9 @@ test-slurm: .venv/installed-dev
 
 test-gpu: .venv/installed-gpu
 	$(BIN)/python -m pytest -rs --durations=5 tests/gpu -k card
+
+card-check: .venv/installed-gpu
+	$(BIN)/python benchmarks/card_check.py
 
 soak: .venv/installed-dev
 	$(BIN)/python -m pytest -m long tests/faults/test_kills.py --kills 100 --kill-seed $(or $(SEED),1)

@@ -8,16 +8,15 @@
 The parts come in the order in which they tell most: the card and its software; steps by CUDA graphs beside steps
 launched kernel by kernel, bit for bit; the tests that need a card; steps a second of BERT-base, alone and beside
 PyTorch; how long each algorithm of cuBLASLt takes; races between threads. Each has a time of its own, and what one does
-not need the later ones may have. One that fails or hangs stops no other. OUTPUT/results.json and OUTPUT/results.md have
-at any time what has been found so far, OUTPUT/*.log what was printed.
+not need the later ones may have. One that fails or hangs stops no other. At any time OUTPUT/results.json and
+OUTPUT/results.md have what has been found so far, and OUTPUT/output.log has what was printed.
 
-Nothing comes from the network. What has to be there is named if it is missing. On a machine with a network, of the
-same version of Python,
+Nothing comes from the network. What has to be there is named if it is missing. On a machine with a network
 
     {download}
 
-fetches what is most often missing: bring the folder `wheels`, and say so. What is missing is then installed beside the
-rest, into an environment in OUTPUT.
+fetches what is most often missing, for the version of Python that shows this text: bring the folder `wheels`, and say
+so. What is missing is then installed beside the rest, into an environment of its own among the temporary files.
 
 With --tiny the card is that of tests/emulated, and all is small: this shows that all runs.
 """
@@ -29,6 +28,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -113,9 +113,12 @@ class Check:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options, self._folder = options, options.output.resolve()
+        # Beside lines of results an environment of many files, if there are wheels.
+        self._temporary = Path(tempfile.mkdtemp(prefix="lucid-card-check-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._deadline = time.monotonic() + 60 * options.minutes
         self.report = Report(self._folder, options.minutes)
+        (self._folder / "output.log").write_text("")
         path = [*([str(EMULATION)] if options.tiny else []), str(ROOT), os.environ.get("PYTHONPATH", "")]
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, path)),
@@ -143,12 +146,13 @@ class Check:
         lacking = wanted.missing(self._python, wanted.ALL, self._environment)
         if lacking and self._options.wheels:
             try:
-                self._python = wanted.install(self._options.wheels, lacking, self._folder / "environment")
-                binaries = self._folder / "environment" / "bin"
-                self._environment["PATH"] = f"{binaries}{os.pathsep}{self._environment.get('PATH', '')}"
+                self._python = wanted.install(self._options.wheels, lacking, self._temporary / "environment")
+                path = self._environment.get("PATH", "")
+                self._environment["PATH"] = f"{Path(self._python).parent}{os.pathsep}{path}"
             except (OSError, subprocess.CalledProcessError) as error:
                 print(f"the wheels could not be installed: {error} {getattr(error, 'stderr', '') or ''}", flush=True)
             lacking = wanted.missing(self._python, wanted.ALL, self._environment)
+            print(f"what was in the wheels is in the environment of {self._python}", flush=True)
         self.report.found["missing"] = lacking
         if lacking:
             print(wanted.sentence(lacking), flush=True)
@@ -159,10 +163,9 @@ class Check:
         if obstacle:
             found["status"] = f"left out: {obstacle}"
             return
-        results = Results(self._folder / f"{part.name}.jsonl")
-        results.path.unlink(missing_ok=True)
-        started, log = time.monotonic(), self._folder / f"{part.name}.log"
-        with log.open("w") as output, process_group(self._command(part, results), self._environment, output) as process:
+        results = Results(self._temporary / f"{part.name}.jsonl")
+        started, log = time.monotonic(), self._folder / "output.log"
+        with log.open("a") as output, process_group(self._command(part, results), self._environment, output) as process:
             while process.poll() is None and time.monotonic() - started < seconds:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
                 if (lines := results.read()) != found["results"]:

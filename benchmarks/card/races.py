@@ -24,7 +24,7 @@ def check(results: Results, tiny: bool) -> bool:
 
     path = sanitizer()
     if path is None:
-        results.add(tests="all", found="left out: there is no compute-sanitizer on the PATH or in CUDA_HOME")
+        results.add(tests="all", found="left out: no compute-sanitizer is on the PATH, in CUDA_HOME or a wheel")
         return tiny
     clean = True
     for selected in SELECTED:

@@ -10,7 +10,7 @@ import site
 import subprocess
 import sys
 import venv
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 # Modules, and the distributions that they come with: what lucid trains with,
@@ -40,6 +40,8 @@ OFTEN_MISSING = (
     "pytest-xdist", "execnet", "mpich", "nvidia-cudnn-frontend==1.28.*",
 )  # fmt: skip
 
+SECONDS_TO_IMPORT = 100
+
 _TRY = """
 import importlib, json, sys
 missing = {}
@@ -52,13 +54,16 @@ print("\\n" + json.dumps(missing))
 """
 
 
-def missing(python: str, names: Iterable[str], environment: dict[str, str]) -> dict[str, str]:
+def missing(python: str, names: Collection[str], environment: dict[str, str]) -> dict[str, str]:
     """Return which modules an interpreter cannot import, and why."""
     command = [python, "-c", _TRY, json.dumps(list(names))]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        # One of them has ended the process.
-        return {name: finished.stderr.strip()[-200:] or f"exit code {finished.returncode}" for name in names}
+    try:
+        finished = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=SECONDS_TO_IMPORT
+        )
+    except subprocess.SubprocessError as error:
+        # One of them has ended the process, or hangs.
+        return dict.fromkeys(names, f"{error} {getattr(error, 'stderr', '') or ''}"[-200:])
     return json.loads(finished.stdout.splitlines()[-1])
 
 

@@ -3,6 +3,7 @@
 It runs a few of the other tests, in processes whose CuPy keeps no memory, so that every array has bounds of its own.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -25,8 +26,10 @@ PYTEST = (
 
 
 def sanitizer() -> str | None:
-    """The path of compute-sanitizer: on the PATH, or where CUDA is installed."""
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    """The path of compute-sanitizer: on the PATH, or where CUDA or its wheel, nvidia-cuda-sanitizer-api, is."""
+    spec = importlib.util.find_spec("nvidia")
+    wheels = [home for root in (spec and spec.submodule_search_locations) or () for home in Path(root).glob("cu*")]
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda", *wheels]
     folders = [os.environ.get("PATH", ""), *(f"{home}/bin" for home in homes if home)]
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
@@ -43,7 +46,7 @@ def sanitizer() -> str | None:
 def test_nothing_is_found(machine, tool, tests):
     path = sanitizer()
     if path is None:
-        pytest.skip("there is no compute-sanitizer on the PATH or in CUDA_HOME")
+        pytest.skip("there is no compute-sanitizer on the PATH, in CUDA_HOME or as a wheel")
     command = [path, "--tool", tool, "--error-exitcode", str(FAILED), "--target-processes", "all", sys.executable]
     finished = subprocess.run(
         [*command, "-c", PYTEST, *tests],

@@ -1,0 +1,179 @@
+"""benchmarks/card_check.py tells the truth of the emulated GPU, and whatever happens to a part, finds the rest."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to emulate the GPU with")
+
+
+@pytest.fixture
+def check(monkeypatch):
+    """The script, as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("card_check")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs the script on the emulated GPU, and returns what it has found by part."""
+
+    def found(*options, seconds, **variables):
+        command = [sys.executable, str(ROOT / "benchmarks" / "card_check.py"), "--tiny", "--output", str(tmp_path)]
+        environment = os.environ | variables
+        finished = subprocess.run(
+            [*command, *options], env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert results["finished"]
+        return results["parts"]
+
+    return found
+
+
+@needs_compiler
+def test_the_gpu_and_its_products_are_described(run, tmp_path):
+    parts = run("--only", "card", "products", seconds=120)
+    names = {line["name"]: line["version"] for line in parts["card"]["results"]}
+    assert names["card"].startswith("1 x Emulated GPU, sm_90")
+    assert names["cuBLASLt"] == "130100"
+    products = parts["products"]["results"]
+    assert len(products) == 4 * 4
+    for line in products:
+        assert 0 < line["fastest_us"] <= line["first_us"]
+        assert len(line["whole_us"]) == 3
+        assert len(line["beside_us"]) == (0 if "gradient of" in line["product"] or "added" in line["product"] else 3)
+    assert "| card | 1 x Emulated GPU" in (tmp_path / "results.md").read_text()
+
+
+@needs_compiler
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_all_parts_are_gone_through(run, tmp_path):
+    parts = run("--minutes", "12", seconds=800, EMULATED_GPUS="2")
+    assert {name: part["status"] for name, part in parts.items() if "left out" not in part["status"]} == dict.fromkeys(
+        ("card", "graphs", "ranks", "tests", "steps", "products", "races"), "done"
+    )
+    for name, ranks in (("graphs", 1), ("ranks", 2)):
+        lines = parts[name]["results"]
+        assert len(lines) == 12
+        assert all(line["same"] and line["ranks"] == ranks and min(line["norms"]) > 0 for line in lines)
+        assert {(line["micro_batches"], line["precision"], line["rows"]) for line in lines} == {
+            (number, precision, rows)
+            for number in (1, 2, 3)
+            for precision in ("bfloat16", "float32")
+            for rows in ("padded", "packed")
+        }
+    assert {line["outcome"] for line in parts["tests"]["results"]} == {"passed"}
+    [turn] = [line for line in parts["steps"]["results"] if "turn" in line]
+    assert turn["sequences_per_second"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["output.log", "results.json", "results.md"]
+
+
+@pytest.fixture
+def parts_are(check, monkeypatch, tmp_path):
+    """Goes through the first parts, each of which is a program that is given, and returns what is found."""
+
+    def found(minutes, *programs):
+        parts = [check.Part(f"part {number}", f"Part {number}", 1, ()) for number in range(len(programs))]
+        monkeypatch.setattr(check, "PARTS", parts)
+        monkeypatch.setattr(check.wanted, "ALL", {})
+
+        def command(self, part, results):
+            return [sys.executable, "-c", programs[parts.index(part)], str(results.path)]
+
+        monkeypatch.setattr(check.Check, "_command", command)
+        of_all = check.Check(check.parse(["--output", str(tmp_path), "--minutes", str(minutes)]))
+        good = of_all.run()
+        return good, json.loads((tmp_path / "results.json").read_text())["parts"]
+
+    return found
+
+
+ADDS = "import sys; open(sys.argv[1], 'a').write('{\"found\": 1}\\n')\n"
+
+
+def test_a_part_that_hangs_leaves_what_it_has_found_and_the_next_its_time(parts_are):
+    hangs = ADDS + "open(sys.argv[1], 'a').write('{\"cut sho'); import signal; signal.pause()"
+    started = time.monotonic()
+    good, parts = parts_are(0.1, hangs, ADDS)
+    assert time.monotonic() - started < 60
+    assert good
+    assert parts["part 0"]["status"] == "stopped, as its time was over"
+    assert parts["part 1"]["status"] == "done"
+    assert [part["results"] for part in parts.values()] == [[{"found": 1}]] * 2
+
+
+def test_a_part_that_fails_says_why_and_stops_no_other(parts_are):
+    good, parts = parts_are(1, ADDS + "sys.exit('the reason')", ADDS)
+    assert not good
+    assert parts["part 0"]["status"] == "failed"
+    assert parts["part 0"]["results"] == [{"found": 1}]
+    assert "the reason" in parts["part 0"]["output"]
+    assert parts["part 1"]["status"] == "done"
+
+
+def test_a_part_without_what_it_needs_is_left_out(check, monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "PARTS", [check.Part("one", "One", 1, ("made_up",))])
+    monkeypatch.setattr(check.wanted, "ALL", {"made_up": "made-up", "json": "json"})
+    of_all = check.Check(check.parse(["--output", str(tmp_path)]))
+    assert of_all.run()
+    assert of_all.report.found["parts"]["one"]["status"] == "left out: made_up cannot be imported"
+    said = (tmp_path / "results.md").read_text()
+    assert re.search(r"missing here: made_up; on a machine with a network, .* -d wheels made-up; then", said)
+
+
+def wheel(folder, name, module):
+    """Make a wheel of one module."""
+    information = f"{name}-1.0.dist-info"
+    files = {
+        f"{module}.py": "import numpy\n",
+        f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{information}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+        record = archive.open(f"{information}/RECORD", "w")
+        with record:
+            record.write("".join(f"{path},,\n" for path in (*files, f"{information}/RECORD")).encode())
+
+
+def test_what_is_missing_is_installed_from_wheels_beside_what_is_there(check, monkeypatch, tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    for name in ("lucid_one", "lucid_two"):
+        wheel(wheels, name, f"{name}_module")
+    monkeypatch.setattr(check.wanted, "ALL", {"lucid_one_module": "lucid-one", "numpy": "numpy"})
+    assert list(check.wanted.missing(sys.executable, check.wanted.ALL, os.environ)) == ["lucid_one_module"]
+    python = check.wanted.install(wheels, ["lucid_one_module"], tmp_path / "environment")
+    assert check.wanted.missing(python, check.wanted.ALL, os.environ) == {}
+    # Nobody has missed the other.
+    assert list(check.wanted.missing(python, ["lucid_two_module"], os.environ)) == ["lucid_two_module"]
+
+
+def test_all_that_lucid_asks_for_is_looked_for(check):
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {check.wanted.normal(re.split("[<>=;]", each)[0].strip()) for each in settings["dependencies"]}
+    looked_for = {check.wanted.normal(each) for each in check.wanted.ALL.values()}
+    assert asked <= looked_for
+
+
+def test_help_says_what_to_bring(check, capsys):
+    with pytest.raises(SystemExit):
+        check.parse(["--help"])
+    said = capsys.readouterr().out
+    assert re.search(r"pip download --no-deps .* -d wheels \\\n +pydantic", said)
