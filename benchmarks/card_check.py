@@ -108,6 +108,12 @@ class Report:
             aside.replace(self._folder / name)
 
 
+def is_bad(found: dict[str, Any]) -> bool:
+    """Return whether a part has failed, or has found something wrong before its time was over."""
+    wrong = (line.get("same") is False or line.get("outcome") == "failed" for line in found["results"])
+    return found["status"] == "failed" or any(wrong)
+
+
 class Check:
     """Goes through the parts, each in processes of its own."""
 
@@ -128,7 +134,7 @@ class Check:
         self._python = sys.executable
 
     def run(self) -> bool:
-        """Go through all parts, and return whether none has failed."""
+        """Go through all parts, and return whether nothing is wrong."""
         self._prepare()
         parts = [part for part in PARTS if not self._options.only or part.name in self._options.only]
         scale = 60 * self._options.minutes / sum(part.seconds for part in PARTS)
@@ -139,7 +145,7 @@ class Check:
             print(self.report.section(part), flush=True)
         self.report.found["finished"] = True
         self.report.save()
-        return all(found["status"] != "failed" for found in self.report.found["parts"].values())
+        return not any(is_bad(found) for found in self.report.found["parts"].values())
 
     def _prepare(self) -> None:
         """Find out what is missing, and install what can be."""

@@ -117,6 +117,13 @@ def test_a_part_that_hangs_leaves_what_it_has_found_and_the_next_its_time(parts_
     assert [part["results"] for part in parts.values()] == [[{"found": 1}]] * 2
 
 
+def test_what_is_wrong_counts_although_the_part_was_stopped(parts_are):
+    hangs = "import sys; open(sys.argv[1], 'a').write('{\"same\": false}\\n'); import signal; signal.pause()"
+    good, parts = parts_are(0.05, hangs)
+    assert parts["part 0"]["status"] == "stopped, as its time was over"
+    assert not good
+
+
 def test_a_part_that_fails_says_why_and_stops_no_other(parts_are):
     good, parts = parts_are(1, ADDS + "sys.exit('the reason')", ADDS)
     assert not good
