@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from pathlib import Path
@@ -108,9 +107,7 @@ ADDS = "import sys; open(sys.argv[1], 'a').write('{\"found\": 1}\\n')\n"
 
 def test_a_part_that_hangs_leaves_what_it_has_found_and_the_next_its_time(parts_are):
     hangs = ADDS + "open(sys.argv[1], 'a').write('{\"cut sho'); import signal; signal.pause()"
-    started = time.monotonic()
-    good, parts = parts_are(0.1, hangs, ADDS)
-    assert time.monotonic() - started < 60
+    good, parts = parts_are(0.25, hangs, ADDS)
     assert good
     assert parts["part 0"]["status"] == "stopped, as its time was over"
     assert parts["part 1"]["status"] == "done"
@@ -119,7 +116,7 @@ def test_a_part_that_hangs_leaves_what_it_has_found_and_the_next_its_time(parts_
 
 def test_what_is_wrong_counts_although_the_part_was_stopped(parts_are):
     hangs = "import sys; open(sys.argv[1], 'a').write('{\"same\": false}\\n'); import signal; signal.pause()"
-    good, parts = parts_are(0.05, hangs)
+    good, parts = parts_are(0.1, hangs)
     assert parts["part 0"]["status"] == "stopped, as its time was over"
     assert not good
 
