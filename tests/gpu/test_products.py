@@ -181,6 +181,11 @@ class TestTypes:
         ones = np.ones((1, 4096), ml_dtypes.bfloat16)
         assert machine.run("linear", ones, ones, None)[0].item() == 4096
 
+    def test_parts_of_sums_are_not_rounded_to_bfloat16(self, machine):
+        """257, which would be one, is no number of bfloat16."""
+        row, ones = np.array([[256, 1, 1, 0]], ml_dtypes.bfloat16), np.ones((1, 4), ml_dtypes.bfloat16)
+        assert machine.run("linear", row, ones, None)[0].item() == 258
+
     def test_bias_sums_of_another_type_than_the_product_are_made_beside_it(self, machine):
         gradient, x = normal(70, 8, dtype=ml_dtypes.bfloat16), normal(70, 4, dtype=ml_dtypes.bfloat16)
         out, sums = machine.put(normal(8, 4, dtype=ml_dtypes.bfloat16)), machine.put(normal(8))

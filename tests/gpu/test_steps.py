@@ -12,6 +12,7 @@ from lucid.backend import to_device
 from lucid.distributed import connect
 from lucid.errors import ConfigError, TrainingError
 from lucid.kernels import reference
+from lucid.kernels.cuda import algorithms, plans
 from lucid.training.graphs import rounded_up
 
 STEPS = 5
@@ -53,6 +54,28 @@ def test_a_captured_micro_batch_is_launched_as_one_graph(steps, emulation):
     assert emulation.kernel_launches - launches <= 10 * len(others)
     # A piece ends with each bucket of gradients, of which there is one here.
     assert emulation.graph_launches - graphs == 2 * 3 * len(others) - 2 * len(others)
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("micro_batch", [None, 2, 3])
+def test_products_are_planned_and_timed_before_anything_is_captured(emulation, monkeypatch, micro_batch):
+    """A stream that captures could not be waited for."""
+    chosen, met = algorithms.chosen, []
+
+    def seen(card, product, seconds):
+        met.append(emulation.is_capturing())
+        return chosen(card, product, seconds)
+
+    monkeypatch.setattr(algorithms, "chosen", seen)
+    plans.time_algorithms(True)
+    try:
+        steps = Steps(connect("single", "cuda"), micro_batch=micro_batch)
+        for batch in batches(6, STEPS, 4):
+            steps.take(batch)
+    finally:
+        plans.time_algorithms(False)
+    assert met
+    assert not any(met)
 
 
 @pytest.mark.emulated

@@ -22,6 +22,7 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 NUMBERS = {
     "CUBLAS_COMPUTE_32F": cublaslt.COMPUTE_32F,
     "CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE": cublaslt.REDUCTION_IN_COMPUTE_TYPE,
+    "CUBLASLT_REDUCTION_SCHEME_MASK": cublaslt.REDUCTION_IN_ANY_TYPE,
     "CUBLAS_STATUS_NOT_SUPPORTED": cublaslt.NOT_SUPPORTED,
     **{{"float32": "CUDA_R_32F", "bfloat16": "CUDA_R_16BF"}[key.name]: n for key, n in cublaslt.DATA_TYPES.items()},
     **{f"CUBLAS_OP_{each.name}": each for each in cublaslt.Operation},

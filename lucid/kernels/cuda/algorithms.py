@@ -125,6 +125,8 @@ def _keep(card: str, product: str, number: int) -> int:
     # It begins a line of its own, whatever the last writer left.
     line = b"\n" + json.dumps({"product": product, "algorithm": number}).encode() + b"\n"
     with locked(path.parent):
+        if product in (found := kept(card)):
+            return found[product]
         with suppress(OSError):  # a full disk is no reason to stop
             file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:

@@ -76,8 +76,8 @@ class HeuristicResult(ctypes.Structure):
 COMPUTE_32F = 68
 # cudaDataType.
 DATA_TYPES = {np.dtype(np.float32): 0, np.dtype(ml_dtypes.bfloat16): 14}
-# cublasReductionScheme_t: a sum that is made in parts has these added in float32, in an order of their own.
-REDUCTION_IN_COMPUTE_TYPE = 2
+# cublasLtReductionScheme_t: a sum that is made in parts has these in the type of sums, or also in that of the product.
+REDUCTION_IN_COMPUTE_TYPE, REDUCTION_IN_ANY_TYPE = 2, 7
 # cublasStatus_t: no algorithm does what is asked for.
 NOT_SUPPORTED = 15
 

@@ -53,6 +53,7 @@ def give_choices(card: str, choices: Mapping[str, int]) -> None:
     plan_of.cache_clear()
 
 
+@functools.cache
 def card_of(device: str) -> str:
     """Return what choices of algorithms depend on, beside the product: the kind of card, and the library's version."""
     cupy, number = gpu_library(device), int(device.partition(":")[2])
@@ -151,9 +152,12 @@ class Form:
         """Return what the library takes for the fastest algorithms, the fastest first."""
         preference = self._make("cublasLtMatmulPreference")
         first, second, out = (ctypes.c_uint32(layout.alignment) for layout in self.product[:3])
+        # Where sums are made in parts, these are float32 as well.
+        is_float32 = self.product.out.dtype == np.float32
+        reduction = cublaslt.REDUCTION_IN_ANY_TYPE if is_float32 else cublaslt.REDUCTION_IN_COMPUTE_TYPE
         for attribute, value in (
             (PreferenceAttribute.MAX_WORKSPACE_BYTES, ctypes.c_uint64(WORKSPACE_BYTES)),
-            (PreferenceAttribute.REDUCTION_SCHEME_MASK, ctypes.c_uint32(cublaslt.REDUCTION_IN_COMPUTE_TYPE)),
+            (PreferenceAttribute.REDUCTION_SCHEME_MASK, ctypes.c_uint32(reduction)),
             (PreferenceAttribute.MIN_ALIGNMENT_A_BYTES, first),
             (PreferenceAttribute.MIN_ALIGNMENT_B_BYTES, second),
             (PreferenceAttribute.MIN_ALIGNMENT_C_BYTES, out),
