@@ -29,7 +29,9 @@ ROWS_TOUCHED: dict[str, tuple[int, Callable[[Arguments], int]]] = {
     "add_across_chunks": (2, lambda given: len(given[3])),
 }
 # The place of an argument of which only some columns are written, and their share.
-WRITTEN_IN_PART = {"attention_query_gradient": (7, 1 / 3), "attention_key_value_gradient": (7, 2 / 3)}
+WRITTEN_IN_PART = {"attention_query_gradient": (11, 1 / 3), "attention_key_value_gradient": (11, 2 / 3)}
+# The place of what attention's dropout keeps: there is room for 16 rows at [1], and as many are used as rows fill.
+KEPT = {"attention": 6, "attention_query_gradient": 7, "attention_key_value_gradient": 7}
 # How many products of queries, keys, values, scores and their gradients a kernel of attention makes.
 PRODUCTS_OF_ATTENTION = {"attention": 2, "attention_query_gradient": 3, "attention_key_value_gradient": 4}
 KNOWN = ORDINARY | UPDATED.keys() | ROWS_TOUCHED.keys() | PRODUCTS_OF_ATTENTION.keys()
@@ -72,6 +74,8 @@ def bytes_moved(name: str, number: int, array: Any, given: Arguments) -> int:
     place, share = WRITTEN_IN_PART.get(name, (None, 1))
     if number == place:
         return round(array.nbytes * share)
+    if number == KEPT.get(name):
+        return array.nbytes * min(array.shape[1], -(-len(given[0]) // 16)) // array.shape[1]
     return array.nbytes * (2 if number in UPDATED.get(name, ()) else 1)
 
 

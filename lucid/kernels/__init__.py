@@ -6,9 +6,9 @@ it.
 
 Legend: B batch, T length, C width, H heads, V vocabulary, N rows (all leading dimensions), I and O a layer's inputs and
 outputs. Arrays are float32 or float64 unless said otherwise. Gradients of parameters are put into a `Target`, which
-says whether they are written or added there; where it may be None, the gradient is not wanted. Dropout masks are not
-stored: they are drawn from (`stream`, `coordinates`, element of the sample) in forward and again in backward; see
-`lucid.random`.
+says whether they are written or added there; where it may be None, the gradient is not wanted. Dropout masks follow
+from (`stream`, `coordinates`, element of the sample); see `lucid.random`. They are drawn in forward and again in
+backward, or kept as bits.
 """
 
 import functools
@@ -182,7 +182,7 @@ class Kernels(Protocol):
         head h element (h * T + i) * T + j of the sample, i and j being their positions. `coordinates` are of the rows.
         Return (output [N, C] of the dtype of `joined`, what `attention_gradient` needs of it). The latter is for an
         implementation to choose: the probabilities before dropout, [H, L, L] of each sequence of length L, all in one
-        [P]; or the output, with the log of the sum of exponentials of each row.
+        [P]; or the output, the log of the sum of exponentials of each row, and a bit for each probability that is kept.
         """
 
     def attention_gradient(

@@ -271,6 +271,14 @@ class TestAttention:
         tolerances = {"float32": 2**16, "bfloat16": 8}
         self.assert_agrees(machine, sequences, 1, (0.0, STREAM, None), joined, gradient, tolerances)
 
+    def test_backward_needs_a_bit_of_each_score_where_some_are_dropped(self, machine, element):
+        sequences, heads, joined = sequences_of([130, 7, 64]), 2, normal(201, 96, dtype=element)
+        for probability, bits in ((0.0, 0), (0.1, 2 * (256 + 3 * 64) * 192)):
+            draws = self.draws(sequences, probability, [0, 1, 2])
+            _, saved = machine.kernels.attention(machine.put(joined), *settings_of(machine, (sequences, heads, *draws)))
+            others = joined.nbytes // 3 + heads * 201 * 4
+            assert sum(array.nbytes for array in saved if array is not None) == others + bits // 8
+
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, machine, element, bad):
         joined, gradient = normal(5, 96, dtype=element), normal(5, 32, dtype=element)

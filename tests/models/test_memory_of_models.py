@@ -66,3 +66,12 @@ def test_bfloat16_halves_what_a_gpu_keeps_and_what_products_take_on_a_cpu():
     on_gpu, rounded_on_gpu = said(4, 4, False), said(2, 2, False)
     assert rounded_on_gpu == pytest.approx(on_gpu / 2, rel=0.02)
     assert rounded_on_gpu < said(4, 2, True) < said(4, 4, True)
+
+
+@pytest.mark.parametrize(("length", "bytes_of_row"), [(64, 16), (512, 72), (65, 31)])
+def test_attentions_dropout_keeps_bits_on_a_gpu(length, bytes_of_row):
+    def said(**settings):
+        config = BERTConfig(num_hidden_layers=3, num_attention_heads=12, **settings)
+        return activation_bytes(config, NumberSizes(2, 2, keeps_scores=False), "none", 4, length, masked_tokens=1)
+
+    assert said() - said(attention_probs_dropout_prob=0) == 3 * 12 * 4 * length * bytes_of_row

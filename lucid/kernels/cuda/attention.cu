@@ -5,10 +5,12 @@
 // [N, 3C].
 #include "attention.cuh"
 
-// Writes `output` [N, C], and the log of the sum of exponentials of each row and head, `log_sums` [H, N].
+// Writes `output` [N, C], the log of the sum of exponentials of each row and head, `log_sums` [H, N], and what dropout
+// keeps (`Kept`), where it drops.
 extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) attention(
     const ELEMENT *__restrict__ joined, const long long *__restrict__ tiles, const bool *__restrict__ mask, float scale,
-    ELEMENT *__restrict__ output, float *__restrict__ log_sums, long long rows, int grid_length, DRAWS) {
+    ELEMENT *__restrict__ output, float *__restrict__ log_sums, unsigned *__restrict__ kept_words, unsigned key_blocks,
+    long long rows, int grid_length, DRAWS) {
     alignas(16) __shared__ Stored own[ROWS * STRIDE];
     alignas(16) __shared__ Stored key_tiles[STAGES][STEP * STRIDE];
     alignas(16) __shared__ Stored value_tiles[STAGES][STEP * STRIDE];
@@ -16,6 +18,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) atte
     if (piece.empty()) return;
     const Keys keys(mask, piece, scale);
     const Dropout dropout(samples, positions, piece, grid_length, PLACE);
+    const Kept<unsigned> kept(kept_words, piece, key_blocks);
+    const int before = positions_before(positions, piece);
     const long long width = static_cast<long long>(gridDim.y) * HEAD;
     const ELEMENT *queries = joined + piece.first * 3 * width + blockIdx.y * HEAD;
     const auto bring_step = [&](int stage, int begin) {
@@ -24,13 +28,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) atte
     };
 
     bring<ROWS>(own, queries, 3 * width, piece.begin, piece.length);
-    if (STAGES == 2) bring_step(0, -dropout.before);
+    if (STAGES == 2) bring_step(0, -before);
     Stored *own_rows = own + warp() * 16 * STRIDE;
     const int first_row = piece.begin + warp() * 16;
     const float factor = keys.scale * LOG2_E;
     float sums[WIDTH / 8][4] = {}, most[2] = {LEAST, LEAST}, total[2] = {};
     int stage = 0;
-    for (int begin = -dropout.before; begin < piece.length; begin += STEP) {
+    for (int begin = -before; begin < piece.length; begin += STEP) {
         if (STAGES == 1) bring_step(0, begin);
         wait_for_what_was_brought();
         __syncthreads();
@@ -72,13 +76,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) atte
 #pragma unroll
             for (int i = 0; i < 4; ++i) sums[j][i] *= correction[i / 2];
         }
-        if (dropout.drops) {
-            unsigned kept[2];
-            keep_across<STEP>(kept, dropout, first_row, begin);
+        if (kept.drops()) {
+            unsigned stay[2];
+            keep_across<STEP>(stay, dropout, kept, first_row, number_of(begin));
 #pragma unroll
             for (int j = 0; j < STEP / 8; ++j) {
 #pragma unroll
-                for (int i = 0; i < 4; ++i) scores[j][i] = kept[i / 2] >> (4 * j + i % 2) & 1 ? scores[j][i] : 0;
+                for (int i = 0; i < 4; ++i) scores[j][i] = stay[i / 2] >> (4 * j + i % 2) & 1 ? scores[j][i] : 0;
             }
         }
         add_times<STEP>(sums, scores, value_tiles[stage]);

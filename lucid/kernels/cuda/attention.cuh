@@ -74,33 +74,45 @@ struct Keys {
     }
 };
 
-// What dropout draws for the rows and keys of a sequence: at row i and key j element corner + i * grid_length + j.
+// How many positions in front of a sequence's first one keys are taken from: there begins a block of random words, in
+// every row. `positions` are null where no sequence stands in the middle of a grid's row, or nothing is dropped.
+__device__ inline int positions_before(const long long *positions, const Piece &piece) {
+    return WHOLE && positions != nullptr ? static_cast<int>(positions[piece.first] % 4) : 0;
+}
+
+// The number of a key counted from the first one that is taken: of one that begins a block of random words, and so of
+// all that begin a step.
+__device__ inline unsigned number_of(int key) { return static_cast<unsigned>(key + 3) & ~3u; }
+
+// What dropout draws for the rows and keys of a sequence: at row i and key number j, corner + i * grid_length + j.
 struct Dropout {
     Place place;
-    long long sample, corner;
-    int grid_length, before;
-    bool drops;
+    long long sample;
+    unsigned long long corner;
+    unsigned grid_length;
 
-    // `before`: so many positions in front of the first lies the beginning of a Philox block, in every row.
     __device__ Dropout(
         const long long *samples, const long long *positions, const Piece &piece, int given_grid_length,
         const Place &given_place)
-        : place(given_place), sample(0), corner(0), grid_length(given_grid_length), before(0),
-          drops(samples != nullptr) {
-        if (!drops) return;
+        : place(given_place), sample(0), corner(0), grid_length(static_cast<unsigned>(given_grid_length)) {
+        if (samples == nullptr) return;
         const long long position = positions == nullptr ? 0 : positions[piece.first];
         sample = samples[piece.first];
-        corner = (blockIdx.y * static_cast<long long>(grid_length) + position) * grid_length + position;
-        if (WHOLE) before = static_cast<int>(position % 4);
+        corner = (blockIdx.y * static_cast<unsigned long long>(grid_length) + position) * grid_length + position -
+                 positions_before(positions, piece);
     }
 
-    // For four keys from `key` on, which begin a block where lines are WHOLE: bit i is set if key + i is kept.
-    __device__ unsigned keeps(int row, int key) const {
-        const auto element = static_cast<unsigned long long>(corner + row * static_cast<long long>(grid_length) + key);
+    // For four keys, the first number of which is a multiple of 4: bit i is set if key i of them is kept. Where lines
+    // are WHOLE, they have a block of random words to themselves.
+    __device__ unsigned keeps(unsigned row, unsigned key_number) const {
+        if (WHOLE) {
+            const unsigned first_block = static_cast<unsigned>(corner / 4);
+            return bits_of(philox(place, sample, first_block + row * (grid_length / 4) + key_number / 4));
+        }
+        const unsigned long long element = corner + row * static_cast<unsigned long long>(grid_length) + key_number;
         const auto block = static_cast<unsigned>(element / 4);
-        unsigned bits = bits_of(philox(place, sample, block));
-        if (!WHOLE) bits = (bits | bits_of(philox(place, sample, block + 1)) << 4) >> element % 4;
-        return bits & 15;
+        const unsigned bits = bits_of(philox(place, sample, block)) | bits_of(philox(place, sample, block + 1)) << 4;
+        return bits >> element % 4 & 15;
     }
 
     __device__ unsigned bits_of(const Words &words) const {
@@ -109,31 +121,86 @@ struct Dropout {
     }
 };
 
-// Finds out what is kept of a warp's 16 rows of scores, from `row` on, and COUNT columns, which are keys from `key` on.
-// Each block of words is made by one thread for the two whose keys it is for. Element [j][i] of a thread is kept if bit
-// 4j + i % 2 of `words[i / 2]` is set.
+// What dropout keeps, a bit for each element: forward draws and writes it, the gradient reads it. There are 32 words
+// for 16 rows and 64 keys, of [H, 4K, blocks of keys, 32] in all, K being the number of pieces. Keys are numbered from
+// the first on that is taken (`positions_before`). Row r of the 16 and key k of the 64 have bit k / 8 * 4 + k % 4 of
+// word k / 4 % 2 * 16 + r % 8 * 2 + r / 8: what a thread needs of two rows, or of four, lies side by side.
+template <class Word>
+struct Kept {
+    Word *words;
+    unsigned key_blocks, first;
+
+    __device__ Kept(Word *given_words, const Piece &piece, unsigned given_key_blocks)
+        : words(given_words), key_blocks(given_key_blocks),
+          first((blockIdx.y * gridDim.x + blockIdx.x - piece.begin / 64) * 4 * key_blocks) {}
+
+    __device__ bool drops() const { return words != nullptr; }
+
+    // The words of the 16 rows and 64 keys of which these are one.
+    __device__ Word *of(unsigned row, unsigned key_number) const {
+        return words + static_cast<unsigned long long>(first + row / 16 * key_blocks + key_number / 64) * 32;
+    }
+};
+
+// As many bits as forward makes at once for a word.
+template <int BITS>
+struct PartOfWord;
+template <>
+struct PartOfWord<32> { using Type = unsigned; };
+template <>
+struct PartOfWord<16> { using Type = unsigned short; };
+template <>
+struct PartOfWord<8> { using Type = unsigned char; };
+
+// Draws what is kept of a warp's 16 rows of scores, from `row` on, and COUNT columns, which are keys from `key_number`
+// on, and writes it down. Each block of words is made by one thread for the two whose keys it is for. Element [j][i] of
+// a thread is kept if bit 4j + i % 2 of `words[i / 2]` is set.
 template <int COUNT>
-__device__ inline void keep_across(unsigned (&words)[2], const Dropout &dropout, int row, int key) {
-    static_assert(COUNT <= 64);
-    const int own_row = row + lane() / 4 + lane() % 2 * 8, own_key = key + lane() % 4 / 2 * 4;
+__device__ inline void keep_across(
+    unsigned (&words)[2], const Dropout &dropout, const Kept<unsigned> &kept, int row, unsigned key_number) {
+    const unsigned own_row = row + lane() / 4 + lane() % 2 * 8, own_key = key_number + lane() % 4 / 2 * 4;
     unsigned bits = 0;
 #pragma unroll
     for (int j = 0; j < COUNT / 8; ++j) bits |= dropout.keeps(own_row, own_key + 8 * j) << 4 * j;
+    using Part = typename PartOfWord<COUNT / 2>::Type;
+    unsigned *own = kept.of(row, key_number) + lane() % 4 / 2 * 16 + lane() / 4 * 2 + lane() % 2;
+    reinterpret_cast<Part *>(own)[key_number % 64 / COUNT] = static_cast<Part>(bits);
 #pragma unroll
     for (int i = 0; i < 2; ++i) words[i] = __shfl_sync(0xFFFFFFFFu, bits, lane() / 2 * 2 + i) >> lane() % 2 * 2;
 }
 
-// The same where the 16 rows are keys, from `key` on, and the columns are rows of scores, from `row` on: each block of
-// words is made by one thread for four. Element [j][i] of a thread is kept if bit 4j of `words[i]` is set.
+// Reads the same, for any number of columns that does not go beyond the 64 keys.
+__device__ inline void kept_across(
+    unsigned (&words)[2], const Kept<const unsigned> &kept, int row, unsigned key_number) {
+    const unsigned *own = kept.of(row, key_number) + lane() % 4 / 2 * 16 + lane() / 4 * 2;
+    const auto pair = *reinterpret_cast<const Vector<unsigned, 2> *>(own);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) words[i] = pair.at[i] >> (key_number % 64 / 2 + lane() % 2 * 2);
+}
+
+// Reads it where the 16 rows are keys and the COUNT columns are rows of scores, from `row` on. Element [j][i] of a
+// thread is kept if bit i / 2 * 4 of `words[j][i % 2]` is set. All are, where nothing is dropped.
 template <int COUNT>
-__device__ inline void keep_down(unsigned (&words)[4], const Dropout &dropout, int row, int key) {
-    static_assert(COUNT <= 64);
-    const int turn = lane() / 4 % 4;
-    const int own_row = row + lane() % 4 * 2 + turn % 2, own_key = key + lane() / 16 * 4 + turn / 2 * 8;
-    unsigned bits = 0;
+__device__ inline void kept_down(
+    unsigned (&words)[COUNT / 8][2], const Kept<const unsigned> &kept, int row, unsigned key_number) {
+    if (!kept.drops()) {
 #pragma unroll
-    for (int j = 0; j < COUNT / 8; ++j) bits |= dropout.keeps(own_row + 8 * j, own_key) << 4 * j;
-    const int source = lane() % 4 + lane() / 16 * 16;
+        for (int j = 0; j < COUNT / 8; ++j) words[j][0] = words[j][1] = ~0u;
+        return;
+    }
+    const unsigned shift = key_number % 64 / 2 + lane() / 4 % 4;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) words[i] = __shfl_sync(0xFFFFFFFFu, bits, source + 4 * i) >> turn;
+    for (int begin = 0; begin < COUNT; begin += 16) {
+        const unsigned *own = kept.of(row + begin, key_number) + lane() / 16 * 16 + lane() % 4 * 4;
+        const auto four = *reinterpret_cast<const Vector<unsigned, 4> *>(own);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            if constexpr (COUNT == 8) {
+                words[0][i] = (row / 8 % 2 == 0 ? four.at[2 * i] : four.at[2 * i + 1]) >> shift;
+            } else {
+                words[begin / 8][i] = four.at[2 * i] >> shift;
+                words[begin / 8 + 1][i] = four.at[2 * i + 1] >> shift;
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 """Attention by kernels that never store the scores: cuDNN's where it can be had and nothing is dropped, or our own.
 
-Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023. What backward needs of forward is the output and the
-log of the sum of each row's exponentials.
+Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023. What backward needs of forward is the output, the log
+of the sum of each row's exponentials, and a bit for each element that says whether dropout keeps it.
 """
 
 import math
@@ -15,13 +15,15 @@ from lucid.kernels.cuda import cudnn_attention, launching
 from lucid.kernels.cuda.arrays import aligned, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.draws import draws
-from lucid.kernels.cuda.launching import WARP
+from lucid.kernels.cuda.launching import WARP, blocks_of
 from lucid.kernels.sequences import TILE, Sequences
 from lucid.random import Coordinates
 
 _MOST_COLUMNS = 128
-# What our own kernel forward saves: the output and the sums. cuDNN's saves tables beside them.
-_SAVED = 2
+# What our own kernel forward saves: the output, the sums, and what dropout keeps. cuDNN's saves several tables.
+_SAVED = 3
+# What dropout keeps is stored for so many rows and keys together: see `Kept` in attention.cuh.
+_KEPT_ROWS, _KEPT_KEYS = 16, 64
 # Tensor cores multiply pieces of so many columns.
 _PIECE = 16
 
@@ -84,18 +86,21 @@ def attention(
     probability: float,
     stream: int,
     coordinates: Coordinates | None,
-) -> tuple[Array, tuple[Array, ...]]:
+) -> tuple[Array, tuple[Array | None, ...]]:
     if _is_for_cudnn(joined, sequences, heads, coordinates):
         return cudnn_attention.attention(joined, sequences, heads)
     joined = aligned(joined)
     output = empty(joined, len(joined), joined.shape[1] // 3, dtype=joined.dtype)
-    log_sums = empty(joined, heads, len(joined))
+    log_sums, kept = empty(joined, heads, len(joined)), None
+    if coordinates is not None:
+        blocks = heads, len(sequences.tiles) * TILE // _KEPT_ROWS, _key_blocks(sequences)
+        kept = empty(joined, *blocks, _KEPT_ROWS * _KEPT_KEYS // 32, dtype=np.uint32)
     _launch(
         "attention", "attention", joined, sequences, heads,
-        (joined, *_keys(joined, sequences, heads), output, log_sums),
-        (probability, stream, coordinates),
+        joined, *_keys(joined, sequences, heads), output, log_sums, kept, np.uint32(_key_blocks(sequences)),
+        np.int64(len(joined)), np.int32(sequences.length), *draws(joined, probability, stream, coordinates),
     )  # fmt: skip
-    return output, (output, log_sums)
+    return output, (output, log_sums, kept)
 
 
 def attention_gradient(
@@ -110,18 +115,25 @@ def attention_gradient(
 ) -> Array:
     if len(saved) > _SAVED:
         return cudnn_attention.attention_gradient(gradient, joined, saved, sequences, heads)
-    gradient, joined, (output, log_sums) = aligned(gradient), aligned(joined), saved
+    gradient, joined, (output, log_sums, kept) = aligned(gradient), aligned(joined), saved
     by_joined, along = array_module(joined).empty_like(joined), empty(joined, heads, len(joined))
-    keys, drawn = _keys(joined, sequences, heads), (probability, stream, coordinates)
+    _, positions, *_, keep_scale = draws(joined, probability, stream, coordinates)
+    dropped = kept, np.uint32(_key_blocks(sequences)), positions, keep_scale
+    keys, rows = _keys(joined, sequences, heads), np.int64(len(joined))
     _launch(
         "attention_gradient", "attention_query_gradient", joined, sequences, heads,
-        (gradient, joined, output, log_sums, *keys, by_joined, along), drawn,
+        gradient, joined, output, log_sums, *keys, *dropped, by_joined, along, rows,
     )  # fmt: skip
     _launch(
         "attention_gradient", "attention_key_value_gradient", joined, sequences, heads,
-        (gradient, joined, log_sums, along, *keys, by_joined), drawn,
+        gradient, joined, log_sums, along, *keys, *dropped, by_joined, rows,
     )  # fmt: skip
     return by_joined
+
+
+def _key_blocks(sequences: Sequences) -> int:
+    """Return how many blocks of `_KEPT_KEYS` keys a row has at most."""
+    return blocks_of(sequences.length, _KEPT_KEYS)
 
 
 def _head(joined: Array, heads: int) -> int:
@@ -135,13 +147,7 @@ def _keys(joined: Array, sequences: Sequences, heads: int) -> tuple[Array, Array
 
 
 def _launch(
-    program: str,
-    kernel: str,
-    joined: Array,
-    sequences: Sequences,
-    heads: int,
-    arguments: tuple[Array | np.float32 | None, ...],
-    drawn: tuple[float, int, Coordinates | None],
+    program: str, kernel: str, joined: Array, sequences: Sequences, heads: int, *arguments: Array | np.generic | None
 ) -> None:
     head = _head(joined, heads)
     if head > _MOST_COLUMNS:
@@ -150,7 +156,5 @@ def _launch(
         )
     chosen = form(program, joined.dtype.name, head, sequences.length % 4 == 0)
     warps = dict(chosen.constants)["WARPS"]
-    launching.launch(
-        chosen, kernel, (len(sequences.tiles), heads, TILE // (16 * warps)), (WARP * warps,),
-        *arguments, np.int64(len(joined)), np.int32(sequences.length), *draws(joined, *drawn),
-    )  # fmt: skip
+    grid = len(sequences.tiles), heads, TILE // (16 * warps)
+    launching.launch(chosen, kernel, grid, (WARP * warps,), *arguments)

@@ -2,14 +2,20 @@
 //
 // One kernel has rows of queries and goes over the keys; the other has keys and goes over the queries. So each sum is
 // made by one block, in one order. Dao, "FlashAttention-2", 2023, algorithm 2, cut in two.
+//
+// What dropout keeps is read as forward has written it: drawn again, it would take half as long again.
 #include "attention.cuh"
+
+// The assembler chooses how many registers a thread has, but for narrow heads: of those it would keep some in memory.
+constexpr int LEAST_BLOCKS = WIDTH <= 16 ? 1 : 0;
 
 // Writes the queries' columns of `by_joined` [N, 3C], and for each row and head the product of `gradient` and `output`
 // (both [N, C]), `along` [H, N], which the other kernel needs.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_query_gradient(
+extern "C" __global__ void __launch_bounds__(THREADS, LEAST_BLOCKS) attention_query_gradient(
     const ELEMENT *__restrict__ gradient, const ELEMENT *__restrict__ joined, const ELEMENT *__restrict__ output,
     const float *__restrict__ log_sums, const long long *__restrict__ tiles, const bool *__restrict__ mask, float scale,
-    ELEMENT *__restrict__ by_joined, float *__restrict__ along, long long rows, int grid_length, DRAWS) {
+    const unsigned *__restrict__ kept_words, unsigned key_blocks, const long long *__restrict__ positions,
+    float keep_scale, ELEMENT *__restrict__ by_joined, float *__restrict__ along, long long rows) {
     alignas(16) __shared__ Stored own_queries[ROWS * STRIDE];
     alignas(16) __shared__ Stored own_gradients[ROWS * STRIDE];
     alignas(16) __shared__ Stored key_tiles[STAGES][STEP * STRIDE];
@@ -17,7 +23,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_query_gradient(
     const Piece piece(tiles);
     if (piece.empty()) return;
     const Keys keys(mask, piece, scale);
-    const Dropout dropout(samples, positions, piece, grid_length, PLACE);
+    const Kept<const unsigned> kept(kept_words, piece, key_blocks);
+    const int before = positions_before(positions, piece);
     const long long width = static_cast<long long>(gridDim.y) * HEAD;
     const ELEMENT *queries = joined + piece.first * 3 * width + blockIdx.y * HEAD;
     const long long of_output = piece.first * width + blockIdx.y * HEAD;
@@ -30,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_query_gradient(
     bring<ROWS>(own_gradients, gradient + of_output, width, piece.begin, piece.length);
     wait_for_what_was_brought();
     __syncthreads();
-    if (STAGES == 2) bring_step(0, -dropout.before);
+    if (STAGES == 2) bring_step(0, -before);
     Stored *query_rows = own_queries + warp() * 16 * STRIDE;
     const Stored *gradient_rows = own_gradients + warp() * 16 * STRIDE;
     const int first_row = piece.begin + warp() * 16;
@@ -48,22 +55,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_query_gradient(
     const float factor = keys.scale * LOG2_E;
     float by_query[WIDTH / 8][4] = {};
     int stage = 0;
-    for (int begin = -dropout.before; begin < piece.length; begin += STEP) {
+    for (int begin = -before; begin < piece.length; begin += STEP) {
         if (STAGES == 1) bring_step(0, begin);
+        unsigned stay[2];
+        if (kept.drops()) kept_across(stay, kept, first_row, number_of(begin));
         wait_for_what_was_brought();
         __syncthreads();
         if (STAGES == 2 && begin + STEP < piece.length) bring_step(1 - stage, begin + STEP);
         float scores[STEP / 8][4], by_probability[STEP / 8][4];
         times_rows<STEP>(scores, factors_of(query_rows), key_tiles[stage]);
         times_rows<STEP>(by_probability, factors_of(gradient_rows), value_tiles[stage]);
-        if (dropout.drops) {
-            unsigned kept[2];
-            keep_across<STEP>(kept, dropout, first_row, begin);
+        if (kept.drops()) {
 #pragma unroll
             for (int j = 0; j < STEP / 8; ++j) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    by_probability[j][i] = kept[i / 2] >> (4 * j + i % 2) & 1 ? by_probability[j][i] * dropout.place.keep_scale : 0;
+                    by_probability[j][i] = stay[i / 2] >> (4 * j + i % 2) & 1 ? by_probability[j][i] * keep_scale : 0;
                 }
             }
         }
@@ -87,10 +94,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_query_gradient(
 }
 
 // Writes the columns of keys and values of `by_joined`.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_key_value_gradient(
+extern "C" __global__ void __launch_bounds__(THREADS, LEAST_BLOCKS) attention_key_value_gradient(
     const ELEMENT *__restrict__ gradient, const ELEMENT *__restrict__ joined, const float *__restrict__ log_sums,
     const float *__restrict__ along, const long long *__restrict__ tiles, const bool *__restrict__ mask, float scale,
-    ELEMENT *__restrict__ by_joined, long long rows, int grid_length, DRAWS) {
+    const unsigned *__restrict__ kept_words, unsigned key_blocks, const long long *__restrict__ positions,
+    float keep_scale, ELEMENT *__restrict__ by_joined, long long rows) {
     alignas(16) __shared__ Stored own_keys[ROWS * STRIDE];
     alignas(16) __shared__ Stored own_values[ROWS * STRIDE];
     alignas(16) __shared__ Stored query_tiles[STAGES][STEP * STRIDE];
@@ -99,7 +107,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_key_value_gradie
     const Piece piece(tiles);
     if (piece.empty()) return;
     const Keys keys(mask, piece, scale);
-    const Dropout dropout(samples, positions, piece, grid_length, PLACE);
+    const Kept<const unsigned> kept(kept_words, piece, key_blocks);
+    const int before = positions_before(positions, piece);
     const long long width = static_cast<long long>(gridDim.y) * HEAD;
     const ELEMENT *queries = joined + piece.first * 3 * width + blockIdx.y * HEAD;
     const ELEMENT *gradients = gradient + piece.first * width + blockIdx.y * HEAD;
@@ -117,8 +126,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_key_value_gradie
     Stored *key_rows = own_keys + warp() * 16 * STRIDE, *value_rows = own_values + warp() * 16 * STRIDE;
     const float factor = keys.scale * LOG2_E;
     // Keys begin where blocks of words do; so the last piece of a sequence may have some more than it has room for.
-    const int stop = piece.stop == piece.length ? piece.length : piece.stop - dropout.before;
-    for (int first = piece.begin - dropout.before; first < stop; first += ROWS) {
+    const int stop = piece.stop == piece.length ? piece.length : piece.stop - before;
+    for (int first = piece.begin - before; first < stop; first += ROWS) {
         bring<ROWS>(own_keys, queries + width, 3 * width, first, piece.length);
         bring<ROWS>(own_values, queries + 2 * width, 3 * width, first, piece.length);
         if (STAGES == 2) bring_step(0, 0);
@@ -133,6 +142,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_key_value_gradie
             if (STAGES == 2 && begin + STEP < piece.length) bring_step(1 - stage, begin + STEP);
             float scores[STEP / 8][4], by_probability[STEP / 8][4];
             times_rows<STEP>(scores, factors_of(key_rows), query_tiles[stage]);
+            unsigned stay[STEP / 8][2];
+            kept_down<STEP>(stay, kept, begin, number_of(first_key));
             times_rows<STEP>(by_probability, factors_of(value_rows), gradient_tiles[stage]);
 #pragma unroll
             for (int j = 0; j < STEP / 8; ++j) {
@@ -142,17 +153,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_key_value_gradie
                     scores[j][i] = counts[i / 2] ? power_of_two(scores[j][i] * factor - log_sum) : 0;
                 }
             }
-            unsigned kept_bits[4] = {~0u, ~0u, ~0u, ~0u};
-            if (dropout.drops) keep_down<STEP>(kept_bits, dropout, begin, first_key);
 #pragma unroll
             for (int j = 0; j < STEP / 8; ++j) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) {
-                    const bool kept = kept_bits[i] >> 4 * j & 1;
+                    const bool stays = stay[j][i % 2] >> i / 2 * 4 & 1;
                     const float dot = statistics[stage][1][8 * j + lane() % 4 * 2 + i % 2];
-                    const float by_kept = kept ? by_probability[j][i] * dropout.place.keep_scale : 0;
+                    const float by_kept = stays ? by_probability[j][i] * keep_scale : 0;
                     by_probability[j][i] = scores[j][i] * (by_kept - dot);
-                    scores[j][i] = kept ? scores[j][i] : 0;
+                    scores[j][i] = stays ? scores[j][i] : 0;
                 }
             }
             add_times<STEP>(by_value, scores, gradient_tiles[stage]);
@@ -163,7 +172,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_key_value_gradie
         ELEMENT *target = by_joined + (piece.first + first_key) * 3 * width + blockIdx.y * HEAD;
         const int from = first_key < 0 ? -first_key : 0, to = piece.length - first_key;
         write_rows(target + width, 3 * width, from, to, key_rows, by_key, scale, scale);
-        const float keep_scale = dropout.place.keep_scale;
         write_rows(target + 2 * width, 3 * width, from, to, value_rows, by_value, keep_scale, keep_scale);
         __syncthreads();
     }

@@ -6,6 +6,8 @@ from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import Recomputation
 
 _FLOAT32 = 4
+# What dropout keeps of scores on a GPU is stored by pieces of so many rows, and blocks of so many keys.
+_BLOCK = 64
 
 
 def parameter_count(config: BERTConfig) -> int:
@@ -22,7 +24,7 @@ def parameter_count(config: BERTConfig) -> int:
 class NumberSizes:
     """How many bytes a number takes that a forward pass keeps: of any activation, or of one that a product takes.
 
-    Of the scores of a query with all keys, either all are kept, or one sum a head.
+    Of the scores of a query with all keys, either all are kept, or one sum a head and, with dropout, a bit for each.
     """
 
     activation: int
@@ -40,7 +42,8 @@ def activation_bytes(
     C, inner, rows = config.hidden_size, config.intermediate_size, sequences * length
     a, o = sizes.activation, sizes.operand
     statistics = 2 * _FLOAT32
-    scores = config.num_attention_heads * _FLOAT32 * (length if sizes.keeps_scores else 1)
+    of_head = _FLOAT32 * length if sizes.keeps_scores else _FLOAT32 + _bits(config, length)
+    scores = config.num_attention_heads * of_head
     # The factors of products (x, queries, keys, values, what attention returns; x, the activation), what is activated,
     # and what is normalised at the end.
     first_half = 5 * C * o + scores + C * a + statistics
@@ -53,6 +56,16 @@ def activation_bytes(
     head = 2 * C * (o + a) + config.vocab_size * a
     rounded = o if o != a else 0
     # Backward begins with the gradients of the vocabulary's scores, and goes on with those of the layers.
-    of_head = masked_tokens * (head + config.vocab_size * (a + rounded))
+    of_scores = masked_tokens * (head + config.vocab_size * (a + rounded))
     of_layer = rows * (again + inner * (a + rounded) + 2 * C * a)
-    return rows * (embeddings + config.num_hidden_layers * layer) + max(of_head, of_layer)
+    return rows * (embeddings + config.num_hidden_layers * layer) + max(of_scores, of_layer)
+
+
+def _bits(config: BERTConfig, length: int) -> int:
+    """Return how many bytes of a row say what dropout keeps of a head's scores, where the scores are not kept.
+
+    They are of whole blocks of 64 keys, and of one more piece of 64 rows than a sequence fills.
+    """
+    if config.attention_probs_dropout_prob == 0:
+        return 0
+    return _BLOCK // 8 * -(-length // _BLOCK) * (length + _BLOCK) // length
