@@ -79,13 +79,13 @@ def bytes_moved(name: str, number: int, array: Any, given: Arguments) -> int:
     return array.nbytes * (2 if number in UPDATED.get(name, ()) else 1)
 
 
-def product(operations: tuple[int, int], first: Any, second: Any, out: Any, accumulate: bool, vector: Any) -> Launch:
+def product(operations: tuple[int, int], first: Any, second: Any, out: Any, addend: Any, vector: Any) -> Launch:
     """Return the launch of a product as cuBLASLt sees it: `out` [n, m] of ours, added up over k."""
     n, m = out.shape
     # The first factor lies as [m, k] where it is transposed, as we see it, and else as [k, m].
     k = first.shape[1 if operations[0] else 0]
-    moved = first.nbytes + second.nbytes + out.nbytes * (1 + accumulate) + (0 if vector is None else vector.nbytes)
-    added = " added to" if accumulate else ""
+    moved = sum(each.nbytes for each in (first, second, out, addend, vector) if each is not None)
+    added = "" if addend is None else " added to"
     return Launch("product", "product", f"{n} x {m} x {k}{added} {out.dtype}", moved, 2 * m * n * k)
 
 

@@ -87,8 +87,8 @@ class Plan:
         self.way, self._product, self._launches = self, product, launches
 
     def run(self, operands: Any) -> None:
-        first, second, out, accumulate, vector, *_ = operands
-        self._launches.append(costs.product(self._product.operations, first, second, out, accumulate, vector))
+        first, second, out, addend, vector, *_ = operands
+        self._launches.append(costs.product(self._product.operations, first, second, out, addend, vector))
 
 
 @contextmanager

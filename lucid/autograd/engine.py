@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from lucid.autograd.function import Deferred, Function, Gradient
 from lucid.autograd.recomputation import Recomputed
 from lucid.autograd.tensor import Tensor
-from lucid.backend import Array, array_module
+from lucid.backend import Array
 from lucid.kernels.targets import Target
 
 _callbacks: ContextVar[list[Callable[[], None]] | None] = ContextVar("callbacks", default=None)
@@ -109,7 +109,7 @@ class _Sum:
     """The gradient of one function's output as it comes together.
 
     The first contribution is borrowed, since whoever made it may hold it too; the first addition makes an array that
-    is ours, later ones add in place.
+    is ours, later ones add in place. A `Deferred` adds what is there as it is computed.
     """
 
     def __init__(self) -> None:
@@ -121,13 +121,10 @@ class _Sum:
         if isinstance(contribution, Target):
             contribution = contribution.out
         if isinstance(contribution, Deferred):
-            if self._array is None or not self._owned:
-                fresh = array_module(contribution.like).empty_like(contribution.like)
-                contribution.write(fresh, False)
-                self._array = fresh if self._array is None else fresh + self._array
-                self._owned = True
-            else:
-                contribution.write(self._array, True)
+            own = self._array if self._owned else None
+            out = own if own is not None and own.flags.c_contiguous else contribution.allocate()
+            contribution.write(out, self._array)
+            self._array, self._owned = out, True
         elif self._array is None:
             self._array = contribution
         elif self._owned:

@@ -23,13 +23,14 @@ _sequence = itertools.count()
 
 
 class Deferred(NamedTuple):
-    """A gradient not computed yet, which can be written, or added, straight into the buffer where it belongs.
+    """A gradient not computed yet, which can be written, or added to another, straight into where it belongs.
 
-    `write(out, accumulate)` fills `out` (shape and dtype of `like`), or adds to it.
+    `allocate()` returns an array for it. `write(out, addend)` fills such an array, in C order, with the gradient, and
+    with `addend` added to it, unless that is None: the array itself, or another one of its shape, which stays as it is.
     """
 
-    like: Array
-    write: Callable[[Array, bool], None]
+    allocate: Callable[[], Array]
+    write: Callable[[Array, Array | None], object]
 
 
 Gradient: TypeAlias = Array | Deferred | Target | None

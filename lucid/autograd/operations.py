@@ -4,6 +4,7 @@ Each `Function` is a forward and a backward side by side; the function below it 
 tensors, arrays or numbers, and broadcast as in NumPy.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,15 +189,15 @@ class Index(Function):
     def backward(self, gradient: Array) -> Any:
         x, index = self.saved
 
-        def write(out: Array, accumulate: bool) -> None:
-            if not accumulate:
-                out[...] = 0
+        def write(out: Array, addend: Array | None) -> None:
+            if addend is not out:
+                out[...] = 0 if addend is None else addend
             if self._is_basic(index):
                 out[index] += gradient
             else:
                 array_module(out).add.at(out, index, gradient)
 
-        return Deferred(x, write)
+        return Deferred(partial(array_module(x).empty_like, x, order="C"), write)
 
 
 class Softmax(Function):

@@ -142,7 +142,7 @@ class Tensor:
     def gradient_target(self) -> Target:
         """Return where a contribution to the gradient is to be written or added, which the caller does at once."""
         if self._room is None:
-            self._room = backend.array_module(self.data).empty_like(self.data)
+            self._room = backend.array_module(self.data).empty_like(self.data, order="C")
         target = Target(self._room, self.has_gradient)
         self._gradient = self._room
         return target
@@ -159,10 +159,11 @@ class Tensor:
             if contribution.out is self._room:
                 return
             contribution = contribution.out
+        out, accumulate = target = self.gradient_target()
         if isinstance(contribution, Deferred):
-            contribution.write(*self.gradient_target())
+            contribution.write(out, out if accumulate else None)
         else:
-            put(contribution, self.gradient_target())
+            put(contribution, target)
 
     def add_ready_hook(self, callback: Callable[[], None]) -> None:
         """Call `callback` in each backward when all uses of this leaf have contributed to its gradient."""

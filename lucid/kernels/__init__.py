@@ -69,10 +69,12 @@ class Kernels(Protocol):
         is an `operand` that was rounded, `out` may be of its dtype.
         """
 
-    def linear_input_gradient(self, gradient: Array, weight: Array, total: Array | None = None) -> Array:
-        """Return gradient [..., O] times weight [O, I]: [..., I].
+    def linear_input_gradient(
+        self, gradient: Array, weight: Array, addend: Array | None = None, out: Array | None = None
+    ) -> Array:
+        """Return gradient [..., O] times weight [O, I], plus `addend` [..., I] if that is given: [..., I].
 
-        It is added to `total`, which is returned, if the gradient is [N, O] and `total` [N, I] is given.
+        It is written to `out`, which may be `addend` itself, if that is given: in C order, or some columns of an array.
         """
 
     def linear_weight_gradient(

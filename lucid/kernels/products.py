@@ -72,13 +72,17 @@ def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None
     return y.reshape(*x.shape[:-1], len(weight)) if out is None else out
 
 
-def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = None) -> Array:
+def linear_input_gradient(
+    gradient: Array, weight: Array, addend: Array | None = None, out: Array | None = None
+) -> Array:
     if not onednn.is_installed():
-        return reference.linear_input_gradient(gradient, weight, total)
+        return reference.linear_input_gradient(gradient, weight, addend, out)
+    y = np.empty((*gradient.shape[:-1], weight.shape[1]), np.float32) if out is None else out
+    if addend is not None and addend is not y:
+        y[...] = addend
     rows = _rows(gradient)
-    y = np.empty((len(rows), weight.shape[1]), np.float32) if total is None else total
-    _multiply(rows, _matrix(weight), y, accumulate=total is not None)
-    return y.reshape(*gradient.shape[:-1], weight.shape[1])
+    _multiply(rows, _matrix(weight), y.reshape(len(rows), weight.shape[1]), accumulate=addend is not None)
+    return y
 
 
 def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target) -> None:

@@ -41,12 +41,16 @@ def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None
     return out
 
 
-def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = None) -> Array:
-    y = array_module(gradient).matmul(_rows(gradient), weight)
-    if total is None:
-        return y.reshape(*gradient.shape[:-1], weight.shape[1])
-    total += y
-    return total
+def linear_input_gradient(
+    gradient: Array, weight: Array, addend: Array | None = None, out: Array | None = None
+) -> Array:
+    y = array_module(gradient).matmul(_rows(gradient), weight).reshape(*gradient.shape[:-1], weight.shape[1])
+    if addend is not None:
+        y += addend
+    if out is None:
+        return y
+    out[...] = y
+    return out
 
 
 def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target, by_bias: Target | None = None) -> None:

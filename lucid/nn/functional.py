@@ -4,6 +4,7 @@ Shapes: B batch, T length, C width, V vocabulary, N rows. Arguments are tensors;
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, Literal, TypeVar
 
@@ -25,16 +26,15 @@ class Linear(Function):
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         kernel = kernels.of(x)
         operands = kernel.operand(x), kernel.operand(weight)
-        self.save(*operands, weight)
+        self.save(*operands, weight, x.dtype)
         return kernel.linear(*operands, bias)
 
     def backward(self, gradient: Array) -> Any:
-        x, factor, weight = self.saved
-        kernel = kernels.of(gradient)
-        rounded = kernel.operand(gradient)
-        by_x = kernel.linear_input_gradient(rounded, factor) if self.needs[0] else None
+        x, factor, weight, dtype = self.saved
+        rounded = kernels.of(gradient).operand(gradient)
         by_parameters = self.target(1, weight), self.target(2, weight[:, 0])
         _put_by_parameters(gradient, rounded, x, *by_parameters)
+        by_x = _by_rows(rounded, [factor], x, dtype) if self.needs[0] else None
         return by_x, *by_parameters
 
 
@@ -47,27 +47,23 @@ class JoinedLinear(Function):
     def forward(self, x: Array, *parameters: Array) -> Array:
         kernel, half = kernels.of(x), len(parameters) // 2
         layers = _fewest(parameters[:half], parameters[half:], as_one)
-        x, factors = kernel.operand(x), [kernel.operand(weight) for weight, _ in layers]
-        y = array_module(x).empty((len(x), sum(map(len, factors))), x.dtype)
+        rows, factors = kernel.operand(x), [kernel.operand(weight) for weight, _ in layers]
+        y = array_module(x).empty((len(x), sum(map(len, factors))), rows.dtype)
         for factor, (_, bias), columns in zip(factors, layers, _columns(factors), strict=True):
-            kernel.linear(x, factor, bias, y[:, columns])
-        self.save(x, factors, parameters[:half])
+            kernel.linear(rows, factor, bias, y[:, columns])
+        self.save(rows, factors, parameters[:half], x.dtype)
         return y
 
     def backward(self, gradient: Array) -> Any:
-        x, factors, weights = self.saved
-        kernel, half = kernels.of(gradient), 1 + len(weights)
-        rounded = kernel.operand(gradient)
-        by_x = None
-        if self.needs[0]:
-            for factor, part in zip(factors, _columns(factors), strict=True):
-                by_x = kernel.linear_input_gradient(rounded[:, part], factor, by_x)
+        x, factors, weights, dtype = self.saved
+        half, rounded = 1 + len(weights), kernels.of(gradient).operand(gradient)
         by_weights = [self.target(1 + number, weight) for number, weight in enumerate(weights)]
         by_biases = [self.target(half + number, weight[:, 0]) for number, weight in enumerate(weights)]
         layers = _fewest(by_weights, by_biases, _as_one_target)
         columns = _columns(weights) if len(layers) > 1 else [slice(None)]
         for part, by_parameters in zip(columns, layers, strict=True):
             _put_by_parameters(gradient[:, part], rounded[:, part], x, *by_parameters)
+        by_x = _by_rows(rounded, factors, x, dtype) if self.needs[0] else None
         return by_x, *by_weights, *by_biases
 
 
@@ -84,6 +80,17 @@ def _as_one_target(targets: Sequence[Target | None]) -> Target | None:
         return None
     out = as_one([target.out for target in wanted])
     return None if out is None else Target(out, wanted[0].accumulate)
+
+
+def _by_rows(gradient: Array, factors: Sequence[Array], x: Array, dtype: np.dtype) -> Deferred:
+    """Return the gradient of linear maps, whose outputs lie side by side, by their input x, which was of `dtype`."""
+    kernel = kernels.of(gradient)
+
+    def write(out: Array, addend: Array | None) -> None:
+        for factor, part in zip(factors, _columns(factors), strict=True):
+            addend = kernel.linear_input_gradient(gradient[..., part], factor, addend, out)
+
+    return Deferred(partial(array_module(x).empty, x.shape, dtype), write)
 
 
 def _put_by_parameters(
@@ -173,8 +180,14 @@ class Embedding(Function):
 
     def backward(self, gradient: Array) -> Any:
         table, ids, padding_id = self.saved
-        write = kernels.of(table).embedding_gradient
-        return Deferred(table, lambda out, accumulate: write(gradient, ids, out, accumulate, padding_id))
+        kernel = kernels.of(table)
+
+        def write(out: Array, addend: Array | None) -> None:
+            if addend is not None and addend is not out:
+                out[...] = addend
+            kernel.embedding_gradient(gradient, ids, out, addend is not None, padding_id)
+
+        return Deferred(partial(array_module(table).empty_like, table, order="C"), write)
 
 
 class Attention(Function):

@@ -263,14 +263,13 @@ class Library:
         expect(not chosen.bias_alignment or bias % chosen.bias_alignment == 0, f"a vector at {bias}")
         expect(workspace_bytes >= chosen.workspace, f"{chosen.workspace} bytes are needed, {workspace_bytes} there")
         expect(not chosen.workspace or (workspace and workspace % 256 == 0), f"a workspace at {workspace}")
-        expect(c == d, "the addend and the product are two matrices")
         # These are read now, and are the same at each replay of a captured graph; matrices are read then.
         factors = tuple(ctypes.c_float.from_address(factor).value for factor in (alpha, beta))
 
         def work():
             if chosen.workspace:
                 ctypes.memset(workspace, 0xAA, chosen.workspace)
-            multiply(chosen.problem, chosen.parts, factors, a, b, d, bias)
+            multiply(chosen.problem, chosen.parts, factors, a, b, c, d, bias)
 
         emulation = getattr(sys.modules.get("cupy"), "emulation", None)
         if emulation is None:
@@ -285,17 +284,18 @@ class Library:
         return self._algorithms[number]
 
 
-def multiply(problem, parts, factors, a, b, d, bias):
+def multiply(problem, parts, factors, a, b, c, d, bias):
     """Compute a product in float32, in so many parts, and round what is written, each part too if `parts` < 0."""
     transa, transb, epilogue, a_layout, b_layout, d_layout = problem
-    left, right, out = (matrix(*pair) for pair in ((a, a_layout), (b, b_layout), (d, d_layout)))
+    pairs = (a, a_layout), (b, b_layout), (c, d_layout), (d, d_layout)
+    left, right, addend, out = (matrix(*pair) for pair in pairs)
     alpha, beta = map(np.float32, factors)
     left, right = left.astype(np.float32), right.astype(np.float32)
     left, right = left.T if transa else left, right.T if transb else right
     product = alpha * in_parts(left, right, parts, out.dtype)
     # Not 0 times what is there, which may be no number.
     if beta:
-        product += beta * out.astype(np.float32)
+        product += beta * addend.astype(np.float32)
     if epilogue == BIAS:
         product += vector(bias, len(product), out.dtype).astype(np.float32)[:, None]
     elif epilogue == BGRADA:

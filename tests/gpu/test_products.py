@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from lucid.backend import array_module
 from lucid.kernels import reference
 from lucid.kernels.cuda import algorithms, cublaslt, plans
 from lucid.kernels.targets import Target
@@ -83,8 +84,12 @@ class TestEveryShape:
         assert got.dtype == element
         assert_close(machine, "linear_input_gradient", got, expected)
         in_place = machine.put(total)
-        assert machine.kernels.linear_input_gradient(*on_device, in_place) is in_place
+        assert machine.kernels.linear_input_gradient(*on_device, in_place, in_place) is in_place
         assert_close(machine, "linear_input_gradient", in_place, expected + total.astype(np.float64))
+        beside = machine.put(total)
+        got = machine.kernels.linear_input_gradient(*on_device, beside)
+        np.testing.assert_array_equal(machine.get(got), machine.get(in_place))
+        np.testing.assert_array_equal(machine.get(beside), total)
 
     @pytest.mark.parametrize("accumulate", [False, True])
     @pytest.mark.parametrize("by_bias", [None, False, True], ids=["no bias", "bias written", "bias added"])
@@ -136,7 +141,8 @@ class TestPartsOfWiderArrays:
     def test_gradient_by_the_input(self, machine, element):
         gradient, weight, total = (normal(*s, dtype=element) for s in ((5, 24), (8, 12), (5, 36)))
         whole = machine.put(total)
-        machine.kernels.linear_input_gradient(machine.put(gradient)[:, 7:15], machine.put(weight), whole[:, 12:24])
+        part = whole[:, 12:24]
+        machine.kernels.linear_input_gradient(machine.put(gradient)[:, 7:15], machine.put(weight), part, part)
         expected = total.astype(np.float64)
         expected[:, 12:24] += reference.linear_input_gradient(*doubled(gradient[:, 7:15], weight))
         assert_close(machine, "linear_input_gradient", whole, expected)
@@ -163,6 +169,19 @@ class TestPartsOfWiderArrays:
         x, weight, y = (machine.put(normal(*shape, dtype=element)) for shape in ((5, 6), (4, 6), (5, 8)))
         with pytest.raises(ValueError, match="are written to rows"):
             machine.kernels.linear(x, weight, None, y[:, ::2])
+
+
+@pytest.mark.parametrize("other", [np.float32, ml_dtypes.bfloat16])
+def test_an_addend_lies_in_any_way_and_is_of_either_type(machine, element, other):
+    gradient, weight, room = normal(5, 8, dtype=element), normal(8, 12, dtype=element), normal(13, 24, dtype=other)
+    on_device, views = machine.put(room), [np.s_[:5, :12], np.s_[:5, 7:19], np.s_[:10:2, ::2], np.s_[3:4, :12]]
+    for view in views:
+        addend = array_module(on_device).broadcast_to(on_device[view], (5, 12))
+        got = machine.kernels.linear_input_gradient(machine.put(gradient), machine.put(weight), addend)
+        assert got.dtype == element
+        expected = reference.linear_input_gradient(*doubled(gradient, weight, room[view]))
+        assert_close(machine, "linear_input_gradient", got, expected)
+    np.testing.assert_array_equal(machine.get(on_device), room)
 
 
 class TestTypes:
@@ -338,7 +357,7 @@ class TestTimedAlgorithms:
         before = machine.get(out).astype(np.float64)
         machine.kernels.linear_weight_gradient(gradient, x, Target(out, True), Target(sums, False))
         total = machine.put(machine.get(x))
-        machine.kernels.linear_input_gradient(gradient, weight, total)
+        machine.kernels.linear_input_gradient(gradient, weight, total, total)
         assert len(counts) == 2
         x, weight, gradient = doubled(*map(machine.get, (x, weight, gradient)))
         assert_close(machine, "linear_weight_gradient", out, before + gradient.T @ x)

@@ -154,8 +154,17 @@ class TestOperands:
         before, beside = total.astype(np.float64), joined.copy()
         assert_is_product(gemm.linear(x, weight, bias, joined[:, 4:9]), x, weight.T, bias.astype(np.float64))
         np.testing.assert_array_equal(np.delete(joined, np.s_[4:9], 1), np.delete(beside, np.s_[4:9], 1))
-        assert np.shares_memory(gemm.linear_input_gradient(joined[:, 4:9], weight, total), total)
+        assert gemm.linear_input_gradient(joined[:, 4:9], weight, total, total) is total
         assert_is_product(total, joined[:, 4:9], weight, before)
+
+    def test_what_is_added_to_a_gradient_stays_as_it_is(self, products):
+        gradient, weight, addend = normal(2, 3, 5), normal(5, 8), normal(2, 3, 8)
+        before, room = addend.copy(), np.full((2, 3, 8), np.nan, np.float32)
+        for out in (None, room):
+            got = gemm.linear_input_gradient(gradient, weight, addend, out)
+            assert_is_product(got.reshape(6, 8), gradient.reshape(6, 5), weight, before.reshape(6, 8))
+            np.testing.assert_array_equal(addend, before)
+        assert got is room
 
     def test_attention_multiplies_operands(self, products):
         mask = np.arange(20) < np.array([[20], [3], [17]])

@@ -101,6 +101,42 @@ def test_dropout_add_layer_norm_is_what_its_name_says(probability):
     check_gradients(fused, *inputs, tolerance=1e-6)
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_rows_that_go_through_a_product_and_past_it_get_both_gradients(probability):
+    weight, bias, scale, shift = (RANDOM.standard_normal(shape) for shape in [(4, 4), 4, 4, 4])
+
+    def layer(x, weight, bias, scale, shift):
+        # Not a leaf, so that its gradient comes together in backward alone.
+        x = x * 2
+        with random.at(COORDINATES):
+            y = functional.linear(x, weight)
+            return functional.dropout_add_layer_norm(y, bias, x, scale, shift, 1e-5, probability)
+
+    check_gradients(layer, X, weight, bias, scale, shift, tolerance=1e-6)
+
+
+def test_a_gradient_that_others_hold_is_not_added_to():
+    x, weight = lucid.tensor(X.reshape(6, 4), requires_grad=True), RANDOM.standard_normal((4, 4))
+    rows = x * 1
+    through = functional.linear(rows, lucid.tensor(weight))
+    # Made last, and so the first in backward: its gradient is the given array.
+    past = rows.reshape(6, 4)
+    given = np.ones((6, 4))
+    (past + through).backward(given)
+    np.testing.assert_array_equal(given, 1)
+    np.testing.assert_allclose(x.grad.numpy(), 1 + given @ weight)
+
+
+def test_rows_that_are_looked_up_multiplied_and_passed_on_get_all_gradients():
+    weight, ids = RANDOM.standard_normal((4, 4)), np.array([2, 0, 2])
+
+    def several(x, weight):
+        x = x * 2
+        return functional.linear(x, weight)[ids] + functional.embedding(ids, x) + x[ids] + x[:3]
+
+    check_gradients(several, X.reshape(6, 4), weight)
+
+
 def test_embedding_adds_the_gradients_of_a_repeated_id():
     ids = np.array([[1, 1, 0], [4, 1, 2]])
     table = RANDOM.standard_normal((5, 4))

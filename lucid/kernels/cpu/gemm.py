@@ -56,8 +56,10 @@ def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None
     return products.linear(operand(x), operand(weight), bias if bias is None else plain(bias), out)
 
 
-def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = None) -> Array:
-    return products.linear_input_gradient(operand(gradient), operand(weight), total)
+def linear_input_gradient(
+    gradient: Array, weight: Array, addend: Array | None = None, out: Array | None = None
+) -> Array:
+    return products.linear_input_gradient(operand(gradient), operand(weight), addend, out)
 
 
 def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target, by_bias: Target | None = None) -> None:

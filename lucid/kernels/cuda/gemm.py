@@ -25,27 +25,34 @@ def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None
     if bias is not None:
         bias = round_to_bfloat16(bias) if y.dtype == BFLOAT16 != bias.dtype else plain(bias, y.dtype)
     beside = None if bias is None else functools.partial(operator.iadd, y, bias)
-    _multiply(factor, rows, y, False, (Operation.T, Operation.N), Epilogue.BIAS, bias, beside)
+    _multiply(factor, rows, y, None, (Operation.T, Operation.N), Epilogue.BIAS, bias, beside)
     return y.reshape(*x.shape[:-1], len(weight)) if out is None else out
 
 
-def linear_input_gradient(gradient: Array, weight: Array, total: Array | None = None) -> Array:
+def linear_input_gradient(
+    gradient: Array, weight: Array, addend: Array | None = None, out: Array | None = None
+) -> Array:
     rows, factor = _operands(gradient, weight)
-    y = empty(gradient, len(rows), weight.shape[1], dtype=gradient.dtype) if total is None else total
-    _multiply(factor, rows, y, total is not None, (Operation.N, Operation.N))
-    return y.reshape(*gradient.shape[:-1], weight.shape[1]) if total is None else total
+    y = empty(gradient, *gradient.shape[:-1], weight.shape[1], dtype=gradient.dtype) if out is None else out
+    shape = len(rows), weight.shape[1]
+    matrix = y.reshape(shape)
+    if addend is not None:
+        addend = matrix if addend is y else addend.reshape(shape)
+    _multiply(factor, rows, matrix, addend, (Operation.N, Operation.N))
+    return y
 
 
 def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target, by_bias: Target | None = None) -> None:
     rows, factor = _operands(gradient, x)
-    operations = Operation.N, Operation.T
+    (out, accumulate), operations = by_weight, (Operation.N, Operation.T)
+    addend = out if accumulate else None
     if by_bias is None:
-        _multiply(factor, rows, *by_weight, operations)
+        _multiply(factor, rows, out, addend, operations)
         return
     # The product writes its sums, and cannot add them.
     sums = array_module(x).empty_like(by_bias.out) if by_bias.accumulate else by_bias.out
     sum_beside = functools.partial(linear_bias_gradient, gradient, Target(sums, False))
-    _multiply(factor, rows, *by_weight, operations, Epilogue.BGRADB, sums, sum_beside)
+    _multiply(factor, rows, out, addend, operations, Epilogue.BGRADB, sums, sum_beside)
     if by_bias.accumulate:
         put(sums, by_bias)
 
@@ -72,20 +79,21 @@ def _multiply(
     first: Array,
     second: Array,
     out: Array,
-    accumulate: bool,
+    addend: Array | None,
     operations: tuple[Operation, Operation],
     epilogue: Epilogue = Epilogue.DEFAULT,
     vector: Array | None = None,
     beside: Callable[[], object] | None = None,
 ) -> None:
-    """Write (or add) a product, as cuBLASLt sees the matrices, to `out`, and do with `vector` what `epilogue` says.
+    """Write a product, as cuBLASLt sees the matrices, to `out`, and do with `vector` what `epilogue` says.
 
-    Where no algorithm does the latter, `beside` does it after the product. It may be done several times.
+    To the product `addend` is added, if it is given: `out` itself, or another matrix of its shape. Where no algorithm
+    does what `epilogue` says, `beside` does it after the product. It may be done several times.
     """
     beside = beside if vector is not None and beside is not None else _nothing
     if first.size == 0 or second.size == 0:
-        if not accumulate:
-            out[...] = 0
+        if addend is not out:
+            out[...] = 0 if addend is None else addend
         beside()
         return
     if not _is_in_rows(out):
@@ -97,11 +105,19 @@ def _multiply(
     product = Product(layout_of(first), layout_of(second), layout_of(out), operations, epilogue, alignment)
     plan, stream = plan_of(device_of(out), product), _stream()
     workspace = workspace_of(array_module(out), device_of(out), stream)
-    operands = Operands(first, second, out, accumulate, vector, workspace, stream)
+    if addend is not None and addend is not out and not _lies_alike(addend, out):
+        out[...] = addend
+        addend = out
+    operands = Operands(first, second, out, addend, vector, workspace, stream)
     way = plan.way or plan.choose(operands, beside)
     way.run(operands)
     if not (fits and way.is_whole):
         beside()
+
+
+def _lies_alike(x: Array, out: Array) -> bool:
+    """Return whether the library may read x as it reads `out`."""
+    return _is_in_rows(x) and layout_of(x)[:4] == layout_of(out)[:4] and alignment_of(x) >= alignment_of(out)
 
 
 def _nothing() -> None:

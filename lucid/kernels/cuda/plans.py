@@ -101,12 +101,12 @@ def alignment_of(x: Array) -> int:
 
 
 class Operands(NamedTuple):
-    """What a product is made of and where, now: `out` is added to if `accumulate`."""
+    """What a product is made of and where, now: `addend` may be `out`, or lies as `out` does."""
 
     first: Array
     second: Array
     out: Array
-    accumulate: bool
+    addend: Array | None
     vector: Array | None
     workspace: Array
     stream: int
@@ -185,15 +185,16 @@ class Way(NamedTuple):
 
     def run(self, operands: Operands) -> None:
         """Start the product of matrices that lie as planned."""
-        (first, second, out, accumulate, vector, workspace, stream), form = operands, self.form
+        (first, second, out, addend, vector, workspace, stream), form = operands, self.form
         if vector is not None and self.is_whole:
             value, name = ctypes.c_void_p(address(vector)), "cublasLtMatmulDescSetAttribute"
             form.library.set_attribute(name, form.product, form.description, MatmulAttribute.BIAS_POINTER, value)
-        (first_layout, second_layout, out_layout), target = form.layouts, address(out)
+        first_layout, second_layout, out_layout = form.layouts
+        beta, source = (_ZERO, out) if addend is None else (_ONE, addend)
         form.library.call(
             "cublasLtMatmul", form.product, form.handle, form.description,
             ctypes.byref(_ONE), address(first), first_layout, address(second), second_layout,
-            ctypes.byref(_ONE if accumulate else _ZERO), target, out_layout, target, out_layout,
+            ctypes.byref(beta), address(source), out_layout, address(out), out_layout,
             self.algorithm, address(workspace), WORKSPACE_BYTES, stream,
         )  # fmt: skip
 
@@ -257,8 +258,9 @@ class Plan:
             pool.free_all_blocks()
 
     def _timed(self, operands: Operands, beside: Callable[[], object]) -> dict[int, float]:
-        if operands.accumulate:
-            operands = operands._replace(out=_alike(operands.out))
+        if operands.addend is operands.out:
+            other = _alike(operands.out)
+            operands = operands._replace(out=other, addend=other)
 
         def do(way: Way) -> None:
             way.run(operands)
