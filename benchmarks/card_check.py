@@ -62,12 +62,14 @@ class Part:
     table: Callable[[list[Line]], list[Line]] = list
 
 
-LUCID, BESIDE_PYTORCH = tuple(wanted.LUCID), (*wanted.LUCID, *wanted.TORCH)
+LUCID, BESIDE_PYTORCH = tuple(wanted.STEPS), (*wanted.STEPS, *wanted.TORCH)
+RANKS = *wanted.STEPS, "mpi4py", *wanted.RANKS
+TESTS = *wanted.STEPS, *wanted.COMMANDS, *wanted.TESTS
 PARTS = (
     Part("card", "The card", 20, (), "machine"),
     Part("graphs", "Steps by CUDA graphs and one by one", 80, LUCID, "graph_bits", table=graphs_table),
-    Part("ranks", "The same on a card for each rank", 30, (*LUCID, *wanted.RANKS), "graph_bits", table=graphs_table),
-    Part("tests", "Tests", 100, (*LUCID, *wanted.TESTS), "outcomes", table=tests_table),
+    Part("ranks", "The same on a card for each rank", 30, RANKS, "graph_bits", table=graphs_table),
+    Part("tests", "Tests", 100, TESTS, "outcomes", table=tests_table),
     Part("steps", "lucid alone", 50, LUCID, table=steps_table, steps=(
         "--sides", "lucid", "--models", "base", "--dropouts", "0.1", "--turns", "3",
     )),
@@ -78,7 +80,7 @@ PARTS = (
         "--models", "base", "large", "--dropouts", "0.1", "--turns", "3",
     )),
     Part("products", "Products by cuBLASLt", 40, LUCID, "product_times"),
-    Part("races", "Races between threads", 40, (*LUCID, *wanted.TESTS), "races"),
+    Part("races", "Races between threads", 40, TESTS, "races"),
 )  # fmt: skip
 TINY_STEPS = "--tiny", "--turns", "1", "--steps", "1"
 
@@ -231,7 +233,7 @@ def process_group(command: list[str], environment: dict[str, str], output: IO[st
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    download = f"python3 -m pip download --no-deps --only-binary :all: --python-version {version} -d wheels"
+    download = f"python3 -m pip download --only-binary :all: --python-version {version} -d wheels"
     description = (__doc__ or "").format(download=f"{download} \\\n        {' '.join(wanted.OFTEN_MISSING)}")
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, help="a folder of wheels, from which what is missing is installed")

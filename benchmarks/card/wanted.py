@@ -13,31 +13,34 @@ import venv
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-# Modules, and the distributions that they come with: what lucid trains with,
-LUCID = {
+# Modules, and the distributions that they come with: what steps on a card need,
+STEPS = {
     "annotated_types": "annotated-types", "cupy": "cupy-cuda13x", "lazy_loader": "lazy-loader",
-    "ml_dtypes": "ml_dtypes", "numba": "numba", "numpy": "numpy", "pydantic": "pydantic",
-    "pydantic_core": "pydantic-core", "rich": "rich", "safetensors": "safetensors", "scipy": "scipy",
-    "threadpoolctl": "threadpoolctl", "tokenizers": "tokenizers", "typer": "typer",
-    "typing_inspection": "typing-inspection", "yaml": "pyyaml",
+    "ml_dtypes": "ml_dtypes", "numpy": "numpy", "pydantic": "pydantic", "pydantic_core": "pydantic-core",
+    "safetensors": "safetensors", "threadpoolctl": "threadpoolctl", "tokenizers": "tokenizers",
+    "typing_inspection": "typing-inspection",
 }  # fmt: skip
-# what its tests of GPUs need beside,
+# what lucid's commands need beside,
+COMMANDS = {
+    "mpi4py": "mpi4py", "numba": "numba", "rich": "rich", "scipy": "scipy", "sentencex": "sentencex",
+    "typer": "typer", "yaml": "pyyaml", "zstandard": "zstandard",
+}  # fmt: skip
+# what tests do,
 TESTS = {
-    "execnet": "execnet", "hypothesis": "hypothesis", "mpi4py": "mpi4py", "pytest": "pytest",
-    "pytest_mpi": "pytest-mpi", "pytest_timeout": "pytest-timeout", "sentencex": "sentencex",
-    "sortedcontainers": "sortedcontainers", "xdist": "pytest-xdist", "zstandard": "zstandard",
+    "hypothesis": "hypothesis", "pytest": "pytest", "pytest_mpi": "pytest-mpi", "pytest_timeout": "pytest-timeout",
+    "sortedcontainers": "sortedcontainers",
 }  # fmt: skip
 # what several ranks need, of which mpi4py finds the library alone,
 RANKS = {"mpi4py.MPI": "mpich"}
 # what PyTorch's side needs, and what attention by cuDNN does.
 TORCH = {"torch": "torch", "transformers": "transformers"}
 CUDNN = {"cudnn": "nvidia-cudnn-frontend"}
-ALL = LUCID | TESTS | RANKS | TORCH | CUDNN
+ALL = STEPS | COMMANDS | TESTS | RANKS | TORCH | CUDNN
 
-# What NVIDIA's image for the card is known to lack.
+# What is missing where PyTorch and CuPy are: what each of them needs comes with it.
 OFTEN_MISSING = (
-    "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "sentencex", "zstandard", "pytest-mpi",
-    "pytest-xdist", "execnet", "mpich", "nvidia-cudnn-frontend==1.28.*",
+    "pydantic", "sentencex", "zstandard", "hypothesis", "pytest-mpi", "pytest-timeout", "mpich",
+    "nvidia-cudnn-frontend==1.28.*",
 )  # fmt: skip
 
 SECONDS_TO_IMPORT = 100
@@ -71,7 +74,7 @@ def sentence(names: Iterable[str]) -> str:
     """Say what is missing, and how it is brought along."""
     distributions = sorted({ALL[name] for name in names})
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    download = f"python3 -m pip download --no-deps --only-binary :all: --python-version {version} -d wheels"
+    download = f"python3 -m pip download --only-binary :all: --python-version {version} -d wheels"
     return (
         f"missing here: {', '.join(sorted(names))}; on a machine with a network, {download} {' '.join(distributions)}; "
         "then bring the folder here, and say --wheels wheels"

@@ -180,4 +180,4 @@ def test_help_says_what_to_bring(check, capsys):
     with pytest.raises(SystemExit):
         check.parse(["--help"])
     said = capsys.readouterr().out
-    assert re.search(r"pip download --no-deps .* -d wheels \\\n +pydantic", said)
+    assert re.search(r"pip download --only-binary .* -d wheels \\\n +pydantic", said)
