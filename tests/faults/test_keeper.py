@@ -17,8 +17,8 @@ KEEPER = str(LAUNCH / "keeper.py")
 HOST = os.uname().nodename
 SECONDS = 60
 
-# One worker runs them: a keeper looks at how many processes of the machine the kernel has killed for lack of memory, and
-# one of these tests has it kill one.
+# One worker runs them: a keeper looks at how many processes of the machine the kernel has killed for lack of memory,
+# and one of these tests has it kill one.
 pytestmark = pytest.mark.xdist_group("the kernel's kills")
 
 # Rank 1 does at step 4 what ACTION says, while the others are in a collective. The files in FOLDER are the processes.
