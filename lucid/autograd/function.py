@@ -52,7 +52,7 @@ class Function:
         """Run forward on `inputs` (tensors, or arrays and numbers, which get no gradient)."""
         recording = _recording.get()
         function = cls(tuple(recording and _requires_grad(item) for item in inputs))
-        arrays = [item.operand if isinstance(item, tensors.Tensor) else item for item in inputs]
+        arrays = [cls.array_of(item) if isinstance(item, tensors.Tensor) else item for item in inputs]
         data = function.forward(*arrays, **settings)
         if not any(function.needs):
             return tensors.Tensor(data)
@@ -60,6 +60,11 @@ class Function:
             item.origin if needed else None for item, needed in zip(inputs, function.needs, strict=True)
         )
         return tensors.Tensor(data, requires_grad=True, function=function)
+
+    @staticmethod
+    def array_of(tensor: "tensors.Tensor") -> Array:
+        """Return what `forward` is given of an input."""
+        return tensor.operand
 
     def forward(self, *inputs: Any, **settings: Any) -> Array:
         raise NotImplementedError

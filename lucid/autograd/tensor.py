@@ -56,6 +56,11 @@ class Tensor:
         return self.data
 
     @property
+    def rounded(self) -> Array:
+        """What linear maps are given: they take the rounded copy of a vector, too, if there is one."""
+        return self.data
+
+    @property
     def device(self) -> str:
         """`"cpu"` or `"cuda:N"`."""
         return backend.device_of(self.data)

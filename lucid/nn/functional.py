@@ -23,6 +23,11 @@ T = TypeVar("T")
 
 
 class Linear(Function):
+    @staticmethod
+    def array_of(tensor: Tensor) -> Array:
+        # A bias is added by the product, in the type of its result.
+        return tensor.rounded
+
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         kernel = kernels.of(x)
         operands = kernel.operand(x), kernel.operand(weight)
@@ -43,6 +48,10 @@ class JoinedLinear(Function):
 
     Where their parameters lie one behind the other, as `flatten` lays them, they are one map, and one product.
     """
+
+    @staticmethod
+    def array_of(tensor: Tensor) -> Array:
+        return tensor.rounded
 
     def forward(self, x: Array, *parameters: Array) -> Array:
         kernel, half = kernels.of(x), len(parameters) // 2

@@ -13,8 +13,8 @@ from lucid.autograd import Tensor, no_grad, recompute
 class Parameter(Tensor):
     """A leaf that is trained. Two modules may hold the same one: it is then counted, and updated, once.
 
-    It may have a copy in bfloat16 (`flatten` makes it), which operations are given instead; `data`, and all that reads
-    it, stays float32.
+    It may have a copy in bfloat16 (`flatten` makes it), which operations are given instead, but of vectors linear maps
+    alone; `data`, and all that reads it, stays float32.
     """
 
     def __init__(self, data: backend.Array) -> None:
@@ -24,7 +24,12 @@ class Parameter(Tensor):
 
     @property
     def operand(self) -> backend.Array:
-        """What operations are given: the copy if there is one, or else `data`."""
+        """What operations are given: the copy, if there is one and this has two or more dimensions, or else `data`."""
+        return self.data if self.ndim < 2 else self.rounded
+
+    @property
+    def rounded(self) -> backend.Array:
+        """What linear maps are given: the copy if there is one, or else `data`."""
         return self.data if self._rounded is None else self._rounded
 
     def use_rounded(self, copy: backend.Array) -> None:
@@ -122,8 +127,8 @@ class Module:
             values = state[name]
             array = values.data if isinstance(values, Tensor) else values
             parameter.data[...] = backend.to_device(array, parameter.device)
-            if parameter.operand is not parameter.data:
-                parameter.operand[...] = parameter.data
+            if parameter.rounded is not parameter.data:
+                parameter.rounded[...] = parameter.data
 
     def train(self, mode: bool = True) -> Self:
         """Switch dropout on (or off) in this module and all below it, and return it."""

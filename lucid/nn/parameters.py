@@ -99,8 +99,8 @@ class FlatParameters:
     all, until something else is put there.
 
     `rounded` [N], where there is one, is a copy of the values in bfloat16, which operations are given of parameters
-    with two or more dimensions. An optimizer's step and `load_state_dict` keep it up to date; who writes to the values
-    in another way, such as by a broadcast, calls `round` afterwards.
+    with two or more dimensions, and linear maps of biases. An optimizer's step and `load_state_dict` keep it up to
+    date; who writes to the values in another way, such as by a broadcast, calls `round` afterwards.
     """
 
     values: Array
@@ -181,9 +181,8 @@ def flatten(
 
     `allocate(count, dtype)` returns a zeroed 1-D array: ordinary memory by default, or a communicator's.
     `allocate_values` does so for the values, if they are to be elsewhere than the gradients. Parameters with two or
-    more dimensions get weight decay, biases and LayerNorm weights do not (Devlin et al., 2018). With `rounded` those
-    with two or more, which are factors of products or rows to look up, have a copy in bfloat16, too: kernels take the
-    others in float32.
+    more dimensions get weight decay, biases and LayerNorm weights do not (Devlin et al., 2018). With `rounded` all have
+    a copy in bfloat16, too, for what takes it: products, of their factors and the biases they add, and look-ups.
     """
     like = next(module.parameters()).data
     dtype, xp = like.dtype, backend.array_module(like)
@@ -201,8 +200,7 @@ def flatten(
         flat.round()
         copies = flat.views(flat.rounded)
         for segment, parameter in zip(segments, parameters, strict=True):
-            if segment.decay:
-                parameter.use_rounded(copies[segment.name])
+            parameter.use_rounded(copies[segment.name])
     # The arrays that the parameters had before are as large as the model.
     backend.return_freed_memory()
     return flat

@@ -1,11 +1,12 @@
 """A BERT that learns on a GPU: the CUDA kernels get along with all that its operations give them."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from tiny_bert import CONFIG, IGNORED, B, T, V
 
 import lucid
-from lucid import backend, random
+from lucid import backend, nn, random
 from lucid.models import BERTForPreTraining
 from lucid.nn.parameters import flatten
 from lucid.optim import LAMB, AdamW, global_norm
@@ -27,6 +28,17 @@ def train(optimizer_class, batch, dtype, device):
         found += [mlm.loss.item(), nsp.loss.item(), float(global_norm(flat))]
         optimizer.step(1e-3)
     return np.array(found), np.concatenate([parameter.numpy().reshape(-1) for parameter in flat.parameters])
+
+
+def test_a_bias_is_added_by_a_product_as_it_is_rounded_and_elsewhere_as_it_is(machine):
+    layer, exact = nn.Linear(4, 3).to(machine.device), np.float32([1 + 2**-12, 0, -1])
+    layer.bias.data[...] = machine.put(exact)
+    flatten(layer, rounded=True)
+    zeros = machine.put(np.zeros((2, 4), ml_dtypes.bfloat16))
+    np.testing.assert_array_equal(layer(lucid.tensor(zeros)).numpy().astype(np.float32), [[1, 0, -1]] * 2)
+    zeros = machine.put(np.zeros((2, 3), np.float32))
+    activated = nn.functional.activation(lucid.tensor(zeros), "relu", layer.bias)
+    np.testing.assert_array_equal(activated.numpy(), [np.maximum(exact, 0)] * 2)
 
 
 @pytest.mark.parametrize("optimizer_class", [AdamW, LAMB])

@@ -149,24 +149,25 @@ class TestRounded:
     def assert_copies_are_of(self, flat):
         np.testing.assert_array_equal(flat.rounded, flat.values.astype(ml_dtypes.bfloat16))
 
-    def test_parameters_with_two_dimensions_are_given_in_the_copy_others_as_they_are(self, flat):
+    def test_parameters_with_two_dimensions_are_given_in_the_copy_others_to_linear_maps_alone(self, flat):
         self.assert_copies_are_of(flat)
         for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
             assert parameter.dtype == np.float32
-            buffer = flat.rounded if parameter.ndim >= 2 else flat.values
-            assert np.shares_memory(parameter.operand, buffer)
-            np.testing.assert_array_equal(parameter.operand, flat.views(buffer)[segment.name])
+            expected = flat.rounded if parameter.ndim >= 2 else flat.values
+            for given, buffer in ((parameter.operand, expected), (parameter.rounded, flat.rounded)):
+                assert np.shares_memory(given, buffer)
+                np.testing.assert_array_equal(given, flat.views(buffer)[segment.name])
 
     def test_without_one_operations_are_given_the_values(self, model):
         flat = flatten(model)
         assert flat.rounded is None
         flat.round()
-        assert all(parameter.operand is parameter.data for parameter in flat.parameters)
+        assert all(parameter.operand is parameter.rounded is parameter.data for parameter in flat.parameters)
 
     def test_it_follows_what_is_loaded_and_what_is_written_on_request(self, model, flat):
         model.load_state_dict({name: array + 1 for name, array in model.state_dict().items()})
         for parameter in flat.parameters:
-            np.testing.assert_array_equal(parameter.operand, parameter.data.astype(parameter.operand.dtype))
+            np.testing.assert_array_equal(parameter.rounded, parameter.data.astype(ml_dtypes.bfloat16))
         flat.values += 1
         flat.round()
         self.assert_copies_are_of(flat)
