@@ -383,6 +383,14 @@ class TestTimedAlgorithms:
             machine.kernels.linear(x, weight, None)
         assert len(counts) == 1
 
+    def test_a_choice_that_the_library_does_not_offer_is_not_taken(self, machine, arrays):
+        x, weight, *_ = arrays
+        expected = machine.get(x).astype(float) @ machine.get(weight).astype(float).T
+        assert_close(machine, "linear", machine.kernels.linear(x, weight, None), expected)
+        card = plans.card_of("cuda:0")
+        plans.give_choices(card, dict.fromkeys(algorithms.used(card), 99))
+        assert_close(machine, "linear", machine.kernels.linear(x, weight, None), expected)
+
     def test_without_room_for_timing_the_first_is_taken(self, machine, arrays, monkeypatch):
         import cupy
 
