@@ -157,8 +157,11 @@ class Kernels(Protocol):
         Those by bias, weight and shift are put into their targets [C]. `total` is the sum that was normalised.
         """
 
-    def embedding(self, table: Array, ids: Array) -> Array:
-        """Return the rows of table [V, C] at ids [...] (integers in [0, V)): [..., C]."""
+    def embedding(self, table: Array, ids: Array, addend: Array | None = None) -> Array:
+        """Return the rows of table [V, C] at ids [...] (integers in [0, V)): [..., C].
+
+        `addend` [..., C], if it is given, is added to them.
+        """
 
     def embedding_gradient(
         self, gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None

@@ -190,8 +190,9 @@ def dropout_add_layer_norm_gradient(
     return by_x, by_total
 
 
-def embedding(table: Array, ids: Array) -> Array:
-    return array_module(table).take(table, ids, axis=0)
+def embedding(table: Array, ids: Array, addend: Array | None = None) -> Array:
+    rows = array_module(table).take(table, ids, axis=0)
+    return rows if addend is None else addend + rows
 
 
 def embedding_gradient(gradient: Array, ids: Array, out: Array, accumulate: bool, padding_id: int | None) -> None:

@@ -183,9 +183,9 @@ class DropoutAddLayerNorm(Function):
 
 
 class Embedding(Function):
-    def forward(self, table: Array, *, ids: Array, padding_id: int | None) -> Array:
+    def forward(self, table: Array, addend: Array | None, *, ids: Array, padding_id: int | None) -> Array:
         self.save(table, ids, padding_id)
-        return kernels.of(table).embedding(table, ids)
+        return kernels.of(table).embedding(table, ids, addend)
 
     def backward(self, gradient: Array) -> Any:
         table, ids, padding_id = self.saved
@@ -196,7 +196,7 @@ class Embedding(Function):
                 out[...] = addend
             kernel.embedding_gradient(gradient, ids, out, addend is not None, padding_id)
 
-        return Deferred(partial(array_module(table).empty_like, table, order="C"), write)
+        return Deferred(partial(array_module(table).empty_like, table, order="C"), write), gradient
 
 
 class Attention(Function):
@@ -278,12 +278,12 @@ def dropout_add_layer_norm(
     )
 
 
-def embedding(ids: Array, table: Tensor, padding_id: int | None = None) -> Tensor:
+def embedding(ids: Array, table: Tensor, padding_id: int | None = None, addend: Tensor | None = None) -> Tensor:
     """Return the rows of table [V, C] at ids [...] (integers in [0, V), checked by the caller): [..., C].
 
-    The row of `padding_id` gets no gradient from here.
+    They are added to `addend` [..., C], if that is given. The row of `padding_id` gets no gradient from here.
     """
-    return Embedding.apply(table, ids=ids, padding_id=padding_id)
+    return Embedding.apply(table, addend, ids=ids, padding_id=padding_id)
 
 
 def attention(

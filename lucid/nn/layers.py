@@ -53,7 +53,7 @@ class LayerNorm(Module):
 
 
 class Embedding(Module):
-    """A table [count, width] of vectors, looked up by integer ids [...].
+    """A table [count, width] of vectors, looked up by integer ids [...], and added to an addend [..., width] if given.
 
     The vector of `padding_id` starts at zero and learns nothing from look-ups.
     """
@@ -65,8 +65,8 @@ class Embedding(Module):
         if padding_id is not None:
             self.weight.data[padding_id] = 0
 
-    def forward(self, ids: Array) -> Tensor:
-        return functional.embedding(ids, self.weight, self.padding_id)
+    def forward(self, ids: Array, addend: Tensor | None = None) -> Tensor:
+        return functional.embedding(ids, self.weight, self.padding_id, addend)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, {self.weight.shape[1]}"

@@ -365,6 +365,18 @@ def test_rows_of_a_table_are_looked_up(machine, element, shape):
     np.testing.assert_array_equal(machine.run("embedding", table, ids)[0], table[ids])
 
 
+@pytest.mark.parametrize("width", [3, 16])
+@pytest.mark.parametrize("other", [np.float32, ml_dtypes.bfloat16])
+def test_rows_that_are_looked_up_are_added_to_others(machine, element, width, other):
+    table, ids = normal(40, width, dtype=element), RANDOM.integers(0, 40, (3, 7))
+    addend = normal(3, 7, width, dtype=other)
+    expected = addend + table[ids]
+    for given in (addend, np.asfortranarray(addend)):
+        [got] = machine.run("embedding", table, ids, given)
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
 @pytest.mark.parametrize("width", [2, 7, 40, 1100])
 def test_the_place_of_the_greatest_is_the_first_of_equals(machine, element, width):
     x = RANDOM.integers(-3, 4, (33, width)).astype(element)

@@ -144,6 +144,13 @@ def test_embedding_adds_the_gradients_of_a_repeated_id():
     check_gradients(lambda t: functional.embedding(ids, t), table)
 
 
+def test_embedding_adds_its_rows_to_others():
+    ids, table, addend = np.array([[1, 1, 0], [4, 1, 2]]), RANDOM.standard_normal((5, 4)), X
+    together = functional.embedding(ids, lucid.tensor(table), addend=lucid.tensor(addend))
+    np.testing.assert_array_equal(together.numpy(), addend + table[ids])
+    check_gradients(lambda t, a: functional.embedding(ids, t, addend=a), table, addend)
+
+
 def test_joined_linear_maps_are_linear_maps_side_by_side():
     x, shapes = X.reshape(6, 4), [(5, 4), (2, 4), (5, 4)]
     weights, biases = (

@@ -73,11 +73,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_across_chunks(
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) look_up(
-    const ELEMENT *__restrict__ table, const long long *__restrict__ ids, ELEMENT *__restrict__ y, int width) {
+    const ELEMENT *__restrict__ table, const long long *__restrict__ ids, const ELEMENT *__restrict__ addend,
+    ELEMENT *__restrict__ y, int width) {
     const int column = own_column();
     if (column >= width) return;
-    const long long row = blockIdx.x;
+    const long long row = blockIdx.x, place = row * width + column;
     float values[VECTOR];
     load(table + ids[row] * width + column, values);
-    store(y + row * width + column, values);
+    if (addend != nullptr) {
+        float others[VECTOR];
+        load(addend + place, others);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) values[i] += others[i];
+    }
+    store(y + place, values);
 }

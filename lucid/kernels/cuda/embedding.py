@@ -18,13 +18,15 @@ def form(element: str, vector: int, out: str = "float32") -> Variant:
     return variant("embedding", element, vector, ROWS=ROWS, THREADS=_THREADS, OUT_IS_FLOAT=int(out == "float32"))
 
 
-def embedding(table: Array, ids: Array) -> Array:
+def embedding(table: Array, ids: Array, addend: Array | None = None) -> Array:
+    if addend is not None and addend.dtype != table.dtype:
+        return addend + embedding(table, ids)
     table, ids = plain(table), plain(array_module(table).asarray(ids), np.int64)
-    width = table.shape[1]
-    y, vector = empty(table, *ids.shape, width, dtype=table.dtype), vector_width(width, table)
+    addend, width = None if addend is None else plain(addend), table.shape[1]
+    y, vector = empty(table, *ids.shape, width, dtype=table.dtype), vector_width(width, table, addend)
     launching.launch(
         form(table.dtype.name, vector), "look_up", (ids.size, blocks_of(width, _THREADS * vector)), (_THREADS,),
-        table, ids, y, np.int32(width),
+        table, ids, addend, y, np.int32(width),
     )  # fmt: skip
     return y
 

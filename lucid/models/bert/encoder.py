@@ -35,11 +35,12 @@ class Embeddings(Module):
 
     def forward(self, rows: Rows) -> Tensor:
         if rows.embeddings is not None:
-            words = rows.embeddings
+            x = rows.embeddings
         else:
             assert rows.word_ids is not None
-            words = self.word_embeddings(rows.word_ids)
-        x = words + self.token_type_embeddings(rows.token_type_ids) + self.position_embeddings(rows.position_ids)
+            x = self.word_embeddings(rows.word_ids)
+        x = self.token_type_embeddings(rows.token_type_ids, addend=x)
+        x = self.position_embeddings(rows.position_ids, addend=x)
         return self.dropout(self.LayerNorm(x))
 
 
