@@ -116,10 +116,18 @@ def test_damaged_lines_are_passed_over(kept, monkeypatch, damage):
     assert algorithms.chosen(CARD, "NT", no_times) == 1
 
 
-def test_where_nothing_can_be_kept_the_choice_holds_for_the_process(monkeypatch):
+def test_where_nothing_can_be_kept_nothing_is_timed(monkeypatch):
+    """Each process would find other bits."""
     monkeypatch.setattr(algorithms, "folder_of", lambda name, beside: None)
-    assert algorithms.chosen(CARD, PRODUCT, times(2, 1)) == 1
-    assert algorithms.chosen(CARD, PRODUCT, no_times) == 1
+    assert algorithms.chosen(CARD, PRODUCT, no_times) == algorithms.FIRST
+
+
+def test_a_choice_that_could_not_be_written_does_not_count(monkeypatch):
+    def full(file, line):
+        raise OSError("no space left on the disk")
+
+    monkeypatch.setattr(algorithms.os, "write", full)
+    assert algorithms.chosen(CARD, PRODUCT, times(2, 1)) == algorithms.FIRST
 
 
 def test_choices_that_are_given_count_more_than_those_that_are_kept():

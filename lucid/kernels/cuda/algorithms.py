@@ -2,8 +2,9 @@
 
 To time again might give another choice, and with it other bits. So a choice is made once: the first process that meets
 a product on a kind of card times, writes a line to a file beside the compiled kernels, and all that come later read it.
-Of several that write at once, the line that comes first in the file counts for all. Nobody holds a lock while it waits
-for its GPU: ranks that wait for each other's locks and for each other's collectives would never end.
+Of several that write at once, the line that comes first in the file counts for all. Where nothing can be kept, nothing
+is chosen by time. Nobody holds a lock while it waits for its GPU: ranks that wait for each other's locks and for each
+other's collectives would never end.
 
 A run that goes on elsewhere brings the choices that it was made with: `used`, and `give`.
 """
@@ -24,6 +25,9 @@ _TURNS, _IN_A_TURN = 3, 3
 # A work that comes later is taken only if it is faster by more than what measuring is off by.
 _GAIN = 0.02
 
+# The number of the library's own choice.
+FIRST = 0
+
 # By kind of card: the number of each product's algorithm, of all that are known, and of those that were asked for.
 _known: dict[str, dict[str, int]] = {}
 _used: dict[str, dict[str, int]] = {}
@@ -33,7 +37,7 @@ def chosen(card: str, product: str, seconds: Callable[[], Mapping[int, float]] |
     """Return the number of the algorithm that makes `product` on this kind of card.
 
     If there is none, `seconds` is called for how long those take that there are, by their numbers, and the choice is
-    kept. If `seconds` is None there is no choice: None.
+    kept; it is `FIRST` if it cannot be. If `seconds` is None there is no choice: None.
     """
     known = _known.setdefault(card, {})
     if product not in known:
@@ -42,14 +46,16 @@ def chosen(card: str, product: str, seconds: Callable[[], Mapping[int, float]] |
     if product not in known:
         if seconds is None:
             return None
-        known[product] = _keep(card, product, fastest(seconds()))
+        path = _file(card)
+        known[product] = FIRST if path is None else _keep(path, product, fastest(seconds()))
     _used.setdefault(card, {})[product] = known[product]
     return known[product]
 
 
 def kept(card: str) -> dict[str, int]:
     """Return the choices that this machine has kept, by product."""
-    return dict(_kept(card))
+    path = _file(card)
+    return {} if path is None else dict(_choices_in(path))
 
 
 def used(card: str) -> dict[str, int]:
@@ -101,13 +107,11 @@ def _can_be_done(work: Callable[[], None]) -> bool:
     return True
 
 
-def _kept(card: str) -> Iterator[tuple[str, int]]:
-    """Yield the choices in the file, those that count last."""
-    path = _file(card)
+def _choices_in(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the choices in a file, those that count last."""
     lines = []
-    if path is not None:
-        with suppress(OSError):
-            lines = path.read_bytes().splitlines()
+    with suppress(OSError):
+        lines = path.read_bytes().splitlines()
     for line in reversed(lines):
         # A line that was cut short, or written by somebody else, is none.
         with suppress(ValueError, KeyError, TypeError, RecursionError):
@@ -117,15 +121,13 @@ def _kept(card: str) -> Iterator[tuple[str, int]]:
                 yield product, number
 
 
-def _keep(card: str, product: str, number: int) -> int:
+def _keep(path: Path, product: str, number: int) -> int:
     """Write a choice to the file, and return the one that counts: another process may have been first."""
-    path = _file(card)
-    if path is None:
-        return number
     # It begins a line of its own, whatever the last writer left.
     line = b"\n" + json.dumps({"product": product, "algorithm": number}).encode() + b"\n"
     with locked(path.parent):
-        if product in (found := kept(card)):
+        found = dict(_choices_in(path))
+        if product in found:
             return found[product]
         with suppress(OSError):  # a full disk is no reason to stop
             file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -133,7 +135,7 @@ def _keep(card: str, product: str, number: int) -> int:
                 os.write(file, line)
             finally:
                 os.close(file)
-        return kept(card).get(product, number)
+        return dict(_choices_in(path)).get(product, FIRST)
 
 
 def _file(card: str) -> Path | None:
