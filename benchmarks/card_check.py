@@ -43,6 +43,8 @@ from card.results import Line, Results, graphs_table, markdown, steps_table, tes
 ROOT = Path(__file__).parents[1]
 EMULATION = ROOT / "tests" / "emulated"
 LINES_SHOWN = 12
+# To find out what is missing, and install it.
+SECONDS_TO_PREPARE = 30
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -139,10 +141,10 @@ class Check:
         """Go through all parts, and return whether nothing is wrong."""
         self._prepare()
         parts = [part for part in PARTS if not self._options.only or part.name in self._options.only]
-        scale = 60 * self._options.minutes / sum(part.seconds for part in PARTS)
+        scale = 60 * self._options.minutes / (SECONDS_TO_PREPARE + sum(part.seconds for part in PARTS))
         for number, part in enumerate(parts):
-            later = scale * sum(each.seconds for each in parts[number + 1 :])
-            self._run(part, self._deadline - time.monotonic() - later)
+            left, later = self._deadline - time.monotonic(), scale * sum(each.seconds for each in parts[number + 1 :])
+            self._run(part, max(left - later, min(left, scale * part.seconds)))
             self.report.save()
             print(self.report.section(part), flush=True)
         self.report.found["finished"] = True
@@ -173,6 +175,7 @@ class Check:
             return
         results = Results(self._temporary / f"{part.name}.jsonl")
         started, log = time.monotonic(), self._folder / "output.log"
+        printed_before = log.stat().st_size
         with log.open("a") as output, process_group(self._command(part, results), self._environment, output) as process:
             while process.poll() is None and time.monotonic() - started < seconds:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
@@ -183,13 +186,16 @@ class Check:
         found["status"] = "done" if code == 0 else "failed" if code is not None else "stopped, as its time was over"
         found["seconds"], found["results"] = time.monotonic() - started, results.read()
         if code:
-            found["output"] = log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]
+            printed = log.read_bytes()[printed_before:].decode(errors="replace")
+            found["output"] = printed.splitlines()[-LINES_SHOWN:]
 
     def _obstacle(self, part: Part) -> str:
         """Return why a part cannot be run, if it cannot."""
         lacking = sorted(name for name in part.needs if name in self.report.found["missing"])
         if lacking:
             return f"{', '.join(lacking)} cannot be imported"
+        if part.name != "card" and self.report.found["parts"].get("card", {}).get("status") == "failed":
+            return "there is no card that CuPy can use"
         if part.name == "ranks" and self._cards() < 2:
             return "there is one card"
         if part.name == "ranks" and not self._mpiexec():

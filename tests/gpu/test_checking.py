@@ -95,6 +95,7 @@ def parts_are(check, monkeypatch, tmp_path):
             return [sys.executable, "-c", programs[parts.index(part)], str(results.path)]
 
         monkeypatch.setattr(check.Check, "_command", command)
+        monkeypatch.setattr(check, "SECONDS_TO_PREPARE", 0)
         of_all = check.Check(check.parse(["--output", str(tmp_path), "--minutes", str(minutes)]))
         good = of_all.run()
         return good, json.loads((tmp_path / "results.json").read_text())["parts"]
@@ -122,12 +123,23 @@ def test_what_is_wrong_counts_although_the_part_was_stopped(parts_are):
 
 
 def test_a_part_that_fails_says_why_and_stops_no_other(parts_are):
-    good, parts = parts_are(1, ADDS + "sys.exit('the reason')", ADDS)
+    good, parts = parts_are(1, "print('of the first alone')", ADDS + "sys.exit('the reason')", ADDS)
     assert not good
-    assert parts["part 0"]["status"] == "failed"
-    assert parts["part 0"]["results"] == [{"found": 1}]
-    assert "the reason" in parts["part 0"]["output"]
-    assert parts["part 1"]["status"] == "done"
+    assert parts["part 1"]["status"] == "failed"
+    assert parts["part 1"]["results"] == [{"found": 1}]
+    assert parts["part 1"]["output"] == ["the reason"]
+    assert parts["part 2"]["status"] == "done"
+
+
+def test_without_a_gpu_that_is_said_and_nothing_tried(check, monkeypatch, tmp_path):
+    fails = [sys.executable, "-c", "raise SystemExit(1)"]
+    monkeypatch.setattr(check.Check, "_command", lambda self, part, results: fails)
+    monkeypatch.setattr(check.wanted, "ALL", {})
+    of_all = check.Check(check.parse(["--output", str(tmp_path)]))
+    assert not of_all.run()
+    first, *others = [part["status"] for part in of_all.report.found["parts"].values()]
+    assert first == "failed"
+    assert set(others) == {"left out: there is no card that CuPy can use"}
 
 
 def test_a_part_without_what_it_needs_is_left_out(check, monkeypatch, tmp_path):
