@@ -5,8 +5,10 @@
     python benchmarks/gpu_launches.py --models tiny --lengths 16 --list
 
 A step of a run with `device: cuda` and `precision: bfloat16` is gone through on the CuPy of tests/emulated, with
-nothing done: every launch is written down with the bytes that it reads and writes and the FLOPs of its products. Its
-floor is the time that the card needs for either alone, at the rates given, which are what an H200 was measured to do.
+nothing done: every launch is written down with the bytes that it reads and writes, the FLOPs of its products, and the
+instructions of attention that drops. Its floor is the time that the card needs for what takes longest of these, at the
+rates given: those of copies and products are what an H200 was measured to do, that of instructions is four on each of
+its 132 multiprocessors in a cycle of 1.7 GHz.
 The sum of all floors is what a step could take if every launch were perfect and none waited; the second sum says what
 it could take if none was shorter than --least, which is about what the smallest launch in a CUDA graph takes.
 """
@@ -15,12 +17,11 @@ import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from card.costs import Launch, total_seconds
+from card.costs import Launch, Rates
 from card.workloads import AIMS, CEILINGS, Workload
 
 if TYPE_CHECKING:
@@ -32,18 +33,6 @@ COLUMNS = (
     "floor, ms", "sequences/s", "with the least, ms", "sequences/s", "ceiling", "aim",
 )  # fmt: skip
 LISTED = "launch", "over", "times", "MB", "GFLOP", "floor, us", "together, us", "share"
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What the card does in a second: bytes of a copy, FLOPs of a large product; and seconds of the least launch."""
-
-    bytes_per_second: float
-    flops_per_second: float
-    least: float
-
-    def seconds(self, launches: list[Launch], least: float = 0.0) -> float:
-        return total_seconds(launches, self.bytes_per_second, self.flops_per_second, least)
 
 
 def launches_of(workload: Workload) -> tuple[list[Launch], int]:
@@ -87,10 +76,10 @@ def linear_flops(config, step: "TrainingStep") -> int:
     return 3 * forward_flops(config, lengths, labelled).linear
 
 
-def total(workload: Workload, launches: list[Launch], rates: Rates) -> list[str]:
-    """Return the line of a workload."""
+def total(workload: Workload, launches: list[Launch], rates: Rates, least: float) -> list[str]:
+    """Return the line of a workload; no launch takes less than `least` seconds in the second sum."""
     kinds = Counter(each.kind for each in launches)
-    floor, longer = rates.seconds(launches), rates.seconds(launches, rates.least)
+    floor, longer = rates.seconds(launches), rates.seconds(launches, least)
     key = workload.model, workload.length
     return [
         workload.name, str(len(launches)), *(str(kinds[kind]) for kind in ("product", "kernel", "CuPy", "copy")),
@@ -136,6 +125,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print every launch, not the totals alone")
     parser.add_argument("--copy", type=float, default=4.3, help="TB/s of a copy, read and written together")
     parser.add_argument("--product", type=float, default=790, help="TFLOP/s of a large product in bfloat16")
+    parser.add_argument("--issue", type=float, default=898, help="billions of a warp's instructions begun in a second")
     parser.add_argument("--least", type=float, default=2.0, help="microseconds of the smallest launch")
     return parser.parse_args(arguments)
 
@@ -144,13 +134,13 @@ def main() -> None:
     options = parse()
     # In the place of CuPy, whether that is installed or not.
     sys.path.insert(0, str(EMULATION))
-    rates = Rates(options.copy * 1e12, options.product * 1e12, options.least / 1e6)
+    rates = Rates(options.copy * 1e12, options.product * 1e12, options.issue * 1e9)
     totals, details = [], []
     for model in options.models:
         for length in options.lengths:
             workload = Workload.of(model, length, options.batch, options.dropout)
             launches, linear = launches_of(workload)
-            totals.append(total(workload, launches, rates))
+            totals.append(total(workload, launches, rates, options.least / 1e6))
             details.append((workload, listed(launches, rates)))
             products = sum(each.flops for each in launches if each.kind == "product")
             unknown = sum(not each.is_known for each in launches)

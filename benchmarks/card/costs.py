@@ -1,11 +1,13 @@
-"""What a launch on the card costs at least: the bytes that it reads and writes, and its floating-point operations.
+"""What a launch on the card costs at least: the bytes that it reads and writes, its floating-point operations, and its
+instructions where these are much else, as in attention that drops.
 
 Every array that a kernel is given is read or written once, unless a table here says otherwise. What a cache has still
-got, and arithmetic beside that of products, is not counted. Kernels that no table has are marked as unknown.
+got is not counted, nor arithmetic beside that of products in other kernels. Kernels that no table has are marked as
+unknown.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,6 +36,13 @@ WRITTEN_IN_PART = {"attention_query_gradient": (11, 1 / 3), "attention_key_value
 KEPT = {"attention": 6, "attention_query_gradient": 7, "attention_key_value_gradient": 7}
 # How many products of queries, keys, values, scores and their gradients a kernel of attention makes.
 PRODUCTS_OF_ATTENTION = {"attention": 2, "attention_query_gradient": 3, "attention_key_value_gradient": 4}
+# The instructions of the inner loop, with dropout and without a mask of keys, that a warp executes for one score: by
+# nvdisasm, of what NVRTC makes for sm_90 and heads of 64, for 16 rows and 64 or 32 keys.
+INSTRUCTIONS_OF_SCORE = {
+    "attention": 1008 / (16 * 64),
+    "attention_query_gradient": 306 / (16 * 32),
+    "attention_key_value_gradient": 547 / (16 * 32),
+}
 KNOWN = ORDINARY | UPDATED.keys() | ROWS_TOUCHED.keys() | PRODUCTS_OF_ATTENTION.keys()
 
 Kind = Literal["product", "kernel", "CuPy", "copy"]
@@ -48,11 +57,24 @@ class Launch:
     over: str
     bytes: int
     flops: int = 0
+    instructions: float = 0.0
     is_known: bool = True
 
-    def seconds(self, bytes_per_second: float, flops_per_second: float) -> float:
-        """Return what it takes at these rates, whichever of the two takes longer."""
-        return max(self.bytes / bytes_per_second, self.flops / flops_per_second)
+
+@dataclass(frozen=True)
+class Rates:
+    """What the card does in a second: bytes of a copy, FLOPs of a large product, instructions of warps that begin."""
+
+    bytes: float
+    flops: float
+    instructions: float
+
+    def seconds(self, launches: Iterable[Launch], least: float = 0.0) -> float:
+        """Return what launches take at these rates, each what takes longest of it, and none less than `least`."""
+        return math.fsum(
+            max(least, each.bytes / self.bytes, each.flops / self.flops, each.instructions / self.instructions)
+            for each in launches
+        )
 
 
 def kernel(element: str, name: str, given: Arguments, flops_of_product: int) -> Launch:
@@ -63,7 +85,9 @@ def kernel(element: str, name: str, given: Arguments, flops_of_product: int) -> 
         seen[address(array), array.nbytes] = bytes_moved(name, number, array, given)
     largest = max(arrays.values(), key=lambda each: each.nbytes)
     flops = PRODUCTS_OF_ATTENTION.get(name, 0) * flops_of_product
-    return Launch("kernel", name, f"{element} {shape(largest)}", sum(seen.values()), flops, name in KNOWN)
+    instructions = INSTRUCTIONS_OF_SCORE.get(name, 0) * scores_kept(name, given)
+    over = f"{element} {shape(largest)}"
+    return Launch("kernel", name, over, sum(seen.values()), flops, instructions, name in KNOWN)
 
 
 def bytes_moved(name: str, number: int, array: Any, given: Arguments) -> int:
@@ -75,8 +99,14 @@ def bytes_moved(name: str, number: int, array: Any, given: Arguments) -> int:
     if number == place:
         return round(array.nbytes * share)
     if number == KEPT.get(name):
-        return array.nbytes * min(array.shape[1], -(-len(given[0]) // 16)) // array.shape[1]
+        return scores_kept(name, given) // 8
     return array.nbytes * (2 if number in UPDATED.get(name, ()) else 1)
+
+
+def scores_kept(name: str, given: Arguments) -> int:
+    """Return of how many scores attention keeps whether they are dropped: a bit for each. 0 where nothing drops."""
+    kept = given[KEPT[name]] if name in KEPT else None
+    return 0 if kept is None else 8 * kept.nbytes * min(kept.shape[1], -(-len(given[0]) // 16)) // kept.shape[1]
 
 
 def product(operations: tuple[int, int], first: Any, second: Any, out: Any, addend: Any, vector: Any) -> Launch:
@@ -95,8 +125,3 @@ def shape(array: Any) -> str:
 
 def address(array: Any) -> int:
     return array.data.ptr
-
-
-def total_seconds(launches: list[Launch], bytes_per_second: float, flops_per_second: float, least: float) -> float:
-    """Return what all launches take at these rates, none less than `least` seconds."""
-    return math.fsum(max(least, each.seconds(bytes_per_second, flops_per_second)) for each in launches)
