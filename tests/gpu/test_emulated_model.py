@@ -30,6 +30,21 @@ def train(optimizer_class, batch, dtype, device):
     return np.array(found), np.concatenate([parameter.numpy().reshape(-1) for parameter in flat.parameters])
 
 
+def test_joined_parameters_are_one_array_in_every_buffer(machine):
+    model = BERTForPreTraining(CONFIG).to(machine.device)
+    flat = flatten(model, rounded=True)
+    attention = "bert.encoder.layer.0.attention.self"
+    for buffer in (flat.values, flat.gradients, flat.rounded):
+        views = flat.views(buffer)
+        for kind in ("weight", "bias"):
+            parts = [views[f"{attention}.{name}.{kind}"] for name in ("query", "key", "value")]
+            whole = backend.as_one(parts)
+            np.testing.assert_array_equal(machine.get(whole), np.concatenate(list(map(machine.get, parts))))
+            whole += 1
+            np.testing.assert_array_equal(machine.get(whole), np.concatenate(list(map(machine.get, parts))))
+    assert backend.as_one([machine.put(np.ones(4)), machine.put(np.ones(4))]) is None
+
+
 def test_a_bias_is_added_by_a_product_as_it_is_rounded_and_elsewhere_as_it_is(machine):
     layer, exact = nn.Linear(4, 3).to(machine.device), np.float32([1 + 2**-12, 0, -1])
     layer.bias.data[...] = machine.put(exact)
