@@ -45,7 +45,7 @@ class Parameter(Tensor):
         if self._is_flat:
             raise RuntimeError(
                 "the parameters are part of flat buffers, which an optimizer or DistributedDataParallel works on: move "
-                "or convert the module before these are made"
+                "or convert the module before these are made, or load its state_dict() into another one"
             )
         super().replace_data(data)
 

@@ -22,6 +22,9 @@ from lucid.nn.module import Module, Parameter
 Allocate = Callable[[int, np.dtype], Array]
 
 _ALIGNMENT_BYTES = 256
+# Only parameters of a multiple of so many elements are joined. Kernels read as many at once as all bounds of blocks
+# allow, and that must not depend on which blocks a process has: sums are made in another order for each number.
+_JOINED_MULTIPLE = 8
 
 # Elements of a block, at most.
 BLOCK = 16_384
@@ -94,9 +97,9 @@ class FlatParameters:
     """The flat buffers of a module: `values` and `gradients` [N], and the segments in buffer order.
 
     Segments start on multiples of 256 bytes, but for one that is joined to that before it (`Module.join`), which starts
-    where that stops. What lies between segments is zero and stays zero. `bounds` (int64 [blocks + 1]) are those of the
-    blocks; those of segment i begin at number `first_blocks[i]`. `ownership` says which of them this process updates:
-    all, until something else is put there.
+    where that stops, if all that are joined have a multiple of 8 elements. What lies between segments is zero and stays
+    zero. `bounds` (int64 [blocks + 1]) are those of the blocks; those of segment i begin at number `first_blocks[i]`.
+    `ownership` says which of them this process updates: all, until something else is put there.
 
     `rounded` [N], where there is one, is a copy of the values in bfloat16, which operations are given of parameters
     with two or more dimensions, and linear maps of biases. An optimizer's step and `load_state_dict` keep it up to
@@ -218,7 +221,10 @@ def _layout(module: Module, alignment: int) -> tuple[list[Parameter], list[Segme
             if (parameter.ndim >= 2) != decay or id(parameter) not in names:
                 continue
             stop = -(-stop // alignment) * alignment
-            for member in groups.get(id(parameter), (parameter,)):
+            group = groups.get(id(parameter), (parameter,))
+            if any(member.size % _JOINED_MULTIPLE for member in group):
+                group = (parameter,)
+            for member in group:
                 # Each is laid once; one that has been replaced in its module is none of the parameters any more.
                 name = names.pop(id(member), None)
                 if name is not None:

@@ -192,7 +192,7 @@ class TestJoinedLinear:
         def __init__(self):
             lucid.manual_seed(1)
             super().__init__()
-            self.one, self.two = Linear(4, 5, 1.0), Linear(4, 2, 1.0)
+            self.one, self.two = Linear(4, 16, 1.0), Linear(4, 8, 1.0)
             self.join(self.one.weight, self.two.weight)
             self.join(self.one.bias, self.two.bias)
             self.to(np.float64)

@@ -130,6 +130,16 @@ class TestJoined:
         assert {segment.start for segment in flat.segments} <= set(flat.bounds.tolist())
         assert all(one.stop <= other.start for one, other in pairwise(flat.segments))
 
+    @pytest.mark.parametrize(("width", "are_joined"), [(72, True), (66, False)])
+    def test_they_leave_all_bounds_on_multiples_of_what_kernels_read_at_once(self, width, are_joined):
+        """Sums are made in another order where less is read at once, which must not follow from who owns a part."""
+        lucid.manual_seed(0)
+        module = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
+        module.join(*(layer.bias for layer in module))
+        flat = flatten(module)
+        assert (as_one([layer.bias.data for layer in module]) is not None) == are_joined
+        assert not (flat.bounds % 8).any()
+
     def test_one_that_was_replaced_in_its_module_is_left_out(self):
         lucid.manual_seed(0)
         module = nn.Linear(4, 4)
