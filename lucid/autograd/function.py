@@ -87,15 +87,15 @@ class Function:
     def target(self, number: int, like: Array) -> Target | None:
         """Return where backward may write its gradient by input `number`, before it returns it there; None if unneeded.
 
-        For a leaf this is its gradient, or else a new array of the shape and dtype of `like`. A leaf that is an earlier
-        input as well gets a new array for this one: kernels may write both at once.
+        For a leaf this is its gradient, or else a new array, in C order, of the shape and dtype of `like`. A leaf that
+        is an earlier input as well gets a new array for this one: kernels may write both at once.
         """
         if not self.needs[number]:
             return None
         origin = self.origins[number]
         if isinstance(origin, tensors.Tensor) and all(origin is not other for other in self.origins[:number]):
             return origin.gradient_target()
-        return Target(array_module(like).empty_like(like), accumulate=False)
+        return Target(array_module(like).empty_like(like, order="C"), accumulate=False)
 
     def release(self) -> None:
         """Let go of the saved arrays and of the graph behind: memory shrinks as backward goes."""

@@ -45,6 +45,15 @@ def test_joined_parameters_are_one_array_in_every_buffer(machine):
     assert backend.as_one([machine.put(np.ones(4)), machine.put(np.ones(4))]) is None
 
 
+def test_a_matrix_that_was_transposed_gets_its_gradient(machine):
+    x, weight = np.eye(3, 4, dtype=np.float32), np.arange(8, dtype=np.float32).reshape(4, 2)
+    matrix = lucid.tensor(machine.put(weight), requires_grad=True)
+    product = nn.functional.linear(lucid.tensor(machine.put(x)), matrix.transpose())
+    product.backward(machine.put(np.ones((3, 2), np.float32)))
+    np.testing.assert_array_equal(product.numpy(), weight[:3])
+    np.testing.assert_array_equal(matrix.grad.numpy(), x.T @ np.ones((3, 2)))
+
+
 def test_a_bias_is_added_by_a_product_as_it_is_rounded_and_elsewhere_as_it_is(machine):
     layer, exact = nn.Linear(4, 3).to(machine.device), np.float32([1 + 2**-12, 0, -1])
     layer.bias.data[...] = machine.put(exact)
