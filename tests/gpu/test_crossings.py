@@ -14,6 +14,7 @@ from training_steps import Steps, batches
 from lucid.backend import to_host
 from lucid.distributed import connect
 from lucid.distributed.backends.single import SingleCommunicator
+from lucid.optim import LAMB, AdamW
 
 STEPS = 8
 # Samples of a rank, and of a micro-batch.
@@ -41,11 +42,11 @@ def crossings(*settings):
 pytestmark = pytest.mark.emulated
 
 
-def assert_all_agree(communicator, count, precision, layout):
+def assert_all_agree(communicator, count, precision, layout, optimizer=AdamW, **settings):
     rows = SHARE * communicator.size
-    settings = {"rows": rows, "micro_batch": MICRO_BATCHES[count], "rounded": precision == "bfloat16"}
-    replayed, launched = Steps(communicator, graphs=True, **settings), Steps(communicator, graphs=False, **settings)
-    on_cpu = Steps(SingleCommunicator(), rows=rows, micro_batch=None)
+    settings |= {"rows": rows, "micro_batch": MICRO_BATCHES[count], "rounded": precision == "bfloat16"}
+    replayed, launched = (Steps(communicator, graphs, optimizer=optimizer, **settings) for graphs in (True, False))
+    on_cpu = Steps(SingleCommunicator(), rows=rows, micro_batch=None, optimizer=optimizer)
     for number, batch in enumerate(batches(3, STEPS, rows, packed=layout == "packed")):
         if number == 4:
             # Micro-batches without masked tokens are of another shape, which is launched after those that are replayed.
@@ -65,6 +66,23 @@ def assert_all_agree(communicator, count, precision, layout):
 @pytest.mark.parametrize(("count", "precision", "layout"), crossings())
 def test_one_rank(count, precision, layout):
     assert_all_agree(connect("single", "cuda"), count, precision, layout)
+
+
+@pytest.mark.parametrize("recompute", ["attention", "layer"])
+@pytest.mark.parametrize(
+    ("count", "precision", "layout"),
+    [(2, "bfloat16", "packed"), pytest.param(1, "float32", "padded", marks=pytest.mark.long)],
+)
+def test_what_is_computed_again(count, precision, layout, recompute):
+    assert_all_agree(connect("single", "cuda"), count, precision, layout, recompute=recompute)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("backend", ["nccl", "staged"])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_lamb_on_shards(request, backend, count):
+    communicator = request.getfixturevalue(backend)
+    assert_all_agree(communicator, count, "bfloat16", "padded", optimizer=LAMB, sharded=True)
 
 
 @pytest.mark.mpi(min_size=2)

@@ -44,14 +44,26 @@ class Steps:
     On a GPU in bfloat16 unless `rounded` is false.
     """
 
-    def __init__(self, communicator, graphs=True, rows=4, micro_batch=2, rounded=True, activation_bytes=0):
+    def __init__(
+        self,
+        communicator,
+        graphs=True,
+        rows=4,
+        micro_batch=2,
+        rounded=True,
+        activation_bytes=0,
+        recompute="none",
+        optimizer=AdamW,
+        sharded=False,
+    ):
         lucid.manual_seed(0)
         self.communicator, self.taken, self.micro_batch = communicator, 0, micro_batch
         model = BERTForPreTraining(replace(CONFIG, num_hidden_layers=1)).to(communicator.device)
         is_on_cpu, share = communicator.device == CPU, rows // communicator.size
         self.own = communicator.rank * share, (communicator.rank + 1) * share
-        self.ddp = DistributedDataParallel(model, communicator, rounded=rounded and not is_on_cpu)
-        self.optimizer = AdamW(self.ddp.flat)
+        model.bert.encoder.recompute(recompute)
+        self.ddp = DistributedDataParallel(model, communicator, sharded=sharded, rounded=rounded and not is_on_cpu)
+        self.optimizer = optimizer(self.ddp.flat)
         self.micro_batches = (
             MicroBatches(self.ddp, 3)
             if is_on_cpu
