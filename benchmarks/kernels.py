@@ -86,8 +86,8 @@ class Cases:
         return Case(name, arguments, work, unit, settings, peer if torch else None)
 
     def products(self) -> list[Case]:
-        """Return those of a layer: three of query, key, value and output each, and three of both wide maps."""
-        shapes = [(WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)]
+        """Return those of a layer: three each of query, key and value as one, of the output, and of both wide maps."""
+        shapes = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)]
         return [case for inputs, outputs in shapes for case in self.product(inputs, outputs)]
 
     def product(self, inputs: int, outputs: int) -> list[Case]:
