@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ LISTED = "launch", "over", "times", "MB", "GFLOP", "floor, us", "together, us", 
 def launches_of(workload: Workload) -> tuple[list[Launch], int]:
     """Return the launches of a step that is not the first, and the FLOPs of its linear layers by `models.bert.flops`.
 
-    The latter are those of the rows that are computed, made-up ones included.
+    The latter are those of the rows that are computed, made-up ones and the vocabulary's padding included.
     """
     import cupy
     from card.dry_run import dry_run
@@ -61,7 +62,8 @@ def launches_of(workload: Workload) -> tuple[list[Launch], int]:
         stream.begin_capture()
         step.take()
         stream.end_capture()
-        return run.launches, linear_flops(config, step)
+        padded = replace(config, vocab_size=len(model.cls.predictions.bias.padded))
+        return run.launches, linear_flops(padded, step)
 
 
 def linear_flops(config, step: "TrainingStep") -> int:

@@ -105,11 +105,8 @@ def bytes_moved(name: str, number: int, array: Any, given: Arguments) -> int:
 
 def scores_kept(name: str, given: Arguments) -> int:
     """Return of how many scores attention keeps whether they are dropped: a bit for each. 0 where nothing drops."""
-    kept = given[KEPT[name]] if name in KEPT else np.uint64(0)
-    # A null pointer is given as a number.
-    if isinstance(kept, np.generic):
-        return 0
-    return 8 * kept.nbytes * min(kept.shape[1], -(-len(given[0]) // 16)) // kept.shape[1]
+    kept = given[KEPT[name]] if name in KEPT else None
+    return 0 if kept is None else 8 * kept.nbytes * min(kept.shape[1], -(-len(given[0]) // 16)) // kept.shape[1]
 
 
 def product(operations: tuple[int, int], first: Any, second: Any, out: Any, addend: Any, vector: Any) -> Launch:

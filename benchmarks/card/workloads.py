@@ -14,7 +14,7 @@ from peers.side import full_batch, masked_in_a_row
 # What differs from BERT-base.
 MODELS: dict[str, dict[str, int]] = {
     "tiny": {
-        "vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "vocab_size": 250, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 64, "max_position_embeddings": 16,
     },
     "base": {},

@@ -94,7 +94,7 @@ class Function:
             return None
         origin = self.origins[number]
         if isinstance(origin, tensors.Tensor) and all(origin is not other for other in self.origins[:number]):
-            return origin.gradient_target()
+            return origin.gradient_target(like.shape)
         return Target(array_module(like).empty_like(like, order="C"), accumulate=False)
 
     def release(self) -> None:

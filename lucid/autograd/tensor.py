@@ -144,8 +144,11 @@ class Tensor:
         """Take what the buffer holds as the gradient: something has written it that this tensor knows nothing of."""
         self._gradient = self._room
 
-    def gradient_target(self) -> Target:
-        """Return where a contribution to the gradient is to be written or added, which the caller does at once."""
+    def gradient_target(self, shape: tuple[int, ...]) -> Target:
+        """Return where a contribution to the gradient is to be written or added, which the caller does at once.
+
+        `shape` is the contribution's: this tensor's.
+        """
         if self._room is None:
             self._room = backend.array_module(self.data).empty_like(self.data, order="C")
         target = Target(self._room, self.has_gradient)
@@ -164,7 +167,7 @@ class Tensor:
             if contribution.out is self._room:
                 return
             contribution = contribution.out
-        out, accumulate = target = self.gradient_target()
+        out, accumulate = target = self.gradient_target(self.shape)
         if isinstance(contribution, Deferred):
             contribution.write(out, out if accumulate else None)
         else:

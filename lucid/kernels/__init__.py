@@ -206,19 +206,34 @@ class Kernels(Protocol):
         `saved` is what `attention` returned beside the output.
         """
 
-    def cross_entropy(self, logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
+    def cross_entropy(
+        self, logits: Array, labels: Array, ignore_index: int, vocabulary: int | None = None
+    ) -> tuple[Array, Array]:
         """Return (losses [N], log of the sum of exponentials [N]) of logits [N, V] at labels [N] (integers).
 
-        The loss of a row whose label is `ignore_index` is 0.
+        The loss of a row whose label is `ignore_index` is 0. With `vocabulary` logits are [N, W], of which the first V
+        columns count: the others are there for rows to begin where products are fast.
         """
 
     def cross_entropy_gradient(
-        self, gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int
+        self,
+        gradient: Array,
+        logits: Array,
+        labels: Array,
+        log_sum: Array,
+        ignore_index: int,
+        vocabulary: int | None = None,
     ) -> Array:
-        """Return the gradient of `cross_entropy` by logits, for gradient [N] by the losses."""
+        """Return the gradient of `cross_entropy` by logits, for gradient [N] by the losses.
 
-    def argmax(self, x: Array) -> Array:
-        """Return the place of the greatest number of each row of x [..., V], the first of equals: int64 [...]."""
+        Columns that do not count get 0.
+        """
+
+    def argmax(self, x: Array, vocabulary: int | None = None) -> Array:
+        """Return the place of the greatest number of each row of x [..., V], the first of equals: int64 [...].
+
+        With `vocabulary` x is [..., W], as of `cross_entropy`.
+        """
 
     def squared_sums(self, x: Array, bounds: Array) -> Array:
         """Return float64 [K]: the sums of the squares of x [N] in each block x[bounds[k]:bounds[k + 1]].

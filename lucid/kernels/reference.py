@@ -296,8 +296,10 @@ def attention_gradient(
     return by_joined
 
 
-def cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
-    xp = array_module(logits)
+def cross_entropy(
+    logits: Array, labels: Array, ignore_index: int, vocabulary: int | None = None
+) -> tuple[Array, Array]:
+    xp, logits = array_module(logits), logits[:, :vocabulary]
     counted = labels != ignore_index
     most = logits.max(axis=1)
     log_sum = xp.log(xp.exp(logits - most[:, None]).sum(axis=1)) + most
@@ -305,17 +307,26 @@ def cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tuple[Arra
     return (log_sum - at_label) * counted, log_sum
 
 
-def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int) -> Array:
+def cross_entropy_gradient(
+    gradient: Array,
+    logits: Array,
+    labels: Array,
+    log_sum: Array,
+    ignore_index: int,
+    vocabulary: int | None = None,
+) -> Array:
     xp = array_module(logits)
     counted = labels != ignore_index
-    by_logits = xp.exp(logits - log_sum[:, None])
-    by_logits[xp.arange(len(labels)), xp.where(counted, labels, 0)] -= 1
-    by_logits *= (gradient * counted)[:, None]
+    by_logits = xp.zeros_like(logits)
+    own = by_logits[:, :vocabulary]
+    own[...] = xp.exp(logits[:, :vocabulary] - log_sum[:, None])
+    own[xp.arange(len(labels)), xp.where(counted, labels, 0)] -= 1
+    own *= (gradient * counted)[:, None]
     return by_logits
 
 
-def argmax(x: Array) -> Array:
-    return x.argmax(axis=-1)
+def argmax(x: Array, vocabulary: int | None = None) -> Array:
+    return x[..., :vocabulary].argmax(axis=-1)
 
 
 def squared_sums(x: Array, bounds: Array) -> Array:

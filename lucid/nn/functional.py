@@ -215,9 +215,9 @@ class Attention(Function):
 
 
 class CrossEntropy(Function):
-    def forward(self, logits: Array, *, labels: Array, ignore_index: int) -> Array:
-        losses, log_sum = kernels.of(logits).cross_entropy(logits, labels, ignore_index)
-        self.save(logits, labels, log_sum, ignore_index)
+    def forward(self, logits: Array, *, labels: Array, ignore_index: int, vocabulary: int | None) -> Array:
+        losses, log_sum = kernels.of(logits).cross_entropy(logits, labels, ignore_index, vocabulary)
+        self.save(logits, labels, log_sum, ignore_index, vocabulary)
         return losses
 
     def backward(self, gradient: Array) -> Any:
@@ -306,13 +306,18 @@ def attention(
 
 
 def cross_entropy(
-    logits: Tensor, labels: Array, ignore_index: int = IGNORE_INDEX, reduction: Literal["mean", "sum", "none"] = "mean"
+    logits: Tensor,
+    labels: Array,
+    ignore_index: int = IGNORE_INDEX,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    vocabulary: int | None = None,
 ) -> Tensor:
     """Return the cross-entropy of logits [N, V] at labels [N] (integers in [0, V), or `ignore_index`), in nats.
 
-    "mean" divides by the number of labels that count (0 if none does), "none" returns the losses [N].
+    "mean" divides by the number of labels that count (0 if none does), "none" returns the losses [N]. With `vocabulary`
+    logits are [N, W], of which the first V columns count; the others get a gradient of 0.
     """
-    losses = CrossEntropy.apply(logits, labels=labels, ignore_index=ignore_index)
+    losses = CrossEntropy.apply(logits, labels=labels, ignore_index=ignore_index, vocabulary=vocabulary)
     if reduction == "none":
         return losses
     total = losses.sum()

@@ -32,6 +32,10 @@ class TiedLinear(Module):
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias)
 
+    def padded(self, x: Tensor) -> Tensor:
+        """Return the same with columns of zeros behind: as many as the parameters have rows (`Parameter.padded`)."""
+        return functional.linear(x, self.weight.padded, self.bias.padded)
+
     def extra_repr(self) -> str:
         return f"inputs={self.weight.shape[1]}, outputs={self.weight.shape[0]}, tied"
 

@@ -8,19 +8,16 @@ import numpy as np
 
 from lucid import backend
 from lucid.autograd import Tensor, no_grad, recompute
+from lucid.autograd.function import Gradient
+from lucid.kernels.targets import Target
 
 
-class Parameter(Tensor):
-    """A leaf that is trained. Two modules may hold the same one: it is then counted, and updated, once.
+class _Copied(Tensor):
+    """A leaf that may have a copy in bfloat16, which operations are given instead, but of vectors linear maps alone."""
 
-    It may have a copy in bfloat16 (`flatten` makes it), which operations are given instead, but of vectors linear maps
-    alone; `data`, and all that reads it, stays float32.
-    """
-
-    def __init__(self, data: backend.Array) -> None:
-        super().__init__(data, requires_grad=True)
-        self._rounded: backend.Array | None = None
-        self._is_flat = False
+    def __init__(self, data: backend.Array, requires_grad: bool, copy: backend.Array | None) -> None:
+        super().__init__(data, requires_grad)
+        self._rounded = copy
 
     @property
     def operand(self) -> backend.Array:
@@ -32,13 +29,66 @@ class Parameter(Tensor):
         """What linear maps are given: the copy if there is one, or else `data`."""
         return self.data if self._rounded is None else self._rounded
 
+
+class Parameter(_Copied):
+    """A leaf that is trained. Two modules may hold the same one: it is then counted, and updated, once.
+
+    It may have a copy in bfloat16 (`flatten` makes it); `data`, and all that reads it, stays float32.
+    """
+
+    def __init__(self, data: backend.Array) -> None:
+        super().__init__(data, requires_grad=True, copy=None)
+        # `flatten` puts rows of zeros behind this one's, so that there are a multiple of so many: see `padded`.
+        self.row_multiple = 1
+        self._is_flat = False
+        # Values, their copy, and room for the gradient, with the rows of zeros.
+        self._padded_data: backend.Array | None = None
+        self._padded_rounded: backend.Array | None = None
+        self._padded_room: backend.Array | None = None
+
+    @property
+    def padded(self) -> Tensor:
+        """This parameter with the rows of zeros that lie behind it in flat buffers; itself where there are none.
+
+        Operations may be given it in place of the parameter, whose gradient it contributes to: they give the rows of
+        zeros a gradient of 0.
+        """
+        if self._padded_data is None or self._padded_data.shape == self.shape:
+            return self
+        return _Padded(self, self._padded_data, self._padded_rounded)
+
     def use_rounded(self, copy: backend.Array) -> None:
-        """Have operations given `copy`, of this parameter's shape, which others keep up to date."""
-        self._rounded = copy
+        """Have operations given `copy`, which others keep up to date, of this parameter's shape but for padding."""
+        self._rounded, self._padded_rounded = self._own(copy), copy
 
     def use_buffers(self, data: backend.Array, gradient: backend.Array) -> None:
-        super().use_buffers(data, gradient)
-        self._is_flat = True
+        """Move values and gradient into these arrays: views into flat buffers, perhaps with rows of zeros behind."""
+        super().use_buffers(self._own(data), self._own(gradient))
+        self._padded_data, self._padded_room, self._is_flat = data, gradient, True
+
+    def collect_gradient_in(self, buffer: backend.Array) -> None:
+        """Let the next backward overwrite `buffer`, which has as many rows as the room for gradients so far."""
+        super().collect_gradient_in(self._own(buffer))
+        self._padded_room = buffer
+
+    def _own(self, padded: backend.Array) -> backend.Array:
+        return padded if padded.shape == self.shape else padded[: len(self)]
+
+    def gradient_target(self, shape: tuple[int, ...]) -> Target:
+        """Return where a contribution to the gradient goes, of this parameter's shape or of that of `padded`."""
+        room = self._padded_room
+        if room is None or room.shape == self.shape:
+            return super().gradient_target(shape)
+        target = super().gradient_target(self.shape)
+        if shape == room.shape:
+            return target._replace(out=room)
+        if not target.accumulate:
+            room[len(self) :] = 0
+        return target
+
+    def accumulate(self, contribution: Gradient) -> None:
+        if not isinstance(contribution, Target) or contribution.out is not self._padded_room:
+            super().accumulate(contribution)
 
     def replace_data(self, data: backend.Array) -> None:
         """Hold `data` instead. Raises `RuntimeError` once this is part of flat buffers, which would not follow."""
@@ -48,6 +98,18 @@ class Parameter(Tensor):
                 "or convert the module before these are made, or load its state_dict() into another one"
             )
         super().replace_data(data)
+
+
+class _Padded(_Copied):
+    """A parameter with rows of zeros behind its own: see `Parameter.padded`."""
+
+    def __init__(self, parameter: Parameter, data: backend.Array, copy: backend.Array | None) -> None:
+        super().__init__(data, parameter.requires_grad, copy)
+        self._parameter = parameter
+
+    @property
+    def origin(self) -> Tensor:
+        return self._parameter
 
 
 class Module:

@@ -9,6 +9,7 @@ For sums, and for sharing work among ranks, the buffers are cut into blocks. Non
 norms of single parameters, too, are sums over whole blocks.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -32,13 +33,14 @@ BLOCK = 16_384
 
 @dataclass(frozen=True)
 class Segment:
-    """Where one parameter lies in the flat buffers: elements [start, stop)."""
+    """Where one parameter lies in the flat buffers: elements [start, stop), with `padding` zeros behind them."""
 
     name: str
     start: int
     stop: int
     shape: tuple[int, ...]
     decay: bool
+    padding: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ class FlatParameters:
 
     Segments start on multiples of 256 bytes, but for one that is joined to that before it (`Module.join`), which starts
     where that stops, if all that are joined have a multiple of 8 elements. What lies between segments is zero and stays
-    zero. `bounds` (int64 [blocks + 1]) are those of the blocks; those of segment i begin at number `first_blocks[i]`.
-    `ownership` says which of them this process updates: all, until something else is put there.
+    zero; behind some lie whole rows of it, for who takes `Parameter.padded`. `bounds` (int64 [blocks + 1]) are those of
+    the blocks; those of segment i begin at number `first_blocks[i]`. `ownership` says which of them this process
+    updates: all, until something else is put there.
 
     `rounded` [N], where there is one, is a copy of the values in bfloat16, which operations are given of parameters
     with two or more dimensions, and linear maps of biases. An optimizer's step and `load_state_dict` keep it up to
@@ -166,12 +169,19 @@ class FlatParameters:
 
     def collect_gradients_in(self, buffer: Array) -> None:
         """Let the next backward write into `buffer` [N], laid out like `gradients`, and forget the gradients so far."""
-        for segment, parameter in zip(self.segments, self.parameters, strict=True):
-            parameter.collect_gradient_in(buffer[segment.start : segment.stop].reshape(segment.shape))
+        for part, parameter in zip(self.padded_views(buffer), self.parameters, strict=True):
+            parameter.collect_gradient_in(part)
 
     def views(self, buffer: Array) -> dict[str, Array]:
         """Return the parameters' parts of `buffer` [N], which is laid out like `values`, by name and in shape."""
         return {part.name: buffer[part.start : part.stop].reshape(part.shape) for part in self.segments}
+
+    def padded_views(self, buffer: Array) -> list[Array]:
+        """Return the parameters' parts of `buffer` [N] with the rows of their padding, in the order of the buffers."""
+        return [
+            buffer[part.start : part.stop + part.padding].reshape(-1 if part.shape else (), *part.shape[1:])
+            for part in self.segments
+        ]
 
 
 def flatten(
@@ -195,15 +205,14 @@ def flatten(
     gradient_buffer, value_buffer = allocate(count, dtype), (allocate_values or allocate)(count, dtype)
     blocks = _blocks(segments, count)
     flat = FlatParameters(value_buffer, gradient_buffer, tuple(segments), tuple(parameters), *blocks)
-    values, gradients = flat.views(flat.values), flat.views(flat.gradients)
-    for segment, parameter in zip(segments, parameters, strict=True):
-        parameter.use_buffers(values[segment.name], gradients[segment.name])
+    views = flat.padded_views(flat.values), flat.padded_views(flat.gradients)
+    for parameter, values, gradients in zip(parameters, *views, strict=True):
+        parameter.use_buffers(values, gradients)
     if rounded:
         flat.rounded = xp.zeros(count, ml_dtypes.bfloat16)
         flat.round()
-        copies = flat.views(flat.rounded)
-        for segment, parameter in zip(segments, parameters, strict=True):
-            parameter.use_rounded(copies[segment.name])
+        for parameter, copy in zip(parameters, flat.padded_views(flat.rounded), strict=True):
+            parameter.use_rounded(copy)
     # The arrays that the parameters had before are as large as the model.
     backend.return_freed_memory()
     return flat
@@ -228,17 +237,18 @@ def _layout(module: Module, alignment: int) -> tuple[list[Parameter], list[Segme
                 # Each is laid once; one that has been replaced in its module is none of the parameters any more.
                 name = names.pop(id(member), None)
                 if name is not None:
-                    segments.append(Segment(name, stop, stop + member.size, member.shape, decay))
+                    padding = -len(member) % member.row_multiple * math.prod(member.shape[1:]) if member.ndim else 0
+                    segments.append(Segment(name, stop, stop + member.size, member.shape, decay, padding))
                     parameters.append(member)
-                    stop += member.size
+                    stop += member.size + padding
     return parameters, segments, -(-stop // alignment) * alignment
 
 
 def _blocks(segments: list[Segment], count: int) -> tuple[Array, Array]:
     """Return the bounds of the blocks of `count` elements, and the number of each segment's first block.
 
-    A segment's last block includes the gap behind it: zeros.
+    A segment's blocks include its padding, and the last one the gap behind it: zeros.
     """
-    starts = [np.arange(segment.start, segment.stop, BLOCK) for segment in segments]
+    starts = [np.arange(segment.start, segment.stop + segment.padding, BLOCK) for segment in segments]
     first_blocks = np.cumsum([0, *map(len, starts)])[:-1]
     return np.append(np.concatenate(starts), count), first_blocks

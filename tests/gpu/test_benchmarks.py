@@ -27,9 +27,8 @@ def lines_of(table):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
 
 
-@pytest.mark.parametrize("dropout", ["0.1", "0"])
-def test_all_launches_of_a_step_are_known_and_its_products_are_those_of_the_model(dropout):
-    table, said = run("gpu_launches.py", "--models", "tiny", "--lengths", "16", "--list", "--dropout", dropout)
+def test_all_launches_of_a_step_are_known_and_its_products_are_those_of_the_model():
+    table, said = run("gpu_launches.py", "--models", "tiny", "--lengths", "16", "--list")
     [counted] = re.findall(r"([\d,]+) FLOPs in products, ([\d,]+) in the model's.*; (\d+) unknown launches", said)
     assert counted[0] == counted[1]
     assert counted[2] == "0", table

@@ -314,6 +314,22 @@ class TestCrossEntropy:
         spacings = TOLERANCES[element.name] * (max(1, scale / 100) if element == np.float32 else 1)
         machine.compare("cross_entropy_gradient", element.name, got, expected, spacings)
 
+    @pytest.mark.parametrize(("width", "vocabulary"), [(64, 1), (64, 63), (1600, 1537), (30_528, 30_522)])
+    def test_columns_behind_the_vocabulary_do_not_count(self, machine, element, width, vocabulary):
+        logits, gradient, labels = normal(5, width, dtype=element), normal(5), RANDOM.integers(0, vocabulary, 5)
+        logits[:, vocabulary:], logits[4, 0], labels[0] = 1e4, np.nan, -100
+        counted = np.ascontiguousarray(logits[:, :vocabulary])
+        losses, log_sum = machine.run("cross_entropy", logits, labels, -100, vocabulary=vocabulary)
+        expected = machine.run("cross_entropy", counted, labels, -100)
+        np.testing.assert_allclose([losses[:4], log_sum[:4]], [each[:4] for each in expected], rtol=1e-6)
+        arguments = labels, log_sum, -100
+        [got] = machine.run("cross_entropy_gradient", gradient, logits, *arguments, vocabulary=vocabulary)
+        [expected] = machine.run("cross_entropy_gradient", gradient, counted, *arguments)
+        np.testing.assert_array_equal(got[:, :vocabulary].astype(np.float32), expected.astype(np.float32))
+        assert not got[:, vocabulary:].any()
+        [got] = machine.run("argmax", logits[:4], vocabulary=vocabulary)
+        np.testing.assert_array_equal(got, counted[:4].argmax(axis=1))
+
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_what_is_not_finite_goes_through(self, machine, bad):
         logits, labels = normal(2, 40), np.array([3, 3])

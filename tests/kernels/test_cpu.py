@@ -227,6 +227,21 @@ class TestCrossEntropy:
         # A logit of this size is itself rounded to this much.
         assert_agrees(cpu, "cross_entropy_gradient", *arguments, ulps=16 * max(1, scale / 100))
 
+    @pytest.mark.parametrize("kernels", ["cpu", "reference"])
+    def test_columns_behind_the_vocabulary_do_not_count(self, cpu, kernels):
+        kernels = cpu if kernels == "cpu" else reference
+        logits, gradient, labels = normal(5, 64), normal(5), RANDOM.integers(0, 50, 5)
+        logits[:, 50:], logits[4, 0], labels[0] = 1e4, np.nan, -100
+        counted = np.ascontiguousarray(logits[:, :50])
+        losses, log_sum = kernels.cross_entropy(logits, labels, -100, 50)
+        np.testing.assert_array_equal((losses, log_sum), kernels.cross_entropy(counted, labels, -100))
+        got = kernels.cross_entropy_gradient(gradient, logits, labels, log_sum, -100, 50)
+        np.testing.assert_array_equal(
+            got[:, :50], kernels.cross_entropy_gradient(gradient, counted, labels, log_sum, -100)
+        )
+        assert not got[:, 50:].any()
+        np.testing.assert_array_equal(kernels.argmax(logits[:4], 50), counted[:4].argmax(axis=1))
+
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_what_is_not_finite_goes_through(self, cpu, bad):
         logits, labels = normal(2, 40), np.array([3, 3])

@@ -28,45 +28,61 @@ def _sum_of_exponentials(row: Array, shift: np.float32) -> np.float32:
     return total
 
 
-@kernel(read(2), read(1, types.int64), types.int64, write(1), write(1))
-def _cross_entropy(logits: Array, labels: Array, ignore_index: int, losses: Array, log_sum: Array) -> None:
-    for row in range(logits.shape[0]):
-        greatest, label = _greatest(logits[row]), labels[row]
-        log_sum[row] = np.float32(math.log(np.float64(_sum_of_exponentials(logits[row], greatest)))) + greatest
-        losses[row] = ZERO if label == ignore_index else log_sum[row] - logits[row, label]
-
-
-@kernel(read(1), read(2), read(1, types.int64), read(1), types.int64, write(2))
-def _cross_entropy_gradient(
-    gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int, y: Array
+@kernel(read(2), read(1, types.int64), types.int64, types.int64, write(1), write(1))
+def _cross_entropy(
+    logits: Array, labels: Array, ignore_index: int, vocabulary: int, losses: Array, log_sum: Array
 ) -> None:
     for row in range(logits.shape[0]):
-        source, target, label = logits[row], y[row], labels[row]
+        own, label = logits[row, :vocabulary], labels[row]
+        greatest = _greatest(own)
+        log_sum[row] = np.float32(math.log(np.float64(_sum_of_exponentials(own, greatest)))) + greatest
+        losses[row] = ZERO if label == ignore_index else log_sum[row] - own[label]
+
+
+@kernel(read(1), read(2), read(1, types.int64), read(1), types.int64, types.int64, write(2))
+def _cross_entropy_gradient(
+    gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int, vocabulary: int, y: Array
+) -> None:
+    for row in range(logits.shape[0]):
+        source, target, label = logits[row, :vocabulary], y[row], labels[row]
         counts = label != ignore_index
         weight, shift = gradient[row] if counts else ZERO, log_sum[row]
         for column in range(source.shape[0]):
             target[column] = exp(source[column] - shift) * weight
         if counts:
             target[label] = (exp(source[label] - shift) - ONE) * weight
+        target[vocabulary:] = ZERO
 
 
-def cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
+def cross_entropy(
+    logits: Array, labels: Array, ignore_index: int, vocabulary: int | None = None
+) -> tuple[Array, Array]:
     logits, labels = plain(logits), plain(labels, np.int64)
+    counted = logits.shape[1] if vocabulary is None else vocabulary
     losses, log_sum = np.empty(len(labels), np.float32), np.empty(len(labels), np.float32)
 
     def work(part: slice) -> None:
-        _cross_entropy(logits[part], labels[part], ignore_index, losses[part], log_sum[part])
+        _cross_entropy(logits[part], labels[part], ignore_index, counted, losses[part], log_sum[part])
 
     threads.split(len(logits), logits.size, work)
     return losses, log_sum
 
 
-def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int) -> Array:
+def cross_entropy_gradient(
+    gradient: Array,
+    logits: Array,
+    labels: Array,
+    log_sum: Array,
+    ignore_index: int,
+    vocabulary: int | None = None,
+) -> Array:
     gradient, logits, labels, log_sum = plain(gradient), plain(logits), plain(labels, np.int64), plain(log_sum)
+    counted = logits.shape[1] if vocabulary is None else vocabulary
     y = np.empty_like(logits)
 
     def work(part: slice) -> None:
-        _cross_entropy_gradient(gradient[part], logits[part], labels[part], log_sum[part], ignore_index, y[part])
+        arguments = gradient[part], logits[part], labels[part], log_sum[part]
+        _cross_entropy_gradient(*arguments, ignore_index, counted, y[part])
 
     threads.split(len(logits), logits.size, work)
     return y

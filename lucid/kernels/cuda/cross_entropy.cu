@@ -1,4 +1,6 @@
 // Cross-entropy over a wide vocabulary, and what is the most probable in it: a block of threads to a row.
+//
+// Rows are `width` apart. Of the columns the first `vocabulary` count; those behind it are there for the alignment.
 #include "element.cuh"
 #include "reduction.cuh"
 
@@ -20,17 +22,27 @@ __device__ inline Exponentials opposite(Exponentials x, int offset) {
     return {opposite(x.most, offset), opposite(x.sum, offset)};
 }
 
+// Puts `x` where columns do not count, of those from `column` on.
+__device__ inline void fill_rest(float (&values)[VECTOR], int column, int vocabulary, float x) {
+    if (column + VECTOR <= vocabulary) return;
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) values[i] = column + i < vocabulary ? values[i] : x;
+}
+
+__device__ inline float minus_infinity() { return __uint_as_float(0xFF800000u); }
+
 // The logits are read once: the sum is scaled down whenever a greater one turns up.
 extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(
     const ELEMENT *__restrict__ logits, const long long *__restrict__ labels, long long ignore_index,
-    float *__restrict__ losses, float *__restrict__ log_sum, int vocabulary) {
+    float *__restrict__ losses, float *__restrict__ log_sum, int width, int vocabulary) {
     const long long row = blockIdx.x;
-    const ELEMENT *own = logits + row * vocabulary;
+    const ELEMENT *own = logits + row * width;
     Exponentials found = {LEAST, 0};
 #pragma unroll 2
     for (int column = threadIdx.x * VECTOR; column < vocabulary; column += THREADS * VECTOR) {
         float values[VECTOR], most = found.most;
         load(own + column, values);
+        fill_rest(values, column, vocabulary, minus_infinity());
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) most = fmaxf(most, values[i]);
         found.sum *= expf(found.most - most);
@@ -48,17 +60,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(
 
 extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy_gradient(
     const float *__restrict__ gradient, const ELEMENT *__restrict__ logits, const long long *__restrict__ labels,
-    const float *__restrict__ log_sum, long long ignore_index, ELEMENT *__restrict__ y, int vocabulary) {
+    const float *__restrict__ log_sum, long long ignore_index, ELEMENT *__restrict__ y, int width, int vocabulary) {
     const long long row = blockIdx.x, label = labels[row];
-    const ELEMENT *own = logits + row * vocabulary;
+    const ELEMENT *own = logits + row * width;
     const float weight = label == ignore_index ? 0 : gradient[row], shift = log_sum[row];
 #pragma unroll 2
-    for (int column = threadIdx.x * VECTOR; column < vocabulary; column += THREADS * VECTOR) {
+    for (int column = threadIdx.x * VECTOR; column < width; column += THREADS * VECTOR) {
         float values[VECTOR];
         load(own + column, values);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) values[i] = (expf(values[i] - shift) - (column + i == label)) * weight;
-        store(y + row * vocabulary + column, values);
+        fill_rest(values, column, vocabulary, 0);
+        store(y + row * width + column, values);
     }
 }
 
@@ -80,16 +93,17 @@ __device__ inline Entry opposite(Entry entry, int offset) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) argmax(
-    const ELEMENT *__restrict__ x, long long *__restrict__ places, int width) {
+    const ELEMENT *__restrict__ x, long long *__restrict__ places, int width, int vocabulary) {
     const ELEMENT *own = x + static_cast<long long>(blockIdx.x) * width;
     // A thread without a column must not win over one with a column.
-    Entry found = {LEAST, width};
-    for (int column = threadIdx.x * VECTOR; column < width; column += THREADS * VECTOR) {
+    Entry found = {LEAST, vocabulary};
+    for (int column = threadIdx.x * VECTOR; column < vocabulary; column += THREADS * VECTOR) {
         float values[VECTOR];
         load(own + column, values);
+        fill_rest(values, column, vocabulary, minus_infinity());
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) found = Greater()(found, {values[i], column + i});
     }
     found = over_row(found, Greater());
-    if (threadIdx.x == 0) places[blockIdx.x] = found.column < width ? found.column : 0;
+    if (threadIdx.x == 0) places[blockIdx.x] = found.column < vocabulary ? found.column : 0;
 }

@@ -16,42 +16,56 @@ def form(element: str, vector: int) -> Variant:
     return variant("cross_entropy", element, vector, THREADS=_THREADS)
 
 
-def cross_entropy(logits: Array, labels: Array, ignore_index: int) -> tuple[Array, Array]:
+def cross_entropy(
+    logits: Array, labels: Array, ignore_index: int, vocabulary: int | None = None
+) -> tuple[Array, Array]:
     logits = plain(logits)
-    rows, vocabulary = logits.shape
-    losses, log_sum = empty(logits, rows), empty(logits, rows)
+    losses, log_sum = empty(logits, len(logits)), empty(logits, len(logits))
     launching.launch(
-        form(logits.dtype.name, _vector(logits)), "cross_entropy", (rows,), (_THREADS,),
-        logits, _labels(labels, logits), np.int64(ignore_index), losses, log_sum, np.int32(vocabulary),
+        form(logits.dtype.name, _vector(logits)), "cross_entropy", (len(logits),), (_THREADS,),
+        logits, _labels(labels, logits), np.int64(ignore_index), losses, log_sum, *_widths(logits, vocabulary),
     )  # fmt: skip
     return losses, log_sum
 
 
-def cross_entropy_gradient(gradient: Array, logits: Array, labels: Array, log_sum: Array, ignore_index: int) -> Array:
+def cross_entropy_gradient(
+    gradient: Array,
+    logits: Array,
+    labels: Array,
+    log_sum: Array,
+    ignore_index: int,
+    vocabulary: int | None = None,
+) -> Array:
     logits = plain(logits)
-    rows, vocabulary = logits.shape
     y = array_module(logits).empty_like(logits)
     launching.launch(
-        form(logits.dtype.name, _vector(logits)), "cross_entropy_gradient", (rows,), (_THREADS,),
+        form(logits.dtype.name, _vector(logits)), "cross_entropy_gradient", (len(logits),), (_THREADS,),
         parameter(gradient), logits, _labels(labels, logits), parameter(log_sum), np.int64(ignore_index), y,
-        np.int32(vocabulary),
+        *_widths(logits, vocabulary),
     )  # fmt: skip
     return y
 
 
-def argmax(x: Array) -> Array:
+def argmax(x: Array, vocabulary: int | None = None) -> Array:
     rows = as_rows(x)
     places = empty(x, len(rows), dtype=np.int64)
     launching.launch(
-        form(x.dtype.name, _vector(rows)), "argmax", (len(rows),), (_THREADS,), rows, places, np.int32(rows.shape[1])
-    )
+        form(x.dtype.name, _vector(rows)), "argmax", (len(rows),), (_THREADS,),
+        rows, places, *_widths(rows, vocabulary),
+    )  # fmt: skip
     return places.reshape(x.shape[:-1])
+
+
+def _widths(rows: Array, vocabulary: int | None) -> tuple[np.int32, np.int32]:
+    """Return how many columns there are, and how many of them count."""
+    width = rows.shape[1]
+    return np.int32(width), np.int32(width if vocabulary is None else vocabulary)
 
 
 def _vector(logits: Array) -> int:
     """Return how many logits are read at once: two even where there are as many as 30,522, BERT's vocabulary."""
-    vector, vocabulary = vector_width(logits.shape[1], logits), logits.shape[1]
-    return 2 if vector == 1 and vocabulary % 2 == 0 and is_aligned(logits) else vector
+    vector, width = vector_width(logits.shape[1], logits), logits.shape[1]
+    return 2 if vector == 1 and width % 2 == 0 and is_aligned(logits) else vector
 
 
 def _labels(labels: Array, like: Array) -> Array:

@@ -32,6 +32,9 @@ from lucid.random import coordinates_by_hand
 
 Reduction = Literal["mean", "sum"]
 
+# What the rows of scores are padded to: whole lines of a GPU's cache, whatever their type.
+_ROW_MULTIPLE = 64
+
 
 class ModelInputs(TypedDict, total=False):
     """The inputs of `forward` beside `input_ids`: tensors or arrays."""
@@ -57,16 +60,25 @@ class PredictionTransform(Module):
 
 
 class LanguageModelHead(Module):
-    """Scores of the vocabulary [..., V] from hidden states [..., C]; its weight is the word embedding's."""
+    """Scores of the vocabulary [..., V] from hidden states [..., C]; its weight is the word embedding's.
+
+    In training the scores are [N, W], with W - V columns of zeros that do not count: products are slow where rows begin
+    just anywhere, as those of the 30,522 do in bfloat16. So `flatten` pads table and bias.
+    """
 
     def __init__(self, config: BERTConfig, word_embedding: Parameter) -> None:
         super().__init__()
         self.transform = PredictionTransform(config)
         self.bias = Parameter(init.zeros(config.vocab_size))
         self.decoder = TiedLinear(word_embedding, self.bias)
+        word_embedding.row_multiple = self.bias.row_multiple = _ROW_MULTIPLE
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.transform(x))
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Return the scores [N, W] for hidden states [N, C]; W is V where the parameters are in no flat buffers."""
+        return self.decoder.padded(self.transform(x))
 
 
 class PreTrainingHeads(Module):
@@ -383,7 +395,8 @@ class BERTForPreTraining(Module):
     def _mlm_branch(self, hidden: Tensor, rows: LabelledRows) -> BranchLoss:
         # Rows of a table at ids, whose gradient is a kernel: that of an index takes ten times as long.
         masked = functional.embedding(rows.positions, hidden)
-        return _branch_loss(self.cls.predictions(masked), rows.mlm_labels, rows.ignore_index, rows.masked)
+        scores = self.cls.predictions.padded(masked)
+        return _branch_loss(scores, rows.mlm_labels, rows.ignore_index, rows.masked, self.config.vocab_size)
 
     def _nsp_branch(self, hidden: Tensor, rows: LabelledRows) -> BranchLoss:
         scores = self._next_sentence_scores(hidden, rows.rows.sequences)
@@ -393,15 +406,17 @@ class BERTForPreTraining(Module):
         return self.cls.seq_relationship(self.bert.pooler(hidden, sequences))
 
 
-def _branch_loss(scores: Tensor, labels: Array, ignore_index: int, count: int) -> BranchLoss:
-    loss = functional.cross_entropy(scores, labels, ignore_index, reduction="sum")
-    right = (_most_probable(scores) == labels) & (labels != ignore_index)
+def _branch_loss(
+    scores: Tensor, labels: Array, ignore_index: int, count: int, vocabulary: int | None = None
+) -> BranchLoss:
+    loss = functional.cross_entropy(scores, labels, ignore_index, reduction="sum", vocabulary=vocabulary)
+    right = (_most_probable(scores, vocabulary) == labels) & (labels != ignore_index)
     return BranchLoss(loss, count, right.sum())
 
 
-def _most_probable(scores: Tensor) -> Array:
-    """Return the place of the greatest of scores [..., V]: int64 [...]."""
-    return kernels.of(scores.data).argmax(scores.data)
+def _most_probable(scores: Tensor, vocabulary: int | None = None) -> Array:
+    """Return the place of the greatest of scores [..., V]: int64 [...]. With `vocabulary` they may be padded."""
+    return kernels.of(scores.data).argmax(scores.data, vocabulary)
 
 
 def _reduce(branch: BranchLoss, reduction: Reduction) -> Tensor:
