@@ -39,6 +39,8 @@ def clip_scale(norm: float | Array, max_norm: float) -> Array:
 
 def _squared_sums(flat: FlatParameters) -> Array:
     """Return the sum of the squares of the gradients in each block, those of other ranks too: float64 [blocks]."""
+    if flat.ownership.is_whole:
+        return kernels.of(flat.gradients).squared_sums(flat.gradients, flat.bounds)
     sums = array_module(flat.gradients).zeros(len(flat.bounds) - 1, np.float64)
     for part in flat.ownership.parts:
         gradients = flat.gradients[part.elements]
