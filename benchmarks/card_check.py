@@ -18,7 +18,7 @@ Nothing comes from the network. What has to be there is named if it is missing. 
 fetches what is most often missing, for the version of Python that shows this text: bring the folder `wheels`, and say
 so. What is missing is then installed beside the rest, into an environment of its own among the temporary files.
 
-With --tiny the card is that of tests/emulated, and all is small: this shows that all runs.
+With --tiny the card is that of tests/stand_in, and all is small: this shows that all runs.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from card import wanted
 from card.results import Line, Results, graphs_table, markdown, steps_table, tests_table
 
 ROOT = Path(__file__).parents[1]
-EMULATION = ROOT / "tests" / "emulated"
+EMULATION = ROOT / "tests" / "stand_in"
 LINES_SHOWN = 12
 # To find out what is missing, and install it.
 SECONDS_TO_PREPARE = 30

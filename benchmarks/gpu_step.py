@@ -44,7 +44,7 @@ COLUMNS = (
     "TFLOP/s, lucid and PyTorch", "share of the product's rate", "product, TFLOP/s", "copy, TB/s",
     "GiB, lucid and PyTorch", "losses differ by", "norms differ by",
 )  # fmt: skip
-EMULATION = Path(__file__).parents[1] / "tests" / "emulated"
+EMULATION = Path(__file__).parents[1] / "tests" / "stand_in"
 
 
 @dataclass

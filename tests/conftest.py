@@ -5,6 +5,7 @@ if they are also marked `emulated`, under an mpiexec of their own (`tests/gpu/te
 leaves them out and runs all others.
 """
 
+import ctypes
 import os
 import re
 import shutil
@@ -147,6 +148,33 @@ def staged(shared_memory: Communicator) -> Communicator:
 def staged_over_mpi(communicator: Group) -> Communicator:
     """The communicator between GPUs over MPI."""
     return StagedCommunicator(communicator, device_for(communicator, "cuda"))
+
+
+class DeviceCounts:
+    """What was asked of the emulated GPUs since this process began."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    @property
+    def host_waits(self) -> int:
+        return self._library.stand_in_host_waits()
+
+    @property
+    def kernel_launches(self) -> int:
+        return self._library.stand_in_kernel_launches()
+
+    @property
+    def graph_launches(self) -> int:
+        return self._library.stand_in_graph_launches()
+
+
+@pytest.fixture
+def device_counts() -> DeviceCounts:
+    """How often the host has waited for a GPU, kernels have been launched, and graphs."""
+    if "building" not in sys.modules:
+        pytest.skip("a real GPU does not count")
+    return DeviceCounts(sys.modules["building"].library())
 
 
 GROUPS = (

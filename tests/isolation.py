@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-EMULATION = Path(__file__).parent / "emulated"
+EMULATION = Path(__file__).parent / "stand_in"
 
 # Set where the environment is clean: the home of the user, for what needs it.
 USER_HOME = "LUCID_TESTS_USER_HOME"

@@ -1,12 +1,16 @@
 """How tests start ranks, and find them again."""
 
+import importlib.util
 import os
+import platform
+import shutil
 import signal
 import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,10 +44,27 @@ def run_to_end(command: Sequence[str], seconds: float, environment: dict[str, st
     return subprocess.CompletedProcess(command, process.returncode, output)
 
 
+def is_stand_in(cupy: Any) -> bool:
+    """Return whether the GPUs that CuPy finds are what stands in for them."""
+    return cupy.cuda.is_available() and cupy.cuda.runtime.getDeviceProperties(0)["name"] == b"Emulated GPU"
+
+
+def why_no_stand_in() -> str:
+    """Return what keeps the real CuPy from running over the stand-in for CUDA here; "" if nothing."""
+    found = importlib.util.find_spec("nvidia")
+    folders = [] if found is None else list(found.submodule_search_locations or ())
+    headers = (header for folder in folders for header in Path(folder).glob("cu*/include/crt/host_defines.h"))
+    if importlib.util.find_spec("cupy") is None or not any(headers):
+        return "CuPy and CUDA's headers are not installed: pip install -e '.[gpu-ci]'"
+    if platform.machine() != "x86_64" or shutil.which("g++") is None:
+        return "the stand-in for CUDA needs g++, and a CPU of x86-64"
+    return ""
+
+
 def with_emulation(**variables: str) -> dict[str, str]:
-    """The environment of a process that has an emulated GPU, and the kernels for it, whatever is tested otherwise."""
-    emulated = str(Path(__file__).parent / "emulated")
-    path = os.pathsep.join(filter(None, (emulated, os.environ.get("PYTHONPATH"))))
+    """The environment of a process whose CuPy finds emulated GPUs, and of the kernels for them, whatever is tested."""
+    folder = str(Path(__file__).parent / "stand_in")
+    path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
     return {"PYTHONPATH": path, "LUCID_KERNELS": "", **variables}
 
 

@@ -15,8 +15,10 @@
 #define __shared__ static
 #define __restrict__
 #define __launch_bounds__(...)
-// Each program has a runtime of its own.
+// Each program has a runtime of its own, unless it is said before that it has not.
+#ifndef OF_THIS_PROGRAM
 #define OF_THIS_PROGRAM __attribute__((visibility("hidden")))
+#endif
 
 template <class Number>
 constexpr const Number &min(const Number &one, const Number &other) {

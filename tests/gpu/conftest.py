@@ -1,17 +1,17 @@
 """What runs on a GPU in tests: on a card if there is one, and in the emulation.
 
-A process has either. The emulation is that of tests/emulated, and tests that need it are marked `emulated`: plain
-`pytest` leaves them out, but for test_under_emulation.py, which runs them all in a process that has it. Tests with
-`machine` run in it and on a card.
+A process has either. The emulation is the real CuPy over tests/stand_in. Tests that need it are marked `emulated`;
+plain `pytest` leaves them out, but for test_under_emulation.py, which runs them all in a process that has it. Tests
+with `machine` run in it and on a card.
 """
 
-import shutil
+import sys
 from collections import defaultdict
 
 import ml_dtypes
 import numpy as np
 import pytest
-from launching import with_emulation
+from launching import is_stand_in, why_no_stand_in, with_emulation
 from targets import call
 
 from lucid import backend
@@ -34,7 +34,7 @@ def card():
         import cupy
     except ImportError:
         return None
-    if not cupy.cuda.is_available() or hasattr(cupy, "emulation"):
+    if not cupy.cuda.is_available() or is_stand_in(cupy):
         return None
     version = cupy.cuda.runtime.driverGetVersion()
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
@@ -137,14 +137,14 @@ def machine(request):
     """The GPU or its emulation. New arrays hold no numbers, so that what a kernel leaves unwritten is seen."""
     global _card
     cupy = pytest.importorskip("cupy")
-    if request.param == "emulated":
-        assert hasattr(cupy, "emulation"), "tests marked `emulated` need tests/emulated first on PYTHONPATH"
-        yield Machine("emulated")
-        return
-    _card = card()
-    if _card is None:
-        pytest.skip("no GPU that CuPy can use")
     with pytest.MonkeyPatch.context() as patch:
+        if request.param == "emulated":
+            assert is_stand_in(cupy), "tests marked `emulated` need tests/stand_in first on PYTHONPATH"
+            yield Machine("emulated")
+            return
+        _card = card()
+        if _card is None:
+            pytest.skip("no GPU that CuPy can use")
         for name in ("empty", "empty_like"):
             patch.setattr(cupy, name, poisoned(getattr(cupy, name)))
         yield Machine("card")
@@ -160,6 +160,28 @@ def poisoned(allocate):
     return allocate_poisoned
 
 
+@pytest.fixture(autouse=True)
+def all_done():
+    """What a test has left the emulation to do is done before the next: memory that it has left is given out again."""
+    yield
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and is_stand_in(cupy):
+        cupy.cuda.Device().synchronize()
+
+
+@pytest.fixture(autouse=True)
+def bounded_arrays(request):
+    """In the emulation each array is memory of its own: it holds no numbers, and nothing behind it can be touched."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if parameters.get("machine") != "emulated":
+        yield
+        return
+    import cupy
+
+    with cupy.cuda.using_allocator(None):
+        yield
+
+
 @pytest.fixture(params=["float32", "bfloat16"])
 def element(request):
     """The type that rows consist of."""
@@ -173,6 +195,6 @@ def gpu_environment(request):
         if card() is None:
             pytest.skip("no GPU that CuPy can use")
         return None
-    if shutil.which("g++") is None and shutil.which("clang++") is None:
-        pytest.skip("no C++ compiler to emulate the GPU with")
+    if why_no_stand_in():
+        pytest.skip(why_no_stand_in())
     return with_emulation()

@@ -2,16 +2,15 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from launching import FEW_CORES
+from launching import FEW_CORES, why_no_stand_in
 
 ROOT = Path(__file__).parents[2]
-COMPILER = shutil.which("g++") or shutil.which("clang++")
+needs_emulation = pytest.mark.skipif(why_no_stand_in() != "", reason=why_no_stand_in())
 
 
 def run(script, *options, seconds=280):
@@ -43,7 +42,7 @@ def test_a_larger_batch_has_as_many_launches():
     assert lines_of(few)[2][1:6] == lines_of(many)[2][1:6]
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to emulate the GPU with")
+@needs_emulation
 def test_a_step_is_timed_in_the_emulation():
     table, _ = run("gpu_step.py", "--tiny", "--sides", "lucid", "--turns", "1", "--steps", "1", "--dropouts", "0.1")
     [line] = [line for line in lines_of(table) if line[0].startswith("tiny")]
@@ -51,7 +50,7 @@ def test_a_step_is_timed_in_the_emulation():
     assert len(line) == len(lines_of(table)[0])
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to emulate the GPU with")
+@needs_emulation
 def test_losses_beside_pytorch_are_compared():
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

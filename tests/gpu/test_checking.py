@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,10 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from launching import why_no_stand_in
 
 ROOT = Path(__file__).parents[2]
-COMPILER = shutil.which("g++") or shutil.which("clang++")
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to emulate the GPU with")
+needs_emulation = pytest.mark.skipif(why_no_stand_in() != "", reason=why_no_stand_in())
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def run(tmp_path):
     return found
 
 
-@needs_compiler
+@needs_emulation
 def test_the_gpu_and_its_products_are_described(run, tmp_path):
     parts = run("--only", "card", "products", seconds=120)
     names = {line["name"]: line["version"] for line in parts["card"]["results"]}
@@ -58,7 +57,7 @@ def test_the_gpu_and_its_products_are_described(run, tmp_path):
     assert "| card | 1 x Emulated GPU" in (tmp_path / "results.md").read_text()
 
 
-@needs_compiler
+@needs_emulation
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_all_parts_are_gone_through(run, tmp_path):

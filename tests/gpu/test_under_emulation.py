@@ -3,22 +3,18 @@
 Other numbers of ranks, which add little to two, are left to the long tests, and so are those that are marked as such.
 """
 
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from launching import run_to_end, with_emulation
+from launching import run_to_end, why_no_stand_in, with_emulation
 
 TESTS = Path(__file__).parents[1]
 KERNELS = Path(__file__).parent / "test_kernels.py"
 SECONDS, HANG_AFTER = 840, 200
 
 pytestmark = [
-    pytest.mark.skipif(
-        shutil.which("g++") is None and shutil.which("clang++") is None,
-        reason="no C++ compiler to emulate the GPU with",
-    ),
+    pytest.mark.skipif(why_no_stand_in() != "", reason=why_no_stand_in()),
     pytest.mark.timeout(SECONDS + 60),
 ]
 

@@ -6,7 +6,7 @@ import numpy as np
 from tiny_bert import CONFIG, IGNORED, T, V
 
 import lucid
-from lucid.backend import CPU
+from lucid.backend import CPU, synchronise
 from lucid.data import Batch
 from lucid.distributed import DistributedDataParallel
 from lucid.models import BERTForPreTraining
@@ -69,6 +69,9 @@ class Steps:
             if is_on_cpu
             else GraphedMicroBatches(self.ddp, 3, communicator, graphs, activation_bytes)
         )
+        if not is_on_cpu:
+            # The next communicator brings a stream of its own, which would not wait for what is under way here.
+            synchronise()
 
     def take(self, batch):
         """Take a step, and return its figures on their way; the last is the gradient's norm."""
