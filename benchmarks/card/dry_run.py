@@ -44,7 +44,7 @@ class DryRun:
 
         return start
 
-    def plan(self, device: str, product: Any) -> "Plan":
+    def plan(self, device: str, product: Any, timed: bool) -> "Plan":
         """Stand for `gemm.plan_of`."""
         return Plan(product, self.launches)
 

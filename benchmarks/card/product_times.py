@@ -12,6 +12,7 @@ import numpy as np
 from card.results import Results
 from card.workloads import Workload
 
+from lucid import kernels
 from lucid.backend import Array, gpu_library
 from lucid.distributed import connect
 from lucid.kernels.cuda import algorithms, gemm, plans
@@ -31,7 +32,6 @@ def check(results: Results, tiny: bool) -> bool:
     size = workload.rows * workload.length, workload.masked_tokens, workload.rows
     rows, labelled, _ = rounded_up(size, workload.rows, workload.length)
     vocabularies = TINY_VOCABULARIES if tiny else VOCABULARIES
-    plans.time_algorithms(True)
     for count, shapes in ((labelled, vocabularies), (rows, TINY_LAYERS if tiny else LAYERS)):
         for inputs, outputs in shapes:
             for name, product in products(count, inputs, outputs):
@@ -69,7 +69,7 @@ def add(results: Results, name: str, flops: int, product: Callable[[], object]) 
         return algorithms.fastest(found)
 
     plans.plan_of.cache_clear()
-    with mock.patch.object(algorithms, "chosen", timed):
+    with kernels.timed_products(), mock.patch.object(algorithms, "chosen", timed):
         product()
     if not found:
         return

@@ -1,5 +1,6 @@
 from .agreement import all_or_none as all_or_none
 from .agreement import is_agreed as is_agreed
+from .agreement import text_of as text_of
 from .agreement import text_of_first as text_of_first
 from .agreement import texts_of_all as texts_of_all
 from .communicator import Communicator as Communicator

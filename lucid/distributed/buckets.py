@@ -40,6 +40,8 @@ class BucketedReduction:
         # two passes all are yet to come, and none is on its way.
         self._not_ready = self._bucket_sizes.copy()
         self._works: list[Work] = []
+        # Buckets that `outside` was asked to launch, which may do it later.
+        self._asked = 0
 
     def begin_step(self) -> None:
         """Nothing has to be prepared: backward overwrites what is marked as unset."""
@@ -53,7 +55,8 @@ class BucketedReduction:
         self._not_ready[bucket] -= 1
         if self.accumulating:
             return
-        while len(self._works) < len(self._not_ready) and self._not_ready[len(self._works)] == 0:
+        while self._asked < len(self._not_ready) and self._not_ready[self._asked] == 0:
+            self._asked += 1
             self.outside(self._launch_next)
 
     def _launch_next(self) -> None:
@@ -61,7 +64,7 @@ class BucketedReduction:
 
     def _end_pass(self) -> None:
         self._flat.zero_unset_gradients()
-        self._not_ready = self._bucket_sizes.copy()
+        self._not_ready, self._asked = self._bucket_sizes.copy(), 0
         if not self.accumulating:
             self.outside(self._finish)
 

@@ -86,6 +86,11 @@ class DistributedDataParallel(Generic[ModuleT]):
         """Call the module."""
         return self.module(*inputs, **options)
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether gradients are summed by the exact reduction."""
+        return isinstance(self._reduction, ExactReduction)
+
     def zero_grad(self) -> None:
         """Forget all gradients, to begin a step."""
         self.flat.zero_grad()
@@ -93,7 +98,10 @@ class DistributedDataParallel(Generic[ModuleT]):
 
     @contextmanager
     def communicating(self, outside: Outside) -> Iterator[None]:
-        """Within this, what backward communicates is given to `outside`, to do it and to keep it, in order."""
+        """Within this, what backward communicates is given to `outside`, to do it in order, now or after backward.
+
+        The exact reduction has done it by then.
+        """
         before, self._reduction.outside = self._reduction.outside, outside
         try:
             yield

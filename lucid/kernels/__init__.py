@@ -38,7 +38,6 @@ _wrapper: "Callable[[Kernels], Kernels] | None" = None
 # What was chosen last.
 _precision: Precision = "float32"
 _attention: AttentionKind = "own"
-_timed = False
 
 
 class Products(Protocol):
@@ -396,24 +395,26 @@ def set_attention(kind: AttentionKind) -> str | None:
     return remark
 
 
-def time_products(wanted: bool) -> None:
-    """Let products on GPUs be made by the algorithm that was the fastest when it was timed, or by the library's first.
+@contextmanager
+def timed_products() -> Iterator[None]:
+    """Inside the block, make each product on a GPU by the algorithm that is the fastest for it.
 
-    This holds for the whole process from now on. What is timed is timed once, and kept for the kind of card. The
-    library's first, which products have unless this asks for the other, needs nothing kept to give the same bits.
+    The first time, all algorithms are timed; the choice is kept for this kind of card. Outside of the block a product
+    is made by the library's own choice, which gives the same bits with nothing kept.
     """
-    global _timed
-    if wanted != _timed and _on_gpu() is not reference:
-        from lucid.kernels.cuda import plans
+    if _on_gpu() is reference:
+        yield
+        return
+    from lucid.kernels.cuda import plans
 
-        plans.time_algorithms(wanted)
-    _timed = wanted
+    with plans.timed():
+        yield
 
 
 @contextmanager
 def choices_kept() -> Iterator[None]:
-    """Put back, after the block, what was chosen before it: precision, attention, `time_products`, `threads.limit`."""
-    before = _precision, _attention, _timed
+    """Put back, after the block, what was chosen before it: precision, attention, `threads.limit`."""
+    before = _precision, _attention
     with threads.limit_kept():
         try:
             yield
@@ -422,7 +423,6 @@ def choices_kept() -> Iterator[None]:
                 set_precision(before[0])
             if _attention != before[1]:
                 set_attention(before[1])
-            time_products(before[2])
 
 
 def product_library(device: str = CPU) -> str:

@@ -23,7 +23,7 @@ from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.metrics import WindowSums
-from lucid.training.products import ProductChoices
+from lucid.training.product_choices import ProductChoices
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"

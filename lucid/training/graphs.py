@@ -15,14 +15,18 @@ does in Python besides has to be the same each time, or be done by hand:
 - `BucketedReduction` counts parameters and buckets. It is through with both at the end of each pass.
 """
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+from lucid import kernels
 from lucid.backend import Array, array_module
 from lucid.distributed import Communicator, DistributedDataParallel, wait_for_device
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.rows import LabelledRows
 from lucid.streams import MemoryPool, Recording, StaticArrays
 from lucid.training.micro_batches import MicroBatches, Place, no_figures
+from lucid.training.product_choices import times_products
 
 # Sizes that a number of rows is rounded up to, between none and all of the grid.
 _SIZES = 32
@@ -81,6 +85,7 @@ class GraphedMicroBatches(MicroBatches):
         super().__init__(ddp, seed)
         self._communicator, self._graphs = communicator, graphs
         self._device = ddp.module.device
+        self._timed = times_products(ddp)
         self._pool = MemoryPool(self._device, activation_bytes + activation_bytes // _MORE)
         self._programs: dict[tuple[Shape, int, tuple[bool, bool]], _Program] = {}
 
@@ -110,11 +115,27 @@ class GraphedMicroBatches(MicroBatches):
             with self._pool.allocating(), Recording() as recording, self.ddp.communicating(recording.outside):
                 self._backward(program.rows, program.place, program.figures)
             program.recording = recording
-        else:
-            if not program.has_run:
-                # Kernels are loaded and products timed now, which may wait for the GPU unseen by the watchdog.
-                wait_for_device(self._communicator, array_module(flat.gradients).cuda.get_current_stream())
+        elif program.has_run:
             with self._pool.allocating():
                 self._backward(program.rows, program.place, program.figures)
-            program.has_run = True
+        else:
+            self._run_first(program)
         return program.figures
+
+    def _run_first(self, program: _Program) -> None:
+        """Run the first micro-batch of a shape: kernel by kernel, and all of it before anything is communicated.
+
+        Kernels are loaded and products timed meanwhile, which waits for the GPU unseen by the watchdog. So nothing
+        there may wait for other ranks, and nothing else may keep it busy.
+        """
+        wait_for_device(self._communicator, array_module(program.figures).cuda.get_current_stream())
+        later: list[Callable[[], None]] = []
+        with self._pool.allocating(), self.ddp.communicating(later.append):
+            self._backward(program.rows, program.place, program.figures)
+        for action in later:
+            action()
+        program.has_run = True
+
+    def _backward(self, rows: LabelledRows, place: Place, figures: Array) -> None:
+        with kernels.timed_products() if self._timed else nullcontext():
+            super()._backward(rows, place, figures)

@@ -21,7 +21,7 @@ from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.metrics import WindowSums
 from lucid.training.numerics import numerics
-from lucid.training.products import ProductChoices, choices_so_far, take_first_ranks_choices
+from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.start import changed_numerics, find_start
 from lucid.training.store import CheckpointStore
 
@@ -62,7 +62,6 @@ class Run:
 
         All ranks call this.
         """
-        timed = _times_products(self.config, self.communicator)
         return TrainingState(
             step=self.step,
             samples_consumed=self.samples_consumed,
@@ -75,7 +74,7 @@ class Run:
             tokenizer=self.corpora.tokenizer_hash,
             numerics=numerics(self.model.device),
             config=self.config.as_dict(),
-            products=choices_so_far(self.communicator) if timed else ProductChoices(),
+            products=choices_so_far(self.communicator) if times_products(self.ddp) else ProductChoices(),
         )
 
 
@@ -94,8 +93,6 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
     corpora, model, checkpoint, messages = all_or_none(communicator, lambda: _open_alone(config, communicator, store))
-    if _times_products(config, communicator):
-        take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     model.to(device).bert.encoder.recompute(config.train.recompute)
     ddp = DistributedDataParallel(
         model,
@@ -105,6 +102,8 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         sharded=config.optimizer.sharded,
         rounded=device != CPU and config.train.precision == "bfloat16",
     )
+    if times_products(ddp):
+        take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     run = Run(config, communicator, corpora, ddp, _optimizer(config, ddp.flat), store, messages)
     _restore(run, checkpoint)
     # What was read of a checkpoint is three times the weights.
@@ -128,7 +127,6 @@ def _open_alone(
         kernels.of(np.zeros(0, np.float32))  # loads them, or even compiles them: here, and not in the first step
     else:
         remark = _choose_attention(config)
-        kernels.time_products(_times_products(config, communicator))
     messages = [said for said in (communicator.remark, remark) if said]
     corpora = open_corpora(config)
     random.manual_seed(config.train.seed)
@@ -143,11 +141,6 @@ def _open_alone(
         messages.extend(changed_numerics(config, checkpoint.state, communicator.device))
     model = BERTForPreTraining(config.model) if checkpoint is None else _overwritten_model(config)
     return corpora, model, checkpoint, messages
-
-
-def _times_products(config: RunConfig, communicator: Communicator) -> bool:
-    """Return whether products are made by timed algorithms: not under the exact reduction, whose bits need no times."""
-    return communicator.device != CPU and config.train.reduction == "fast"
 
 
 def _choose_attention(config: RunConfig) -> str | None:

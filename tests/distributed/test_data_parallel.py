@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import lucid
-from lucid.backend import to_device
+from lucid.backend import to_device, to_host
 from lucid.distributed import DistributedDataParallel
 from lucid.distributed.backends.single import SingleCommunicator
 from lucid.nn import Embedding, LayerNorm, Linear, Module, ModuleList, functional
@@ -224,3 +224,21 @@ def test_an_interrupted_backward_is_not_taken_for_a_whole_one(group):
     ddp.module.first.bias._ready_hooks.remove(interrupt)
     with pytest.raises(RuntimeError, match="interrupted"):
         loss_of(ddp(ids)).backward()
+
+
+def test_what_communicates_may_wait_until_backward_is_over(group):
+    """It comes in order, and the sums are the same."""
+    x, kept = to_device(np.full((2, WIDTH), group.rank + 1, np.float32), group.device), []
+    at_once, later = (DistributedDataParallel(Chain().to(group.device), group, bucket_megabytes=0.0005) for _ in "ab")
+    later.module.load_state_dict(at_once.module.state_dict())
+    for _ in range(2):
+        for ddp in (at_once, later):
+            ddp.zero_grad()
+        loss_of(at_once(lucid.tensor(x))).backward()
+        with later.communicating(kept.append):
+            loss_of(later(lucid.tensor(x))).backward()
+        assert len(kept) > 2
+        for action in kept:
+            action()
+        kept.clear()
+        np.testing.assert_array_equal(to_host(later.flat.gradients), to_host(at_once.flat.gradients))

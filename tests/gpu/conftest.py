@@ -16,7 +16,7 @@ from targets import call
 
 from lucid import backend
 from lucid.kernels import cuda, reference
-from lucid.kernels.cuda import casting
+from lucid.kernels.cuda import algorithms, casting, plans
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
@@ -59,6 +59,25 @@ def pytest_terminal_summary(terminalreporter):
     for name in sorted({name for name, _ in _errors}):
         found = (f"{kind} {_errors[name, kind] * SPACING[kind]:.1e}" for kind in SPACING if (name, kind) in _errors)
         terminalreporter.write_line(f"  {name:32} {'   '.join(found)}")
+
+
+@pytest.fixture(autouse=True)
+def choices(tmp_path, monkeypatch):
+    """A machine that has kept no choice among algorithms, and a process that knows none. Returns the folder for them.
+
+    Those that are kept for the user stay as they are.
+    """
+
+    def folder_of(name, beside):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    for name, value in (("folder_of", folder_of), ("_known", {}), ("_used", {})):
+        monkeypatch.setattr(algorithms, name, value)
+    plans.plan_of.cache_clear()
+    yield tmp_path / "products"
+    plans.plan_of.cache_clear()
 
 
 class Machine:

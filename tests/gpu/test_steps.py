@@ -5,6 +5,7 @@ In the device_counts, which counts.
 
 import numpy as np
 import pytest
+from tiny_bert import V
 from training_steps import Steps, batches
 
 from lucid import kernels
@@ -12,7 +13,8 @@ from lucid.backend import to_device
 from lucid.distributed import connect
 from lucid.errors import ConfigError, TrainingError
 from lucid.kernels import reference
-from lucid.kernels.cuda import algorithms, plans
+from lucid.kernels.cuda import algorithms
+from lucid.training.evaluation import evaluate
 from lucid.training.graphs import rounded_up
 
 STEPS = 5
@@ -63,15 +65,75 @@ def test_products_are_planned_and_timed_before_anything_is_captured(monkeypatch,
         return chosen(card, product, seconds)
 
     monkeypatch.setattr(algorithms, "chosen", seen)
-    plans.time_algorithms(True)
-    try:
-        steps = Steps(connect("single", "cuda"), micro_batch=micro_batch)
-        for batch in batches(6, STEPS, 4):
-            steps.take(batch)
-    finally:
-        plans.time_algorithms(False)
+    steps = Steps(connect("single", "cuda"), micro_batch=micro_batch)
+    for batch in batches(6, STEPS, 4):
+        steps.take(batch)
     assert met
     assert not any(met)
+
+
+@pytest.mark.emulated
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_products_are_timed_before_any_gradient_is_on_its_way_to_other_ranks(monkeypatch, micro_batch):
+    """A sum over ranks keeps the GPU busy until the others come."""
+    done, seconds_of = [], algorithms.seconds_of
+    steps = Steps(connect("single", "cuda"), micro_batch=micro_batch, bucket_megabytes=0.001)
+    ownership = steps.ddp._reduction._ownership
+    summed = ownership.sum
+
+    def seen(works):
+        done.append("timed")
+        return seconds_of(works)
+
+    def sum_bucket(bucket):
+        done.append(bucket)
+        return summed(bucket)
+
+    monkeypatch.setattr(algorithms, "seconds_of", seen)
+    monkeypatch.setattr(ownership, "sum", sum_bucket)
+    first, second, third = batches(8, 3, 4)
+    steps.take(first).synchronize()
+    buckets = list(range(len(ownership.buckets)))
+    assert len(buckets) > 4
+    timed = done[: -len(buckets)]
+    assert len(timed) > 10
+    assert set(timed) == {"timed"}
+    assert done[-len(buckets) :] == buckets
+    done.clear()
+    steps.take(second).synchronize()
+    steps.take(third).synchronize()
+    assert done == 2 * buckets
+
+
+class HeldOut:
+    """Samples of one batch, as of a sampler."""
+
+    def __init__(self, batch):
+        self.whole, self.samples_per_epoch = batch, len(batch.samples)
+
+    def batch(self, epoch, rows):
+        return self.whole.rows(rows.start, rows.stop)
+
+
+@pytest.mark.emulated
+def test_evaluations_between_steps_time_nothing_and_keep_nothing(steps, choices, monkeypatch):
+    """Their batches are not filled up to a few sizes."""
+    for batch in batches(9, 2, 4):
+        steps.take(batch).synchronize()
+    kept, used = [path.read_bytes() for path in choices.iterdir()], algorithms.used()
+    assert used
+
+    def unwanted(*arguments):
+        raise AssertionError("nothing is chosen here")
+
+    monkeypatch.setattr(algorithms, "chosen", unwanted)
+    [batch] = batches(10, 1, 3)
+    found = evaluate(
+        steps.ddp.module, HeldOut(batch), steps.communicator, samples=3, batch_size=2, token_losses=np.zeros(V)
+    )
+    assert found.masked_tokens > 0
+    assert algorithms.used() == used
+    assert [path.read_bytes() for path in choices.iterdir()] == kept
 
 
 @pytest.mark.emulated

@@ -55,6 +55,7 @@ class Steps:
         recompute="none",
         optimizer=AdamW,
         sharded=False,
+        bucket_megabytes=25.0,
     ):
         lucid.manual_seed(0)
         self.communicator, self.taken, self.micro_batch = communicator, 0, micro_batch
@@ -62,7 +63,9 @@ class Steps:
         is_on_cpu, share = communicator.device == CPU, rows // communicator.size
         self.own = communicator.rank * share, (communicator.rank + 1) * share
         model.bert.encoder.recompute(recompute)
-        self.ddp = DistributedDataParallel(model, communicator, sharded=sharded, rounded=rounded and not is_on_cpu)
+        self.ddp = DistributedDataParallel(
+            model, communicator, bucket_megabytes, sharded=sharded, rounded=rounded and not is_on_cpu
+        )
         self.optimizer = optimizer(self.ddp.flat)
         self.micro_batches = (
             MicroBatches(self.ddp, 3)

@@ -119,7 +119,7 @@ def test_damaged_lines_are_passed_over(kept, monkeypatch, damage):
 def test_where_nothing_can_be_kept_nothing_is_timed(monkeypatch):
     """Each process would find other bits."""
     monkeypatch.setattr(algorithms, "folder_of", lambda name, beside: None)
-    assert algorithms.chosen(CARD, PRODUCT, no_times) == algorithms.FIRST
+    assert algorithms.chosen(CARD, PRODUCT, no_times) is None
 
 
 def test_a_choice_that_could_not_be_written_does_not_count(monkeypatch):
@@ -127,13 +127,32 @@ def test_a_choice_that_could_not_be_written_does_not_count(monkeypatch):
         raise OSError("no space left on the disk")
 
     monkeypatch.setattr(algorithms.os, "write", full)
-    assert algorithms.chosen(CARD, PRODUCT, times(2, 1)) == algorithms.FIRST
+    assert algorithms.chosen(CARD, PRODUCT, times(2, 1)) is None
 
 
-def test_choices_that_are_given_count_more_than_those_that_are_kept():
+INFINITY = float("inf")
+
+
+@pytest.mark.parametrize("seconds", [times(), times(INFINITY, INFINITY)], ids=["no room", "all failed"])
+def test_a_choice_that_was_not_measured_holds_in_this_process_alone(folder, monkeypatch, seconds):
+    assert algorithms.chosen(CARD, PRODUCT, seconds) is None
+    assert algorithms.chosen(CARD, PRODUCT, no_times) is None
+    # A run that goes on makes the product as before.
+    assert algorithms.used() == {CARD: {PRODUCT: None}}
+    assert not list(folder.rglob("*.jsonl"))
+    forget(monkeypatch)
     assert algorithms.chosen(CARD, PRODUCT, times(2, 1)) == 1
-    algorithms.give(CARD, {PRODUCT: 0})
-    assert algorithms.used(CARD) == {}
-    assert algorithms.chosen(CARD, PRODUCT, no_times) == 0
-    assert algorithms.chosen(CARD, "NT", times(2, 1)) == 1
-    assert algorithms.used(CARD) == {PRODUCT: 0, "NT": 1}
+
+
+def test_what_was_recorded_counts_more_than_what_was_given_and_that_more_than_what_was_kept():
+    for product in (PRODUCT, "NN", "TT"):
+        assert algorithms.chosen(CARD, product, times(3, 1, 2)) == 1
+    algorithms.give({CARD: {PRODUCT: 0}}, {CARD: {PRODUCT: 2, "NN": 2}})
+    assert [algorithms.chosen(CARD, product, no_times) for product in (PRODUCT, "NN", "TT")] == [0, 2, 1]
+
+
+def test_what_a_run_has_recorded_stays_recorded_and_what_it_asks_for_comes_to_it():
+    algorithms.chosen(CARD, "TT", times(1, 2))
+    algorithms.give({CARD: {PRODUCT: 3}, "Other GPU": {PRODUCT: None}}, {CARD: {"NN": 2, "NT": 1}})
+    assert algorithms.chosen(CARD, "NN", no_times) == 2
+    assert algorithms.used() == {CARD: {PRODUCT: 3, "NN": 2}, "Other GPU": {PRODUCT: None}}

@@ -8,26 +8,42 @@ import pytest
 from lucid.distributed import connect
 from lucid.files import parse_dataclass
 from lucid.kernels.cuda import algorithms, plans
-from lucid.training.products import ProductChoices, choices_so_far, merged, take_first_ranks_choices
+from lucid.training import product_choices
+from lucid.training.product_choices import ProductChoices, choices_so_far, merged, take_first_ranks_choices
 
 
-def test_what_all_ranks_chose_is_recorded_once_and_what_differs_by_rank():
-    choices = merged("card", [{"a": 0}, {"a": 0, "b": 1}, {"a": 2, "b": 1, "c": 3}])
-    assert choices == ProductChoices("card", {"a": 0, "b": 1, "c": 3}, {"2": {"a": 2}})
-    assert [choices.of(rank)["a"] for rank in range(4)] == [0, 0, 2, 0]
+def test_what_all_ranks_have_is_recorded_once_and_what_differs_by_rank():
+    told = {"card": {"a": 0}, "other": {"a": 7}}
+    choices = merged(told, [{}, {"card": {"b": 1}}, {"card": {"a": 2, "b": None, "c": 3}}, {"other": {"b": 8}}])
+    assert choices == ProductChoices(
+        {"card": {"a": 0, "b": 1, "c": 3}, "other": {"a": 7, "b": 8}}, {"2": {"card": {"a": 2, "b": None}}}
+    )
+    assert [choices.of(rank)["card"]["a"] for rank in range(4)] == [0, 0, 2, 0]
+    assert choices.of(2) == {"card": {"a": 2, "b": None, "c": 3}, "other": {"a": 7, "b": 8}}
 
 
 def test_it_comes_back_from_a_checkpoints_text():
-    choices = ProductChoices("card", {"a": 0}, {"2": {"a": 2}})
+    choices = ProductChoices({"card": {"a": 0, "b": None}}, {"2": {"card": {"a": 2}}})
     assert parse_dataclass(ProductChoices, json.dumps(asdict(choices)).encode()) == choices
 
 
 @pytest.fixture
-def process(monkeypatch, tmp_path):
-    """A process that has chosen nothing, on a machine that has kept nothing."""
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(algorithms, "_known", {})
-    monkeypatch.setattr(algorithms, "_used", {})
+def new_process(monkeypatch, tmp_path):
+    """Becomes a process that has chosen nothing, on a machine that has kept nothing."""
+    machines = iter(range(100))
+
+    def begin():
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / str(next(machines))))
+        monkeypatch.setattr(algorithms, "_known", {})
+        monkeypatch.setattr(algorithms, "_used", {})
+
+    return begin
+
+
+@pytest.fixture
+def card(new_process):
+    """The kind of card that there is. Nothing is chosen or kept yet."""
+    new_process()
     return plans.card_of("cuda:0")
 
 
@@ -36,31 +52,84 @@ def never():
 
 
 @pytest.mark.emulated
-def test_what_the_run_had_before_counts_more_than_what_the_machine_has_kept(process):
-    algorithms.chosen(process, "a", lambda: {0: 2.0, 1: 1.0})
-    algorithms.chosen(process, "b", lambda: {0: 2.0, 1: 1.0})
+def test_what_the_run_had_before_counts_more_than_what_the_machine_has_kept(card):
+    for product in "abc":
+        algorithms.chosen(card, product, lambda: {0: 2.0, 1: 1.0})
     communicator = connect("single", "cuda")
-    take_first_ranks_choices(communicator, ProductChoices(process, {"a": 0}))
-    assert [algorithms.chosen(process, product, never) for product in "ab"] == [0, 1]
-    assert choices_so_far(communicator) == ProductChoices(process, {"a": 0, "b": 1})
+    take_first_ranks_choices(communicator, ProductChoices({card: {"a": 0}}))
+    assert [algorithms.chosen(card, product, never) for product in "ab"] == [0, 1]
+    # Nobody has asked for the third.
+    assert choices_so_far(communicator) == ProductChoices({card: {"a": 0, "b": 1}})
 
 
 @pytest.mark.emulated
-def test_what_the_run_had_on_another_kind_of_card_does_not_count(process):
-    take_first_ranks_choices(connect("single", "cuda"), ProductChoices("another", {"a": 0}))
-    assert algorithms.chosen(process, "a", lambda: {0: 2.0, 1: 1.0}) == 1
+def test_what_the_run_had_on_another_kind_of_card_does_not_count_here_and_stays_recorded(card):
+    communicator, before = connect("single", "cuda"), {"another": {"a": 0}}
+    take_first_ranks_choices(communicator, ProductChoices(before))
+    assert algorithms.chosen(card, "a", lambda: {0: 2.0, 1: 1.0}) == 1
+    assert choices_so_far(communicator) == ProductChoices(before | {card: {"a": 1}})
+
+
+@pytest.mark.emulated
+def test_a_run_that_goes_on_twice_keeps_what_it_has_not_met_in_between(card, new_process):
+    communicator = connect("single", "cuda")
+    for product, number in (("a", 3), ("b", None)):
+        algorithms.chosen(card, product, lambda number=number: {} if number is None else {number: 1.0})
+    first = choices_so_far(communicator)
+    new_process()
+    take_first_ranks_choices(communicator, first)
+    assert algorithms.chosen(card, "b", never) is None
+    second = choices_so_far(communicator)
+    new_process()
+    take_first_ranks_choices(communicator, second)
+    assert [algorithms.chosen(card, product, never) for product in "ab"] == [3, None]
 
 
 @pytest.mark.emulated
 @pytest.mark.mpi(min_size=2)
-def test_all_ranks_take_the_first_ones_and_record_their_own(process, staged):
+def test_all_ranks_take_the_first_ones_and_record_their_own(card, staged):
     """Each on a machine of its own."""
     rank = staged.rank
-    algorithms.chosen(process, "a", lambda: {rank: 1.0})
+    algorithms.chosen(card, "a", lambda: {rank: 1.0})
     take_first_ranks_choices(staged, None)
-    assert algorithms.chosen(process, "a", never) == 0
-    assert algorithms.chosen(process, "b", lambda: {rank: 1.0}) == rank
+    assert algorithms.chosen(card, "a", never) == 0
+    assert algorithms.chosen(card, "b", lambda: {rank: 1.0}) == rank
     recorded = choices_so_far(staged)
-    assert recorded.of_all == {"a": 0, "b": 0}
+    assert recorded.of_all == {card: {"a": 0, "b": 0}}
     take_first_ranks_choices(staged, recorded if rank == 0 else None)
-    assert [algorithms.chosen(process, product, never) for product in "ab"] == [0, rank]
+    assert [algorithms.chosen(card, product, never) for product in "ab"] == [0, rank]
+
+
+@pytest.mark.emulated
+@pytest.mark.mpi(min_size=2)
+def test_ranks_with_other_kinds_of_card_have_choices_of_their_own(card, staged, monkeypatch):
+    rank, last = staged.rank, staged.size - 1
+    own = "old" if rank == last else "new"
+    monkeypatch.setattr(plans, "card_of", lambda device: own)
+    # The machine of the first rank has kept this for its own card alone.
+    algorithms.chosen("new", "a", lambda: {4: 1.0})
+    take_first_ranks_choices(staged, None)
+    assert algorithms.chosen(own, "a", lambda: {5: 1.0}) == (5 if rank == last else 4)
+    recorded = choices_so_far(staged)
+    assert recorded == ProductChoices({"new": {"a": 4}, "old": {"a": 5}})
+    take_first_ranks_choices(staged, recorded if rank == 0 else None)
+    assert algorithms.chosen(own, "a", never) == (5 if rank == last else 4)
+
+
+@pytest.mark.emulated
+@pytest.mark.mpi(min_size=2)
+def test_ranks_send_only_what_the_first_does_not_have(card, staged, monkeypatch):
+    sent, texts_of_all = [], product_choices.texts_of_all
+
+    def gathered(communicator, text):
+        sent.append(text)
+        return texts_of_all(communicator, text)
+
+    monkeypatch.setattr(product_choices, "texts_of_all", gathered)
+    for product in range(100):
+        algorithms.chosen(card, str(product), lambda: {0: 1.0})
+    algorithms.chosen(card, "of this rank", lambda: {staged.rank: 1.0})
+    recorded = choices_so_far(staged)
+    assert len(recorded.of_all[card]) == 101
+    # The card's name, and what differs.
+    assert sent == [card, "" if staged.rank == 0 else json.dumps({card: {"of this rank": staged.rank}})]

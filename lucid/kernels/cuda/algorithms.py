@@ -6,7 +6,9 @@ Of several that write at once, the line that comes first in the file counts for 
 is chosen by time. Nobody holds a lock while it waits for its GPU: ranks that wait for each other's locks and for each
 other's collectives would never end.
 
-A run that goes on elsewhere brings the choices that it was made with: `used`, and `give`.
+A choice is the number of an algorithm, or None: the library's own choice. It is None where nothing could be measured or
+kept, and such a choice is never written to the file. A run that goes on elsewhere brings the choices that it was made
+with: `used`, and `give`.
 """
 
 import json
@@ -20,24 +22,25 @@ from pathlib import Path
 from lucid.backend import gpu_library
 from lucid.kernels.compiled import folder_of, locked
 
-# Each work is done once, for what is loaded by a first use; then they take turns, of several each.
+# A first use loads what it needs, so each work is done once before it is timed. Then the works take turns: in each turn
+# a work is done several times.
 _TURNS, _IN_A_TURN = 3, 3
 # A work that comes later is taken only if it is faster by more than what measuring is off by.
 _GAIN = 0.02
 
-# The number of the library's own choice.
-FIRST = 0
+Choice = int | None
 
-# By kind of card: the number of each product's algorithm, of all that are known, and of those that were asked for.
-_known: dict[str, dict[str, int]] = {}
-_used: dict[str, dict[str, int]] = {}
+# By kind of card, the choice for each product: all that are known, and those that a run records.
+_known: dict[str, dict[str, Choice]] = {}
+_used: dict[str, dict[str, Choice]] = {}
 
 
-def chosen(card: str, product: str, seconds: Callable[[], Mapping[int, float]] | None) -> int | None:
-    """Return the number of the algorithm that makes `product` on this kind of card.
+def chosen(card: str, product: str, seconds: Callable[[], Mapping[int, float]] | None) -> Choice:
+    """Return the number of the algorithm that makes `product` on this kind of card, None for the library's own choice.
 
-    If there is none, `seconds` is called for how long those take that there are, by their numbers, and the choice is
-    kept; it is `FIRST` if it cannot be. If `seconds` is None there is no choice: None.
+    If there is no choice yet, `seconds` is called. It returns how long each algorithm takes, by number: infinity for
+    one that failed, nothing at all if there was no room to measure. The choice is kept. If `seconds` is None, nothing
+    is chosen now, and the answer is None.
     """
     known = _known.setdefault(card, {})
     if product not in known:
@@ -46,26 +49,42 @@ def chosen(card: str, product: str, seconds: Callable[[], Mapping[int, float]] |
     if product not in known:
         if seconds is None:
             return None
-        path = _file(card)
-        known[product] = FIRST if path is None else _keep(path, product, fastest(seconds()))
+        known[product] = _choose(card, product, seconds)
     _used.setdefault(card, {})[product] = known[product]
     return known[product]
 
 
-def kept(card: str) -> dict[str, int]:
+def _choose(card: str, product: str, seconds: Callable[[], Mapping[int, float]]) -> Choice:
+    """Return the fastest algorithm, once it is kept; None if it cannot be kept, or could not be measured."""
+    path = _file(card)
+    if path is None:
+        return None
+    measured = {number: each for number, each in seconds().items() if each < math.inf}
+    return _keep(path, product, fastest(measured)) if measured else None
+
+
+def kept(card: str) -> dict[str, Choice]:
     """Return the choices that this machine has kept, by product."""
     path = _file(card)
     return {} if path is None else dict(_choices_in(path))
 
 
-def used(card: str) -> dict[str, int]:
-    """Return the choices that this process has asked for since the last `give`, by product."""
-    return dict(_used.get(card, {}))
+def used() -> dict[str, dict[str, Choice]]:
+    """Return, by kind of card, what a run records: what it had recorded before, and what was asked for since."""
+    return {card: dict(choices) for card, choices in _used.items()}
 
 
-def give(card: str, choices: Mapping[str, int]) -> None:
-    """Let these choices hold in this process, whatever was kept; those that it has known are forgotten."""
-    _known[card], _used[card] = dict(choices), {}
+def give(recorded: Mapping[str, Mapping[str, Choice]], others: Mapping[str, Mapping[str, Choice]]) -> None:
+    """Let a run begin: forget all choices, and let those of `recorded` and `others`, by kind of card, hold instead.
+
+    They count more than what the machine has kept, and `recorded` more than `others`. The run has recorded `recorded`
+    before, and goes on recording it.
+    """
+    _known.clear()
+    _used.clear()
+    for card in {**others, **recorded}:
+        _known[card] = {**others.get(card, {}), **recorded.get(card, {})}
+        _used[card] = dict(recorded.get(card, {}))
 
 
 def fastest(seconds: Mapping[int, float]) -> int:
@@ -121,8 +140,11 @@ def _choices_in(path: Path) -> Iterator[tuple[str, int]]:
                 yield product, number
 
 
-def _keep(path: Path, product: str, number: int) -> int:
-    """Write a choice to the file, and return the one that counts: another process may have been first."""
+def _keep(path: Path, product: str, number: int) -> Choice:
+    """Write a choice to the file, and return the one that counts, as another process may have been first.
+
+    Return None if it cannot be written.
+    """
     # It begins a line of its own, whatever the last writer left.
     line = b"\n" + json.dumps({"product": product, "algorithm": number}).encode() + b"\n"
     with locked(path.parent):
@@ -135,7 +157,7 @@ def _keep(path: Path, product: str, number: int) -> int:
                 os.write(file, line)
             finally:
                 os.close(file)
-        return dict(_choices_in(path)).get(product, FIRST)
+        return dict(_choices_in(path)).get(product)
 
 
 def _file(card: str) -> Path | None:

@@ -14,7 +14,7 @@ from lucid.backend import Array, array_module, device_of
 from lucid.kernels.cuda.arrays import empty, plain
 from lucid.kernels.cuda.casting import BFLOAT16, round_to_bfloat16
 from lucid.kernels.cuda.cublaslt import Epilogue, Operation
-from lucid.kernels.cuda.plans import Operands, Product, alignment_of, layout_of, plan_of, workspace_of
+from lucid.kernels.cuda.plans import Operands, Product, alignment_of, are_timed, layout_of, plan_of, workspace_of
 from lucid.kernels.cuda.sums import linear_bias_gradient
 from lucid.kernels.targets import Target, put
 
@@ -103,7 +103,7 @@ def _multiply(
         vector, epilogue = None, Epilogue.DEFAULT
     alignment = 0 if vector is None else alignment_of(vector)
     product = Product(layout_of(first), layout_of(second), layout_of(out), operations, epilogue, alignment)
-    plan, stream = plan_of(device_of(out), product), _stream()
+    plan, stream = plan_of(device_of(out), product, are_timed()), _stream()
     workspace = workspace_of(array_module(out), device_of(out), stream)
     if addend is not None and addend is not out and not _lies_alike(addend, out):
         out[...] = addend

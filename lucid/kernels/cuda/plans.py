@@ -2,20 +2,21 @@
 
 There are several: the first algorithms of the library's heuristic, with what is done with the vector (the bias added,
 or its gradient summed) by the product itself, or beside it. The first of them is taken, so that every run on one kind
-of card gives the same bits; or, where training has asked for it (`time_algorithms`), the fastest, which is found once
-and kept (`algorithms.py`).
+of card gives the same bits; or, within `timed`, the fastest, which is found once and kept (`algorithms.py`).
 https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api
 """
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lucid.backend import Array, address, array_module, gpu_library
 from lucid.kernels.cuda import algorithms, cublaslt
+from lucid.kernels.cuda.algorithms import Choice
 from lucid.kernels.cuda.cublaslt import (
     Algorithm,
     Epilogue,
@@ -39,17 +40,25 @@ _ZERO, _ONE = ctypes.c_float(0), ctypes.c_float(1)
 _timed = False
 
 
-def time_algorithms(wanted: bool) -> None:
-    """Let products be made by the fastest algorithm, instead of the heuristic's first, from now on."""
+@contextmanager
+def timed() -> Iterator[None]:
+    """Inside the block, make products by the fastest algorithm; outside they are made by the heuristic's first."""
     global _timed
-    if wanted != _timed:
-        plan_of.cache_clear()
-    _timed = wanted
+    before, _timed = _timed, True
+    try:
+        yield
+    finally:
+        _timed = before
 
 
-def give_choices(card: str, choices: Mapping[str, int]) -> None:
+def are_timed() -> bool:
+    """Return whether this is inside of `timed`."""
+    return _timed
+
+
+def give_choices(recorded: Mapping[str, Mapping[str, Choice]], others: Mapping[str, Mapping[str, Choice]]) -> None:
     """Let these choices hold from now on: see `algorithms.give`."""
-    algorithms.give(card, choices)
+    algorithms.give(recorded, others)
     plan_of.cache_clear()
 
 
@@ -148,8 +157,8 @@ class Form:
     def _describe_layout(self, layout: Layout) -> ctypes.c_void_p:
         return self._make("cublasLtMatrixLayout", cublaslt.DATA_TYPES[layout.dtype], *layout[:3])
 
-    def algorithms(self) -> list[Algorithm]:
-        """Return what the library takes for the fastest algorithms, the fastest first."""
+    def algorithms(self, most: int) -> list[Algorithm]:
+        """Return what the library takes for the fastest algorithms, at most so many, the fastest first."""
         preference = self._make("cublasLtMatmulPreference")
         first, second, out = (ctypes.c_uint32(layout.alignment) for layout in self.product[:3])
         # Where sums are made in parts, these are float32 as well.
@@ -165,10 +174,10 @@ class Form:
         ):
             name = "cublasLtMatmulPreferenceSetAttribute"
             self.library.set_attribute(name, self.product, preference, attribute, value)
-        results, count = (HeuristicResult * TRIED)(), ctypes.c_int()
+        results, count = (HeuristicResult * most)(), ctypes.c_int()
         name, out_layout = "cublasLtMatmulAlgoGetHeuristic", self.layouts[-1]
         status = getattr(self.library.functions, name)(
-            self.handle, self.description, *self.layouts, out_layout, preference, TRIED, results, count
+            self.handle, self.description, *self.layouts, out_layout, preference, most, results, count
         )
         if status == cublaslt.NOT_SUPPORTED:
             return []
@@ -200,29 +209,33 @@ class Way(NamedTuple):
 
 
 class Plan:
-    """How a product is made on one device: the ways that there are, by number, and the one that is taken."""
+    """How a product is made on one device: the ways that there are, by number, and the one that is taken.
 
-    def __init__(self, device: str, product: Product) -> None:
+    There is one way alone unless `timed`. `way` is None until one of several is chosen.
+    """
+
+    def __init__(self, device: str, product: Product, timed: bool) -> None:
         self.product, self._device = product, device
-        self._ways = dict(enumerate(self._whole()))
+        most = TRIED if timed else 1
+        self._ways = dict(enumerate(self._whole(most)))
         plain = product._replace(epilogue=Epilogue.DEFAULT, alignment=0)
-        if product != plain:
+        if product != plain and (timed or not self._ways):
             form = Form(device, plain)
-            self._ways |= {TRIED + number: Way(form, each, False) for number, each in enumerate(form.algorithms())}
+            self._ways |= {TRIED + number: Way(form, each, False) for number, each in enumerate(form.algorithms(most))}
         if not self._ways:
             raise RuntimeError(f"cuBLASLt has no algorithm for {product}")
-        self.way = None if _timed and len(self._ways) > 1 else self.first
+        self.way = self.first if len(self._ways) == 1 else None
 
     @property
     def first(self) -> Way:
         """The way that the library takes for the fastest."""
         return next(iter(self._ways.values()))
 
-    def _whole(self) -> list[Way]:
-        """Return the ways that do with the vector what is asked, none where the library refuses that."""
+    def _whole(self, most: int) -> list[Way]:
+        """Return at most so many ways that do with the vector what is asked, none where the library refuses that."""
         try:
             form = Form(self._device, self.product)
-            return [Way(form, each, True) for each in form.algorithms()]
+            return [Way(form, each, True) for each in form.algorithms(most)]
         except RuntimeError:
             if self.product.epilogue == Epilogue.DEFAULT:
                 raise
@@ -231,31 +244,34 @@ class Plan:
     def choose(self, operands: Operands, beside: Callable[[], object]) -> Way:
         """Return the way to go from now on: the one that was chosen before, or the fastest with these operands.
 
-        While the stream captures nothing can be timed: without a choice the first way is gone, this once.
+        While the stream captures, nothing can be timed: without a choice the first way is taken, and nothing is kept.
         """
-        timing = None if _is_capturing() else functools.partial(self._seconds, operands, beside)
+        is_capturing = _is_capturing()
+        timing = None if is_capturing else functools.partial(self._seconds, operands, beside)
         number = algorithms.chosen(card_of(self._device), str(self.product), timing)
-        if number is None:
-            return self.first
-        self.way = self._ways.get(number, self.first)
-        return self.way
+        way = self.first if number is None else self._ways.get(number, self.first)
+        if number is not None or not is_capturing:
+            self.way = way
+        return way
 
     def _seconds(self, operands: Operands, beside: Callable[[], object]) -> dict[int, float]:
-        """Return how long each way takes, by number; 0 for the first if there is no room to find that out.
+        """Return how long each way takes, by number; nothing if there is no room to find that out.
 
         What is in `out` stays if it is to be added to.
         """
         import cupy
 
-        # Memory that goes back to the card: none of what is kept for the steps, or for graphs.
-        pool = cupy.cuda.MemoryPool()
-        try:
-            with cupy.cuda.using_allocator(pool.malloc):
-                return self._timed(operands, beside)
-        except cupy.cuda.memory.OutOfMemoryError:
-            return {next(iter(self._ways)): 0.0}
-        finally:
-            pool.free_all_blocks()
+        for _ in range(2):
+            # Memory that goes back to the card: none of what is kept for the steps, or for graphs.
+            pool = cupy.cuda.MemoryPool()
+            try:
+                with cupy.cuda.using_allocator(pool.malloc):
+                    return self._timed(operands, beside)
+            except cupy.cuda.memory.OutOfMemoryError:
+                cupy.get_default_memory_pool().free_all_blocks()
+            finally:
+                pool.free_all_blocks()
+        return {}
 
     def _timed(self, operands: Operands, beside: Callable[[], object]) -> dict[int, float]:
         if operands.addend is operands.out:
@@ -277,12 +293,12 @@ def _alike(x: Array) -> Array:
 
 
 @functools.lru_cache(_MOST_PLANS)
-def plan_of(device: str, product: Product) -> Plan:
-    """Return the plan of a product on the current device, which is `device`.
+def plan_of(device: str, product: Product, timed: bool) -> Plan:
+    """Return the plan of a product on the current device, which is `device`, with one way or with several to time.
 
     Raises `RuntimeError` if the library cannot multiply such matrices.
     """
-    return Plan(device, product)
+    return Plan(device, product, timed)
 
 
 @functools.cache
