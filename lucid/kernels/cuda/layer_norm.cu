@@ -8,24 +8,24 @@
 
 __device__ inline int column_of(int slot) { return (slot * blockDim.x + threadIdx.x) * VECTOR; }
 
-// Writes the factors of a row's columns from `column` on. A sample is `parts` rows, which follow one another.
-__device__ inline void factors_at(
-    const Place &place, const long long *samples, const long long *positions, long long row, long long parts, int width,
-    int column, float (&factors)[VECTOR]) {
-    const long long sample = row / parts;
-    const long long part = (positions == nullptr ? 0 : positions[sample] * parts) + row % parts;
-    keep_factors(place, samples[sample], part * width + column, VECTOR % 4 == 0, factors);
-}
+// Where a row draws: elements from `first` on of a sample. A row of the array has its own coordinates.
+struct Drawn {
+    long long sample, first;
+
+    __device__ Drawn(const long long *samples, const long long *positions, long long row, int width)
+        : sample(samples == nullptr ? 0 : samples[row]), first(positions == nullptr ? 0 : positions[row] * width) {}
+};
 
 // Without `bias` and `residual` x itself is normalised; `total` may be null then.
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise(
     const ELEMENT *__restrict__ x, const float *__restrict__ bias, const ELEMENT *__restrict__ residual,
     const float *__restrict__ weight, const float *__restrict__ shift, float epsilon, ELEMENT *__restrict__ total,
     ELEMENT *__restrict__ y, float *__restrict__ mean, float *__restrict__ reciprocal, long long rows, int width,
-    long long parts, DRAWS) {
+    DRAWS) {
     const long long row = static_cast<long long>(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = row < rows;
     const long long start = row * width;
+    const Drawn drawn(inside ? samples : nullptr, inside ? positions : nullptr, row, width);
     float values[SLOTS][VECTOR], sum = 0;
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
@@ -38,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise(
 #pragma unroll
             for (int i = 0; i < VECTOR; ++i) values[slot][i] += other[i];
             if (samples != nullptr) {
-                factors_at(PLACE, samples, positions, row, parts, width, column, factors);
+                keep_factors(PLACE, drawn.sample, drawn.first + column, VECTOR % 4 == 0, factors);
 #pragma unroll
                 for (int i = 0; i < VECTOR; ++i) values[slot][i] *= factors[i];
             }
@@ -91,7 +91,7 @@ struct ColumnSums {
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise_gradient(
     const ELEMENT *__restrict__ gradient, const ELEMENT *__restrict__ x, const float *__restrict__ weight,
     const float *__restrict__ mean, const float *__restrict__ reciprocal, ELEMENT *__restrict__ by_total,
-    ELEMENT *__restrict__ by_x, float *__restrict__ sums, long long rows, int width, long long parts, DRAWS) {
+    ELEMENT *__restrict__ by_x, float *__restrict__ sums, long long rows, int width, DRAWS) {
     const long long first = static_cast<long long>(blockIdx.x) * ROWS;
     ColumnSums columns = {};
     for (int offset = 0; offset < ROWS; offset += blockDim.y) {
@@ -99,6 +99,7 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise_gradient
         const bool inside = offset + threadIdx.y < ROWS && row < rows;
         const long long start = row * width;
         const float middle = inside ? mean[row] : 0, scale = inside ? reciprocal[row] : 0;
+        const Drawn drawn(inside ? samples : nullptr, inside ? positions : nullptr, row, width);
         float by_y[GRADIENT_SLOTS][VECTOR], normalised[GRADIENT_SLOTS][VECTOR], total = 0, product = 0;
 #pragma unroll
         for (int slot = 0; slot < GRADIENT_SLOTS; ++slot) {
@@ -133,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise_gradient
             store(by_total + start + column, values);
             if (samples != nullptr) {
                 float factors[VECTOR];
-                factors_at(PLACE, samples, positions, row, parts, width, column, factors);
+                keep_factors(PLACE, drawn.sample, drawn.first + column, VECTOR % 4 == 0, factors);
 #pragma unroll
                 for (int i = 0; i < VECTOR; ++i) values[i] = as_stored<ELEMENT>(values[i]) * factors[i];
                 store(by_x + start + column, values);

@@ -1,5 +1,7 @@
 """Layer normalisation, alone or together with the bias, the dropout and the residual sum before it."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,7 @@ def dropout_add_layer_norm(
     stream: int,
     coordinates: Coordinates | None,
 ) -> tuple[Array, Array, Array, Array]:
-    drawn = draws(x, probability, stream, coordinates)
+    drawn = _draws(x, probability, stream, coordinates)
     return _normalise(x, bias, residual, weight, shift, epsilon, drawn)
 
 
@@ -77,7 +79,7 @@ def _normalise(
     launching.launch(
         form(x.dtype.name, vector), "normalise", (blocks_of(len(rows), block[1]),), block,
         rows, bias, residual, weight, shift, np.float32(epsilon), None if residual is None else total, y,
-        mean, reciprocal, *_shape(rows, x), *drawn,
+        mean, reciprocal, *_shape(rows), *drawn,
     )  # fmt: skip
     return y.reshape(x.shape), total.reshape(x.shape), mean, reciprocal
 
@@ -117,13 +119,25 @@ def dropout_add_layer_norm_gradient(
     block = threads_of_row(total.shape[-1], vector * _gradient_slots(vector), _MOST_THREADS, _TOGETHER_IN_GRADIENT)
     launching.launch(
         form(total.dtype.name, vector), "normalise_gradient", (sums.shape[1],), block,
-        gradients, totals, weight, mean, reciprocal, by_total, by_x, sums, *_shape(totals, total),
-        *draws(total, probability, stream, coordinates),
+        gradients, totals, weight, mean, reciprocal, by_total, by_x, sums, *_shape(totals),
+        *_draws(total, probability, stream, coordinates),
     )  # fmt: skip
     add_blocks(sums, by_weight, by_shift, by_bias)
     return by_x.reshape(total.shape), by_total.reshape(total.shape)
 
 
-def _shape(rows: Array, x: Array) -> tuple[np.int64, np.int32, np.int64]:
-    """Return the number of rows, their width, and how many of them are a sample."""
-    return np.int64(len(rows)), np.int32(rows.shape[1]), np.int64(len(rows) // max(1, len(x)))
+def _shape(rows: Array) -> tuple[np.int64, np.int32]:
+    """Return the number of rows, and their width."""
+    return np.int64(len(rows)), np.int32(rows.shape[1])
+
+
+def _draws(x: Array, probability: float, stream: int, coordinates: Coordinates | None) -> tuple[Any, ...]:
+    """Return the arguments for DRAWS, where each row of x [B, ..., C] has coordinates of its own."""
+    parts = math.prod(x.shape[1:-1])
+    if coordinates is not None and parts != 1:
+        counters = coordinates.counters.repeat(parts)
+        places = array_module(counters).arange(len(counters)) % parts
+        if coordinates.positions is not None:
+            places += coordinates.positions.repeat(parts) * parts
+        coordinates = replace(coordinates, counters=counters, positions=places)
+    return draws(x, probability, stream, coordinates)
