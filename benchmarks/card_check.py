@@ -22,6 +22,7 @@ With --tiny the card is that of tests/stand_in, and all is small: this shows tha
 """
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -45,6 +46,8 @@ EMULATION = ROOT / "tests" / "stand_in"
 LINES_SHOWN = 12
 # To find out what is missing, and install it.
 SECONDS_TO_PREPARE = 30
+# CuPy opens the cards for it.
+SECONDS_TO_COUNT = 20
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -123,8 +126,6 @@ class Check:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options, self._folder = options, options.output.resolve()
-        # Beside lines of results an environment of many files, if there are wheels.
-        self._temporary = Path(tempfile.mkdtemp(prefix="lucid-card-check-"))
         self._folder.mkdir(parents=True, exist_ok=True)
         self._deadline = time.monotonic() + 60 * options.minutes
         self.report = Report(self._folder, options.minutes)
@@ -139,6 +140,12 @@ class Check:
 
     def run(self) -> bool:
         """Go through all parts, and return whether nothing is wrong."""
+        with tempfile.TemporaryDirectory(prefix="lucid-card-check-", ignore_cleanup_errors=True) as folder:
+            # Beside lines of results an environment of many files, if there are wheels.
+            self._temporary = Path(folder)
+            return self._go_through()
+
+    def _go_through(self) -> bool:
         self._prepare()
         parts = [part for part in PARTS if not self._options.only or part.name in self._options.only]
         scale = 60 * self._options.minutes / (SECONDS_TO_PREPARE + sum(part.seconds for part in PARTS))
@@ -196,17 +203,24 @@ class Check:
             return f"{', '.join(lacking)} cannot be imported"
         if part.name != "card" and self.report.found["parts"].get("card", {}).get("status") == "failed":
             return "there is no card that CuPy can use"
-        if part.name == "ranks" and self._cards() < 2:
-            return "there is one card"
+        if part.name == "ranks" and self._cards < 2:
+            return "there are not two cards"
         if part.name == "ranks" and not self._mpiexec():
             return "there is no mpiexec"
         return ""
 
+    @functools.cached_property
     def _cards(self) -> int:
-        count = "import cupy; print(cupy.cuda.runtime.getDeviceCount())"
-        command = [self._python, "-c", count]
-        finished = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
-        return int(finished.stdout) if finished.returncode == 0 else 0
+        """How many cards there are; none if CuPy cannot say it in time."""
+        command = [self._python, "-c", "import cupy; print(cupy.cuda.runtime.getDeviceCount())"]
+        try:
+            finished = subprocess.run(
+                command, env=self._environment, capture_output=True, text=True, check=True, timeout=SECONDS_TO_COUNT
+            )
+            # Whatever is printed before.
+            return int(finished.stdout.splitlines()[-1])
+        except (subprocess.SubprocessError, ValueError, IndexError):
+            return 0
 
     def _mpiexec(self) -> str | None:
         path = f"{Path(self._python).parent}{os.pathsep}{self._environment.get('PATH', '')}"
@@ -218,7 +232,7 @@ class Check:
             steps = [*part.steps, *(TINY_STEPS if tiny else ()), "--results", str(results.path)]
             return [self._python, str(benchmarks / "gpu_step.py"), *steps]
         command = [self._python, str(benchmarks / "card_check.py"), "--part", part.module, str(results.path), *tiny]
-        ranks = [str(self._mpiexec()), "-n", str(self._cards())] if part.name == "ranks" else []
+        ranks = [str(self._mpiexec()), "-n", str(self._cards)] if part.name == "ranks" else []
         return [*ranks, *command]
 
 

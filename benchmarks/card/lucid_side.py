@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
+from card.keeping import choices_of_its_own
 from card.serving import serve
 from card.training_step import TrainingStep
 from card.workloads import Workload
@@ -89,4 +90,6 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    serve(lambda: LucidSide(Workload.parsed(sys.argv[1]), *sys.argv[2:]))
+    workload = Workload.parsed(sys.argv[1])
+    with choices_of_its_own(workload.model == "tiny"):
+        serve(lambda: LucidSide(workload, *sys.argv[2:]))

@@ -9,31 +9,34 @@ import re
 import site
 import subprocess
 import sys
+import tempfile
 import venv
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-# Modules, and the distributions that they come with: what steps on a card need,
+# Each table has modules, and the distributions that they come with.
+# Steps on a card need these.
 STEPS = {
     "annotated_types": "annotated-types", "cupy": "cupy-cuda13x", "lazy_loader": "lazy-loader",
     "ml_dtypes": "ml_dtypes", "numpy": "numpy", "pydantic": "pydantic", "pydantic_core": "pydantic-core",
     "safetensors": "safetensors", "threadpoolctl": "threadpoolctl", "tokenizers": "tokenizers",
     "typing_inspection": "typing-inspection",
 }  # fmt: skip
-# what lucid's commands need beside,
+# lucid's commands need these beside.
 COMMANDS = {
     "mpi4py": "mpi4py", "numba": "numba", "rich": "rich", "scipy": "scipy", "sentencex": "sentencex",
     "typer": "typer", "yaml": "pyyaml", "zstandard": "zstandard",
 }  # fmt: skip
-# what tests do,
+# Tests need these.
 TESTS = {
     "hypothesis": "hypothesis", "pytest": "pytest", "pytest_mpi": "pytest-mpi", "pytest_timeout": "pytest-timeout",
     "sortedcontainers": "sortedcontainers",
 }  # fmt: skip
-# what several ranks need, of which mpi4py finds the library alone,
+# Several ranks need an MPI library, which this module of mpi4py loads.
 RANKS = {"mpi4py.MPI": "mpich"}
-# what PyTorch's side needs, and what attention by cuDNN does.
+# PyTorch's side needs these.
 TORCH = {"torch": "torch", "transformers": "transformers"}
+# Attention by cuDNN needs this.
 CUDNN = {"cudnn": "nvidia-cudnn-frontend"}
 ALL = STEPS | COMMANDS | TESTS | RANKS | TORCH | CUDNN
 
@@ -43,31 +46,58 @@ OFTEN_MISSING = (
     "nvidia-cudnn-frontend==1.28.*",
 )  # fmt: skip
 
-SECONDS_TO_IMPORT = 100
+# All modules may take so long together, and each that is tried again so long alone.
+SECONDS_FOR_ALL, SECONDS_FOR_ONE = 60, 20
 
+# Answers go to a file, line by line: modules print what they like, and may end the process.
 _TRY = """
 import importlib, json, sys
-missing = {}
-for name in json.loads(sys.argv[1]):
-    try:
-        importlib.import_module(name)
-    except BaseException as error:
-        missing[name] = f"{type(error).__name__}: {error}"
-print("\\n" + json.dumps(missing))
+with open(sys.argv[1], "w") as answers:
+    for name in sys.argv[2:]:
+        try:
+            importlib.import_module(name)
+            why = ""
+        except BaseException as error:
+            why = f"{type(error).__name__}: {error}"
+        print(json.dumps([name, why]), file=answers, flush=True)
 """
 
 
 def missing(python: str, names: Collection[str], environment: dict[str, str]) -> dict[str, str]:
-    """Return which modules an interpreter cannot import, and why."""
-    command = [python, "-c", _TRY, json.dumps(list(names))]
-    try:
-        finished = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=SECONDS_TO_IMPORT
-        )
-    except subprocess.SubprocessError as error:
-        # One of them has ended the process, or hangs.
-        return dict.fromkeys(names, f"{error} {getattr(error, 'stderr', '') or ''}"[-200:])
-    return json.loads(finished.stdout.splitlines()[-1])
+    """Return which modules an interpreter cannot import, and why.
+
+    One process imports them all. Those that it does not come to, as one of them has ended it or hangs, have a process
+    each.
+    """
+    answers, _ = _asked(python, names, environment, SECONDS_FOR_ALL)
+    for name in names:
+        if name not in answers:
+            of_one, ended = _asked(python, [name], environment, SECONDS_FOR_ONE)
+            answers[name] = of_one.get(name, ended)
+    return {name: answers[name] for name in names if answers[name]}
+
+
+def _asked(
+    python: str, names: Iterable[str], environment: dict[str, str], seconds: float
+) -> tuple[dict[str, str], str]:
+    """Return why each module cannot be imported, "" if it can, for those that there is an answer for.
+
+    Then say how the process ended.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path, said = Path(folder) / "answers", Path(folder) / "said"
+        with said.open("wb") as output:
+            try:
+                status = subprocess.run(
+                    [python, "-c", _TRY, str(path), *names], env=environment, timeout=seconds, check=False,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                ).returncode  # fmt: skip
+                ended = f"the import ended the process with status {status}"
+            except subprocess.TimeoutExpired:
+                ended = f"the import took more than {seconds:g} s"
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        last = said.read_text(encoding="utf-8", errors="replace").strip()[-200:]
+    return dict(json.loads(line) for line in lines), f"{ended}: {last}" if last else ended
 
 
 def sentence(names: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """The benchmarks for GPUs run on machines without one, on a tiny model; what they say of it is right but for times."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from launching import FEW_CORES, why_no_stand_in
+
+from lucid.kernels.cuda import algorithms
 
 ROOT = Path(__file__).parents[2]
 needs_emulation = pytest.mark.skipif(why_no_stand_in() != "", reason=why_no_stand_in())
@@ -59,3 +62,14 @@ def test_losses_beside_pytorch_are_compared():
     [line] = [line for line in lines_of(table) if line[0].startswith("tiny")]
     assert float(line[-2]) < 0.01
     assert float(line[-1]) < 0.05
+
+
+def test_what_is_chosen_on_the_emulated_gpu_is_forgotten(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    keeping = importlib.import_module("card.keeping")
+    for tiny in (True, False):
+        with keeping.choices_of_its_own(tiny):
+            assert algorithms.chosen("a card", "a product", lambda: {3: 1.0}) == 3
+            assert algorithms.kept("a card") == {"a product": 3}
+        assert (algorithms.used() == {}) == tiny
+        assert (algorithms.kept("a card") == {}) == tiny

@@ -6,9 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 import tomllib
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launching import why_no_stand_in
@@ -81,21 +84,30 @@ def test_all_parts_are_gone_through(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["output.log", "results.json", "results.md"]
 
 
+MINUTES, HALF_OF_THEM = 10, 301.0
+
+
 @pytest.fixture
 def parts_are(check, monkeypatch, tmp_path):
-    """Goes through the first parts, each of which is a program that is given, and returns what is found."""
+    """Goes through the first parts, each of which is a program that is given, and returns what is found.
 
-    def found(minutes, *programs):
+    No time passes, but that a program which writes to the file that is its second argument has taken half of it all.
+    """
+    hangs = tmp_path / "hangs"
+    clock = SimpleNamespace(monotonic=lambda: HALF_OF_THEM if hangs.exists() else 0.0, sleep=time.sleep)
+
+    def found(*programs):
         parts = [check.Part(f"part {number}", f"Part {number}", 1, ()) for number in range(len(programs))]
         monkeypatch.setattr(check, "PARTS", parts)
         monkeypatch.setattr(check.wanted, "ALL", {})
 
         def command(self, part, results):
-            return [sys.executable, "-c", programs[parts.index(part)], str(results.path)]
+            return [sys.executable, "-c", programs[parts.index(part)], str(results.path), str(hangs)]
 
         monkeypatch.setattr(check.Check, "_command", command)
         monkeypatch.setattr(check, "SECONDS_TO_PREPARE", 0)
-        of_all = check.Check(check.parse(["--output", str(tmp_path), "--minutes", str(minutes)]))
+        monkeypatch.setattr(check, "time", clock)
+        of_all = check.Check(check.parse(["--output", str(tmp_path), "--minutes", str(MINUTES)]))
         good = of_all.run()
         return good, json.loads((tmp_path / "results.json").read_text())["parts"]
 
@@ -103,11 +115,11 @@ def parts_are(check, monkeypatch, tmp_path):
 
 
 ADDS = "import sys; open(sys.argv[1], 'a').write('{\"found\": 1}\\n')\n"
+HANGS = "open(sys.argv[2], 'w').close(); import signal; signal.pause()"
 
 
 def test_a_part_that_hangs_leaves_what_it_has_found_and_the_next_its_time(parts_are):
-    hangs = ADDS + "open(sys.argv[1], 'a').write('{\"cut sho'); import signal; signal.pause()"
-    good, parts = parts_are(0.25, hangs, ADDS)
+    good, parts = parts_are(f"{ADDS}open(sys.argv[1], 'a').write('{{\"cut sho'); {HANGS}", ADDS)
     assert good
     assert parts["part 0"]["status"] == "stopped, as its time was over"
     assert parts["part 1"]["status"] == "done"
@@ -115,14 +127,44 @@ def test_a_part_that_hangs_leaves_what_it_has_found_and_the_next_its_time(parts_
 
 
 def test_what_is_wrong_counts_although_the_part_was_stopped(parts_are):
-    hangs = "import sys; open(sys.argv[1], 'a').write('{\"same\": false}\\n'); import signal; signal.pause()"
-    good, parts = parts_are(0.1, hangs)
+    wrong = "import sys; open(sys.argv[1], 'a').write('{\"same\": false}\\n'); "
+    good, parts = parts_are(wrong + HANGS, ADDS)
     assert parts["part 0"]["status"] == "stopped, as its time was over"
     assert not good
 
 
+def test_nothing_is_left_among_the_temporary_files(parts_are, monkeypatch, tmp_path):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    assert parts_are(ADDS)[0]
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("program", "count"),
+    [
+        ("print('some words of a library'); print(2)", 2), ("print('no number')", 0), ("", 0),
+        ("print(2); raise SystemExit(1)", 0), ("import signal; signal.pause()", 0),
+    ],
+)  # fmt: skip
+def test_cards_are_counted_once_whatever_is_printed(check, monkeypatch, tmp_path, program, count):
+    asked, run = [], subprocess.run
+
+    def instead(command, **settings):
+        asked.append(command)
+        # One that hangs need not be waited for.
+        seconds = 1 if "pause" in program else None
+        return run([sys.executable, "-c", program], **settings | {"timeout": settings["timeout"] and seconds})
+
+    monkeypatch.setattr(check.subprocess, "run", instead)
+    of_all = check.Check(check.parse(["--output", str(tmp_path)]))
+    assert [of_all._cards, of_all._cards] == [count, count]
+    assert len(asked) == 1
+
+
 def test_a_part_that_fails_says_why_and_stops_no_other(parts_are):
-    good, parts = parts_are(1, "print('of the first alone')", ADDS + "sys.exit('the reason')", ADDS)
+    good, parts = parts_are("print('of the first alone')", ADDS + "sys.exit('the reason')", ADDS)
     assert not good
     assert parts["part 1"]["status"] == "failed"
     assert parts["part 1"]["results"] == [{"found": 1}]
@@ -178,6 +220,34 @@ def test_what_is_missing_is_installed_from_wheels_beside_what_is_there(check, mo
     assert check.wanted.missing(python, check.wanted.ALL, os.environ) == {}
     # Nobody has missed the other.
     assert list(check.wanted.missing(python, ["lucid_two_module"], os.environ)) == ["lucid_two_module"]
+
+
+@pytest.fixture
+def modules(tmp_path):
+    """Modules that do what they should not when they are imported, and the environment to find them in."""
+    for name, text in {
+        "ends_it": "import os; os.write(2, b'the reason'); os._exit(3)",
+        "talks_at_the_end": "import atexit; atexit.register(print, 'good bye')",
+        "hangs_there": "import signal; signal.pause()",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    return os.environ | {"PYTHONPATH": str(tmp_path)}
+
+
+def test_a_module_that_ends_the_process_is_missing_and_no_other(check, modules):
+    names = ["json", "ends_it", "talks_at_the_end", "made_up", "numpy"]
+    missing = check.wanted.missing(sys.executable, names, modules)
+    assert missing == {
+        "ends_it": "the import ended the process with status 3: the reason",
+        "made_up": "ModuleNotFoundError: No module named 'made_up'",
+    }
+
+
+def test_a_module_that_hangs_is_missing(check, modules, monkeypatch):
+    monkeypatch.setattr(check.wanted, "SECONDS_FOR_ALL", 1)
+    monkeypatch.setattr(check.wanted, "SECONDS_FOR_ONE", 1)
+    missing = check.wanted.missing(sys.executable, ["hangs_there"], modules)
+    assert missing == {"hangs_there": "the import took more than 1 s"}
 
 
 def test_all_that_lucid_asks_for_is_looked_for(check):

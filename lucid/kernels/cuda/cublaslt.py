@@ -76,7 +76,7 @@ class HeuristicResult(ctypes.Structure):
 COMPUTE_32F = 68
 # cudaDataType.
 DATA_TYPES = {np.dtype(np.float32): 0, np.dtype(ml_dtypes.bfloat16): 14}
-# cublasLtReductionScheme_t: a sum that is made in parts has these in the type of sums, or also in that of the product.
+# cublasLtReductionScheme_t: parts of a sum are kept in the type of sums alone, or in the product's type as well.
 REDUCTION_IN_COMPUTE_TYPE, REDUCTION_IN_ANY_TYPE = 2, 7
 # cublasStatus_t: no algorithm does what is asked for.
 NOT_SUPPORTED = 15
