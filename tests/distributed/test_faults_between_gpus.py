@@ -2,9 +2,12 @@
 
 import re
 
-from launching import with_emulation
+import pytest
+from launching import why_no_stand_in, with_emulation
 
 from lucid.errors import ExitCode
+
+pytestmark = pytest.mark.skipif(why_no_stand_in() != "", reason=why_no_stand_in())
 
 # GPUs that are not there, one for each rank.
 EMULATED = with_emulation(EMULATED_GPUS="3")
