@@ -21,8 +21,8 @@ VECTORS = {"float32": [1, 4], "bfloat16": [1, 8]}
 # Columns of attention's heads, and whether lines of its scores are whole: BERT's, each number of warps and steps, and
 # columns that are none for tensor cores.
 HEADS = {
-    "float32": [(64, True), (64, False), (128, True)],
-    "bfloat16": [(64, True), (64, False), (96, True), (128, True), (5, True)],
+    "float32": [(32, True), (64, True), (64, False), (128, True)],
+    "bfloat16": [(24, True), (32, True), (64, True), (64, False), (96, True), (128, True), (5, True)],
 }
 
 

@@ -7,7 +7,7 @@
 #include "attention.cuh"
 
 // The assembler chooses how many registers a thread has, but for narrow heads: of those it would keep some in memory.
-constexpr int LEAST_BLOCKS = WIDTH <= 16 ? 1 : 0;
+constexpr int LEAST_BLOCKS = WIDTH < 48 ? 1 : 0;
 
 // Writes the queries' columns of `by_joined` [N, 3C], and for each row and head the product of `gradient` and `output`
 // (both [N, C]), `along` [H, N], which the other kernel needs.
