@@ -4,7 +4,8 @@ A graph is of one shape. So rows, labels and sequences are filled up to a few si
 changes nothing. The first micro-batch of a shape runs kernel by kernel, the second is captured, all others are
 replayed: their rows, weights and coordinates are copied to where the first ones lay. Communication stays outside the
 graphs, which end where a bucket of gradients is complete: MPI could not be captured, and NCCL wants all ranks to
-capture alike, but ranks have different shapes.
+capture alike, but ranks have different shapes. In a shape's first pass, in which the host waits for the GPU,
+communication comes after all of backward.
 
 A replay launches what was captured and communicates as the captured pass did; no other Python runs. So what backward
 does in Python besides has to be the same each time, or be done by hand:

@@ -1,6 +1,6 @@
 """What the host does in training steps on a GPU: it waits for nothing, and launches what it has captured before.
 
-In the device_counts, which counts.
+In the emulation, which counts.
 """
 
 import numpy as np
