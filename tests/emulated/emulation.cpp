@@ -15,6 +15,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
@@ -85,11 +86,15 @@ void resume(Thread &thread) {
     setcontext(&thread.beginning);
 }
 
-void read_order() {
-    const char *given = std::getenv("EMULATED_ORDER");
-    const std::string name = given == nullptr ? "" : given;
-    order = name.empty() ? Order::first_first : name == "last first" ? Order::last_first : Order::any;
-    if (order == Order::any) chance.seed(static_cast<unsigned>(std::strtoul(given, nullptr, 10)));
+// What choose_order has read: a seed, or one of these. It is read where kernels are asked for: a thread that runs them
+// on its own could read the environment while it changes.
+constexpr long FIRST_FIRST = -1, LAST_FIRST = -2;
+std::atomic<long> chosen_order{FIRST_FIRST};
+
+void take_chosen_order() {
+    const long chosen = chosen_order;
+    order = chosen == FIRST_FIRST ? Order::first_first : chosen == LAST_FIRST ? Order::last_first : Order::any;
+    if (order == Order::any) chance.seed(static_cast<unsigned>(chosen));
 }
 
 void order_threads() {
@@ -170,8 +175,14 @@ void fail(const char *what) {
     std::abort();
 }
 
+void choose_order() {
+    const char *given = std::getenv("EMULATED_ORDER");
+    const std::string name = given == nullptr ? "" : given;
+    chosen_order = name.empty() ? FIRST_FIRST : name == "last first" ? LAST_FIRST : std::strtol(given, nullptr, 10);
+}
+
 void run_grid(void (*body)(), const unsigned *shape) {
-    read_order();
+    take_chosen_order();
     running = body;
     gridDim = {shape[0], shape[1], shape[2]};
     blockDim = {shape[3], shape[4], shape[5]};

@@ -49,6 +49,9 @@ struct Type {
 
 [[noreturn]] OF_THIS_PROGRAM void fail(const char *what);
 
+// Reads from EMULATED_ORDER in what order the threads of a block are taken from here on.
+OF_THIS_PROGRAM void choose_order();
+
 // Runs `body` as each thread of each block; `shape` is that of the grid, then that of a block.
 OF_THIS_PROGRAM void run_grid(void (*body)(), const unsigned *shape);
 

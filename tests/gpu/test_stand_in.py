@@ -95,7 +95,8 @@ class TestMemory:
 
 
 class TestOrder:
-    def test_nothing_is_done_before_the_host_waits(self, cupy, stream):
+    def test_nothing_is_done_before_the_host_waits(self, cupy, stream, monkeypatch):
+        monkeypatch.delenv("EMULATED_STREAMS", raising=False)
         target, x = pinned(cupy, 2), cupy.asarray([3.0, 4.0])
         target[:] = 0
         stream.synchronize()
@@ -105,7 +106,8 @@ class TestOrder:
         event.synchronize()
         assert target.tolist() == [4, 5]
 
-    def test_page_locked_memory_is_read_late_and_other_memory_at_once(self, cupy, stream):
+    def test_page_locked_memory_is_read_late_and_other_memory_at_once(self, cupy, stream, monkeypatch):
+        monkeypatch.delenv("EMULATED_STREAMS", raising=False)
         source, host = pinned(cupy, 2), np.array([1.0, 2.0])
         source[:] = host
         x, y = cupy.empty(2), cupy.empty(2)
@@ -114,7 +116,8 @@ class TestOrder:
         source[:] = host[:] = 5
         assert (x.get().tolist(), y.get().tolist()) == ([5, 5], [1, 2])
 
-    def test_streams_wait_for_each_other_by_events_alone(self, cupy, stream):
+    def test_streams_wait_for_each_other_by_events_alone(self, cupy, stream, monkeypatch):
+        monkeypatch.delenv("EMULATED_STREAMS", raising=False)
         other, target = cupy.cuda.Stream(non_blocking=True), pinned(cupy, 1)
         x = cupy.ones(1)
         x.get(out=target, blocking=False)

@@ -31,11 +31,23 @@ ALL, SHORT, LONG = "emulated", "emulated and not long", "emulated and long"
     ],
 )
 def test_the_tests_of_one_process_pass(marked, tests):
+    assert_pass_in_one_process(marked, tests)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_they_pass_in_whatever_order_streams_may_do_their_work(pass_on_ranks, seed):
+    assert_pass_in_one_process(SHORT, (str(TESTS), f"--ignore={KERNELS}"), EMULATED_STREAMS=seed)
+    emulation = with_emulation(EMULATED_GPUS="2", EMULATED_STREAMS=seed)
+    pass_on_ranks(2, "-m", SHORT, hang_after=HANG_AFTER, seconds=SECONDS, **emulation)
+
+
+def assert_pass_in_one_process(marked, tests, **variables):
     options = ("-m", marked, "-p", "no:cacheprovider", "--durations=5")
     # A test that hangs shows where.
     hanging = ("-o", f"faulthandler_timeout={HANG_AFTER}", "-o", "faulthandler_exit_on_timeout=true")
     command = [sys.executable, "-m", "pytest", "-x", *options, *hanging, *tests]
-    finished = run_to_end(command, SECONDS, with_emulation())
+    finished = run_to_end(command, SECONDS, with_emulation(**variables))
     assert finished.returncode == 0, finished.stdout
     assert " passed" in finished.stdout, finished.stdout
 

@@ -19,6 +19,11 @@
 #include "memory.hpp"
 #include "order.hpp"
 
+// Of tests/emulated/emulation.cpp.
+namespace emulation {
+void choose_order();
+}
+
 using namespace stand_in;
 
 namespace {
@@ -156,6 +161,7 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
         threads == 0 || threads > MOST_THREADS || shared_bytes > MOST_SHARED)
         return CUDA_ERROR_INVALID_VALUE;
     ++kernel_launches;
+    emulation::choose_order();
     if (kernel.run == nullptr) return static_cast<CUresult>(submit(on, [] {}));
     const std::vector<unsigned> shape{grid_x, grid_y, grid_z, block_x, block_y, block_z};
     const auto arguments = std::make_shared<Arguments>(kernel, parameters);

@@ -58,15 +58,22 @@ Operations all_before(const Stream *stream) {
     return before;
 }
 
-// What draws the order, begun anew where another seed is given; null where none is.
-std::mt19937 *draws() {
-    static auto &generator = *new std::mt19937;
+// What draws the order, and whether it does.
+std::mt19937 &chance = *new std::mt19937;
+std::atomic<bool> is_drawn{false};
+
+std::mt19937 *draws() { return is_drawn ? &chance : nullptr; }
+
+// Begins anew where another seed is given. For threads that ask for something: others could read the environment while
+// it changes.
+void read_seed() {
     static auto &last = *new std::string;
     const char *given = std::getenv("EMULATED_STREAMS");
     const std::string seed = given == nullptr ? "" : given;
-    if (seed != last) generator.seed(static_cast<unsigned>(std::strtoul(seed.c_str(), nullptr, 10)));
+    Held held(guard);
+    if (seed != last) chance.seed(static_cast<unsigned>(std::strtoul(seed.c_str(), nullptr, 10)));
     last = seed;
-    return seed.empty() ? nullptr : &generator;
+    is_drawn = !seed.empty();
 }
 
 // Does an operation that nothing undone comes before, unless it has to wait for another rank. Returns whether it is done.
@@ -140,6 +147,7 @@ Operations ready(Operations waiting) {
 
 // With an order that is drawn, something is done in between, or nothing.
 void perhaps_do_something() {
+    read_seed();
     if (draws() == nullptr) return;
     std::unique_lock<std::recursive_mutex> held(at_work, std::try_to_lock);
     while (held.owns_lock() && (*draws())() % 3 == 0) {
