@@ -1,7 +1,7 @@
 """CuPy on a machine without a GPU: what lucid uses of it, on NumPy, with a GPU's rules.
 
-Put the folder above first on PYTHONPATH, and a process believes that it has GPUs. Names, signatures and errors are
-those of CuPy 14.2; tests/gpu/test_emulation.py compares them with the real ones. `cupy.emulation` is what CuPy has not.
+For benchmarks/gpu_launches.py, which goes through a step and does nothing of it: arrays that nobody touches may be of
+any size. Names, signatures and errors are those of CuPy 14.2. `cupy.emulation` is what CuPy has not.
 """
 
 from numpy import (

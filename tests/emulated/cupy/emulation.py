@@ -23,8 +23,6 @@ callers: Counter[str] = Counter()
 graph_launches = 0
 kernel_launches = 0
 products = 0
-# What check_async_error of each NCCL communicator finds, if a test plants it: a status of NCCL.
-asynchronous_error = 0
 
 _launched_on: Any = None
 

@@ -1,10 +1,10 @@
-"""CuPy's interface to the device. `nccl` is there once it has been imported, as in CuPy."""
+"""CuPy's interface to the device, without what compiles kernels and what connects GPUs."""
 
 from collections.abc import Callable as _Callable
 from collections.abc import Iterator as _Iterator
 from contextlib import contextmanager as _contextmanager
 
-from cupy.cuda import device, driver, function, graph, memory, nvrtc, pinned_memory, runtime, stream
+from cupy.cuda import device, driver, function, graph, memory, pinned_memory, runtime, stream
 from cupy.cuda.device import Device, get_device_id
 from cupy.cuda.function import Function, Module
 from cupy.cuda.memory import (
