@@ -4,6 +4,7 @@ CUDA does what it is given in the order of the current stream, which is this thr
 waits in the methods that say so, and nowhere else.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -16,6 +17,10 @@ from lucid.errors import TrainingError
 
 # cudaErrorMemoryAllocation, which CuPy has no name for.
 _OUT_OF_MEMORY = 2
+
+
+# Memory that copies are on their way to, and what tells of each that it is over: who asked for one may have dropped it.
+_awaited: deque[tuple[Any, Array]] = deque()
 
 
 class Readback:
@@ -31,6 +36,9 @@ class Readback:
         source.get(out=self.values, blocking=False)
         self._event = _event(xp)
         self._event.record()
+        while _awaited and _awaited[0][0].done:
+            _awaited.popleft()
+        _awaited.append((self._event, self.values))
 
     def synchronize(self) -> None:
         """Block until they have arrived."""

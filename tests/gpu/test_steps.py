@@ -8,12 +8,13 @@ import pytest
 from tiny_bert import V
 from training_steps import Steps, batches
 
-from lucid import kernels
-from lucid.backend import to_device
+from lucid import backend, kernels
+from lucid.backend import page_locked, to_device
 from lucid.distributed import connect
 from lucid.errors import ConfigError, TrainingError
 from lucid.kernels import reference
 from lucid.kernels.cuda import algorithms
+from lucid.streams import Readback
 from lucid.training.evaluation import evaluate
 from lucid.training.graphs import rounded_up
 
@@ -171,6 +172,17 @@ def test_a_thread_keeps_its_stream_whatever_blocks_it_passes_through():
     with cupy.cuda.Stream(non_blocking=True):
         pass
     assert cupy.cuda.get_current_stream() == stream
+
+
+@pytest.mark.emulated
+def test_what_is_read_back_for_nobody_is_written_to_nobodys_memory():
+    """CuPy hands page-locked memory out again at once, though a copy to it may be on its way."""
+    device = connect("single", "cuda").device
+    Readback(to_device(np.full(1000, 7.0), device))
+    mine = page_locked(8000)
+    mine[...] = 1
+    backend.synchronise()
+    assert (mine == 1).all()
 
 
 @pytest.mark.emulated
