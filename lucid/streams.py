@@ -36,6 +36,8 @@ class Readback:
         source.get(out=self.values, blocking=False)
         self._event = _event(xp)
         self._event.record()
+        if xp.cuda.get_current_stream().is_capturing():
+            return  # whoever launches what is captured has to keep the memory
         while _awaited and _awaited[0][0].done:
             _awaited.popleft()
         _awaited.append((self._event, self.values))
