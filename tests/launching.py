@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -56,8 +57,9 @@ def why_no_stand_in() -> str:
     headers = (header for folder in folders for header in Path(folder).glob("cu*/include/crt/host_defines.h"))
     if importlib.util.find_spec("cupy") is None or not any(headers):
         return "CuPy and CUDA's headers are not installed: pip install -e '.[gpu-ci]'"
-    if platform.machine() != "x86_64" or shutil.which("g++") is None:
-        return "the stand-in for CUDA needs g++, and a CPU of x86-64"
+    cpu = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or shutil.which("g++") is None or not re.search(r"\bfma\b", cpu.read_text()):
+        return "the stand-in for CUDA needs g++, and a CPU of x86-64 with fused multiply-adds"
     return ""
 
 
