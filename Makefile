@@ -27,7 +27,7 @@ help:
 	@echo "make bench-peers"
 	@echo "             time a step of BERT-base beside PyTorch and JAX, which get an environment of their own"
 	@echo "make bench-gpu-launches"
-	@echo "             list what a step asks of a GPU, and what it takes at least; needs none"
+	@echo "             list what a step asks of a GPU, and what it takes at least; needs none, but g++"
 	@echo "make bench-gpu"
 	@echo "             time a step of BERT on a GPU, beside PyTorch, for which TORCH=.../python has an environment"
 	@echo "make clean   remove .venv and .venv-peers (data/ and runs/ stay)"
@@ -73,7 +73,8 @@ bench-kernels: .venv/installed
 bench-peers: .venv-peers/installed
 	.venv-peers/bin/python benchmarks/peers/run.py
 
-bench-gpu-launches: .venv/installed
+bench-gpu-launches: GPU_CI = yes
+bench-gpu-launches: .venv/installed-dev
 	$(BIN)/python benchmarks/gpu_launches.py
 
 bench-gpu: .venv/installed-gpu

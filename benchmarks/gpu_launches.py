@@ -4,16 +4,17 @@
     python benchmarks/gpu_launches.py --models base --lengths 128 --list
     python benchmarks/gpu_launches.py --models tiny --lengths 16 --list
 
-A step of a run with `device: cuda` and `precision: bfloat16` is gone through on the CuPy of tests/emulated, with
-nothing done: every launch is written down with the bytes that it reads and writes, the FLOPs of its products, and the
-instructions of attention that drops. Its floor is the time that the card needs for what takes longest of these, at the
-rates given: those of copies and products are what an H200 was measured to do, that of instructions is four on each of
-its 132 multiprocessors in a cycle of 1.7 GHz.
+A step of a run with `device: cuda` and `precision: bfloat16` is gone through by the real CuPy over what stands in for
+CUDA in tests/stand_in, which takes g++ and the extra `gpu-ci`. Nothing is done: every launch is written down with the
+bytes that it reads and writes, the FLOPs of its products, and the instructions of attention that drops. Its floor is
+the time that the card needs for what takes longest of these, at the rates given: those of copies and products are what
+an H200 was measured to do, that of instructions is four on each of its 132 multiprocessors in a cycle of 1.7 GHz.
 The sum of all floors is what a step could take if every launch were perfect and none waited; the second sum says what
 it could take if none was shorter than --least, which is about what the smallest launch in a CUDA graph takes.
 """
 
 import argparse
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ from card.workloads import AIMS, CEILINGS, Workload
 if TYPE_CHECKING:
     from card.training_step import TrainingStep
 
-EMULATION = Path(__file__).parents[1] / "tests" / "emulated"
+STAND_IN = str(Path(__file__).resolve().parents[1] / "tests" / "stand_in")
+# One GPU, whose memory takes anything.
+GPU = {"CUDA_VISIBLE_DEVICES": "0", "EMULATED_MEMORY": str(2**60)}
 COLUMNS = (
     "model, sequences x tokens, dropout", "launches", "products", "kernels", "CuPy's", "copies", "GB", "GFLOP",
     "floor, ms", "sequences/s", "with the least, ms", "sequences/s", "ceiling", "aim",
@@ -41,7 +44,6 @@ def launches_of(workload: Workload) -> tuple[list[Launch], int]:
 
     The latter are those of the rows that are computed, made-up ones and the vocabulary's padding included.
     """
-    import cupy
     from card.dry_run import dry_run
     from card.training_step import TrainingStep
     from peers.side import full_batch
@@ -58,10 +60,7 @@ def launches_of(workload: Workload) -> tuple[list[Launch], int]:
         step = TrainingStep(model, communicator, workload, batch, graphs=False)
         step.take()
         run.launches.clear()
-        stream = cupy.cuda.get_current_stream()
-        stream.begin_capture()
         step.take()
-        stream.end_capture()
         padded = replace(config, vocab_size=len(model.cls.predictions.bias.padded))
         return run.launches, linear_flops(padded, step)
 
@@ -132,10 +131,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def begin_over_the_stand_in() -> None:
+    """Begin this program anew with what stands in for CUDA, unless it has that; end it if it cannot be had here."""
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = [STAND_IN, *(folder for folder in path if folder not in ("", STAND_IN))]
+    wanted = GPU | {"PYTHONPATH": os.pathsep.join(path)}
+    if not wanted.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | wanted)
+    from building import why_no_stand_in
+
+    if why_no_stand_in():
+        sys.exit(why_no_stand_in())
+
+
 def main() -> None:
     options = parse()
-    # In the place of CuPy, whether that is installed or not.
-    sys.path.insert(0, str(EMULATION))
+    begin_over_the_stand_in()
     rates = Rates(options.copy * 1e12, options.product * 1e12, options.issue * 1e9)
     totals, details = [], []
     for model in options.models:

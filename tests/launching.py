@@ -1,10 +1,6 @@
 """How tests start ranks, and find them again."""
 
-import importlib.util
 import os
-import platform
-import re
-import shutil
 import signal
 import subprocess
 from collections import defaultdict
@@ -48,19 +44,6 @@ def run_to_end(command: Sequence[str], seconds: float, environment: dict[str, st
 def is_stand_in(cupy: Any) -> bool:
     """Return whether the GPUs that CuPy finds are what stands in for them."""
     return cupy.cuda.is_available() and cupy.cuda.runtime.getDeviceProperties(0)["name"] == b"Emulated GPU"
-
-
-def why_no_stand_in() -> str:
-    """Return what keeps the real CuPy from running over the stand-in for CUDA here; "" if nothing."""
-    found = importlib.util.find_spec("nvidia")
-    folders = [] if found is None else list(found.submodule_search_locations or ())
-    headers = (header for folder in folders for header in Path(folder).glob("cu*/include/crt/host_defines.h"))
-    if importlib.util.find_spec("cupy") is None or not any(headers):
-        return "CuPy and CUDA's headers are not installed: pip install -e '.[gpu-ci]'"
-    cpu = Path("/proc/cpuinfo")
-    if platform.machine() != "x86_64" or shutil.which("g++") is None or not re.search(r"\bfma\b", cpu.read_text()):
-        return "the stand-in for CUDA needs g++, and a CPU of x86-64 with fused multiply-adds"
-    return ""
 
 
 def with_emulation(**variables: str) -> dict[str, str]:

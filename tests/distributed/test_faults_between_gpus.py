@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from launching import why_no_stand_in, with_emulation
+from launching import with_emulation
+from stand_in.building import why_no_stand_in
 
 from lucid.errors import ExitCode
 

@@ -11,7 +11,8 @@ from collections import defaultdict
 import ml_dtypes
 import numpy as np
 import pytest
-from launching import is_stand_in, why_no_stand_in, with_emulation
+from launching import is_stand_in, with_emulation
+from stand_in.building import why_no_stand_in
 from targets import call
 
 from lucid import backend

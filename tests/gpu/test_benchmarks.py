@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import FEW_CORES, why_no_stand_in
+from launching import FEW_CORES
+from stand_in.building import why_no_stand_in
 
 from lucid.kernels.cuda import algorithms
 
@@ -29,6 +30,7 @@ def lines_of(table):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
 
 
+@needs_emulation
 def test_all_launches_of_a_step_are_known_and_its_products_are_those_of_the_model():
     table, said = run("gpu_launches.py", "--models", "tiny", "--lengths", "16", "--list")
     [counted] = re.findall(r"([\d,]+) FLOPs in products, ([\d,]+) in the model's.*; (\d+) unknown launches", said)
@@ -40,6 +42,7 @@ def test_all_launches_of_a_step_are_known_and_its_products_are_those_of_the_mode
     assert "engine.py" not in table
 
 
+@needs_emulation
 def test_a_larger_batch_has_as_many_launches():
     few, many = (run("gpu_launches.py", "--models", "tiny", "--lengths", "16", "--batch", rows)[0] for rows in "48")
     assert lines_of(few)[2][1:6] == lines_of(many)[2][1:6]

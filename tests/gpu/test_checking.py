@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from launching import why_no_stand_in
+from stand_in.building import why_no_stand_in
 
 ROOT = Path(__file__).parents[2]
 needs_emulation = pytest.mark.skipif(why_no_stand_in() != "", reason=why_no_stand_in())

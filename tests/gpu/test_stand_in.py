@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import ml_dtypes
@@ -401,3 +401,65 @@ class TestFunctionsOfCuPy:
     def test_up_to_rounding(self, cupy, name):
         found, expected = (getattr(xp, name)(abs(xp.asarray(FLOATS))) for xp in (cupy, np))
         np.testing.assert_allclose(found.get(), expected, rtol=1e-6)
+
+
+class TestWatching:
+    """Who asks what CuPy launches is told, and nothing is done."""
+
+    @pytest.fixture
+    def told(self, cupy):
+        """What is asked for, as it is told to a watcher."""
+        from watching import watched
+
+        @contextmanager
+        def telling():
+            found = []
+            with watched(lambda *each: found.append(each)):
+                yield found
+
+        return telling
+
+    def test_kernels_and_copies_are_told_with_their_bytes_and_not_done(self, cupy, told):
+        x, y = cupy.ones((4, 8), np.float32), cupy.ones((4, 8), np.float32)
+        ids = cupy.zeros(2, np.int64)
+        cupy.cuda.Device().synchronize()
+        with told() as found:
+            x[:, ::2] += y[:1, ::2]
+            cupy.take(x, ids, axis=0)
+            x[...] = 0
+            x[...] = y
+            x.set(np.zeros((4, 8), np.float32))
+            x.get()
+        assert found == [
+            # What is repeated is read once.
+            ("cupy_add__float32_float32_float32", 4 * (16 + 4 + 16), (4, 4)),
+            # Of a table only what is looked up is read.
+            ("cupy_take", 4 * (16 + 16) + 8 * 2, (2, 8)),
+            ("memset", 4 * 32, ()),
+            ("copy", 2 * 4 * 32, ()),
+            ("copy from the host", 4 * 32, ()),
+            ("copy to the host", 4 * 32, ()),
+        ]
+        np.testing.assert_array_equal(x.get(), np.ones((4, 8)))
+
+    def test_memory_may_be_more_than_the_machine_has(self, cupy, told):
+        with told() as found, cupy.cuda.using_allocator(None):
+            cupy.empty(2 * 10**10, np.uint8).fill(1)
+        assert found == [("cupy_fill", 2 * 10**10, (2 * 10**10,))]
+
+    def test_products_of_cublas_are_told_as_something_else(self, cupy, told):
+        x = cupy.ones((4, 4), np.float32)
+        with told() as found:
+            cupy.matmul(x, x)
+        assert found == [("?", 0, ())]
+
+    def test_what_the_watcher_raises_is_an_error_of_cuda(self, cupy, capfd):
+        from watching import watched
+
+        def refuse(*told):
+            raise ValueError("what is this?")
+
+        x = cupy.ones(4, np.float32)
+        with watched(refuse), pytest.raises(cupy.cuda.driver.CUDADriverError):
+            x += 1
+        assert "what is this?" in capfd.readouterr().err

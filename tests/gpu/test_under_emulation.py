@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import run_to_end, why_no_stand_in, with_emulation
+from launching import run_to_end, with_emulation
+from stand_in.building import why_no_stand_in
 
 TESTS = Path(__file__).parents[1]
 KERNELS = Path(__file__).parent / "test_kernels.py"

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from emulated import emulated_cublaslt
+from stand_in.cublaslt import Library
 
 from lucid.errors import ConfigError
 from lucid.kernels.cuda import cublaslt
@@ -187,7 +187,7 @@ def test_the_library_of_the_wheel_comes_before_the_systems(monkeypatch, tmp_path
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     loaded = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda path: loaded.append(path) or emulated_cublaslt.Library())
+    monkeypatch.setattr(ctypes, "CDLL", lambda path: loaded.append(path) or Library())
     cublaslt.load.cache_clear()
     for major in (12, 13, 14):
         cublaslt.load(major)

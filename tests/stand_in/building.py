@@ -5,6 +5,8 @@ import functools
 import hashlib
 import importlib.util
 import os
+import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -16,24 +18,34 @@ from lucid.kernels.compiled import kept_in, locked
 
 FOLDER = Path(__file__).parent
 COMPILER = shutil.which("g++")
-_EMULATED = FOLDER.parent / "emulated"
 _FLAGS = (
     *("-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-Wall", "-Wextra"),
-    # What runs kernels' threads is there once, for all of them. Fortified, longjmp would not leave a thread's stack.
-    *("-DOF_THIS_PROGRAM=", "-U_FORTIFY_SOURCE"),
+    # Fortified, longjmp would not leave the stack of a kernel's thread.
+    "-U_FORTIFY_SOURCE",
     # CuPy's module for NCCL asks for a library of this name, and this one is there already.
     *("-Wl,-soname,libnccl.so.2", "-pthread", "-lrt"),
 )
 
 
+def why_no_stand_in() -> str:
+    """Return what keeps the real CuPy from running over the stand-in for CUDA here; "" if nothing."""
+    headers = (header for folder in _of_nvidia() for header in folder.glob("cu*/include/crt/host_defines.h"))
+    if importlib.util.find_spec("cupy") is None or not any(headers):
+        return "CuPy and CUDA's headers are not installed: pip install -e '.[gpu-ci]'"
+    cpu = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or COMPILER is None or not re.search(r"\bfma\b", cpu.read_text()):
+        return "the stand-in for CUDA needs g++, and a CPU of x86-64 with fused multiply-adds"
+    return ""
+
+
 def sources() -> list[Path]:
     """Return the sources of the stand-in, and of what runs kernels' threads."""
-    return [*sorted(FOLDER.glob("*.cpp")), _EMULATED / "emulation.cpp"]
+    return sorted(FOLDER.glob("*.cpp"))
 
 
 def headers() -> list[Path]:
     """Return their headers, and those of kernels."""
-    return [*sorted(FOLDER.glob("*.hpp")), *sorted(FOLDER.glob("include/**/*.cuh")), _EMULATED / "emulation.hpp"]
+    return [*sorted(FOLDER.glob("*.hpp")), *sorted(FOLDER.glob("include/**/*.cuh"))]
 
 
 @functools.cache
@@ -78,8 +90,13 @@ def compiler_version() -> bytes:
 @functools.cache
 def cuda_headers() -> Path:
     """Return the folder of CUDA's headers, as the runtime's wheel has it."""
-    found = importlib.util.find_spec("nvidia")
-    for folder in () if found is None else found.submodule_search_locations or ():
-        for header in Path(folder).glob("cu*/include/cuda_runtime_api.h"):
+    for folder in _of_nvidia():
+        for header in folder.glob("cu*/include/cuda_runtime_api.h"):
             return header.parent
     raise ConfigError("the stand-in for CUDA needs CUDA's headers: pip install -e '.[gpu-ci]'")
+
+
+def _of_nvidia() -> list[Path]:
+    """Return the folders of NVIDIA's wheels."""
+    found = importlib.util.find_spec("nvidia")
+    return [] if found is None else [Path(folder) for folder in found.submodule_search_locations or ()]

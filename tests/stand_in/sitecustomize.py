@@ -44,16 +44,9 @@ class _CDLL(_load):
 @functools.cache
 def _cublaslt() -> Any:
     import host_work  # noqa: F401  products are done in the order of their stream
+    from cublaslt import Library
 
-    found = importlib.util.spec_from_file_location(
-        "emulated_cublaslt", _FOLDER.parent / "emulated/emulated_cublaslt.py"
-    )
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module.Library()
+    return Library()
 
 
 class _Finder:

@@ -1,9 +1,9 @@
 // What g++ needs to compile a kernel for the stand-in: the words of CUDA C++, and functions that the driver looks up by
-// the kernel's name: one that runs it, and the sizes of what it is given.
+// the kernel's name: one that runs it, and one that says what it is given.
 #pragma once
 
-#define OF_THIS_PROGRAM
-#include "../emulated/emulation.hpp"
+#include "emulation.hpp"
+#include "parameters.hpp"
 
 namespace emulation {
 
@@ -29,17 +29,17 @@ void run_by_name(void (*kernel)(Parameters...), const unsigned *shape, void **ar
         [] { call(own_kernel, own_arguments, std::index_sequence_for<Parameters...>()); }, shape);
 }
 
-// 0 is behind the last.
+// One of no size is behind the last.
 template <class... Parameters>
-const std::size_t *sizes_of(void (*)(Parameters...)) {
-    static constexpr std::size_t sizes[] = {sizeof(Parameters)..., 0};
-    return sizes;
+const stand_in::Parameter *parameters_of(void (*)(Parameters...)) {
+    static constexpr stand_in::Parameter parameters[] = {stand_in::Described<std::remove_cv_t<Parameters>>::value..., {}};
+    return parameters;
 }
 
 }  // namespace emulation
 
-#define RUNS(kernel, meet)                                                                                       \
-    extern "C" void run_##kernel(const unsigned *shape, void **arguments) {                                      \
-        emulation::run_by_name<meet>(kernel, shape, arguments);                                                 \
-    }                                                                                                            \
-    extern "C" const std::size_t *sizes_##kernel() { return emulation::sizes_of(kernel); }
+#define RUNS(kernel, meet)                                                                                    \
+    extern "C" void run_##kernel(const unsigned *shape, void **arguments) {                                   \
+        emulation::run_by_name<meet>(kernel, shape, arguments);                                               \
+    }                                                                                                         \
+    extern "C" const stand_in::Parameter *parameters_##kernel() { return emulation::parameters_of(kernel); }

@@ -2,7 +2,7 @@
 //
 // A pair of bfloat16 is one unsigned, the first in its low half. Thread 4g + c of a warp holds of a product, 16 x 8, the
 // elements at rows g and g + 8 and columns 2c and 2c + 1: the layouts are those of mma.m16n8k16 and ldmatrix in the PTX
-// ISA, 9.7.14. tests/emulated/emulation.hpp has its own version of each function. All from sm_80 on.
+// ISA, 9.7.14. tests/stand_in/emulation.hpp has its own version of each function. All from sm_80 on.
 #pragma once
 
 #ifdef __CUDA_ARCH__

@@ -163,11 +163,6 @@ void run_block() {
     }
 }
 
-// What the launcher calls a type: NumPy's name, with a * for the address of such.
-std::string name_of(const Type &type) {
-    return type.kind + (type.bits == 0 ? "" : std::to_string(type.bits)) + (type.is_pointer ? "*" : "");
-}
-
 }  // namespace
 
 void fail(const char *what) {
@@ -189,19 +184,6 @@ void run_grid(void (*body)(), const unsigned *shape) {
     for (blockIdx.z = 0; blockIdx.z < gridDim.z; ++blockIdx.z)
         for (blockIdx.y = 0; blockIdx.y < gridDim.y; ++blockIdx.y)
             for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) run_block();
-}
-
-void check_types(const Type *expected, std::size_t number, const char *types) {
-    const std::string given = types;
-    std::size_t begin = 0;
-    for (std::size_t i = 0; i < number; ++i) {
-        const std::size_t end = min(given.find(' ', begin), given.size());
-        const std::string name = begin < given.size() ? given.substr(begin, end - begin) : "";
-        const std::string type = name_of(expected[i]);
-        if (name != type && (name != "?" || !expected[i].is_pointer)) fail((type + " is expected in " + given).c_str());
-        begin = end + 1;
-    }
-    if (begin < given.size()) fail(("too many arguments: " + given).c_str());
 }
 
 std::size_t number_in_block() { return current; }

@@ -271,12 +271,12 @@ class Library:
                 ctypes.memset(workspace, 0xAA, chosen.workspace)
             multiply(chosen.problem, chosen.parts, factors, a, b, c, d, bias)
 
-        # What has streams: the emulated CuPy, or what stands in for CUDA below the real one; without either, nothing.
-        emulation = getattr(sys.modules.get("cupy"), "emulation", None) or sys.modules.get("host_work")
-        if emulation is None:
+        # Without CuPy over the stand-in there are no streams.
+        streams = sys.modules.get("host_work")
+        if streams is None:
             work()
         else:
-            emulation.submit(work, stream or 0)
+            streams.submit(work, stream or 0)
 
     def _chosen(self, address):
         expect(address, "no algorithm")

@@ -15,10 +15,6 @@
 #define __shared__ static
 #define __restrict__
 #define __launch_bounds__(...)
-// Each program has a runtime of its own, unless it is said before that it has not.
-#ifndef OF_THIS_PROGRAM
-#define OF_THIS_PROGRAM __attribute__((visibility("hidden")))
-#endif
 
 template <class Number>
 constexpr const Number &min(const Number &one, const Number &other) {
@@ -29,10 +25,10 @@ struct Place3 {
     unsigned x, y, z;
 };
 
-OF_THIS_PROGRAM extern Place3 threadIdx, blockIdx, blockDim, gridDim;
+extern Place3 threadIdx, blockIdx, blockDim, gridDim;
 
-OF_THIS_PROGRAM void __syncthreads();
-OF_THIS_PROGRAM void __syncwarp();
+void __syncthreads();
+void __syncwarp();
 
 namespace emulation {
 
@@ -40,59 +36,27 @@ constexpr unsigned WARP = 32;
 // The most bytes that a thread gives the others of its warp at once.
 constexpr std::size_t MOST_GIVEN = 32;
 
-// A parameter's type.
-struct Type {
-    bool is_pointer;
-    const char *kind;
-    std::size_t bits;
-};
-
-[[noreturn]] OF_THIS_PROGRAM void fail(const char *what);
+[[noreturn]] void fail(const char *what);
 
 // Reads from EMULATED_ORDER in what order the threads of a block are taken from here on.
-OF_THIS_PROGRAM void choose_order();
+void choose_order();
 
 // Runs `body` as each thread of each block; `shape` is that of the grid, then that of a block.
-OF_THIS_PROGRAM void run_grid(void (*body)(), const unsigned *shape);
-
-// Ends the process unless what the launcher calls the parameters' types, with spaces between, are these.
-OF_THIS_PROGRAM void check_types(const Type *expected, std::size_t count, const char *given);
+void run_grid(void (*body)(), const unsigned *shape);
 
 // The number of the running thread in its block.
-OF_THIS_PROGRAM std::size_t number_in_block();
+std::size_t number_in_block();
 
 // Where the thread that is running leaves what it gives its warp next, and, once it has waited for the others, where
 // the thread of a number in the warp has left its own.
-OF_THIS_PROGRAM unsigned char *room_to_give();
-OF_THIS_PROGRAM const unsigned char *given_by(std::size_t lane);
+unsigned char *room_to_give();
+const unsigned char *given_by(std::size_t lane);
 
-OF_THIS_PROGRAM void copy_later(void *target, const void *source, std::size_t size, std::size_t read);
+void copy_later(void *target, const void *source, std::size_t size, std::size_t read);
 
 template <class... Parameters, std::size_t... Index>
 void call(void (*kernel)(Parameters...), void **arguments, std::index_sequence<Index...>) {
     kernel(*static_cast<std::remove_cv_t<Parameters> *>(arguments[Index])...);
-}
-
-template <class Parameter>
-constexpr Type type_of() {
-    using Target = std::remove_cv_t<std::remove_pointer_t<Parameter>>;
-    const char *kind = std::is_same_v<Target, bool>          ? "bool"
-                       : std::is_class_v<Target>             ? "bfloat"
-                       : std::is_floating_point_v<Target>    ? "float"
-                       : std::is_signed_v<Target>            ? "int"
-                                                             : "uint";
-    return {std::is_pointer_v<Parameter>, kind, std::is_same_v<Target, bool> ? 0 : 8 * sizeof(Target)};
-}
-
-template <class... Parameters>
-void run(void (*kernel)(Parameters...), const unsigned *shape, void **arguments, const char *types) {
-    constexpr Type expected[] = {type_of<std::remove_cv_t<Parameters>>()...};
-    check_types(expected, sizeof...(Parameters), types);
-    static void (*own_kernel)(Parameters...);
-    static void **own_arguments;
-    own_kernel = kernel;
-    own_arguments = arguments;
-    run_grid([] { call(own_kernel, own_arguments, std::index_sequence_for<Parameters...>()); }, shape);
 }
 
 // Gives x to the other threads of the warp, and waits until each has given its own.
@@ -112,16 +76,6 @@ Given taken(std::size_t lane) {
 }
 
 inline unsigned lane() { return static_cast<unsigned>(number_in_block() % WARP); }
-
-}  // namespace emulation
-
-// A function that the launcher finds by the kernel's name.
-#define EMULATED(kernel)                                                                         \
-    extern "C" void run_##kernel(const unsigned *shape, void **arguments, const char *types) {   \
-        emulation::run(kernel, shape, arguments, types);                                         \
-    }
-
-namespace emulation {
 
 inline float half_of(unsigned pair, unsigned which) {
     const unsigned bits = which == 0 ? pair << 16 : pair & 0xFFFF0000u;
@@ -207,7 +161,7 @@ inline void copy_float_later(float *target, const float *source, bool exists) {
     copy_of_bytes_later(target, source, sizeof(float), exists);
 }
 
-OF_THIS_PROGRAM void wait_for_copies();
+void wait_for_copies();
 
 inline float power_of_two(float x) {
     const float power = std::exp2(x);

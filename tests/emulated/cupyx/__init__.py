@@ -1,1 +1,0 @@
-"""What lucid uses of CuPy's companion."""

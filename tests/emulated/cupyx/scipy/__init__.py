@@ -1,1 +1,0 @@
-"""What lucid uses of SciPy for CuPy's arrays."""
