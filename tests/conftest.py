@@ -60,9 +60,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of the other kind, where pytest-mpi would report each of them as skipped."""
-    under_mpi = config.getoption("--only-mpi")
-    left_out = [item for item in items if (item.get_closest_marker("mpi") is not None) != under_mpi]
+    """Leave out the tests of the other kind, where pytest-mpi would report each of them as skipped.
+
+    Of what is asked for by another mark, such as `-m long`, tests that need an emulated GPU are left out, too.
+    """
+    under_mpi, emulated_too = config.getoption("--only-mpi"), "emulated" in config.option.markexpr
+
+    def is_left_out(item: pytest.Item) -> bool:
+        is_for_mpi, is_emulated = (item.get_closest_marker(name) is not None for name in ("mpi", "emulated"))
+        return is_for_mpi != under_mpi or (is_emulated and not emulated_too)
+
+    left_out = [item for item in items if is_left_out(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
