@@ -15,10 +15,10 @@ Nothing comes from the network. What has to be there is named if it is missing. 
 
     {download}
 
-fetches what is most often missing, for the version of Python that shows this text: bring the folder `wheels`, and say
-so. What is missing is then installed beside the rest, into an environment of its own among the temporary files.
+fetches what is most often missing, for the version of Python that shows this text. Bring the folder `wheels`, and name
+it with --wheels: the check installs what is missing into a temporary environment, which it removes at its end.
 
-With --tiny the card is that of tests/stand_in, and all is small: this shows that all runs.
+--tiny goes through all parts with small models on the emulated card of tests/stand_in.
 """
 
 import argparse

@@ -7,8 +7,8 @@
 A step of a run with `device: cuda` and `precision: bfloat16` is gone through by the real CuPy over what stands in for
 CUDA in tests/stand_in, which takes g++ and the extra `gpu-ci`. Nothing is done: every launch is written down with the
 bytes that it reads and writes, the FLOPs of its products, and the instructions of attention that drops. Its floor is
-the time that the card needs for what takes longest of these, at the rates given: those of copies and products are what
-an H200 was measured to do, that of instructions is four on each of its 132 multiprocessors in a cycle of 1.7 GHz.
+the longest of the three times that these take at the rates given. The rates of copies and products were measured on an
+H200. The rate of instructions is four a cycle, at 1.7 GHz, on each of its 132 multiprocessors.
 The sum of all floors is what a step could take if every launch were perfect and none waited; the second sum says what
 it could take if none was shorter than --least, which is about what the smallest launch in a CUDA graph takes.
 """

@@ -11,8 +11,8 @@ vocabulary at the masked positions alone. lucid has CUDA graphs. PyTorch is comp
 `transformers`' model, scaled_dot_product_attention and fused AdamW; it may have an interpreter of its own, since its
 wheels ask for other versions of CUDA's libraries. Without dropout the losses and the gradients' norms of the first
 steps are compared, and have to agree to 1% and 5%. Then both take turns, each of many steps, in an order that rotates;
-who waits leaves the card alone. The card's own rates are those of a product of 8,192 x 8,192 x 8,192 by cuBLASLt and of
-a copy of 1 GiB (read and written), measured by the events of the card beside the turns.
+who waits leaves the card alone. Between the turns, events of the card time a product of 8,192 x 8,192 x 8,192 by
+cuBLASLt and a copy of 1 GiB (read and written): the card's own rates.
 
 With --tiny the models are small, lucid's GPU is emulated, and PyTorch may be on the CPU: this shows that all runs.
 """

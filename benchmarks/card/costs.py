@@ -1,9 +1,8 @@
 """What a launch on the card costs at least: the bytes that it reads and writes, its floating-point operations, and its
 instructions where these are much else, as in attention that drops.
 
-Every array that a kernel is given is read or written once, unless a table here says otherwise. What a cache has still
-got is not counted, nor arithmetic beside that of products in other kernels. Kernels that no table has are marked as
-unknown.
+A kernel reads or writes each array once, unless a table here says otherwise. Caches are taken to be empty. Arithmetic
+counts in products and in attention alone. A kernel that no table names is marked as unknown.
 """
 
 import math

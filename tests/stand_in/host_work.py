@@ -31,6 +31,6 @@ def _do(number: int) -> None:
     work = _works[number] if number in _captured else _works.pop(number)
     try:
         work()
-    except Exception:
+    except Exception:  # ctypes would print it and go on; this ends the process
         traceback.print_exc()
         building.library().stand_in_fail()

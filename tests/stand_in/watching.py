@@ -26,7 +26,7 @@ def watched(watcher: Callable[[str, int, tuple[int, ...]], None]) -> Iterator[No
     def tell(what: bytes, size: int, shape: Any, dimensions: int) -> bool:
         try:
             watcher(what.decode(), size, tuple(shape[:dimensions]))
-        except Exception:
+        except Exception:  # ctypes would print it and go on; CUDA's error stops who asked
             traceback.print_exc()
             return False
         return True
