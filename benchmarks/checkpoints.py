@@ -20,9 +20,9 @@ from made_up import make_batch
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import flatten
 from lucid.optim import AdamW
-from lucid.training.checkpoint import TrainingState
-from lucid.training.saver import Saver
-from lucid.training.store import CheckpointStore
+from lucid.training.checkpoints.checkpoint import TrainingState
+from lucid.training.checkpoints.saver import Saver
+from lucid.training.checkpoints.store import CheckpointStore
 
 
 def seconds(action: Callable[[], object]) -> float:

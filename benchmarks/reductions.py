@@ -17,7 +17,8 @@ from made_up import SIZES, make_batch
 
 import lucid
 from lucid import random
-from lucid.distributed import Communicator, DistributedDataParallel, choose, exact, session
+from lucid.distributed import Communicator, DistributedDataParallel, choose, session
+from lucid.distributed.parallel import exact
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.optim import AdamW, clip_scale, global_norm
 

@@ -4,8 +4,9 @@
 
 A rank that is killed, or that a library ends by `_exit`, says nothing, and the launcher knows neither its step nor the
 collective it was in. So a keeper starts the rank as its child and lends it a page of memory, to which the rank writes
-where it is (`lucid/distributed/whereabouts.py`). When the rank has ended without a word, the keeper says which rank,
-what happened and where, in one line. Then it leaves with the rank's exit code, and the launcher ends the other ranks.
+where it is (`lucid/distributed/communicators/rank_status.py`). When the rank has ended without a word, the keeper says
+which rank, what happened and where, in one line. Then it leaves with the rank's exit code, and the launcher ends the
+other ranks.
 
 Being there first, it also gives the rank its cores (`--bind`) or its GPU (`--gpus`), as `placement.py` says.
 
@@ -20,7 +21,7 @@ import signal
 import sys
 import time
 
-_PAGE_VARIABLE = "LUCID_WHEREABOUTS_PAGE"  # as in whereabouts.py
+_PAGE_VARIABLE = "LUCID_WHEREABOUTS_PAGE"  # as in rank_status.py
 _PAGE_BYTES = 4096
 
 _PLACEMENT = ("--bind", "--gpus")
@@ -173,12 +174,12 @@ def _out_of_memory_kills() -> int:
 def _read(page: int | None):
     """Return the `Place` on the page, or None if it cannot be read.
 
-    `whereabouts.py` is loaded by its path: with all of lucid it would take longer, and more could fail.
+    `rank_status.py` is loaded by its path: with all of lucid it would take longer, and more could fail.
     """
     import importlib.util
 
     repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = os.path.join(repository, "lucid", "distributed", "whereabouts.py")
+    path = os.path.join(repository, "lucid", "distributed", "communicators", "rank_status.py")
     try:
         specification = importlib.util.spec_from_file_location("whereabouts", path)
         whereabouts = importlib.util.module_from_spec(specification)

@@ -101,8 +101,8 @@ def _start(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> subpro
 def _progress(config: Path, overrides: Sequence[str]) -> tuple[int, Callable[[int], bool]]:
     """Return the step of the newest whole checkpoint, and whether the settings allow a number of ranks."""
     from lucid.errors import ConfigError, LucidError
+    from lucid.training.checkpoints.store import CheckpointStore
     from lucid.training.config import load
-    from lucid.training.store import CheckpointStore
 
     try:
         settings = load(config, overrides)

@@ -30,8 +30,8 @@ from texts import made_up_text
 
 from lucid import kernels
 from lucid.distributed import Communicator, choose, device_for
-from lucid.distributed.backends.nccl import NCCLCommunicator
-from lucid.distributed.backends.staged import StagedCommunicator
+from lucid.distributed.communicators.nccl import NCCLCommunicator
+from lucid.distributed.communicators.staged import StagedCommunicator
 from lucid.distributed.connection import Group, join
 from lucid.nn import init
 from lucid.preparation import prepare

@@ -1,6 +1,6 @@
 """Several nodes on one machine, without a network: ranks that take themselves for those of other nodes."""
 
-from lucid.distributed.backends.mpi import MPICommunicator
+from lucid.distributed.communicators.mpi import MPICommunicator
 
 
 class SeveralNodes(MPICommunicator):

@@ -21,7 +21,7 @@ for name in names:
     if not name.endswith(".__main__"):
         importlib.import_module(name)
 
-assert "lucid.distributed.backends.mpi" in sys.modules
+assert "lucid.distributed.communicators.mpi" in sys.modules
 loaded = [name for name in ("mpi4py", "mpi4py.MPI", "cupy", "matplotlib", "torch") if name in sys.modules]
 assert not loaded, f"import of lucid loads {loaded}"
 libraries = pathlib.Path("/proc/self/maps").read_text()
@@ -49,7 +49,7 @@ COMMAND = "from lucid.cli import main\ntry: main([{}])\nexcept SystemExit as lea
     [
         ("import lucid", set()),
         ("import lucid.distributed", set()),
-        ("from lucid.distributed import limits, topology\nlimits.available_cores(), topology.announced()", set()),
+        ("from lucid.distributed import announced, limits\nlimits.available_cores(), announced()", set()),
         ("import lucid; lucid.Tensor; lucid.nn; lucid.models", {"numpy", "pydantic"}),
         ("import lucid; lucid.distributed.connect(); lucid.distributed.DistributedDataParallel", {"numpy"}),
         (

@@ -1,4 +1,4 @@
-"""The arrows between the rooms of the house: who may import whom (docs/architecture.md holds the table)."""
+"""Which package may import which (docs/architecture.md has the table)."""
 
 import ast
 from pathlib import Path
@@ -7,9 +7,10 @@ import pytest
 
 import lucid
 
-HOUSE = Path(lucid.__file__).parent
+LUCID = Path(lucid.__file__).parent
 
-# What each room may import beside itself and `errors`; the longest name that fits counts. `""` is the face.
+# What each package may import, besides itself and `errors`. The longest name that fits counts; `""` is
+# lucid/__init__.py.
 EVERYTHING = {""}
 BELOW_MODELS = {"backend", "random", "kernels", "autograd", "nn"}
 MAY_IMPORT = {
@@ -27,12 +28,11 @@ MAY_IMPORT = {
     "data": {"files", "backend", "random", "kernels.masking"},
     "preparation": {"files", "backend", "data.manifest", "data.tokenizer"},
     "distributed": {"backend"},
-    "distributed.software": {"version"},
-    "distributed.data_parallel": {"backend", "nn.module", "nn.parameters"},
-    "distributed.buckets": {"backend", "autograd", "nn.parameters"},
-    "distributed.exact": {"backend", "autograd", "nn.parameters"},
-    "distributed.sharded": {"backend", "autograd", "nn.module", "nn.parameters"},
+    "distributed.communicators": {"backend", "distributed.limits"},
+    "distributed.health": {"backend", "version", "distributed.communicators"},
+    "distributed.parallel": {"backend", "autograd", "nn.module", "nn.parameters", "distributed.communicators"},
     "training": BELOW_MODELS | {"files", "streams", "models", "optim", "data", "distributed"},
+    "analysis": BELOW_MODELS | {"files", "streams", "models", "optim", "data", "distributed", "training"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "": EVERYTHING,
@@ -40,21 +40,21 @@ MAY_IMPORT = {
 
 # Libraries that only some files may load.
 GUARDED = {
-    "cupy": {"backend", "kernels.cuda", "distributed.backends.nccl"},
-    "cupyx": {"backend", "kernels.cuda", "distributed.backends.nccl"},
+    "cupy": {"backend", "kernels.cuda", "distributed.communicators.nccl"},
+    "cupyx": {"backend", "kernels.cuda", "distributed.communicators.nccl"},
     "numba": {"kernels.cpu"},
-    "mpi4py": {"distributed.backends", "distributed.topology"},
+    "mpi4py": {"distributed.communicators", "distributed.communicators.announcement"},
 }
 
 
 def module_of(path):
     """The dotted name of a file below lucid, without `lucid.`; "" for lucid/__init__.py itself."""
-    parts = path.relative_to(HOUSE).with_suffix("").parts
+    parts = path.relative_to(LUCID).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def is_module(name):
-    path = HOUSE.joinpath(*name.split("."))
+    path = LUCID.joinpath(*name.split("."))
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
@@ -64,20 +64,20 @@ def imports_of(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute in this house"
+            assert node.level == 0, "imports are absolute in lucid"
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 yield whole if is_module(whole.removeprefix("lucid.")) else node.module
 
 
-def within(module, room):
-    return module == room or room == "" or module.startswith(f"{room}.")
+def within(module, package):
+    return package in ("", module) or module.startswith(f"{package}.")
 
 
 def forbidden_arrows(module, source):
     """The imports of `source` that `module` may not make."""
-    room = max((room for room in MAY_IMPORT if within(module, room)), key=len)
-    allowed = MAY_IMPORT[room] | {"errors", room.partition(".")[0]}
+    package = max((package for package in MAY_IMPORT if within(module, package)), key=len)
+    allowed = MAY_IMPORT[package] | {"errors", package}
     for name in imports_of(source):
         library, _, inside = name.partition(".")
         if library in GUARDED:
@@ -88,13 +88,13 @@ def forbidden_arrows(module, source):
             yield f"lucid.{module} -> {name}"
 
 
-@pytest.mark.parametrize("path", sorted(HOUSE.rglob("*.py")), ids=module_of)
-def test_a_module_imports_only_what_its_room_may(path):
+@pytest.mark.parametrize("path", sorted(LUCID.rglob("*.py")), ids=module_of)
+def test_a_module_imports_only_what_its_package_may(path):
     assert list(forbidden_arrows(module_of(path), path.read_text())) == []
 
 
-@pytest.mark.parametrize("path", sorted(HOUSE.iterdir()), ids=lambda path: path.name)
-def test_every_room_is_in_the_table(path):
+@pytest.mark.parametrize("path", sorted(LUCID.iterdir()), ids=lambda path: path.name)
+def test_every_package_is_in_the_table(path):
     assert path.name in ("__init__.py", "__init__.pyi", "__pycache__", "py.typed") or path.stem in MAY_IMPORT
 
 
@@ -112,13 +112,15 @@ def test_every_room_is_in_the_table(path):
         ("data.shards", "from lucid.preparation import writer"),
         ("preparation.stages", "from lucid.data import Corpus"),
         ("training.setup", "from lucid.preparation import prepare"),
-        ("distributed.guard", "from lucid.nn.parameters import flatten"),
-        ("distributed.data_parallel", "from lucid.models import bert"),
-        ("training.trainer", "import lucid.cli"),
+        ("distributed.health.guard", "from lucid.nn.parameters import flatten"),
+        ("distributed.parallel.data_parallel", "from lucid.models import bert"),
+        ("distributed.communicators.mpi", "from lucid.distributed.health import guard"),
+        ("distributed.health.watchdog", "from lucid.distributed.parallel import buckets"),
+        ("training.trainer", "from lucid.analysis import plots"),
         ("errors", "import lucid.backend"),
         ("nn.layers", "import cupy"),
         ("kernels.reference", "import numba"),
-        ("distributed.guard", "def f():\n    from mpi4py import MPI"),
+        ("distributed.health.guard", "def f():\n    from mpi4py import MPI"),
     ],
 )
 def test_a_forbidden_arrow_is_found(module, source):
@@ -134,7 +136,7 @@ def test_a_forbidden_arrow_is_found(module, source):
         ("optim.adamw", "from lucid.nn.parameters import Segment"),
         ("backend", "import cupy"),
         ("kernels.cuda.gemm", "from cupy import cuda"),
-        ("distributed.backends.mpi", "from mpi4py import MPI"),
+        ("distributed.communicators.mpi", "from mpi4py import MPI"),
         ("training.trainer", "from lucid.distributed import connect"),
     ],
 )

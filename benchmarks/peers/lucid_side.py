@@ -5,7 +5,7 @@ from side import BETAS, EPSILON, LEARNING_RATE, MAX_NORM, WEIGHT_DECAY, Settings
 
 from lucid import kernels, random
 from lucid.distributed import Communicator, DistributedDataParallel, choose, session
-from lucid.distributed.topology import announced
+from lucid.distributed.communicators.announcement import announced
 from lucid.models import BERTForPreTraining
 from lucid.optim import AdamW, clip_scale, global_norm
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from lucid.cli.commands import Commands
-from lucid.distributed.topology import is_first_rank
+from lucid.distributed.communicators.announcement import is_first_rank
 from lucid.errors import ExitCode, LucidError, fault_of_the_machine
 from lucid.version import __version__
 

@@ -10,13 +10,13 @@ from lucid.data import HELD_OUT, Corpus, Sampler
 from lucid.distributed import all_or_none, device_for, session, watched
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
-from lucid.training.checkpoint import STATE_FILE, open_checkpoint
+from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
+from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
 from lucid.training.corpora import evaluation_settings
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.evaluation import frequency_losses
 from lucid.training.start import check_tokenizer
-from lucid.training.store import find_model
 
 # Tokens a sequence, where no run says how many.
 _LENGTH = 128

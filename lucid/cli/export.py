@@ -10,7 +10,7 @@ import typer
 from lucid.cli.model_folder import load_model
 from lucid.data.tokenizer import save_tokenizer
 from lucid.errors import CheckpointError
-from lucid.training.store import find_model
+from lucid.training.checkpoints.store import find_model
 
 
 def export(

@@ -17,13 +17,13 @@ from lucid.distributed import announced, is_first_rank
 from lucid.errors import ConfigError
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
+from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.efficiency import encoder_product_rate
 from lucid.training.numerics import limit_threads
-from lucid.training.plan import checkpoint_bytes, flops_of_sample, memory
+from lucid.training.requirements import checkpoint_bytes, flops_of_sample, memory
 from lucid.training.start import find_start
-from lucid.training.store import CheckpointStore
 
 # A line of the plan: what it is about, and what there is to say.
 Line = tuple[str, str]

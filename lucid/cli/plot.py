@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lucid.training.plots import plot_run
+from lucid.analysis.plots import plot_run
 
 
 def plot(

@@ -12,9 +12,9 @@ from lucid.cli.device import Device
 from lucid.cli.model_folder import load_model
 from lucid.data import special_tokens
 from lucid.errors import ConfigError
-from lucid.training.checkpoint import STATE_FILE, open_checkpoint
+from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
+from lucid.training.checkpoints.store import find_model
 from lucid.training.config import from_dict
-from lucid.training.store import find_model
 
 
 def predict(

@@ -1,10 +1,12 @@
 """`lucid train`: trains a run, from the beginning or from where it was."""
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lucid.analysis.plots import plot_run
 from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.distributed import StopRequest, is_first_rank, session, text_of_first
 from lucid.errors import ExitCode
@@ -40,4 +42,17 @@ def train(
     with session() as group, StopRequest() as stop:
         # The first rank's settings are those of all: a file that differs between hosts cannot split the run.
         text = text_of_first(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
-        return run(from_dict(json.loads(text)), group, stop)
+        settings = from_dict(json.loads(text))
+        code = run(settings, group, stop)
+        if code == ExitCode.FINISHED and group.rank == 0:
+            print(f"loss plot   {_plot(settings.run_folder)}")
+        return code
+
+
+def _plot(folder: Path) -> str:
+    """Draw the run and return where. A plot that cannot be drawn does not fail a finished run."""
+    try:
+        plot_run(folder, folder / "loss.png")
+    except Exception as error:  # matplotlib reads the user's settings, and raises all kinds of errors on wrong ones
+        return f"none: {error}"
+    return str(folder / "loss.png")

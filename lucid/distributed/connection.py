@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from typing import Literal
 
 from lucid.backend import CPU
-from lucid.distributed.agreement import is_agreed
-from lucid.distributed.backends.between_nodes import WireDtype
-from lucid.distributed.backends.mpi import MPICommunicator
-from lucid.distributed.backends.nccl import NCCLCommunicator
-from lucid.distributed.backends.shared_memory import SharedMemoryCommunicator
-from lucid.distributed.backends.single import SingleCommunicator
-from lucid.distributed.backends.staged import StagedCommunicator
-from lucid.distributed.communicator import Communicator
-from lucid.distributed.devices import device_for, why_not_nccl
-from lucid.distributed.guard import abort_on_exception, report_and_abort
-from lucid.distributed.software import check_same_software
-from lucid.distributed.topology import announced
+from lucid.distributed.communicators.agreement import is_agreed
+from lucid.distributed.communicators.announcement import announced
+from lucid.distributed.communicators.between_nodes import WireDtype
+from lucid.distributed.communicators.communicator import Communicator
+from lucid.distributed.communicators.devices import device_for, why_not_nccl
+from lucid.distributed.communicators.mpi import MPICommunicator
+from lucid.distributed.communicators.nccl import NCCLCommunicator
+from lucid.distributed.communicators.shared_memory import SharedMemoryCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
+from lucid.distributed.communicators.staged import StagedCommunicator
+from lucid.distributed.health.guard import abort_on_exception, report_and_abort
+from lucid.distributed.health.software import check_same_software
 from lucid.errors import ConfigError, LaunchError, LucidError
 
 Backend = Literal["auto", "single", "mpi", "shared_memory", "nccl"]

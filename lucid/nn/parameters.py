@@ -59,7 +59,7 @@ class Part:
 
 
 class Ownership:
-    """Which blocks this process updates: all. `lucid.distributed.sharded` has others.
+    """Which blocks this process updates: all. `lucid.distributed.parallel.sharding` has others.
 
     All ranks call the methods together.
     """

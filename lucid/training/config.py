@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from lucid.distributed.backends.between_nodes import WireDtype
+from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.connection import Backend
 from lucid.errors import ConfigError
 from lucid.kernels import AttentionKind, Precision

@@ -2,20 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 from lucid import kernels, random
 from lucid.distributed import Group, Stop, places, watched
-from lucid.distributed.exact import buffers_needed
-from lucid.distributed.placement_table import print_placement
+from lucid.distributed.locations_table import print_placement
+from lucid.distributed.parallel.exact import buffers_needed
 from lucid.errors import ExitCode
 from lucid.kernels import threads
 from lucid.training.config import RunConfig
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerics import limit_threads
-from lucid.training.plots import plot_run
 from lucid.training.setup import Run, communicator_of, open_run
 from lucid.training.trainer import Trainer
 
@@ -39,8 +37,7 @@ def run(settings: RunConfig, group: Group, stop: Stop) -> ExitCode:
             _print_start(opened)
         finished = Trainer(opened).train(stop)
         if opened.is_first:
-            with group.whereabouts.phase("drawing the loss plot"):
-                _print_end(opened, finished)
+            _print_end(opened, finished)
     return ExitCode.FINISHED if finished else ExitCode.STOPPED
 
 
@@ -85,14 +82,3 @@ def _print_end(run: Run, finished: bool) -> None:
     print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {steps:,}{early}")
     print(f"checkpoint  {run.checkpoint or 'none yet'}")
     print(f"metrics     {folder / METRICS_FILE}")
-    if finished:
-        print(f"loss plot   {_plot(folder)}")
-
-
-def _plot(folder: Path) -> str:
-    """Draw the run and return where; a plot that cannot be drawn does not fail a finished run."""
-    try:
-        plot_run(folder, folder / "loss.png")
-    except Exception as error:  # matplotlib's settings are the user's, and it raises what it likes on wrong ones
-        return f"none: {error}"
-    return str(folder / "loss.png")

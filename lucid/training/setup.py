@@ -16,14 +16,14 @@ from lucid.models import BERTForPreTraining
 from lucid.nn import FlatParameters, init
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
-from lucid.training.checkpoint import Checkpoint, TrainingState
+from lucid.training.checkpoints.checkpoint import Checkpoint, TrainingState
+from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.metrics import WindowSums
 from lucid.training.numerics import numerics
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.start import changed_numerics, find_start
-from lucid.training.store import CheckpointStore
 
 
 @dataclass

@@ -8,11 +8,11 @@ from lucid.data import Corpus, load_tokenizer, tokenizer_hash
 from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTConfig
 from lucid.models.bert.hub import check_size, read_config
-from lucid.training.checkpoint import Checkpoint, TrainingState
+from lucid.training.checkpoints.checkpoint import Checkpoint, TrainingState
+from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict
 from lucid.training.corpora import Corpora
 from lucid.training.numerics import numerics
-from lucid.training.store import CheckpointStore, find_checkpoint
 
 
 def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> tuple[Checkpoint | None, list[str]]:

@@ -25,14 +25,14 @@ from lucid.errors import TrainingError
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm, not_finite
 from lucid.streams import Readback
-from lucid.training.checkpoint import TrainingState
+from lucid.training.checkpoints.checkpoint import TrainingState
+from lucid.training.checkpoints.saver import Saver
 from lucid.training.efficiency import product_limit
 from lucid.training.evaluation import Evaluation, evaluate
 from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.metrics import MetricsLog, ProgressLine, Window
 from lucid.training.micro_batches import MicroBatches, Share, share_of
-from lucid.training.plan import memory
-from lucid.training.saver import Saver
+from lucid.training.requirements import memory
 from lucid.training.setup import Run
 
 

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from lucid.cli import main
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert.hub import WEIGHTS_FILE
-from lucid.training.checkpoint import OPTIMIZER_FILE
-from lucid.training.store import find_checkpoint
+from lucid.training.checkpoints.checkpoint import OPTIMIZER_FILE
+from lucid.training.checkpoints.store import find_checkpoint
 
 RUN = {
     "model": {

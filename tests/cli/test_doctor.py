@@ -20,7 +20,7 @@ from lucid.cli.doctor import network, software, storage
 from lucid.cli.doctor.findings import Level
 from lucid.cli.doctor.hosts import Host, judge_hosts
 from lucid.distributed import Place
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
 
 SECONDS = 240

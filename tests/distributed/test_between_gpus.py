@@ -15,10 +15,10 @@ from test_communicator import anywhere, assert_holds, sum_of_ranks
 
 from lucid.backend import GPU, synchronise, to_device
 from lucid.distributed import DistributedDataParallel, choose, device_for, find_drift, places, rows, wait_for_device
-from lucid.distributed.backends import nccl as nccl_module
-from lucid.distributed.backends.nccl import NCCLCommunicator
-from lucid.distributed.backends.single import SingleCommunicator
-from lucid.distributed.backends.staged import StagedCommunicator
+from lucid.distributed.communicators import nccl as nccl_module
+from lucid.distributed.communicators.nccl import NCCLCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
+from lucid.distributed.communicators.staged import StagedCommunicator
 from lucid.errors import LaunchError
 from lucid.nn import Linear
 

@@ -13,8 +13,9 @@ import pytest
 from hosts import LINK, until
 from launching import FEW_CORES
 
-from lucid.distributed import choose, exact
-from lucid.distributed.backends import between_nodes
+from lucid.distributed import choose
+from lucid.distributed.communicators import between_nodes
+from lucid.distributed.parallel import exact
 from lucid.errors import LaunchError
 
 TESTS = Path(__file__).parents[1]
@@ -136,7 +137,7 @@ import mpi4py, os, signal, sys, threading
 import numpy as np
 from nodes import SeveralNodes
 from lucid.distributed import choose, connection
-from lucid.distributed.backends import between_nodes
+from lucid.distributed.communicators import between_nodes
 from lucid.errors import LucidError
 
 connection.MPICommunicator = {nodes}

@@ -13,7 +13,7 @@ import pytest
 
 from lucid.backend import copy, to_device, to_host
 from lucid.distributed import connect
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
 
 DTYPES = ["float32", "float64", "int32", "int64"]

@@ -6,7 +6,7 @@ import pytest
 import lucid
 from lucid.backend import to_device, to_host
 from lucid.distributed import DistributedDataParallel
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.nn import Embedding, LayerNorm, Linear, Module, ModuleList, functional
 
 SAMPLES, WIDTH, VOCABULARY = 24, 8, 11

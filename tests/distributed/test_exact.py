@@ -5,7 +5,8 @@ import pytest
 
 import lucid
 from lucid.backend import to_device, to_host
-from lucid.distributed import DistributedDataParallel, exact
+from lucid.distributed import DistributedDataParallel
+from lucid.distributed.parallel import exact
 from lucid.errors import ConfigError
 from lucid.nn import Linear, Module
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lucid.distributed.hang import Sighting, describe
-from lucid.distributed.whereabouts import Place
+from lucid.distributed.communicators.rank_status import Place
+from lucid.distributed.health.hang import Sighting, describe
 
 HOSTS = ["node1", "node1", "node2", "node2"]
 START = "lucid: ranks wait in vain in all_reduce (wait 5) at step 3, all ranks end: "

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 
-from lucid.distributed.backends.lockstep import NUMBERS, Lockstep
+from lucid.distributed.communicators.lockstep import NUMBERS, Lockstep
 
 STEPS, ELEMENTS, LONGEST = 3, 4, 100_000
 # How many turns a rank takes about in all, and how many others take at most before they wait for one that stops.

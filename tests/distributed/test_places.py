@@ -6,7 +6,7 @@ import platform
 import pytest
 
 from lucid.distributed import Place, Row, places, rows
-from lucid.distributed.placement import ranges
+from lucid.distributed.locations import ranges
 
 
 @pytest.mark.parametrize(

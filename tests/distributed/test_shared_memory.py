@@ -15,8 +15,9 @@ import pytest
 from hosts import LINK
 from launching import FEW_CORES
 
-from lucid.distributed import DistributedDataParallel, choose, exact
-from lucid.distributed.communicator import Finished
+from lucid.distributed import DistributedDataParallel, choose
+from lucid.distributed.communicators.communicator import Finished
+from lucid.distributed.parallel import exact
 from lucid.errors import ConfigError, LaunchError
 from lucid.nn import Linear
 

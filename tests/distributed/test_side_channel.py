@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from lucid.distributed.backends.single import SingleCommunicator
-from lucid.distributed.communicator import LONGEST_MESSAGE
+from lucid.distributed.communicators.communicator import LONGEST_MESSAGE
+from lucid.distributed.communicators.single import SingleCommunicator
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def version_of_the_future() -> str:
     [
         ("numpy.__version__", "1.0", "runs NumPy 1.0, but rank 0 on"),
         ("platform.python_version", version_of_the_future, "runs Python 3.99, but rank 0 on"),
-        ("lucid.distributed.software.__version__", "9", "runs lucid 9, but rank 0 on"),
+        ("lucid.distributed.health.software.__version__", "9", "runs lucid 9, but rank 0 on"),
     ],
 )
 @pytest.mark.parametrize("who", [1, 2])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lucid.distributed import connect, is_first_rank
-from lucid.distributed.topology import announced, check_world_size
+from lucid.distributed.communicators.announcement import announced, check_world_size
 from lucid.errors import LaunchError
 
 PREFIXES = ("PMI", "OMPI_", "SLURM_", "MPI_LOCAL")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lucid.distributed.backends import mpi
+from lucid.distributed.communicators import mpi
 
 
 class Request:

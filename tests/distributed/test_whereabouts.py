@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from lucid.distributed.whereabouts import PAGE_BYTES, PAGE_VARIABLE, Place, Whereabouts
+from lucid.distributed.communicators.rank_status import PAGE_BYTES, PAGE_VARIABLE, Place, Whereabouts
 
 
 def test_a_fresh_page_is_of_a_process_that_has_not_found_the_others():

@@ -186,7 +186,7 @@ def test_a_command_that_needs_no_other_ranks_has_no_one_speak_for_it():
 
 def test_a_damaged_page_does_not_silence_the_keeper():
     program = (
-        "import os, signal; from lucid.distributed.whereabouts import PAGE_VARIABLE; "
+        "import os, signal; from lucid.distributed.communicators.rank_status import PAGE_VARIABLE; "
         "os.ftruncate(int(os.environ[PAGE_VARIABLE].partition(':')[2]), 1); os.kill(os.getpid(), signal.SIGKILL)"
     )
     keeper = start_kept(program)
@@ -234,7 +234,7 @@ def test_a_rank_that_the_kernel_killed_for_its_memory_is_told_as_such(small_memo
 # Python runs this at its start: rank 1 kills itself at step 5.
 SITE = """
 import os, signal
-from lucid.distributed.whereabouts import Whereabouts
+from lucid.distributed.communicators.rank_status import Whereabouts
 
 def go(whereabouts, step):
     Whereabouts.step.fset(whereabouts, step)
@@ -244,8 +244,8 @@ def go(whereabouts, step):
 class Mortal(Whereabouts):
     step = property(Whereabouts.step.fget, go)
 
-import lucid.distributed.backends.mpi
-lucid.distributed.backends.mpi.Whereabouts = Mortal
+import lucid.distributed.communicators.mpi
+lucid.distributed.communicators.mpi.Whereabouts = Mortal
 """
 
 

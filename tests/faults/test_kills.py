@@ -15,7 +15,7 @@ import sys
 import pytest
 from launching import FEW_CORES, TRAIN, rank_processes
 
-from lucid.training.store import find_model
+from lucid.training.checkpoints.store import find_model
 
 pytestmark = pytest.mark.long
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from launching import FEW_CORES, descendants, rank_processes
 
-from lucid.training.store import CheckpointStore, find_model
+from lucid.training.checkpoints.store import CheckpointStore, find_model
 
 pytestmark = pytest.mark.long
 

@@ -18,7 +18,7 @@ from small_checkpoints import snapshot, trained_model
 
 from lucid.errors import CheckpointError
 from lucid.models import BERTForPreTraining
-from lucid.training.checkpoint import open_checkpoint, write_checkpoint
+from lucid.training.checkpoints.checkpoint import open_checkpoint, write_checkpoint
 
 MANIFEST = "manifest.json"
 NAMES = [MANIFEST, "state.json", "config.json", "model.safetensors", "optimizer.safetensors"]

@@ -9,10 +9,10 @@ from damage import HOSTILE_VALUES, damaged, damaged_json, refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lucid.analysis.plots import plot_run
 from lucid.errors import ConfigError, DataError
 from lucid.training.config import RunConfig, from_dict, load
 from lucid.training.metrics import read_lines
-from lucid.training.plots import plot_run
 
 MINIMAL = {"run_folder": "runs/x", "data": {"path": "data/x"}, "train": {"steps": 100, "global_batch": 8}}
 COMPLETE = RunConfig.model_validate(MINIMAL).as_dict()

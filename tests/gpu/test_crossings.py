@@ -13,7 +13,7 @@ from training_steps import Steps, batches
 
 from lucid.backend import to_host
 from lucid.distributed import connect
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.optim import LAMB, AdamW
 
 STEPS = 8

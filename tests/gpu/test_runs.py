@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from lucid.kernels import compiled
 from lucid.kernels.cuda import algorithms
-from lucid.training.store import find_model
+from lucid.training.checkpoints.store import find_model
 
 # One worker runs them all, so that none of them trains what another one has trained.
 pytestmark = pytest.mark.xdist_group("runs on GPUs")

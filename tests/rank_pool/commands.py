@@ -7,7 +7,7 @@ from typing import Any
 
 from lucid.cli import main
 from lucid.distributed import StopRequest, session
-from lucid.distributed.communicator import Communicator
+from lucid.distributed.communicators.communicator import Communicator
 from lucid.training import run
 from lucid.training.config import load
 

@@ -8,7 +8,7 @@ import pytest
 from hosts import until
 from launching import TRAIN
 
-from lucid.training.store import find_model
+from lucid.training.checkpoints.store import find_model
 
 # Long enough that a run is not over before what it has printed is answered with a signal.
 LONG = ("train.steps=200", "train.log_every=10")

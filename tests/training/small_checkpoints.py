@@ -7,7 +7,7 @@ import numpy as np
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import flatten
 from lucid.optim import AdamW
-from lucid.training.checkpoint import Snapshot, TrainingState
+from lucid.training.checkpoints.checkpoint import Snapshot, TrainingState
 
 CONFIG = BERTConfig(
     vocab_size=20,

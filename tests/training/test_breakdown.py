@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from lucid import kernels
+from lucid.analysis import breakdown
+from lucid.analysis.breakdown import Clock, StepClock, measure
 from lucid.distributed import StopRequest
-from lucid.distributed.backends.single import SingleCommunicator
-from lucid.training import breakdown
-from lucid.training.breakdown import Clock, StepClock, measure
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.training.config import load
 from lucid.training.setup import open_run
 from lucid.training.trainer import Trainer

@@ -19,8 +19,8 @@ from lucid.errors import CheckpointError, DataError
 from lucid.models import BERTForPreTraining
 from lucid.nn import flatten
 from lucid.optim import AdamW
-from lucid.training.checkpoint import open_checkpoint, write_checkpoint
-from lucid.training.store import CheckpointStore, find_model
+from lucid.training.checkpoints.checkpoint import open_checkpoint, write_checkpoint
+from lucid.training.checkpoints.store import CheckpointStore, find_model
 
 FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "state.json"]
 
@@ -179,7 +179,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lucid.models.bert import hub
-from lucid.training import checkpoint, store
+from lucid.training.checkpoints import checkpoint, store
 from small_checkpoints import snapshot, trained_model
 
 def half_written(path, tensors, write=hub.write_tensors):

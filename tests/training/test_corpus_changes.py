@@ -14,7 +14,7 @@ from launching import FEW_CORES, TRAIN
 
 from lucid.errors import DataError
 from lucid.preparation import prepare
-from lucid.training.store import CheckpointStore
+from lucid.training.checkpoints.store import CheckpointStore
 
 SHARD = "train-00000.tokens.npy"
 

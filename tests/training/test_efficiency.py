@@ -3,7 +3,7 @@
 import pytest
 
 from lucid.distributed import Place, StopRequest
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.training import trainer
 from lucid.training.config import load
 from lucid.training.efficiency import has_cores

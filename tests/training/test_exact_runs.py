@@ -11,7 +11,7 @@ from launching import TRAIN
 
 from lucid.errors import ConfigError
 from lucid.kernels import products
-from lucid.training.store import find_model
+from lucid.training.checkpoints.store import find_model
 
 EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=1", "train.steps=20")
 

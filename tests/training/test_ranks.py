@@ -10,7 +10,7 @@ from launching import TRAIN
 from rank_pool.commands import command
 
 from lucid.distributed import announced
-from lucid.training.store import find_model
+from lucid.training.checkpoints.store import find_model
 
 
 def assert_same_curve(one, other):

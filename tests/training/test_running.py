@@ -4,7 +4,7 @@ from threadpoolctl import threadpool_info
 
 from lucid import kernels, random
 from lucid.distributed import StopRequest
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ExitCode
 from lucid.kernels import products, threads
 from lucid.training import run

@@ -8,9 +8,9 @@ import pytest
 from small_checkpoints import STATE, trained_model
 
 from lucid.errors import CheckpointError
-from lucid.training import store as store_module
-from lucid.training.saver import Saver
-from lucid.training.store import CheckpointStore
+from lucid.training.checkpoints import store as store_module
+from lucid.training.checkpoints.saver import Saver
+from lucid.training.checkpoints.store import CheckpointStore
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from unittest import mock
 from launching import TRAIN
 
 from lucid.models.bert import hub
-from lucid.training.store import CheckpointStore, find_model
+from lucid.training.checkpoints.store import CheckpointStore, find_model
 from lucid.training.trainer import Trainer
 
 

@@ -1,11 +1,11 @@
 """The start of a run: weights that come from elsewhere are not drawn first."""
 
 from lucid.distributed import StopRequest
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.models import BERTForPreTraining
+from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import load
 from lucid.training.setup import _open_alone, open_run
-from lucid.training.store import CheckpointStore
 from lucid.training.trainer import Trainer
 
 

@@ -14,9 +14,9 @@ import pytest
 from hosts import LINK
 from launching import FEW_CORES, TRAIN
 
-from lucid.distributed import sharded
+from lucid.distributed.parallel import sharding
 from lucid.errors import TrainingError
-from lucid.training.store import find_model
+from lucid.training.checkpoints.store import find_model
 
 SHARDED = "optimizer.sharded=true"
 EXACT = ("train.reduction=exact", "train.global_batch=16", "train.micro_batch=2", "train.steps=20")
@@ -65,7 +65,7 @@ def test_a_run_resumed_on_ever_other_ranks_sharded_or_not_goes_on_bit_for_bit(re
 @contextmanager
 def a_bit_flipped(own_share):
     """In the fifth update a bit flips in the weights that rank 1 has: in its share, or in that of another rank."""
-    publish, steps = sharded.Sharded.publish, itertools.count(1)
+    publish, steps = sharding.Sharded.publish, itertools.count(1)
 
     def flip_after(self):
         publish(self)
@@ -73,7 +73,7 @@ def a_bit_flipped(own_share):
             start = self.parts[0].elements.start
             self._values.view("uint8")[4 * start if own_share else 0] ^= 1
 
-    with mock.patch.object(sharded.Sharded, "publish", flip_after):
+    with mock.patch.object(sharding.Sharded, "publish", flip_after):
         yield
 
 
@@ -100,14 +100,14 @@ def test_gradients_that_are_not_finite_end_the_run_and_name_the_parameters(on_ra
 @contextmanager
 def update_failing(fail):
     """In the midst of the fifth update, of which the others wait for the end, rank 1 calls `fail`."""
-    publish, steps = sharded.Sharded.publish, itertools.count(1)
+    publish, steps = sharding.Sharded.publish, itertools.count(1)
 
     def failing(self):
         if self._communicator.rank == 1 and next(steps) == 5:
             fail()
         publish(self)
 
-    with mock.patch.object(sharded.Sharded, "publish", failing):
+    with mock.patch.object(sharding.Sharded, "publish", failing):
         yield
 
 

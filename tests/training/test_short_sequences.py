@@ -5,7 +5,7 @@ import pytest
 from texts import made_up_text
 
 from lucid.data import Corpus, Sampler, SamplerSettings
-from lucid.distributed.backends.single import SingleCommunicator
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.preparation import prepare
 from lucid.training.micro_batches import share_of

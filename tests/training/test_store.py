@@ -12,7 +12,7 @@ import pytest
 from small_checkpoints import snapshot, trained_model
 
 from lucid.errors import CheckpointError
-from lucid.training.store import CheckpointStore
+from lucid.training.checkpoints.store import CheckpointStore
 
 SAY_WHY = r"checkpoint .*0001-00000002 could not be written: {}; the newest whole one is .*0001-00000001$"
 
@@ -102,7 +102,7 @@ def test_a_start_that_finds_its_number_taken_and_swept_takes_a_later_one(store, 
         assert not (store.folder / ".incarnation-0001").exists()
         return 0
 
-    monkeypatch.setattr("lucid.training.store._latest_incarnation", look_before_the_others_come)
+    monkeypatch.setattr("lucid.training.checkpoints.store._latest_incarnation", look_before_the_others_come)
     assert store.claim(2, None).number == 3
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from lucid.training.store import find_model
+from lucid.training.checkpoints.store import find_model
 
 # Far more steps than the time is for.
 ENDLESS = ("train.steps=1000000", "train.checkpoint_every=1000000")

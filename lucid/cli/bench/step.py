@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from lucid.analysis.breakdown import StepClock, measure
 from lucid.cli.bench.table import print_breakdown
 from lucid.distributed import all_or_none, session, text_of_first, watched
 from lucid.errors import ConfigError
 from lucid.models.bert.zoo import LARGE
 from lucid.preparation import prepare
-from lucid.training.breakdown import StepClock, measure
 from lucid.training.config import RunConfig, from_dict, load
 from lucid.training.numerics import limit_threads
 from lucid.training.setup import communicator_of, open_run

@@ -3,8 +3,8 @@
 import statistics
 
 from lucid import kernels
+from lucid.analysis.breakdown import COMMUNICATION, DATA, KERNELS, Breakdown, Part
 from lucid.kernels import threads
-from lucid.training.breakdown import COMMUNICATION, DATA, KERNELS, Breakdown, Part
 from lucid.training.setup import Run
 
 _LINEAR = {

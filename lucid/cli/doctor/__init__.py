@@ -15,9 +15,9 @@ from lucid.cli.doctor.network import measure_network
 from lucid.cli.doctor.software import judge_software
 from lucid.cli.doctor.storage import measure_storage
 from lucid.distributed import Place, places, session, texts_of_all, watched
-from lucid.distributed.backends.mpi import MPICommunicator
+from lucid.distributed.communicators.mpi import MPICommunicator
 from lucid.distributed.connection import Group
-from lucid.distributed.placement_table import print_placement
+from lucid.distributed.locations_table import print_placement
 from lucid.errors import ExitCode
 from lucid.kernels import threads
 

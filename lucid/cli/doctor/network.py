@@ -15,7 +15,7 @@ from lucid.backend import Array
 from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.hosts import INFINIBAND, NETWORKS, interfaces
 from lucid.distributed import Communicator, choose, texts_of_all
-from lucid.distributed.backends.mpi import MPICommunicator
+from lucid.distributed.communicators.mpi import MPICommunicator
 
 # The last is the gradients of BERT-base.
 _MEGABYTES = (4, 64, 440)

@@ -16,7 +16,7 @@ import numpy as np
 from lucid import kernels
 from lucid.backend import gpu_software
 from lucid.cli.doctor.findings import Finding, Level, ok_if
-from lucid.distributed.backends.mpi import MPICommunicator, name_and_version
+from lucid.distributed.communicators.mpi import MPICommunicator, name_and_version
 from lucid.distributed.connection import Group
 from lucid.errors import ConfigError
 from lucid.kernels import onednn

@@ -14,8 +14,8 @@ import numpy as np
 from lucid.errors import CheckpointError
 from lucid.models import BERTForPreTraining
 from lucid.optim.moments import MomentOptimizer
-from lucid.training.checkpoint import Snapshot, TrainingState
-from lucid.training.store import Incarnation
+from lucid.training.checkpoints.checkpoint import Snapshot, TrainingState
+from lucid.training.checkpoints.store import Incarnation
 
 Arrays = dict[str, np.ndarray]
 

@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import Array
-from lucid.distributed.backends import between_nodes
-from lucid.distributed.backends.mpi_side_channel import MPISideChannel
-from lucid.distributed.backends.mpi_window import MPIWindow
-from lucid.distributed.backends.progress import ProgressThread
-from lucid.distributed.communicator import (
+from lucid.distributed.communicators import between_nodes
+from lucid.distributed.communicators.announcement import check_world_size
+from lucid.distributed.communicators.communicator import (
     Communicator,
     Companion,
     SideChannel,
@@ -28,8 +26,10 @@ from lucid.distributed.communicator import (
     check_rank,
     check_swap,
 )
-from lucid.distributed.topology import check_world_size
-from lucid.distributed.whereabouts import Whereabouts
+from lucid.distributed.communicators.mpi_side_channel import MPISideChannel
+from lucid.distributed.communicators.mpi_window import MPIWindow
+from lucid.distributed.communicators.progress import ProgressThread
+from lucid.distributed.communicators.rank_status import Whereabouts
 
 _SECONDS_TO_BE_KILLED = 5.0
 # Messages of up to so many bytes arrive whole. A rank that waits for one waits for other ranks, and can leave them the

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lucid.backend import Array
-from lucid.distributed.backends import sums
+from lucid.distributed.communicators import sums
 
 WireDtype = Literal["float32", "bfloat16"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lucid.distributed.whereabouts import Place
+from lucid.distributed.communicators.rank_status import Place
 
 
 @dataclass(frozen=True)

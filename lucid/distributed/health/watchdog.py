@@ -26,11 +26,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from lucid.distributed.agreement import is_agreed, texts_of_all
-from lucid.distributed.communicator import LONGEST_MESSAGE, Communicator, SideChannel
-from lucid.distributed.guard import report_and_abort, tell_and_abort
-from lucid.distributed.hang import Sighting, describe
-from lucid.distributed.whereabouts import Place
+from lucid.distributed.communicators.agreement import is_agreed, texts_of_all
+from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, Communicator, SideChannel
+from lucid.distributed.communicators.rank_status import Place
+from lucid.distributed.health.guard import report_and_abort, tell_and_abort
+from lucid.distributed.health.hang import Sighting, describe
 from lucid.errors import ExitCode, TrainingError
 
 # How many times the limit a rank may be in a phase that takes long, or in its start, while the others wait.

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lucid.backend import CPU, Array, copy, device_of
-from lucid.distributed.communicator import Communicator, Work
+from lucid.distributed.communicators.communicator import Communicator, Work
 from lucid.nn.parameters import FlatParameters, Ownership, Part
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucid.data import Sampler
-from lucid.distributed.exact import buffers_needed
+from lucid.distributed.parallel.exact import buffers_needed
 from lucid.models.bert.flops import forward_flops
 from lucid.models.bert.memory import NumberSizes, activation_bytes, parameter_count
 from lucid.training.config import RunConfig

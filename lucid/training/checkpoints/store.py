@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lucid.errors import CheckpointError
-from lucid.training.checkpoint import ASIDE, Checkpoint, Snapshot, open_checkpoint, write_checkpoint
+from lucid.training.checkpoints.checkpoint import ASIDE, Checkpoint, Snapshot, open_checkpoint, write_checkpoint
 
 # An empty folder of this name, ahead of the number, claims an incarnation.
 _MARKER = ".incarnation-"

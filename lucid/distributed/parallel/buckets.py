@@ -14,8 +14,8 @@ from functools import partial
 from itertools import pairwise
 
 from lucid.autograd import after_backward
-from lucid.distributed.communicator import Work
-from lucid.distributed.sharded import Replicated
+from lucid.distributed.communicators.communicator import Work
+from lucid.distributed.parallel.sharding import Replicated
 from lucid.nn.parameters import FlatParameters
 
 # Does something that communicates, now or wherever it belongs.

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from lucid.backend import CPU, GPU, use_gpu
-from lucid.distributed.agreement import all_or_none, texts_of_all
-from lucid.distributed.communicator import Communicator
+from lucid.distributed.communicators.agreement import all_or_none, texts_of_all
+from lucid.distributed.communicators.communicator import Communicator
 
 
 class Awaitable(Protocol):

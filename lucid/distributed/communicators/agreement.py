@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lucid.distributed.communicator import Communicator
+from lucid.distributed.communicators.communicator import Communicator
 from lucid.errors import LucidError
 
 T = TypeVar("T")

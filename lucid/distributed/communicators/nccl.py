@@ -25,9 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import CPU, Array, address, device_of, zeros
-from lucid.distributed.backends.between_nodes import WireDtype
-from lucid.distributed.backends.mpi import MPICommunicator
-from lucid.distributed.communicator import (
+from lucid.distributed.communicators.between_nodes import WireDtype
+from lucid.distributed.communicators.communicator import (
     Communicator,
     Companion,
     Finished,
@@ -38,7 +37,8 @@ from lucid.distributed.communicator import (
     check_rank,
     check_swap,
 )
-from lucid.distributed.whereabouts import Whereabouts
+from lucid.distributed.communicators.mpi import MPICommunicator
+from lucid.distributed.communicators.rank_status import Whereabouts
 from lucid.errors import LaunchError
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

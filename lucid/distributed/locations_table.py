@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from lucid.distributed.placement import Place, rows
+from lucid.distributed.locations import Place, rows
 
 
 def print_placement(places: Sequence[Place]) -> None:

@@ -24,14 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import Array
-from lucid.distributed.agreement import all_or_none
-from lucid.distributed.backends import sums
-from lucid.distributed.backends.between_nodes import WireDtype
-from lucid.distributed.backends.lockstep import NUMBERS, Lockstep
-from lucid.distributed.backends.mpi import MPICommunicator
-from lucid.distributed.backends.mpi_window import MPIWindow, pages
-from lucid.distributed.communicator import Communicator, SideChannel, Work, check_array, check_parts
-from lucid.distributed.whereabouts import Whereabouts
+from lucid.distributed.communicators import sums
+from lucid.distributed.communicators.agreement import all_or_none
+from lucid.distributed.communicators.between_nodes import WireDtype
+from lucid.distributed.communicators.communicator import Communicator, SideChannel, Work, check_array, check_parts
+from lucid.distributed.communicators.lockstep import NUMBERS, Lockstep
+from lucid.distributed.communicators.mpi import MPICommunicator
+from lucid.distributed.communicators.mpi_window import MPIWindow, pages
+from lucid.distributed.communicators.rank_status import Whereabouts
 from lucid.errors import ConfigError, LucidError
 
 # A peer on another core may be there in a moment, about 2 milliseconds; to sleep would take longer than to add 4 MB.

@@ -14,9 +14,9 @@ with, and the mirrored exchanges bring the parts together again: the bytes of an
 
 from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
-from lucid.distributed.buckets import Outside, at_once
-from lucid.distributed.communicator import Communicator
-from lucid.distributed.sharded import Replicated
+from lucid.distributed.communicators.communicator import Communicator
+from lucid.distributed.parallel.buckets import Outside, at_once
+from lucid.distributed.parallel.sharding import Replicated
 from lucid.errors import ConfigError
 from lucid.nn.parameters import FlatParameters
 

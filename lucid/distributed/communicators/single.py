@@ -8,7 +8,7 @@ from typing import NoReturn
 import numpy.typing as npt
 
 from lucid.backend import CPU, Array, device_of, zeros
-from lucid.distributed.communicator import (
+from lucid.distributed.communicators.communicator import (
     Communicator,
     Finished,
     Work,
@@ -17,7 +17,7 @@ from lucid.distributed.communicator import (
     check_rank,
     check_swap,
 )
-from lucid.distributed.whereabouts import Whereabouts
+from lucid.distributed.communicators.rank_status import Whereabouts
 
 
 class SingleCommunicator(Communicator):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lucid.distributed.agreement import all_or_none, text_of_first
-from lucid.distributed.communicator import Communicator
+from lucid.distributed.communicators.agreement import all_or_none, text_of_first
+from lucid.distributed.communicators.communicator import Communicator
 from lucid.errors import LaunchError
 from lucid.version import __version__
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucid.backend import Array, to_host
-from lucid.distributed.communicator import Communicator
+from lucid.distributed.communicators.communicator import Communicator
 
 
 @dataclass(frozen=True)

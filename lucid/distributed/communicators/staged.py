@@ -15,7 +15,7 @@ from typing import NoReturn
 import numpy.typing as npt
 
 from lucid.backend import CPU, Array, address, copy, device_of, page_locked, synchronise, to_host, zeros
-from lucid.distributed.communicator import (
+from lucid.distributed.communicators.communicator import (
     Communicator,
     SideChannel,
     Work,
@@ -24,7 +24,7 @@ from lucid.distributed.communicator import (
     check_rank,
     check_swap,
 )
-from lucid.distributed.whereabouts import Whereabouts
+from lucid.distributed.communicators.rank_status import Whereabouts
 
 Allocate = Callable[[int, npt.DTypeLike], Array]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Protocol, Self
 
-from lucid.distributed.communicator import Communicator
+from lucid.distributed.communicators.communicator import Communicator
 from lucid.errors import ExitCode, LucidError, fault_of_the_machine
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

@@ -7,7 +7,7 @@ receive of the longest message is always posted, and tested; a send that never e
 
 from typing import Any
 
-from lucid.distributed.communicator import LONGEST_MESSAGE, SideChannel
+from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, SideChannel
 from lucid.errors import LaunchError
 
 

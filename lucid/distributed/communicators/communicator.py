@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import CPU, Array, array_module, device_of
-from lucid.distributed.whereabouts import Whereabouts
+from lucid.distributed.communicators.rank_status import Whereabouts
 
 # What every MPI and NCCL can add up and carry.
 DTYPES = frozenset(np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "uint32", "uint64"))

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 from lucid.backend import device_of
-from lucid.distributed.buckets import BucketedReduction, Outside, cut
-from lucid.distributed.communicator import Communicator
-from lucid.distributed.exact import ExactReduction
-from lucid.distributed.sharded import Replicated, Sharded
+from lucid.distributed.communicators.communicator import Communicator
+from lucid.distributed.parallel.buckets import BucketedReduction, Outside, cut
+from lucid.distributed.parallel.exact import ExactReduction
+from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.nn.module import Module
 from lucid.nn.parameters import flatten
 

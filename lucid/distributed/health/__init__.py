@@ -1,0 +1,1 @@
+"""What finds a rank that failed, hangs or computes differently, and ends all ranks."""
