@@ -54,7 +54,7 @@ def assert_ended(finished, finding):
     assert finished.returncode == ExitCode.HUNG, finished.stdout
     assert finished.stdout.count("ranks wait in vain") == 1, finished.stdout
     assert re.search(finding, finished.stdout), finished.stdout
-    assert re.search(r"ranks? [\d, -]+: .*backends/\w+\.py:\d+ in \w+", finished.stdout), finished.stdout
+    assert re.search(r"ranks? [\d, -]+: .*communicators/\w+\.py:\d+ in \w+", finished.stdout), finished.stdout
     assert "Traceback" not in finished.stdout
 
 

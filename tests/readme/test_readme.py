@@ -110,9 +110,9 @@ class Reader:
         checkout = folder / "checkout"
         self._add_what_readers_have(checkout, tiny_checkout(checkout, "configs", "launch", "slurm"))
         # All else of lucid is as it is installed: kernels compiled from a copy would be compiled anew.
-        (checkout / "lucid" / "distributed").mkdir(parents=True)
-        for name in ("limits.py", "whereabouts.py"):
-            shutil.copy(REPOSITORY / "lucid" / "distributed" / name, checkout / "lucid" / "distributed")
+        for name in ("lucid/distributed/limits.py", "lucid/distributed/communicators/rank_status.py"):
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, checkout / name)
         self._variables = {
             "PIP_NO_INDEX": "1",  # should our stand-in be passed by
             "README_CHECKOUT": str(checkout),

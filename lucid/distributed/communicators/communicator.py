@@ -1,6 +1,6 @@
 """What the rest of lucid knows of communication: the `Communicator` protocol, its `Work`, and its argument checks.
 
-The backends beside this file (`backends/`) implement it. All ranks call the same collectives in the same order, and
+The other files of this package implement it. All ranks call the same collectives in the same order, and
 wait for them in the same order, with arrays of equal size and dtype; what differs between ranks is only what the arrays
 hold. Reductions are sums: means are never taken here, because losses are normalised by global counts before backward.
 """
