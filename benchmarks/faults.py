@@ -56,7 +56,7 @@ FAULTS = {
     "os._exit(0)": "os._exit(0)",
     "killed (SIGKILL)": "os.kill(os.getpid(), signal.SIGKILL)",
     "segmentation fault": "os.kill(os.getpid(), signal.SIGSEGV)",
-    "its keeper killed": "os.kill(os.getppid(), signal.SIGKILL)",
+    "its parent killed": "os.kill(os.getppid(), signal.SIGKILL)",
     "stopped (SIGSTOP)": "os.kill(os.getpid(), signal.SIGSTOP)",
     "endless loop": "while True: pass",
     "SIGTERM to mpiexec": "os.kill(launcher(), signal.SIGTERM)",
@@ -93,9 +93,10 @@ def make_run(folder: Path, watchdog: float) -> Path:
 
 def time_fault(run_file: Path, fault: str, folder: Path) -> tuple[float, int, str]:
     """Return seconds from the fault to the end of the launcher, its exit code, and what was said last."""
-    command = [str(Path(sys.executable).parent / "mpiexec"), "-n", "2", sys.executable, "-S", "launch/keeper.py"]
+    command = [str(Path(sys.executable).parent / "mpiexec"), "-n", "2", sys.executable]
     program = PROGRAM.replace("        FAULT\n", f"        {fault}\n")
-    command += ["-m", "mpi4py", "-c", program, "train", str(run_file), f"run_folder={folder}"]
+    command += ["-m", "lucid.launch.rank_parent", "-m", "mpi4py"]
+    command += ["-c", program, "train", str(run_file), f"run_folder={folder}"]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False)
     output = finished.stdout + finished.stderr
     began = float(re.findall(r"FAULT ([\d.]+) FAULT", output)[0])

@@ -8,7 +8,6 @@ fail() {
     exit 2
 }
 
-launch=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-source "$launch/python.sh"
+source "$(dirname -- "${BASH_SOURCE[0]}")/python.sh"
 python=$(find_python)
-exec "$python" -S "$launch/mpirun.py" "$python" "$@"
+exec "$python" -m lucid.launch.mpirun "$@"

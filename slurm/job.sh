@@ -47,7 +47,7 @@ run_ranks() {
     # As many threads as were asked of SLURM, whatever the login shell had set.
     export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK OPENBLAS_NUM_THREADS=$SLURM_CPUS_PER_TASK
     export MKL_NUM_THREADS=$SLURM_CPUS_PER_TASK NUMBA_NUM_THREADS=$SLURM_CPUS_PER_TASK
-    # A step frees and takes the same large arrays again: let glibc keep them (as launch/mpirun.py does).
+    # A step frees and takes the same large arrays again: let glibc keep them (as lucid/launch/mpirun.py does).
     export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
     local launcher
     read -ra launcher <<<"$LAUNCHER"
@@ -70,7 +70,7 @@ run_ranks() {
         export TMPDIR=$SCRATCH NUMBA_CACHE_DIR=$SCRATCH/lucid-kernels
     fi
     exec "${launcher[@]}" -n $((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE)) \
-        "$python" -S "$repository/launch/keeper.py" -m mpi4py -m lucid "$@"
+        "$python" -m lucid.launch.rank_parent -m mpi4py -m lucid "$@"
 }
 
 # Where the site wants it, runs `lucid doctor` on all ranks before the first start of a job, which ends if the doctor

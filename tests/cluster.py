@@ -129,8 +129,8 @@ class Cluster:
         return self._with_variable(b"SLURM_JOB_ID=")
 
     def ranks(self) -> list[int]:
-        """The processes of ranks, below their keepers."""
-        return self._with_variable(b"LUCID_WHEREABOUTS_PAGE=")
+        """The processes of ranks, below their parents."""
+        return self._with_variable(b"LUCID_RANK_STATUS_PAGE=")
 
     def _with_variable(self, name: bytes) -> list[int]:
         """The processes that were started with this variable, and by this SLURM."""

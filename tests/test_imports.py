@@ -49,7 +49,8 @@ COMMAND = "from lucid.cli import main\ntry: main([{}])\nexcept SystemExit as lea
     [
         ("import lucid", set()),
         ("import lucid.distributed", set()),
-        ("from lucid.distributed import announced, limits\nlimits.available_cores(), announced()", set()),
+        ("import lucid.launch.mpirun, lucid.launch.rank_parent", set()),
+        ("from lucid.distributed import announced; announced()", set()),
         ("import lucid; lucid.Tensor; lucid.nn; lucid.models", {"numpy", "pydantic"}),
         ("import lucid; lucid.distributed.connect(); lucid.distributed.DistributedDataParallel", {"numpy"}),
         (

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lucid.backend import CPU, GPU
 from lucid.distributed.communicators.agreement import texts_of_all
 from lucid.distributed.communicators.communicator import Communicator
-from lucid.distributed.limits import allowed_cpus, available_cores
+from lucid.launch.limits import allowed_cpus, available_cores
 
 _MOST_NAMES = 4
 

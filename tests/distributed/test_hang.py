@@ -2,19 +2,19 @@
 
 import pytest
 
-from lucid.distributed.communicators.rank_status import Place
 from lucid.distributed.health.hang import Sighting, describe
+from lucid.launch.rank_status import RankStatus
 
 HOSTS = ["node1", "node1", "node2", "node2"]
 START = "lucid: ranks wait in vain in all_reduce (wait 5) at step 3, all ranks end: "
 
 
 def waiting(collective="all_reduce", waits=5, step=3, stack=("a.py:1 in wait",)):
-    return Sighting(Place(step=step, waits=waits, collective=collective), 600.04, stack)
+    return Sighting(RankStatus(step=step, waits=waits, collective=collective), 600.04, stack)
 
 
 def outside(step=2, phase="", stack=("b.py:2 in loop",)):
-    return Sighting(Place(step=step, waits=4, phase=phase), 601.0, stack)
+    return Sighting(RankStatus(step=step, waits=4, phase=phase), 601.0, stack)
 
 
 @pytest.mark.parametrize(

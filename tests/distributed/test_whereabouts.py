@@ -6,11 +6,12 @@ import sys
 
 import numpy as np
 
-from lucid.distributed.communicators.rank_status import PAGE_BYTES, PAGE_VARIABLE, Place, Whereabouts
+from lucid.distributed.communicators.rank_status import Whereabouts
+from lucid.launch.rank_status import PAGE_BYTES, PAGE_VARIABLE, RankStatus
 
 
 def test_a_fresh_page_is_of_a_process_that_has_not_found_the_others():
-    assert Place.read(bytes(PAGE_BYTES)) == Place()
+    assert RankStatus.read(bytes(PAGE_BYTES)) == RankStatus()
 
 
 def test_the_place_is_the_step_and_the_collective_that_is_waited_in():
@@ -24,7 +25,7 @@ def test_the_place_is_the_step_and_the_collective_that_is_waited_in():
         assert place.since > 0
     with whereabouts.waiting("barrier", 0):
         assert str(whereabouts.place()) == "in barrier (wait 2) at step 12"
-    assert whereabouts.place() == Place(rank=3, ranks=8, step=12, waits=2)
+    assert whereabouts.place() == RankStatus(rank=3, ranks=8, step=12, waits=2)
 
 
 def test_a_long_phase_is_named_until_it_ends():
@@ -71,5 +72,5 @@ def test_a_parent_reads_in_its_page_where_a_killed_process_was():
         pass_fds=[page],
         check=False,
     )
-    assert Place.read(os.pread(page, PAGE_BYTES, 0)) == Place(rank=0, ranks=1, step=7)
+    assert RankStatus.read(os.pread(page, PAGE_BYTES, 0)) == RankStatus(rank=0, ranks=1, step=7)
     os.close(page)

@@ -178,7 +178,7 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on_afterwards(train_suspended, 
 @pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
 @pytest.mark.parametrize("fault", ["os._exit(0)", "os._exit(3)"])
 def test_a_rank_that_leaves_without_a_word_ends_all(train_with, fault, launch):
-    """MPICH's launcher sees it; with exit code 0 it takes that for the job's, which is why the keeper is there."""
+    """MPICH's launcher sees it; with exit code 0 it takes that for the job's, unless the rank has a parent."""
     finished = train_with(fault, launch=launch)
     assert "finished at step" not in finished.stdout
 

@@ -1,11 +1,12 @@
-"""launch/hostfile.py: what a hostfile names, and which hosts can be used. Whole runs are in test_two_hosts.py."""
+"""Hostfiles: what a hostfile names, and which hosts can be used. Whole runs are in test_two_hosts.py."""
 
 import os
 import socket
 import sys
 
-import hostfile
 import pytest
+
+from lucid.launch import hostfile
 
 # Stands for ssh, which hands a shell what stands after the name. 198.51.100.0/24 is set aside for documentation: no
 # machine has such an address.

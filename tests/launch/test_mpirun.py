@@ -1,25 +1,34 @@
 """launch/mpirun.sh and what it decides (mpirun.py): what would be run, what is run, and what it says when it cannot."""
 
-import ast
 import itertools
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import mpirun
 import pytest
 from launching import FEW_CORES
-from mpirun import MEMORY_VARIABLES, Options, RefusedError, Surroundings, mpi_of, number_of_ranks, parse, plan
-from placement import THREAD_VARIABLES
 
-from lucid.distributed.limits import available_cores
+from lucid.launch import mpirun
+from lucid.launch.limits import available_cores
+from lucid.launch.mpirun import (
+    MEMORY_VARIABLES,
+    Options,
+    RefusedError,
+    Surroundings,
+    mpi_of,
+    number_of_ranks,
+    parse,
+    plan,
+)
+from lucid.launch.placement import THREAD_VARIABLES
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "mpirun.sh"
-KEEPER = str(SCRIPT.parent / "keeper.py")
+PARENT = "lucid.launch.rank_parent"
 
 EIGHT_CORES = Surroundings("python", "bin/mpiexec", "MPICH", cores=8)
 TWO_HOSTS = Surroundings("python", "bin/mpiexec", "MPICH", cores=8, hosts=("node1", "node3"))
@@ -141,12 +150,12 @@ def test_the_ranks_of_a_host_share_its_cores(ranks, there, threads):
 )
 def test_ranks_that_take_all_cores_are_bound_and_no_others(ranks, environment, options):
     command = plan(Options(ranks=ranks), EIGHT_CORES, environment).command
-    keeper = command.index(KEEPER)
-    assert list(command[keeper + 1 : command.index("-m")]) == options
+    parent = command.index(PARENT)
+    assert list(command[parent + 1 : command.index("mpi4py") - 1]) == options
 
 
-def test_with_gpus_the_keeper_deals_them_out():
-    assert option(plan(Options(ranks=1, gpus=True), EIGHT_CORES, {}).command, KEEPER) == "--gpus"
+def test_with_gpus_the_parents_of_ranks_deal_them_out():
+    assert option(plan(Options(ranks=1, gpus=True), EIGHT_CORES, {}).command, PARENT) == "--gpus"
 
 
 @pytest.mark.parametrize(
@@ -182,9 +191,9 @@ def test_glibc_keeps_its_memory_and_ranks_know_of_a_terminal():
     assert plan(Options(ranks=1), EIGHT_CORES, {}, width="90").variables == variables | terminal
 
 
-def test_lucid_runs_with_a_keeper_on_every_rank():
+def test_lucid_runs_below_a_parent_on_every_rank():
     command = plan(Options("train", ("run.yaml", "data.folder=a b"), ranks=3), EIGHT_CORES, {}).command
-    python = ("python", "-S", KEEPER, "-m", "mpi4py", "-m", "lucid", "train", "run.yaml", "data.folder=a b")
+    python = ("python", "-m", PARENT, "-m", "mpi4py", "-m", "lucid", "train", "run.yaml", "data.folder=a b")
     assert command == ("bin/mpiexec", "-n", "3", *python)
 
 
@@ -319,12 +328,19 @@ def test_hosts_that_cannot_be_used_are_told_of_in_a_few_sentences(folder, monkey
 
 # What is run.
 
-# Stands for Python: runs this one, but in place of a keeper and its rank what $RANK says.
-STANDS_IN = f"""#!/bin/sh
-case "$*" in
-    *keeper.py*) [ -z "$RANK" ] || eval "$RANK" ;;
-esac
-exec {sys.executable} "$@"
+# Stands for the Python of a rank and its parent: does what $RANK says, or else runs them.
+RANK = """#!/bin/sh
+[ -z "$RANK" ] || eval "$RANK"
+exec {python} "$@"
+"""
+# Stands for mpiexec: has it run the program above in place of Python.
+MPIEXEC = """#!/bin/bash
+words=()
+for word; do
+    [[ $word == {python} ]] && word={rank}
+    words+=("$word")
+done
+exec {mpiexec} "${{words[@]}}"
 """
 # The last digits of a mask are the signals 1 to 16.
 SAYS_WHAT_IT_IGNORES = r'sed -n "s/SigIgn:.*\(....\)$/ignores \1/p" /proc/$$/status'
@@ -338,15 +354,19 @@ STOPS_WHEN_ASKED = 'trap "echo stops; exit 75" TERM; echo ready; while :; do sle
 
 @pytest.fixture
 def start(folder, mpiexec):
-    """A function that starts the script, whose Python is a stand-in."""
-    executable(folder / "bin" / "mpiexec", f'#!/bin/sh\nexec {mpiexec} "$@"\n')
-    python = executable(folder / "bin" / "python", STANDS_IN)
+    """A function that starts the script, in an environment whose mpiexec is a stand-in."""
+    python = folder / "bin" / "python"
+    rank = executable(folder / "bin" / "rank", RANK.format(python=python))
+    executable(folder / "bin" / "mpiexec", MPIEXEC.format(mpiexec=mpiexec, python=python, rank=rank))
+    python.symlink_to(sys.executable)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
+    (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
     unset = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
 
     def run(*arguments, **variables):
         return subprocess.Popen(
             [SCRIPT, *arguments],
-            env=unset | {"PYTHON": python, "PYTHONPATH": str(SCRIPT.parents[1])} | variables,
+            env=unset | {"PYTHON": str(python), "PYTHONPATH": str(SCRIPT.parents[1])} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -407,18 +427,13 @@ def test_what_cannot_be_started_is_one_sentence(finish, arguments, variables, se
     assert errors.count("\n") == 1
 
 
-def test_an_old_python_can_read_the_launcher_to_say_that_it_is_too_old():
-    for name in ("mpirun.py", "hostfile.py", "placement.py"):
-        ast.parse((SCRIPT.parent / name).read_text(), feature_version=(3, 7))
-
-
 def test_the_exit_code_and_the_signals_of_the_user_are_passed_on(finish, folder, mpiexec):
     # A shell may have started this process to ignore some, as nohup does.
     plain = subprocess.check_output([mpiexec, "-n", "1", "sh", "-c", SAYS_WHAT_IT_IGNORES], text=True)
     assert plain.startswith("ignores ")
     code, output, _ = finish("-n", "2", "run.yaml", "a=b c", OMP_NUM_THREADS="5", RANK=SAYS_WHAT_IT_WAS_GIVEN)
     assert code == 7
-    assert output.count(f"-S {KEEPER} -m mpi4py -m lucid train run.yaml a=b c with 5 5\n") == 2
+    assert output.count(f"-m {PARENT} -m mpi4py -m lucid train run.yaml a=b c with 5 5\n") == 2
     assert output.count(plain) == 2
 
 

@@ -1,15 +1,13 @@
-"""launch/placement.py: which cores and which GPU a rank gets, on machines that are made of files."""
+"""Placement: which cores and which GPU a rank gets, on machines that are made of files."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import placement
 import pytest
-from placement import GPU, LocalRank, Machine
 
-LAUNCH = Path(__file__).parents[2] / "launch"
+from lucid.launch import placement
+from lucid.launch.placement import GPU, LocalRank, Machine
 
 
 def ranges(numbers):
@@ -163,9 +161,9 @@ def test_more_ranks_than_gpus_are_refused(local, gpus, there):
 REPORT = "import os; print(sorted(os.sched_getaffinity(0)), os.environ.get('OMP_NUM_THREADS'))"
 
 
-def keep(*arguments, **environment):
+def start_parent(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-S", LAUNCH / "keeper.py", *arguments, "-c", REPORT],
+        [sys.executable, "-m", "lucid.launch.rank_parent", *arguments, "-c", REPORT],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -174,28 +172,28 @@ def keep(*arguments, **environment):
     )
 
 
-def test_the_keeper_binds_its_rank_to_its_cores_and_their_number_of_threads():
+def test_the_parent_binds_its_rank_to_its_cores_and_their_number_of_threads():
     allowed = sorted(os.sched_getaffinity(0))
     machine = Machine.read(frozenset(allowed), None)
     for rank in range(2):
         place = {"MPI_LOCALRANKID": str(rank), "MPI_LOCALNRANKS": "2", "OMP_NUM_THREADS": "64"}
         own = machine.cores_of(rank, 2)
         count = sum(bool(core & own) for core in machine.cores)
-        assert keep("--bind", **place).stdout == f"{sorted(own)} {count}\n"
-        assert keep(**place).stdout == f"{allowed} 64\n"
+        assert start_parent("--bind", **place).stdout == f"{sorted(own)} {count}\n"
+        assert start_parent(**place).stdout == f"{allowed} 64\n"
 
 
-def test_a_keeper_that_finds_too_few_gpus_refuses_in_one_sentence():
-    finished = keep("--gpus", CUDA_VISIBLE_DEVICES="")
+def test_a_parent_that_finds_too_few_gpus_refuses_in_one_sentence():
+    finished = start_parent("--gpus", CUDA_VISIBLE_DEVICES="")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.startswith("lucid: ")
     assert "has no GPUs" in finished.stderr
 
 
-def test_the_keeper_shows_its_rank_one_gpu():
+def test_the_parent_shows_its_rank_one_gpu():
     program = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['CUDA_DEVICE_ORDER'])"
     finished = subprocess.run(
-        [sys.executable, "-S", LAUNCH / "keeper.py", "--gpus", "-c", program],
+        [sys.executable, "-m", "lucid.launch.rank_parent", "--gpus", "-c", program],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "3,5", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"},
         capture_output=True,
         text=True,

@@ -1,7 +1,8 @@
 """Restarts after faults: what is decided after each attempt, from what is known of all of them."""
 
 import pytest
-from restart_rule import Attempt, GiveUp, Order, Restart, decide
+
+from lucid.launch.restart_rule import Attempt, GiveUp, Order, Restart, decide
 
 ALONE = Order(restarts=5, ranks=4, min_ranks=4, backoff=2)
 THREE_HOSTS = Order(restarts=5, ranks=12, min_ranks=4, backoff=2, hosts=("a", "b", "c"))

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from mpirun import MEMORY_VARIABLES
+
+from lucid.launch.mpirun import MEMORY_VARIABLES
 
 REPOSITORY = Path(__file__).parents[2]
 SITE = f'PYTHON={sys.executable}\nLAUNCHER="srun --mpi=pmi2 --verbose"\n'
@@ -176,7 +177,7 @@ def test_ranks_get_the_cores_that_were_asked_of_slurm_and_the_values_of_the_site
     finished = run("slurm/evaluate.sbatch", "runs/mine", **IN_A_JOB)
     command, variables = finished.stdout.splitlines()
     options = "--mpi=pmi2 --verbose --cpus-per-task=3 --kill-on-bad-exit=1 -n 8"
-    assert command.startswith(f"srun {options} {sys.executable} -S {home}/launch/keeper.py -m mpi4py -m lucid")
+    assert command.startswith(f"srun {options} {sys.executable} -m lucid.launch.rank_parent -m mpi4py -m lucid")
     assert command.endswith("lucid evaluate runs/mine")
     assert variables == f"3 3 ofi ib0 {tmp_path}/lucid-kernels"
 

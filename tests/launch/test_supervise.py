@@ -1,9 +1,10 @@
-"""launch/supervise.py: what it refuses. Its rule is in test_restart_rule.py, whole runs in faults/test_restarts.py."""
+"""Supervision: what it refuses. Its rule is in test_restart_rule.py, whole runs in faults/test_restarts.py."""
 
 import sys
 
 import pytest
-import supervise
+
+from lucid.launch import supervise
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,7 @@ import supervise
     ],
 )
 def test_options_that_do_not_fit_are_refused_with_one_sentence(monkeypatch, capsys, options, sentence):
-    monkeypatch.setattr(sys, "argv", ["supervise.py", "--restarts", "1", *options, "-n", "2", "run.yaml"])
+    monkeypatch.setattr(sys, "argv", ["supervise", "--restarts", "1", *options, "-n", "2", "run.yaml"])
     with pytest.raises(SystemExit) as leaving:
         supervise.main()
     assert leaving.value.code == 2

@@ -109,10 +109,6 @@ class Reader:
         self.lucid = folder / "lucid"
         checkout = folder / "checkout"
         self._add_what_readers_have(checkout, tiny_checkout(checkout, "configs", "launch", "slurm"))
-        # All else of lucid is as it is installed: kernels compiled from a copy would be compiled anew.
-        for name in ("lucid/distributed/limits.py", "lucid/distributed/communicators/rank_status.py"):
-            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, checkout / name)
         self._variables = {
             "PIP_NO_INDEX": "1",  # should our stand-in be passed by
             "README_CHECKOUT": str(checkout),

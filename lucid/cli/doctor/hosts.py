@@ -10,7 +10,7 @@ from pathlib import Path
 from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.software import libraries
 from lucid.distributed import Place
-from lucid.distributed.limits import memory_limit
+from lucid.launch.limits import memory_limit
 
 # What a replica of BERT-base takes of each, measured: weights, gradients, moments, activations; and its gradients.
 _MEMORY_OF_BERT_BASE, _GRADIENTS_OF_BERT_BASE = 2.0e9, 0.44e9

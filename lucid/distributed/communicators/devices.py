@@ -1,8 +1,8 @@
 """Which GPU is whose, what carries gradients between them, and how a rank waits for its own.
 
-Ranks that a launcher has given one GPU each see that one alone (`launch/keeper.py --gpus`); others share out those of
-their host by their place there. NCCL needs a GPU for every rank; where there is none, or no NCCL, gradients go through
-the host's memory.
+Ranks that a launcher has given one GPU each see that one alone (`lucid/launch/rank_parent.py --gpus`); others share
+out those of their host by their place there. NCCL needs a GPU for every rank; where there is none, or no NCCL,
+gradients go through the host's memory.
 """
 
 import json

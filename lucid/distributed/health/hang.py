@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lucid.distributed.communicators.rank_status import Place
+from lucid.launch.rank_status import RankStatus
 
 
 @dataclass(frozen=True)
 class Sighting:
     """A rank as its own watchdog saw it: its place, the seconds it has been there, and its main thread's stack."""
 
-    place: Place
+    place: RankStatus
     seconds: float
     stack: tuple[str, ...]
 

@@ -28,10 +28,10 @@ from typing import Any
 
 from lucid.distributed.communicators.agreement import is_agreed, texts_of_all
 from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, Communicator, SideChannel
-from lucid.distributed.communicators.rank_status import Place
 from lucid.distributed.health.guard import report_and_abort, tell_and_abort
 from lucid.distributed.health.hang import Sighting, describe
 from lucid.errors import ExitCode, TrainingError
+from lucid.launch.rank_status import RankStatus
 
 # How many times the limit a rank may be in a phase that takes long, or in its start, while the others wait.
 PHASE_FACTOR = 6
@@ -192,4 +192,4 @@ def _encode(sighting: Sighting) -> bytes:
 
 def _decode(message: bytes) -> Sighting:
     content = json.loads(message)
-    return Sighting(Place(**content["place"]), content["seconds"], tuple(content["stack"]))
+    return Sighting(RankStatus(**content["place"]), content["seconds"], tuple(content["stack"]))

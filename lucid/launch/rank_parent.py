@@ -1,33 +1,33 @@
 """The parent of a rank, which can still speak when the rank is gone.
 
-    mpiexec -n 4 python -S launch/keeper.py [--bind] [--gpus] -m mpi4py -m lucid train run.yaml
+    mpiexec -n 4 python -m lucid.launch.rank_parent [--bind] [--gpus] -m mpi4py -m lucid train run.yaml
 
 A rank that is killed, or that a library ends by `_exit`, says nothing, and the launcher knows neither its step nor the
-collective it was in. So a keeper starts the rank as its child and lends it a page of memory, to which the rank writes
-where it is (`lucid/distributed/communicators/rank_status.py`). When the rank has ended without a word, the keeper says
-which rank, what happened and where, in one line. Then it leaves with the rank's exit code, and the launcher ends the
-other ranks.
+collective it was in. So a parent process starts the rank as its child, and lends it a page of memory for its status
+(`rank_status`). When the rank has ended without a word, its parent says which rank it was, what happened and where, in
+one line. It leaves with the rank's exit code, and the launcher ends the other ranks.
 
-Being there first, it also gives the rank its cores (`--bind`) or its GPU (`--gpus`), as `placement.py` says.
+Before it starts the rank it also gives it cores (`--bind`) or a GPU (`--gpus`), as `placement` says.
 
-The launcher's connection to the rank stays open in the keeper as well: else the launcher would see it break, and end
-all before a word is said. Every rank's start waits for this file, so it loads little, and the standard library only.
+The launcher's connection to the rank stays open in the parent as well: otherwise the launcher would see it break, and
+end all ranks before the parent has said a word. Every rank's start waits for this file, so it loads little.
 """
 
 import ctypes
 import itertools
 import os
 import signal
+import struct
 import sys
 import time
 
-_PAGE_VARIABLE = "LUCID_WHEREABOUTS_PAGE"  # as in rank_status.py
-_PAGE_BYTES = 4096
+from lucid.errors import ExitCode
+from lucid.launch import placement
+from lucid.launch.rank_status import PAGE_BYTES, RankStatus, lend_page
 
 _PLACEMENT = ("--bind", "--gpus")
-_REFUSED = 2  # as in lucid/errors.py
 
-# A terminal sends SIGINT to the rank as well: the keeper only has to survive it.
+# A terminal sends SIGINT to the rank as well: the parent only has to survive it.
 _PASSED_ON = {signal.SIGTERM, signal.SIGUSR1}
 _AWAITED = _PASSED_ON | {signal.SIGINT, signal.SIGCHLD}
 
@@ -43,10 +43,10 @@ def main() -> int:
     arguments = sys.argv[1:]
     options = set(itertools.takewhile(_PLACEMENT.__contains__, arguments))
     if options and not _place(options):
-        _end_all(_REFUSED)
-        return _REFUSED
+        _end_all(ExitCode.REFUSED)
+        return ExitCode.REFUSED
     kills_before = _out_of_memory_kills()
-    page = _lend_page()
+    page = lend_page()
     # Negative after a signal.
     code = os.waitstatus_to_exitcode(_wait(_start([sys.executable, *arguments[len(options) :]])))
     message = _last_words(code, page, out_of_memory=_out_of_memory_kills() > kills_before)
@@ -62,8 +62,6 @@ def main() -> int:
 
 def _place(options: set[str]) -> bool:
     """Give the rank its cores and its GPU; return whether it can be started. One rank of the host says why not."""
-    import placement
-
     try:
         placement.place(os.environ, bind="--bind" in options, with_gpus="--gpus" in options)
     except placement.TooFewGPUsError as refusal:
@@ -76,16 +74,6 @@ def _place(options: set[str]) -> bool:
     return True
 
 
-def _lend_page() -> int | None:
-    """Make the page that the rank finds by the environment, and return its descriptor; None where there is no memfd."""
-    if not hasattr(os, "memfd_create"):
-        return None
-    page = os.memfd_create("whereabouts", 0)  # 0: open in the child too
-    os.ftruncate(page, _PAGE_BYTES)
-    os.environ[_PAGE_VARIABLE] = f"{os.getpid()}:{page}"
-    return page
-
-
 def _start(command: list[str]) -> int:
     """Start `command` as a child that ends when this process does, and return its id.
 
@@ -93,7 +81,7 @@ def _start(command: list[str]) -> int:
     which schedulers send to the rank as well, whatever it is doing, does not end the child: it is kept until
     `StopRequest` takes it, and is ignored after that.
     """
-    keeper = os.getpid()
+    parent = os.getpid()
     library = ctypes.CDLL(None)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     child = os.fork()
@@ -104,8 +92,8 @@ def _start(command: list[str]) -> int:
             library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGUSR1})  # Linux keeps what is blocked
-        # The keeper may have been killed before the prctl.
-        if os.getppid() == keeper:
+        # The parent may have been killed before the prctl.
+        if os.getppid() == parent:
             os.execv(command[0], command)
     finally:
         os._exit(1)
@@ -137,13 +125,13 @@ def _end_all(code: int) -> None:
 def _last_words(code: int, page: int | None, out_of_memory: bool) -> str:
     """Return the line that says what became of the rank, or "" if nothing happened that it has not said itself."""
     host = os.uname().nodename
-    place = _read(page)
-    if place is not None and place.ranks:
-        if place.told:
+    status = _read(page)
+    if status is not None and status.ranks:
+        if status.told:
             return ""
-        who, where = f"rank {place.rank} of {place.ranks} on {host}", str(place)
+        who, where = f"rank {status.rank} of {status.ranks} on {host}", str(status)
     elif code < 0:
-        who, where = f"a rank on {host}", "before it had found the others" if place else "at an unknown step"
+        who, where = f"a rank on {host}", "before it had found the others" if status else "at an unknown step"
     else:
         # A command that needs no other ranks, such as --help, or a mistake found before they are needed.
         return ""
@@ -171,22 +159,11 @@ def _out_of_memory_kills() -> int:
         return 0
 
 
-def _read(page: int | None):
-    """Return the `Place` on the page, or None if it cannot be read.
-
-    `rank_status.py` is loaded by its path: with all of lucid it would take longer, and more could fail.
-    """
-    import importlib.util
-
-    repository = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = os.path.join(repository, "lucid", "distributed", "communicators", "rank_status.py")
+def _read(page: int | None) -> RankStatus | None:
+    """Return the status on the page, or None if it cannot be read."""
     try:
-        specification = importlib.util.spec_from_file_location("whereabouts", path)
-        whereabouts = importlib.util.module_from_spec(specification)
-        specification.loader.exec_module(whereabouts)
-        return whereabouts.Place.read(os.pread(page, _PAGE_BYTES, 0))
-    except Exception:
-        # Whatever it is, what happened to the rank matters more.
+        return None if page is None else RankStatus.read(os.pread(page, PAGE_BYTES, 0))
+    except (OSError, struct.error):
         return None
 
 

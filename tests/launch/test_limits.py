@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from lucid.distributed.limits import available_cores, cpu_limit, memory_limit
+from lucid.launch.limits import available_cores, cpu_limit, memory_limit
 
 
 def test_the_cores_are_those_that_this_process_may_use():
     program = (
-        "import os; from lucid.distributed.limits import available_cores; "
+        "import os; from lucid.launch.limits import available_cores; "
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(available_cores())"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)

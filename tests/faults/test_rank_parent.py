@@ -1,4 +1,4 @@
-"""A rank that is gone without a word: its keeper says which it was, what happened and where, and the job ends."""
+"""A rank that is gone without a word: its parent says which it was, what happened and where, and the job ends."""
 
 import os
 import re
@@ -12,12 +12,12 @@ import pytest
 import yaml
 from launching import descendants
 
-LAUNCH = Path(__file__).parents[2] / "launch"
-KEEPER = str(LAUNCH / "keeper.py")
+REPOSITORY = Path(__file__).parents[2]
+PARENT = ("-m", "lucid.launch.rank_parent")
 HOST = os.uname().nodename
 SECONDS = 60
 
-# One worker runs them: a keeper looks at how many processes of the machine the kernel has killed for lack of memory,
+# One worker runs them: a parent looks at how many processes of the machine the kernel has killed for lack of memory,
 # and one of these tests has it kill one.
 pytestmark = pytest.mark.xdist_group("the kernel's kills")
 
@@ -54,21 +54,21 @@ sys.exit({code})
 
 
 @pytest.fixture
-def run_kept(run_ranks, tmp_path):
-    """A function that runs PROGRAM on two ranks or more, each with a keeper."""
+def run_ranks_with_parents(run_ranks, tmp_path):
+    """A function that runs PROGRAM on two ranks or more, each with a parent."""
 
     def run(action="pass", code=0, ranks=2):
         program = PROGRAM.format(action=action, code=code, folder=str(tmp_path))
-        return run_ranks(ranks, "-S", KEEPER, "-m", "mpi4py", "-c", program, seconds=SECONDS)
+        return run_ranks(ranks, *PARENT, "-m", "mpi4py", "-c", program, seconds=SECONDS)
 
     return run
 
 
-def start_kept(program):
-    """Start a keeper whose rank runs `program`, without a launcher."""
+def start_rank_with_parent(program):
+    """Start a parent whose rank runs `program`, without a launcher."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI", "SLURM"))}
     return subprocess.Popen(
-        [sys.executable, "-S", KEEPER, "-c", program],
+        [sys.executable, *PARENT, "-c", program],
         env=variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -89,8 +89,8 @@ def start_kept(program):
         (2, "os._exit(0)", "left with exit code 0 without a word at step 4"),
     ],
 )
-def test_a_rank_gone_without_a_word_ends_all_and_its_keeper_says_where_it_was(run_kept, ranks, action, words):
-    finished = run_kept(action, ranks=ranks)
+def test_a_rank_gone_without_a_word_ends_all_and_its_parent_says_where(run_ranks_with_parents, ranks, action, words):
+    finished = run_ranks_with_parents(action, ranks=ranks)
     assert finished.returncode not in (0, 2, 75), finished.stdout
     assert len(re.findall(rf"rank 1 of {ranks} on {HOST} {words}, all ranks end", finished.stdout)) == 1, (
         finished.stdout
@@ -101,22 +101,22 @@ def test_a_rank_gone_without_a_word_ends_all_and_its_keeper_says_where_it_was(ru
 @pytest.mark.parametrize(
     ("ranks", "action", "code"), [(3, "sys.exit(3)", 3), (2, "1 / 0", 1), (2, "raise KeyboardInterrupt", 130)]
 )
-def test_the_keeper_adds_nothing_to_what_the_rank_has_said(run_kept, ranks, action, code):
-    finished = run_kept(action, ranks=ranks)
+def test_the_parent_adds_nothing_to_what_the_rank_has_said(run_ranks_with_parents, ranks, action, code):
+    finished = run_ranks_with_parents(action, ranks=ranks)
     assert finished.returncode == code, finished.stdout
     assert finished.stdout.count(f"rank 1 of {ranks}") == 1, finished.stdout
     assert finished.stdout.count("all ranks end") == 1, finished.stdout
 
 
 @pytest.mark.parametrize("code", [0, 2, 75])
-def test_the_exit_code_of_an_orderly_end_comes_through_in_silence(run_kept, code):
-    finished = run_kept(code=code)
+def test_the_exit_code_of_an_orderly_end_comes_through_in_silence(run_ranks_with_parents, code):
+    finished = run_ranks_with_parents(code=code)
     assert finished.returncode == code, finished.stdout
     assert finished.stdout == ""
 
 
-def test_a_killed_keeper_takes_its_rank_and_all_others_along(run_kept, tmp_path):
-    finished = run_kept("os.kill(os.getppid(), signal.SIGKILL)", ranks=3)
+def test_a_killed_parent_takes_its_rank_and_all_others_along(run_ranks_with_parents, tmp_path):
+    finished = run_ranks_with_parents("os.kill(os.getppid(), signal.SIGKILL)", ranks=3)
     assert finished.returncode != 0, finished.stdout
     processes = [int(file.name) for file in tmp_path.iterdir()]
     assert len(processes) == 3
@@ -137,17 +137,17 @@ def wait_for_the_end_of(process):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_the_keeper_alone_reaches_the_rank(number):
-    keeper = start_kept(
+def test_a_signal_to_the_parent_alone_reaches_the_rank(number):
+    parent = start_rank_with_parent(
         f"import signal, sys; number = {number:d}; signal.pthread_sigmask(signal.SIG_BLOCK, [number]); "
         "print('ready', flush=True); signal.sigwait([number]); sys.exit(75)"
     )
-    assert keeper.stdout.readline() == "ready\n"
-    # What a terminal sends to the rank as well does not end the keeper.
-    keeper.send_signal(signal.SIGINT)
-    keeper.send_signal(number)
-    _, errors = keeper.communicate(timeout=SECONDS)
-    assert (keeper.returncode, errors) == (75, "")
+    assert parent.stdout.readline() == "ready\n"
+    # What a terminal sends to the rank as well does not end the parent.
+    parent.send_signal(signal.SIGINT)
+    parent.send_signal(number)
+    _, errors = parent.communicate(timeout=SECONDS)
+    assert (parent.returncode, errors) == (75, "")
 
 
 def test_a_stop_that_is_asked_too_early_or_too_late_does_not_kill_the_rank():
@@ -156,42 +156,42 @@ def test_a_stop_that_is_asked_too_early_or_too_late_does_not_kill_the_rank():
         "with StopRequest() as stop: print(stop.requested, flush=True)\n"
         "print('late', flush=True); input(); sys.exit(75)"
     )
-    keeper = start_kept(program)
+    parent = start_rank_with_parent(program)
     for moment, answer in (("early\n", "True\n"), ("late\n", "")):
-        assert keeper.stdout.readline() == moment
-        keeper.send_signal(signal.SIGUSR1)
-        # SLURM sends it to each process of a step, not to the keeper alone.
-        os.kill(descendants(keeper.pid)[0], signal.SIGUSR1)
-        keeper.stdin.write("\n")
-        keeper.stdin.flush()
-        assert keeper.stdout.readline() == answer
-    _, errors = keeper.communicate(timeout=SECONDS)
-    assert (keeper.returncode, errors) == (75, "")
+        assert parent.stdout.readline() == moment
+        parent.send_signal(signal.SIGUSR1)
+        # SLURM sends it to each process of a step, not to the parent alone.
+        os.kill(descendants(parent.pid)[0], signal.SIGUSR1)
+        parent.stdin.write("\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == answer
+    _, errors = parent.communicate(timeout=SECONDS)
+    assert (parent.returncode, errors) == (75, "")
 
 
 def test_a_rank_killed_before_it_has_found_the_others_is_told_too():
-    keeper = start_kept("import signal; print('ready', flush=True); signal.pause()")
-    assert keeper.stdout.readline() == "ready\n"
-    keeper.terminate()
-    _, errors = keeper.communicate(timeout=SECONDS)
-    assert keeper.returncode == 128 + signal.SIGTERM
+    parent = start_rank_with_parent("import signal; print('ready', flush=True); signal.pause()")
+    assert parent.stdout.readline() == "ready\n"
+    parent.terminate()
+    _, errors = parent.communicate(timeout=SECONDS)
+    assert parent.returncode == 128 + signal.SIGTERM
     assert errors == f"a rank on {HOST} was killed by SIGTERM before it had found the others, all ranks end\n"
 
 
 def test_a_command_that_needs_no_other_ranks_has_no_one_speak_for_it():
-    keeper = start_kept("import sys; print(input(), *sys.argv); sys.exit(5)")
-    output, errors = keeper.communicate("words\n", timeout=SECONDS)
-    assert (keeper.returncode, output, errors) == (5, "words -c\n", "")
+    parent = start_rank_with_parent("import sys; print(input(), *sys.argv); sys.exit(5)")
+    output, errors = parent.communicate("words\n", timeout=SECONDS)
+    assert (parent.returncode, output, errors) == (5, "words -c\n", "")
 
 
-def test_a_damaged_page_does_not_silence_the_keeper():
+def test_a_damaged_page_does_not_silence_the_parent():
     program = (
-        "import os, signal; from lucid.distributed.communicators.rank_status import PAGE_VARIABLE; "
+        "import os, signal; from lucid.launch.rank_status import PAGE_VARIABLE; "
         "os.ftruncate(int(os.environ[PAGE_VARIABLE].partition(':')[2]), 1); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    keeper = start_kept(program)
-    _, errors = keeper.communicate(timeout=SECONDS)
-    assert keeper.returncode == 128 + signal.SIGKILL
+    parent = start_rank_with_parent(program)
+    _, errors = parent.communicate(timeout=SECONDS)
+    assert parent.returncode == 128 + signal.SIGKILL
     assert errors == f"a rank on {HOST} was killed by SIGKILL at an unknown step, all ranks end\n"
 
 
@@ -224,9 +224,9 @@ def test_a_rank_that_the_kernel_killed_for_its_memory_is_told_as_such(small_memo
         f"open({str(small_memory / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); "
         "print(sum(bytes([1]) * 1_000_000_000))"
     )
-    keeper = start_kept(program)
-    _, errors = keeper.communicate(timeout=SECONDS)
-    assert keeper.returncode == 128 + signal.SIGKILL, errors
+    parent = start_rank_with_parent(program)
+    _, errors = parent.communicate(timeout=SECONDS)
+    assert parent.returncode == 128 + signal.SIGKILL, errors
     assert f"rank 0 of 1 on {HOST} was killed by SIGKILL (probably for lack of memory: " in errors
     assert errors.endswith(") at step 7, all ranks end\n")
 
@@ -260,12 +260,12 @@ def test_a_training_run_whose_rank_is_killed_says_at_which_step(tmp_path, corpus
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "sitecustomize.py").write_text(SITE)
     finished = subprocess.run(
-        [LAUNCH / "mpirun.sh", "-n", "2", tmp_path / "run.yaml"],
+        [REPOSITORY / "launch" / "mpirun.sh", "-n", "2", tmp_path / "run.yaml"],
         env={
             **os.environ,
             "PYTHON": sys.executable,
             "PATH": f"{Path(mpiexec).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{tmp_path}:{LAUNCH.parent}",
+            "PYTHONPATH": f"{tmp_path}:{REPOSITORY}",
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,7 +1,6 @@
 """The hosts of a hostfile: what they are called, and which of them a run can be started on.
 
-`mpirun.py` asks before a start, `supervise.py` before a restart, the way mpiexec reaches hosts. It needs the standard
-library only.
+`mpirun` asks before a start, `supervise` before a restart, the way mpiexec reaches hosts.
 """
 
 import os

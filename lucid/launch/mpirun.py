@@ -1,36 +1,27 @@
-"""Starts the ranks of a run: what `launch/mpirun.sh` does once it has found Python.
+"""Starts the ranks of a run: what `launch/mpirun.sh` does.
 
-    python -S launch/mpirun.py PYTHON ARGUMENT ...
-
-PYTHON is the program that the ranks run in, and the one that runs this file, which needs the standard library only.
+The ranks run in the Python that runs this.
 `parse` reads the arguments, `look_around` finds out about MPI and this machine, `plan` decides, and touches nothing.
 Then this process becomes mpiexec, so that signals reach it.
 """
 
-import sys
-
-if sys.version_info < (3, 11):  # noqa: UP036 (whoever has installed nothing yet may have an old one)
-    sys.stderr.write(f"mpirun.sh: {sys.argv[1]} is Python {sys.version.split()[0]}, and lucid needs 3.11 or newer\n")
-    sys.exit(2)
-
-import importlib.util
 import io
 import os
 import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import hostfile
-from placement import THREAD_VARIABLES, Machine
+from lucid.errors import ExitCode
+from lucid.launch import hostfile
+from lucid.launch.limits import available_cores
+from lucid.launch.placement import THREAD_VARIABLES, Machine
 
-LAUNCH = Path(__file__).parent
-REFUSED = 2  # as in lucid/errors.py
-UNREACHABLE = 1
 MOST_SENTENCES = 5
 WIDTH_OF_A_TERMINAL = 120
 
@@ -80,7 +71,7 @@ class RefusedError(Exception):
 class Options:
     """What the user asked for. `arguments` are those of `lucid train` or `lucid doctor`, `command`.
 
-    `supervision` are the options of `supervise.py`, as they were given.
+    `supervision` are the options of `supervise`, as they were given.
     """
 
     command: str = "train"
@@ -204,14 +195,14 @@ def plan(
         names = [*variables, *(name for name in ("PYTHONPATH", "UCX_NET_DEVICES") if environment.get(name))]
         line = _options_of_open_mpi(options.hostfile, ranks_per_host, names, is_root)
         variables |= _agent_of_open_mpi(environment.get("HYDRA_LAUNCHER_EXEC"))
-    # Of each rank's end the keeper tells what the rank itself cannot. -S: quicker, without installed packages.
-    keeper = [there.python, "-S", str(LAUNCH / "keeper.py")]
-    # Only ranks that take all cores are bound: two runs side by side would be bound to the same first ones. The keeper
-    # binds them, as launchers do not heed the cores that a scheduler or taskset has left us.
+    # A rank's parent tells of its end what the rank itself cannot.
+    parent = [there.python, "-m", "lucid.launch.rank_parent"]
+    # Only ranks that take all cores are bound: two runs side by side would be bound to the same first ones. Their
+    # parents bind them, as launchers do not heed the cores that a scheduler or taskset has left us.
     if options.gpus:
-        keeper.append("--gpus")
+        parent.append("--gpus")
     elif ranks_per_host * threads == there.cores:
-        keeper.append("--bind")
+        parent.append("--bind")
     lucid = ["-m", "mpi4py", "-m", "lucid", options.command, *options.arguments]
     warning = ""
     if ranks_per_host > there.cores:
@@ -220,7 +211,7 @@ def plan(
             f"{ranks_per_host} ranks on {host} share {there.cores} cores and take turns: start at most "
             f"{hosts * there.cores} (-n)"
         )
-    return Launch((there.mpiexec, "-n", str(ranks), *line, *keeper, *lucid), variables, threads, warning)
+    return Launch((there.mpiexec, "-n", str(ranks), *line, *parent, *lucid), variables, threads, warning)
 
 
 def _options_of_open_mpi(hosts: str, ranks_per_host: int, variables: Iterable[str], is_root: bool) -> list[str]:
@@ -269,7 +260,7 @@ def look_around(python: str, options: Options) -> Surroundings:
     except ValueError as error:
         raise RefusedError(str(error)) from None
     gpus = len(Machine.read(frozenset(), os.environ.get("CUDA_VISIBLE_DEVICES")).gpus) if options.gpus else 0
-    return Surroundings(python, mpiexec, mpi_of(launcher), _available_cores(), gpus, hosts)
+    return Surroundings(python, mpiexec, mpi_of(launcher), available_cores(), gpus, hosts)
 
 
 def _find_mpiexec(python: str) -> str:
@@ -301,19 +292,6 @@ def _last_line(text: str) -> str:
     return text.rstrip("\n").rpartition("\n")[2]
 
 
-def _available_cores() -> int:
-    """Return how many cores of this machine ranks may use, as lucid counts them.
-
-    The file is loaded by its path: with all of lucid it would take longer, and needs installed packages.
-    """
-    specification = importlib.util.spec_from_file_location("limits", LAUNCH.parent / "lucid/distributed/limits.py")
-    assert specification is not None
-    assert specification.loader is not None
-    limits = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(limits)
-    return int(limits.available_cores())
-
-
 def main(python: str, arguments: Sequence[str]) -> int:
     """Start what `arguments` ask for, and do not return; or return the exit code where nothing is started."""
     try:
@@ -322,7 +300,7 @@ def main(python: str, arguments: Sequence[str]) -> int:
         if refusal.with_usage:
             print(USAGE, end="", file=sys.stderr)
         _say(str(refusal))
-        return REFUSED
+        return ExitCode.REFUSED
 
 
 def _start(python: str, options: Options) -> int:
@@ -331,7 +309,6 @@ def _start(python: str, options: Options) -> int:
         return 0
     there = look_around(python, options)
     if options.supervision and not options.dry_run:
-        os.environ["PYTHON"] = python
         return _become(_supervisor(options, there))
     width = "" if options.dry_run or not sys.stdout.isatty() else _width_of_the_terminal()
     launch = plan(options, there, os.environ, width, is_root=os.geteuid() == 0)
@@ -341,11 +318,9 @@ def _start(python: str, options: Options) -> int:
         print(f"threads per rank: {launch.threads}")
         print(" ".join(map(_quoted, launch.command)))
         return 0
-    # Without `:=`, as an old Python has to read this file before it can say that it is too old.
-    lost = hostfile.unusable(there.hosts, python)
-    if lost:
+    if lost := hostfile.unusable(there.hosts, python):
         _tell_of(list(lost.values()))
-        return UNREACHABLE
+        return ExitCode.FAILED
     os.environ.update(launch.variables)
     return _become(launch.command)
 
@@ -355,7 +330,7 @@ def _width_of_the_terminal() -> str:
 
 
 def _supervisor(options: Options, there: Surroundings) -> list[str]:
-    command = [there.python, str(LAUNCH / "supervise.py"), *options.supervision]
+    command = [there.python, "-m", "lucid.launch.supervise", *options.supervision]
     command += ["-n", str(number_of_ranks(options, there))]
     command += ["--hostfile", options.hostfile] if options.hostfile else []
     command += ["--gpus"] if options.gpus else []
@@ -394,4 +369,4 @@ if __name__ == "__main__":
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this without a traceback
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.executable, sys.argv[1:]))

@@ -1,9 +1,9 @@
 """Starts a run again after a fault, from its newest checkpoint: what `launch/mpirun.sh --restarts N` hands over to.
 
-The ranks run below a plain `launch/mpirun.sh`, one attempt after the other. After each that failed, or that stopped and
-saved (exit code 75), `restart_rule.decide` says from what is known of all attempts whether to go on, and with how many
-ranks on which hosts; this file finds that out, and does it. As the number of ranks is not a hyperparameter, a run that
-goes on with fewer has the same curve.
+Each attempt is an `mpirun` of its own, without restarts. After one that failed, or that stopped and saved (exit code
+75), `restart_rule.decide` says from what is known of all attempts whether to go on, and with how many ranks on which
+hosts; this file finds that out, and does it. As the number of ranks is not a hyperparameter, a run that goes on with
+fewer has the same curve.
 """
 
 import argparse
@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-import hostfile
-from restart_rule import Attempt, GiveUp, Order, decide
+from lucid.errors import ExitCode
+from lucid.launch import hostfile
+from lucid.launch.restart_rule import Attempt, GiveUp, Order, decide
 
-LAUNCHER = Path(__file__).with_name("mpirun.sh")
 # After these nothing is gained by another start: finished, a mistake in the settings or the input, Ctrl-C.
-FINAL = (0, 2, 130)
+FINAL = (ExitCode.FINISHED, ExitCode.REFUSED, ExitCode.INTERRUPTED)
 # Any of them asks for the end of the run, not of an attempt: a scheduler that warns with SIGUSR1 wants the checkpoint
 # and the exit code before the time is over, to queue the run again.
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
@@ -70,7 +70,7 @@ def _run(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> tuple[in
 
 
 def _start(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start `mpirun.sh` such that it cannot outlive this process."""
+    """Start `mpirun` such that it cannot outlive this process."""
     options, descriptors = ["-n", str(ranks)], []
     if hosts:
         # A hostfile in memory: there is nothing to clean up, however this ends.
@@ -87,7 +87,7 @@ def _start(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> subpro
 
     try:
         return subprocess.Popen(
-            [LAUNCHER, *options, *arguments],
+            [sys.executable, "-m", "lucid.launch.mpirun", *options, *arguments],
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
             process_group=0,
@@ -126,7 +126,7 @@ def _say(sentence: str) -> None:
 
 def _fail(sentence: str) -> NoReturn:
     _say(sentence)
-    sys.exit(2)
+    sys.exit(ExitCode.REFUSED)
 
 
 def main() -> int:
@@ -147,7 +147,6 @@ def main() -> int:
         _fail(f"--min-ranks is {min_ranks}, but the run starts with {given.ranks}: lower it")
     if given.min_ranks is not None and not hosts:
         _fail("--min-ranks goes with --hostfile: only a host that is lost makes the ranks fewer")
-    sys.path.insert(0, "")  # lucid is found where the ranks find it, who are started by `python -m`
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGCHLD})
     order = Order(given.restarts, given.ranks, min_ranks, given.backoff, hosts)
     return supervise(order, given.config, given.overrides, ["--gpus"] if given.gpus else [])

@@ -1,9 +1,8 @@
-"""Which cores and which GPU of its host a rank gets: what `keeper.py` does before the rank starts.
+"""Which cores and which GPU of its host a rank gets: what `rank_parent` does before the rank starts.
 
 The cores that this process may use are dealt out in blocks, NUMA domain after NUMA domain: so there is one rank a
 core, or one a domain, where their numbers fit. With GPUs each rank gets one of them, and its share of the cores near
 it, as if every GPU had a rank: two runs that use different GPUs never meet on a core.
-It needs the standard library only.
 """
 
 import os
@@ -92,7 +91,7 @@ def place(environment: MutableMapping[str, str], bind: bool, with_gpus: bool) ->
     if with_gpus:
         gpu = _gpu_of(local, machine.gpus)
         # The order of the numbers that a scheduler may have given.
-        environment |= {"CUDA_VISIBLE_DEVICES": gpu.name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        environment.update({"CUDA_VISIBLE_DEVICES": gpu.name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
         cores = machine.cores_near(gpu)
     elif bind:
         cores = machine.cores_of(local.rank, local.ranks)

@@ -1,4 +1,4 @@
-"""Whether a run is started again after a failure, when, and with how many ranks: the rule of `supervise.py`.
+"""Whether a run is started again after a failure, when, and with how many ranks: the rule of `supervise`.
 
 It is a function of what is known of all attempts, and touches nothing.
 """
@@ -7,7 +7,8 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-STOPPED_AND_SAVED = 75
+from lucid.errors import ExitCode
+
 # In seconds. A fault that passes by itself, such as a file system that remounts, has mostly passed within a minute;
 # longer waits would only cost a long run with many faults its time.
 LONGEST_WAIT = 60
@@ -84,7 +85,7 @@ def _in_words(exit_code: int) -> str:
     # The launcher's code may be those of several ranks, or-ed: only what is certain is put into words.
     if exit_code < 0:
         return f"the launcher was killed by {signal.Signals(-exit_code).name}"
-    return f"{'stopped and saved' if exit_code == STOPPED_AND_SAVED else 'failed'} with exit code {exit_code}"
+    return f"{'stopped and saved' if exit_code == ExitCode.STOPPED else 'failed'} with exit code {exit_code}"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -1,7 +1,4 @@
-"""What of its machine this process may use: cores, their time, and memory.
-
-The launchers load this file by its path, before they start ranks: it needs the standard library only.
-"""
+"""What of its machine this process may use: cores, their time, and memory."""
 
 import os
 from collections.abc import Iterable, Iterator
