@@ -123,14 +123,13 @@ def synchronise() -> None:
     sys.modules["cupy"].cuda.get_current_stream().synchronize()
 
 
-def use_gpu(device: str, place: int) -> str:
+def use_gpu(device: str, number: int) -> str:
     """Let this thread compute on one GPU ("cuda:N"), in a stream of its own, and return its name so.
 
-    "cuda" takes number `place` of those that it sees, beginning again where there are fewer. Raises `ConfigError` if
-    there is none.
+    "cuda" is GPU `number` of the visible ones, modulo their count. Raises `ConfigError` if there is none.
     """
     cupy = gpu_library(device)
-    index = _gpu_index(device) if ":" in device else place % cupy.cuda.runtime.getDeviceCount()
+    index = _gpu_index(device) if ":" in device else number % cupy.cuda.runtime.getDeviceCount()
     cupy.cuda.Device(index).use()
     # Not the default stream, which cannot be captured, and waits for all others. It is entered, and never left: CuPy
     # goes back to the outermost block after each `with stream:`, of which it has some itself, and would forget a `use`.
@@ -140,7 +139,7 @@ def use_gpu(device: str, place: int) -> str:
 
 
 @dataclass(frozen=True)
-class GPU:
+class GPUInfo:
     """A GPU: what it is called ("NVIDIA H200"), its address on the PCI bus, and the version of NCCL, "" for none."""
 
     name: str
@@ -148,7 +147,7 @@ class GPU:
     nccl: str
 
     @classmethod
-    def at(cls, device: str) -> "GPU":
+    def at(cls, device: str) -> "GPUInfo":
         """Return what is known of `device` ("cuda:N")."""
         cupy, index = gpu_library(device), _gpu_index(device)
         name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()

@@ -1,8 +1,8 @@
 """Random numbers as a pure function of where they are used: Philox4x32-10, keyed by coordinates.
 
-The key is the run's seed; the four 32-bit counter words are (stream, step, sample, block), and element `e` of a
-sample is word `e % 4` of block `e // 4`. So a number depends on what it is for and on its *global* place, never on
-the rank, the number of ranks, the micro-batch or the order of calls, and backward makes again what forward used.
+The key is the run's seed; the four 32-bit counter words are (purpose, step, sample, block), and element `e` of a
+sample is word `e % 4` of block `e // 4`. A number therefore depends on its purpose and its *global* position, never on
+the rank, the number of ranks, the micro-batch or the order of calls. Backward draws again the numbers of forward.
 
 Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -21,12 +21,12 @@ _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_INCREMENTS = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
 _WORD = 0xFFFFFFFF
-# Blocks made at once: their scratch arrays stay in a core's cache.
+# Blocks computed at once: their scratch arrays stay in a core's cache.
 _CHUNK = 8192
 
 
-class Stream(IntEnum):
-    """The first counter word: what the numbers are for. Dropout adds the number of its site in the model."""
+class Purpose(IntEnum):
+    """The first counter word: what the numbers are used for. Dropout adds the number of its site in the model."""
 
     BY_HAND = 0
     SHUFFLE = 1
@@ -39,10 +39,10 @@ class Stream(IntEnum):
 class Coordinates:
     """Where in a run numbers are drawn.
 
-    `counters` (int64 [B]) has the second and third counter word of each row in one: the step above, the low half of the
-    sample below. With `positions`, integers [B], a row is a part of its sample, and this says which: the first is 0,
-    and all are as large as the row. Both may lie in a GPU's memory. Nothing is derived from them and kept, as they may
-    be filled anew for each step.
+    `counters` (int64 [B]) packs the second and third counter word of each row: the step in the high half, the sample in
+    the low half. With `positions` (integers [B]) each row is one part of its sample: the parts have the length of the
+    row and are numbered from 0. Both arrays may be in a GPU's memory. Nothing derived from them is cached, because each
+    step may write new values into them.
     """
 
     seed: int
@@ -51,7 +51,7 @@ class Coordinates:
 
     @classmethod
     def of(cls, seed: int, step: int, samples: Array) -> "Coordinates":
-        """Return those of a batch whose row `i` is sample `samples[i]` of step `step`.
+        """Return the coordinates of a batch whose row `i` is sample `samples[i]` of step `step`.
 
         `samples` is an integer array [B]: each row's index in the *global* batch of the step.
         """
@@ -59,15 +59,15 @@ class Coordinates:
         return cls(seed, (samples.astype(np.uint64) & np.uint64(_WORD) | above).astype(np.int64))
 
 
-def random_words(stream: int, coordinates: Coordinates, count: int) -> Array:
+def random_words(purpose: int, coordinates: Coordinates, count: int) -> Array:
     """Return uint32 [B, count]: `count` words for each of the B rows of `coordinates`.
 
-    The array belongs to the library of `coordinates.counters`.
+    The array is on the device of `coordinates.counters`.
     """
     counters, positions = coordinates.counters, coordinates.positions
     xp = array_module(counters)
     first = xp.zeros(len(counters), np.int64) if positions is None else xp.asarray(positions, np.int64) * count
-    # The words of a row may begin within a block.
+    # A row's words may begin within a block.
     blocks = -(-(count + (0 if positions is None else 3)) // 4)
     words = xp.empty((len(counters), blocks, 4), dtype=np.uint32)
     rows_at_once = max(1, _CHUNK // max(blocks, 1))
@@ -75,19 +75,19 @@ def random_words(stream: int, coordinates: Coordinates, count: int) -> Array:
         for start in range(0, blocks, _CHUNK):
             rows = slice(row, row + rows_at_once)
             numbers = first[rows, None] // 4 + xp.arange(start, min(start + _CHUNK, blocks))
-            words[rows, start : start + _CHUNK] = _philox(stream, coordinates.seed, counters[rows], numbers)
+            words[rows, start : start + _CHUNK] = _philox(purpose, coordinates.seed, counters[rows], numbers)
     words = words.reshape(len(counters), -1)
     return (
         words[:, :count] if positions is None else xp.take_along_axis(words, first[:, None] % 4 + xp.arange(count), 1)
     )
 
 
-def _philox(stream: int, seed: int, counters: Array, blocks: Array) -> Array:
-    """Return uint32 [B, N, 4]: the words of the N blocks, numbered in `blocks` [B, N], of B `Coordinates.counters`."""
+def _philox(purpose: int, seed: int, counters: Array, blocks: Array) -> Array:
+    """Return uint32 [B, N, 4]: the words of blocks number `blocks` [B, N] at `Coordinates.counters` [B]."""
     xp, shape = array_module(counters), blocks.shape
     counters = xp.broadcast_to(counters.astype(np.uint64)[:, None], shape)
-    # 32-bit words in 64-bit arrays: a product of two then has both its halves in one element.
-    first = xp.full(shape, stream & _WORD, dtype=np.uint64)
+    # 32-bit words in 64-bit arrays: one element then holds both halves of a product.
+    first = xp.full(shape, purpose & _WORD, dtype=np.uint64)
     word, half = np.uint64(_WORD), np.uint64(32)
     second, third = counters >> half, counters & word
     fourth = blocks.astype(np.uint64)
@@ -108,7 +108,7 @@ def _philox(stream: int, seed: int, counters: Array, blocks: Array) -> Array:
 
 
 def uniform(words: Array) -> Array:
-    """Turn words into float64 in (0, 1): the middle of each of 2**32 equal steps, so never 0 or 1."""
+    """Turn words into float64 in (0, 1): the midpoint of one of 2**32 equal intervals, so never 0 or 1."""
     return (words.astype(np.float64) + 0.5) * 2.0**-32
 
 
@@ -119,13 +119,13 @@ def integers(words: Array, bound: int | Array) -> Array:
 
 
 def keep_threshold(probability: float) -> int:
-    """Return the word at and above which an element survives dropout with `probability` of falling out."""
+    """Return the least word that keeps an element in dropout with this `probability`."""
     return min(round(probability * 2**32), _WORD)
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What the next draws depend on: the coordinates in force, and for those by hand the seed and the calls so far."""
+class RandomState:
+    """What the next draws depend on: the coordinates in force, and the seed and call counter of draws by hand."""
 
     coordinates: Coordinates | None
     seed: int
@@ -139,7 +139,7 @@ _calls_by_hand = 0
 
 @contextmanager
 def at(coordinates: Coordinates) -> Iterator[None]:
-    """Draw dropout inside the block at these coordinates, whatever was drawn before."""
+    """Draw dropout inside the block at these coordinates."""
     token = _current.set(coordinates)
     try:
         yield
@@ -148,40 +148,43 @@ def at(coordinates: Coordinates) -> Iterator[None]:
 
 
 def current_coordinates(rows: int) -> Coordinates:
-    """Return the coordinates set by `at`, or fresh ones for a call by hand with `rows` rows."""
+    """Return the coordinates set by `at`, or new ones for a call by hand with `rows` rows.
+
+    Raises `ValueError` if the coordinates in force have another number of rows.
+    """
     coordinates = _current.get()
     if coordinates is None:
         return coordinates_by_hand(rows)
     if len(coordinates.counters) != rows:
-        raise ValueError(f"the coordinates in force are of {len(coordinates.counters)} samples, the batch has {rows}")
+        raise ValueError(f"the coordinates in force have {len(coordinates.counters)} samples, the batch has {rows}")
     return coordinates
 
 
 def coordinates_by_hand(rows: int) -> Coordinates:
-    """Return new coordinates, drawn from `manual_seed` and the number of calls since."""
+    """Return new coordinates, which follow from `manual_seed` and the number of calls since."""
     global _calls_by_hand
     _calls_by_hand += 1
     return Coordinates.of(_seed_by_hand, _calls_by_hand - 1, np.arange(rows))
 
 
 def manual_seed(seed: int) -> None:
-    """Seed what is drawn by hand: initial weights, and dropout and masks outside a training run."""
+    """Seed the draws by hand: initial weights, and dropout and masks outside a training run."""
     global _seed_by_hand, _calls_by_hand
     _seed_by_hand, _calls_by_hand = seed, 0
 
 
-def drawing() -> Drawing:
-    """Return what the next draws depend on, for `draw_as`."""
-    return Drawing(_current.get(), _seed_by_hand, _calls_by_hand)
+def state() -> RandomState:
+    """Return what the next draws depend on, for `using`."""
+    return RandomState(_current.get(), _seed_by_hand, _calls_by_hand)
 
 
 @contextmanager
-def draw_as(place: Drawing) -> Iterator[None]:
-    """Draw inside the block what was drawn after `drawing` returned `place`; what is drawn later is not changed."""
+def using(state: RandomState) -> Iterator[None]:
+    """Repeat inside the block the draws that followed `state`; draws after the block are not affected."""
     global _seed_by_hand, _calls_by_hand
     before = _seed_by_hand, _calls_by_hand
-    token = _current.set(place.coordinates)
-    _seed_by_hand, _calls_by_hand = place.seed, place.calls
+    token = _current.set(state.coordinates)
+    _seed_by_hand, _calls_by_hand = state.seed, state.calls
     try:
         yield
     finally:

@@ -101,7 +101,7 @@ def state_of_the_process() -> list[object]:
         signal.alarm(0),
         [library["num_threads"] for library in threadpool_info()],
         threads.count(),
-        lucid.random.drawing(),
+        lucid.random.state(),
         np.random.get_state()[1].tolist(),
         random.getstate(),
         [str(each) for each in warnings.filters],

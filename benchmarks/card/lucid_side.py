@@ -14,8 +14,8 @@ from card.workloads import Workload
 from lucid import kernels
 from lucid.backend import Array, gpu_library, gpu_software, synchronise
 from lucid.distributed import connect
+from lucid.gpu_async import HostCopy
 from lucid.models import BERTForPreTraining
-from lucid.streams import Readback
 
 # Sides of the product, and bytes of the copy, that say what the card can do. The tiny model is for machines without.
 PRODUCT_SIDE, COPY_BYTES = 8192, 2**30
@@ -34,7 +34,7 @@ class LucidSide:
         self.tiny = workload.model == "tiny"
         model = BERTForPreTraining.from_pretrained(folder)
         self.training_step = TrainingStep(model, self.communicator, workload, workload.batch(folder))
-        self.outcomes: list[Readback] = []
+        self.outcomes: list[HostCopy] = []
 
     def step(self) -> None:
         self.outcomes.append(self.training_step.take())

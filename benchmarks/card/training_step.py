@@ -7,10 +7,10 @@ from peers.side import BETAS, EPSILON, LEARNING_RATE, MAX_NORM, WEIGHT_DECAY
 from lucid.backend import Array
 from lucid.data import Batch
 from lucid.distributed import Communicator, DistributedDataParallel
+from lucid.gpu_async import HostCopy
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.memory import NumberSizes, activation_bytes
 from lucid.optim import AdamW, clip_scale, global_norm
-from lucid.streams import Readback
 from lucid.training.graphs import GraphedMicroBatches, rounded_up
 from lucid.training.micro_batches import Share, share_of
 
@@ -29,14 +29,14 @@ class Training:
         rounded: bool = True,
         graphs: bool = True,
     ) -> None:
-        self.ddp = DistributedDataParallel(model.to(communicator.device), communicator, rounded=rounded)
+        self.ddp = DistributedDataParallel(model.to(communicator.device), communicator, bfloat16_copy=rounded)
         self.optimizer = AdamW(self.ddp.flat, BETAS, EPSILON, WEIGHT_DECAY)
         numbers = NumberSizes(2, 2, keeps_scores=False) if rounded else NumberSizes(4, 4, keeps_scores=False)
         activations = activation_bytes(model.config, numbers, "none", *size)
         self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs, activations)
         self._taken = 0
 
-    def take(self, share: Share, masked_tokens: int, pairs: int) -> Readback:
+    def take(self, share: Share, masked_tokens: int, pairs: int) -> HostCopy:
         """Ask for a step, and return its figures on their way: those of `MicroBatches.gradients`, then the norm.
 
         `masked_tokens` and `pairs` are those of the global batch.
@@ -45,7 +45,7 @@ class Training:
         figures[-1] = norm = global_norm(self.ddp.flat)
         self.optimizer.step(LEARNING_RATE, clip_scale(norm, MAX_NORM))
         self._taken += 1
-        return Readback(figures)
+        return HostCopy(figures)
 
 
 class TrainingStep:
@@ -65,7 +65,7 @@ class TrainingStep:
         whole = {"sequence_ids": np.ones_like(batch["input_ids"]), "samples": np.arange(workload.rows)}
         self.share = share_of(model, Batch(**batch, **whole), None)
 
-    def take(self) -> Readback:
+    def take(self) -> HostCopy:
         """Ask for a step, and return its figures on their way, as of `Training.take`."""
         return self._training.take(self.share, self.workload.masked_tokens, self.workload.rows)
 

@@ -52,7 +52,7 @@ class Function:
         """Run forward on `inputs` (tensors, or arrays and numbers, which get no gradient)."""
         recording = _recording.get()
         function = cls(tuple(recording and _requires_grad(item) for item in inputs))
-        arrays = [cls.array_of(item) if isinstance(item, tensors.Tensor) else item for item in inputs]
+        arrays = [cls.values_of(item) if isinstance(item, tensors.Tensor) else item for item in inputs]
         data = function.forward(*arrays, **settings)
         if not any(function.needs):
             return tensors.Tensor(data)
@@ -62,9 +62,9 @@ class Function:
         return tensors.Tensor(data, requires_grad=True, function=function)
 
     @staticmethod
-    def array_of(tensor: "tensors.Tensor") -> Array:
+    def values_of(tensor: "tensors.Tensor") -> Array:
         """Return what `forward` is given of an input."""
-        return tensor.operand
+        return tensor.compute_copy
 
     def forward(self, *inputs: Any, **settings: Any) -> Array:
         raise NotImplementedError

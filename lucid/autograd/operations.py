@@ -1,25 +1,22 @@
-"""The differentiable operations of everyday use, for NumPy and CuPy alike. BERT's fused ones are in `nn.functional`.
+"""The differentiable operations behind `Tensor`'s methods. `nn.functional` has the fused operations of BERT.
 
-Each `Function` is a forward and a backward side by side; the function below it is what callers use. Operands are
-tensors, arrays or numbers, and broadcast as in NumPy.
+Each `Function` is a pair of methods, forward and backward. Inputs are tensors, arrays (NumPy or CuPy) or
+numbers, and broadcast as in NumPy.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lucid.autograd.function import Deferred, Function
 from lucid.backend import Array, array_module
 
-if TYPE_CHECKING:
-    from lucid.autograd.tensor import Tensor
-
 Axes = int | tuple[int, ...] | None
 
 
 def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Sum `gradient` over the axes along which an operand of `shape` was broadcast."""
+    """Sum `gradient` over the axes along which an input of `shape` was broadcast."""
     extra = gradient.ndim - len(shape)
     stretched = tuple(extra + axis for axis, size in enumerate(shape) if size == 1)
     gradient = gradient.sum(axis=(*range(extra), *stretched), keepdims=True) if extra or stretched else gradient
@@ -79,6 +76,8 @@ class Divide(Function):
 
 
 class Power(Function):
+    """A power with a constant exponent."""
+
     def forward(self, x: Array, exponent: float) -> Array:
         self.save(x, exponent)
         return x**exponent
@@ -125,7 +124,7 @@ class MatMul(Function):
 
     def forward(self, a: Array, b: Array) -> Array:
         if a.ndim < 2 or b.ndim < 2:
-            raise ValueError(f"matmul takes operands of two or more dimensions, not {a.shape} and {b.shape}")
+            raise ValueError(f"matmul takes two or more dimensions, not {a.shape} and {b.shape}")
         self.save(a, b)
         return array_module(a).matmul(a, b)
 
@@ -161,7 +160,7 @@ class Reshape(Function):
         return gradient.reshape(shape)
 
 
-class Transpose(Function):
+class Permute(Function):
     def forward(self, x: Array, *, axes: tuple[int, ...]) -> Array:
         self.save(axes)
         return x.transpose(axes)
@@ -175,7 +174,7 @@ class Transpose(Function):
 
 
 class Index(Function):
-    """Basic and advanced indexing; an element taken twice gets both gradients."""
+    """Basic and advanced indexing; an element that is taken twice gets both gradients."""
 
     @staticmethod
     def _is_basic(index: Any) -> bool:
@@ -211,65 +210,3 @@ class Softmax(Function):
     def backward(self, gradient: Array) -> Any:
         y, axis = self.saved
         return y * (gradient - (gradient * y).sum(axis=axis, keepdims=True))
-
-
-def add(a: Any, b: Any) -> "Tensor":
-    return Add.apply(a, b)
-
-
-def subtract(a: Any, b: Any) -> "Tensor":
-    return Subtract.apply(a, b)
-
-
-def multiply(a: Any, b: Any) -> "Tensor":
-    return Multiply.apply(a, b)
-
-
-def divide(a: Any, b: Any) -> "Tensor":
-    return Divide.apply(a, b)
-
-
-def power(x: "Tensor", exponent: float) -> "Tensor":
-    """Raise to a constant power."""
-    return Power.apply(x, exponent)
-
-
-def exp(x: "Tensor") -> "Tensor":
-    return Exp.apply(x)
-
-
-def log(x: "Tensor") -> "Tensor":
-    return Log.apply(x)
-
-
-def tanh(x: "Tensor") -> "Tensor":
-    return Tanh.apply(x)
-
-
-def matmul(a: Any, b: Any) -> "Tensor":
-    return MatMul.apply(a, b)
-
-
-def sum(x: "Tensor", axis: Axes = None, keepdims: bool = False) -> "Tensor":
-    return Sum.apply(x, axis=axis, keepdims=keepdims)
-
-
-def mean(x: "Tensor", axis: Axes = None, keepdims: bool = False) -> "Tensor":
-    total = sum(x, axis, keepdims)
-    return multiply(total, total.size / x.size)
-
-
-def reshape(x: "Tensor", shape: tuple[int, ...]) -> "Tensor":
-    return Reshape.apply(x, shape=shape)
-
-
-def transpose(x: "Tensor", axes: tuple[int, ...]) -> "Tensor":
-    return Transpose.apply(x, axes=axes)
-
-
-def index(x: "Tensor", index: Any) -> "Tensor":
-    return Index.apply(x, index=index)
-
-
-def softmax(x: "Tensor", axis: int = -1) -> "Tensor":
-    return Softmax.apply(x, axis=axis)

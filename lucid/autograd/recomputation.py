@@ -19,12 +19,12 @@ class Recomputed(Function):
 
     def __init__(self, run: Callable[[], Tensor]) -> None:
         super().__init__(needs=())
-        self.save(run, random.drawing())
+        self.save(run, random.state())
 
     def run_again(self) -> Function:
         """Run the part as it was run before, and return the last function recorded."""
-        run, drawing = self.saved
-        with enable_grad(), random.draw_as(drawing):
+        run, state = self.saved
+        with enable_grad(), random.using(state):
             last = run().origin
         assert isinstance(last, Function)
         return last

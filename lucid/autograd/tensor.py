@@ -1,4 +1,4 @@
-"""`Tensor`: an array with a memory of how it was made. Feels like PyTorch's, holds a NumPy or a CuPy array."""
+"""`Tensor`: a NumPy or CuPy array that remembers how it was computed. Its methods follow PyTorch's."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -7,6 +7,7 @@ import numpy as np
 
 from lucid import backend
 from lucid.autograd import operations
+from lucid.autograd.operations import Axes
 from lucid.backend import Array
 from lucid.kernels.targets import Target, put
 
@@ -18,20 +19,20 @@ class Tensor:
     """An n-dimensional array that may take part in differentiation.
 
     `data` is the array itself (NumPy or CuPy). A leaf with `requires_grad` collects its gradient in `grad`, a tensor
-    of the same shape and dtype, when `backward` is called on something computed from it.
+    of the same shape and dtype, when `backward` is called on a tensor that was computed from it.
     """
 
-    # Tells NumPy to leave `array * tensor` to us.
+    # Makes NumPy leave `array * tensor` to `Tensor.__rmul__`.
     __array_ufunc__ = None
 
     def __init__(self, data: Array, requires_grad: bool = False, function: "Function | None" = None) -> None:
-        # NumPy makes a scalar of what has no dimensions.
+        # NumPy returns a scalar, not an array, where a result has no dimensions.
         self.data = np.asarray(data) if isinstance(data, np.generic) else data
         self.requires_grad = requires_grad
         self._function = function
-        # The gradient, None where there is none; and the array that it is written to, which outlives it.
+        # The gradient, or None; and the buffer that it is written to, which outlives it.
         self._gradient: Array | None = None
-        self._room: Array | None = None
+        self._gradient_buffer: Array | None = None
         self._ready_hooks: list[Callable[[], None]] = []
 
     @property
@@ -51,13 +52,13 @@ class Tensor:
         return self.data.dtype
 
     @property
-    def operand(self) -> Array:
-        """What operations are given of this tensor: the array itself. A parameter may have a rounded copy for them."""
+    def compute_copy(self) -> Array:
+        """The array that operations compute with: `data`, or a parameter's bfloat16 copy of two or more dimensions."""
         return self.data
 
     @property
-    def rounded(self) -> Array:
-        """What linear maps are given: they take the rounded copy of a vector, too, if there is one."""
+    def linear_copy(self) -> Array:
+        """The array that linear maps compute with: `data`, or a parameter's bfloat16 copy, biases included."""
         return self.data
 
     @property
@@ -78,7 +79,7 @@ class Tensor:
         return Tensor(self.data)
 
     def to(self, target: "str | np.dtype | type") -> "Tensor":
-        """Return this tensor on a device ("cpu", "cuda:0") or in a dtype, detached; itself where it is so already."""
+        """Return this tensor on a device ("cpu", "cuda:0") or in a dtype, detached; itself if nothing changes."""
         data = backend.to_device(self.data, target) if isinstance(target, str) else self.data.astype(target, copy=False)
         return self if data is self.data else Tensor(data)
 
@@ -89,12 +90,12 @@ class Tensor:
 
     @property
     def origin(self) -> "Function | Tensor":
-        """What the gradient of this tensor goes to: the function that made it, or itself for a leaf."""
+        """The node that receives this tensor's gradient: the function that made it, or the tensor itself if a leaf."""
         return self._function or self
 
     @property
     def grad(self) -> "Tensor | None":
-        """The gradient collected so far, or None. Shares memory with the buffer that backward adds to."""
+        """The gradient collected so far, or None. It shares memory with the buffer that backward adds to."""
         return None if self._gradient is None else Tensor(self._gradient)
 
     @property
@@ -103,9 +104,10 @@ class Tensor:
         return self._gradient is not None
 
     def backward(self, gradient: "Tensor | Array | None" = None) -> None:
-        """Add the gradient of this tensor to the `grad` of all leaves that it was computed from.
+        """Add the gradient of this tensor to the `grad` of every leaf that it was computed from.
 
-        `gradient` weighs the elements (same shape); it may be left out for a single element.
+        `gradient`, of this tensor's shape, weights the elements; a tensor with one element needs none. Raises
+        `ValueError` for a wrong shape, or if no leaf behind this tensor requires a gradient.
         """
         from lucid.autograd import engine
 
@@ -121,50 +123,47 @@ class Tensor:
         engine.backward(self, data)
 
     def zero_grad(self) -> None:
-        """Forget the gradient: the next contribution overwrites the buffer, nothing is cleared."""
+        """Forget the gradient. Nothing is cleared: the next contribution overwrites the buffer."""
         self._gradient = None
 
     def replace_data(self, data: Array) -> None:
         """Hold `data` instead (another device or dtype); the gradient is dropped."""
-        self.data, self._gradient, self._room = data, None, None
+        self.data, self._gradient, self._gradient_buffer = data, None, None
 
     def use_buffers(self, data: Array, gradient: Array) -> None:
-        """Move values and gradient into these arrays, of this tensor's shape: views into flat buffers."""
+        """Move values and gradient into these arrays of this tensor's shape: views into flat buffers."""
         data[...] = self.data
         if self._gradient is not None:
             gradient[...] = self._gradient
             self._gradient = gradient
-        self.data, self._room = data, gradient
+        self.data, self._gradient_buffer = data, gradient
 
     def collect_gradient_in(self, buffer: Array) -> None:
-        """Let the next backward overwrite `buffer`, of this tensor's shape; the gradient so far is forgotten."""
-        self._gradient, self._room = None, buffer
+        """Forget the gradient, and make the next backward overwrite `buffer`, which has this tensor's shape."""
+        self._gradient, self._gradient_buffer = None, buffer
 
     def mark_gradient(self) -> None:
-        """Take what the buffer holds as the gradient: something has written it that this tensor knows nothing of."""
-        self._gradient = self._room
+        """Take the content of the buffer as the gradient: a replayed CUDA graph wrote it without calling Python."""
+        self._gradient = self._gradient_buffer
 
     def gradient_target(self, shape: tuple[int, ...]) -> Target:
-        """Return where a contribution to the gradient is to be written or added, which the caller does at once.
-
-        `shape` is the contribution's: this tensor's.
-        """
-        if self._room is None:
-            self._room = backend.array_module(self.data).empty_like(self.data, order="C")
-        target = Target(self._room, self.has_gradient)
-        self._gradient = self._room
+        """Return where to write or add a contribution of `shape`, this tensor's. The caller must do so at once."""
+        if self._gradient_buffer is None:
+            self._gradient_buffer = backend.array_module(self.data).empty_like(self.data, order="C")
+        target = Target(self._gradient_buffer, self.has_gradient)
+        self._gradient = self._gradient_buffer
         return target
 
     def accumulate(self, contribution: "Gradient") -> None:
-        """Add a contribution to the gradient, unless it has been written there; the first after `zero_grad` overwrites.
+        """Add a contribution to the gradient; the first one after `zero_grad` overwrites.
 
-        It has been if it is the `gradient_target`.
+        A contribution that is this tensor's `gradient_target` has already been written there.
         """
         from lucid.autograd.function import Deferred
 
         assert contribution is not None, "a function gave no gradient for an input that needs one"
         if isinstance(contribution, Target):
-            if contribution.out is self._room:
+            if contribution.out is self._gradient_buffer:
                 return
             contribution = contribution.out
         out, accumulate = target = self.gradient_target(self.shape)
@@ -174,7 +173,7 @@ class Tensor:
             put(contribution, target)
 
     def add_ready_hook(self, callback: Callable[[], None]) -> None:
-        """Call `callback` in each backward when all uses of this leaf have contributed to its gradient."""
+        """Call `callback` in each backward, once all uses of this leaf have contributed to its gradient."""
         self._ready_hooks.append(callback)
 
     def run_ready_hooks(self) -> None:
@@ -182,72 +181,81 @@ class Tensor:
             callback()
 
     def __add__(self, other: Any) -> "Tensor":
-        return operations.add(self, other)
+        return operations.Add.apply(self, other)
 
     def __radd__(self, other: Any) -> "Tensor":
-        return operations.add(other, self)
+        return operations.Add.apply(other, self)
 
     def __sub__(self, other: Any) -> "Tensor":
-        return operations.subtract(self, other)
+        return operations.Subtract.apply(self, other)
 
     def __rsub__(self, other: Any) -> "Tensor":
-        return operations.subtract(other, self)
+        return operations.Subtract.apply(other, self)
 
     def __mul__(self, other: Any) -> "Tensor":
-        return operations.multiply(self, other)
+        return operations.Multiply.apply(self, other)
 
     def __rmul__(self, other: Any) -> "Tensor":
-        return operations.multiply(other, self)
+        return operations.Multiply.apply(other, self)
 
     def __truediv__(self, other: Any) -> "Tensor":
-        return operations.divide(self, other)
+        return operations.Divide.apply(self, other)
 
     def __rtruediv__(self, other: Any) -> "Tensor":
-        return operations.divide(other, self)
+        return operations.Divide.apply(other, self)
 
     def __pow__(self, exponent: float) -> "Tensor":
-        return operations.power(self, exponent)
+        return operations.Power.apply(self, exponent)
 
     def __neg__(self) -> "Tensor":
-        return operations.multiply(self, -1)
+        return self * -1
 
     def __matmul__(self, other: Any) -> "Tensor":
-        return operations.matmul(self, other)
+        return operations.MatMul.apply(self, other)
 
     def __rmatmul__(self, other: Any) -> "Tensor":
-        return operations.matmul(other, self)
+        return operations.MatMul.apply(other, self)
 
     def __getitem__(self, index: Any) -> "Tensor":
-        return operations.index(self, tuple(map(array_of, index)) if isinstance(index, tuple) else array_of(index))
+        parts = tuple(map(array_of, index)) if isinstance(index, tuple) else array_of(index)
+        return operations.Index.apply(self, index=parts)
 
-    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
-        return operations.sum(self, axis, keepdims)
+    def sum(self, axis: Axes = None, keepdims: bool = False) -> "Tensor":
+        return operations.Sum.apply(self, axis=axis, keepdims=keepdims)
 
-    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> "Tensor":
-        return operations.mean(self, axis, keepdims)
+    def mean(self, axis: Axes = None, keepdims: bool = False) -> "Tensor":
+        total = self.sum(axis, keepdims)
+        return total * (total.size / self.size)
 
     def exp(self) -> "Tensor":
-        return operations.exp(self)
+        return operations.Exp.apply(self)
 
     def log(self) -> "Tensor":
-        return operations.log(self)
+        return operations.Log.apply(self)
 
     def sqrt(self) -> "Tensor":
-        return operations.power(self, 0.5)
+        return self**0.5
 
     def tanh(self) -> "Tensor":
-        return operations.tanh(self)
+        return operations.Tanh.apply(self)
 
     def softmax(self, axis: int = -1) -> "Tensor":
-        return operations.softmax(self, axis)
+        return operations.Softmax.apply(self, axis=axis)
 
     def reshape(self, *shape: Any) -> "Tensor":
-        """Return the same elements in another shape, which is given as numbers or as one tuple; one may be -1."""
-        return operations.reshape(self, shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape)
+        """Return the same elements in another shape, given as numbers or as one tuple; one number may be -1."""
+        return operations.Reshape.apply(self, shape=_numbers(shape))
 
-    def transpose(self, *axes: int) -> "Tensor":
-        """Return the axes in this order, or in reverse order if none is given (as NumPy does)."""
-        return operations.transpose(self, axes or tuple(reversed(range(self.ndim))))
+    def transpose(self, first: int, second: int) -> "Tensor":
+        """Return this tensor with two dimensions swapped, as in PyTorch."""
+        axes = list(range(self.ndim))
+        axes[first], axes[second] = axes[second], axes[first]
+        return self.permute(*axes)
+
+    def permute(self, *dimensions: Any) -> "Tensor":
+        """Return this tensor with all its dimensions in another order, given as numbers or as one tuple."""
+        axes = tuple(range(self.ndim)[dimension] for dimension in _numbers(dimensions))
+        return operations.Permute.apply(self, axes=axes)
 
     def __eq__(self, other: object) -> "Tensor":  # type: ignore[override]  # elementwise, as in NumPy and PyTorch
         return Tensor(np.equal(self.data, array_of(other)))
@@ -303,8 +311,8 @@ class Tensor:
 def tensor(values: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """Make a tensor from an array, a tensor, numbers or nested lists.
 
-    Arrays keep their dtype, and their memory where neither dtype nor device changes; Python floats become float32.
-    `device` is "cpu", "cuda" or "cuda:N"; by default the values stay where they are.
+    Arrays keep their dtype; they are not copied unless dtype or device change. Python floats become float32. `device`
+    is "cpu", "cuda" or "cuda:N"; by default the values stay on their device.
     """
     data = array_of(values)
     if not hasattr(data, "shape"):
@@ -319,5 +327,10 @@ def tensor(values: Any, dtype: Any = None, device: str | None = None, requires_g
 
 
 def array_of(value: Any) -> Any:
-    """Return the array inside a tensor, and anything else as it is."""
+    """Return the array inside a tensor; return any other value unchanged."""
     return value.data if isinstance(value, Tensor) else value
+
+
+def _numbers(given: tuple[Any, ...]) -> tuple[int, ...]:
+    """Return numbers that were given one by one, or as one tuple."""
+    return given[0] if len(given) == 1 and isinstance(given[0], tuple) else given

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from lucid.backend import Array
-from lucid.random import Coordinates, Stream, random_words
+from lucid.random import Coordinates, Purpose, random_words
 
 _ROUNDS = 8
 _MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -24,7 +24,7 @@ class Permutation:
         # The two digits span little more than `size`, so few numbers go through twice.
         self._high = math.isqrt(size - 1) + 1
         self._low = -(-size // self._high)
-        words = random_words(Stream.SHUFFLE, Coordinates.of(seed, epoch, np.zeros(1, dtype=np.int64)), 2 * _ROUNDS)[0]
+        words = random_words(Purpose.SHUFFLE, Coordinates.of(seed, epoch, np.zeros(1, dtype=np.int64)), 2 * _ROUNDS)[0]
         self._keys = words[::2].astype(np.uint64) << np.uint64(32) | words[1::2].astype(np.uint64)
 
     def at(self, places: Array) -> Array:

@@ -19,7 +19,7 @@ from lucid.data.spans import find_spans
 from lucid.data.tokenizer import continuing_tokens, load_tokenizer
 from lucid.errors import DataError
 from lucid.kernels.masking import IGNORE_INDEX, Masking, mask_tokens
-from lucid.random import Coordinates, Stream, random_words
+from lucid.random import Coordinates, Purpose, random_words
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Sampler:
     def _segments(self, epoch: int, places: Array) -> Segments:
         """Return the segments of the sequences that stand at `places` of an epoch."""
         spans = Permutation(self._sequences_per_epoch, self._seed, epoch).at(places)
-        words = random_words(Stream.PAIR, Coordinates.of(self._seed, epoch, places), WORDS)
+        words = random_words(Purpose.PAIR, Coordinates.of(self._seed, epoch, places), WORDS)
         return (self._pairs.choose if self._settings.nsp else self._pairs.choose_single)(spans, words)
 
     def _lengths(self, epoch: int, places: Array) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from lucid.backend import CPU, GPU
+from lucid.backend import CPU, GPUInfo
 from lucid.distributed.communicators.agreement import texts_of_all
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.launch.limits import allowed_cpus, available_cores
@@ -45,7 +45,7 @@ def places(communicator: Communicator, threads: int, device: str = CPU) -> list[
 
     All ranks call this.
     """
-    gpu = GPU.at(device) if device != CPU else GPU(CPU, address="", nccl="")
+    gpu = GPUInfo.at(device) if device != CPU else GPUInfo(CPU, address="", nccl="")
     own = Place(platform.node(), tuple(sorted(allowed_cpus())), available_cores(), threads, gpu.name, gpu.address)
     found = []
     for text in texts_of_all(communicator, json.dumps(asdict(own))):

@@ -43,7 +43,7 @@ _attention: AttentionKind = "own"
 class Products(Protocol):
     """The products of linear layers, as of `Kernels`."""
 
-    def operand(self, x: Array) -> Array: ...
+    def product_input(self, x: Array) -> Array: ...
 
     def linear(self, x: Array, weight: Array, bias: Array | None) -> Array: ...
 
@@ -55,7 +55,7 @@ class Products(Protocol):
 class Kernels(Protocol):
     """The catalogue itself."""
 
-    def operand(self, x: Array) -> Array:
+    def product_input(self, x: Array) -> Array:
         """Return x [..., C] as products take it: itself, or rounded once for several products. See `set_precision`.
 
         `linear`, `attention` and their gradients take x, weight, gradient and `joined` either way.
@@ -65,7 +65,7 @@ class Kernels(Protocol):
         """Return x [..., I] times weight [O, I] transposed, plus bias [O]: [..., O].
 
         It is written to `out`, which may be some columns of an array, if x is [N, I] and `out` [N, O] is given. Where x
-        is an `operand` that was rounded, `out` may be of its dtype.
+        is an `product_input` that was rounded, `out` may be of its dtype.
         """
 
     def linear_input_gradient(
@@ -181,7 +181,7 @@ class Kernels(Protocol):
     ) -> tuple[Array, Any]:
         """Scaled dot-product attention (Vaswani et al., 2017), split into heads, of each sequence to itself.
 
-        Query, key and value lie side by side in `joined` [N, 3C], which may be an `operand`. Of a sequence's rows those
+        Query, key and value lie side by side in `joined` [N, 3C], perhaps a `product_input`. Of a sequence's rows those
         in `sequences.mask` count as keys; the probabilities pass through dropout, which draws for row i and key j of
         head h element (h * T + i) * T + j of the sample, i and j being their positions. `coordinates` are of the rows.
         Return (output [N, C] of the dtype of `joined`, what `attention_gradient` needs of it). The latter is for an
@@ -200,7 +200,7 @@ class Kernels(Protocol):
         stream: int,
         coordinates: Coordinates | None,
     ) -> Array:
-        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps an `operand`.
+        """Return the gradient of `attention` by `joined`, in its dtype, for gradient [N, C], perhaps a `product_input`.
 
         `saved` is what `attention` returned beside the output.
         """
@@ -275,11 +275,11 @@ class Kernels(Protocol):
         betas: tuple[float, float],
         epsilon: float,
         weight_decay: float,
-        rounded: Array | None = None,
+        bfloat16_copy: Array | None = None,
     ) -> None:
         """Update values [N] and moments in place. Loshchilov & Hutter, "Decoupled weight decay regularization", 2019.
 
-        `factors` are of `update_factors`. `rounded` [N] (bfloat16), if it is given, gets the new values.
+        `factors` are of `update_factors`. `bfloat16_copy` [N] (bfloat16), if it is given, gets the new values.
         """
 
     def lamb_moments(
@@ -321,18 +321,18 @@ class Kernels(Protocol):
         *,
         epsilon: float,
         weight_decay: float,
-        rounded: Array | None = None,
+        bfloat16_copy: Array | None = None,
     ) -> None:
         """Subtract from values [N] the update of `lamb_moments` times the rate of its block: rates [K] of `lamb_rates`.
 
-        `factors` are of `update_factors`. `rounded` [N] (bfloat16), if it is given, gets the new values.
+        `factors` are of `update_factors`. `bfloat16_copy` [N] (bfloat16), if it is given, gets the new values.
         """
 
 
 def of(array: Array) -> Kernels:
     """Return the kernels for the device and the dtype of `array`.
 
-    float32 has compiled ones, and so has bfloat16, on the CPU as an `operand` only, unless the environment says
+    float32 has compiled ones, and so has bfloat16, on the CPU as an `product_input` only, unless the environment says
     `LUCID_KERNELS=reference`. Everything else, and with it the gradient checks in float64, has the reference. Raises
     `ConfigError` if they cannot be had.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucid.backend import Array, array_module
-from lucid.random import Coordinates, Stream, integers, random_words, uniform
+from lucid.random import Coordinates, Purpose, integers, random_words, uniform
 
 # The label of what does not count, as in PyTorch: unmasked positions, and sequences without a second segment.
 IGNORE_INDEX = -100
@@ -53,7 +53,7 @@ def mask_tokens(
     xp = array_module(input_ids)
     length = input_ids.shape[1]
     slots = min(masking.max_predictions, length)
-    words = random_words(Stream.MASK, coordinates, 2 * slots + length)
+    words = random_words(Purpose.MASK, coordinates, 2 * slots + length)
     how, which, order = words[:, :slots], words[:, slots : 2 * slots], words[:, 2 * slots :]
 
     at_least = 1 if masking.probability > 0 else 0

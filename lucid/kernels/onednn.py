@@ -40,7 +40,7 @@ class _Argument(ctypes.Structure):
     _fields_ = (("number", ctypes.c_int), ("memory", ctypes.c_void_p))
 
 
-class _Layout(NamedTuple):
+class _Strided(NamedTuple):
     """How an array lies in memory; strides are in bytes."""
 
     shape: tuple[int, ...]
@@ -80,7 +80,13 @@ class _Product:
     """A product of arrays that lie in memory in one way, compiled by oneDNN for it; used by one thread alone."""
 
     def __init__(
-        self, library: _Library, left: _Layout, right: _Layout, out: _Layout, bias: _Layout | None, accumulate: bool
+        self,
+        library: _Library,
+        left: _Strided,
+        right: _Strided,
+        out: _Strided,
+        bias: _Strided | None,
+        accumulate: bool,
     ) -> None:
         self._library = library
         layouts = {_LEFT: left, _RIGHT: right, _OUT: out} | ({_BIAS: bias} if bias else {})
@@ -101,7 +107,7 @@ class _Product:
         for descriptor in descriptors.values():
             library.call("dnnl_memory_desc_destroy", descriptor)
 
-    def _describe(self, layout: _Layout) -> ctypes.c_void_p:
+    def _describe(self, layout: _Strided) -> ctypes.c_void_p:
         numbers = ctypes.c_int64 * len(layout.shape)
         return self._library.make(
             "dnnl_memory_desc_create_with_strides", len(layout.shape), numbers(*layout.shape),
@@ -194,8 +200,8 @@ def multiply(left: Array, right: Array, out: Array, bias: Array | None = None, a
     thread.product(*layouts, accumulate).run(thread.stream, *arrays)
 
 
-def _layout(array: Array) -> _Layout:
-    return _Layout(array.shape, array.strides, array.dtype)
+def _layout(array: Array) -> _Strided:
+    return _Strided(array.shape, array.strides, array.dtype)
 
 
 def has_bfloat16_instructions() -> bool:

@@ -38,7 +38,7 @@ def _products(rows: int, outputs: int, inputs: int, like: Array) -> list[Callabl
     kernel = kernels.products_of(like)
     out = array_module(like).empty((outputs, inputs), np.promote_types(like.dtype, np.float32))
     x, gradient, weight = (
-        kernel.operand(_numbers(*shape, like)) for shape in ((rows, inputs), (rows, outputs), (outputs, inputs))
+        kernel.product_input(_numbers(*shape, like)) for shape in ((rows, inputs), (rows, outputs), (outputs, inputs))
     )
 
     def weight_gradient() -> Array:

@@ -58,8 +58,8 @@ def library_name() -> str:
     return onednn.name() if onednn.is_installed() else "NumPy's"
 
 
-def operand(x: Array) -> Array:
-    """Return x as `lucid.kernels.Kernels.operand` does, without haste."""
+def product_input(x: Array) -> Array:
+    """Return x as `lucid.kernels.Kernels.product_input` does, without haste."""
     return reference.round_to_bfloat16(x) if rounds() and x.dtype != onednn.BFLOAT16 else x
 
 

@@ -27,7 +27,7 @@ def _rows(x: Array) -> Array:
     return x.reshape(-1, x.shape[-1])
 
 
-def operand(x: Array) -> Array:
+def product_input(x: Array) -> Array:
     return x
 
 
@@ -397,7 +397,7 @@ def adamw(
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    rounded: Array | None = None,
+    bfloat16_copy: Array | None = None,
 ) -> None:
     learning_rate, gradient_scale, *corrections = factors.tolist()
     if not math.isfinite(gradient_scale):
@@ -408,8 +408,8 @@ def adamw(
         _advance_moments(gradients[block], *moments, betas, gradient_scale)
         values[block] *= 1 - learning_rate * weight_decay
         values[block] -= _direction(*moments, epsilon, *corrections) * learning_rate
-    if rounded is not None:
-        rounded[...] = values
+    if bfloat16_copy is not None:
+        bfloat16_copy[...] = values
 
 
 def lamb_moments(
@@ -454,7 +454,7 @@ def lamb_update(
     *,
     epsilon: float,
     weight_decay: float,
-    rounded: Array | None = None,
+    bfloat16_copy: Array | None = None,
 ) -> None:
     _, gradient_scale, *corrections = factors.tolist()
     if not math.isfinite(gradient_scale):
@@ -462,5 +462,5 @@ def lamb_update(
     update = _direction(first_moments, second_moments, epsilon, *corrections) + weight_decay * values
     for (start, stop), rate in zip(pairwise(bounds.tolist()), rates.tolist(), strict=True):
         values[start:stop] -= update[start:stop] * rate
-    if rounded is not None:
-        rounded[...] = values
+    if bfloat16_copy is not None:
+        bfloat16_copy[...] = values

@@ -17,26 +17,26 @@ from lucid.kernels import Activation
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.kernels.sequences import Sequences
 from lucid.kernels.targets import Target
-from lucid.random import Stream, current_coordinates
+from lucid.random import Purpose, current_coordinates
 
 T = TypeVar("T")
 
 
 class Linear(Function):
     @staticmethod
-    def array_of(tensor: Tensor) -> Array:
+    def values_of(tensor: Tensor) -> Array:
         # A bias is added by the product, in the type of its result.
-        return tensor.rounded
+        return tensor.linear_copy
 
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         kernel = kernels.of(x)
-        operands = kernel.operand(x), kernel.operand(weight)
+        operands = kernel.product_input(x), kernel.product_input(weight)
         self.save(*operands, weight, x.dtype)
         return kernel.linear(*operands, bias)
 
     def backward(self, gradient: Array) -> Any:
         x, factor, weight, dtype = self.saved
-        rounded = kernels.of(gradient).operand(gradient)
+        rounded = kernels.of(gradient).product_input(gradient)
         by_parameters = self.target(1, weight), self.target(2, weight[:, 0])
         _put_by_parameters(gradient, rounded, x, *by_parameters)
         by_x = _by_rows(rounded, [factor], x, dtype) if self.needs[0] else None
@@ -50,13 +50,13 @@ class JoinedLinear(Function):
     """
 
     @staticmethod
-    def array_of(tensor: Tensor) -> Array:
-        return tensor.rounded
+    def values_of(tensor: Tensor) -> Array:
+        return tensor.linear_copy
 
     def forward(self, x: Array, *parameters: Array) -> Array:
         kernel, half = kernels.of(x), len(parameters) // 2
         layers = _fewest(parameters[:half], parameters[half:], as_one)
-        rows, factors = kernel.operand(x), [kernel.operand(weight) for weight, _ in layers]
+        rows, factors = kernel.product_input(x), [kernel.product_input(weight) for weight, _ in layers]
         y = array_module(x).empty((len(x), sum(map(len, factors))), rows.dtype)
         for factor, (_, bias), columns in zip(factors, layers, _columns(factors), strict=True):
             kernel.linear(rows, factor, bias, y[:, columns])
@@ -65,7 +65,7 @@ class JoinedLinear(Function):
 
     def backward(self, gradient: Array) -> Any:
         x, factors, weights, dtype = self.saved
-        half, rounded = 1 + len(weights), kernels.of(gradient).operand(gradient)
+        half, rounded = 1 + len(weights), kernels.of(gradient).product_input(gradient)
         by_weights = [self.target(1 + number, weight) for number, weight in enumerate(weights)]
         by_biases = [self.target(half + number, weight[:, 0]) for number, weight in enumerate(weights)]
         layers = _fewest(by_weights, by_biases, _as_one_target)
@@ -204,14 +204,14 @@ class Attention(Function):
         coordinates = current_coordinates(len(joined)) if probability > 0 else None
         settings = sequences, heads, probability, stream, coordinates
         kernel = kernels.of(joined)
-        joined = kernel.operand(joined)
+        joined = kernel.product_input(joined)
         output, saved = kernel.attention(joined, *settings)
         self.save(joined, saved, *settings)
         return output
 
     def backward(self, gradient: Array) -> Any:
         kernel = kernels.of(gradient)
-        return kernel.attention_gradient(kernel.operand(gradient), *self.saved)
+        return kernel.attention_gradient(kernel.product_input(gradient), *self.saved)
 
 
 class CrossEntropy(Function):
@@ -254,7 +254,7 @@ def dropout(x: Tensor, probability: float, site: int = 0, training: bool = True)
         raise ValueError(f"probability is {probability}; it takes a number from 0 up to, not including, 1")
     if not training or probability == 0:
         return x
-    return Dropout.apply(x, probability=probability, stream=Stream.DROPOUT + site)
+    return Dropout.apply(x, probability=probability, stream=Purpose.DROPOUT + site)
 
 
 def dropout_add_layer_norm(
@@ -274,7 +274,7 @@ def dropout_add_layer_norm(
     """
     probability = dropout_probability if training else 0.0
     return DropoutAddLayerNorm.apply(
-        x, bias, residual, weight, shift, epsilon=epsilon, probability=probability, stream=Stream.DROPOUT + site
+        x, bias, residual, weight, shift, epsilon=epsilon, probability=probability, stream=Purpose.DROPOUT + site
     )
 
 
@@ -301,7 +301,7 @@ def attention(
     """
     probability = dropout_probability if training else 0.0
     return Attention.apply(
-        joined, sequences=sequences, heads=heads, probability=probability, stream=Stream.DROPOUT + site
+        joined, sequences=sequences, heads=heads, probability=probability, stream=Purpose.DROPOUT + site
     )
 
 

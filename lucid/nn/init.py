@@ -57,7 +57,7 @@ def truncated_normal(shape: tuple[int, ...], deviation: float) -> Array:
     if not _drawing.get():
         return zeros(*shape)
     count = int(np.prod(shape))
-    words = random.random_words(random.Stream.BY_HAND, coordinates, count)[0]
+    words = random.random_words(random.Purpose.BY_HAND, coordinates, count)[0]
     values = np.empty(count, np.float32)
     for start in range(0, count, _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -13,21 +13,21 @@ from lucid.kernels.targets import Target
 
 
 class _Copied(Tensor):
-    """A leaf that may have a copy in bfloat16, which operations are given instead, but of vectors linear maps alone."""
+    """A leaf that may have a bfloat16 copy: operations compute with it in place of a matrix, linear maps always."""
 
     def __init__(self, data: backend.Array, requires_grad: bool, copy: backend.Array | None) -> None:
         super().__init__(data, requires_grad)
-        self._rounded = copy
+        self._bfloat16_copy = copy
 
     @property
-    def operand(self) -> backend.Array:
-        """What operations are given: the copy, if there is one and this has two or more dimensions, or else `data`."""
-        return self.data if self.ndim < 2 else self.rounded
+    def compute_copy(self) -> backend.Array:
+        """The array that operations compute with: the copy, if it has two or more dimensions, or else `data`."""
+        return self.data if self.ndim < 2 else self.linear_copy
 
     @property
-    def rounded(self) -> backend.Array:
-        """What linear maps are given: the copy if there is one, or else `data`."""
-        return self.data if self._rounded is None else self._rounded
+    def linear_copy(self) -> backend.Array:
+        """The array that linear maps compute with: the copy if there is one, or else `data`."""
+        return self.data if self._bfloat16_copy is None else self._bfloat16_copy
 
 
 class Parameter(_Copied):
@@ -43,7 +43,7 @@ class Parameter(_Copied):
         self._is_flat = False
         # Values, their copy, and room for the gradient, with the rows of zeros.
         self._padded_data: backend.Array | None = None
-        self._padded_rounded: backend.Array | None = None
+        self._padded_copy: backend.Array | None = None
         self._padded_room: backend.Array | None = None
 
     @property
@@ -55,11 +55,11 @@ class Parameter(_Copied):
         """
         if self._padded_data is None or self._padded_data.shape == self.shape:
             return self
-        return _Padded(self, self._padded_data, self._padded_rounded)
+        return _Padded(self, self._padded_data, self._padded_copy)
 
-    def use_rounded(self, copy: backend.Array) -> None:
-        """Have operations given `copy`, which others keep up to date, of this parameter's shape but for padding."""
-        self._rounded, self._padded_rounded = self._own(copy), copy
+    def use_bfloat16_copy(self, copy: backend.Array) -> None:
+        """Make operations compute with `copy`, of this shape but for padding. The caller keeps it up to date."""
+        self._bfloat16_copy, self._padded_copy = self._own(copy), copy
 
     def use_buffers(self, data: backend.Array, gradient: backend.Array) -> None:
         """Move values and gradient into these arrays: views into flat buffers, perhaps with rows of zeros behind."""
@@ -189,8 +189,8 @@ class Module:
             values = state[name]
             array = values.data if isinstance(values, Tensor) else values
             parameter.data[...] = backend.to_device(array, parameter.device)
-            if parameter.rounded is not parameter.data:
-                parameter.rounded[...] = parameter.data
+            if parameter.linear_copy is not parameter.data:
+                parameter.linear_copy[...] = parameter.data
 
     def train(self, mode: bool = True) -> Self:
         """Switch dropout on (or off) in this module and all below it, and return it."""

@@ -104,9 +104,10 @@ class FlatParameters:
     the blocks; those of segment i begin at number `first_blocks[i]`. `ownership` says which of them this process
     updates: all, until something else is put there.
 
-    `rounded` [N], where there is one, is a copy of the values in bfloat16, which operations are given of parameters
-    with two or more dimensions, and linear maps of biases. An optimizer's step and `load_state_dict` keep it up to
-    date; who writes to the values in another way, such as by a broadcast, calls `round` afterwards.
+    `bfloat16_copy` [N], or None, is a copy of the values in bfloat16. Operations compute with the copy of parameters
+    that have two or more dimensions, and linear maps with the copy of biases too. An optimizer's step and
+    `load_state_dict` keep it up to date; code that writes `values` in another way, such as a broadcast, must call
+    `round` afterwards.
     """
 
     values: Array
@@ -115,7 +116,7 @@ class FlatParameters:
     parameters: tuple[Parameter, ...]
     bounds: Array
     first_blocks: Array
-    rounded: Array | None = None
+    bfloat16_copy: Array | None = None
     ownership: Ownership = field(init=False)
 
     def __post_init__(self) -> None:
@@ -138,8 +139,8 @@ class FlatParameters:
 
     def round(self) -> None:
         """Bring the copy in bfloat16 up to date with the values, if there is one."""
-        if self.rounded is not None:
-            kernels.of(self.values).round_to_bfloat16(self.values, self.rounded)
+        if self.bfloat16_copy is not None:
+            kernels.of(self.values).round_to_bfloat16(self.values, self.bfloat16_copy)
 
     def zero_grad(self) -> None:
         """Forget all gradients; the buffer is overwritten by the next backward, not cleared now."""
@@ -188,14 +189,14 @@ def flatten(
     module: Module,
     allocate: Allocate | None = None,
     allocate_values: Allocate | None = None,
-    rounded: bool = False,
+    bfloat16_copy: bool = False,
 ) -> FlatParameters:
     """Move the parameters of `module`, all of one dtype and device, into flat buffers.
 
     `allocate(count, dtype)` returns a zeroed 1-D array: ordinary memory by default, or a communicator's.
     `allocate_values` does so for the values, if they are to be elsewhere than the gradients. Parameters with two or
-    more dimensions get weight decay, biases and LayerNorm weights do not (Devlin et al., 2018). With `rounded` all have
-    a copy in bfloat16, too, for what takes it: products, of their factors and the biases they add, and look-ups.
+    more dimensions get weight decay, biases and LayerNorm weights do not (Devlin et al., 2018). `bfloat16_copy`
+    gives all parameters a copy in bfloat16: see `FlatParameters`.
     """
     like = next(module.parameters()).data
     dtype, xp = like.dtype, backend.array_module(like)
@@ -208,11 +209,11 @@ def flatten(
     views = flat.padded_views(flat.values), flat.padded_views(flat.gradients)
     for parameter, values, gradients in zip(parameters, *views, strict=True):
         parameter.use_buffers(values, gradients)
-    if rounded:
-        flat.rounded = xp.zeros(count, ml_dtypes.bfloat16)
+    if bfloat16_copy:
+        flat.bfloat16_copy = xp.zeros(count, ml_dtypes.bfloat16)
         flat.round()
-        for parameter, copy in zip(parameters, flat.padded_views(flat.rounded), strict=True):
-            parameter.use_rounded(copy)
+        for parameter, copy in zip(parameters, flat.padded_views(flat.bfloat16_copy), strict=True):
+            parameter.use_bfloat16_copy(copy)
     # The arrays that the parameters had before are as large as the model.
     backend.return_freed_memory()
     return flat

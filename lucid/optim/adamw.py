@@ -21,5 +21,5 @@ class AdamW(MomentOptimizer):
                 betas=self.betas,
                 epsilon=self.epsilon,
                 weight_decay=self._decay_of(part),
-                rounded=self._rounded(part),
+                bfloat16_copy=self._bfloat16_copy_of(part),
             )

@@ -41,5 +41,5 @@ class LAMB(MomentOptimizer):
                 factors,
                 epsilon=self.epsilon,
                 weight_decay=self._decay_of(part),
-                rounded=self._rounded(part),
+                bfloat16_copy=self._bfloat16_copy_of(part),
             )

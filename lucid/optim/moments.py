@@ -69,10 +69,10 @@ class MomentOptimizer:
     def _decay_of(self, part: Part) -> float:
         return self.weight_decay if part.decay else 0.0
 
-    def _rounded(self, part: Part) -> Array | None:
-        """Return where to put the rounded values of a part, unless all are rounded once they are gathered."""
+    def _bfloat16_copy_of(self, part: Part) -> Array | None:
+        """Return the bfloat16 copy of a part, or None if the whole buffer is rounded after it is gathered."""
         flat = self.flat
-        return flat.rounded[part.elements] if flat.rounded is not None and flat.ownership.is_whole else None
+        return flat.bfloat16_copy[part.elements] if flat.bfloat16_copy is not None and flat.ownership.is_whole else None
 
     def state_dict(self, kept: dict[str, Array] | None = None) -> dict[str, Array]:
         """Return the moments by parameter, in host memory: `first_moment.<name>` and `second_moment.<name>`.

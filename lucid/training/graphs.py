@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from lucid import kernels
 from lucid.backend import Array, array_module
 from lucid.distributed import Communicator, DistributedDataParallel, wait_for_device
+from lucid.gpu_async import MemoryPool, Recording, StaticArrays
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.rows import LabelledRows
-from lucid.streams import MemoryPool, Recording, StaticArrays
 from lucid.training.micro_batches import MicroBatches, Place, no_figures
 from lucid.training.product_choices import times_products
 
@@ -113,7 +113,7 @@ class GraphedMicroBatches(MicroBatches):
             program.recording.replay()
             flat.mark_gradients()
         elif records:
-            with self._pool.allocating(), Recording() as recording, self.ddp.communicating(recording.outside):
+            with self._pool.allocating(), Recording() as recording, self.ddp.communicating(recording.run_on_host):
                 self._backward(program.rows, program.place, program.figures)
             program.recording = recording
         elif program.has_run:

@@ -43,7 +43,7 @@ def run(settings: RunConfig, group: Group, stop: Stop) -> ExitCode:
 
 @contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    with threadpool_limits(), kernels.choices_kept(), random.draw_as(random.drawing()):
+    with threadpool_limits(), kernels.choices_kept(), random.using(random.state()):
         yield
 
 

@@ -22,9 +22,9 @@ from lucid.backend import CPU
 from lucid.data import Loader
 from lucid.distributed import Communicator, Stop, all_or_none, find_drift, is_agreed, wait_for_device
 from lucid.errors import TrainingError
+from lucid.gpu_async import HostCopy
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm, not_finite
-from lucid.streams import Readback
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.saver import Saver
 from lucid.training.efficiency import product_limit
@@ -66,7 +66,7 @@ class Outcome:
     has_labels: bool
     masked_tokens: int
     pairs: int
-    figures: Readback
+    figures: HostCopy
 
 
 class Trainer:
@@ -217,7 +217,7 @@ class Trainer:
                 has_labels=masked_tokens + pairs > 0,
                 masked_tokens=share.masked_tokens,
                 pairs=share.pairs,
-                figures=Readback(figures),
+                figures=HostCopy(figures),
             )
         )
         run.step += 1

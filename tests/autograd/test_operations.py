@@ -41,8 +41,8 @@ CASES = {
     "mean": (lambda a: a.mean(), A),
     "mean of an axis": (lambda a: a.mean(-1, keepdims=True), A),
     "reshape": (lambda a: a.reshape(2, -1), A),
-    "transpose": (lambda a: a.transpose(), A),
-    "transpose by axes": (lambda a: a.transpose(1, 2, 0), RANDOM.standard_normal((2, 3, 4))),
+    "transpose": (lambda a: a.transpose(0, -1), A),
+    "permute": (lambda a: a.permute(1, 2, 0), RANDOM.standard_normal((2, 3, 4))),
     "slice": (lambda a: a[1:, ::2], A),
     "gather rows, some twice": (lambda a: a[np.array([0, 2, 2])], A),
     "gather elements": (lambda a: a[np.array([0, 1]), np.array([3, 3])], A),
@@ -58,7 +58,7 @@ def test_gradients_agree_with_finite_differences(name):
     check_gradients(function, *arrays)
 
 
-# The constant operand of the others is itself in double precision.
+# The constant input of the others is itself in double precision.
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"add array", "matmul array"}))
 def test_single_precision_stays_single(name):
     function, *arrays = CASES[name]
@@ -72,9 +72,17 @@ def test_single_precision_stays_single(name):
 def test_forward_is_what_numpy_says():
     a, b = lucid.tensor(A), lucid.tensor(B)
     np.testing.assert_array_equal((a * b - a / b).numpy(), A * B - A / B)
-    np.testing.assert_array_equal((a @ b.transpose()).numpy(), A @ B.T)
+    np.testing.assert_array_equal((a @ b.transpose(0, 1)).numpy(), A @ B.T)
     np.testing.assert_allclose(a.softmax().sum(-1).numpy(), np.ones(3))
-    np.testing.assert_array_equal(operations.index(a, (slice(None), 1)).numpy(), A[:, 1])
+    np.testing.assert_array_equal(operations.Index.apply(a, index=(slice(None), 1)).numpy(), A[:, 1])
+
+
+def test_transpose_swaps_two_dimensions_and_permute_orders_all():
+    x = RANDOM.standard_normal((2, 3, 4))
+    tensor = lucid.tensor(x)
+    np.testing.assert_array_equal(tensor.transpose(0, -1).numpy(), x.swapaxes(0, -1))
+    np.testing.assert_array_equal(tensor.permute(1, -1, 0).numpy(), x.transpose(1, 2, 0))
+    np.testing.assert_array_equal(tensor.permute((1, 2, 0)).numpy(), x.transpose(1, 2, 0))
 
 
 def test_matmul_refuses_vectors():

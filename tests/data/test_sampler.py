@@ -15,7 +15,7 @@ from lucid.data.tokenizer import continuing_tokens, load_tokenizer
 from lucid.errors import DataError
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.preparation import prepare
-from lucid.random import Coordinates, Stream, random_words
+from lucid.random import Coordinates, Purpose, random_words
 
 SETTINGS = SamplerSettings(sequence_length=64)
 LONGEST = 61
@@ -197,7 +197,7 @@ def test_half_of_the_pairs_are_random_and_their_lengths_do_not_tell(many: Batch)
 def test_a_random_segment_is_of_another_document_and_a_next_one_follows(corpus: Corpus, short: float) -> None:
     chooser = PairChooser(corpus, find_spans(corpus, LONGEST), LONGEST, short)
     span = np.arange(100_000) % (len(chooser.spans) - 1)
-    words = random_words(Stream.PAIR, Coordinates.of(1, 0, np.arange(100_000)), WORDS)
+    words = random_words(Purpose.PAIR, Coordinates.of(1, 0, np.arange(100_000)), WORDS)
     pairs = chooser.choose(span, words)
     first, second = (documents_of(corpus, start) for start in (pairs.first_start, pairs.second_start))
     random_pair = pairs.labels == 1
@@ -246,7 +246,7 @@ def test_the_pieces_of_a_word_are_chosen_together(corpus: Corpus) -> None:
 
 def test_every_other_document_is_drawn_as_a_random_segment(corpus: Corpus) -> None:
     chooser = PairChooser(corpus, find_spans(corpus, LONGEST), LONGEST, 0.0)
-    words = random_words(Stream.PAIR, Coordinates.of(1, 0, np.arange(20_000)), WORDS)
+    words = random_words(Purpose.PAIR, Coordinates.of(1, 0, np.arange(20_000)), WORDS)
     pairs = chooser.choose(np.full(20_000, 9), words)
     own = int(documents_of(corpus, chooser.corpus.sentences.at(chooser.spans[9:10]))[0])
     drawn = documents_of(corpus, pairs.second_start[pairs.labels == 1])

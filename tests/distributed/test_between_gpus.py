@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_communicator import anywhere, assert_holds, sum_of_ranks
 
-from lucid.backend import GPU, synchronise, to_device
+from lucid.backend import GPUInfo, synchronise, to_device
 from lucid.distributed import DistributedDataParallel, choose, device_for, find_drift, places, rows, wait_for_device
 from lucid.distributed.communicators import nccl as nccl_module
 from lucid.distributed.communicators.nccl import NCCLCommunicator
@@ -216,8 +216,8 @@ def test_what_keeps_nccl_away_is_said_and_refused_where_it_was_asked_for(
     communicator, monkeypatch, address, version, obstacle
 ):
     is_last = communicator.rank == communicator.size - 1
-    gpu = GPU("GPU", (address if is_last else None) or str(communicator.rank), version if is_last else "2.28.9")
-    monkeypatch.setattr(GPU, "at", lambda device: gpu)
+    gpu = GPUInfo("GPU", (address if is_last else None) or str(communicator.rank), version if is_last else "2.28.9")
+    monkeypatch.setattr(GPUInfo, "at", lambda device: gpu)
     obstacle = obstacle.format(last=communicator.size - 1)
     chosen = choose(communicator, "auto", device="cuda")
     assert isinstance(chosen, StagedCommunicator)

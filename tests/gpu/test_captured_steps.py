@@ -25,7 +25,7 @@ class Stepped:
         layers = Layers().to(device)
         layers.load_state_dict(weights)
         self.device = device
-        self.flat = nn.flatten(layers, rounded=True)
+        self.flat = nn.flatten(layers, bfloat16_copy=True)
         self.optimizer = optimizer(self.flat)
         self.learning_rate = backend.to_device(np.zeros(()), device)
 
@@ -39,7 +39,7 @@ class Stepped:
         return norm
 
     def state(self):
-        arrays = self.flat.values, self.flat.rounded, self.optimizer.first_moments, self.optimizer.second_moments
+        arrays = self.flat.values, self.flat.bfloat16_copy, self.optimizer.first_moments, self.optimizer.second_moments
         return [*map(backend.to_host, arrays), self.optimizer.updates]
 
 

@@ -32,9 +32,9 @@ def train(optimizer_class, batch, dtype, device):
 
 def test_joined_parameters_are_one_array_in_every_buffer(machine):
     model = BERTForPreTraining(CONFIG).to(machine.device)
-    flat = flatten(model, rounded=True)
+    flat = flatten(model, bfloat16_copy=True)
     attention = "bert.encoder.layer.0.attention.self"
-    for buffer in (flat.values, flat.gradients, flat.rounded):
+    for buffer in (flat.values, flat.gradients, flat.bfloat16_copy):
         views = flat.views(buffer)
         for kind in ("weight", "bias"):
             parts = [views[f"{attention}.{name}.{kind}"] for name in ("query", "key", "value")]
@@ -48,7 +48,7 @@ def test_joined_parameters_are_one_array_in_every_buffer(machine):
 def test_a_matrix_that_was_transposed_gets_its_gradient(machine):
     x, weight = np.eye(3, 4, dtype=np.float32), np.arange(8, dtype=np.float32).reshape(4, 2)
     matrix = lucid.tensor(machine.put(weight), requires_grad=True)
-    product = nn.functional.linear(lucid.tensor(machine.put(x)), matrix.transpose())
+    product = nn.functional.linear(lucid.tensor(machine.put(x)), matrix.transpose(0, 1))
     product.backward(machine.put(np.ones((3, 2), np.float32)))
     np.testing.assert_array_equal(product.numpy(), weight[:3])
     np.testing.assert_array_equal(matrix.grad.numpy(), x.T @ np.ones((3, 2)))
@@ -57,7 +57,7 @@ def test_a_matrix_that_was_transposed_gets_its_gradient(machine):
 def test_a_bias_is_added_by_a_product_as_it_is_rounded_and_elsewhere_as_it_is(machine):
     layer, exact = nn.Linear(4, 3).to(machine.device), np.float32([1 + 2**-12, 0, -1])
     layer.bias.data[...] = machine.put(exact)
-    flatten(layer, rounded=True)
+    flatten(layer, bfloat16_copy=True)
     zeros = machine.put(np.zeros((2, 4), ml_dtypes.bfloat16))
     np.testing.assert_array_equal(layer(lucid.tensor(zeros)).numpy().astype(np.float32), [[1, 0, -1]] * 2)
     zeros = machine.put(np.zeros((2, 3), np.float32))

@@ -476,9 +476,9 @@ def test_optimizers_round_the_new_values_as_they_write_them(machine, count):
     values, gradients, *moments = map(machine.put, buffers_of(count))
     rounded = machine.put(np.full(count, np.nan, ml_dtypes.bfloat16))
     factors, blocks = machine.put(FACTORS), (np.array([0, count]), machine.put(np.array([0.1])))
-    machine.kernels.adamw(values, gradients, *moments, factors, **RATES, rounded=rounded)
+    machine.kernels.adamw(values, gradients, *moments, factors, **RATES, bfloat16_copy=rounded)
     np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
-    machine.kernels.lamb_update(values, *moments, *blocks, factors, **UPDATE, rounded=rounded)
+    machine.kernels.lamb_update(values, *moments, *blocks, factors, **UPDATE, bfloat16_copy=rounded)
     np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
 
 

@@ -12,9 +12,9 @@ from lucid import backend, kernels
 from lucid.backend import page_locked, to_device
 from lucid.distributed import connect
 from lucid.errors import ConfigError, TrainingError
+from lucid.gpu_async import HostCopy
 from lucid.kernels import reference
 from lucid.kernels.cuda import algorithms
-from lucid.streams import Readback
 from lucid.training.evaluation import evaluate
 from lucid.training.graphs import rounded_up
 
@@ -178,7 +178,7 @@ def test_a_thread_keeps_its_stream_whatever_blocks_it_passes_through():
 def test_what_is_read_back_for_nobody_is_written_to_nobodys_memory():
     """CuPy hands page-locked memory out again at once, though a copy to it may be on its way."""
     device = connect("single", "cuda").device
-    Readback(to_device(np.full(1000, 7.0), device))
+    HostCopy(to_device(np.full(1000, 7.0), device))
     mine = page_locked(8000)
     mine[...] = 1
     backend.synchronise()

@@ -9,9 +9,9 @@ import lucid
 from lucid.backend import CPU, synchronise
 from lucid.data import Batch
 from lucid.distributed import DistributedDataParallel
+from lucid.gpu_async import HostCopy
 from lucid.models import BERTForPreTraining
 from lucid.optim import AdamW, clip_scale, global_norm
-from lucid.streams import Readback
 from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.micro_batches import MicroBatches, share_of
 
@@ -64,7 +64,7 @@ class Steps:
         self.own = communicator.rank * share, (communicator.rank + 1) * share
         model.bert.encoder.recompute(recompute)
         self.ddp = DistributedDataParallel(
-            model, communicator, bucket_megabytes, sharded=sharded, rounded=rounded and not is_on_cpu
+            model, communicator, bucket_megabytes, sharded=sharded, bfloat16_copy=rounded and not is_on_cpu
         )
         self.optimizer = optimizer(self.ddp.flat)
         self.micro_batches = (
@@ -83,7 +83,7 @@ class Steps:
         figures[-1] = norm = global_norm(self.ddp.flat)
         self.optimizer.step(1e-3, clip_scale(norm, 1.0))
         self.taken += 1
-        return Readback(figures)
+        return HostCopy(figures)
 
     def loss(self, figures):
         """Return the loss of the global batch, from this rank's figures."""

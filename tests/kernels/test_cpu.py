@@ -371,10 +371,10 @@ def test_optimizers_round_the_new_values_too(cpu):
     for kernels in (cpu, reference):
         values, gradients, *moments = normal(70_001), normal(70_001), normal(70_001), normal(70_001) ** 2
         rounded = np.full(70_001, np.nan, ml_dtypes.bfloat16)
-        kernels.adamw(values, gradients, *moments, FACTORS, **RATES, rounded=rounded)
+        kernels.adamw(values, gradients, *moments, FACTORS, **RATES, bfloat16_copy=rounded)
         np.testing.assert_array_equal(rounded, values.astype(ml_dtypes.bfloat16))
         blocks = np.array([0, 70_001]), np.array([0.1])
-        kernels.lamb_update(values, *moments, *blocks, FACTORS, **UPDATE, rounded=rounded)
+        kernels.lamb_update(values, *moments, *blocks, FACTORS, **UPDATE, bfloat16_copy=rounded)
         np.testing.assert_array_equal(rounded, values.astype(ml_dtypes.bfloat16))
 
 

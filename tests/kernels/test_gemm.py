@@ -72,7 +72,7 @@ def normal(*shape):
 
 def doubled(x):
     """x, rounded to bfloat16 if that is the precision, in double precision."""
-    return gemm.operand(x).astype(np.float64)
+    return gemm.product_input(x).astype(np.float64)
 
 
 def assert_is_product(got, left, right, plus=0.0):
@@ -171,7 +171,7 @@ class TestOperands:
         sequences = Sequences.unpadded(mask, mask)
         draws = 0.2, 7, sequences.coordinates(random.Coordinates.of(1, 2, np.arange(3)))
         joined, gradient = normal(40, 36), normal(40, 12)
-        operands = gemm.operand(joined), gemm.operand(gradient)
+        operands = gemm.product_input(joined), gemm.product_input(gradient)
         output, probabilities = cpu.attention(operands[0], sequences, 3, *draws)
         by_joined = cpu.attention_gradient(operands[1], operands[0], probabilities, sequences, 3, *draws)
         exact = doubled(joined), sequences, 3, *draws
@@ -213,19 +213,19 @@ class TestRounding:
         x = x[~np.isnan(x)]
         with np.errstate(over="ignore"):
             expected = x.astype(ml_dtypes.bfloat16)
-        np.testing.assert_array_equal(gemm.operand(x).view(np.uint16), expected.view(np.uint16))
+        np.testing.assert_array_equal(gemm.product_input(x).view(np.uint16), expected.view(np.uint16))
 
     def test_what_is_not_a_number_stays_so(self, bfloat16):
         x = np.array([0x7F800001, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FC00000], np.uint32).view(np.float32)
-        assert np.isnan(gemm.operand(x).astype(np.float32)).all()
+        assert np.isnan(gemm.product_input(x).astype(np.float32)).all()
 
     def test_an_operand_is_rounded_once(self, bfloat16):
-        once = gemm.operand(normal(3, 4))
-        assert gemm.operand(once) is once
+        once = gemm.product_input(normal(3, 4))
+        assert gemm.product_input(once) is once
 
     def test_in_float32_an_operand_is_the_array_itself(self):
         x = normal(3, 4)
-        assert gemm.operand(x) is x
+        assert gemm.product_input(x) is x
 
 
 class TestBits:

@@ -19,8 +19,8 @@ class Spy:
         self.calls, self.shapes, self.types = Counter(), set(), defaultdict(set)
         self.kernels = reference
 
-    def operand(self, x):
-        return self.kernels.operand(x)
+    def product_input(self, x):
+        return self.kernels.product_input(x)
 
     def __getattr__(self, name):
         def call(*arguments):

@@ -22,14 +22,14 @@ def test_a_model_that_is_read_draws_no_weights(saved, draws):
     lucid.manual_seed(3)
     model = BERTForPreTraining.from_pretrained(saved)
     assert not draws
-    calls = random.drawing().calls
+    calls = random.state().calls
     for name, array in load_file(saved / WEIGHTS_FILE).items():
         np.testing.assert_array_equal(model.state_dict()[name], array)
     # What is drawn by hand later does not depend on whether they were drawn.
     lucid.manual_seed(3)
     BERTForPreTraining(CONFIG)
     assert draws
-    assert random.drawing().calls == calls
+    assert random.state().calls == calls
 
 
 def test_absent_heads_are_those_that_a_new_model_has(saved):

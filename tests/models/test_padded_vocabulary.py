@@ -27,7 +27,7 @@ def padding(flat, buffer):
 
 
 def test_table_and_bias_have_a_multiple_of_64_rows_and_no_other_parameter_has_more_than_its_own(model):
-    flat = flatten(model, rounded=True)
+    flat = flatten(model, bfloat16_copy=True)
     assert {name: rows.shape for name, rows in padding(flat, flat.values).items()} == {
         TABLE: (128 - V, CONFIG.hidden_size),
         BIAS: (128 - V,),
@@ -36,7 +36,7 @@ def test_table_and_bias_have_a_multiple_of_64_rows_and_no_other_parameter_has_mo
         rows = {TABLE: 128, BIAS: 128}.get(name, len(parameter))
         assert parameter.padded.shape == (rows, *parameter.shape[1:])
         np.testing.assert_array_equal(parameter.padded.data[: len(parameter)], parameter.data)
-        np.testing.assert_array_equal(parameter.padded.operand[: len(parameter)], parameter.operand)
+        np.testing.assert_array_equal(parameter.padded.compute_copy[: len(parameter)], parameter.compute_copy)
         assert not parameter.padded.data[len(parameter) :].any()
 
 

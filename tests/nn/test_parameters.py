@@ -111,13 +111,13 @@ class TestJoined:
     """Parameters that are laid one behind the other."""
 
     def test_query_key_and_value_lie_side_by_side_in_every_buffer(self, model):
-        flat = flatten(model, rounded=True)
+        flat = flatten(model, bfloat16_copy=True)
         for number in range(CONFIG.num_hidden_layers):
             for kind in ("weight", "bias"):
                 names = [
                     f"bert.encoder.layer.{number}.attention.self.{part}.{kind}" for part in ("query", "key", "value")
                 ]
-                for buffer in (flat.values, flat.gradients, flat.rounded):
+                for buffer in (flat.values, flat.gradients, flat.bfloat16_copy):
                     views = flat.views(buffer)
                     parts = [views[name] for name in names]
                     np.testing.assert_array_equal(as_one(parts), np.concatenate(parts))
@@ -154,30 +154,30 @@ class TestRounded:
 
     @pytest.fixture
     def flat(self, model):
-        return flatten(model, rounded=True)
+        return flatten(model, bfloat16_copy=True)
 
     def assert_copies_are_of(self, flat):
-        np.testing.assert_array_equal(flat.rounded, flat.values.astype(ml_dtypes.bfloat16))
+        np.testing.assert_array_equal(flat.bfloat16_copy, flat.values.astype(ml_dtypes.bfloat16))
 
     def test_parameters_with_two_dimensions_are_given_in_the_copy_others_to_linear_maps_alone(self, flat):
         self.assert_copies_are_of(flat)
         for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
             assert parameter.dtype == np.float32
-            expected = flat.rounded if parameter.ndim >= 2 else flat.values
-            for given, buffer in ((parameter.operand, expected), (parameter.rounded, flat.rounded)):
+            expected = flat.bfloat16_copy if parameter.ndim >= 2 else flat.values
+            for given, buffer in ((parameter.compute_copy, expected), (parameter.linear_copy, flat.bfloat16_copy)):
                 assert np.shares_memory(given, buffer)
                 np.testing.assert_array_equal(given, flat.views(buffer)[segment.name])
 
     def test_without_one_operations_are_given_the_values(self, model):
         flat = flatten(model)
-        assert flat.rounded is None
+        assert flat.bfloat16_copy is None
         flat.round()
-        assert all(parameter.operand is parameter.rounded is parameter.data for parameter in flat.parameters)
+        assert all(parameter.compute_copy is parameter.linear_copy is parameter.data for parameter in flat.parameters)
 
     def test_it_follows_what_is_loaded_and_what_is_written_on_request(self, model, flat):
         model.load_state_dict({name: array + 1 for name, array in model.state_dict().items()})
         for parameter in flat.parameters:
-            np.testing.assert_array_equal(parameter.rounded, parameter.data.astype(ml_dtypes.bfloat16))
+            np.testing.assert_array_equal(parameter.linear_copy, parameter.data.astype(ml_dtypes.bfloat16))
         flat.values += 1
         flat.round()
         self.assert_copies_are_of(flat)
@@ -185,10 +185,10 @@ class TestRounded:
     @pytest.mark.parametrize("optimizer", [AdamW, LAMB])
     def test_optimizers_keep_it_up_to_date(self, flat, optimizer):
         flat.gradients[:] = np.random.default_rng(0).standard_normal(len(flat.gradients))
-        before = flat.rounded.copy()
+        before = flat.bfloat16_copy.copy()
         optimizer(flat).step(1e-1)
         self.assert_copies_are_of(flat)
-        assert (flat.rounded != before).mean() > 0.5
+        assert (flat.bfloat16_copy != before).mean() > 0.5
 
 
 def test_a_module_is_not_moved_out_of_its_flat_buffers(model):

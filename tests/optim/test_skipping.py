@@ -23,7 +23,7 @@ class Stepped:
 
     def state(self):
         return [
-            self.flat.values.copy(), self.flat.rounded.copy(), self.optimizer.first_moments.copy(),
+            self.flat.values.copy(), self.flat.bfloat16_copy.copy(), self.optimizer.first_moments.copy(),
             self.optimizer.second_moments.copy(), self.optimizer.updates,
         ]  # fmt: skip
 
@@ -31,7 +31,7 @@ class Stepped:
 @OPTIMIZERS
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing(optimizer, bad):
-    stepped = Stepped(optimizer, rounded=True)
+    stepped = Stepped(optimizer, bfloat16_copy=True)
     stepped.step(1e-2, [1, 2, 3])
     before = stepped.state()
     norm = stepped.step(1e-2, [1, bad, 3])

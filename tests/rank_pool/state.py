@@ -30,7 +30,7 @@ def process_kept(environment: dict[str, str], folder: str) -> Iterator[None]:
         _generators_kept(),
         threadpool_limits(),
         kernels.choices_kept(),
-        lucid.random.draw_as(lucid.random.drawing()),
+        lucid.random.using(lucid.random.state()),
     ):
         yield
 

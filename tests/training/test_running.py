@@ -17,10 +17,10 @@ def threads_of_libraries():
 
 def test_a_run_leaves_threads_and_seed_of_the_process_as_they_were(run_file, losses, tmp_path):
     random.manual_seed(3)
-    before, of_libraries = (threads.count(), random.drawing()), threads_of_libraries()
+    before, of_libraries = (threads.count(), random.state()), threads_of_libraries()
     settings = load(run_file, ["train.steps=6", f"train.threads_per_rank={threads.count() + 1}", "train.seed=5"])
     assert run(settings, SingleCommunicator(), StopRequest()) == ExitCode.FINISHED
-    assert (threads.count(), random.drawing()) == before
+    assert (threads.count(), random.state()) == before
     assert of_libraries.items() <= threads_of_libraries().items()  # the run may have loaded others
     assert list(losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6]
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from lucid.backend import CPU, GPU, use_gpu
+from lucid.backend import CPU, GPUInfo, use_gpu
 from lucid.distributed.communicators.agreement import all_or_none, texts_of_all
 from lucid.distributed.communicators.communicator import Communicator
 
@@ -48,7 +48,7 @@ def why_not_nccl(communicator: Communicator, device: str) -> str:
 
     All ranks call this, and get the same answer.
     """
-    gpu = GPU.at(device)
+    gpu = GPUInfo.at(device)
     own = _Seat(platform.node(), gpu.address, gpu.nccl)
     seats = [_Seat(**json.loads(text)) for text in texts_of_all(communicator, json.dumps(asdict(own)))]
     taken: dict[tuple[str, str], list[int]] = defaultdict(list)

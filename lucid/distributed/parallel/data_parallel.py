@@ -51,7 +51,7 @@ class DistributedDataParallel(Generic[ModuleT]):
         bucket_megabytes: float = 25.0,
         exact_micro_batches: int | None = None,
         sharded: bool = False,
-        rounded: bool = False,
+        bfloat16_copy: bool = False,
     ) -> None:
         """Flatten `module`, all of one dtype and on the communicator's device, and take rank 0's values.
 
@@ -59,8 +59,8 @@ class DistributedDataParallel(Generic[ModuleT]):
 
         Gradients travel in buckets of at most `bucket_megabytes` (2**20 bytes), or of a single larger parameter.
         `exact_micro_batches` asks for the exact reduction, and says how many calls of `backward` each rank makes in a
-        step; `ConfigError` if the number of ranks is not a power of two. With `rounded` there is a copy of the values
-        in bfloat16, as of `flatten`.
+        step; `ConfigError` if the number of ranks is not a power of two. With `bfloat16_copy` the values have a
+        copy in bfloat16: see `flatten`.
         """
         self.module = module
         sharded = sharded and communicator.size > 1
@@ -71,7 +71,7 @@ class DistributedDataParallel(Generic[ModuleT]):
         for parameter in module.parameters():
             communicator.broadcast(parameter.data)
         allocate_values = communicator.allocate_for_node if sharded else communicator.allocate
-        self.flat = flat = flatten(module, communicator.allocate, allocate_values, rounded)
+        self.flat = flat = flatten(module, communicator.allocate, allocate_values, bfloat16_copy)
         communicator.barrier()
         bucket_elements = max(1, int(bucket_megabytes * 2**20) // flat.gradients.itemsize)
         buckets = cut(flat, bucket_elements)

@@ -8,7 +8,7 @@ from lucid.kernels.cpu.compiling import load
 from lucid.kernels.cpu.cross_entropy import cross_entropy, cross_entropy_gradient
 from lucid.kernels.cpu.elementwise import activation, activation_gradient, dropout
 from lucid.kernels.cpu.embedding import embedding_gradient
-from lucid.kernels.cpu.gemm import linear, linear_input_gradient, linear_weight_gradient, operand
+from lucid.kernels.cpu.gemm import linear, linear_input_gradient, linear_weight_gradient, product_input
 from lucid.kernels.cpu.layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_gradient,
@@ -50,7 +50,7 @@ __all__ = [
     "linear_input_gradient",
     "linear_weight_gradient",
     "load",
-    "operand",
+    "product_input",
     "root_of_sum",
     "round_to_bfloat16",
     "squared_sums",

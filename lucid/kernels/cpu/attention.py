@@ -13,7 +13,7 @@ from lucid.backend import Array
 from lucid.kernels import onednn, threads
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, part, read, write
-from lucid.kernels.cpu.gemm import multiply_alone, operand_alone
+from lucid.kernels.cpu.gemm import multiply_here, product_input_here
 from lucid.kernels.cpu.mathematics import LEAST, ONE, exp, number_at, order_of
 from lucid.kernels.cpu.philox import Draws, draws, fill_factors_from, scratch
 from lucid.kernels.cpu.sums import row_product, row_sum
@@ -173,12 +173,12 @@ def attention(
 
     def work(groups: Iterator[tuple[_Group, Array, Array]]) -> None:
         for group, scores, _ in groups:
-            multiply_alone(group.of(q), group.of(k).swapaxes(1, 2), scores)
+            multiply_here(group.of(q), group.of(k).swapaxes(1, 2), scores)
             _masked_softmax(
                 scores, mask[group.rows], 1 / math.sqrt(D), group.squares_of(probabilities),
                 *group.draws(drawn, sequences.length),
             )  # fmt: skip
-            multiply_alone(operand_alone(scores), group.of(v), group.of(output))
+            multiply_here(product_input_here(scores), group.of(v), group.of(output))
 
     _share(_groups(sequences, heads), work)
     return output.reshape(N, H * D), probabilities
@@ -202,15 +202,15 @@ def attention_gradient(
 
     def work(groups: Iterator[tuple[_Group, Array, Array]]) -> None:
         for group, by_scores, kept in groups:
-            multiply_alone(group.of(g), group.of(v).swapaxes(1, 2), by_scores)
+            multiply_here(group.of(g), group.of(v).swapaxes(1, 2), by_scores)
             _masked_softmax_gradient(
                 by_scores, group.squares_of(saved), 1 / math.sqrt(D), kept,
                 *group.draws(drawn, sequences.length),
             )  # fmt: skip
-            factor = operand_alone(by_scores)
-            multiply_alone(operand_alone(kept).swapaxes(1, 2), group.of(g), group.of(by_value))
-            multiply_alone(factor, group.of(k), group.of(by_query))
-            multiply_alone(factor.swapaxes(1, 2), group.of(q), group.of(by_key))
+            factor = product_input_here(by_scores)
+            multiply_here(product_input_here(kept).swapaxes(1, 2), group.of(g), group.of(by_value))
+            multiply_here(factor, group.of(k), group.of(by_query))
+            multiply_here(factor.swapaxes(1, 2), group.of(q), group.of(by_key))
 
     _share(_groups(sequences, heads), work)
     return by_joined.reshape(N, 3 * H * D)

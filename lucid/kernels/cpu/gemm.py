@@ -26,7 +26,7 @@ def _round(x: Array, y: Array) -> None:
         y[element] = np.uint16(kept >> np.uint32(16))
 
 
-def operand(x: Array) -> Array:
+def product_input(x: Array) -> Array:
     if x.dtype == onednn.BFLOAT16 or not products.rounds():
         return x
     source, y = plain(x).reshape(-1).view(np.uint32), np.empty(x.shape, onednn.BFLOAT16)
@@ -35,8 +35,8 @@ def operand(x: Array) -> Array:
     return y
 
 
-def operand_alone(x: Array) -> Array:
-    """Return `operand` of x, which is in C order, by this thread alone."""
+def product_input_here(x: Array) -> Array:
+    """Return `product_input` of x, which is in C order, by this thread alone."""
     if not products.rounds():
         return x
     y = np.empty(x.shape, onednn.BFLOAT16)
@@ -44,7 +44,7 @@ def operand_alone(x: Array) -> Array:
     return y
 
 
-def multiply_alone(left: Array, right: Array, out: Array) -> None:
+def multiply_here(left: Array, right: Array, out: Array) -> None:
     """Write left [G, M, K] times right [G, K, N], two operands, to out [G, M, N], by this thread alone."""
     if onednn.is_installed():
         onednn.multiply(left, right, out)
@@ -53,16 +53,16 @@ def multiply_alone(left: Array, right: Array, out: Array) -> None:
 
 
 def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None) -> Array:
-    return products.linear(operand(x), operand(weight), bias if bias is None else plain(bias), out)
+    return products.linear(product_input(x), product_input(weight), bias if bias is None else plain(bias), out)
 
 
 def linear_input_gradient(
     gradient: Array, weight: Array, addend: Array | None = None, out: Array | None = None
 ) -> Array:
-    return products.linear_input_gradient(operand(gradient), operand(weight), addend, out)
+    return products.linear_input_gradient(product_input(gradient), product_input(weight), addend, out)
 
 
 def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target, by_bias: Target | None = None) -> None:
-    products.linear_weight_gradient(operand(gradient), operand(x), by_weight)
+    products.linear_weight_gradient(product_input(gradient), product_input(x), by_weight)
     if by_bias is not None:
         linear_bias_gradient(gradient, by_bias)

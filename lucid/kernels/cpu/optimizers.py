@@ -87,7 +87,7 @@ def adamw(
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    rounded: Array | None = None,
+    bfloat16_copy: Array | None = None,
 ) -> None:
     if _changes_nothing(factors):
         return
@@ -96,8 +96,8 @@ def adamw(
     def work(part: slice) -> None:
         moments = first_moments[part], second_moments[part]
         _adamw(values[part], gradients[part], *moments, learning_rate, weight_decay, *rates)
-        if rounded is not None:
-            rounded[part] = values[part]
+        if bfloat16_copy is not None:
+            bfloat16_copy[part] = values[part]
 
     threads.split(len(values), len(values), work)
 
@@ -213,7 +213,7 @@ def lamb_update(
     *,
     epsilon: float,
     weight_decay: float,
-    rounded: Array | None = None,
+    bfloat16_copy: Array | None = None,
 ) -> None:
     if _changes_nothing(factors):
         return
@@ -224,5 +224,5 @@ def lamb_update(
         _lamb_update(values, *moments, bounds_of(blocks, bounds), rates[blocks], weight_decay, epsilon, *corrections)
 
     threads.split(len(rates), len(values), work)
-    if rounded is not None:
-        rounded[...] = values
+    if bfloat16_copy is not None:
+        bfloat16_copy[...] = values

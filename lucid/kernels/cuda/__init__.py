@@ -6,7 +6,7 @@ shapes alone, with no atomic addition, so that every run gives the same bits. Th
 """
 
 from lucid.kernels.cuda.attention import attention, attention_gradient
-from lucid.kernels.cuda.casting import operand, round_to_bfloat16
+from lucid.kernels.cuda.casting import product_input, round_to_bfloat16
 from lucid.kernels.cuda.cross_entropy import argmax, cross_entropy, cross_entropy_gradient
 from lucid.kernels.cuda.elementwise import activation, activation_gradient, dropout
 from lucid.kernels.cuda.embedding import embedding, embedding_gradient
@@ -43,7 +43,7 @@ __all__ = [
     "linear_bias_gradient",
     "linear_input_gradient",
     "linear_weight_gradient",
-    "operand",
+    "product_input",
     "root_of_sum",
     "round_to_bfloat16",
     "squared_sums",

@@ -19,7 +19,7 @@ def form(vector: int) -> Variant:
     return variant("casting", "float32", vector, THREADS=_THREADS)
 
 
-def operand(x: Array) -> Array:
+def product_input(x: Array) -> Array:
     return x
 
 

@@ -53,9 +53,9 @@ def adamw(
     betas: tuple[float, float],
     epsilon: float,
     weight_decay: float,
-    rounded: Array | None = None,
+    bfloat16_copy: Array | None = None,
 ) -> None:
-    buffers = values, gradients, first_moments, second_moments, rounded
+    buffers = values, gradients, first_moments, second_moments, bfloat16_copy
     vector = vector_width(len(values), *buffers)
     launching.launch(
         form(vector), "adamw", (blocks_of(len(values), _THREADS * vector),), (_THREADS,),
@@ -105,11 +105,13 @@ def lamb_update(
     *,
     epsilon: float,
     weight_decay: float,
-    rounded: Array | None = None,
+    bfloat16_copy: Array | None = None,
 ) -> None:
-    blocks, vector = host_bounds(bounds, values, first_moments, second_moments, *() if rounded is None else (rounded,))
+    blocks, vector = host_bounds(
+        bounds, values, first_moments, second_moments, *() if bfloat16_copy is None else (bfloat16_copy,)
+    )
     launching.launch(
         form(vector), "lamb_update", (len(bounds) - 1,), (_THREADS_OF_BLOCK,),
-        values, first_moments, second_moments, rounded, blocks, rates, factors,
+        values, first_moments, second_moments, bfloat16_copy, blocks, rates, factors,
         np.float32(weight_decay), np.float32(epsilon),
     )  # fmt: skip

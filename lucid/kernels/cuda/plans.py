@@ -71,7 +71,7 @@ def card_of(device: str) -> str:
     return f"{found['name'].decode()}, {kind}, {processors} multiprocessors, cuBLASLt {version}"
 
 
-class Layout(NamedTuple):
+class MatrixLayout(NamedTuple):
     """How a matrix of ours lies in memory, as cuBLASLt sees it: its rows are columns, `stride` elements apart."""
 
     rows: int
@@ -87,9 +87,9 @@ class Layout(NamedTuple):
 class Product(NamedTuple):
     """A product of two matrices, and what is done with the vector that goes with it, which begins on `alignment`."""
 
-    first: Layout
-    second: Layout
-    out: Layout
+    first: MatrixLayout
+    second: MatrixLayout
+    out: MatrixLayout
     operations: tuple[Operation, Operation]
     epilogue: Epilogue
     alignment: int
@@ -99,9 +99,9 @@ class Product(NamedTuple):
         return f"{kind}: {self.first}, {self.second}, {self.out}"
 
 
-def layout_of(x: Array) -> Layout:
+def layout_of(x: Array) -> MatrixLayout:
     columns, rows = x.shape
-    return Layout(rows, columns, max(rows, x.strides[0] // x.itemsize), x.dtype, alignment_of(x))
+    return MatrixLayout(rows, columns, max(rows, x.strides[0] // x.itemsize), x.dtype, alignment_of(x))
 
 
 def alignment_of(x: Array) -> int:
@@ -154,7 +154,7 @@ class Form:
             self.library.set_attribute("cublasLtMatmulDescSetAttribute", self.product, made, attribute, value)
         return made
 
-    def _describe_layout(self, layout: Layout) -> ctypes.c_void_p:
+    def _describe_layout(self, layout: MatrixLayout) -> ctypes.c_void_p:
         return self._make("cublasLtMatrixLayout", cublaslt.DATA_TYPES[layout.dtype], *layout[:3])
 
     def algorithms(self, most: int) -> list[Algorithm]:

@@ -130,12 +130,12 @@ class BERTForPreTraining(Module):
         folder = Path(folder)
         config = hub.read_config(folder)
         hub.check_size(folder, config)
-        place = random.drawing()
+        state = random.state()
         with init.undrawn():
             model = cls(config)
         missing = hub.read_weights(folder, model)
         if missing:
-            with random.draw_as(place):
+            with random.using(state):
                 drawn = dict(cls(config).named_parameters())
             for name, parameter in model.named_parameters():
                 if name in missing:

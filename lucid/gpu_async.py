@@ -1,7 +1,7 @@
-"""What a GPU does while the host goes on: copies in both directions, and work that is recorded once and then repeated.
+"""Work that a GPU does while the host goes on: copies in both directions, and kernels recorded once and then replayed.
 
-CUDA does what it is given in the order of the current stream, which is this thread's own (`backend.use_gpu`). The host
-waits in the methods that say so, and nowhere else.
+CUDA runs all work in the order of the current stream, which belongs to this thread (`backend.use_gpu`). The host waits
+only in the methods whose docstrings say so.
 """
 
 from collections import deque
@@ -15,16 +15,15 @@ import numpy as np
 from lucid.backend import Array, array_module, gpu_library, page_locked
 from lucid.errors import TrainingError
 
-# cudaErrorMemoryAllocation, which CuPy has no name for.
+# cudaErrorMemoryAllocation, for which CuPy has no name.
 _OUT_OF_MEMORY = 2
 
+# The event and the host memory of each unfinished copy: the memory must outlive its `HostCopy`.
+_unfinished: deque[tuple[Any, Array]] = deque()
 
-# Memory that copies are on their way to, and what tells of each that it is over: who asked for one may have dropped it.
-_awaited: deque[tuple[Any, Array]] = deque()
 
-
-class Readback:
-    """The numbers in an array as they are now, on their way to host memory: in `values` after `synchronize`."""
+class HostCopy:
+    """An asynchronous copy of an array, as it is now, to host memory: `values` is filled after `synchronize`."""
 
     def __init__(self, array: Array) -> None:
         xp, source = array_module(array), cast(Any, array)
@@ -37,55 +36,55 @@ class Readback:
         self._event = _event(xp)
         self._event.record()
         if xp.cuda.get_current_stream().is_capturing():
-            return  # whoever launches what is captured has to keep the memory
-        while _awaited and _awaited[0][0].done:
-            _awaited.popleft()
-        _awaited.append((self._event, self.values))
+            return  # the caller that launches the graph keeps the memory
+        while _unfinished and _unfinished[0][0].done:
+            _unfinished.popleft()
+        _unfinished.append((self._event, self.values))
 
     def synchronize(self) -> None:
-        """Block until they have arrived."""
+        """Block until `values` is filled."""
         if self._event is not None:
             self._event.synchronize()
 
 
 def _event(cupy: Any) -> Any:
-    """Return an event that the host can wait for without keeping a core busy."""
+    """Return an event for which the host waits without keeping a core busy."""
     return cupy.cuda.Event(block=True, disable_timing=True)
 
 
 class StaticArrays:
-    """Arrays on a GPU whose values change from step to step, and whose addresses do not: `arrays`, by name.
+    """Arrays on a GPU whose values change from step to step but whose addresses do not: `arrays`, by name.
 
-    They lie in one piece, so that they are filled by one copy, out of one of two pieces of page-locked host memory.
-    Each `fill` comes after a `synchronize`, which waits only if the copy before the last is still on its way.
+    They share one allocation, so that one copy fills them, from one of two buffers in page-locked host memory. Call
+    `synchronize` before each `fill`; it waits only while the last copy but one is unfinished.
     """
 
     _ALIGNMENT = 256
 
     def __init__(self, like: Mapping[str, np.ndarray], device: str) -> None:
         cupy, size = gpu_library(device), 0
-        places = {}
+        slices = {}
         for name, array in like.items():
-            places[name] = slice(size, size + array.nbytes)
+            slices[name] = slice(size, size + array.nbytes)
             size += -(-array.nbytes // self._ALIGNMENT) * self._ALIGNMENT
         self._on_device = cupy.empty(size, np.uint8)
         self._on_host = [(page_locked(size), _event(cupy)) for _ in range(2)]
 
         def views(buffer: Array) -> dict[str, Array]:
-            return {name: buffer[places[name]].view(array.dtype).reshape(array.shape) for name, array in like.items()}
+            return {name: buffer[slices[name]].view(array.dtype).reshape(array.shape) for name, array in like.items()}
 
         self.arrays = views(self._on_device)
         self._views = [views(buffer) for buffer, _ in self._on_host]
         self._turn = 0
 
     def synchronize(self) -> None:
-        """Block until there is host memory for the next `fill`."""
+        """Block until the next `fill` has a free host buffer."""
         self._turn = 1 - self._turn
         _, copied = self._on_host[self._turn]
         copied.synchronize()
 
     def fill(self, values: Mapping[str, np.ndarray]) -> None:
-        """Copy `values`, of the names, shapes and dtypes of `arrays`, there; what follows in the stream sees them."""
+        """Copy `values`, which have the names, shapes and dtypes of `arrays`; later work in the stream sees them."""
         (buffer, copied), views = self._on_host[self._turn], self._views[self._turn]
         for name, view in views.items():
             view[...] = values[name]
@@ -95,11 +94,10 @@ class StaticArrays:
 
 
 class Recording:
-    """What this thread gives a GPU to do, once, to be done again: CUDA graphs, and what the host does between them.
+    """A recording of the work that this thread gives a GPU: CUDA graphs, and the actions of the host between them.
 
-    Inside the block nothing is done before `outside`, or the end: it is captured, and then launched. Arrays that are
-    made in the block are used again by each `replay`, and so are those that it reads: what changes from one to the next
-    has to lie in these.
+    Inside the block work is captured; it runs when the block ends or calls `run_on_host`. Each `replay` reads and
+    writes the same arrays as the recorded run: write changed inputs into these arrays before a replay.
     """
 
     def __init__(self) -> None:
@@ -117,18 +115,18 @@ class Recording:
         if error is None:
             self._launch(self._stream.end_capture())
         else:
-            with suppress(Exception):  # what has failed has made the capture invalid, and is what has to be told
+            with suppress(Exception):  # the error has invalidated the capture, and is the one to report
                 self._stream.end_capture()
 
-    def outside(self, action: Callable[[], None]) -> None:
-        """Do `action` now, outside the graphs, and at this place in each replay."""
+    def run_on_host(self, action: Callable[[], None]) -> None:
+        """Call `action` now, outside the graphs, and at this point of each replay."""
         self._launch(self._stream.end_capture())
         action()
         self._pieces.append(action)
         self._stream.begin_capture()
 
     def replay(self) -> None:
-        """Do all of it again."""
+        """Launch the graphs and call the host's actions again, in the recorded order."""
         for piece in self._pieces:
             piece()
 
@@ -138,34 +136,34 @@ class Recording:
 
 
 class MemoryPool:
-    """Memory of a GPU that only what happens in `allocating` gets, for recordings and what comes before them.
+    """GPU memory that is allocated only inside `allocating`: for recordings, and for the runs that precede them.
 
-    One after the other may use the same memory, as each is over before the next begins. To the pool it is free in
-    between, though a recording writes to it by address whenever it is launched: so none of it is ever given back.
+    Recordings may share memory, because each ends before the next begins. The pool regards the memory as free in
+    between, but a launched recording writes to it by address. Therefore none of it ever returns to the device.
     """
 
     def __init__(self, device: str, size: int) -> None:
-        """Take `size` bytes at once, for the current stream; what needs more gets more.
+        """Allocate `size` bytes at once for the current stream; larger demands allocate more.
 
-        Pieces that were taken one by one would never join, so that each that is larger than all before would be
-        another one. Raises `TrainingError` if there is no room.
+        Separate pieces would never merge: every request that exceeds all earlier ones would need a new piece. Raises
+        `TrainingError` if the GPU has no room.
         """
         self._pool = gpu_library(device).cuda.MemoryPool(_take)
-        # At a limit, which CuPy reads from the environment, a pool gives back what is free.
+        # A pool that reaches its limit, which CuPy reads from the environment, returns free memory to the device.
         self._pool.set_limit(size=0)
         self._pool.malloc(size)
 
     @contextmanager
     def allocating(self) -> Iterator[None]:
-        """Let this thread take new arrays from here inside the block. Raises `TrainingError` if there is no room."""
+        """Allocate this thread's new arrays here inside the block. Raises `TrainingError` if the GPU has no room."""
         with gpu_library().cuda.using_allocator(self._pool.malloc):
             yield
 
 
 def _take(size: int) -> Any:
-    """Return new memory of the current GPU. Raises `TrainingError` if there is no room.
+    """Return new memory of the current GPU. Raises `TrainingError` if the GPU has no room.
 
-    CuPy's own error would make a pool give back all that is free in it, and try again.
+    CuPy's own error would make a pool return all its free memory and try again.
     """
     cupy = gpu_library()
     runtime, cuda = cupy.cuda.runtime, cupy.cuda
