@@ -63,10 +63,10 @@ def lucid_step(batch: dict[str, np.ndarray], precision: str) -> tuple[Any, Calla
     def step() -> float:
         flat.zero_grad()
         with random.at(random.Coordinates.of(0, optimizer.updates, samples)):
-            mlm, nsp = model.branch_losses(**batch)
-            (mlm.loss * (1 / mlm.count) + nsp.loss * (1 / nsp.count)).backward()
+            loss = model.get_loss(**batch)
+            loss.backward()
         optimizer.step(1e-4, clip_scale(global_norm(flat), 1.0))
-        return mlm.loss.item() / mlm.count
+        return loss.item()
 
     return model, step
 

@@ -24,7 +24,7 @@ import lucid
 from lucid import kernels, random
 from lucid.kernels import Precision, threads
 from lucid.models import BERTConfig, BERTForPreTraining
-from lucid.models.bert.arguments import EncoderInputs
+from lucid.models.bert.arguments import Grid
 from lucid.nn import flatten
 from lucid.optim import AdamW, clip_scale, global_norm
 
@@ -61,7 +61,7 @@ def with_padding(step: Callable[[Batch], float]) -> Callable[[Batch], float]:
     """Return the step on all slots."""
 
     def padded(batch: Batch) -> float:
-        with mock.patch.object(EncoderInputs, "without_padding", lambda inputs, _=None: inputs.all_slots()):
+        with mock.patch.object(Grid, "without_padding", lambda grid, _=None: grid.all_slots()):
             return step(batch)
 
     return padded

@@ -69,7 +69,7 @@ def train(
     norms = []
     for batch in steps:
         own = batch.rows(communicator.rank * share, (communicator.rank + 1) * share)
-        outcome = training.take(share_of(training.ddp.module, own, most), batch.masked_tokens, len(batch.nsp_labels))
+        outcome = training.take(share_of(own, most), batch.masked_tokens, len(batch.nsp_labels))
         outcome.synchronize()
         norms.append(float(outcome.values[-1]))
     return norms, training.ddp.flat.values.get()

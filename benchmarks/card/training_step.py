@@ -63,7 +63,7 @@ class TrainingStep:
         size = workload.rows, workload.length, workload.masked_tokens
         self._training = Training(model, communicator, size, graphs=graphs)
         whole = {"sequence_ids": np.ones_like(batch["input_ids"]), "samples": np.arange(workload.rows)}
-        self.share = share_of(model, Batch(**batch, **whole), None)
+        self.share = share_of(Batch(**batch, **whole), None)
 
     def take(self) -> HostCopy:
         """Ask for a step, and return its figures on their way, as of `Training.take`."""
@@ -78,4 +78,4 @@ class TrainingStep:
 def shapes_of(step: TrainingStep) -> tuple[int, int, int]:
     """Return the rows, labelled rows and sequences that a step computes on, made-up ones included."""
     [part] = step.share.micro_batches
-    return rounded_up(part.rows.shape, part.rows.rows.batch, step.workload.length)
+    return rounded_up(part.rows.shape, part.rows.grid_rows, step.workload.length)

@@ -13,6 +13,7 @@ from lucid.data import Corpus, Sampler
 from lucid.distributed import Communicator
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.models import BERTForPreTraining
+from lucid.training.micro_batches import labelled_rows
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,9 @@ def evaluate(
 
 def _sums(model: BERTForPreTraining, sampler: Sampler, rows: range, token_losses: Array) -> Array:
     batch = sampler.batch(0, rows)
-    mlm, nsp = model.branch_losses(
-        batch.mlm_labels,
-        batch.nsp_labels,
-        batch.input_ids,
-        sequence_ids=batch.sequence_ids,
-        token_type_ids=batch.token_type_ids,
-    )
+    mlm, nsp = model.losses(labelled_rows(batch).on(model.device))
     by_frequency = token_losses[batch.mlm_labels[batch.mlm_labels != IGNORE_INDEX]].sum()
-    of_mlm, of_nsp = ((branch.loss.item(), int(branch.correct), branch.count) for branch in (mlm, nsp))
+    of_mlm, of_nsp = ((head.loss.item(), int(head.correct), head.count) for head in (mlm, nsp))
     return np.array([*of_mlm, *of_nsp, by_frequency], np.float64)
 
 

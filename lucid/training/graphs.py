@@ -25,7 +25,7 @@ from lucid.backend import Array, array_module
 from lucid.distributed import Communicator, DistributedDataParallel, wait_for_device
 from lucid.gpu_async import MemoryPool, Recording, StaticArrays
 from lucid.models import BERTForPreTraining
-from lucid.models.bert.rows import LabelledRows
+from lucid.models.bert.token_rows import LabelledRows
 from lucid.training.micro_batches import MicroBatches, Place, no_figures
 from lucid.training.product_choices import times_products
 
@@ -91,13 +91,12 @@ class GraphedMicroBatches(MicroBatches):
         self._programs: dict[tuple[Shape, int, tuple[bool, bool]], _Program] = {}
 
     def run(self, rows: LabelledRows, place: Place, ends: tuple[bool, bool]) -> Array:
-        sequences = rows.rows.sequences
-        rows = rows.filled_up(rounded_up(rows.shape, rows.rows.batch, sequences.length))
-        key = rows.shape, rows.rows.batch, ends
+        rows = rows.filled_up(rounded_up(rows.shape, rows.grid_rows, rows.sequences.length))
+        key = rows.shape, rows.grid_rows, ends
         values = rows.arrays() | place.numbers()
         if key not in self._programs:
             inputs = StaticArrays(values, self._device)
-            rows_there, place_there = rows.of_arrays(inputs.arrays), Place.of(self.seed, inputs.arrays)
+            rows_there, place_there = rows.with_arrays(inputs.arrays), Place.of(self.seed, inputs.arrays)
             self._programs[key] = _Program(inputs, rows_there, place_there, no_figures(self.ddp.flat.gradients))
         program = self._programs[key]
         # A rank that is missing in a collective may show here first, where a step has several micro-batches.

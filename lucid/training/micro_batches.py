@@ -14,7 +14,7 @@ from lucid.backend import Array, array_module
 from lucid.data import Batch
 from lucid.distributed import DistributedDataParallel
 from lucid.models import BERTForPreTraining
-from lucid.models.bert.rows import LabelledRows
+from lucid.models.bert.token_rows import LabelledRows
 
 # What a step adds up on the device, in this order: sums of the losses, and counts of right predictions.
 FIGURES = "mlm_loss", "mlm_correct", "nsp_loss", "nsp_correct"
@@ -22,7 +22,7 @@ FIGURES = "mlm_loss", "mlm_correct", "nsp_loss", "nsp_correct"
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows in host memory, and the place in the global batch of the sample that each row of the grid is: int64 [B]."""
+    """Token rows in host memory, and the index in the global batch of the sample in each grid row: int64 [B]."""
 
     rows: LabelledRows
     samples: np.ndarray
@@ -46,20 +46,20 @@ class Share:
         return sum(part.rows.pairs for part in self.micro_batches)
 
 
-def share_of(model: BERTForPreTraining, batch: Batch, micro_batch: int | None) -> Share:
-    """Cut a batch into micro-batches of at most `micro_batch` rows of the grid. Runs in the loader's threads."""
+def share_of(batch: Batch, micro_batch: int | None) -> Share:
+    """Cut a batch into micro-batches of at most `micro_batch` grid rows. Runs in the loader's threads."""
     size, parts = micro_batch or len(batch.samples), []
     for start in range(0, len(batch.samples), size):
         part = batch.rows(start, start + size)
-        rows = model.labelled_rows(
-            part.mlm_labels,
-            part.nsp_labels,
-            part.input_ids,
-            sequence_ids=part.sequence_ids,
-            token_type_ids=part.token_type_ids,
-        )
-        parts.append(MicroBatch(rows, part.samples.astype(np.int64, copy=False)))
+        parts.append(MicroBatch(labelled_rows(part), part.samples.astype(np.int64, copy=False)))
     return Share(batch, tuple(parts))
+
+
+def labelled_rows(batch: Batch) -> LabelledRows:
+    """Return the token rows of a batch and their labels, in host memory."""
+    return LabelledRows.packed(
+        batch.input_ids, batch.sequence_ids, batch.token_type_ids, batch.mlm_labels, batch.nsp_labels
+    )
 
 
 @dataclass(frozen=True)

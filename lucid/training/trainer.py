@@ -157,7 +157,7 @@ class Trainer:
         first_row = communicator.rank * share
         consumed = first_sample + (step - first_step) * size
         batch = self.run.corpora.train.batch(consumed, range(first_row, first_row + share))
-        return share_of(self.run.model, batch, self.settings.micro_batch)
+        return share_of(batch, self.settings.micro_batch)
 
     def loop(self, batches: Iterator[Share], stop: Stop) -> bool:
         """Take steps until the batches or the time end (True), or a stop was asked for (False)."""

@@ -23,9 +23,9 @@ def train(optimizer_class, batch, dtype, device):
         flat.zero_grad()
         counters = random.Coordinates.of(3, step, np.arange(B)).counters
         with random.at(random.Coordinates(3, backend.to_device(counters, device))):
-            mlm, nsp = model.branch_losses(**batch)
-        (mlm.loss + nsp.loss).backward()
-        found += [mlm.loss.item(), nsp.loss.item(), float(global_norm(flat))]
+            loss = model.get_loss(**batch, reduction="sum")
+        loss.backward()
+        found += [loss.item(), float(global_norm(flat))]
         optimizer.step(1e-3)
     return np.array(found), np.concatenate([parameter.numpy().reshape(-1) for parameter in flat.parameters])
 

@@ -78,7 +78,7 @@ class Steps:
 
     def take(self, batch):
         """Take a step, and return its figures on their way; the last is the gradient's norm."""
-        share = share_of(self.ddp.module, batch.rows(*self.own), self.micro_batch)
+        share = share_of(batch.rows(*self.own), self.micro_batch)
         figures = self.micro_batches.gradients(share, self.taken, MLM_WEIGHT, NSP_WEIGHT)
         figures[-1] = norm = global_norm(self.ddp.flat)
         self.optimizer.step(1e-3, clip_scale(norm, 1.0))

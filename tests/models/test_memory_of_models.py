@@ -10,6 +10,7 @@ from lucid import kernels, random
 from lucid.kernels import reference
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert.memory import NumberSizes, activation_bytes, parameter_count
+from lucid.models.bert.token_rows import LabelledRows
 from lucid.nn import flatten
 
 WIDE = {"vocab_size": 3000, "hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512}
@@ -41,7 +42,13 @@ def most_allocated(config, recompute):
     flat = flatten(model)
     ids = draw.integers(5, config.vocab_size, (SEQUENCES, LENGTH))
     labels = np.where(np.arange(LENGTH) < MASKED, ids, -100)
-    rows = model.labelled_rows(labels, draw.integers(0, 2, SEQUENCES), ids).on("cpu")
+    rows = LabelledRows.packed(
+        input_ids=ids,
+        sequence_ids=np.ones_like(ids),
+        token_type_ids=np.zeros_like(ids),
+        mlm_labels=labels,
+        nsp_labels=draw.integers(0, 2, SEQUENCES),
+    )
 
     def step():
         flat.zero_grad()

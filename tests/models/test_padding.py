@@ -8,7 +8,7 @@ import lucid
 from lucid import random
 from lucid.kernels.sequences import Sequences
 from lucid.models import BERTForPreTraining
-from lucid.models.bert.arguments import EncoderInputs
+from lucid.models.bert.arguments import Grid
 
 COORDINATES = random.Coordinates.of(seed=3, step=7, samples=np.array([6, 1, 8, 0]))
 
@@ -40,15 +40,14 @@ def batch(request):
     }
 
 
-def losses_and_gradients(dtype, batch, **others):
-    """Return the losses of a model in training, with dropout, and all its gradients, by name."""
+def loss_and_gradients(dtype, batch, **others):
+    """Return the loss of a model in training, with dropout, and all its gradients, by name."""
     lucid.manual_seed(0)
     model = BERTForPreTraining(CONFIG).to(dtype)
     with random.at(COORDINATES):
-        mlm, nsp = model.branch_losses(**batch, **others)
-    (mlm.loss + nsp.loss).backward()
-    gradients = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
-    return {"mlm": mlm.loss.numpy(), "nsp": nsp.loss.numpy(), **gradients}
+        loss = model.get_loss(**batch, **others, reduction="sum")
+    loss.backward()
+    return {"loss": loss.numpy()} | {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def on_all_slots(monkeypatch):
 
     def call(function, *arguments, **others):
         with monkeypatch.context() as patch:
-            patch.setattr(EncoderInputs, "without_padding", lambda inputs, _=None: inputs.all_slots())
+            patch.setattr(Grid, "without_padding", lambda grid, _=None: grid.all_slots())
             return function(*arguments, **others)
 
     return call
@@ -65,8 +64,8 @@ def on_all_slots(monkeypatch):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
 def test_losses_and_gradients_are_those_of_all_slots(dtype, tolerance, batch, on_all_slots):
-    expected = on_all_slots(losses_and_gradients, dtype, batch)
-    for name, value in losses_and_gradients(dtype, batch).items():
+    expected = on_all_slots(loss_and_gradients, dtype, batch)
+    for name, value in loss_and_gradients(dtype, batch).items():
         # Some gradients, as of the bias of the two classes, are small differences of larger numbers.
         scale = max(0.1, np.abs(expected[name]).max())
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance * scale, err_msg=name)
@@ -80,9 +79,9 @@ def test_embeddings_and_positions_given_as_inputs_lose_their_padding_too(batch, 
 
     def run():
         embeds = lucid.tensor(generator.standard_normal((B, T, CONFIG.hidden_size)), requires_grad=True)
-        values = losses_and_gradients(np.float64, batch, inputs_embeds=embeds, **others)
+        loss = loss_and_gradients(np.float64, batch, inputs_embeds=embeds, **others)["loss"]
         gradients.append(embeds.grad.numpy())
-        return values["mlm"], values["nsp"]
+        return loss
 
     state = generator.bit_generator.state
     expected = on_all_slots(run)

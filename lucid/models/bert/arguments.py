@@ -4,24 +4,27 @@ Ids, masks and labels come out in host memory, wherever they were: `rows.py` cho
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from lucid import backend
 from lucid.autograd import Tensor
 from lucid.backend import Array
-from lucid.kernels.sequences import Sequences, begins
+from lucid.kernels.masking import IGNORE_INDEX
+from lucid.kernels.sequences import Sequences
 from lucid.models.bert.config import BERTConfig
-from lucid.models.bert.rows import Rows
+from lucid.models.bert.token_rows import TokenRows
+
+# In place of labels: the caller gave none, and none counts.
+UNLABELLED: Final = object()
 
 
 @dataclass(frozen=True)
-class EncoderInputs:
-    """Checked inputs of a batch of B sequences of length T; exactly one of the first two is given.
+class Grid:
+    """The checked inputs of a batch: B sequences of length T, of which either ids or embeddings are given.
 
-    All are [B, T], and `inputs_embeds` is [B, T, C]. `sequence_ids`, in place of `attention_mask`, numbers the
-    sequences of a row from 1 on and is 0 in padding.
+    All are [B, T] and in host memory, except for `inputs_embeds` [B, T, C], which are on the model's device.
     """
 
     input_ids: Array | None
@@ -29,33 +32,37 @@ class EncoderInputs:
     attention_mask: Array | None
     token_type_ids: Array
     position_ids: Array
-    sequence_ids: Array | None = None
 
     @property
-    def batch_and_length(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, int]:
+        """B and T."""
         B, T = self.token_type_ids.shape
         return B, T
 
     def all_slots(self) -> Sequences:
-        """Return all slots as rows, padding too."""
+        """Return all slots as sequences of length T, padding included."""
         return Sequences.padded(self.token_type_ids, self.attention_mask)
 
     def without_padding(self, labelled: Array | None = None) -> Sequences:
-        """Return the slots up to the last of each sequence that is attended to, or is in `labelled` (bool [B, T])."""
-        if self.sequence_ids is not None:
-            return Sequences.packed(self.sequence_ids)
+        """Return each sequence up to its last slot that is attended to or is in `labelled` (bool [B, T])."""
         return Sequences.unpadded(self.token_type_ids, self.attention_mask, labelled)
 
-    def rows(self, sequences: Sequences) -> Rows:
-        """Return the rows of `sequences`, in host memory but for embeddings."""
+    def token_rows(self, sequences: Sequences) -> TokenRows:
+        """Return the slots of `sequences` as token rows: ids in host memory, embeddings where they are."""
         words = embeddings = None
         if self.inputs_embeds is not None:
             slots = backend.to_device(sequences.slots, self.inputs_embeds.device)
             embeddings = self.inputs_embeds.reshape(-1, self.inputs_embeds.shape[-1])[slots]
         else:
             words = self._of_rows(self.input_ids, sequences)
-        types, positions = self._of_rows(self.token_type_ids, sequences), self._of_rows(self.position_ids, sequences)
-        return Rows(self.batch_and_length[0], sequences, words, types, positions, embeddings)
+        return TokenRows(
+            grid_rows=len(self.token_type_ids),
+            sequences=sequences,
+            word_ids=words,
+            token_type_ids=self._of_rows(self.token_type_ids, sequences),
+            position_ids=self._of_rows(self.position_ids, sequences),
+            embeddings=embeddings,
+        )
 
     @staticmethod
     def _of_rows(ids: Array | None, sequences: Sequences) -> Array:
@@ -71,9 +78,8 @@ def check_inputs(
     token_type_ids: Any = None,
     position_ids: Any = None,
     inputs_embeds: Any = None,
-    sequence_ids: Any = None,
-) -> EncoderInputs:
-    """Return the inputs with defaults filled in, or raise `ValueError`. `device` is where embeddings go."""
+) -> Grid:
+    """Return the inputs with defaults filled in, or raise `ValueError`. Embeddings are moved to `device`."""
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give either input_ids or inputs_embeds, and not both")
     if inputs_embeds is not None:
@@ -82,17 +88,12 @@ def check_inputs(
     else:
         input_ids = integers("input_ids", input_ids, (None, None), config.vocab_size, "vocab_size")
         B, T = input_ids.shape
-    if config.max_position_embeddings < T:
+    longest = config.max_position_embeddings
+    if longest < T:
         name = "input_ids" if inputs_embeds is None else "inputs_embeds"
-        raise ValueError(
-            f"{name} has sequences of length {T}; max_position_embeddings allows {config.max_position_embeddings}"
-        )
+        raise ValueError(f"{name} has sequences of length {T}; max_position_embeddings allows {longest}")
     if attention_mask is not None:
         attention_mask = flags("attention_mask", attention_mask, (B, T))
-    if sequence_ids is not None:
-        if attention_mask is not None:
-            raise ValueError("give either attention_mask or sequence_ids, and not both")
-        sequence_ids = _sequence_ids(sequence_ids, (B, T))
     if token_type_ids is None:
         token_type_ids = np.zeros((B, T), dtype=np.int64)
     else:
@@ -100,17 +101,26 @@ def check_inputs(
         token_type_ids = integers("token_type_ids", token_type_ids, (B, T), types, "type_vocab_size")
     if position_ids is None:
         position_ids = np.arange(T)
-        if sequence_ids is not None:
-            first = begins(sequence_ids).reshape(-1)
-            position_ids = (np.arange(B * T) - np.flatnonzero(first)[first.cumsum() - 1]).reshape(B, T)
     else:
-        positions = config.max_position_embeddings
         position_ids = _broadcast_rows(position_ids)
-        position_ids = integers("position_ids", position_ids, (None, T), positions, "max_position_embeddings")
+        position_ids = integers("position_ids", position_ids, (None, T), longest, "max_position_embeddings")
         if len(position_ids) not in (1, B):
             raise ValueError(f"position_ids has shape {position_ids.shape}; it takes ({B}, {T}), (1, {T}) or ({T},)")
-    position_ids = np.broadcast_to(position_ids, (B, T))
-    return EncoderInputs(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids, sequence_ids)
+    return Grid(input_ids, inputs_embeds, attention_mask, token_type_ids, np.broadcast_to(position_ids, (B, T)))
+
+
+def check_labels(
+    grid: Grid, mlm_labels: Any, nsp_labels: Any, vocab_size: int, ignore_index: int
+) -> tuple[Array, Array]:
+    """Return the labels of `grid`, MLM [B, T] and NSP [B], or raise `ValueError`. With `UNLABELLED` none counts."""
+    if mlm_labels is UNLABELLED:
+        mlm_labels = np.full(grid.shape, ignore_index)
+    if nsp_labels is UNLABELLED:
+        nsp_labels = np.full(grid.shape[0], IGNORE_INDEX)
+    return (
+        integers("mlm_labels", mlm_labels, grid.shape, vocab_size, "vocab_size", ignored=ignore_index),
+        integers("nsp_labels", nsp_labels, grid.shape[:1], 2, ignored=IGNORE_INDEX),
+    )
 
 
 def integers(
@@ -160,14 +170,6 @@ def flags(name: str, values: Any, shape: tuple[int, ...]) -> Array:
     if neither.any():
         raise ValueError(f"{name} has the value {array[neither][0]}; it takes 0 and 1")
     return array != 0
-
-
-def _sequence_ids(values: Any, shape: tuple[int, int]) -> Array:
-    ids = integers("sequence_ids", values, shape, shape[1] + 1)
-    wrong = (ids > 0) & (ids != begins(ids).cumsum(axis=1))
-    if wrong.any() or not ids.any(axis=1).all():
-        raise ValueError("sequence_ids takes 1 in the slots of a row's first sequence, 2 in the next's, 0 in padding")
-    return ids
 
 
 def check_token_id(name: str, value: int, vocab_size: int) -> None:

@@ -11,7 +11,7 @@ from lucid.autograd import Tensor
 from lucid.kernels import Activation
 from lucid.kernels.sequences import Sequences
 from lucid.models.bert.config import BERTConfig
-from lucid.models.bert.rows import Rows
+from lucid.models.bert.token_rows import TokenRows
 from lucid.nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, functional
 from lucid.random import at, current_coordinates
 
@@ -33,7 +33,7 @@ class Embeddings(Module):
         self.LayerNorm = LayerNorm(C, config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob, site=0)
 
-    def forward(self, rows: Rows) -> Tensor:
+    def forward(self, rows: TokenRows) -> Tensor:
         if rows.embeddings is not None:
             x = rows.embeddings
         else:
@@ -162,8 +162,8 @@ class BERTModel(Module):
         self.encoder = Encoder(config)
         self.pooler = Pooler(config)
 
-    def forward(self, rows: Rows) -> Tensor:
+    def forward(self, rows: TokenRows) -> Tensor:
         sequences = rows.sequences
-        drawing = at(sequences.coordinates(current_coordinates(rows.batch))) if self.training else nullcontext()
+        drawing = at(sequences.coordinates(current_coordinates(rows.grid_rows))) if self.training else nullcontext()
         with drawing:
             return self.encoder(self.embeddings(rows), sequences)
