@@ -39,7 +39,7 @@ _WARM_UP_STEPS = 2
 
 
 @dataclass
-class Part:
+class TimedPart:
     """Seconds and calls of one kind of work, and the bytes of the arrays that it was given and gave."""
 
     seconds: float = 0.0
@@ -55,7 +55,7 @@ class Breakdown:
     linear layers and in attention, are those of all ranks together.
     """
 
-    parts: dict[str, Part]
+    parts: dict[str, TimedPart]
     seconds: float
     plain_seconds: list[float]
     linear_flops: float
@@ -77,7 +77,7 @@ class Clock:
     def __init__(self, device: str = CPU) -> None:
         self.running = False
         self._device = device
-        self.parts: defaultdict[str, Part] = defaultdict(Part)
+        self.parts: defaultdict[str, TimedPart] = defaultdict(TimedPart)
         self._thread = threading.get_ident()
         # Seconds of what was timed within what is being timed.
         self._within = 0.0
@@ -234,7 +234,7 @@ def _breakdown(trainer: Trainer, clock: StepClock, work: Array, limit: float) ->
         communicator.all_reduce(sums).wait()
     linear, attention, tokens, masked_tokens = work.tolist()
     return Breakdown(
-        parts={name: Part(*part) for name, part in zip(_PARTS, parts.tolist(), strict=True) if part[1]},
+        parts={name: TimedPart(*part) for name, part in zip(_PARTS, parts.tolist(), strict=True) if part[1]},
         seconds=float(seconds[0]),
         plain_seconds=seconds[1:].tolist(),
         linear_flops=linear,

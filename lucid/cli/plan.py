@@ -21,7 +21,7 @@ from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.efficiency import encoder_product_rate
-from lucid.training.numerics import limit_threads
+from lucid.training.numerical_environment import limit_threads
 from lucid.training.requirements import checkpoint_bytes, flops_of_sample, memory
 from lucid.training.start import find_start
 

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of how far the run is: of its steps, or of its time where that is limited."""
+"""The learning rate as a pure function of the progress of a run, which its steps and the clock determine."""
 
 import math
 from dataclasses import dataclass
@@ -20,16 +20,17 @@ class WarmupPolynomialDecay:
     final: float = 0.0
     max_seconds: float = math.inf
 
-    def place(self, step: int, seconds: float) -> float:
-        """Return how far a run is, in steps, that has taken `step` steps in `seconds`.
+    def progress(self, step: int, seconds: float) -> float:
+        """Return the progress of a run that has taken `step` steps in `seconds`: 0 at the start, `steps` at the end.
 
-        These steps, or as many as the share of `max_seconds` that is over, if that is more; at `steps` it ends.
+        With `max_seconds` the clock counts instead of the steps while it is further along. Progress is in steps and
+        not in 0..1, so that the learning rate of a step is the same to the last bit with and without `max_seconds`.
         """
         return max(step, self.steps * seconds / self.max_seconds)
 
-    def learning_rate(self, place: float) -> float:
-        """Return the rate of the update at this place (0 <= place < steps): that after `place` earlier ones."""
-        if place < self.warmup_steps:
-            return self.peak * (place + 1) / (self.warmup_steps + 1)
-        left = (self.steps - place) / max(1, self.steps - self.warmup_steps)
+    def learning_rate(self, progress: float) -> float:
+        """Return the learning rate of the update that follows `progress` (0 <= progress < steps)."""
+        if progress < self.warmup_steps:
+            return self.peak * (progress + 1) / (self.warmup_steps + 1)
+        left = (self.steps - progress) / max(1, self.steps - self.warmup_steps)
         return self.final + (self.peak - self.final) * max(0.0, left) ** self.power

@@ -13,7 +13,7 @@ from lucid.errors import ExitCode
 from lucid.kernels import threads
 from lucid.training.config import RunConfig
 from lucid.training.metrics import METRICS_FILE
-from lucid.training.numerics import limit_threads
+from lucid.training.numerical_environment import limit_threads
 from lucid.training.setup import Run, communicator_of, open_run
 from lucid.training.trainer import Trainer
 

@@ -21,7 +21,7 @@ from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.metrics import WindowSums
-from lucid.training.numerics import numerics
+from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.start import changed_numerics, find_start
 
@@ -72,7 +72,7 @@ class Run:
             window=window,
             corpus=self.corpora.identity,
             tokenizer=self.corpora.tokenizer_hash,
-            numerics=numerics(self.model.device),
+            numerics=numerical_environment(self.model.device),
             config=self.config.as_dict(),
             products=choices_so_far(self.communicator) if times_products(self.ddp) else ProductChoices(),
         )

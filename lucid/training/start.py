@@ -12,7 +12,7 @@ from lucid.training.checkpoints.checkpoint import Checkpoint, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict
 from lucid.training.corpora import Corpora
-from lucid.training.numerics import numerics
+from lucid.training.numerical_environment import numerical_environment
 
 
 def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> tuple[Checkpoint | None, list[str]]:
@@ -128,7 +128,7 @@ def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
 
 def changed_numerics(now: RunConfig, state: TrainingState, device: str) -> list[str]:
     """Return a sentence if the exact reduction can no longer give the bits that it would have given."""
-    difference = _difference(numerics(device), state.numerics)
+    difference = _difference(numerical_environment(device), state.numerics)
     if now.train.reduction == "fast" or not difference:
         return []
     return [f"the bits of the results may differ from here on, by {difference}"]

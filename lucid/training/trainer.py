@@ -134,15 +134,15 @@ class Trainer:
         return finished
 
     def _begin(self) -> None:
-        """Open what the first rank writes. From now on nothing is refused, so the run may claim its incarnation."""
+        """Open what the first rank writes. From now on nothing is refused, so the run may claim its attempt."""
         run, settings = self.run, self.settings
         if run.is_first:
-            ended = self._schedule.place(run.step, run.training_seconds) >= settings.steps
+            ended = self._schedule.progress(run.step, run.training_seconds) >= settings.steps
             self._log = MetricsLog(run.config.run_folder, run.step, ended, settings.tensorboard)
             self._progress = ProgressLine(settings.steps, run.step)
-            incarnation = run.store.claim(settings.keep_checkpoints, run.checkpoint)
+            attempt = run.store.claim(settings.keep_checkpoints, run.checkpoint)
             files = run.corpora.tokenizer_files
-            self._saver = Saver(incarnation, run.model, run.optimizer, files, run.step, self._progress.say)
+            self._saver = Saver(attempt, run.model, run.optimizer, files, run.step, self._progress.say)
 
     def batches(self, stop: int) -> Loader[Share]:
         """Return this rank's shares of the global batches from here to before step `stop`."""
@@ -168,8 +168,8 @@ class Trainer:
             self._step_began = time.perf_counter()
             share = following
             masked_tokens, pairs, seconds, stopping = control.wait()
-            place = self._schedule.place(run.step, seconds)
-            if place >= settings.steps:
+            progress = self._schedule.progress(run.step, seconds)
+            if progress >= settings.steps:
                 return True
             if stopping:
                 return False
@@ -179,7 +179,7 @@ class Trainer:
             flops = forward_flops(run.config.model, share.batch.sequence_lengths, share.masked_tokens)
             self._window.add_step(data_wait, flops.training)
             control = self._announce(following, stop)
-            self._step(share, masked_tokens, pairs, place)
+            self._step(share, masked_tokens, pairs, progress)
             run.training_seconds += time.perf_counter() - self._step_began
             if self._due(settings.check_replicas_every):
                 self._check_replicas()
@@ -198,14 +198,14 @@ class Trainer:
     def _due(self, every: int | None) -> bool:
         return every is not None and self.run.step % every == 0
 
-    def _step(self, share: Share, masked_tokens: float, pairs: float, place: float) -> None:
-        """Take one step, at this place of the schedule.
+    def _step(self, share: Share, masked_tokens: float, pairs: float, progress: float) -> None:
+        """Take one step, at this progress of the schedule.
 
         One whose gradient is not finite moves on in the data, but leaves weights and moments.
         """
         run = self.run
         run.communicator.whereabouts.step = run.step
-        learning_rate = self._schedule.learning_rate(place)
+        learning_rate = self._schedule.learning_rate(progress)
         weights = 1 / max(1, masked_tokens), 1 / max(1, pairs)
         figures = self._micro_batches.gradients(share, run.step, *weights)
         figures[-1] = norm = global_norm(run.ddp.flat)

@@ -96,7 +96,7 @@ def test_ranks_that_take_different_ways_end_the_run(train_with):
 @long
 def test_a_rank_that_hangs_while_it_saves_ends_the_run_after_a_longer_time(train_with):
     """The checkpoint of step 20 is written in the background; that of step 40 waits for it."""
-    patch = "from lucid.training.checkpoints.store import Incarnation; Incarnation.save = lambda *_: time.sleep(1000)"
+    patch = "from lucid.training.checkpoints.store import Attempt; Attempt.save = lambda *_: time.sleep(1000)"
     finished = train_with("pass", "True", "train.watchdog_seconds=1", patch=patch)
     assert_ended(finished, r"rank 0 on \S+ is at step 39, saving a checkpoint, outside of any collective")
 
@@ -109,7 +109,7 @@ def slowly(action, ranks):
     return act
 """
 SLOW_EVALUATION = SLOW + "trainer.evaluate = slowly(trainer.evaluate, [0])"
-SLOW_SAVING = SLOW + "from lucid.training.checkpoints.store import Incarnation as I; I.save = slowly(I.save, [0])"
+SLOW_SAVING = SLOW + "from lucid.training.checkpoints.store import Attempt; Attempt.save = slowly(Attempt.save, [0])"
 SLOW_START = SLOW + "from lucid.data import Corpus; Corpus.verify = slowly(Corpus.verify, [0])"
 SLOW_FIRST_STEP = SLOW + "M = trainer.MicroBatches; M.gradients = slowly(M.gradients, [2])"
 

@@ -36,15 +36,15 @@ def test_two_schedules_of_which_one_ends_where_the_other_starts_are_one():
 
 def test_time_moves_the_schedule_on_where_steps_are_slower():
     schedule = WarmupPolynomialDecay(peak=1.0, warmup_steps=100, steps=1000, max_seconds=60)
-    assert schedule.place(10, seconds=0.3) == 10
-    assert schedule.place(10, seconds=30) == 500
-    assert schedule.learning_rate(schedule.place(10, seconds=3)) == pytest.approx(51 / 101)
-    assert schedule.learning_rate(schedule.place(10, seconds=33)) == pytest.approx(0.5)
-    assert schedule.place(10, seconds=60) == 1000
+    assert schedule.progress(10, seconds=0.3) == 10
+    assert schedule.progress(10, seconds=30) == 500
+    assert schedule.learning_rate(schedule.progress(10, seconds=3)) == pytest.approx(51 / 101)
+    assert schedule.learning_rate(schedule.progress(10, seconds=33)) == pytest.approx(0.5)
+    assert schedule.progress(10, seconds=60) == 1000
 
 
 def test_without_a_limit_time_does_nothing():
-    assert WarmupPolynomialDecay(peak=1.0, warmup_steps=0, steps=10).place(3, seconds=1e9) == 3
+    assert WarmupPolynomialDecay(peak=1.0, warmup_steps=0, steps=10).progress(3, seconds=1e9) == 3
 
 
 @pytest.mark.parametrize(("norm", "scale"), [(0.5, 1.0), (4.0, 0.5), (0.0, 1.0)])

@@ -46,7 +46,7 @@ def test_a_preempted_job_goes_on_and_ends_with_the_weights_of_an_undisturbed_run
     assert job.wait() == "COMPLETED", job.output
     assert (job.shown("Restarts"), job.output.count("on 2 ranks with 6 each")) == ("1", 2)
     assert "start 2, on node[1-2]" in job.output
-    # The second start is the run's second incarnation: what an orphan of the first went on to write would be older.
+    # The second start is the run's second attempt: what an orphan of the first went on to write would be older.
     assert "checkpoints/0002-00000200" in job.output
     assert weights(tmp_path / "run") == weights(undisturbed)
 

@@ -8,7 +8,8 @@ import yaml
 
 from lucid.errors import ConfigError
 from lucid.training.config import from_dict, load
-from lucid.training.yaml_text import parse_yaml
+from lucid.training.config.run_config import descriptions
+from lucid.training.config.yaml_text import parse_yaml
 
 MINIMAL = {"run_folder": "runs/x", "data": {"path": "data/x"}, "train": {"steps": 100, "global_batch": 8}}
 
@@ -45,7 +46,7 @@ def test_printed_settings_can_be_loaded_again(file, tmp_path):
     again = tmp_path / "again.yaml"
     again.write_text(config.as_yaml(), encoding="utf-8")
     assert load(again) == config
-    assert re.search(r"^  steps: \d+  # updates of the weights$", config.as_yaml(), re.MULTILINE)
+    assert re.search(r"^  steps: \d+  # Updates of the weights\.$", config.as_yaml(), re.MULTILINE)
     assert from_dict(config.as_dict()) == config
 
 
@@ -57,7 +58,7 @@ def test_the_configurations_that_come_with_lucid_are_valid(path):
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("optimizer.betas=[0.9]", "the key optimizer.betas.1 is missing: the value is not whole"),
+        ("optimizer.betas=[0.9]", "the key optimizer.betas.1 is missing: the value is incomplete"),
         (
             "train.globalbatch=3",
             "the key train.globalbatch is unknown; did you mean train.global_batch?",
@@ -134,7 +135,7 @@ def test_what_follows_the_clock_has_no_exact_reduction(file):
         ("- a\n- b\n", "holds no settings"),
         ("train: [", "is not valid YAML"),
         (yaml.safe_dump({**MINIMAL, "run_folder": None}), "run_folder is None"),
-        (yaml.safe_dump({**MINIMAL, "data": {}}), "the key data.path is missing: folder of a prepared corpus"),
+        (yaml.safe_dump({**MINIMAL, "data": {}}), "the key data.path is missing: Folder of the corpus"),
         (yaml.safe_dump({**MINIMAL, "tarin": {}}), "the key tarin is unknown; did you mean train?"),
     ],
 )
@@ -144,6 +145,11 @@ def test_a_mistake_in_the_file_names_the_file(file, text, fragment):
         load(file)
     assert str(file) in str(caught.value)
     assert fragment in str(caught.value)
+
+
+def test_every_setting_is_described(file):
+    assert all(re.fullmatch(r"[A-Z].*\.", text) for text in descriptions().values())
+    assert all(re.search(r"(:|  # [A-Z].*\.)$", line) for line in load(file).as_yaml().splitlines())
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -31,9 +31,9 @@ def trained():
 def save(trained):
     """A function that saves a checkpoint of a step and returns its folder."""
 
-    def save(incarnation, step):
-        incarnation.save(snapshot(trained, step))
-        return incarnation.newest
+    def save(attempt, step):
+        attempt.save(snapshot(trained, step))
+        return attempt.newest
 
     return save
 
@@ -48,14 +48,14 @@ def test_none_is_there_before_the_first(store):
 
 
 def test_the_newest_are_kept(store, save):
-    incarnation = store.claim(2, None)
+    attempt = store.claim(2, None)
     for step in (1, 2, 10):
-        save(incarnation, step)
+        save(attempt, step)
     assert names(store) == ["0001-00000002", "0001-00000010"]
     assert store.newest()[0].state.step == 10
 
 
-def test_the_latest_incarnation_is_the_newest_whatever_the_step(store, save):
+def test_the_latest_attempt_is_the_newest_whatever_the_step(store, save):
     save(store.claim(9, None), 1000)
     save(store.claim(9, None), 600)
     assert store.newest()[0].folder.name == "0002-00000600"
@@ -65,8 +65,8 @@ def test_numbers_are_compared_as_numbers(store, save):
     store.folder.mkdir()
     (store.folder / ".incarnation-9998").mkdir()
     first, second = (store.claim(9, None) for _ in range(2))
-    for incarnation in (first, second):
-        save(incarnation, 5)
+    for attempt in (first, second):
+        save(attempt, 5)
     assert store.newest()[0].folder.name == "10000-00000005"
 
 
@@ -102,7 +102,7 @@ def test_a_start_that_finds_its_number_taken_and_swept_takes_a_later_one(store, 
         assert not (store.folder / ".incarnation-0001").exists()
         return 0
 
-    monkeypatch.setattr("lucid.training.checkpoints.store._latest_incarnation", look_before_the_others_come)
+    monkeypatch.setattr("lucid.training.checkpoints.store._latest_attempt", look_before_the_others_come)
     assert store.claim(2, None).number == 3
 
 
@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(store, save):
     assert names(store) == ["0001-00000500", "0002-00000600"]
 
 
-def test_what_older_incarnations_left_is_swept_away(store, save):
+def test_what_older_attempts_left_is_swept_away(store, save):
     for _ in range(2):
         store.claim(2, None)
     (store.folder / ".partial-0001-00000007").mkdir()
@@ -150,9 +150,9 @@ def test_what_older_incarnations_left_is_swept_away(store, save):
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store, save):
-    incarnation = store.claim(2, None)
-    save(incarnation, 1)
-    path = save(incarnation, 2) / "model.safetensors"
+    attempt = store.claim(2, None)
+    save(attempt, 1)
+    path = save(attempt, 2) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     checkpoint, (problem,) = store.newest()
     assert checkpoint.state.step == 1
@@ -160,9 +160,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(store, save):
 
 
 def test_a_run_does_not_start_over_when_no_checkpoint_can_be_used(store, save):
-    incarnation = store.claim(2, None)
+    attempt = store.claim(2, None)
     for step in (1, 2):
-        (save(incarnation, step) / "state.json").unlink()
+        (save(attempt, step) / "state.json").unlink()
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be used .*state\.json is missing"):
         store.newest()
 
@@ -182,29 +182,29 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_says_so_and_leaves_the_checkpoint_before(small_disk, save):
     store = CheckpointStore(small_disk / "checkpoints")
-    incarnation = store.claim(2, None)
-    save(incarnation, 1)
+    attempt = store.claim(2, None)
+    save(attempt, 1)
     filling = small_disk / "filling"
     room = shutil.disk_usage(small_disk).free
     filling.write_bytes(bytes(room - 8192))
     with pytest.raises(CheckpointError, match=SAY_WHY.format("No space left on device")):
-        save(incarnation, 2)
+        save(attempt, 2)
     assert names(store) == ["0001-00000001"]
     assert store.newest()[0].state.step == 1
     filling.unlink()
-    save(incarnation, 3)
+    save(attempt, 3)
     assert store.newest()[0].state.step == 3
 
 
 def test_a_file_that_may_not_grow_says_so_and_leaves_the_checkpoint_before(store, save):
-    incarnation = store.claim(2, None)
-    save(incarnation, 1)
+    attempt = store.claim(2, None)
+    save(attempt, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         with pytest.raises(CheckpointError, match=SAY_WHY.format(os.strerror(errno.EFBIG))):
-            save(incarnation, 2)
+            save(attempt, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
@@ -214,27 +214,27 @@ def test_a_file_that_may_not_grow_says_so_and_leaves_the_checkpoint_before(store
 
 def test_a_disk_that_may_not_be_written_says_so_and_leaves_the_checkpoint_before(small_disk, save):
     store = CheckpointStore(small_disk / "checkpoints")
-    incarnation = store.claim(2, None)
-    first = save(incarnation, 1)
+    attempt = store.claim(2, None)
+    first = save(attempt, 1)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(CheckpointError, match=SAY_WHY.format("Read-only file system")):
-        save(incarnation, 2)
+        save(attempt, 2)
     with pytest.raises(CheckpointError, match=r"checkpoints cannot be written \(Read-only file system\)"):
         store.claim(2, first)
     assert store.newest()[0].folder == first
 
 
 def test_what_is_in_the_way_is_said_and_left_alone(store, save):
-    incarnation = store.claim(2, None)
-    save(incarnation, 1)
+    attempt = store.claim(2, None)
+    save(attempt, 1)
     (store.folder / ".partial-0001-00000002").write_text("in the way")
     with pytest.raises(CheckpointError, match=SAY_WHY.format("File exists")):
-        save(incarnation, 2)
+        save(attempt, 2)
     assert store.newest()[0].state.step == 1
 
 
 def test_a_failure_without_a_checkpoint_before_says_that_there_is_none(store, save):
-    incarnation = store.claim(2, None)
+    attempt = store.claim(2, None)
     (store.folder / ".partial-0001-00000002").write_text("in the way")
     with pytest.raises(CheckpointError, match="File exists; there is none before it"):
-        save(incarnation, 2)
+        save(attempt, 2)

@@ -17,7 +17,7 @@ from lucid.errors import ConfigError
 from lucid.models.bert.zoo import LARGE
 from lucid.preparation import prepare
 from lucid.training.config import RunConfig, from_dict, load
-from lucid.training.numerics import limit_threads
+from lucid.training.numerical_environment import limit_threads
 from lucid.training.setup import communicator_of, open_run
 
 

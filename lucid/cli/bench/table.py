@@ -3,7 +3,7 @@
 import statistics
 
 from lucid import kernels
-from lucid.analysis.breakdown import COMMUNICATION, DATA, KERNELS, Breakdown, Part
+from lucid.analysis.breakdown import COMMUNICATION, DATA, KERNELS, Breakdown, TimedPart
 from lucid.kernels import threads
 from lucid.training.setup import Run
 
@@ -39,10 +39,10 @@ def print_breakdown(run: Run, breakdown: Breakdown) -> None:
     table.group("other kernels", others, {})
     table.group("optimizer", _OPTIMIZERS, {})
     table.group("clipping", _CLIPPING, {})
-    table.part("communication", breakdown.parts.get(COMMUNICATION, Part()))
-    table.part("waiting for data", breakdown.parts.get(DATA, Part()))
-    table.part("Python and the rest", Part(breakdown.python))
-    table.part("step", Part(breakdown.seconds))
+    table.part("communication", breakdown.parts.get(COMMUNICATION, TimedPart()))
+    table.part("waiting for data", breakdown.parts.get(DATA, TimedPart()))
+    table.part("Python and the rest", TimedPart(breakdown.python))
+    table.part("step", TimedPart(breakdown.seconds))
     print("", *_speed(breakdown), sep="\n")
 
 
@@ -57,12 +57,12 @@ class _Table:
         parts = {name: self._breakdown.parts[name] for name in names if name in self._breakdown.parts}
         if not parts:
             return
-        total = Part(sum(part.seconds for part in parts.values()), sum(part.calls for part in parts.values()))
+        total = TimedPart(sum(part.seconds for part in parts.values()), sum(part.calls for part in parts.values()))
         self.part(title, total, sum(flops.get(name, 0.0) for name in parts))
         for name in sorted(parts, key=lambda name: -parts[name].seconds):
             self.part(f"  {names[name]}", parts[name], flops.get(name, 0.0))
 
-    def part(self, title: str, part: Part, flops: float = 0.0) -> None:
+    def part(self, title: str, part: TimedPart, flops: float = 0.0) -> None:
         calls = f"{part.calls:,.0f}" if part.calls else ""
         rate = ""
         if flops:

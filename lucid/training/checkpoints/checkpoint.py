@@ -35,7 +35,7 @@ ASIDE = ".partial-"
 
 _REQUIRED_FILES = {hub.CONFIG_FILE, hub.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE}
 
-Count = Annotated[int, Field(ge=0, lt=2**62)]
+Counter = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class TrainingState:
     on GPUs were made.
     """
 
-    step: Count
-    samples_consumed: Count
-    optimizer_updates: Count
-    skipped_steps: Count
-    skipped_in_a_row: Count
+    step: Counter
+    samples_consumed: Counter
+    optimizer_updates: Counter
+    skipped_steps: Counter
+    skipped_in_a_row: Counter
     window: WindowSums
     corpus: str
     tokenizer: str

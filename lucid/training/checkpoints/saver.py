@@ -15,7 +15,7 @@ from lucid.errors import CheckpointError
 from lucid.models import BERTForPreTraining
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.checkpoints.checkpoint import Snapshot, TrainingState
-from lucid.training.checkpoints.store import Incarnation
+from lucid.training.checkpoints.store import Attempt
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,14 +28,14 @@ class Saver:
 
     def __init__(
         self,
-        incarnation: Incarnation,
+        attempt: Attempt,
         model: BERTForPreTraining,
         optimizer: MomentOptimizer,
         tokenizer_files: Sequence[Path],
         saved_step: int,
         report: Callable[[str], None],
     ) -> None:
-        self._incarnation = incarnation
+        self._attempt = attempt
         self._model, self._optimizer = model, optimizer
         self._tokenizer_files = tokenizer_files
         self._saved_step = saved_step
@@ -47,7 +47,7 @@ class Saver:
     @property
     def newest(self) -> Path | None:
         """The newest whole checkpoint."""
-        return self._incarnation.newest
+        return self._attempt.newest
 
     def begin(self, state: TrainingState) -> None:
         """Copy the arrays and begin to write them, after the checkpoint that is under way, if any.
@@ -86,7 +86,7 @@ class Saver:
             self._report(f"{error}; training goes on, and saves again when the next checkpoint is due")
 
     def _save(self, snapshot: Snapshot) -> None:
-        self._incarnation.save(snapshot)
+        self._attempt.save(snapshot)
         self._saved_step = snapshot.state.step
 
 

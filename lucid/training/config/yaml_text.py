@@ -1,7 +1,7 @@
-"""Parses YAML that a stranger may have written: whatever is wrong with it is one kind of error, and memory is bounded.
+"""Parses YAML that a stranger may have written: memory is bounded, and every mistake is a `ValueError`.
 
-PyYAML's safe loader runs no code, but it recurses, lets a few lines of aliases stand for billions of values, and
-answers some malformed scalars with whatever exception its conversion happened to raise.
+PyYAML's safe loader runs no code. But it recurses, expands a few lines of aliases to billions of values, and raises
+various exceptions for malformed scalars.
 """
 
 import re
@@ -10,12 +10,12 @@ from typing import Any
 import yaml
 
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-# Settings take a few kilobytes; PyYAML takes about ten seconds for a megabyte.
+# Settings take a few kilobytes. PyYAML needs about ten seconds for a megabyte.
 LARGEST = 1 << 18
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader without aliases and repeated keys, and with numbers as in YAML 1.2: 010 is ten, 1:30 is none."""
+    """The safe loader without aliases and repeated keys. Numbers are those of YAML 1.2: 010 is ten, 1:30 is a text."""
 
     def compose_node(self, parent: yaml.nodes.Node | None, index: Any) -> yaml.nodes.Node | None:
         if self.check_event(yaml.events.AliasEvent):
@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.nodes.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping = super().construct_mapping(node, deep)
         names = set()
-        for key, _ in node.value:  # scalars: no others can be keys of a dict
+        for key, _ in node.value:  # scalars: only they can be keys of a dict
             if key.value in names:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands here twice", key.start_mark)
             names.add(key.value)
@@ -47,7 +47,7 @@ _Loader.add_constructor(_INT, lambda loader, node: int(node.value, 16 if node.va
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of `text`. Raises `ValueError` that says on one line what is wrong."""
+    """Return the value of `text`. Raises `ValueError` with one line that says what is wrong."""
     if len(text) > LARGEST:
         raise ValueError(f"it is longer than {LARGEST:,} characters")
     try:

@@ -18,7 +18,7 @@ def limit_threads(count: int | None) -> None:
         threads.limit(count)
 
 
-def numerics(device: str) -> dict[str, str]:
+def numerical_environment(device: str) -> dict[str, str]:
     """Return what the results of this process on `device` depend on, by name."""
     if device != CPU:
         return {**(gpu_software() or {}), "products": kernels.product_library(device)}

@@ -1,0 +1,7 @@
+"""The settings of a run: YAML -> frozen, validated objects. Unknown keys and impossible combinations are errors."""
+
+from lucid.training.config.loading import from_dict, load
+from lucid.training.config.run_config import RunConfig
+from lucid.training.config.sections import WATCHDOG_SECONDS, DataSettings
+
+__all__ = ["WATCHDOG_SECONDS", "DataSettings", "RunConfig", "from_dict", "load"]

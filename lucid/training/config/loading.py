@@ -1,0 +1,101 @@
+"""Reads a run's settings from YAML; every message names the file (or the command line) and the dotted key."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lucid.errors import ConfigError
+from lucid.training.config.run_config import RunConfig, descriptions
+from lucid.training.config.yaml_text import LARGEST, parse_yaml
+
+# Mistakes in one message.
+_MOST_SENTENCES = 20
+# Characters of a value in a message.
+_LONGEST_VALUE = 100
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return a run's settings from a YAML file; `overrides` are `dotted.key=value`, the value in YAML.
+
+    Raises `ConfigError` with one sentence for each mistake.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is not there: give the path of a run's YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    try:
+        content = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no settings: it takes sections such as data, model and train")
+    overridden = [_apply(content, override) for override in overrides]
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        sentences = [_sentence(item, path, overridden) for item in error.errors()[:_MOST_SENTENCES]]
+        raise ConfigError("\n".join(sentences)) from error
+
+
+def from_dict(content: dict[str, Any]) -> RunConfig:
+    """Return the settings that `as_dict` returned. Raises `ConfigError` if another version of lucid wrote them."""
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(
+            f"the settings were written by another version of lucid: {error.errors()[0]['msg']}"
+        ) from error
+
+
+def _apply(content: dict[str, Any], override: str) -> str:
+    """Set one `dotted.key=value` in `content` and return the key."""
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"{override!r} on the command line is not of the form section.key=value")
+    section = content
+    for name in names[:-1]:
+        inner = section.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r} on the command line: {name} is not a section")
+        section = inner
+    try:
+        section[names[-1]] = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{override!r} on the command line: the value is not valid YAML: {error}") from error
+    return ".".join(names)
+
+
+def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    overridden = any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in overrides)
+    where = "the command line" if overridden else str(path)
+    match item["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            close = difflib.get_close_matches(key, descriptions(), n=1, cutoff=0.6)
+            hint = f"; did you mean {close[0]}?" if close else "; `lucid train --print-config` lists the known ones"
+            return f"{where}: the key {key} is unknown{hint}"
+        case "missing":
+            # An element of a value, such as the second beta, has no description of its own.
+            return f"{where}: the key {key} is missing: {descriptions().get(key, 'the value is incomplete')}"
+        case "value_error":
+            message = str(item["ctx"]["error"])
+            return f"{where}: {f'{key}: ' if key else ''}{message}"
+        case _:
+            message = item["msg"][0].lower() + item["msg"][1:]
+            return f"{where}: {key} is {_shown(item['input'])}, but {message.replace('input should', 'it should')}"
+
+
+def _shown(value: object) -> str:
+    """Return the start of `value` as Python writes it."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

@@ -1,0 +1,191 @@
+"""`RunConfig`: all settings of a run, and the checks of those that depend on each other."""
+
+import math
+from typing import Any
+
+import yaml
+from pydantic import Field, model_validator
+
+from lucid.errors import ConfigError
+from lucid.models import BERTConfig
+from lucid.training.config.sections import (
+    MODEL_DESCRIPTIONS,
+    DataSettings,
+    DistributedSettings,
+    FilePath,
+    OptimizerSettings,
+    Settings,
+    TrainSettings,
+)
+
+
+class RunConfig(Settings):
+    """All settings of a run."""
+
+    run_folder: FilePath = Field(
+        description="Folder for checkpoints, metrics and plots; a run that is already there is resumed."
+    )
+    initial_model: FilePath | None = Field(
+        None, description="Folder of a model to start from, in Hugging Face's format; null: random weights."
+    )
+    initial_checkpoint: FilePath | None = Field(
+        None,
+        description="Run or checkpoint whose weights and moments a new run starts with; steps, data and schedule start "
+        "from 0.",
+    )
+    model: BERTConfig = Field(default_factory=BERTConfig, description="Section: the shape of the model.")
+    data: DataSettings = Field(description="Section: the corpus, and how samples are made from it.")
+    optimizer: OptimizerSettings = Field(
+        OptimizerSettings(), description="Section: the optimizer and the schedule of its learning rate."
+    )
+    train: TrainSettings = Field(description="Section: how long a run trains, how it computes, and what it records.")
+    distributed: DistributedSettings = Field(DistributedSettings(), description="Section: how ranks communicate.")
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "RunConfig":
+        self._check_start()
+        longest = self.model.max_position_embeddings
+        if self.data.sequence_length > longest:
+            raise ValueError(
+                f"data.sequence_length is {self.data.sequence_length}, but model.max_position_embeddings is {longest}: "
+                "raise the latter or shorten the sequences"
+            )
+        if self.data.nsp and self.model.type_vocab_size < 2:
+            raise ValueError(
+                f"model.type_vocab_size is {self.model.type_vocab_size}, but pairs for next-sentence prediction have "
+                "two segments: set it to 2, or data.nsp to false"
+            )
+        if self.optimizer.warmup_steps >= self.train.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but train.steps is {self.train.steps}: "
+                "warm-up has to end before training does"
+            )
+        if self.optimizer.final_learning_rate > self.optimizer.learning_rate:
+            raise ValueError(
+                f"optimizer.final_learning_rate is {self.optimizer.final_learning_rate}, above optimizer.learning_rate "
+                f"({self.optimizer.learning_rate}), from which it decays"
+            )
+        if self.data.mask_replace_probability + self.data.random_replace_probability > 1:
+            raise ValueError("data.mask_replace_probability and data.random_replace_probability add up to more than 1")
+        if self.train.reduction == "exact":
+            self._check_exact()
+        self._check_device()
+        return self
+
+    def _check_device(self) -> None:
+        if self.train.device == "cpu" and self.distributed.backend == "nccl":
+            raise ValueError("distributed.backend is nccl, which is for GPUs: set train.device to cuda, or use auto")
+        if self.train.attention != "cudnn":
+            return
+        if self.train.device == "cpu":
+            raise ValueError("train.attention is cudnn, which is for GPUs: set train.device to cuda, or use auto")
+        if self.train.precision != "bfloat16" or self.model.attention_probs_dropout_prob > 0:
+            raise ValueError(
+                "train.attention is cudnn, which takes bfloat16 and no dropout: set train.precision to bfloat16 and "
+                "model.attention_probs_dropout_prob to 0, or use auto"
+            )
+
+    def _check_start(self) -> None:
+        checkpoint = self.initial_checkpoint
+        if checkpoint is None:
+            return
+        if self.initial_model is not None:
+            raise ValueError("initial_model and initial_checkpoint are both set: a run starts from one of them")
+        if self.run_folder in (checkpoint, *checkpoint.parents):
+            raise ValueError(
+                f"initial_checkpoint lies in run_folder ({self.run_folder}), whose own run is resumed: "
+                "choose another run_folder for the new run"
+            )
+
+    def _check_exact(self) -> None:
+        batch, micro_batch = self.train.global_batch, self.train.micro_batch
+        if self.train.max_hours is not None:
+            raise ValueError(
+                "train.reduction is exact, but with train.max_hours the learning rate follows the clock, which no two "
+                "runs share: leave one of them out"
+            )
+        if micro_batch is None:
+            raise ValueError(
+                "train.reduction is exact, which sums micro-batches in a fixed order: set train.micro_batch, a divisor "
+                f"of train.global_batch ({batch})"
+            )
+        if batch % micro_batch:
+            raise ValueError(
+                f"train.reduction is exact, but train.micro_batch ({micro_batch}) does not divide train.global_batch "
+                f"({batch})"
+            )
+        if self.distributed.wire_dtype != "float32":
+            raise ValueError(
+                f"train.reduction is exact, but distributed.wire_dtype is {self.distributed.wire_dtype}, which rounds "
+                "gradients between nodes only, so that the number of nodes changes the sums: use float32"
+            )
+
+    def check_ranks(self, size: int) -> None:
+        """Raise `ConfigError` unless the reduction allows `size` ranks to share the global batch."""
+        batch, micro_batch = self.train.global_batch, self.train.micro_batch
+        if batch % size:
+            raise ConfigError(
+                f"train.global_batch is {batch}, which {size} ranks cannot share evenly: make it a multiple of {size}, "
+                "or start another number of ranks"
+            )
+        if self.train.reduction == "exact" and micro_batch:
+            leaves = batch // micro_batch
+            if size & (size - 1) or leaves % size:
+                allowed = [str(2**power) for power in range(leaves.bit_length()) if leaves % 2**power == 0]
+                raise ConfigError(
+                    f"train.reduction is exact: {leaves} micro-batches (train.global_batch / train.micro_batch) can be "
+                    f"summed on {' or '.join(allowed)} ranks, not on {size}: start another number, or use "
+                    "train.reduction=fast"
+                )
+
+    def exact_micro_batches(self, size: int) -> int | None:
+        """Return how many micro-batches each of `size` ranks adds to the exact reduction, None for the fast one."""
+        if self.train.reduction == "fast" or self.train.micro_batch is None:
+            return None
+        return self.train.global_batch // size // self.train.micro_batch
+
+    @property
+    def samples(self) -> str:
+        """The unit of `train.global_batch`, for messages."""
+        return "packed rows" if self.data.packing else "sequences"
+
+    def sequences_at_once(self, size: int) -> int:
+        """Return the most samples that each of `size` ranks computes at once."""
+        local_batch = self.train.global_batch // size
+        return min(self.train.micro_batch or local_batch, local_batch)
+
+    @property
+    def threads_per_rank(self) -> int | None:
+        """The number of compute threads of a rank; None: the launcher decides."""
+        return self.train.threads_per_rank or (1 if self.train.reduction == "exact" else None)
+
+    def as_yaml(self) -> str:
+        """Return all settings, defaults included, as YAML that `load` reads, with their descriptions as comments."""
+        known, lines = descriptions(), []
+        for name, value in self.as_dict().items():
+            if isinstance(value, dict):
+                lines += [f"{name}:", *(f"  {_line(key, value[key], known[f'{name}.{key}'])}" for key in value)]
+            else:
+                lines.append(_line(name, value, known[name]))
+        return "\n".join(lines) + "\n"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all settings as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+def descriptions() -> dict[str, str]:
+    """Return the description of each setting and each section, by dotted key."""
+    found = {f"model.{key}": text for key, text in MODEL_DESCRIPTIONS.items()}
+    for name, field in RunConfig.model_fields.items():
+        found[name] = field.description or ""
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            inner = field.annotation.model_fields.items()
+            found |= {f"{name}.{key}": setting.description or "" for key, setting in inner}
+    return found
+
+
+def _line(name: str, value: Any, description: str) -> str:
+    """Return a line of YAML: a setting, its value and its description."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).removesuffix("\n...\n")
+    return f"{name}: {text.strip()}  # {description}"

@@ -1,0 +1,225 @@
+"""The sections of a run's settings: each setting with its default, its range and a description for users."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from lucid.distributed.communicators.between_nodes import WireDtype
+from lucid.distributed.connection import Backend
+from lucid.kernels import AttentionKind, Precision
+from lucid.models.bert.encoder import Recomputation
+
+# The default of `train.watchdog_seconds`, and of commands that have no settings.
+WATCHDOG_SECONDS = 600.0
+
+
+def _check_not_empty(path: Any) -> Any:
+    if path == "":
+        raise ValueError("a path cannot be empty")
+    return path
+
+
+def _check_can_exist(path: Path) -> Path:
+    """Refuse a path that no file can have."""
+    name = str(path)
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError("a path cannot hold this character")
+    if max(len(part.encode()) for part in (*path.parts, "")) > 255 or len(name.encode()) >= 4096:
+        raise ValueError("a path cannot be this long")
+    return path
+
+
+FilePath = Annotated[Path, BeforeValidator(_check_not_empty), AfterValidator(_check_can_exist)]
+# Steps and samples are 32-bit coordinates of the random numbers.
+PositiveInteger = Annotated[int, Field(ge=1, lt=2**31)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeNumber = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("neither true nor false can stand here")
+        return value
+
+
+# The section `model` is a `BERTConfig`.
+MODEL_DESCRIPTIONS = {
+    "vocab_size": "Tokens in the vocabulary; more than the tokenizer has pads it to a size that computes faster.",
+    "hidden_size": "Width of the activations; a multiple of num_attention_heads.",
+    "num_hidden_layers": "Encoder layers.",
+    "num_attention_heads": "Attention heads in each layer.",
+    "intermediate_size": "Width of the feed-forward layers, usually 4 x hidden_size.",
+    "hidden_act": "Activation function of the feed-forward layers: gelu, gelu_new (its tanh form, faster) or relu.",
+    "hidden_dropout_prob": "Dropout probability of embeddings and layer outputs, from 0 to below 1.",
+    "attention_probs_dropout_prob": "Dropout probability of attention weights, from 0 to below 1.",
+    "max_position_embeddings": "Longest sequence that the model takes, in tokens.",
+    "type_vocab_size": "Kinds of segments; pairs of sentences (data.nsp) need 2.",
+    "initializer_range": "Standard deviation of the initial weights.",
+    "layer_norm_eps": "Added to the variance in layer normalisation.",
+    "pad_token_id": "Number of the token [PAD] in the tokenizer.",
+}
+
+
+class DataSettings(Settings):
+    """The corpus, and how samples are made from it."""
+
+    path: FilePath = Field(description="Folder of the corpus, made by lucid prepare.")
+    sequence_length: Annotated[int, Field(ge=8)] = Field(
+        128, description="Tokens in a sequence, [CLS] and [SEP] included; at least 8."
+    )
+    short_sequence_probability: Fraction = Field(
+        0.1, description="Fraction of samples that are shortened at random, as in BERT; 0 to 1."
+    )
+    mlm_probability: Fraction = Field(0.15, description="Fraction of the tokens to predict; 0 to 1.")
+    max_predictions: PositiveInteger | None = Field(
+        None, description="Most tokens to predict in a sequence; null: mlm_probability alone decides."
+    )
+    mask_replace_probability: Fraction = Field(0.8, description="Fraction of the tokens to predict that become [MASK].")
+    random_replace_probability: Fraction = Field(
+        0.1, description="Fraction of the tokens to predict that become a random token; the rest stay as they are."
+    )
+    whole_word_mask: bool = Field(False, description="Whether all pieces of a word are masked together.")
+    nsp: bool = Field(
+        True, description="Whether samples are pairs for next-sentence prediction; false: one segment, MLM only."
+    )
+    packing: bool = Field(
+        False, description="Whether a row holds several short sequences, which do not attend to each other."
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        1, description="Threads in each rank that make batches; 0: batches are made between steps; at most 256."
+    )
+    prefetch: PositiveInteger = Field(4, description="Batches that each rank makes ahead.")
+
+
+class OptimizerSettings(Settings):
+    """The optimizer and the schedule of its learning rate."""
+
+    name: Literal["adamw", "lamb"] = Field(
+        "adamw", description="Optimizer: adamw, or lamb for global batches of thousands of sequences."
+    )
+    learning_rate: PositiveNumber = Field(1e-4, description="Peak of the learning rate, at the end of warm-up.")
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="Steps in which the learning rate rises to its peak; fewer than train.steps."
+    )
+    decay_power: PositiveNumber = Field(
+        1.0, description="Power of the polynomial decay from the end of warm-up to the last step; 1: linear."
+    )
+    final_learning_rate: NonNegativeNumber = Field(
+        0.0, description="Learning rate at the end of the decay; above 0 if another run continues from this one."
+    )
+    betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.999), description="Decay rates of the first and second moments, each from 0 to below 1."
+    )
+    epsilon: PositiveNumber = Field(1e-6, description="Added to the root of the second moment in an update.")
+    weight_decay: NonNegativeNumber = Field(
+        0.01, description="Weight decay, decoupled from the gradient; biases and layer normalisation have none."
+    )
+    bias_correction: bool = Field(
+        True, description="Whether the moments are corrected for their start at zero; false: as in the original BERT."
+    )
+    max_gradient_norm: PositiveNumber = Field(1.0, description="The gradient is scaled down to this global norm.")
+    sharded: bool = Field(
+        False,
+        description="Whether ranks divide moments and updates among themselves; ranks of a node then share one copy "
+        "of the weights.",
+    )
+
+
+class TrainSettings(Settings):
+    """How long a run trains, how it computes, and what it records."""
+
+    steps: PositiveInteger = Field(description="Updates of the weights.")
+    max_hours: PositiveNumber | None = Field(
+        None,
+        description="Most hours of training; the learning rate then decays to its end in that time. Only training time "
+        "counts, including that of earlier starts. null: steps alone.",
+    )
+    global_batch: PositiveInteger = Field(
+        description="Sequences in a step, over all ranks; with data.packing, rows. A multiple of the number of ranks."
+    )
+    micro_batch: PositiveInteger | None = Field(
+        None, description="Most sequences that a rank computes at once; null: all of its part of the global batch."
+    )
+    reduction: Literal["fast", "exact"] = Field(
+        "fast", description="How gradients are summed; exact: bit for bit the same on any number of ranks, but slower."
+    )
+    threads_per_rank: PositiveInteger | None = Field(
+        None, description="Compute threads of a rank; null: the launcher's choice, or 1 if reduction is exact."
+    )
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="Device of the ranks; cuda: one NVIDIA GPU each (extra: cuda13 or cuda12)."
+    )
+    precision: Precision = Field(
+        "float32",
+        description="Precision of the inputs of matrix products, and on a GPU of activations; bfloat16 on a CPU needs "
+        "oneDNN (extra: onednn).",
+    )
+    attention: AttentionKind = Field(
+        "auto",
+        description="Attention kernels on a GPU: own, or cudnn (bfloat16 without dropout only); auto: cudnn where it "
+        "applies.",
+    )
+    cuda_graphs: bool = Field(
+        True, description="Whether a GPU runs the kernels of a micro-batch as one CUDA graph, which is faster."
+    )
+    recompute: Recomputation = Field(
+        "none",
+        description="Activations that backward computes again, to save memory: none, attention, or layer.",
+    )
+    check_replicas_every: PositiveInteger = Field(
+        500, description="Steps between checks that all ranks hold the same weights."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0, description="Seed of weights, data order, masks and dropout; from 0 to below 2**63."
+    )
+    log_every: PositiveInteger = Field(10, description="Steps between lines of the log.")
+    checkpoint_every: PositiveInteger = Field(
+        1000, description="Steps between checkpoints; the last step always has one."
+    )
+    keep_checkpoints: PositiveInteger = Field(2, description="Checkpoints kept, the newest ones.")
+    accept_changed: tuple[Literal["corpus", "tokenizer", "seed"], ...] = Field(
+        (), description="What may differ from the checkpoint that a run resumes from: corpus, tokenizer, seed."
+    )
+    evaluate_every: PositiveInteger | None = Field(
+        None, description="Steps between evaluations on held-out documents; null: at the end only."
+    )
+    evaluation_samples: PositiveInteger = Field(512, description="Most held-out samples in an evaluation.")
+    max_skipped_steps: PositiveInteger = Field(
+        10, description="Most steps in a row that are skipped because the gradient is not finite; one more is an error."
+    )
+    watchdog_seconds: NonNegativeNumber = Field(
+        WATCHDOG_SECONDS,
+        description="Seconds that ranks wait for a missing one before the run ends; six times as long while it starts, "
+        "evaluates or saves; 0: no limit.",
+    )
+    tensorboard: bool = Field(
+        False, description="Whether metrics are written as TensorBoard events too (extra: tensorboard)."
+    )
+
+
+class DistributedSettings(Settings):
+    """How ranks communicate."""
+
+    backend: Backend = Field(
+        "auto",
+        description="What carries gradients; auto: shared memory within a node and MPI between nodes, NCCL between "
+        "GPUs, or whatever of these is available.",
+    )
+    bucket_megabytes: PositiveNumber = Field(
+        25.0, description="MiB of gradients that are reduced together while backward goes on."
+    )
+    wire_dtype: WireDtype = Field(
+        "float32",
+        description="Type of gradients on their way between nodes, or over NCCL; bfloat16 rounds them and halves the "
+        "traffic.",
+    )
