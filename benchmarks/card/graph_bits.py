@@ -17,7 +17,7 @@ import lucid
 from lucid.data import Batch
 from lucid.distributed import Communicator, connect
 from lucid.models import BERTConfig, BERTForPreTraining
-from lucid.training.micro_batches import share_of
+from lucid.training.micro_batches import LocalBatch
 
 # The first of a shape is launched kernel by kernel, the second is captured, all others are replayed.
 STEPS, TINY_STEPS = 8, 4
@@ -69,7 +69,7 @@ def train(
     norms = []
     for batch in steps:
         own = batch.rows(communicator.rank * share, (communicator.rank + 1) * share)
-        outcome = training.take(share_of(own, most), batch.masked_tokens, len(batch.nsp_labels))
+        outcome = training.take(LocalBatch.split(own, most), batch.masked_tokens, len(batch.nsp_labels))
         outcome.synchronize()
         norms.append(float(outcome.values[-1]))
     return norms, training.ddp.flat.values.get()

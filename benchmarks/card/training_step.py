@@ -12,7 +12,7 @@ from lucid.models import BERTForPreTraining
 from lucid.models.bert.memory import NumberSizes, activation_bytes
 from lucid.optim import AdamW, clip_scale, global_norm
 from lucid.training.graphs import GraphedMicroBatches, rounded_up
-from lucid.training.micro_batches import Share, share_of
+from lucid.training.micro_batches import LocalBatch
 
 
 class Training:
@@ -36,16 +36,16 @@ class Training:
         self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs, activations)
         self._taken = 0
 
-    def take(self, share: Share, masked_tokens: int, pairs: int) -> HostCopy:
-        """Ask for a step, and return its figures on their way: those of `MicroBatches.gradients`, then the norm.
+    def take(self, batch: LocalBatch, masked_tokens: int, pairs: int) -> HostCopy:
+        """Ask for a step, and return its sums on their way: those of `MicroBatches.gradients`, then the gradient norm.
 
         `masked_tokens` and `pairs` are those of the global batch.
         """
-        figures = self._micro_batches.gradients(share, self._taken, 1 / masked_tokens, 1 / pairs)
-        figures[-1] = norm = global_norm(self.ddp.flat)
+        sums = self._micro_batches.gradients(batch, self._taken, 1 / masked_tokens, 1 / pairs)
+        sums[-1] = norm = global_norm(self.ddp.flat)
         self.optimizer.step(LEARNING_RATE, clip_scale(norm, MAX_NORM))
         self._taken += 1
-        return HostCopy(figures)
+        return HostCopy(sums)
 
 
 class TrainingStep:
@@ -63,19 +63,19 @@ class TrainingStep:
         size = workload.rows, workload.length, workload.masked_tokens
         self._training = Training(model, communicator, size, graphs=graphs)
         whole = {"sequence_ids": np.ones_like(batch["input_ids"]), "samples": np.arange(workload.rows)}
-        self.share = share_of(Batch(**batch, **whole), None)
+        self.batch = LocalBatch.split(Batch(**batch, **whole), None)
 
     def take(self) -> HostCopy:
-        """Ask for a step, and return its figures on their way, as of `Training.take`."""
-        return self._training.take(self.share, self.workload.masked_tokens, self.workload.rows)
+        """Ask for a step, and return its sums on their way, as of `Training.take`."""
+        return self._training.take(self.batch, self.workload.masked_tokens, self.workload.rows)
 
-    def loss_and_norm(self, figures: Array) -> tuple[float, float]:
-        """Return the loss and the gradient's norm that the figures of a step say, in host memory."""
-        mlm, _, nsp, _, norm = figures.tolist()
+    def loss_and_norm(self, sums: Array) -> tuple[float, float]:
+        """Return the loss and the gradient's norm from the sums of a step, in host memory."""
+        mlm, _, nsp, _, norm = sums.tolist()
         return mlm / self.workload.masked_tokens + nsp / self.workload.rows, norm
 
 
 def shapes_of(step: TrainingStep) -> tuple[int, int, int]:
     """Return the rows, labelled rows and sequences that a step computes on, made-up ones included."""
-    [part] = step.share.micro_batches
+    [part] = step.batch.micro_batches
     return rounded_up(part.rows.shape, part.rows.grid_rows, step.workload.length)

@@ -22,7 +22,7 @@ from lucid.distributed import Communicator, StopRequest, Work
 from lucid.kernels import Kernels
 from lucid.models.bert.flops import forward_flops
 from lucid.training.efficiency import product_limit
-from lucid.training.micro_batches import Share
+from lucid.training.micro_batches import LocalBatch
 from lucid.training.setup import Run
 from lucid.training.trainer import Trainer
 
@@ -166,7 +166,7 @@ class StepClock(Clock):
     def __exit__(self, *exception: object) -> None:
         self._run(False)
 
-    def steps(self, batches: Iterator[Share]) -> Iterator[Share]:
+    def steps(self, batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
         """Yield the batches. The trainer asks for the next one when a step begins, so the one before ends there."""
         fetch = self.timed(DATA, partial(next, batches, None))
         batch = next(batches, None)
@@ -201,7 +201,7 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
     trainer, work = Trainer(run), []
     _ = trainer.product_limit  # before the steps, and once more after them
 
-    def counted(batches: Iterator[Share]) -> Iterator[Share]:
+    def counted(batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
         for batch in batches:
             work.append(_work(run, batch))
             yield batch
@@ -214,7 +214,7 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
     return _breakdown(trainer, clock, np.mean(work, axis=0), limit)
 
 
-def _work(run: Run, share: Share) -> tuple[int, int, int, int]:
+def _work(run: Run, share: LocalBatch) -> tuple[int, int, int, int]:
     """Return the FLOPs of linear layers and attention forward, the tokens, and the masked ones."""
     lengths, masked_tokens = share.batch.sequence_lengths, share.masked_tokens
     flops = forward_flops(run.config.model, lengths, masked_tokens)

@@ -1,6 +1,6 @@
-"""Forward and backward of a rank's share of a global batch, micro-batch by micro-batch.
+"""Forward and backward of a rank's part of the global batch, one micro-batch after the other.
 
-On a GPU the same work is launched as CUDA graphs from the second time on (`graphs.py`).
+On a GPU, CUDA graphs replay the same work (`graphs.py`).
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from lucid.distributed import DistributedDataParallel
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.token_rows import LabelledRows
 
-# What a step adds up on the device, in this order: sums of the losses, and counts of right predictions.
-FIGURES = "mlm_loss", "mlm_correct", "nsp_loss", "nsp_correct"
+# What a step adds up on the device, in this order: sums of losses, and counts of correct predictions.
+STEP_SUMS = "mlm_loss", "mlm_correct", "nsp_loss", "nsp_correct"
 
 
 @dataclass(frozen=True)
@@ -29,30 +29,30 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class Share:
-    """A rank's share of a global batch: as it was sampled, and as micro-batches."""
+class LocalBatch:
+    """A rank's part of a global batch: as the sampler made it, and as micro-batches."""
 
     batch: Batch
     micro_batches: tuple[MicroBatch, ...]
 
+    @classmethod
+    def split(cls, batch: Batch, micro_batch: int | None) -> "LocalBatch":
+        """Split a batch into micro-batches of at most `micro_batch` grid rows. Runs in the loader's threads."""
+        size, parts = micro_batch or len(batch.samples), []
+        for start in range(0, len(batch.samples), size):
+            part = batch.rows(start, start + size)
+            parts.append(MicroBatch(labelled_rows(part), part.samples.astype(np.int64, copy=False)))
+        return cls(batch, tuple(parts))
+
     @property
     def masked_tokens(self) -> int:
-        """How many tokens the MLM loss is over."""
+        """The number of tokens with an MLM label."""
         return sum(part.rows.masked for part in self.micro_batches)
 
     @property
     def pairs(self) -> int:
-        """How many sequences the NSP loss is over."""
+        """The number of sequences with an NSP label."""
         return sum(part.rows.pairs for part in self.micro_batches)
-
-
-def share_of(batch: Batch, micro_batch: int | None) -> Share:
-    """Cut a batch into micro-batches of at most `micro_batch` grid rows. Runs in the loader's threads."""
-    size, parts = micro_batch or len(batch.samples), []
-    for start in range(0, len(batch.samples), size):
-        part = batch.rows(start, start + size)
-        parts.append(MicroBatch(labelled_rows(part), part.samples.astype(np.int64, copy=False)))
-    return Share(batch, tuple(parts))
 
 
 def labelled_rows(batch: Batch) -> LabelledRows:
@@ -63,10 +63,10 @@ def labelled_rows(batch: Batch) -> LabelledRows:
 
 
 @dataclass(frozen=True)
-class Place:
-    """What one micro-batch is computed with beside its rows: where dropout draws, and what losses are multiplied by.
+class StepInputs:
+    """The inputs of a micro-batch besides its rows: the coordinates of its dropout, and the weights of its losses.
 
-    On a GPU the numbers that change from step to step are arrays without axes on the device.
+    On a GPU, the numbers that change from step to step are arrays on the device, the weights of shape [].
     """
 
     coordinates: random.Coordinates
@@ -74,15 +74,18 @@ class Place:
     nsp_weight: float | Array
 
     @classmethod
-    def of(cls, seed: int, arrays: Mapping[str, Array]) -> "Place":
-        """Return the place that `arrays` hold, those of `numbers`, on the device."""
+    def from_arrays(cls, seed: int, arrays: Mapping[str, Array]) -> "StepInputs":
+        """Return the inputs whose values the arrays of `arrays()`, or copies on a device, hold."""
         coordinates = random.Coordinates(seed, arrays["counters"])
         return cls(coordinates, arrays["mlm_weight"], arrays["nsp_weight"])
 
-    def numbers(self) -> dict[str, np.ndarray]:
-        """Return all but the seed as NumPy arrays, by name."""
-        weights = np.asarray(self.mlm_weight, np.float32), np.asarray(self.nsp_weight, np.float32)
-        return {"counters": self.coordinates.counters, "mlm_weight": weights[0], "nsp_weight": weights[1]}
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all values but the seed as NumPy arrays, by name."""
+        return {
+            "counters": self.coordinates.counters,
+            "mlm_weight": np.asarray(self.mlm_weight, np.float32),
+            "nsp_weight": np.asarray(self.nsp_weight, np.float32),
+        }
 
 
 class MicroBatches:
@@ -91,36 +94,35 @@ class MicroBatches:
     def __init__(self, ddp: DistributedDataParallel[BERTForPreTraining], seed: int) -> None:
         self.ddp, self.seed = ddp, seed
 
-    def gradients(self, share: Share, step: int, mlm_weight: float, nsp_weight: float) -> Array:
-        """Leave the gradients of the weighted losses in the flat buffer, summed over ranks.
+    def gradients(self, batch: LocalBatch, step: int, mlm_weight: float, nsp_weight: float) -> Array:
+        """Compute the gradients of the weighted losses into the flat buffer, summed over ranks.
 
-        Return the sums `FIGURES` of this rank: float64 [4] on the device, with room for one number more.
+        Returns the `STEP_SUMS` of this rank on the device, and a last element for the caller: float64 [5].
         """
-        flat = self.ddp.flat
-        figures = no_figures(flat.gradients)
+        sums = zero_sums(self.ddp.flat.gradients)
         self.ddp.zero_grad()
-        last = len(share.micro_batches) - 1
-        for number, part in enumerate(share.micro_batches):
-            place = Place(random.Coordinates.of(self.seed, step, part.samples), mlm_weight, nsp_weight)
+        last = len(batch.micro_batches) - 1
+        for number, part in enumerate(batch.micro_batches):
+            inputs = StepInputs(random.Coordinates.of(self.seed, step, part.samples), mlm_weight, nsp_weight)
             with nullcontext() if number == last else self.ddp.accumulate():
-                figures += self.run(part.rows, place, (number == 0, number == last))
-        return figures
+                sums += self.run(part.rows, inputs, (number == 0, number == last))
+        return sums
 
-    def run(self, rows: LabelledRows, place: Place, ends: tuple[bool, bool]) -> Array:
-        """Run one micro-batch and return its part of the figures. `ends`: is it the step's first, is it its last?"""
-        figures = no_figures(self.ddp.flat.gradients)
-        self._backward(rows, place, figures)
-        return figures
+    def run(self, rows: LabelledRows, inputs: StepInputs, ends: tuple[bool, bool]) -> Array:
+        """Run a micro-batch and return its sums. `ends`: whether it is the first, and the last, of its step."""
+        sums = zero_sums(self.ddp.flat.gradients)
+        self._backward(rows, inputs, sums)
+        return sums
 
-    def _backward(self, rows: LabelledRows, place: Place, figures: Array) -> None:
-        """Run one micro-batch, and write its part of the figures."""
-        with random.at(place.coordinates):
+    def _backward(self, rows: LabelledRows, inputs: StepInputs, sums: Array) -> None:
+        """Run a micro-batch and write its sums to `sums`."""
+        with random.at(inputs.coordinates):
             mlm, nsp = self.ddp.module.losses(rows)
-            (mlm.loss * place.mlm_weight + nsp.loss * place.nsp_weight).backward()
+            (mlm.loss * inputs.mlm_weight + nsp.loss * inputs.nsp_weight).backward()
         for number, value in enumerate((mlm.loss.data, mlm.correct, nsp.loss.data, nsp.correct)):
-            figures[number] = value
+            sums[number] = value
 
 
-def no_figures(like: Array) -> Array:
-    """Return zeros for the figures of a step or a micro-batch, where `like` is: float64 [5]."""
-    return array_module(like).zeros(len(FIGURES) + 1)
+def zero_sums(like: Array) -> Array:
+    """Return zeros for the sums of a step or a micro-batch, on the device of `like`: float64 [5]."""
+    return array_module(like).zeros(len(STEP_SUMS) + 1)

@@ -31,7 +31,7 @@ from lucid.training.efficiency import product_limit
 from lucid.training.evaluation import Evaluation, evaluate
 from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.metrics import MetricsLog, ProgressLine, Window
-from lucid.training.micro_batches import MicroBatches, Share, share_of
+from lucid.training.micro_batches import LocalBatch, MicroBatches
 from lucid.training.requirements import memory
 from lucid.training.setup import Run
 
@@ -42,7 +42,7 @@ class Control:
     The time is the first rank's, so that all go by one clock; the others add nothing to it.
     """
 
-    def __init__(self, communicator: Communicator, share: Share, seconds: float, stop: bool) -> None:
+    def __init__(self, communicator: Communicator, share: LocalBatch, seconds: float, stop: bool) -> None:
         clock = seconds if communicator.rank == 0 else 0.0
         self._values = np.array([share.masked_tokens, share.pairs, clock, stop], np.float64)
         self._work = communicator.all_reduce(self._values)
@@ -144,22 +144,22 @@ class Trainer:
             files = run.corpora.tokenizer_files
             self._saver = Saver(attempt, run.model, run.optimizer, files, run.step, self._progress.say)
 
-    def batches(self, stop: int) -> Loader[Share]:
+    def batches(self, stop: int) -> Loader[LocalBatch]:
         """Return this rank's shares of the global batches from here to before step `stop`."""
         run, data = self.run, self.run.config.data
         make_batch = partial(self._share, run.step, run.samples_consumed)
         return Loader(make_batch, run.step, stop, data.workers, data.prefetch)
 
-    def _share(self, first_step: int, first_sample: int, step: int) -> Share:
+    def _share(self, first_step: int, first_sample: int, step: int) -> LocalBatch:
         """Return this rank's share of the global batch of `step`. Runs in the loader's threads."""
         communicator, size = self.run.communicator, self.settings.global_batch
         share = size // communicator.size
         first_row = communicator.rank * share
         consumed = first_sample + (step - first_step) * size
         batch = self.run.corpora.train.batch(consumed, range(first_row, first_row + share))
-        return share_of(batch, self.settings.micro_batch)
+        return LocalBatch.split(batch, self.settings.micro_batch)
 
-    def loop(self, batches: Iterator[Share], stop: Stop) -> bool:
+    def loop(self, batches: Iterator[LocalBatch], stop: Stop) -> bool:
         """Take steps until the batches or the time end (True), or a stop was asked for (False)."""
         run, settings = self.run, self.settings
         following = next(batches, None)
@@ -190,7 +190,7 @@ class Trainer:
                 self._save()
         return True
 
-    def _announce(self, share: Share | None, stop: Stop) -> Control | None:
+    def _announce(self, share: LocalBatch | None, stop: Stop) -> Control | None:
         """Send the message about the batch that follows, if one does."""
         run = self.run
         return Control(run.communicator, share, run.training_seconds, stop.requested) if share else None
@@ -198,7 +198,7 @@ class Trainer:
     def _due(self, every: int | None) -> bool:
         return every is not None and self.run.step % every == 0
 
-    def _step(self, share: Share, masked_tokens: float, pairs: float, progress: float) -> None:
+    def _step(self, share: LocalBatch, masked_tokens: float, pairs: float, progress: float) -> None:
         """Take one step, at this progress of the schedule.
 
         One whose gradient is not finite moves on in the data, but leaves weights and moments.

@@ -21,11 +21,11 @@ def step(self, *arguments):
     run = self.run
     take_step(self, *arguments)
 
-def gradients(self, share, number, mlm_weight, nsp_weight):
+def gradients(self, batch, number, mlm_weight, nsp_weight):
     {before}
-    figures = gradients_of(self, share, number, mlm_weight, nsp_weight)
+    sums = gradients_of(self, batch, number, mlm_weight, nsp_weight)
     {after}
-    return figures
+    return sums
 
 Trainer._step, MicroBatches.gradients = step, gradients
 main()

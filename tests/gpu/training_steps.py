@@ -13,7 +13,7 @@ from lucid.gpu_async import HostCopy
 from lucid.models import BERTForPreTraining
 from lucid.optim import AdamW, clip_scale, global_norm
 from lucid.training.graphs import GraphedMicroBatches
-from lucid.training.micro_batches import MicroBatches, share_of
+from lucid.training.micro_batches import LocalBatch, MicroBatches
 
 MLM_WEIGHT, NSP_WEIGHT = 0.1, 0.2
 
@@ -39,7 +39,7 @@ def batches(seed, count, rows, packed=False):
 
 
 class Steps:
-    """Steps of this rank on its share of `rows` samples, in micro-batches of at most `micro_batch`.
+    """Steps of this rank on its part of `rows` samples, in micro-batches of at most `micro_batch`.
 
     On a GPU in bfloat16 unless `rounded` is false.
     """
@@ -77,15 +77,15 @@ class Steps:
             synchronise()
 
     def take(self, batch):
-        """Take a step, and return its figures on their way; the last is the gradient's norm."""
-        share = share_of(batch.rows(*self.own), self.micro_batch)
-        figures = self.micro_batches.gradients(share, self.taken, MLM_WEIGHT, NSP_WEIGHT)
-        figures[-1] = norm = global_norm(self.ddp.flat)
+        """Take a step, and return its sums on their way; the last is the gradient's norm."""
+        local_batch = LocalBatch.split(batch.rows(*self.own), self.micro_batch)
+        sums = self.micro_batches.gradients(local_batch, self.taken, MLM_WEIGHT, NSP_WEIGHT)
+        sums[-1] = norm = global_norm(self.ddp.flat)
         self.optimizer.step(1e-3, clip_scale(norm, 1.0))
         self.taken += 1
-        return HostCopy(figures)
+        return HostCopy(sums)
 
-    def loss(self, figures):
-        """Return the loss of the global batch, from this rank's figures."""
-        mlm, _, nsp, *_ = figures.tolist()
+    def loss(self, sums):
+        """Return the loss of the global batch, from the sums of this rank."""
+        mlm, _, nsp, *_ = sums.tolist()
         return self.communicator.all_reduce_scalar(mlm * MLM_WEIGHT + nsp * NSP_WEIGHT)

@@ -25,10 +25,10 @@ def test_it_ends_training_before_a_checkpoint(trainer_of, monkeypatch):
     trainer = trainer_of("train.checkpoint_every=1")
     gradients = trainer._micro_batches.gradients
 
-    def lost_from_the_third_step_on(share, step, *weights):
-        figures = gradients(share, step, *weights)
+    def lost_from_the_third_step_on(batch, step, *weights):
+        sums = gradients(batch, step, *weights)
         trainer.run.ddp.flat.gradients[...] *= step < 2
-        return figures
+        return sums
 
     monkeypatch.setattr(trainer._micro_batches, "gradients", lost_from_the_third_step_on)
     with pytest.raises(
