@@ -6,12 +6,13 @@ twice. For comparison `tokenizers` encodes some of the same text by itself, on o
 Rates a core are megabytes of text for each second of processor time, so that other work on the machine matters little.
 Memory is the sum over all processes, with pages that several of them share counted once (PSS).
 
-With --kill everything is killed when half of the text is encoded, and the same command run again; with --compare the
-corpus is prepared by other numbers of workers. Either has to give the same files, to the last byte. Without --tokenizer
-one is trained first, in a run of its own. The folder needs room for five times the text; all of it is removed at the
-end.
+With --kill all processes are killed when half of the text is encoded, and the same command is run again. With --compare
+the corpus is also prepared by other numbers of processes. Both have to give the same files, to the last byte. Without
+--tokenizer one is trained first, in a run of its own. The folder needs room for five times the text. All of it is
+removed at the end.
 
-    python benchmarks/preparation.py FOLDER [--megabytes 2000] [--workers 2] [--kill] [--compare 1 4] [--tokenizer DIR]
+    python benchmarks/preparation.py FOLDER [--megabytes 2000] [--processes 2] [--kill] [--compare 1 4]
+        [--tokenizer DIR]
 """
 
 import argparse
@@ -113,9 +114,9 @@ class Run:
     memory: float
 
 
-def prepared(text: Path, output: Path, workers: int, *options: str, kill: bool = False) -> Run:
+def prepared(text: Path, output: Path, processes: int, *options: str, kill: bool = False) -> Run:
     """Run `lucid prepare`; with `kill` it is killed half-way, all its processes together, and run again."""
-    command = [sys.executable, "-m", "lucid", "prepare", str(text), "-o", str(output), "--workers", str(workers)]
+    command = [sys.executable, "-m", "lucid", "prepare", str(text), "-o", str(output), "--processes", str(processes)]
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     memory = 0.0
     for killed in [True, False] if kill else [False]:
@@ -186,10 +187,10 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--megabytes", type=float, default=2000)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer to use")
     parser.add_argument("--kill", action="store_true", help="also kill a run half-way, and go on with it")
-    parser.add_argument("--compare", type=int, nargs="*", default=[], metavar="WORKERS", help="also with these")
+    parser.add_argument("--compare", type=int, nargs="*", default=[], metavar="PROCESSES", help="also with these")
     parser.add_argument("--keep", action="store_true", help="do not remove the text and the corpora")
     return parser.parse_args()
 
@@ -205,10 +206,10 @@ def main() -> None:
     print(f"{'':34} {'seconds':>8} {'busy':>8} {'MB/s a core':>12} {'of tokenizers':>14} {'peak MB':>8}  same bytes")
     tokenizer = arguments.tokenizer or trained / "tokenizer"
 
-    def row(what: str, output: Path, workers: int, *options: str, kill: bool = False) -> None:
+    def row(what: str, output: Path, processes: int, *options: str, kill: bool = False) -> None:
         alone = [tokenizers_alone(tokenizer, text / "0.jsonl")] if tokenizer.exists() else []
         shutil.rmtree(output, ignore_errors=True)
-        run = prepared(text, output, workers, *options, kill=kill)
+        run = prepared(text, output, processes, *options, kill=kill)
         alone.append(tokenizers_alone(tokenizer, text / "0.jsonl"))
         # What the workers of a killed run have used is not known: nobody has waited for them.
         rate = float("nan") if kill else megabytes / run.busy
@@ -221,13 +222,13 @@ def main() -> None:
 
     try:
         if arguments.tokenizer is None:
-            row(f"{arguments.workers} workers, a tokenizer trained", trained, arguments.workers)
+            row(f"{arguments.processes} processes, a tokenizer trained", trained, arguments.processes)
         options = ("--tokenizer", str(tokenizer))
-        row(f"{arguments.workers} workers, a tokenizer given", first, arguments.workers, *options)
+        row(f"{arguments.processes} processes, a tokenizer given", first, arguments.processes, *options)
         if arguments.kill:
-            row("the same, killed half-way", other, arguments.workers, *options, kill=True)
-        for workers in arguments.compare:
-            row(f"{workers} workers", other, workers, *options)
+            row("the same, killed half-way", other, arguments.processes, *options, kill=True)
+        for processes in arguments.compare:
+            row(f"{processes} processes", other, processes, *options)
         report_reading(first)
     finally:
         if not arguments.keep:

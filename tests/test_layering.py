@@ -111,7 +111,7 @@ def test_every_package_is_in_the_table(path):
         ("optim.adamw", "from lucid.nn import functional"),
         ("data.loader", "from lucid.autograd import Tensor"),
         ("data.loader", "from lucid.kernels import reference"),
-        ("data.shards", "from lucid.preparation import writer"),
+        ("data.shards", "from lucid.preparation import shards"),
         ("preparation.stages", "from lucid.data import Corpus"),
         ("training.setup", "from lucid.preparation import prepare"),
         ("distributed.health.guard", "from lucid.nn.parameters import flatten"),

@@ -1,4 +1,4 @@
-"""`lucid prepare`: makes a corpus for training out of text."""
+"""`lucid prepare`: turns text into a corpus for training."""
 
 import os
 from collections.abc import Iterator
@@ -13,11 +13,12 @@ from rich.table import Table
 
 from lucid.data import Manifest
 from lucid.data.manifest import DROPPED_FILE
-from lucid.distributed import session
+from lucid.distributed.communicators.announcement import announced
+from lucid.errors import LaunchError
 from lucid.preparation import prepare as prepare_corpus
 
-# As many as take less than a gibibyte of memory together.
-_WORKERS = 12
+# This many processes take less than a gibibyte of memory together.
+_MOST_PROCESSES = 12
 
 
 def prepare(
@@ -38,28 +39,32 @@ def prepare(
             help="Folder of a BERT tokenizer to use instead: tokenizer.json or vocab.txt.", show_default=False
         ),
     ] = None,
-    held_out: Annotated[float, typer.Option(help="Share of the documents kept for evaluation.")] = 0.05,
+    held_out: Annotated[float, typer.Option(help="Fraction of the documents kept for evaluation.")] = 0.05,
     text_field: Annotated[str, typer.Option(help="Field of .jsonl, or column of .parquet, with the text.")] = "text",
     whole_files: Annotated[
-        bool, typer.Option("--whole-files", help="Each .txt is one document, blank lines or not.")
+        bool, typer.Option("--whole-files", help="Each .txt is one document, with or without blank lines.")
     ] = False,
-    language: Annotated[str, typer.Option(help="Language whose sentences are split, as a code.")] = "en",
+    language: Annotated[
+        str, typer.Option(help="Code of the language of the text, by which it is split into sentences.")
+    ] = "en",
     drop_duplicates: Annotated[
-        bool, typer.Option("--drop-duplicates", help="Leave out documents whose text stands before them too.")
+        bool, typer.Option("--drop-duplicates", help="Leave out documents whose text occurs before them.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first line that cannot be used.")] = False,
-    workers: Annotated[
+    processes: Annotated[
         int | None,
         typer.Option(
-            min=1, help=f"Processes; under mpirun, of each rank. Default: the cores, at most {_WORKERS}, or 1 a rank."
+            min=1,
+            help=f"Processes that share the work. Default: one for each core, at most {_MOST_PROCESSES}.",
+            show_default=False,
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another corpus in the folder.")] = False,
 ) -> None:
     """Prepare a corpus: split text into sentences, tokenize them, and write shards that training reads.
 
-    Run again with the same inputs and options, it goes on where it was cut short, or sees that the corpus is there and
-    does nothing. Under mpirun the ranks share the work; the corpus is the same, whatever their number.
+    Run again with the same inputs and options, it goes on where it was cut short. If the corpus is there already, it
+    does nothing. It runs on one machine, and the corpus does not depend on the number of processes.
 
     Examples:
 
@@ -69,30 +74,33 @@ def prepare(
 
         lucid prepare notes/ --output data/notes --tokenizer models/bert-base-uncased
     """
-    with session() as group:
-        with _progress_bar(group.rank == 0) as bar:
-            manifest = prepare_corpus(
-                inputs,
-                output,
-                vocab_size=vocab_size,
-                tokenizer=tokenizer,
-                held_out=held_out,
-                text_field=text_field,
-                whole_files=whole_files,
-                language=language,
-                drop_duplicates=drop_duplicates,
-                strict=strict,
-                overwrite=overwrite,
-                workers=workers or (min(len(os.sched_getaffinity(0)), _WORKERS) if group.size == 1 else 1),
-                ranks=group,
-                report=bar,
-            )
-        if group.rank == 0:
-            _print_summary(manifest, output, bar.stage)
+    launch = announced()
+    if launch is not None and (launch.size or 1) > 1:
+        raise LaunchError(
+            f"{launch.launcher} started {launch.size} processes, but lucid prepare starts its own: run it once, "
+            f"with --processes {launch.size}, and without mpiexec (under SLURM with srun -n 1)"
+        )
+    with _progress_bar() as bar:
+        manifest = prepare_corpus(
+            inputs,
+            output,
+            vocab_size=vocab_size,
+            tokenizer=tokenizer,
+            held_out=held_out,
+            text_field=text_field,
+            whole_files=whole_files,
+            language=language,
+            drop_duplicates=drop_duplicates,
+            strict=strict,
+            overwrite=overwrite,
+            processes=processes or min(len(os.sched_getaffinity(0)), _MOST_PROCESSES),
+            report=bar,
+        )
+    _print_summary(manifest, output, bar.stage)
 
 
 class _Bar:
-    """Shows the stage that is reported, and how far it is."""
+    """Shows the reported stage and its progress."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self.stage = progress, "starting"
@@ -106,12 +114,13 @@ class _Bar:
 
 
 @contextmanager
-def _progress_bar(shown: bool) -> Iterator[_Bar]:
+def _progress_bar() -> Iterator[_Bar]:
     """Show progress on standard error for the length of the block."""
     columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
-    hidden = not (shown and console.is_terminal)
-    with Progress("{task.description}", *columns, console=console, transient=True, disable=hidden) as progress:
+    with Progress(
+        "{task.description}", *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         yield _Bar(progress)
 
 

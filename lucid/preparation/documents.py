@@ -1,9 +1,9 @@
-"""Reads documents out of pieces of text files, JSON lines and tables, or out of the documentation of Python itself.
+"""Reads documents from pieces of text files, JSON lines and tables, or from the documentation of Python itself.
 
-What cannot be used, a line that is not UTF-8 for instance, is told with its file and line, and left out.
+Text that cannot be used, such as a line that is not UTF-8, is left out and reported with its file and line.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,12 +20,12 @@ from lucid.preparation.sources import (
     Scan,
     Source,
     find_sources,
+    read_rows,
     reason_of,
     scan,
 )
-from lucid.preparation.tables import read_rows
 
-# Characters after which a document of plain text without blank lines goes on as a new one: memory stays bounded.
+# Characters after which a document of plain text without blank lines is cut, so that memory stays bounded.
 _LONGEST_DOCUMENT = 1 << 22
 
 TOO_LONG = f"longer than {LONGEST_LINE >> 20} MiB"
@@ -42,7 +42,7 @@ _ADVICE = {
     UNREADABLE: "check that it is there and readable, or get it again",
 }
 
-# Told of what is left out: where it is, the line, the reason, and more about that if there is more.
+# Receives what is left out: the source, the line, the reason, and a detail or "".
 Drop = Callable[[Source, int, str, str], None]
 
 
@@ -57,9 +57,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Piece:
-    """What is read in one go: `start` to `stop` of a source's content in bytes, or a table's rows.
+    """The bytes `start` to `stop` of a source's unpacked content, or the rows of a table, which are read in one go.
 
-    `line` is the number of its first line, and `size` says how many bytes it has.
+    `line` is the number of its first line, and `size` its bytes.
     """
 
     source: Source
@@ -70,53 +70,62 @@ class Piece:
 
 
 def refuse(source: Source, line: int, reason: str, detail: str) -> None:
-    """The `Drop` that leaves nothing out: raise `DataError`, with where it is and what to do."""
+    """The `Drop` that leaves nothing out: raise `DataError`, which says where the fault is and what to do."""
     more = f" ({detail})" if detail else ""
     raise DataError(f"{source.shown}:{line}: {reason}{more}: {_ADVICE[reason]}")
 
 
-@dataclass(frozen=True)
-class Reader:
-    """How documents are found. In JSON lines and tables the text is in `text_field`; `drop` is told what is left out.
+def pieces_of(source: Source, found: Scan, drop: Drop) -> list[Piece]:
+    """Return the pieces into which `scan` has cut a source."""
+    if not found.cuts:
+        drop(source, 1, UNREADABLE, found.problem)
+    elif len(found.cuts) == 1:
+        drop(source, 1, EMPTY, "")
+    bytes_per_step = found.content_bytes / max(found.cuts[-1][0], 1) if found.cuts else 0
+    return [
+        Piece(source, start, stop, line, round((stop - start) * bytes_per_step))
+        for (start, line), (stop, _) in zip(found.cuts, found.cuts[1:], strict=False)
+    ]
 
-    In plain text a blank line ends a document, or with `whole_files` only the file's end does.
+
+class Reader:
+    """Reads the documents of pieces, and keeps the last file open.
+
+    In JSON lines and tables the text is in `text_field`. In plain text a blank line ends a document, or with
+    `whole_files` only the end of the file does.
     """
 
-    text_field: str = "text"
-    whole_files: bool = False
-    drop: Drop = refuse
+    def __init__(self, text_field: str = "text", whole_files: bool = False) -> None:
+        self._text_field, self._whole_files = text_field, whole_files
+        self._contents = Contents()
 
-    def pieces(self, source: Source, found: Scan) -> list[Piece]:
-        """Return the pieces of a source as `scan` has cut it."""
-        if not found.cuts:
-            self.drop(source, 1, UNREADABLE, found.problem or "")
-        elif len(found.cuts) == 1:
-            self.drop(source, 1, EMPTY, "")
-        bytes_per_step = found.content_bytes / max(found.cuts[-1][0], 1) if found.cuts else 0
-        return [
-            Piece(source, start, stop, line, round((stop - start) * bytes_per_step))
-            for (start, line), (stop, _) in zip(found.cuts, found.cuts[1:], strict=False)
-        ]
-
-    def documents(self, piece: Piece, contents: Contents) -> Iterator[Document]:
-        """Yield the documents of a piece in order, holding one at a time. `contents` keeps its file open."""
+    def documents(self, piece: Piece, drop: Drop) -> Iterator[Document]:
+        """Yield the documents of a piece in order, holding one at a time."""
         if piece.source.kind == PYTHON_DOCS:
             yield from (Document(piece.source, 1, text) for _, text in python_documents())
             return
-        reads = {PARQUET: self._rows, ".jsonl": self._records}.get(piece.source.kind, self._paragraphs)
         try:
-            yield from reads(piece, contents)
+            if piece.source.kind == PARQUET:
+                yield from _usable(piece.source, self._rows(piece, drop), drop)
+            elif piece.source.kind == ".jsonl":
+                yield from _usable(piece.source, self._records(piece, drop), drop)
+            else:
+                yield from self._paragraphs(piece, drop)
         except READ_ERRORS as error:
-            contents.close()
-            self.drop(piece.source, piece.line, UNREADABLE, reason_of(error))
+            self.close()
+            drop(piece.source, piece.line, UNREADABLE, reason_of(error))
 
-    def _paragraphs(self, piece: Piece, contents: Contents) -> Iterator[Document]:
+    def close(self) -> None:
+        """Close the file that is open."""
+        self._contents.close()
+
+    def _paragraphs(self, piece: Piece, drop: Drop) -> Iterator[Document]:
         lines: list[str] = []
         first, size = piece.line, 0
         empty = True
-        for number, line in self._lines(piece, contents):
+        for number, line in self._lines(piece, drop):
             blank = not line.strip()
-            if lines and ((blank and not self.whole_files) or size > _LONGEST_DOCUMENT):
+            if lines and ((blank and not self._whole_files) or size > _LONGEST_DOCUMENT):
                 yield Document(piece.source, first, "\n".join(lines))
                 lines, size = [], 0
             if lines or not blank:
@@ -126,56 +135,44 @@ class Reader:
                 empty = False
         if lines:
             yield Document(piece.source, first, "\n".join(lines))
-        elif empty and self.whole_files:
-            self.drop(piece.source, piece.line, EMPTY, "")
+        elif empty and self._whole_files:
+            drop(piece.source, piece.line, EMPTY, "")
 
-    def _records(self, piece: Piece, contents: Contents) -> Iterator[Document]:
-        for number, line in self._lines(piece, contents):
+    def _records(self, piece: Piece, drop: Drop) -> Iterator[tuple[int, object]]:
+        """Yield the line and the text of each record; the text can be anything."""
+        for number, line in self._lines(piece, drop):
             if not line.strip():
                 continue
             try:
                 record = parse_json(line)
             except ValueError as error:
-                self.drop(piece.source, number, NOT_JSON, str(error))
+                drop(piece.source, number, NOT_JSON, str(error))
                 continue
-            text = record.get(self.text_field) if isinstance(record, dict) else None
-            yield from self._checked(piece.source, number, text)
+            yield number, record.get(self._text_field) if isinstance(record, dict) else None
 
-    def _rows(self, piece: Piece, contents: Contents) -> Iterator[Document]:
+    def _rows(self, piece: Piece, drop: Drop) -> Iterator[tuple[int, object]]:
+        """Yield the number and the text of each row; the text can be anything."""
         piece.source.check_unchanged()
-        values = read_rows(Path(piece.source.shown), self.text_field, piece.start, piece.stop)
+        values = read_rows(Path(piece.source.shown), self._text_field, piece.start, piece.stop)
         for number, value in enumerate(values, start=piece.line):
             if isinstance(value, UnicodeDecodeError):
-                self.drop(piece.source, number, NOT_UTF8, value.reason)
+                drop(piece.source, number, NOT_UTF8, value.reason)
             else:
-                yield from self._checked(piece.source, number, value)
+                yield number, value
 
-    def _checked(self, source: Source, line: int, text: object) -> Iterator[Document]:
-        """Yield the document of a record, if its text can be used."""
-        if not isinstance(text, str):
-            self.drop(source, line, NO_TEXT, "")
-        elif "\0" in text:
-            self.drop(source, line, NUL, "")
-        elif not text.strip():
-            self.drop(source, line, EMPTY, "")
-        elif not _encodable(text):
-            self.drop(source, line, SURROGATE, "")
-        else:
-            yield Document(source, line, text)
-
-    def _lines(self, piece: Piece, contents: Contents) -> Iterator[tuple[int, str]]:
-        """Yield the lines of a piece that are text, without their ends, with their numbers."""
-        for number, line in enumerate(_raw_lines(piece, contents), start=piece.line):
+    def _lines(self, piece: Piece, drop: Drop) -> Iterator[tuple[int, str]]:
+        """Yield the number of each line of a piece that is text, and the line without its end."""
+        content = self._contents.at(piece.source, piece.start)
+        for number, line in enumerate(_raw_lines(content, piece.stop - piece.start), start=piece.line):
             if line is None:
-                self.drop(piece.source, number, TOO_LONG, "")
-                continue
-            if b"\0" in line:
-                self.drop(piece.source, number, NUL, "")
-                continue
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                self.drop(piece.source, number, NOT_UTF8, error.reason)
+                drop(piece.source, number, TOO_LONG, "")
+            elif b"\0" in line:
+                drop(piece.source, number, NUL, "")
+            else:
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    drop(piece.source, number, NOT_UTF8, error.reason)
 
 
 def read_documents(
@@ -185,32 +182,43 @@ def read_documents(
 
     An input is a `.txt` file (a blank line separates documents, unless `whole_files`), a `.jsonl` file (one object a
     line, the text in its field `text_field`), either of them with `.gz` or `.zst`, a `.parquet` file with such a
-    column, a folder of such files, or the word `python-docs`: the documentation of this Python. Raises `DataError` on
-    an input that is missing; `drop` is told what else cannot be used, and by default refuses it by a `DataError`.
+    column, a folder of such files, or the word `python-docs`: the documentation of this Python. `drop` receives
+    whatever cannot be used; by default it raises `DataError`. Raises `DataError` on an input that is missing.
     """
-    reader, contents = Reader(text_field, whole_files, drop), Contents()
+    reader = Reader(text_field, whole_files)
     try:
         for source in find_sources(inputs):
-            for piece in reader.pieces(source, scan(source, LONGEST_LINE, text_field, whole_files)):
-                yield from reader.documents(piece, contents)
+            for piece in pieces_of(source, scan(source, LONGEST_LINE, text_field, whole_files), drop):
+                yield from reader.documents(piece, drop)
     finally:
-        contents.close()
+        reader.close()
 
 
-def _raw_lines(piece: Piece, contents: Contents) -> Iterator[bytes | None]:
-    """Yield the lines of a piece, with their ends; None for one that is too long to hold."""
-    file: BinaryIO = contents.at(piece.source, piece.start)
-    left = piece.stop - piece.start
-    while left > 0:
-        line = file.readline(min(left, LONGEST_LINE + 1))
+def _usable(source: Source, texts: Iterable[tuple[int, object]], drop: Drop) -> Iterator[Document]:
+    for line, text in texts:
+        if not isinstance(text, str):
+            drop(source, line, NO_TEXT, "")
+        elif "\0" in text:
+            drop(source, line, NUL, "")
+        elif not text.strip():
+            drop(source, line, EMPTY, "")
+        elif not _encodable(text):
+            drop(source, line, SURROGATE, "")
+        else:
+            yield Document(source, line, text)
+
+
+def _raw_lines(content: BinaryIO, length: int) -> Iterator[bytes | None]:
+    """Yield the lines of the next `length` bytes, with their ends; None for a line that is too long to hold."""
+    while length > 0:
+        line = content.readline(min(length, LONGEST_LINE + 1))
         read, too_long = len(line), len(line) > LONGEST_LINE
-        while line and too_long and not line.endswith(b"\n") and read < left:
-            line = file.readline(min(left - read, 1 << 20))
+        while line and too_long and not line.endswith(b"\n") and read < length:
+            line = content.readline(min(length - read, 1 << 20))
             read += len(line)
         if not line:
             raise EOFError("it is shorter than it was")
-        contents.passed(read)
-        left -= read
+        length -= read
         yield None if too_long else line
 
 

@@ -1,48 +1,40 @@
-"""Encodes portions of the text, each into a part: one file that is whole or not there, so that work done is kept.
+"""Encodes portions of the text, each into a part: one file that is whole or not there, so that finished work is kept.
 
-A part holds the documents of its portion in order, whichever split they will be in: the ids of all sentences in a row,
-how many each sentence has, how many sentences and tokens each document has, and 128 bits of the hash of its text.
+A part holds the documents of its portion in order, whichever split they go into: the ids of all sentences in a row, the
+length of each sentence, the numbers of sentences and tokens of each document, and 128 bits of the hash of its text.
 """
 
 import hashlib
-from collections import Counter
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from lucid.backend import Array
 from lucid.data.manifest import token_dtype
-from lucid.data.tokenizer import load_tokenizer
 from lucid.errors import DataError
 from lucid.files import written_aside
-from lucid.preparation.documents import Document, Piece, Reader, refuse
+from lucid.preparation.documents import Document, Drop, Piece, Reader, refuse
 from lucid.preparation.encoder import TextEncoder
 from lucid.preparation.sentences import split_sentences
-from lucid.preparation.sources import Contents, Source
+from lucid.preparation.sources import Source
 
 TOO_SHORT = "fewer than two tokens"
-# Sentences longer than this, in tokens, are tables and listings: they are cut.
+# Tokens of a sentence: longer ones are tables and listings, and are cut.
 _LONGEST_SENTENCE = 128
-# Characters of text encoded at once.
-_BLOCK = 1 << 20
-# Places that are listed of what one portion leaves out; the others are only counted.
+# Characters of text that are encoded at once.
+_CHARACTERS_AT_ONCE = 1 << 20
+# How many of the places where a portion leaves something out are listed. The rest are only counted.
 _PLACES = 1000
-
-_DTYPES: dict[str, np.dtype] = {
-    "sentence_lengths": np.dtype(np.uint8),
-    "document_sentences": np.dtype(np.int64),
-    "document_tokens": np.dtype(np.int64),
-    "hashes": np.dtype(np.uint64),
-}
 
 
 @dataclass(frozen=True)
 class Portion:
-    """Pieces that are read and kept together."""
+    """Pieces that one task reads, and whose documents one part holds."""
 
     number: int
     pieces: tuple[Piece, ...]
@@ -51,6 +43,25 @@ class Portion:
     def size(self) -> int:
         """Bytes of content."""
         return sum(piece.size for piece in self.pieces)
+
+
+@dataclass
+class Dropped:
+    """What was left out: the count for each reason, and a line for each of the first places."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> str:
+        """The first place and its reason; "" if nothing was left out."""
+        return ": ".join(self.lines[0].split("\t")) if self.lines else ""
+
+    def note(self, source: Source, line: int, reason: str, detail: str) -> None:
+        """Record one omission: the `Drop` of readers."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if len(self.lines) < _PLACES:
+            self.lines.append(f"{source.name}:{line}\t{reason}" + f"\t{detail}" * bool(detail))
 
 
 @dataclass(frozen=True)
@@ -62,99 +73,67 @@ class TextSettings:
     language: str
     strict: bool
 
-    def reader(self, dropped: "Dropped") -> Reader:
-        """Return what reads documents so; what it leaves out is noted in `dropped`, or refused."""
-        return Reader(self.text_field, self.whole_files, refuse if self.strict else dropped.note)
+    def reader(self) -> Reader:
+        """Return a reader with these settings."""
+        return Reader(self.text_field, self.whole_files)
 
-
-class Dropped:
-    """What was left out: how much by reason, and a line for each of the first places."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.lines: list[str] = []
-
-    @property
-    def first(self) -> str:
-        """The first place, and why; "" if nothing was left out."""
-        return ": ".join(self.lines[0].split("\t")) if self.lines else ""
-
-    def note(self, source: Source, line: int, reason: str, detail: str) -> None:
-        """Note one: the `Drop` of readers."""
-        self.counts[reason] += 1
-        if len(self.lines) < _PLACES:
-            self.lines.append(f"{source.name}:{line}\t{reason}" + f"\t{detail}" * bool(detail))
+    def drop_into(self, dropped: Dropped) -> Drop:
+        """Return the `Drop` that adds to `dropped`, or with `strict` the one that refuses."""
+        return refuse if self.strict else dropped.note
 
 
 def text_hash(text: str) -> bytes:
-    """Return the SHA-256 of a text: its first 64 bits decide the split, its first 128 whether two texts are equal."""
+    """Return the SHA-256 of a text. Its first 64 bits decide the split, its first 128 whether two texts are equal."""
     return hashlib.sha256(text.encode()).digest()
 
 
-class PartMaker:
-    """Called with a portion, it writes the part of it into `folder`.
+class PartWriter:
+    """Encodes portions into parts, and remembers words in about `word_bytes` bytes from one to the next."""
 
-    It remembers words in about `word_bytes` bytes.
-    """
-
-    def __init__(self, folder: Path, tokenizer_folder: Path, settings: TextSettings, word_bytes: int) -> None:
-        self._folder, self._tokenizer_folder, self._settings = folder, tokenizer_folder, settings
-        self._word_bytes = word_bytes
-
-    def path_of(self, task: Portion) -> Path:
-        """Return where the part is."""
-        return _part_path(self._folder, task.number)
-
-    def load(self) -> None:
-        """Load the tokenizer."""
-        assert self._encoder, self._token_dtype
-
-    def __call__(self, task: Portion) -> None:
-        dropped = Dropped()
-        reader = self._settings.reader(dropped)
-        documents = (document for piece in task.pieces for document in reader.documents(piece, self._contents))
-        blocks = [self._encoded(block, dropped) for block in _blocks(documents)]
-        dtypes = {**_DTYPES, "tokens": self._token_dtype}
-        arrays: dict[str, Any] = {
-            name: np.concatenate([np.zeros(0, dtype), *(block[name] for block in blocks)]).astype(dtype)
-            for name, dtype in dtypes.items()
+    def __init__(self, settings: TextSettings, tokenizer: Tokenizer, word_bytes: int) -> None:
+        self._settings, self._reader = settings, settings.reader()
+        self._encoder = TextEncoder(tokenizer, word_bytes)
+        self._empty = {
+            "tokens": np.zeros(0, token_dtype(tokenizer.get_vocab_size())),
+            "sentence_lengths": np.zeros(0, np.uint8),
+            "document_sentences": np.zeros(0, np.int64),
+            "document_tokens": np.zeros(0, np.int64),
+            "hashes": np.zeros((0, 2), np.uint64),
         }
-        notes = {"reasons": list(dropped.counts), "counts": list(dropped.counts.values()), "lines": dropped.lines}
-        arrays |= {name: np.array(values) for name, values in notes.items() if values}
-        with written_aside(self.path_of(task), DataError) as file:
+
+    def __call__(self, portion: Portion, path: Path) -> None:
+        """Write the part of `portion` as the file `path`."""
+        dropped = Dropped()
+        drop = self._settings.drop_into(dropped)
+        documents = (document for piece in portion.pieces for document in self._reader.documents(piece, drop))
+        blocks = [self._encoded(block, dropped) for block in _blocks(documents)]
+        arrays: dict[str, Any] = {
+            name: np.concatenate([empty, *(block[name] for block in blocks)], dtype=empty.dtype, casting="unsafe")
+            for name, empty in self._empty.items()
+        }
+        arrays["dropped"] = np.array(json.dumps(asdict(dropped)))
+        with written_aside(path, DataError) as file:
             np.savez(file, **arrays)
-
-    @cached_property
-    def _contents(self) -> Contents:
-        return Contents()
-
-    @cached_property
-    def _encoder(self) -> TextEncoder:
-        return TextEncoder(load_tokenizer(self._tokenizer_folder), self._word_bytes)
-
-    @cached_property
-    def _token_dtype(self) -> np.dtype:
-        return token_dtype(load_tokenizer(self._tokenizer_folder).get_vocab_size())
 
     def _encoded(self, documents: list[Document], dropped: Dropped) -> dict[str, Array]:
         sentences = [split_sentences(document.text, self._settings.language) for document in documents]
         ids, lengths = self._encoder.encode([sentence for document in sentences for sentence in document])
-        # Each sentence becomes as many as it has runs of `_LONGEST_SENTENCE` tokens: none, if it has no tokens.
+        # Each sentence becomes one run for every `_LONGEST_SENTENCE` tokens; one without tokens becomes none.
         runs = -(-lengths // _LONGEST_SENTENCE)
         run_lengths = np.full(runs.sum(), _LONGEST_SENTENCE)
         some = runs > 0
         run_lengths[np.cumsum(runs)[some] - 1] = (lengths - (runs - 1) * _LONGEST_SENTENCE)[some]
         ends = np.cumsum([0, *map(len, sentences)])
         document_tokens = np.diff(_with_zero(np.cumsum(lengths))[ends])
-        for place in np.flatnonzero(document_tokens < 2).tolist():
-            dropped.note(documents[place].source, documents[place].line, TOO_SHORT, "")
+        for index in np.flatnonzero(document_tokens < 2).tolist():
+            dropped.note(documents[index].source, documents[index].line, TOO_SHORT, "")
         hashes = b"".join(text_hash(document.text)[:16] for document in documents)
         return {
-            "tokens": ids.astype(self._token_dtype),
+            "tokens": ids.astype(self._empty["tokens"].dtype),
             "sentence_lengths": run_lengths.astype(np.uint8),
             "document_sentences": np.diff(_with_zero(np.cumsum(runs))[ends]),
             "document_tokens": document_tokens,
-            "hashes": np.frombuffer(hashes, ">u8"),
+            "hashes": np.frombuffer(hashes, ">u8").reshape(-1, 2),
         }
 
 
@@ -169,33 +148,28 @@ def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
     for document in documents:
         block.append(document)
         size += len(document.text)
-        if size >= _BLOCK:
+        if size >= _CHARACTERS_AT_ONCE:
             yield block
             block, size = [], 0
     if block:
         yield block
 
 
-def _part_path(folder: Path, number: int) -> Path:
+def part_path(folder: Path, number: int) -> Path:
+    """Return the file of a part."""
     return folder / f"part-{number:06d}.npz"
 
 
 def load_part(folder: Path, number: int, *names: str) -> list[Array]:
-    """Return arrays of a part by their names; `hashes` is uint64 [D, 2]. `DataError` if it is damaged."""
-    path = _part_path(folder, number)
+    """Return arrays of a part by their names; `hashes` is uint64 [D, 2]. Raises `DataError` if it is damaged."""
+    path = part_path(folder, number)
     try:
         with np.load(path) as part:
-            arrays = [part[name] for name in names]
+            return [part[name] for name in names]
     except Exception as error:  # zip files can be damaged in many ways
         raise DataError(f"{path} cannot be read ({error}): remove it and start again, to have it made anew") from error
-    return [array.reshape(-1, 2) if name == "hashes" else array for name, array in zip(names, arrays, strict=True)]
 
 
 def load_dropped(folder: Path, number: int) -> Dropped:
-    """Return what the portion of a part left out."""
-    dropped = Dropped()
-    with np.load(_part_path(folder, number)) as part:
-        if "reasons" in part:
-            dropped.counts.update(dict(zip(part["reasons"].tolist(), part["counts"].tolist(), strict=True)))
-            dropped.lines = part["lines"].tolist()
-    return dropped
+    """Return what the portion of a part left out. Raises `DataError` if the part is damaged."""
+    return Dropped(**json.loads(load_part(folder, number, "dropped")[0].item()))

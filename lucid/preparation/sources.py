@@ -1,4 +1,4 @@
-"""Finds the files that a corpus is made of, and cuts them into pieces that processes read side by side.
+"""Finds the files that a corpus is made of, cuts them into pieces that processes read side by side, and opens them.
 
 A piece begins with a line, and in plain text with a document. Where the cuts are depends on the inputs alone.
 """
@@ -9,7 +9,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,21 +18,21 @@ import zstandard
 
 from lucid.errors import DataError
 from lucid.preparation.python_docs import module_files
-from lucid.preparation.tables import measure
 
 PYTHON_DOCS = "python-docs"
 PARQUET = ".parquet"
 _TEXT, _JSON = ".txt", ".jsonl"
-_PACKED = ".gz", ".zst"
-SUFFIXES = (*(kind + packed for kind in (_TEXT, _JSON) for packed in ("", *_PACKED)), PARQUET)
+SUFFIXES = (*(kind + packed for kind in (_TEXT, _JSON) for packed in ("", ".gz", ".zst")), PARQUET)
 
 # Bytes of one line: a small compressed file may hold a line of any length.
 LONGEST_LINE = 1 << 24
-# Compressed bytes that are unpacked at once: 1 KiB stands for 32 MiB at most.
+# Compressed bytes that are unpacked at once: 1 KiB unpacks to 32 MiB at most.
 _ZSTANDARD_STEP = 1 << 10
 # Bytes that are read at once while a file is cut into pieces.
 _SCANNED_AT_ONCE = 1 << 20
-# What goes wrong with a file that is damaged or gone.
+# Rows of a table that are held at once.
+_ROWS_AT_ONCE = 64
+# The errors of reading a file that is damaged or gone.
 READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
@@ -40,7 +40,7 @@ READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 class Source:
     """One file, or the default corpus where `path` is None. `name` does not depend on the working directory.
 
-    `size` and `modified` (ns) are those of the file when it was found: it must not change while it is prepared.
+    `size` (bytes) and `modified` (ns) describe the file as it was found: it must not change during the preparation.
     """
 
     name: str
@@ -57,33 +57,19 @@ class Source:
 
     @property
     def shown(self) -> str:
-        """What messages call it."""
+        """The name that messages use."""
         return self.path or self.name
 
     def check_unchanged(self) -> None:
-        """Raise `DataError` if the file has changed since it was found; `OSError` if it is gone."""
+        """Raise `DataError` if the file has changed since it was found, and `OSError` if it is gone."""
         if self.path is not None and _file(self.name, Path(self.path)) != self:
             raise DataError(f"{self.path} has changed while it was being prepared: start again when it is finished")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What reading a source once tells: its SHA-256, the bytes of its content unpacked, and where its pieces start.
-
-    A cut is (offset, line), in tables (row, row + 1); the last one is the end. What cannot be read has none, and
-    `problem` says why.
-    """
-
-    sha256: str = ""
-    content_bytes: int = 0
-    cuts: tuple[tuple[int, int], ...] = ()
-    problem: str | None = None
 
 
 def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
     """Return the files of `inputs` in reading order: the inputs as given, each folder's files by their sorted paths.
 
-    Raises `DataError` on an input that is missing, of an unknown kind, or holds nothing that can be read.
+    Raises `DataError` on an input that is missing, of an unknown kind, or without a file of a known kind.
     """
     if not inputs:
         raise DataError(f"no input was given: name files or folders of text, or {PYTHON_DOCS!r}")
@@ -106,7 +92,7 @@ def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
 
 def _file(name: str, path: Path) -> Source:
     status = path.stat()
-    # The manifest is UTF-8; bytes that are none, which a file's name may have, stand there as \\xff.
+    # The manifest is UTF-8: bytes of a file name that are not appear there as \\xff.
     name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return Source(name, str(path), status.st_size, status.st_mtime_ns)
 
@@ -119,14 +105,14 @@ def _folder_sources(folder: Path) -> list[Source]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of our kinds in `folder` and all below it, through links too. None is passed over in silence."""
+    """Yield the files of known kinds in and below `folder`, through links too. None is skipped silently."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"the folder {error.filename!r} cannot be read ({error.strerror}): let it be read, or move it")
 
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        # Links may lead in circles, or twice to one folder.
+        # Links may form a circle, or lead to one folder twice.
         real = os.path.realpath(place)
         if real in seen:
             folders.clear()
@@ -138,6 +124,20 @@ def _files_below(folder: Path) -> Iterator[Path]:
                 raise DataError(f"{str(path)!r} is a link to what is not there: mend it, or remove it")
             if path.is_file():
                 yield path
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The result of reading a source once: its SHA-256, the bytes of its unpacked content, and where its pieces start.
+
+    A cut is (offset, line), or in tables (row, row + 1); the last cut is the end. A source that cannot be read has no
+    cuts, and `problem` says why.
+    """
+
+    sha256: str = ""
+    content_bytes: int = 0
+    cuts: tuple[tuple[int, int], ...] = ()
+    problem: str = ""
 
 
 def scan(source: Source, piece_bytes: int, text_field: str, whole_files: bool) -> Scan:
@@ -164,7 +164,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _cuts(content: BinaryIO, piece_bytes: int, between_documents: bool) -> Iterator[tuple[int, int]]:
-    """Yield where each piece ends: with a line and, if asked for, with a blank one, unless none comes for long."""
+    """Yield where each piece ends: after a line, and with `between_documents` after a blank one if one comes soon."""
     offset, line = 0, 1
     while True:
         start = offset
@@ -178,7 +178,7 @@ def _cuts(content: BinaryIO, piece_bytes: int, between_documents: bool) -> Itera
             if not rest.endswith(b"\n"):
                 continue
             line, lines = line + 1, lines + 1
-            # The first of these lines began in the block: it is not blank though its rest may be.
+            # The first of these lines began in the block: it is not blank even if its rest is.
             if not between_documents or passed > piece_bytes or (lines > 1 and not rest.strip()):
                 break
         yield offset, line
@@ -193,57 +193,89 @@ def _scan_python_docs() -> Scan:
     return Scan(digest.hexdigest(), size, ((0, 1), (size, 1)))
 
 
-def _scan_table(path: Path, piece_bytes: int, text_field: str) -> Scan:
+def _scan_table(path: Path, piece_bytes: int, column: str) -> Scan:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    rows, size = measure(path, text_field)
+    with _table(path) as table:
+        if column not in table.schema_arrow.names:
+            raise EOFError(f"it has no column {column!r}")
+        groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
+        chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+        rows = table.metadata.num_rows
     rows_at_once = max(1, rows * piece_bytes // max(size, 1))
     starts = (*range(0, rows, rows_at_once), rows) if rows else (0,)
     return Scan(digest, size, tuple((start, start + 1) for start in starts))
 
 
-class Contents:
-    """Opens the unpacked content of files at any offset. The last file stays open: going on in it costs no seeking.
+def read_rows(path: Path, column: str, start: int, stop: int) -> Iterator[Any]:
+    """Yield the values of a parquet column in rows `start` to `stop - 1`, holding a few rows at a time.
 
-    Compressed files can only be read from their start, so what lies before the offset is unpacked and passed over.
+    A value that is not UTF-8 is yielded as a `UnicodeDecodeError`. Raises `EOFError` if the file is damaged.
+    """
+    with _table(path) as table:
+        groups: list[int] = []
+        row = first = 0
+        for number in range(table.num_row_groups):
+            end = row + table.metadata.row_group(number).num_rows
+            if row < stop and start < end:
+                first = first if groups else row
+                groups.append(number)
+            row = end
+        row = first
+        for batch in table.iter_batches(_ROWS_AT_ONCE, groups, [column]):
+            for value in batch.column(0)[max(start - row, 0) : max(stop - row, 0)]:
+                try:
+                    yield value.as_py()
+                except UnicodeDecodeError as error:
+                    yield error
+            row += len(batch)
+            if row >= stop:
+                return
+
+
+@contextmanager
+def _table(path: Path) -> Iterator[Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(f"{path}: reading parquet needs pyarrow: pip install -e '.[parquet]'") from error
+    try:
+        with parquet.ParquetFile(path) as table:
+            yield table
+    except pyarrow.ArrowException as error:
+        raise EOFError(str(error)) from error
+
+
+class Contents:
+    """Opens the unpacked content of files at any byte. The last file stays open, so that reading on costs nothing.
+
+    A compressed file can only be read from its start: everything before the byte is unpacked and thrown away.
     """
 
     def __init__(self) -> None:
-        self._path, self._offset = "", 0
-        self._open = ExitStack()
-        self._content: BinaryIO = io.BytesIO()
+        self._path = ""
+        self._file: BinaryIO | None = None
+        self._content: BinaryIO | None = None
 
     def at(self, source: Source, start: int) -> BinaryIO:
-        """Return the content of a source from byte `start` on; `OSError` if it is gone."""
+        """Return the content of a source from byte `start` on. Raises `OSError` if the file is gone."""
         assert source.path is not None
         source.check_unchanged()
-        if self._path != source.path or self._offset > start:
+        if self._content is None or self._path != source.path:
             self.close()
             path = Path(source.path)
-            file = self._open.enter_context(path.open("rb"))
-            self._path, self._offset, self._content = source.path, 0, _unpacked(file, path)
-        if source.path.endswith(_PACKED):
-            self._pass_over(start - self._offset)
-        else:
-            self._content.seek(start)
-        self._offset = start
+            self._file = path.open("rb")
+            self._path, self._content = source.path, _unpacked(self._file, path)
+        self._content.seek(start)
         return self._content
-
-    def _pass_over(self, count: int) -> None:
-        while count > 0:
-            passed = len(self._content.read(min(count, 1 << 20)))
-            if not passed:
-                raise EOFError("it is shorter than it was")
-            count -= passed
-
-    def passed(self, count: int) -> None:
-        """Note that `count` bytes of the content were read."""
-        self._offset += count
 
     def close(self) -> None:
         """Close the file that is open."""
-        self._path = ""
-        self._open.close()
+        if self._file is not None:
+            self._file.close()
+        self._file = self._content = None
 
 
 def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
@@ -271,15 +303,33 @@ class _Digested(io.RawIOBase):
 
 
 class _Zstandard(io.RawIOBase):
-    """The content of zstandard frames. Unlike the library's reader it sees that a file was cut short."""
+    """The content of zstandard frames. Unlike the library's reader it notices a file that was cut short."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._start()
+
+    def _start(self) -> None:
         self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._packed, self._found = b"", memoryview(b"")
+        self._packed, self._found, self._offset = b"", memoryview(b""), 0
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._offset
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to byte `offset` of the content (always counted from the start), or to its end if that comes first."""
+        if offset < self._offset:
+            self._file.seek(0)
+            self._start()
+        while self._offset < offset and self.read(min(offset - self._offset, 1 << 20)):
+            pass
+        return self._offset
 
     def readinto(self, buffer: Any) -> int:
         while not self._found:
@@ -294,4 +344,5 @@ class _Zstandard(io.RawIOBase):
                 self._packed, self._frame = self._frame.unused_data, None
         count = min(len(buffer), len(self._found))
         buffer[:count], self._found = self._found[:count], self._found[count:]
+        self._offset += count
         return count

@@ -1,19 +1,25 @@
 """Turns text into a corpus that training reads: documents -> sentences -> tokens -> parts -> shards.
 
-The work is done in stages, each of many tasks that know nothing of each other: on the processes and ranks there are, in
-any order, with the same result. What a task has made is a whole file, and is not made again when the work is resumed.
+The work is planned first, then done in stages. Each stage consists of many independent tasks, which processes do in any
+order with the same result. A task makes a file that is whole or not there, so a second run makes only the missing ones.
+The plan is kept with the files: the same plan goes on with them, and another plan starts from nothing.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from tokenizers import Tokenizer
 
 from lucid.backend import return_freed_memory
 from lucid.data.manifest import (
+    FORMAT_VERSION,
     HELD_OUT,
     MANIFEST_NAME,
     SHARD_PARTS,
@@ -24,62 +30,31 @@ from lucid.data.manifest import (
 )
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
 from lucid.errors import DataError
-from lucid.files import parse_dataclass, written_aside
-from lucid.preparation.assembly import ShardMaker, finish
-from lucid.preparation.documents import UNREADABLE
+from lucid.files import parse_json, written_aside
+from lucid.preparation.documents import UNREADABLE, Piece, pieces_of
 from lucid.preparation.lock import alone_in
-from lucid.preparation.parts import PartMaker, Portion, TextSettings
-from lucid.preparation.plan import UNFINISHED, Plan, conditions, make_plan
-from lucid.preparation.selection import Selection, ShardPlan, select
-from lucid.preparation.sources import Source, find_sources
-from lucid.preparation.tokenizer_training import check_vocab_size
-from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleMaker, sample_path, train_on_samples
-from lucid.preparation.workers import Maker, run_tasks
+from lucid.preparation.parts import Dropped, PartWriter, Portion, TextSettings, load_dropped, part_path
+from lucid.preparation.processes import Task, run_tasks
+from lucid.preparation.selection import select
+from lucid.preparation.shards import write_manifest, write_shard
+from lucid.preparation.sources import Source, find_sources, scan
+from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleWriter, check_vocab_size, train_on_samples
 
-_PLAN, _SELECTION = "plan.json", "selection.json"
-# Bytes of text that are encoded into one part: what is lost at most, for each process, when the work is cut short.
+# Within the folder of the corpus: where the work lies until it is finished, and its plan.
+_UNFINISHED, _PLAN = "unfinished", "plan.json"
+# Bytes of text that are encoded into one part: each process loses at most one part when the work is cut short.
 PIECE_BYTES = 1 << 23
-# Bytes that remembered words take, in one process at most, and in all of a host. A hundred thousand words, of 16 MiB,
-# make nearly all of a text in one language.
-_WORD_BYTES, _WORD_BYTES_OF_HOST = 1 << 26, 1 << 27
 # 256 MiB of 16-bit tokens a shard.
 TOKENS_PER_SHARD = 1 << 27
+# Bytes of remembered words, in one process at most, and in all together. A hundred thousand words, of 16 MiB, make up
+# nearly all of a text in one language.
+_WORD_BYTES, _WORD_BYTES_OF_HOST = 1 << 26, 1 << 27
+# Files read at once: reading and hashing leave Python to other threads.
+_READERS = 4
 
-# Told of the stage, and how many bytes of how many are done in it (of 0, if that is not known).
+# Receives the stage, and how many bytes of how many are done in it; 0 of 0 if that is not known.
 Report = Callable[[str, int, int], None]
-Task = TypeVar("Task", Portion, ShardPlan, contravariant=True)
-
-
-def _say_nothing(stage: str, done: int, total: int) -> None:
-    pass
-
-
-class Ranks(Protocol):
-    """The processes that were started to prepare a corpus together, in one file system; this is number `rank`.
-
-    They are on `node_count` hosts.
-    """
-
-    rank: int
-    size: int
-    node_count: int
-
-    def barrier(self) -> None:
-        """Block until all are here."""
-
-
-class FileMaker(Maker[Task], Protocol[Task]):
-    """Called with a task, it makes the file `path_of(task)`, whole or not at all."""
-
-    def path_of(self, task: Task) -> Path:
-        """Return where the file is."""
-
-
-class _Alone:
-    rank, size, node_count = 0, 1, 1
-
-    def barrier(self) -> None:
-        """Return at once."""
+Input = TypeVar("Input")
 
 
 def prepare(
@@ -95,51 +70,46 @@ def prepare(
     drop_duplicates: bool = False,
     strict: bool = False,
     overwrite: bool = False,
-    workers: int = 1,
-    ranks: Ranks | None = None,
-    report: Report = _say_nothing,
+    processes: int = 1,
+    report: Report = lambda stage, done, total: None,
 ) -> Manifest:
     """Prepare the corpus `inputs` (see `read_documents`) in the folder `output`, and return its manifest.
 
-    A WordPiece tokenizer of `vocab_size` tokens is trained on it, or the one in the folder `tokenizer` is used. A share
-    `held_out` of the documents, by a hash of their text, goes into the split `held_out`, the others into `train`; with
-    `drop_duplicates` a text that stands there already is left out. Sentences end as in `language` (see
-    `split_sentences`). What cannot be used is left out, counted and listed, or with `strict` a `DataError`.
+    A WordPiece tokenizer of `vocab_size` tokens is trained on it, unless the folder `tokenizer` holds one to use. The
+    fraction `held_out` of the documents, chosen by a hash of their text, goes into the split `held_out`, the rest into
+    `train`. With `drop_duplicates` a document is left out if its text occurs before it. Sentences end as in `language`
+    (see `split_sentences`). Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
 
-    Each rank works in `workers` processes; the corpus does not depend on how many there are of either. A preparation
-    that was cut short goes on where it was, if it is called with the same arguments. If `output` already holds the
-    corpus that they make, it is left as it is; if it holds another, `overwrite` has to be set. `report` is told of the
-    progress, at last of the outcome. Raises `DataError` on bad input, on what cannot be written, and if another
-    preparation is at work in `output`.
+    The corpus does not depend on the number of `processes`. Called again with the same arguments, a preparation that
+    was cut short goes on where it was. A folder that holds the same corpus already is left as it is; one that holds
+    another is refused without `overwrite`. `report` receives the progress, and finally the outcome. Raises `DataError`
+    on bad input, if a file cannot be written, and if another preparation is at work in `output`.
     """
-    ranks = ranks or _Alone()
     output = Path(output)
     settings = TextSettings(text_field, whole_files, language, strict)
-    with ExitStack() as stack:
-        if ranks.rank == 0:
-            given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
-            made_from = {
-                "held_out": held_out,
-                "vocab_size": vocab_size if given is None else None,
-                "tokenizer": None if given is None else tokenizer_hash(given),
-                "text_field": text_field,
-                "whole_files": whole_files,
-                "language": language,
-                "drop_duplicates": drop_duplicates,
-            }
-            _check_arguments(inputs, output, held_out)
-            if given is None:
-                check_vocab_size(vocab_size)
-            sources = find_sources(inputs)
-            stack.enter_context(alone_in(output))
-            if _begin(sources, output, settings, made_from, overwrite, report) and given is not None:
-                save_tokenizer(given, output / TOKENIZER_FOLDER)
-        ranks.barrier()
-        plan = Plan.read(output / UNFINISHED / _PLAN)
-        if plan is None:
+    given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
+    made_from = {
+        "held_out": held_out,
+        "vocab_size": vocab_size if given is None else None,
+        "tokenizer": None if given is None else tokenizer_hash(given),
+        "text_field": text_field,
+        "whole_files": whole_files,
+        "language": language,
+        "drop_duplicates": drop_duplicates,
+    }
+    _check_arguments(inputs, output, held_out)
+    if given is None:
+        check_vocab_size(vocab_size)
+    sources = find_sources(inputs)
+    with alone_in(output):
+        before = Plan.read(output)
+        plan = _planned(sources, settings, made_from, before, report)
+        if not overwrite and _is_made(output, plan.made_from):
+            shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
             outcome = f"{output} holds this corpus already: nothing was done"
         else:
-            _Preparation(output, plan, settings, workers, ranks, report).run()
+            plan.begin(output, before)
+            _Preparation(output, plan, settings, processes, report).run(given)
             outcome = f"{output} holds the corpus"
     report(outcome, 0, 0)
     return Manifest.read(output)
@@ -147,7 +117,7 @@ def prepare(
 
 def _check_arguments(inputs: Sequence[str | Path], output: Path, held_out: float) -> None:
     if not 0 <= held_out < 1:
-        raise DataError(f"held_out is {held_out}: it is a share of the documents, at least 0 and below 1")
+        raise DataError(f"held_out is {held_out}: it is a fraction of the documents, at least 0 and below 1")
     for entry in inputs:
         if Path(entry).is_dir() and output.resolve().is_relative_to(Path(entry).resolve()):
             raise DataError(f"output {output} lies within the input folder {entry}: choose a place outside")
@@ -155,40 +125,7 @@ def _check_arguments(inputs: Sequence[str | Path], output: Path, held_out: float
         raise DataError(f"output {output} is a file: choose a folder")
 
 
-def _begin(
-    sources: list[Source],
-    output: Path,
-    settings: TextSettings,
-    made_from: dict[str, Any],
-    overwrite: bool,
-    report: Report,
-) -> bool:
-    """Write the plan of the work, keeping what is done of the same plan; return whether there is anything to do."""
-    unfinished = output / UNFINISHED
-    before = Plan.read(unfinished / _PLAN)
-    # What could not be read may be readable now, though neither its size nor its time has changed.
-    if (
-        before
-        and before.sources == tuple(sources)
-        and before.conditions == conditions(settings, PIECE_BYTES)
-        and not before.dropped.counts[UNREADABLE]
-    ):
-        plan = replace(before, made_from={"inputs": before.made_from["inputs"], **made_from})
-    else:
-        progress = _Progress("reading", sum(source.size for source in sources), report)
-        plan = make_plan(sources, settings, made_from, PIECE_BYTES, progress.done)
-    if not overwrite and _exists(output, plan.made_from):
-        shutil.rmtree(unfinished, ignore_errors=True)
-        return False
-    same = before and (before.made_from, before.conditions) == (plan.made_from, plan.conditions)
-    if not same or (output / MANIFEST_NAME).exists():
-        _clear(output)
-    unfinished.mkdir(parents=True, exist_ok=True)
-    plan.write(unfinished / _PLAN)
-    return True
-
-
-def _exists(output: Path, made_from: Any) -> bool:
+def _is_made(output: Path, made_from: dict[str, Any]) -> bool:
     """Return whether `output` holds the corpus. Raises `DataError` if it holds one made from something else."""
     if not (output / MANIFEST_NAME).exists():
         return False
@@ -203,10 +140,43 @@ def _exists(output: Path, made_from: Any) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which pieces of which files a preparation reads, gathered into portions.
+
+    `made_from` is that of the manifest, `conditions` is what the unfinished work depends on besides the sources, and
+    `dropped` is what planning left out.
+    """
+
+    made_from: dict[str, Any]
+    conditions: dict[str, Any]
+    sources: tuple[Source, ...]
+    portions: tuple[Portion, ...]
+    dropped: Dropped
+
+    @classmethod
+    def read(cls, output: Path) -> "Plan | None":
+        """Return the plan of the unfinished work in `output`; None if there is none that can be read."""
+        try:
+            content = parse_json((output / _UNFINISHED / _PLAN).read_bytes())
+            return TypeAdapter(cls).validate_python(content)
+        except (OSError, ValueError):
+            return None
+
+    def begin(self, output: Path, before: "Plan | None") -> None:
+        """Write the plan into `output`; first remove what is there, unless it belongs to the same plan, `before`."""
+        same = before and (before.made_from, before.conditions) == (self.made_from, self.conditions)
+        if not same or (output / MANIFEST_NAME).exists():
+            _clear(output)
+        (output / _UNFINISHED).mkdir(parents=True, exist_ok=True)
+        with written_aside(output / _UNFINISHED / _PLAN, DataError) as file:
+            file.write(json.dumps(asdict(self)).encode())
+
+
 def _clear(output: Path) -> None:
-    """Remove what an earlier preparation left: the manifest first, so that the rest is no corpus any more."""
+    """Remove what an earlier preparation left: the manifest first, so that the rest is no longer a corpus."""
     (output / MANIFEST_NAME).unlink(missing_ok=True)
-    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+    shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
     for name in TOKENIZER_FILES:
         (output / TOKENIZER_FOLDER / name).unlink(missing_ok=True)
     for split in (TRAIN, HELD_OUT):
@@ -216,94 +186,112 @@ def _clear(output: Path) -> None:
                 path.unlink()
 
 
-class _Progress:
-    """Counts the bytes that are done in a stage."""
+def _planned(
+    sources: Sequence[Source], settings: TextSettings, made_from: dict[str, Any], before: Plan | None, report: Report
+) -> Plan:
+    """Return the plan, with the portions of the unfinished work `before` if they still hold."""
+    conditions = {"format_version": FORMAT_VERSION, "piece_bytes": PIECE_BYTES, **asdict(settings)}
+    # A file that could not be read may be readable now, though neither its size nor its time has changed.
+    if (
+        before
+        and (before.sources, before.conditions) == (tuple(sources), conditions)
+        and UNREADABLE not in before.dropped.counts
+    ):
+        return replace(before, made_from={"inputs": before.made_from["inputs"], **made_from})
+    dropped = Dropped()
+    inputs, pieces = [], []
+    done, total = 0, sum(source.size for source in sources)
+    report("reading", done, total)
+    with ThreadPoolExecutor(_READERS) as threads:
+        scans = threads.map(
+            lambda source: scan(source, PIECE_BYTES, settings.text_field, settings.whole_files), sources
+        )
+        for source, found in zip(sources, scans, strict=True):
+            inputs.append({"name": source.name, "bytes": source.size or found.content_bytes, "sha256": found.sha256})
+            pieces += pieces_of(source, found, settings.drop_into(dropped))
+            done += source.size
+            report("reading", done, total)
+    return Plan({"inputs": inputs, **made_from}, conditions, tuple(sources), tuple(_portions(pieces)), dropped)
 
-    def __init__(self, stage: str, total: int, report: Report) -> None:
-        self._stage, self._done, self._total, self._report = stage, 0, total, report
-        self.done(0)
 
-    def done(self, count: int) -> None:
-        """Report `count` bytes more."""
-        self._done += count
-        self._report(self._stage, self._done, self._total)
+def _portions(pieces: Iterable[Piece]) -> Iterator[Portion]:
+    """Gather small pieces into portions of `PIECE_BYTES` bytes or a little more."""
+    number, gathered = 0, []
+    size = 0
+    for piece in pieces:
+        gathered.append(piece)
+        size += piece.size
+        if size >= PIECE_BYTES:
+            yield Portion(number, tuple(gathered))
+            number, gathered, size = number + 1, [], 0
+    if gathered:
+        yield Portion(number, tuple(gathered))
 
 
 @dataclass(frozen=True)
 class _Preparation:
-    """The stages, which all ranks go through together."""
+    """The stages of the work on a plan."""
 
     output: Path
     plan: Plan
     settings: TextSettings
-    workers: int
-    ranks: Ranks
+    processes: int
     report: Report
 
-    def run(self) -> None:
-        """Go through all stages."""
-        if self.plan.made_from["tokenizer"] is None:
+    def run(self, given: Tokenizer | None) -> None:
+        """Go through all stages, with the tokenizer `given` or a trained one."""
+        output, made_from, portions = self.output, self.plan.made_from, self.plan.portions
+        unfinished = output / _UNFINISHED
+        if given is None:
             self._train_tokenizer()
-        tokenizer = self.output / TOKENIZER_FOLDER
-        maker = PartMaker(self._unfinished, tokenizer, self.settings, self._word_bytes)
-        self._share_out("encoding", maker, self.plan.portions)
-        self._first_rank_makes(self._unfinished / _SELECTION, self._select)
-        selection = parse_dataclass(Selection, (self._unfinished / _SELECTION).read_bytes())
-        vocab_size = load_tokenizer(tokenizer).get_vocab_size()
-        self._share_out("writing shards", ShardMaker(self.output, selection, vocab_size), selection.shards)
-        self._first_rank_makes(self.output / MANIFEST_NAME, lambda: finish(self.output, self.plan, selection))
+        else:
+            save_tokenizer(given, output / TOKENIZER_FOLDER)
+        tokenizer = load_tokenizer(output / TOKENIZER_FOLDER)
+        writer = PartWriter(self.settings, tokenizer, min(_WORD_BYTES, _WORD_BYTES_OF_HOST // self.processes))
+        tasks_of_parts = [Task(portion, part_path(unfinished, portion.number), portion.size) for portion in portions]
+        self._do("encoding", writer, tasks_of_parts)
+        selection = select(
+            unfinished, len(portions), made_from["held_out"], made_from["drop_duplicates"], self.plan.dropped.first
+        )
+        shards = selection.shards(TOKENS_PER_SHARD)
+        tasks = [Task(shard, unfinished / f"{shard.name}.json", 2 * shard.tokens) for shard in shards]
+        self._do("writing shards", partial(write_shard, output, selection, tokenizer.get_vocab_size()), tasks)
+        records: dict[str, list[Path]] = {}
+        for task in tasks:
+            records.setdefault(task.input.split, []).append(task.output)
+        write_manifest(output, made_from, records, self._dropped(selection.duplicates))
+        shutil.rmtree(unfinished, ignore_errors=True)
 
-    @property
-    def _unfinished(self) -> Path:
-        return self.output / UNFINISHED
-
-    @property
-    def _word_bytes(self) -> int:
-        """Bytes for the remembered words of each process."""
-        ranks_of_host = -(-self.ranks.size // self.ranks.node_count)
-        return min(_WORD_BYTES, _WORD_BYTES_OF_HOST // (self.workers * ranks_of_host))
-
-    def _share_out(self, stage: str, maker: FileMaker[Task], tasks: Sequence[Task]) -> None:
-        """Have the ranks do those tasks whose files are not there yet."""
-        share = tasks[self.ranks.rank :: self.ranks.size]
-        mine = [task for task in share if not maker.path_of(task).exists()]
-        progress = _Progress(stage, sum(task.size for task in mine), self.report)
-        # What was done before took more than this process needs beside its workers: training a tokenizer most of all.
+    def _do(self, stage: str, function: Callable[[Input, Path], None], tasks: Sequence[Task[Input]]) -> None:
+        """Call `function` with the input and the output of each task whose output is missing."""
+        missing = [task for task in tasks if not task.output.exists()]
+        done, total = 0, sum(task.size for task in missing)
+        self.report(stage, done, total)
+        # The work before took more memory than this process needs while its workers work.
         return_freed_memory()
-        for task in run_tasks(maker, mine, self.workers):
-            progress.done(task.size)
-        self.ranks.barrier()
-
-    def _first_rank_makes(self, path: Path, action: Callable[[], None]) -> None:
-        """Have the first rank make what is not there yet, while the others wait."""
-        if self.ranks.rank == 0 and not path.exists():
-            action()
-        self.ranks.barrier()
+        for task in run_tasks(function, missing, self.processes):
+            done += task.size
+            self.report(stage, done, total)
 
     def _train_tokenizer(self) -> None:
         folder, portions, made_from = self.output / TOKENIZER_FOLDER, self.plan.portions, self.plan.made_from
-        trained = folder / TOKENIZER_FILES[-1]
-        if not trained.exists():
-            share = min(1.0, SAMPLE_BYTES / max(sum(portion.size for portion in portions), 1))
-            self._share_out("sampling", SampleMaker(self._unfinished, self.settings, share), portions)
+        if (folder / TOKENIZER_FILES[-1]).exists():
+            return
+        fraction = min(1.0, SAMPLE_BYTES / max(sum(portion.size for portion in portions), 1))
+        tasks = [
+            Task(portion, self.output / _UNFINISHED / f"sample-{portion.number:06d}.jsonl", portion.size)
+            for portion in portions
+        ]
+        self._do("sampling", SampleWriter(self.settings, fraction), tasks)
+        self.report("training the tokenizer", 0, 0)
+        samples = [task.output for task in tasks]
+        left_out = self.plan.dropped.first
+        save_tokenizer(train_on_samples(samples, made_from["held_out"], made_from["vocab_size"], left_out), folder)
 
-        def train() -> None:
-            self.report("training the tokenizer", 0, 0)
-            paths = [sample_path(self._unfinished, portion) for portion in portions]
-            held_out, vocab_size, left_out = made_from["held_out"], made_from["vocab_size"], self.plan.dropped.first
-            save_tokenizer(train_on_samples(paths, held_out, vocab_size, left_out), folder)
-
-        self._first_rank_makes(trained, train)
-
-    def _select(self) -> None:
-        made_from = self.plan.made_from
-        selection = select(
-            self._unfinished,
-            len(self.plan.portions),
-            made_from["held_out"],
-            made_from["drop_duplicates"],
-            TOKENS_PER_SHARD,
-            self.plan.dropped.first,
-        )
-        with written_aside(self._unfinished / _SELECTION, DataError) as file:
-            file.write(json.dumps(asdict(selection)).encode())
+    def _dropped(self, duplicates: int) -> Iterator[Dropped]:
+        """Yield what each step of the work left out."""
+        yield self.plan.dropped
+        for portion in self.plan.portions:
+            yield load_dropped(self.output / _UNFINISHED, portion.number)
+        if duplicates:
+            yield Dropped({"duplicate": duplicates})

@@ -1,78 +1,81 @@
-"""Gathers the text that a tokenizer is trained on: documents that are not held out, chosen by their hashes."""
+"""Trains the WordPiece tokenizer, on a sample of the text without the documents that are held out.
+
+Training is deterministic. The `tokenizers` library alone is not: it numbers the pieces `##x` of one character in the
+order of a hash map, and those numbers decide between equally frequent merges. Here they are fixed beforehand.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+import numpy as np
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from lucid.data.tokenizer import SPECIAL_TEXTS, bert_tokenizer
 from lucid.errors import DataError
 from lucid.files import written_aside
 from lucid.preparation.parts import Dropped, Portion, TextSettings, text_hash
-from lucid.preparation.selection import HASH_RANGE, Lowest
-from lucid.preparation.sources import Contents
-from lucid.preparation.tokenizer_training import train_tokenizer
+from lucid.preparation.selection import HASH_RANGE, Census
 
 # Bytes of text that a tokenizer is trained on at most: training holds all its distinct words.
 SAMPLE_BYTES = 1 << 27
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 64, 1 << 20
+# Characters beyond these are rare enough to be unknown (a Chinese corpus wants a tokenizer of its own).
+_LARGEST_ALPHABET = 1000
+# Training takes the square of a word's length, so words are cut here: beyond 100 characters a word is unknown anyway.
+_LONG_WORD = re.compile(r"\S{1000}")
 
 
-def sample_path(folder: Path, portion: Portion) -> Path:
-    """Return where the sample of a portion is."""
-    return folder / f"sample-{portion.number:06d}.jsonl"
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise `DataError` if a vocabulary of `vocab_size` tokens is unusually small or large."""
+    if not SMALLEST_VOCABULARY <= vocab_size <= LARGEST_VOCABULARY:
+        raise DataError(
+            f"a vocabulary of {vocab_size} tokens is too {'small' if vocab_size < SMALLEST_VOCABULARY else 'large'}: "
+            f"take from {SMALLEST_VOCABULARY} to {LARGEST_VOCABULARY:,}"
+        )
 
 
-class SampleMaker:
-    """Called with a portion, it writes a share of its documents into `folder`.
+class SampleWriter:
+    """Writes a sample of a portion: a fraction `fraction` of its documents, chosen by their hashes.
 
-    The first line says how many documents there were, their lowest hashes, and what was first left out; the others are
-    (hash, text).
+    The first line of the file is the `Census` of the whole portion, each other one is (hash, text).
     """
 
-    def __init__(self, folder: Path, settings: TextSettings, share: float) -> None:
-        self._folder, self._settings, self._below = folder, settings, share * HASH_RANGE
+    def __init__(self, settings: TextSettings, fraction: float) -> None:
+        self._settings, self._reader, self._below = settings, settings.reader(), fraction * HASH_RANGE
 
-    def path_of(self, task: Portion) -> Path:
-        """Return where the sample is."""
-        return sample_path(self._folder, task)
-
-    def load(self) -> None:
-        """There is nothing to load."""
-
-    def __call__(self, task: Portion) -> None:
+    def __call__(self, portion: Portion, path: Path) -> None:
+        """Write the sample of `portion` as the file `path`."""
         dropped = Dropped()
-        reader = self._settings.reader(dropped)
-        lowest = Lowest(0, ())
-        chosen = []
-        for piece in task.pieces:
-            for document in reader.documents(piece, self._contents):
+        drop = self._settings.drop_into(dropped)
+        hashes, chosen = [], []
+        for piece in portion.pieces:
+            for document in self._reader.documents(piece, drop):
                 digest = text_hash(document.text)
-                # Not the bits that decide the split: what is held out would be all of a small sample.
+                # The sample uses other bits than the split: or all of a small sample would be held out.
                 split, sample = (int.from_bytes(digest[start : start + 8], "big") for start in (0, 8))
-                lowest = lowest.joined(Lowest(1, (split,)))
+                hashes.append(split)
                 if sample < self._below:
                     chosen.append(json.dumps([split, document.text]))
-        header = json.dumps([lowest.documents, lowest.hashes, dropped.first])
-        with written_aside(self.path_of(task), DataError) as file:
+        census = Census.of(np.array(hashes, np.uint64), dropped.first)
+        header = json.dumps([census.documents, census.lowest, census.left_out])
+        with written_aside(path, DataError) as file:
             file.writelines(f"{line}\n".encode() for line in (header, *chosen))
-
-    @cached_property
-    def _contents(self) -> Contents:
-        return Contents()
 
 
 def train_on_samples(samples: Sequence[Path], held_out: float, vocab_size: int, left_out: str) -> Tokenizer:
-    """Train a tokenizer on samples, but for what is held out.
+    """Train a tokenizer on the documents of samples that are not held out.
 
-    Raises `DataError` if there is too little text, which says what was left out before (`left_out`), or with a sample.
+    Raises `DataError` if there are too few. It says what was left out first, `left_out` or something of the samples.
     """
-    lowest = Lowest(0, (), left_out)
+    census = Census(left_out=left_out)
     for path in samples:
         with path.open(encoding="utf-8") as file:
-            documents, hashes, problem = json.loads(file.readline())
-        lowest = lowest.joined(Lowest(documents, tuple(hashes), problem))
-    threshold = lowest.threshold(held_out)
+            documents, lowest, first = json.loads(file.readline())
+        census += Census(documents, tuple(lowest), first)
+    threshold = census.threshold(held_out)
 
     def texts() -> Iterator[str]:
         for path in samples:
@@ -84,3 +87,46 @@ def train_on_samples(samples: Sequence[Path], held_out: float, vocab_size: int, 
                         yield text
 
     return train_tokenizer(texts, vocab_size)
+
+
+def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
+    """Train a lower-case WordPiece tokenizer of at most `vocab_size` tokens, the special ones with ids 0 to 4.
+
+    `texts` is called twice and yields the same texts both times. The result depends on nothing else.
+    """
+    special = list(SPECIAL_TEXTS.values())
+    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TEXTS["unknown"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # With its continuing pieces an alphabet takes at most half of the vocabulary.
+    alphabet = _alphabet(tokenizer, texts(), min(_LARGEST_ALPHABET, (vocab_size - len(special)) // 4))
+    continuing = [f"##{character}" for character in alphabet if _continues_a_word(tokenizer, character)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special + continuing,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((_LONG_WORD.sub(r"\g<0> ", text) for text in texts()), trainer=trainer)
+    # A new tokenizer on the same vocabulary: in this one the continuing pieces count as special.
+    return bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
+
+
+def _alphabet(tokenizer: Tokenizer, texts: Iterable[str], limit: int) -> list[str]:
+    """Return the most frequent characters of the normalised texts, sorted."""
+    raw: Counter[str] = Counter()
+    for text in texts:
+        raw.update(text)
+    normalised: Counter[str] = Counter()
+    for character, count in raw.items():
+        for part in tokenizer.normalizer.normalize_str(character):
+            normalised[part] += count
+    characters = sorted((part for part in normalised if not part.isspace()), key=lambda part: (-normalised[part], part))
+    return sorted(characters[:limit])
+
+
+def _continues_a_word(tokenizer: Tokenizer, character: str) -> bool:
+    """Whether a character can stand inside a word: punctuation and ideographs are words of their own."""
+    normalised = tokenizer.normalizer.normalize_str(f"a{character}")
+    return len(tokenizer.pre_tokenizer.pre_tokenize_str(normalised)) == 1

@@ -15,7 +15,7 @@ from lucid.data.tokenizer import (
     tokens_by_id,
 )
 from lucid.errors import DataError
-from lucid.preparation.tokenizer_training import train_tokenizer
+from lucid.preparation.vocabulary import train_tokenizer
 
 TEXTS = ["The quick brown foxes jumped over the lazy dogs' backs.", "Quickly, quicker, quickest: the fox was quick!"]
 TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]

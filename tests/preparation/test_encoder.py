@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from lucid.preparation.encoder import TextEncoder
-from lucid.preparation.tokenizer_training import train_tokenizer
+from lucid.preparation.vocabulary import train_tokenizer
 
 TEXTS = [
     "The quick brown foxes jumped over the lazy dogs' backs; don't they? e-mail: a.b@c.de (3.14%) naïve café Straße",

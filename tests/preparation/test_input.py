@@ -17,8 +17,8 @@ from pyarrow import parquet
 from lucid.data import Manifest, load_tokenizer
 from lucid.errors import DataError
 from lucid.preparation import Document, prepare, read_documents, stages, vocabulary
-from lucid.preparation.documents import Reader
-from lucid.preparation.sources import Contents, find_sources, scan
+from lucid.preparation.documents import Reader, pieces_of, refuse
+from lucid.preparation.sources import find_sources, scan
 
 GOOD = [f"Document {number} says this. It is not long. It ends." for number in range(9)]
 
@@ -202,12 +202,12 @@ def test_a_table_is_read_row_by_row(tmp_path: Path) -> None:
 def in_pieces(path: Path, piece_bytes: int, backwards: bool = False) -> list[tuple[int, str]]:
     """The documents of a file, read in pieces, by their lines."""
     (source,) = find_sources([path])
-    reader, contents = Reader(), Contents()
-    pieces = reader.pieces(source, scan(source, piece_bytes, "text", whole_files=False))
+    reader = Reader()
+    pieces = pieces_of(source, scan(source, piece_bytes, "text", whole_files=False), refuse)
     if backwards:
         pieces.reverse()
-    documents: list[Document] = [document for piece in pieces for document in reader.documents(piece, contents)]
-    contents.close()
+    documents: list[Document] = [document for piece in pieces for document in reader.documents(piece, refuse)]
+    reader.close()
     return sorted((document.line, document.text) for document in documents)
 
 

@@ -11,9 +11,9 @@ from launching import FEW_CORES, descendants
 
 from lucid.data.tokenizer import save_tokenizer
 from lucid.preparation.sources import find_sources, scan
-from lucid.preparation.tokenizer_training import train_tokenizer
+from lucid.preparation.vocabulary import train_tokenizer
 
-WORKERS = 3
+PROCESSES = 3
 SECONDS_BETWEEN_LOOKS = 0.1
 MEBIBYTE = 1 << 20
 
@@ -24,7 +24,7 @@ from lucid.preparation import stages
 
 stages.PIECE_BYTES, stages._WORD_BYTES_OF_HOST = 1 << 16, 1 << 24
 text, tokenizer, output = sys.argv[1:]
-stages.prepare([text], Path(output), tokenizer=Path(tokenizer), workers={workers})
+stages.prepare([text], Path(output), tokenizer=Path(tokenizer), processes={processes})
 """
 
 
@@ -52,7 +52,7 @@ def shared_fairly(pid: int) -> int:
 
 def peak_of_all(text: Path, tokenizer: Path) -> int:
     """Prepare a corpus; return the most bytes that its processes took together, as seen every now and then."""
-    program = PROGRAM.format(workers=WORKERS)
+    program = PROGRAM.format(processes=PROCESSES)
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(text), str(tokenizer), str(text.with_suffix(""))],
         env=os.environ | FEW_CORES,

@@ -1,4 +1,4 @@
-"""Preparation by several processes and ranks gives the bytes of one, and goes on after it was cut short."""
+"""Preparation by several processes gives the bytes of one, and goes on after it was cut short."""
 
 import os
 import re
@@ -13,18 +13,17 @@ import pytest
 from launching import FEW_CORES, descendants
 
 from lucid.data import Corpus
-from lucid.errors import DataError
+from lucid.errors import DataError, LaunchError
 from lucid.preparation import prepare, stages
 
-# Prepares the text in small portions, and prints the progress. Its arguments: text, output, number of workers.
+# Prepares the text in small portions, and prints the progress. Its arguments: text, output, number of processes.
 PROGRAM = """
 import signal, sys
 from pathlib import Path
-from lucid.distributed import session
 from lucid.errors import LucidError
 from lucid.preparation import stages
 
-# Shells let what they start in the background ignore it, and so would this where the tests run there.
+# A shell makes its background jobs ignore this signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 stages.PIECE_BYTES, stages.TOKENS_PER_SHARD = 5000, 20000
 
@@ -32,10 +31,9 @@ def report(*progress):
     print(*progress, sep=":", flush=True)
 
 try:
-    with session() as group:
-        text, output, workers = sys.argv[1:]
-        stages.prepare([text], Path(output), vocab_size=200, held_out=0.1, workers=int(workers), ranks=group,
-                       report=report, drop_duplicates=True)
+    text, output, processes = sys.argv[1:]
+    stages.prepare([text], Path(output), vocab_size=200, held_out=0.1, processes=int(processes), report=report,
+                   drop_duplicates=True)
 except LucidError as error:
     sys.exit(f"refused: {error}")
 """
@@ -65,27 +63,23 @@ def undisturbed(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_any_number_of_workers_gives_the_same_bytes(
-    workers: int, text_file: Path, undisturbed: Path, tmp_path: Path
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_gives_the_same_bytes(
+    processes: int, text_file: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    finished = run(text_file, tmp_path / "corpus", workers)
+    finished = run(text_file, tmp_path / "corpus", processes)
     assert finished.returncode == 0, finished.stderr
     assert contents(tmp_path / "corpus") == contents(undisturbed)
 
 
-def test_two_ranks_give_the_same_bytes(run_ranks, text_file: Path, undisturbed: Path, tmp_path: Path) -> None:
-    finished = run_ranks(2, "-m", "mpi4py", "-c", PROGRAM, str(text_file), str(tmp_path / "corpus"), "1", seconds=120)
-    assert finished.returncode == 0, finished.stdout
-    assert contents(tmp_path / "corpus") == contents(undisturbed)
-    again = run_ranks(2, "-m", "mpi4py", "-c", PROGRAM, str(text_file), str(tmp_path / "corpus"), "1", seconds=120)
-    assert "nothing was done" in again.stdout
-
-
-def test_a_mistake_on_two_ranks_is_told_once(run_ranks, tmp_path: Path) -> None:
-    finished = run_ranks(2, "-m", "mpi4py", "-c", PROGRAM, str(tmp_path / "nowhere"), str(tmp_path / "corpus"), "1")
-    assert finished.returncode == DataError.exit_code
-    assert finished.stdout.count("does not exist") == 1
+@pytest.mark.parametrize("ranks", [("-m", "lucid"), ("-m", "mpi4py", "-m", "lucid")], ids=["python", "mpi4py"])
+def test_several_ranks_are_refused_in_one_sentence(
+    run_ranks, ranks: tuple[str, ...], text_file: Path, tmp_path: Path
+) -> None:
+    finished = run_ranks(2, *ranks, "prepare", str(text_file), "--output", str(tmp_path / "corpus"), seconds=60)
+    assert finished.returncode == LaunchError.exit_code
+    assert finished.stdout.count("lucid: ") == finished.stdout.count("run it once, with --processes 2") == 1
+    assert not (tmp_path / "corpus").exists()
 
 
 def test_a_second_preparation_in_the_folder_is_refused_and_does_not_disturb_the_first(

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lucid.errors import DataError
-from lucid.preparation.tokenizer_training import check_vocab_size, train_tokenizer
+from lucid.preparation.vocabulary import check_vocab_size, train_tokenizer
 
 TEXTS = ["The quick brown foxes jumped over the lazy dogs' backs.", "Quickly, quicker, quickest: the fox was quick!"]
 TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]
@@ -28,7 +28,7 @@ def test_training_gives_the_same_vocabulary_in_every_process() -> None:
     program = (
         "from pydoc_data.topics import topics\n"
         "from lucid.data import tokenizer_hash\n"
-        "from lucid.preparation.tokenizer_training import train_tokenizer\n"
+        "from lucid.preparation.vocabulary import train_tokenizer\n"
         "print(tokenizer_hash(train_tokenizer(topics.values, 1000)))"
     )
     hashes = set()

@@ -1,0 +1,173 @@
+"""Writes shards from parts, and finally the manifest that makes them a corpus.
+
+A shard is three `.npy` arrays: the tokens of all its sentences in a row; for each sentence the offset of its first
+token, and the end; for each document the offset of its first sentence, and the end. Offsets count from the shard's own
+start. No more than one part is held in memory at a time.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+
+from lucid.backend import Array
+from lucid.data.manifest import (
+    DROPPED_FILE,
+    OFFSET_DTYPE,
+    SHARD_PARTS,
+    TOKENIZER_FOLDER,
+    FileRecord,
+    Manifest,
+    Shard,
+    Split,
+    frequencies_file,
+    record_files,
+    token_dtype,
+)
+from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, special_tokens, tokenizer_hash
+from lucid.errors import DataError
+from lucid.files import parse_dataclass, written_aside
+from lucid.preparation.parts import Dropped, load_part
+from lucid.preparation.selection import Selection, ShardPlan
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A shard that is written: its counts, its files, and how often each token occurs in it."""
+
+    shard: Shard
+    files: dict[str, FileRecord]
+    frequencies: list[int]
+
+
+def write_shard(output: Path, selection: Selection, vocab_size: int, plan: ShardPlan, record: Path) -> None:
+    """Write a shard into the folder `output`, and then its `ShardRecord` as the file `record`.
+
+    Raises `DataError` if it cannot be written; then none of its files is there.
+    """
+    dtypes = dict(zip(SHARD_PARTS, (token_dtype(vocab_size), OFFSET_DTYPE, OFFSET_DTYPE), strict=True))
+    frequencies = np.zeros(vocab_size, np.int64)
+    with ExitStack() as files:
+        tokens, sentences, documents = (
+            _GrowingArray(files.enter_context(written_aside(output / f"{plan.name}.{part}.npy", DataError)), dtype)
+            for part, dtype in dtypes.items()
+        )
+        for taken in _taken(selection, plan):
+            documents.append(sentences.length + _starts(taken.document_sentences))
+            sentences.append(tokens.length + _starts(taken.sentence_lengths))
+            tokens.append(taken.tokens)
+            frequencies += np.bincount(taken.tokens, minlength=vocab_size)
+        shard = Shard(plan.name, documents.length, sentences.length, tokens.length)
+        documents.append(np.array([shard.sentences]))
+        sentences.append(np.array([shard.tokens]))
+        for array in (tokens, sentences, documents):
+            array.finish()
+    content = ShardRecord(shard, record_files(output, shard.files), frequencies.tolist())
+    with written_aside(record, DataError) as file:
+        file.write(json.dumps(asdict(content)).encode())
+
+
+class _Documents(NamedTuple):
+    """Some documents: all their tokens, the tokens of each sentence, and the sentences of each document."""
+
+    tokens: Array
+    sentence_lengths: Array
+    document_sentences: Array
+
+    def only(self, taken: Array) -> "_Documents":
+        """Return those documents for which `taken`, bool [D], is true."""
+        if taken.all():
+            return self
+        sentences = np.repeat(taken, self.document_sentences)
+        tokens = np.repeat(sentences, self.sentence_lengths)
+        return _Documents(self.tokens[tokens], self.sentence_lengths[sentences], self.document_sentences[taken])
+
+
+def _taken(selection: Selection, plan: ShardPlan) -> Iterator[_Documents]:
+    """Yield the documents that a shard takes from each of its parts."""
+    for part in plan.parts:
+        arrays = load_part(selection.folder, part, *_Documents._fields)
+        yield _Documents(*arrays).only(selection.taken(part, plan.split))
+
+
+class _GrowingArray:
+    """A one-dimensional `.npy` file that grows. Its header is written again once the length is known."""
+
+    def __init__(self, file: BinaryIO, dtype: np.dtype) -> None:
+        self._file, self._dtype, self.length = file, dtype, 0
+        self._write_header()
+
+    def append(self, values: Array) -> None:
+        self._file.write(np.ascontiguousarray(values, dtype=self._dtype).data)
+        self.length += len(values)
+
+    def finish(self) -> None:
+        self._file.seek(0)
+        self._write_header()
+
+    def _write_header(self) -> None:
+        # NumPy pads the header, so it has the same size whatever the length of the first axis.
+        description = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length,)}
+        npy.write_array_header_1_0(self._file, description)
+
+
+def _starts(lengths: Array) -> Array:
+    """Return int64: where each thing starts if things of these lengths lie side by side."""
+    ends = np.cumsum(lengths, dtype=np.int64)
+    return ends - lengths
+
+
+def write_manifest(
+    output: Path, made_from: Mapping[str, Any], records: Mapping[str, Sequence[Path]], dropped: Iterable[Dropped]
+) -> None:
+    """Write the manifest of the corpus in `output`, and before it the files that cover all shards of a split.
+
+    `records` holds the files of the `ShardRecord`s of each split.
+    """
+    files: dict[str, FileRecord] = {}
+    splits = {}
+    for split, paths in records.items():
+        written = [parse_dataclass(ShardRecord, path.read_bytes()) for path in paths]
+        splits[split] = _split([record.shard for record in written])
+        with written_aside(output / frequencies_file(split), DataError) as file:
+            np.save(file, np.sum([record.frequencies for record in written], axis=0, dtype=np.int64))
+        for record in written:
+            files |= record.files
+    counts = _write_dropped(output / DROPPED_FILE, dropped)
+    names = [*(f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES), *map(frequencies_file, splits), DROPPED_FILE]
+    tokenizer = load_tokenizer(output / TOKENIZER_FOLDER)
+    manifest = Manifest(
+        made_from=made_from,
+        dropped=counts,
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        vocab_size=tokenizer.get_vocab_size(),
+        special_tokens=asdict(special_tokens(tokenizer)),
+        splits=splits,
+        files=dict(sorted((files | record_files(output, names)).items())),
+    )
+    manifest.write(output)
+
+
+def _split(shards: Sequence[Shard]) -> Split:
+    return Split(
+        documents=sum(shard.documents for shard in shards),
+        sentences=sum(shard.sentences for shard in shards),
+        tokens=sum(shard.tokens for shard in shards),
+        shards=tuple(shards),
+    )
+
+
+def _write_dropped(path: Path, dropped: Iterable[Dropped]) -> dict[str, int]:
+    """List the places where something was left out; return how much there is, by reason."""
+    counts: Counter[str] = Counter()
+    with written_aside(path, DataError) as file:
+        for part in dropped:
+            counts.update(part.counts)
+            file.writelines(f"{line}\n".encode(errors="backslashreplace") for line in part.lines)
+    return dict(sorted(counts.items()))
