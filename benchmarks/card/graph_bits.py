@@ -68,7 +68,7 @@ def train(
     training = Training(BERTForPreTraining(config), communicator, (most, length, most * length), rounded, graphs)
     norms = []
     for batch in steps:
-        own = batch.rows(communicator.rank * share, (communicator.rank + 1) * share)
+        own = batch.slice(communicator.rank * share, (communicator.rank + 1) * share)
         outcome = training.take(LocalBatch.split(own, most), batch.masked_tokens, len(batch.nsp_labels))
         outcome.synchronize()
         norms.append(float(outcome.values[-1]))

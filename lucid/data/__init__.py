@@ -1,7 +1,7 @@
-"""The data room: what a prepared corpus is, and how batches are made of it.
+"""Prepared corpora, and the batches that training makes of them.
 
-`Corpus` opens the shards that `lucid.preparation` wrote; a `Sampler` makes batches of them, each a pure function of
-the seed and its place in the run; a `Loader` computes batches ahead.
+A `Corpus` opens the shards that `lucid.preparation` wrote. A `Sampler` makes batches of a corpus, each of them a pure
+function of the seed and of its position in the run. A `Loader` computes batches ahead.
 """
 
 from lucid.data.batch import Batch

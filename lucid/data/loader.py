@@ -1,4 +1,7 @@
-"""Computes batches ahead of training, in threads: NumPy releases the interpreter's lock, and no process is forked."""
+"""Computes batches ahead of training, in threads.
+
+Threads suffice because NumPy releases the interpreter's lock, so no process is forked.
+"""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,9 +15,9 @@ BatchT = TypeVar("BatchT")
 class Loader(Generic[BatchT]):
     """Iterates over `make_batch(step)` for the steps `first` to `stop - 1`, in order.
 
-    `workers` threads compute up to `prefetch` batches ahead (never fewer than one a worker); none starts before the
-    first batch is asked for. With 0 workers batches are computed when asked for. What comes out does not depend on
-    either. An exception in `make_batch` is raised by the `next` that asks for its step, and ends the iteration.
+    `workers` threads compute up to `prefetch` batches ahead, and at least one each. They start with the first request.
+    With 0 workers each batch is computed on request. The batches depend on neither number. The request for a step
+    raises the exception that `make_batch` raised for it, and ends the iteration.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class Loader(Generic[BatchT]):
         return batch
 
     def _submit(self) -> None:
-        """Keep as many batches in the making as may be ahead."""
+        """Start computing batches until as many as allowed are ahead."""
         while self._step < self._stop and len(self._waiting) < self._ahead:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="lucid-loader")
@@ -55,7 +58,7 @@ class Loader(Generic[BatchT]):
             self._step += 1
 
     def close(self) -> None:
-        """End the threads: what has not been started is given up, what has is waited for. The iteration is over."""
+        """End the iteration and its threads: drop the batches that no thread has started, and wait for the others."""
         self._step = self._stop
         self._waiting.clear()
         if self._threads is not None:

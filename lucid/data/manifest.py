@@ -1,6 +1,6 @@
-"""The manifest of a prepared corpus: what made it, what is in it, and the checksum of every file.
+"""The manifest of a prepared corpus: its inputs and settings, its contents, and the checksum of every file.
 
-It is written last, so a folder with a valid manifest is a whole corpus, and one without is none.
+It is written last, so a folder with a valid manifest holds a whole corpus, and any other folder holds none.
 """
 
 import hashlib
@@ -25,14 +25,14 @@ TRAIN, HELD_OUT = "train", "held_out"
 SHARD_PARTS = "tokens", "sentences", "documents"
 OFFSET_DTYPE = np.dtype(np.int64)
 TOKENIZER_FOLDER = "tokenizer"
-# Where what was left out was: a file and line, a reason.
+# Lists what was left out: a file, a line and a reason each.
 DROPPED_FILE = "dropped.txt"
-# Files read at once when checksums are compared.
+# The number of threads that compute checksums.
 _READERS = 4
 
 
 def _within_the_folder(name: str) -> str:
-    """Refuse the name of a file that may lie elsewhere."""
+    """Refuse a name that may lead out of the folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or path.as_posix() != name or not path.name:
         raise ValueError("this is not the name of a file within the folder")
@@ -40,18 +40,19 @@ def _within_the_folder(name: str) -> str:
 
 
 FileName = Annotated[str, AfterValidator(_within_the_folder)]
-Count = Annotated[int, Field(ge=0, lt=2**48)]
+# A number of documents, sentences, tokens or bytes.
+Quantity = Annotated[int, Field(ge=0, lt=2**48)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One piece of a split: `name` begins its three files, `<name>.tokens.npy`, `.sentences.npy`, `.documents.npy`."""
+    """One piece of a split, in the files `<name>.tokens.npy`, `<name>.sentences.npy` and `<name>.documents.npy`."""
 
     name: FileName
-    documents: Count
-    sentences: Count
-    tokens: Count
+    documents: Quantity
+    sentences: Quantity
+    tokens: Quantity
 
     @property
     def files(self) -> list[str]:
@@ -61,11 +62,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """What one split (`train` or `held_out`) holds."""
+    """The contents of one split (`train` or `held_out`)."""
 
-    documents: Count
-    sentences: Count
-    tokens: Count
+    documents: Quantity
+    sentences: Quantity
+    tokens: Quantity
     shards: tuple[Shard, ...]
 
 
@@ -73,19 +74,19 @@ class Split:
 class FileRecord:
     """The size and the SHA-256 of one file."""
 
-    bytes: Count
+    bytes: Quantity
     sha256: str
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """`made_from` holds the inputs and settings of `prepare`; `files` is by path within the folder.
+    """`made_from` holds the inputs and settings of `prepare`; the keys of `files` are paths within the folder.
 
     `dropped` counts the lines, documents and files that were left out, by reason.
     """
 
     made_from: Mapping[str, Any]
-    dropped: Mapping[str, Count]
+    dropped: Mapping[str, Quantity]
     tokenizer_hash: str
     vocab_size: Annotated[int, Field(gt=0, lt=2**31)]
     special_tokens: Mapping[str, TokenId]
@@ -95,12 +96,12 @@ class Manifest:
 
     @property
     def identity(self) -> str:
-        """A hash that two corpora share if their tokens, splits and tokenizer are the same, wherever they came from."""
+        """A hash that is equal for corpora of equal tokens, splits and tokenizers, whatever they were made from."""
         content = {name: record.sha256 for name, record in self.files.items() if name != DROPPED_FILE}
         return _hash([self.format_version, self.tokenizer_hash, self.vocab_size, content])
 
     def write(self, folder: Path) -> None:
-        """Write it into `folder`, whole or not at all."""
+        """Write the manifest into `folder`, whole or not at all."""
         content = asdict(self)
         with written_aside(folder / MANIFEST_NAME, DataError) as file:
             file.write(json.dumps({**content, "sha256": _hash(content)}, indent=1).encode())
@@ -133,7 +134,7 @@ class Manifest:
         return manifest
 
     def _contradiction(self) -> str | None:
-        """Return what in it does not fit the rest, if anything."""
+        """Return a sentence about the first contradiction between two fields, or None if there is none."""
         if set(self.special_tokens) != set(SpecialTokens.__dataclass_fields__):
             return "its special tokens are not BERT's"
         if max(self.special_tokens.values()) >= self.vocab_size:
@@ -148,9 +149,10 @@ class Manifest:
         return None
 
     def check_files(self, folder: Path, *, checksums: bool) -> None:
-        """Raise `DataError`, naming the file, if one is missing or of another size, or with `checksums` was altered.
+        """Raise a `DataError` that names the file if one is missing or has another size.
 
-        Files are read side by side: computing a checksum leaves Python to the other threads.
+        With `checksums` also compare the contents. Threads read several files at once, because computing a checksum
+        releases the interpreter's lock.
         """
         with ThreadPoolExecutor(_READERS) as threads:
             checked = threads.map(partial(_problem, folder, checksums), self.files.items())
@@ -184,12 +186,12 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def frequencies_file(split: str) -> str:
-    """Return the name of the file that says how often each token occurs in a split."""
+    """Return the name of the file with the number of occurrences of each token in a split."""
     return f"{split}.frequencies.npy"
 
 
 def record_files(folder: Path, names: list[str]) -> dict[str, FileRecord]:
-    """Return the record of each file of `names`, paths within `folder`."""
+    """Return the record of each file in `names`, which are paths within `folder`."""
     return {name: FileRecord((folder / name).stat().st_size, sha256_of(folder / name)) for name in sorted(names)}
 
 

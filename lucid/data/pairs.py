@@ -1,8 +1,9 @@
-"""Chooses the two segments of each sample: where A and B start and how long they are, and whether B follows A.
+"""Chooses the two segments of each sample: their starts and lengths, and whether B follows A.
 
-As in the original (Devlin et al. 2018, `create_pretraining_data.py`), B is A's continuation or a run of sentences of
-another document, half of the time each. Here nothing in a pair depends on which it is: a random B starts where a span
-could have been split, is as long as the true one would have been, and no document forces its label.
+As in the original (Devlin et al. 2018, `create_pretraining_data.py`), B is either A's continuation or a run of
+sentences from another document, with equal probability. Unlike there, nothing else in a pair depends on its label: a
+random B starts where a span could have been split, has the length of the true continuation, and no document forces a
+label.
 """
 
 from dataclasses import dataclass
@@ -13,15 +14,15 @@ from lucid.backend import Array
 from lucid.data.shards import Corpus
 from lucid.random import integers, uniform
 
-# Random words a sample: one for each choice below.
+# The number of random words for each sample: one for each choice below.
 WORDS = 10
 _SHORT, _SHORT_LENGTH, _SHORT_START, _SPLIT, _LABEL = range(5)
 _OTHER_SPAN, _OTHER_START, _OTHER_WITHIN, _CUT_FIRST, _CUT_SECOND = range(5, WORDS)
 
 
 @dataclass(frozen=True)
-class Segments:
-    """For each of B samples, int64 [B]: the first token of each segment, their lengths, and the NSP label."""
+class SegmentPairs:
+    """The first token and the length of both segments of B samples, and the NSP labels: int64 [B] each."""
 
     first_start: Array
     first_length: Array
@@ -32,15 +33,15 @@ class Segments:
 
 @dataclass(frozen=True)
 class PairChooser:
-    """Chooses segments from the spans of a corpus; a pair has `longest` tokens or fewer."""
+    """Chooses segments from the spans of a corpus. A pair has at most `longest` tokens."""
 
     corpus: Corpus
     spans: Array
     longest: int
     short_sequence_probability: float
 
-    def choose(self, span: Array, words: Array) -> Segments:
-        """Return the segments for the spans numbered `span` [B], drawn with uint32 `words` [B, WORDS]."""
+    def choose(self, span: Array, words: Array) -> SegmentPairs:
+        """Return the segments of the spans numbered `span` [B], drawn from the random `words` (uint32 [B, WORDS])."""
         start, stop, target = self._narrowed(self.spans[span], self.spans[span + 1], words)
         offsets = self.corpus.sentences.at
         first_start, end = offsets(start), offsets(stop)
@@ -54,7 +55,7 @@ class PairChooser:
         second_end = np.where(labels == 1, other_end, end)
 
         first_cut, second_cut = _cuts(split - first_start, second_end - second_start, target)
-        return Segments(
+        return SegmentPairs(
             first_start=first_start + first_cut * _coin(words[:, _CUT_FIRST]),
             first_length=split - first_start - first_cut,
             second_start=second_start + second_cut * _coin(words[:, _CUT_SECOND]),
@@ -62,17 +63,17 @@ class PairChooser:
             labels=labels,
         )
 
-    def choose_single(self, span: Array, words: Array) -> Segments:
-        """Return one segment a sample, all of its span as far as it fits; the second is empty and the labels are 0."""
+    def choose_single(self, span: Array, words: Array) -> SegmentPairs:
+        """Return one segment a sample: as much of its span as fits. The second is empty and the labels are 0."""
         start, stop, target = self._narrowed(self.spans[span], self.spans[span + 1], words)
         first_start = self.corpus.sentences.at(start)
         length = self.corpus.sentences.at(stop) - first_start
         cut = np.maximum(length - target, 0)
         nothing = np.zeros_like(span)
-        return Segments(first_start + cut * _coin(words[:, _CUT_FIRST]), length - cut, nothing, nothing, nothing)
+        return SegmentPairs(first_start + cut * _coin(words[:, _CUT_FIRST]), length - cut, nothing, nothing, nothing)
 
     def _narrowed(self, start: Array, stop: Array, words: Array) -> tuple[Array, Array, Array]:
-        """Return the spans' sentences and the tokens allowed, the spans of short samples narrowed to what they need."""
+        """Return the first sentence, the end and the allowed tokens of each span, narrowed to a part if it is short."""
         short = uniform(words[:, _SHORT]) < self.short_sequence_probability
         short_length = 2 + integers(words[:, _SHORT_LENGTH], self.longest - 1)
         sentences = self.corpus.sentences
@@ -86,9 +87,9 @@ class PairChooser:
         )
 
     def _other(self, span: Array, length: Array, inside: Array, words: Array) -> tuple[Array, Array]:
-        """Return the first token and the end of a run of sentences in another document, `length` tokens or more.
+        """Return the first token and the end of a run of sentences in another document, at least `length` tokens long.
 
-        It is shorter only where that document is. With `inside` it starts within a sentence, as A's continuation would.
+        It is shorter only if that document is. With `inside` it starts within a sentence, as A's continuation would.
         """
         corpus, offsets = self.corpus, self.corpus.sentences.at
         own_first, own_end = self._document(self.spans[span])
@@ -101,8 +102,8 @@ class PairChooser:
         document_first, document_end = self._document(start)
         last_token = offsets(document_end)
         chosen = start + 1 + integers(words[:, _OTHER_START], np.maximum(stop - start - 1, 1))
-        # Near the end of its document it starts earlier, to be long enough, but not with the document's first sentence,
-        # which follows no other.
+        # Near the end of its document it starts earlier, to be long enough, but not with the document's first sentence:
+        # a continuation never starts there.
         latest = corpus.sentences.last_up_to(np.maximum(last_token - length, 0))
         chosen = np.minimum(chosen, np.maximum(latest, document_first + 1))
         chosen = np.where(stop - start == 1, start, chosen)
@@ -114,26 +115,26 @@ class PairChooser:
         return first_token, offsets(end)
 
     def _document(self, sentence: Array) -> tuple[Array, Array]:
-        """Return the first sentence, and the end, of the documents that hold these sentences."""
+        """Return the first sentence and the end of the documents that contain these sentences."""
         documents = self.corpus.documents
         number = documents.last_up_to(sentence)
         return documents.at(number), documents.at(number + 1)
 
 
 def _within(start: Array, end: Array, words: Array) -> Array:
-    """Return a place after the first token of each run `start` to `end - 1`, or its start if it has but one."""
+    """Return a random token of each run `start` to `end - 1`: not its first, unless it is the only one."""
     return np.minimum(start + 1 + integers(words, np.maximum(end - start - 1, 1)), end - 1)
 
 
 def _coin(words: Array) -> Array:
-    """Return int64, 0 or 1, evenly."""
+    """Return 0 or 1 (int64) with equal probability."""
     return (words >> np.uint32(31)).astype(np.int64)
 
 
 def _cuts(first: Array, second: Array, target: Array) -> tuple[Array, Array]:
-    """Return how many tokens two segments of these lengths lose so that together they have `target` or fewer.
+    """Return how many tokens to cut from each of two segments, so that both together have at most `target`.
 
-    As if each token were taken from the longer one, or from the second if they are even.
+    The result is as if tokens were cut one by one from the longer segment, or from the second if both are equal.
     """
     excess = np.maximum(first + second - target, 0)
     uneven = np.minimum(excess, np.abs(first - second))

@@ -1,8 +1,9 @@
 """The order of an epoch: a keyed permutation whose elements are computed one by one, in any order.
 
-So the sampler finds its place in O(1) and holds no list of the epoch. A Feistel network over pairs of digits
-(Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002): a number below `size` is split in two digits,
-each round adds a keyed hash of one digit to the other, and what lands at or above `size` goes through again.
+A sampler therefore continues at any step in O(1) and stores no list of the epoch. The permutation is a Feistel network
+over pairs of digits (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002): it splits a number below
+`size` into two digits, and each round adds a keyed hash of one digit to the other. A result of `size` or more goes
+through the network again.
 """
 
 import math
@@ -17,19 +18,19 @@ _MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class Permutation:
-    """The order in which epoch `epoch` of a run with `seed` goes through `size` things."""
+    """The order in which epoch `epoch` of a run with `seed` visits `size` items."""
 
     def __init__(self, size: int, seed: int, epoch: int) -> None:
         self._size = size
-        # The two digits span little more than `size`, so few numbers go through twice.
+        # The digits span little more than `size`, so that few numbers go through twice.
         self._high = math.isqrt(size - 1) + 1
         self._low = -(-size // self._high)
         words = random_words(Purpose.SHUFFLE, Coordinates.of(seed, epoch, np.zeros(1, dtype=np.int64)), 2 * _ROUNDS)[0]
         self._keys = words[::2].astype(np.uint64) << np.uint64(32) | words[1::2].astype(np.uint64)
 
-    def at(self, places: Array) -> Array:
-        """Return int64: what stands at `places`, each 0 to `size - 1`."""
-        found = self._network(places.astype(np.uint64))
+    def at(self, positions: Array) -> Array:
+        """Return the items (int64) at `positions` of the order; both are from 0 to `size - 1`."""
+        found = self._network(positions.astype(np.uint64))
         while (outside := found >= self._size).any():
             found[outside] = self._network(found[outside])
         return found.astype(np.int64)
@@ -44,7 +45,7 @@ class Permutation:
 
 
 def _hash(digits: Array, key: np.uint64) -> Array:
-    """Mix 64 bits so that each depends on all, and return the upper half of them."""
+    """Mix 64 bits so that each depends on all of them, and return the upper half."""
     mixed = digits ^ key
     for multiplier in _MIX:
         mixed = (mixed ^ mixed >> np.uint64(30)) * multiplier

@@ -1,7 +1,7 @@
-"""Makes the training samples: a pure function of the seed and of the sample's number in the run.
+"""Makes the training samples. Each is a pure function of the seed and of the sample's number in the run.
 
-Nothing is remembered between calls, so a run goes on at any sample at once, and every rank computes its own rows of
-the global batch, whatever the number of ranks.
+A sampler keeps no state between calls. So a run continues at any sample without replaying others, and every rank
+computes its own samples of the global batch, whatever the number of ranks.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lucid.backend import Array
 from lucid.data.batch import Batch
 from lucid.data.manifest import TOKENIZER_FOLDER
 from lucid.data.packing import Packing, packed
-from lucid.data.pairs import WORDS, PairChooser, Segments
+from lucid.data.pairs import WORDS, PairChooser, SegmentPairs
 from lucid.data.permutation import Permutation
 from lucid.data.shards import Corpus
 from lucid.data.spans import find_spans
@@ -24,18 +24,17 @@ from lucid.random import Coordinates, Purpose, random_words
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What a sample is.
+    """How samples are made.
 
-    `max_predictions` bounds the masked tokens of a sample; None is round(mlm_probability * sequence_length) + 1. With
-    `whole_word_mask` the pieces of a word are masked together or not at all.
+    `max_predictions` bounds the masked tokens of a sample; None means round(mlm_probability * sequence_length) + 1.
+    With `whole_word_mask` the pieces of a word are masked together or not at all.
 
-    Without `nsp` a sample is one segment of one document, its token types are 0 and its NSP label is `IGNORE_INDEX`:
-    the DOC-SENTENCES of RoBERTa (Liu et al. 2019), but that the sentence which overflows is cut, not left to the next
-    sample, and that samples near a document's end are not made up for by more of them. RoBERTa also has no short ones:
-    `short_sequence_probability` 0.
+    Without `nsp` a sample is one segment of one document, its token types are 0 and its NSP label is `IGNORE_INDEX`.
+    This is RoBERTa's DOC-SENTENCES (Liu et al. 2019) with two differences: a sentence that does not fit is cut instead
+    of moved to the next sample, and short samples at the ends of documents do not make batches larger. RoBERTa also has
+    no short samples elsewhere: `short_sequence_probability` 0.
 
-    With `packing` a sample is several of all these, each a sequence of its own, as many as `sequence_length` has room
-    for.
+    With `packing` a sample consists of several such sequences, as many as `sequence_length` has room for.
     """
 
     sequence_length: int = 128
@@ -50,12 +49,12 @@ class SamplerSettings:
 
     @property
     def special_count(self) -> int:
-        """How many tokens of a full sample are [CLS] or [SEP]."""
+        """The number of [CLS] and [SEP] tokens in a sequence."""
         return 3 if self.nsp else 2
 
 
 class Sampler:
-    """Samples of `corpus`, drawn with `seed`. Raises `DataError` if the corpus cannot give such samples."""
+    """Makes samples of `corpus`, drawn from `seed`. Raises `DataError` if the corpus is too small for them."""
 
     def __init__(self, corpus: Corpus, settings: SamplerSettings, seed: int) -> None:
         longest = settings.sequence_length - settings.special_count
@@ -89,51 +88,50 @@ class Sampler:
             self._packing = Packing(self._lengths, self._sequences_per_epoch, settings.sequence_length)
             self.samples_per_epoch = self._packing.rows_per_epoch
 
-    def batch(self, consumed: int, rows: range) -> Batch:
-        """Return the rows `rows` of the global batch that begins after `consumed` samples of the run.
+    def batch(self, consumed: int, samples: range) -> Batch:
+        """Return these `samples` of the global batch that begins after `consumed` samples of the run.
 
-        Row i is sample number g = consumed + i: sample g % samples_per_epoch of epoch g // samples_per_epoch.
-        Raises `DataError` if the corpus has changed since it was opened.
+        Sample i of the batch is sample g = consumed + i of the run: sample g % samples_per_epoch of epoch
+        g // samples_per_epoch. Raises `DataError` if the corpus has changed since it was opened.
         """
         self._corpus.check_unchanged()
-        samples = np.arange(rows.start, rows.stop, rows.step, dtype=np.int64)
-        epochs, places = np.divmod(consumed + samples, self.samples_per_epoch)
-        # The rows of one epoch stand side by side, as g rises with the row.
-        firsts = np.flatnonzero(np.diff(epochs, prepend=-1)).tolist()
-        pieces = [slice(first, stop) for first, stop in zip(firsts, [*firsts[1:], len(samples)], strict=True)]
-        return Batch.joined([self._part(int(epochs[piece.start]), places[piece], samples[piece]) for piece in pieces])
+        numbers = np.arange(samples.start, samples.stop, samples.step, dtype=np.int64)
+        epochs, indices = np.divmod(consumed + numbers, self.samples_per_epoch)
+        # Epochs follow each other, because g rises with i.
+        parts = [(epoch, epochs == epoch) for epoch in np.unique(epochs).tolist()]
+        return Batch.joined([self._part(epoch, indices[part], numbers[part]) for epoch, part in parts])
 
-    def _part(self, epoch: int, places: Array, samples: Array) -> Batch:
-        """Return the batch of the samples that stand at `places` of an epoch."""
+    def _part(self, epoch: int, indices: Array, samples: Array) -> Batch:
+        """Return the samples with these `indices` in an epoch; `samples` are their indices in the global batch."""
         if self._packing is None:
-            return self._sequences(epoch, places, samples)
-        places, row = self._packing.sequences_in(epoch, places)
-        return packed(self._sequences(epoch, places, samples[row]), row, self._corpus.special_tokens.pad)
+            return self._sequences(epoch, indices, samples)
+        indices, row = self._packing.sequences_in(epoch, indices)
+        return packed(self._sequences(epoch, indices, samples[row]), row, self._corpus.special_tokens.pad)
 
-    def _sequences(self, epoch: int, places: Array, samples: Array) -> Batch:
-        """Return the sequences that stand at `places` of an epoch, one a row."""
-        segments = self._segments(epoch, places)
+    def _sequences(self, epoch: int, indices: Array, samples: Array) -> Batch:
+        """Return the sequences with these indices in an epoch, one a row."""
+        segments = self._segments(epoch, indices)
         input_ids, attention_mask, second, candidates = self._laid_out(segments)
         continues_word = None if self._continues_word is None else self._continues_word[input_ids]
-        lengths, coordinates = attention_mask.sum(axis=1), Coordinates.of(self._seed, epoch, places)
+        lengths, coordinates = attention_mask.sum(axis=1), Coordinates.of(self._seed, epoch, indices)
         masked, labels = mask_tokens(input_ids, candidates, lengths, self._masking, coordinates, continues_word)
-        nsp_labels = segments.labels if self._settings.nsp else np.full(len(places), IGNORE_INDEX)
+        nsp_labels = segments.labels if self._settings.nsp else np.full(len(indices), IGNORE_INDEX)
         types, numbers = second.astype(np.int32), attention_mask.astype(np.int32)
         return Batch(masked, numbers, types, labels, nsp_labels.astype(np.int32), samples)
 
-    def _segments(self, epoch: int, places: Array) -> Segments:
-        """Return the segments of the sequences that stand at `places` of an epoch."""
-        spans = Permutation(self._sequences_per_epoch, self._seed, epoch).at(places)
-        words = random_words(Purpose.PAIR, Coordinates.of(self._seed, epoch, places), WORDS)
+    def _segments(self, epoch: int, indices: Array) -> SegmentPairs:
+        """Return the segments of the sequences with these indices in an epoch."""
+        spans = Permutation(self._sequences_per_epoch, self._seed, epoch).at(indices)
+        words = random_words(Purpose.PAIR, Coordinates.of(self._seed, epoch, indices), WORDS)
         return (self._pairs.choose if self._settings.nsp else self._pairs.choose_single)(spans, words)
 
-    def _lengths(self, epoch: int, places: Array) -> Array:
-        """Return the lengths, int64, of the sequences that stand at `places` of an epoch."""
-        segments = self._segments(epoch, places)
+    def _lengths(self, epoch: int, indices: Array) -> Array:
+        """Return the lengths (int64) of the sequences with these indices in an epoch."""
+        segments = self._segments(epoch, indices)
         return segments.first_length + segments.second_length + self._settings.special_count
 
-    def _laid_out(self, segments: Segments) -> tuple[Array, Array, Array, Array]:
-        """Return, all [B, T]: ids, where there is no padding, where the second segment is, what may be masked."""
+    def _laid_out(self, segments: SegmentPairs) -> tuple[Array, Array, Array, Array]:
+        """Return ids and three masks, all [B, T]: not padding, second segment, may be masked."""
         special, column = self._corpus.special_tokens, np.arange(self._settings.sequence_length)
         first_end = 1 + segments.first_length[:, None]
         second_end = first_end + 1 + segments.second_length[:, None]
@@ -141,7 +139,7 @@ class Sampler:
         in_first = (column >= 1) & (column < first_end)
         in_second = (column > first_end) & (column < second_end)
 
-        # Places of special tokens and padding look up some token of the corpus too, and are then written over.
+        # Special tokens and padding, too, look up some token of the corpus, which is overwritten afterwards.
         shift = np.where(
             column > first_end, segments.second_start[:, None] - first_end - 1, segments.first_start[:, None] - 1
         )
@@ -155,11 +153,11 @@ class Sampler:
 
 
 def _continuing_tokens(corpus: Corpus) -> Array:
-    """Return bool [V]: which tokens of the corpus go on with the word of the token before them."""
+    """Return bool [V]: which tokens of the corpus continue the word of the token before them."""
     continuing = continuing_tokens(load_tokenizer(corpus.folder / TOKENIZER_FOLDER))
     if len(continuing) != corpus.vocab_size:
         raise DataError(
-            f"{corpus.folder} has a tokenizer of {len(continuing)} tokens, but says that they are {corpus.vocab_size}: "
+            f"{corpus.folder} has a tokenizer of {len(continuing)} tokens, but its manifest says {corpus.vocab_size}: "
             "prepare the corpus again"
         )
     return continuing

@@ -1,9 +1,10 @@
-"""Opens a prepared corpus: memory-mapped, checked against its manifest, several shards behaving as one.
+"""Opens a prepared corpus: maps its files into memory, checks them against the manifest, joins its shards into one.
 
-Nothing is copied into memory: every rank of a machine shares the pages of the files, whatever their size.
+The ranks of a machine share the pages of the mapped files, so a corpus of any size costs no memory of their own.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,16 +24,25 @@ from lucid.data.manifest import (
 from lucid.data.tokenizer import SpecialTokens
 from lucid.errors import DataError
 
-# Boundaries looked at at once.
+# The number of boundaries checked at once.
 _BLOCK = 1 << 24
-# The share of the time that looking whether the files have changed may take.
-_SHARE_FOR_WATCHING = 0.01
+# The fraction of the time that checks for changed files may take.
+_FRACTION_FOR_CHECKS = 0.01
+
+
+def _gathered(piece_of: Array, look_up: Callable[[int, Array], Array]) -> Array:
+    """Return int64, shaped like `piece_of`: for each piece in it, `look_up(piece, mask of its elements)`."""
+    found = np.empty(piece_of.shape, dtype=np.int64)
+    for piece in np.unique(piece_of).tolist():
+        here = piece_of == piece
+        found[here] = look_up(piece, here)
+    return found
 
 
 class Boundaries:
-    """Rising offsets, from 0 to a total, stored in pieces that each count from their own start.
+    """Rising offsets from 0 to a total, stored in pieces that each count from their own start.
 
-    `count` is the number of things between the boundaries, so there are `count + 1` boundaries.
+    There are `count + 1` boundaries: the starts of `count` items, and the end of the last.
     """
 
     def __init__(self, pieces: list[Array]) -> None:
@@ -42,37 +52,32 @@ class Boundaries:
         self.count = int(self._first[-1])
 
     def at(self, numbers: Array) -> Array:
-        """Return int64: the offsets of the boundaries with these numbers, 0 to `count`."""
-        if len(self._pieces) == 1:
-            return self._pieces[0][numbers]
-        offsets = np.empty(numbers.shape, dtype=np.int64)
-        piece_of = np.searchsorted(self._first[1:-1], numbers, side="right")
-        for piece in np.unique(piece_of):
-            here = piece_of == piece
-            offsets[here] = self._pieces[piece][numbers[here] - self._first[piece]] + self._base[piece]
-        return offsets
+        """Return the offsets (int64) of the boundaries with these numbers, from 0 to `count`."""
+        pieces, first, base = self._pieces, self._first, self._base
+        if len(pieces) == 1:
+            return pieces[0][numbers]
+        piece_of = np.searchsorted(first[1:-1], numbers, side="right")
+        return _gathered(piece_of, lambda piece, here: pieces[piece][numbers[here] - first[piece]] + base[piece])
 
     def first_from(self, offsets: Array) -> Array:
-        """Return int64: for each offset, 0 to the total, the number of the first boundary at or after it."""
-        if len(self._pieces) == 1:
-            return np.searchsorted(self._pieces[0], offsets)
-        numbers = np.empty(offsets.shape, dtype=np.int64)
-        piece_of = np.searchsorted(self._base[1:-1], offsets, side="left")
-        for piece in np.unique(piece_of):
-            here = piece_of == piece
-            found = np.searchsorted(self._pieces[piece], offsets[here] - self._base[piece])
-            numbers[here] = found + self._first[piece]
-        return numbers
+        """Return, for each offset from 0 to the total, the number (int64) of the first boundary at or after it."""
+        pieces, first, base = self._pieces, self._first, self._base
+        if len(pieces) == 1:
+            return np.searchsorted(pieces[0], offsets)
+        piece_of = np.searchsorted(base[1:-1], offsets, side="left")
+        return _gathered(
+            piece_of, lambda piece, here: np.searchsorted(pieces[piece], offsets[here] - base[piece]) + first[piece]
+        )
 
     def last_up_to(self, offsets: Array) -> Array:
-        """Return int64: for each offset, the number of the last boundary at or before it."""
+        """Return, for each offset, the number (int64) of the last boundary at or before it."""
         return self.first_from(offsets + 1) - 1
 
 
 class Corpus:
     """One split of a prepared corpus.
 
-    `sentences` are the boundaries of sentences in tokens, `documents` those of documents in sentences.
+    `sentences` holds the boundaries of sentences, in tokens; `documents` those of documents, in sentences.
     """
 
     def __init__(self, folder: Path, split: str, manifest: Manifest) -> None:
@@ -109,19 +114,19 @@ class Corpus:
         return cls(folder, split, manifest)
 
     def verify(self) -> None:
-        """Read every file of the corpus and compare its checksum; `DataError` names the first that was altered."""
+        """Compare the checksum of every file. Raises a `DataError` that names the first altered file."""
         self._manifest.check_files(self.folder, checksums=True)
 
     @property
     def tokenizer_files(self) -> list[Path]:
-        """The files of its tokenizer."""
+        """The files of the corpus's tokenizer."""
         return sorted(path for path in self._versions if path.parent == self.folder / TOKENIZER_FOLDER)
 
     def check_unchanged(self) -> None:
-        """Raise `DataError`, naming the file, if one was written to, replaced or removed since the corpus was opened.
+        """Raise a `DataError` that names the file if one was written, replaced or removed since the corpus was opened.
 
-        Call it before each reading: it looks at the files' sizes and times, and only as often as that costs next to
-        nothing. A file that is cut short between this look and the reading still ends the process (SIGBUS).
+        Call it before each reading. It compares the files' sizes and times, and does so just often enough to cost next
+        to nothing. A file that is truncated between this check and the reading still ends the process (SIGBUS).
         """
         started = time.monotonic()
         if started < self._next_look:
@@ -134,27 +139,25 @@ class Corpus:
                     "again: a run goes on from its last checkpoint"
                 )
         finished = time.monotonic()
-        self._next_look = finished + (finished - started) / _SHARE_FOR_WATCHING
+        self._next_look = finished + (finished - started) / _FRACTION_FOR_CHECKS
 
     def tokens(self, positions: Array) -> Array:
-        """Return int32, shaped like `positions`: the tokens at these offsets, 0 to `token_count - 1`."""
+        """Return the tokens (int32) at these offsets, which are from 0 to `token_count - 1`."""
         found = self._tokens_at(positions)
         if found.size and found.max() >= self.vocab_size:
             self._refuse_token(int(found.max()))
         return found
 
     def _tokens_at(self, positions: Array) -> Array:
-        if len(self._tokens) == 1:
-            return self._tokens[0][positions].astype(np.int32)
-        found = np.empty(positions.shape, dtype=np.int32)
-        shard_of = np.searchsorted(self._first_tokens[1:-1], positions, side="right")
-        for shard in np.unique(shard_of):
-            here = shard_of == shard
-            found[here] = self._tokens[shard][positions[here] - self._first_tokens[shard]]
-        return found
+        shards, first = self._tokens, self._first_tokens
+        if len(shards) == 1:
+            return shards[0][positions].astype(np.int32)
+        shard_of = np.searchsorted(first[1:-1], positions, side="right")
+        found = _gathered(shard_of, lambda shard, here: shards[shard][positions[here] - first[shard]])
+        return found.astype(np.int32)
 
     def token_frequencies(self) -> Array:
-        """Return int64 [V]: how often each token occurs in the split, as counted when it was prepared."""
+        """Return int64 [V]: how often each token occurs in the split, as `lucid prepare` counted."""
         path = self.folder / frequencies_file(self.split)
         counts = _mapped(path, np.dtype(np.int64), self.vocab_size)
         if counts.min() < 0 or counts.max() > self.token_count or counts.sum() != self.token_count:
@@ -168,16 +171,16 @@ class Corpus:
 def _mapped(path: Path, dtype: np.dtype, length: int) -> Array:
     try:
         array = open_memmap(path, mode="r")
-    except Exception as error:  # NumPy evaluates the header, and does not foresee all that may stand there
+    except Exception as error:  # NumPy evaluates the header, and may raise anything if it is damaged
         _refuse(path, str(error) or type(error).__name__)
     if array.shape != (length,) or array.dtype != dtype:
         _refuse(path, f"it holds {array.dtype}{list(array.shape)} instead of {dtype}[{length}]")
-    # A plain view of the mapping: indexing a `memmap` itself is slower.
+    # A plain view of the mapping, because indexing a `memmap` is slower.
     return np.asarray(array)
 
 
 def _boundaries(folder: Path, shard: Shard, part: str, total: int) -> Array:
-    """Return int64 [N + 1]: offsets that rise from 0 to `total`, which is checked, as all that is read follows them."""
+    """Return int64 [N + 1]: offsets from 0 to `total`. They are checked to rise, because all reading relies on it."""
     count = shard.sentences if part == "sentences" else shard.documents
     path = folder / f"{shard.name}.{part}.npy"
     offsets = _mapped(path, OFFSET_DTYPE, count + 1)
@@ -188,9 +191,9 @@ def _boundaries(folder: Path, shard: Shard, part: str, total: int) -> Array:
 
 
 def _version(path: Path) -> tuple[int, int] | None:
-    """Return what changes when a file is written to: size and time. None if it is not there.
+    """Return the size and the time of a file, one of which changes when it is written to; None if it is not there.
 
-    The inode is left out: some network file systems give a file another one now and then.
+    The inode is left out, because some network file systems change the inode of a file now and then.
     """
     try:
         status = path.stat()

@@ -14,7 +14,7 @@ from lucid.backend import Array
 from lucid.errors import DataError
 from lucid.files import parse_json, written_aside
 
-# What `save_tokenizer` writes, in this order.
+# The files that `save_tokenizer` writes, in this order.
 TOKENIZER_FILES = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 
 
@@ -30,7 +30,7 @@ class SpecialTokens:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All five, in the order of the fields."""
+        """All five ids, in the order of the fields."""
         return self.pad, self.unknown, self.classify, self.separator, self.mask
 
 
@@ -38,7 +38,7 @@ SPECIAL_TEXTS = {"pad": "[PAD]", "unknown": "[UNK]", "classify": "[CLS]", "separ
 
 
 def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
-    """Return the ids of the special tokens, by their texts. Raises `DataError` if one is missing."""
+    """Return the ids of the special tokens. Raises `DataError` if one is missing."""
     vocabulary = tokenizer.get_vocab()
     missing = [text for text in SPECIAL_TEXTS.values() if text not in vocabulary]
     if missing:
@@ -47,7 +47,7 @@ def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
 
 
 def bert_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
-    """Return the tokenizer of a BERT with these tokens. Raises `DataError` if a special one is missing."""
+    """Return the tokenizer of a BERT with this vocabulary. Raises `DataError` if a special token is missing."""
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL_TEXTS["unknown"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -57,7 +57,7 @@ def bert_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
 
 
 def _framed(tokenizer: Tokenizer, special: SpecialTokens) -> Tokenizer:
-    """Let `tokenizer` put [CLS] and [SEP] around texts, and words together again."""
+    """Make `tokenizer` put [CLS] and [SEP] around texts, and join word pieces when it decodes."""
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.BertProcessing(
         (SPECIAL_TEXTS["separator"], special.separator), (SPECIAL_TEXTS["classify"], special.classify)
@@ -66,9 +66,9 @@ def _framed(tokenizer: Tokenizer, special: SpecialTokens) -> Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a WordPiece tokenizer from `tokenizer.json`, or from `vocab.txt` and, if there, `tokenizer_config.json`.
+    """Load a WordPiece tokenizer from `tokenizer.json`, or from `vocab.txt` and, if present, `tokenizer_config.json`.
 
-    The folder may be one of ours or of Hugging Face's BERT. Raises `DataError` if it holds no such tokenizer.
+    Both lucid and Hugging Face's BERT write such folders. Raises `DataError` if the folder holds no such tokenizer.
     """
     if (folder / "tokenizer.json").is_file():
         tokenizer = _parsed(folder / "tokenizer.json", _of_bert)
@@ -92,8 +92,8 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
         raise DataError(f"{path} cannot be read as a part of a tokenizer: {error}") from error
 
 
-# What `tokenizer.json` may be built of. The library has more parts, some of which run any regular expression, or panic
-# on settings that make no sense.
+# The components that a `tokenizer.json` may have. The library has more, some of which run any regular expression or
+# panic on nonsensical settings.
 _PARTS_OF_BERT = {
     "model": ("WordPiece",),
     "normalizer": (None, "BertNormalizer"),
@@ -102,11 +102,11 @@ _PARTS_OF_BERT = {
 
 
 def _of_bert(text: str) -> Tokenizer:
-    """Return the tokenizer that a `tokenizer.json` describes; `ValueError` if it is not a BERT's."""
+    """Return the tokenizer that a `tokenizer.json` describes. Raises `ValueError` if it is not a BERT's."""
     content = parse_json(text)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ValueError("it describes no tokenizer")
-    # Old files do not say the kind of the model.
+    # Old files lack the type of the model.
     content["model"].setdefault("type", "WordPiece")
     for part, supported in _PARTS_OF_BERT.items():
         settings = content.get(part)
@@ -120,7 +120,7 @@ def _of_bert(text: str) -> Tokenizer:
 
 
 def _lowercase(text: str) -> bool:
-    """Return what a `tokenizer_config.json` says of lower case."""
+    """Return whether a `tokenizer_config.json` asks for lower case."""
     settings = parse_json(text)
     lowercase = settings.get("do_lower_case", True) if isinstance(settings, dict) else None
     if not isinstance(lowercase, bool):
@@ -159,18 +159,18 @@ _CONFIG_NAMES = {"pad": "pad", "unk": "unknown", "cls": "classify", "sep": "sepa
 
 
 def tokens_by_id(tokenizer: Tokenizer) -> list[str]:
-    """Return the vocabulary, in the order of the ids."""
+    """Return the tokens of the vocabulary in the order of their ids."""
     vocabulary = tokenizer.get_vocab()
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
 def continuing_tokens(tokenizer: Tokenizer) -> Array:
-    """Return bool [V]: which tokens go on with the word of the token before them."""
+    """Return bool [V]: which tokens continue the word of the token before them."""
     return np.array([token.startswith("##") for token in tokens_by_id(tokenizer)])
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """Return the SHA-256 of all that decides which ids a text gets: vocabulary, normalisation, splitting."""
+    """Return the SHA-256 of everything that determines the ids of a text: vocabulary, normalisation, splitting."""
     parts = {**_parts(tokenizer), "vocabulary": tokens_by_id(tokenizer), "special": asdict(special_tokens(tokenizer))}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

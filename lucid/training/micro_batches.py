@@ -40,7 +40,7 @@ class LocalBatch:
         """Split a batch into micro-batches of at most `micro_batch` grid rows. Runs in the loader's threads."""
         size, parts = micro_batch or len(batch.samples), []
         for start in range(0, len(batch.samples), size):
-            part = batch.rows(start, start + size)
+            part = batch.slice(start, start + size)
             parts.append(MicroBatch(labelled_rows(part), part.samples.astype(np.int64, copy=False)))
         return cls(batch, tuple(parts))
 

@@ -64,7 +64,7 @@ def test_sequences_are_numbered_side_by_side_and_the_rest_is_padding(corpus: Cor
     assert batch.sequence_lengths.tolist() == [
         int((ids == number).sum()) for ids in batch.sequence_ids for number in range(1, ids.max() + 1)
     ]
-    assert batch.rows(5, 9).nsp_labels.tolist() == batch.nsp_labels[sum(counts[:5]) : sum(counts[:9])].tolist()
+    assert batch.slice(5, 9).nsp_labels.tolist() == batch.nsp_labels[sum(counts[:5]) : sum(counts[:9])].tolist()
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.data())

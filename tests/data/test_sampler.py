@@ -95,7 +95,7 @@ def test_a_batch_is_the_concatenation_of_its_parts(corpus: Corpus, nsp: bool) ->
     whole = sampler.batch(sampler.samples_per_epoch - 5, range(16))
     parts = [sampler.batch(sampler.samples_per_epoch - 5, range(start, start + 4)) for start in (0, 4, 8, 12)]
     assert_equal(whole, Batch.joined(parts))
-    assert_equal(whole.rows(4, 8), parts[1])
+    assert_equal(whole.slice(4, 8), parts[1])
 
 
 def test_samples_go_by_their_number_in_the_run_whatever_the_batch_size(sampler: Sampler) -> None:

@@ -72,7 +72,7 @@ class Sharing:
             lambda step: sampler.batch(first_sample + step * self.global_batch, rows), 0, steps, self.workers
         ) as loader:
             starts = range(0, self.share, self.micro_batch)
-            return [[batch.rows(start, start + self.micro_batch) for start in starts] for batch in loader]
+            return [[batch.slice(start, start + self.micro_batch) for start in starts] for batch in loader]
 
 
 sharings = st.builds(
@@ -133,7 +133,7 @@ def test_a_run_resumed_at_any_step_has_the_batches_that_follow(
     consumed = step * before.global_batch
     resumed = Batch.joined(after.batches(Sampler(corpora[after.shards], how, 7), consumed, more))
     both = min(more * before.global_batch, more * after.global_batch)
-    assert_equal(undisturbed.rows(consumed, consumed + both), resumed.rows(0, both))
+    assert_equal(undisturbed.slice(consumed, consumed + both), resumed.slice(0, both))
 
 
 def add_empty_shard(folder: Path, place: int) -> None:

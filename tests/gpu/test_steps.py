@@ -113,7 +113,7 @@ class HeldOut:
         self.whole, self.samples_per_epoch = batch, len(batch.samples)
 
     def batch(self, epoch, rows):
-        return self.whole.rows(rows.start, rows.stop)
+        return self.whole.slice(rows.start, rows.stop)
 
 
 @pytest.mark.emulated

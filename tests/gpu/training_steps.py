@@ -78,7 +78,7 @@ class Steps:
 
     def take(self, batch):
         """Take a step, and return its sums on their way; the last is the gradient's norm."""
-        local_batch = LocalBatch.split(batch.rows(*self.own), self.micro_batch)
+        local_batch = LocalBatch.split(batch.slice(*self.own), self.micro_batch)
         sums = self.micro_batches.gradients(local_batch, self.taken, MLM_WEIGHT, NSP_WEIGHT)
         sums[-1] = norm = global_norm(self.ddp.flat)
         self.optimizer.step(1e-3, clip_scale(norm, 1.0))
