@@ -19,7 +19,7 @@ from made_up import make_batch
 
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import flatten
-from lucid.optim import AdamW
+from lucid.optim import AdamW, OneProcess
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.saver import Saver
 from lucid.training.checkpoints.store import CheckpointStore
@@ -49,7 +49,7 @@ def main() -> None:
 
     config = BERTConfig()
     model = BERTForPreTraining(config)
-    optimizer = AdamW(flatten(model))
+    optimizer = AdamW(OneProcess(flatten(model)))
     batch = make_batch(config, arguments.batch, arguments.length)
 
     def train() -> None:

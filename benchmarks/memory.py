@@ -52,12 +52,12 @@ def lucid_step(batch: dict[str, np.ndarray], precision: str) -> tuple[Any, Calla
     import lucid
     from lucid import kernels, random
     from lucid.nn import flatten
-    from lucid.optim import AdamW, clip_scale, global_norm
+    from lucid.optim import AdamW, OneProcess, clip_scale, global_norm
 
     kernels.set_precision(precision)
     model = lucid.models.bert_for_pre_training_base()
     flat = flatten(model)
-    optimizer = AdamW(flat)
+    optimizer = AdamW(OneProcess(flat))
     samples = np.arange(len(batch["input_ids"]))
 
     def step() -> float:
@@ -65,7 +65,7 @@ def lucid_step(batch: dict[str, np.ndarray], precision: str) -> tuple[Any, Calla
         with random.at(random.Coordinates.of(0, optimizer.updates, samples)):
             loss = model.get_loss(**batch)
             loss.backward()
-        optimizer.step(1e-4, clip_scale(global_norm(flat), 1.0))
+        optimizer.step(1e-4, clip_scale(global_norm(optimizer.partition), 1.0))
         return loss.item()
 
     return model, step

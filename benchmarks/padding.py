@@ -26,7 +26,7 @@ from lucid.kernels import Precision, threads
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert.arguments import Grid
 from lucid.nn import flatten
-from lucid.optim import AdamW, clip_scale, global_norm
+from lucid.optim import AdamW, OneProcess, clip_scale, global_norm
 
 Batch = dict[str, np.ndarray]
 
@@ -44,14 +44,14 @@ def make_step(config: BERTConfig) -> Callable[[Batch], float]:
     lucid.manual_seed(0)
     model = BERTForPreTraining(config)
     flat = flatten(model)
-    optimizer = AdamW(flat)
+    optimizer = AdamW(OneProcess(flat))
 
     def step(batch: Batch) -> float:
         flat.zero_grad()
         with random.at(random.Coordinates.of(0, optimizer.updates, np.arange(len(batch["input_ids"])))):
             loss = model.get_loss(**batch)
             loss.backward()
-        optimizer.step(1e-4, clip_scale(global_norm(flat), 1.0))
+        optimizer.step(1e-4, clip_scale(global_norm(optimizer.partition), 1.0))
         return loss.item()
 
     return step

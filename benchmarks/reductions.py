@@ -52,7 +52,7 @@ def steps(communicator: Communicator, config: BERTConfig, options: argparse.Name
     def make(exact_micro_batches: int | None) -> Callable[[], None]:
         lucid.manual_seed(0)
         ddp = DistributedDataParallel(BERTForPreTraining(config), communicator, exact_micro_batches=exact_micro_batches)
-        optimizer = AdamW(ddp.flat)
+        optimizer = AdamW(ddp.partition)
 
         def backward(number: int) -> None:
             samples = np.arange(options.batch) + number * options.batch
@@ -65,7 +65,7 @@ def steps(communicator: Communicator, config: BERTConfig, options: argparse.Name
                 with ddp.accumulate():
                     backward(number)
             backward(options.micro_batches - 1)
-            optimizer.step(1e-4, clip_scale(global_norm(ddp.flat), 1.0))
+            optimizer.step(1e-4, clip_scale(global_norm(ddp.partition), 1.0))
 
         return step
 

@@ -37,7 +37,7 @@ class Side:
         self.communicator = communicator
         self.batch, self.samples = make_batch(config, options.batch, options.length), np.arange(options.batch)
         self.ddp = DistributedDataParallel(BERTForPreTraining(config), communicator, sharded=sharded)
-        self.optimizer = OPTIMIZERS[options.optimizer](self.ddp.flat)
+        self.optimizer = OPTIMIZERS[options.optimizer](self.ddp.partition)
         self.kept: dict[str, Array] = {}
         self.seconds: dict[str, list[float]] = {"backward": [], "update": [], "gather": []}
 
@@ -51,10 +51,10 @@ class Side:
             self.ddp.module.get_loss(**self.batch).backward()
 
     def update(self) -> None:
-        self.optimizer.step(1e-4, clip_scale(global_norm(self.ddp.flat), 1.0))
+        self.optimizer.step(1e-4, clip_scale(global_norm(self.ddp.partition), 1.0))
 
     def gather(self) -> None:
-        if self.communicator.rank == 0 or not self.ddp.flat.ownership.is_whole:
+        if self.communicator.rank == 0 or not self.ddp.partition.is_whole:
             self.optimizer.state_dict(self.kept)
 
     def timed(self, part: str, action: Callable[[], None]) -> None:

@@ -30,7 +30,7 @@ class Training:
         graphs: bool = True,
     ) -> None:
         self.ddp = DistributedDataParallel(model.to(communicator.device), communicator, bfloat16_copy=rounded)
-        self.optimizer = AdamW(self.ddp.flat, BETAS, EPSILON, WEIGHT_DECAY)
+        self.optimizer = AdamW(self.ddp.partition, BETAS, EPSILON, WEIGHT_DECAY)
         numbers = NumberSizes(2, 2, keeps_scores=False) if rounded else NumberSizes(4, 4, keeps_scores=False)
         activations = activation_bytes(model.config, numbers, "none", *size)
         self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs, activations)
@@ -42,7 +42,7 @@ class Training:
         `masked_tokens` and `pairs` are those of the global batch.
         """
         sums = self._micro_batches.gradients(batch, self._taken, 1 / masked_tokens, 1 / pairs)
-        sums[-1] = norm = global_norm(self.ddp.flat)
+        sums[-1] = norm = global_norm(self.ddp.partition)
         self.optimizer.step(LEARNING_RATE, clip_scale(norm, MAX_NORM))
         self._taken += 1
         return HostCopy(sums)

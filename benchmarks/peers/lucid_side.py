@@ -14,7 +14,7 @@ def train(settings: Settings, communicator: Communicator) -> None:
     kernels.set_precision(settings.side.precision)
     model = BERTForPreTraining.from_pretrained(settings.folder)
     ddp = DistributedDataParallel(model, communicator, sharded=True)
-    optimizer = AdamW(ddp.flat, BETAS, EPSILON, WEIGHT_DECAY)
+    optimizer = AdamW(ddp.partition, BETAS, EPSILON, WEIGHT_DECAY)
     batch = settings.batch(communicator.rank)
     positions = batch.pop("positions")
     share = len(batch["input_ids"])
@@ -27,7 +27,7 @@ def train(settings: Settings, communicator: Communicator) -> None:
         with random.at(random.Coordinates.of(0, optimizer.updates, samples)):
             loss = model.get_loss(**batch, mlm_weight=mlm_weight, nsp_weight=nsp_weight, reduction="sum")
             loss.backward()
-        optimizer.step(LEARNING_RATE, clip_scale(global_norm(ddp.flat), MAX_NORM))
+        optimizer.step(LEARNING_RATE, clip_scale(global_norm(ddp.partition), MAX_NORM))
         return loss.item()
 
     serve(settings, communicator.rank, step)

@@ -11,7 +11,7 @@ norms of single parameters, too, are sums over whole blocks.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -44,54 +44,18 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Blocks side by side that one process updates, all with weight decay or all without.
+class UpdateSlice:
+    """Adjacent blocks that an optimizer updates together, all with weight decay or all without.
 
-    `elements` and `blocks` are their place in the flat buffers, `bounds` [blocks + 1] those of the blocks, from the
-    first element on. `own` is their place among all that the process updates.
+    `elements` and `blocks` are its position in the flat buffers, `state` its position in the optimizer's state, which
+    may cover only some of the blocks. `bounds` [blocks + 1] are the bounds of its blocks, counted from its start.
     """
 
     elements: slice
     blocks: slice
     bounds: Array
-    own: slice
+    state: slice
     decay: bool
-
-
-class Ownership:
-    """Which blocks this process updates: all. `lucid.distributed.parallel.sharding` has others.
-
-    All ranks call the methods together.
-    """
-
-    # Whether all is updated here.
-    is_whole = True
-
-    def __init__(self, flat: "FlatParameters") -> None:
-        self.parts = tuple(flat.parts(0, len(flat.values), own_start=0))
-
-    @property
-    def count(self) -> int:
-        """The elements that this process updates."""
-        return sum(part.own.stop - part.own.start for part in self.parts)
-
-    def complete(self, sums: Array) -> None:
-        """Fill in the rows of `sums` [blocks, ...] (float64) that belong to other ranks' blocks, and are zero."""
-
-    def publish(self) -> None:
-        """Bring what each rank has updated of the values to all."""
-
-    def gather(self, own: Array, whole: Array) -> None:
-        """Put `own` [count] of every rank into the first rank's `whole`, which is laid out like the values."""
-        whole[...] = own
-
-    def scatter(self, whole: Array | None, own: Array) -> None:
-        """Put into `own` [count] what this rank updates of `whole`, of the first rank: the reverse of `gather`.
-
-        `whole` is in the host's memory, `own` where the values are.
-        """
-        assert whole is not None, "there is no other rank"
-        backend.copy(whole, own)
 
 
 @dataclass
@@ -101,8 +65,7 @@ class FlatParameters:
     Segments start on multiples of 256 bytes, but for one that is joined to that before it (`Module.join`), which starts
     where that stops, if all that are joined have a multiple of 8 elements. What lies between segments is zero and stays
     zero; behind some lie whole rows of it, for who takes `Parameter.padded`. `bounds` (int64 [blocks + 1]) are those of
-    the blocks; those of segment i begin at number `first_blocks[i]`. `ownership` says which of them this process
-    updates: all, until something else is put there.
+    the blocks; those of segment i begin at number `first_blocks[i]`.
 
     `bfloat16_copy` [N], or None, is a copy of the values in bfloat16. Operations compute with the copy of parameters
     that have two or more dimensions, and linear maps with the copy of biases too. An optimizer's step and
@@ -117,25 +80,24 @@ class FlatParameters:
     bounds: Array
     first_blocks: Array
     bfloat16_copy: Array | None = None
-    ownership: Ownership = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ownership = Ownership(self)
 
     @property
     def decay_stop(self) -> int:
         """Where the region with weight decay ends and that without begins."""
         return next((segment.start for segment in self.segments if not segment.decay), len(self.values))
 
-    def parts(self, start: int, stop: int, own_start: int) -> Iterator[Part]:
-        """Return elements [start, stop), whole blocks, as parts; the first is at `own_start` of what is updated."""
+    def update_slices(self, start: int, stop: int, state_start: int) -> Iterator[UpdateSlice]:
+        """Cut elements [start, stop), which are whole blocks, where weight decay ends.
+
+        The optimizer's state for them starts at `state_start`.
+        """
         border = min(max(start, self.decay_stop), stop)
         for first, last, decay in ((start, border, True), (border, stop, False)):
             if first < last:
                 blocks = slice(*np.searchsorted(self.bounds, (first, last)).tolist())
                 bounds = self.bounds[blocks.start : blocks.stop + 1] - first
-                own = slice(own_start + first - start, own_start + last - start)
-                yield Part(slice(first, last), blocks, bounds, own, decay)
+                state = slice(state_start + first - start, state_start + last - start)
+                yield UpdateSlice(slice(first, last), blocks, bounds, state, decay)
 
     def round(self) -> None:
         """Bring the copy in bfloat16 up to date with the values, if there is one."""

@@ -3,6 +3,16 @@
 from lucid.optim.adamw import AdamW
 from lucid.optim.clipping import clip_scale, global_norm, not_finite
 from lucid.optim.lamb import LAMB
+from lucid.optim.partition import OneProcess, Partition
 from lucid.optim.schedule import WarmupPolynomialDecay
 
-__all__ = ["LAMB", "AdamW", "WarmupPolynomialDecay", "clip_scale", "global_norm", "not_finite"]
+__all__ = [
+    "LAMB",
+    "AdamW",
+    "OneProcess",
+    "Partition",
+    "WarmupPolynomialDecay",
+    "clip_scale",
+    "global_norm",
+    "not_finite",
+]

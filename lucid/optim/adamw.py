@@ -10,7 +10,7 @@ class AdamW(MomentOptimizer):
 
     def update(self, factors: Array) -> None:
         flat = self.flat
-        for part in flat.ownership.parts:
+        for part in self.partition.slices:
             values, first_moments, second_moments = self._buffers_of(part)
             kernels.of(flat.values).adamw(
                 values,

@@ -6,24 +6,25 @@ import numpy as np
 
 from lucid import kernels
 from lucid.backend import Array, array_module, to_host
-from lucid.nn.parameters import FlatParameters
+from lucid.optim.partition import Partition
 
 
-def global_norm(flat: FlatParameters) -> Array:
+def global_norm(partition: Partition) -> Array:
     """Return the Euclidean norm of all gradients together; not finite if one of them is not. All ranks call this.
 
     It is a float64 array of no dimensions, of the gradients' library: `float` of it waits for a GPU, this does not.
     """
-    return kernels.of(flat.gradients).root_of_sum(_squared_sums(flat))
+    return kernels.of(partition.flat.gradients).root_of_sum(_squared_sums(partition))
 
 
-def not_finite(flat: FlatParameters) -> list[str]:
+def not_finite(partition: Partition) -> list[str]:
     """Return the names of the parameters whose gradients are not all finite numbers. All ranks call this.
 
     This waits for a GPU.
     """
-    sums = np.add.reduceat(to_host(_squared_sums(flat)), flat.first_blocks)
-    return [segment.name for segment, total in zip(flat.segments, sums, strict=True) if not math.isfinite(total)]
+    sums = np.add.reduceat(to_host(_squared_sums(partition)), partition.flat.first_blocks)
+    segments = zip(partition.flat.segments, sums, strict=True)
+    return [segment.name for segment, total in segments if not math.isfinite(total)]
 
 
 def clip_scale(norm: float | Array, max_norm: float) -> Array:
@@ -37,13 +38,14 @@ def clip_scale(norm: float | Array, max_norm: float) -> Array:
     return xp.where(xp.isfinite(norm), xp.minimum(max_norm / (norm + 1e-6), 1.0), np.nan)
 
 
-def _squared_sums(flat: FlatParameters) -> Array:
+def _squared_sums(partition: Partition) -> Array:
     """Return the sum of the squares of the gradients in each block, those of other ranks too: float64 [blocks]."""
-    if flat.ownership.is_whole:
+    flat = partition.flat
+    if partition.is_whole:
         return kernels.of(flat.gradients).squared_sums(flat.gradients, flat.bounds)
     sums = array_module(flat.gradients).zeros(len(flat.bounds) - 1, np.float64)
-    for part in flat.ownership.parts:
+    for part in partition.slices:
         gradients = flat.gradients[part.elements]
         sums[part.blocks] = kernels.of(gradients).squared_sums(gradients, part.bounds)
-    flat.ownership.complete(sums)
+    partition.complete(sums)
     return sums

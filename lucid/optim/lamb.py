@@ -16,7 +16,7 @@ class LAMB(MomentOptimizer):
     def update(self, factors: Array) -> None:
         flat, kernel = self.flat, kernels.of(self.flat.values)
         squares = array_module(flat.values).zeros((len(flat.bounds) - 1, 2), np.float64)
-        for part in flat.ownership.parts:
+        for part in self.partition.slices:
             values, first_moments, second_moments = self._buffers_of(part)
             squares[part.blocks] = kernel.lamb_moments(
                 values,
@@ -29,11 +29,11 @@ class LAMB(MomentOptimizer):
                 epsilon=self.epsilon,
                 weight_decay=self._decay_of(part),
             )
-        flat.ownership.complete(squares)
+        self.partition.complete(squares)
         # Those with weight decay come first.
         adapting = sum(segment.decay for segment in flat.segments)
         rates = kernel.lamb_rates(squares, flat.first_blocks, adapting, factors)
-        for part in flat.ownership.parts:
+        for part in self.partition.slices:
             kernel.lamb_update(
                 *self._buffers_of(part),
                 part.bounds,

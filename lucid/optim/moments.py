@@ -10,7 +10,8 @@ import numpy as np
 
 from lucid import kernels
 from lucid.backend import Array, array_module, device_of, to_device, to_host
-from lucid.nn.parameters import FlatParameters, Part
+from lucid.nn.parameters import UpdateSlice
+from lucid.optim.partition import Partition
 
 
 class MomentOptimizer:
@@ -23,22 +24,24 @@ class MomentOptimizer:
 
     def __init__(
         self,
-        flat: FlatParameters,
+        partition: Partition,
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-6,
         weight_decay: float = 0.01,
         bias_correction: bool = True,
     ) -> None:
-        self.flat = flat
+        self.partition = partition
+        self.flat = flat = partition.flat
         self.betas = betas
         self.epsilon = epsilon
         self.weight_decay = weight_decay
         self.bias_correction = bias_correction
         xp = array_module(flat.values)
         self._updates: Array = xp.zeros(1, np.int64)
-        # Of what this process updates: its parts, one after the other.
-        self.first_moments: Array = xp.zeros(flat.ownership.count, flat.values.dtype)
-        self.second_moments: Array = xp.zeros(flat.ownership.count, flat.values.dtype)
+        # Of the elements that this process updates: slice after slice.
+        count = sum(part.state.stop - part.state.start for part in partition.slices)
+        self.first_moments: Array = xp.zeros(count, flat.values.dtype)
+        self.second_moments: Array = xp.zeros(count, flat.values.dtype)
 
     @property
     def updates(self) -> int:
@@ -54,25 +57,25 @@ class MomentOptimizer:
         flat = self.flat
         betas = self.betas if self.bias_correction else None
         self.update(kernels.of(flat.values).update_factors(learning_rate, gradient_scale, self._updates, betas))
-        flat.ownership.publish()
-        if not flat.ownership.is_whole:
+        self.partition.publish()
+        if not self.partition.is_whole:
             flat.round()
 
     def update(self, factors: Array) -> None:
         """Update what is this process's; `factors` are of `Kernels.update_factors`."""
         raise NotImplementedError
 
-    def _buffers_of(self, part: Part) -> tuple[Array, Array, Array]:
+    def _buffers_of(self, part: UpdateSlice) -> tuple[Array, Array, Array]:
         """Return the values of a part and both of their moments."""
-        return self.flat.values[part.elements], self.first_moments[part.own], self.second_moments[part.own]
+        return self.flat.values[part.elements], self.first_moments[part.state], self.second_moments[part.state]
 
-    def _decay_of(self, part: Part) -> float:
+    def _decay_of(self, part: UpdateSlice) -> float:
         return self.weight_decay if part.decay else 0.0
 
-    def _bfloat16_copy_of(self, part: Part) -> Array | None:
+    def _bfloat16_copy_of(self, part: UpdateSlice) -> Array | None:
         """Return the bfloat16 copy of a part, or None if the whole buffer is rounded after it is gathered."""
         flat = self.flat
-        return flat.bfloat16_copy[part.elements] if flat.bfloat16_copy is not None and flat.ownership.is_whole else None
+        return flat.bfloat16_copy[part.elements] if flat.bfloat16_copy is not None and self.partition.is_whole else None
 
     def state_dict(self, kept: dict[str, Array] | None = None) -> dict[str, Array]:
         """Return the moments by parameter, in host memory: `first_moment.<name>` and `second_moment.<name>`.
@@ -81,12 +84,12 @@ class MomentOptimizer:
         makes. Without, they are the moments themselves if this process updates all, or else copies.
         """
         flat, buffers = self.flat, self._moments()
-        if kept is not None or not flat.ownership.is_whole:
+        if kept is not None or not self.partition.is_whole:
             kept = {} if kept is None else kept
             for kind, own in buffers.items():
                 if kind not in kept:
                     kept[kind] = np.empty(len(flat.values), own.dtype)
-                flat.ownership.gather(to_host(own), kept[kind])
+                self.partition.gather(to_host(own), kept[kind])
             buffers = kept
         return {
             f"{kind}.{name}": to_host(array)
@@ -116,7 +119,7 @@ class MomentOptimizer:
         """
         for kind, own in self._moments().items():
             in_host_memory = to_host(own)
-            self.flat.ownership.scatter(buffers.get(kind), in_host_memory)
+            self.partition.scatter(buffers.get(kind), in_host_memory)
             if in_host_memory is not own:
                 own[...] = to_device(in_host_memory, device_of(own))
         self._updates[...] = updates

@@ -13,9 +13,10 @@ from lucid.backend import CPU, Array
 from lucid.data import Corpus
 from lucid.distributed import Communicator, DistributedDataParallel, Group, all_or_none, choose
 from lucid.models import BERTForPreTraining
-from lucid.nn import FlatParameters, init
+from lucid.nn import init
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
+from lucid.optim.partition import Partition
 from lucid.training.checkpoints.checkpoint import Checkpoint, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
@@ -104,7 +105,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     )
     if times_products(ddp):
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
-    run = Run(config, communicator, corpora, ddp, _optimizer(config, ddp.flat), store, messages)
+    run = Run(config, communicator, corpora, ddp, _optimizer(config, ddp.partition), store, messages)
     _restore(run, checkpoint)
     # What was read of a checkpoint is three times the weights.
     backend.return_freed_memory()
@@ -163,10 +164,10 @@ def _initial_model(config: RunConfig, folder: Path) -> BERTForPreTraining:
     return model
 
 
-def _optimizer(config: RunConfig, flat: FlatParameters) -> MomentOptimizer:
+def _optimizer(config: RunConfig, partition: Partition) -> MomentOptimizer:
     settings = config.optimizer
     return {"adamw": AdamW, "lamb": LAMB}[settings.name](
-        flat,
+        partition,
         betas=settings.betas,
         epsilon=settings.epsilon,
         weight_decay=settings.weight_decay,

@@ -208,7 +208,7 @@ class Trainer:
         learning_rate = self._schedule.learning_rate(progress)
         weights = 1 / max(1, masked_tokens), 1 / max(1, pairs)
         figures = self._micro_batches.gradients(share, run.step, *weights)
-        figures[-1] = norm = global_norm(run.ddp.flat)
+        figures[-1] = norm = global_norm(run.ddp.partition)
         run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
         self._outcomes.append(
             Outcome(
@@ -267,7 +267,7 @@ class Trainer:
         run.skipped_steps += 1
         if run.skipped_in_a_row > self.settings.max_skipped_steps:
             # On a GPU these are those of the next step already, which may be finite.
-            names = not_finite(run.ddp.flat)
+            names = not_finite(run.ddp.partition)
             last = f" (last in {', '.join(names[:3])}{' and more' if len(names) > 3 else ''})" if names else ""
             error = TrainingError(
                 f"step {step}: the gradient was not finite {run.skipped_in_a_row} times in a row{last}: lower "
@@ -307,7 +307,7 @@ class Trainer:
     @property
     def _has_share(self) -> bool:
         """Whether the first rank needs this rank's moments for a checkpoint, as its own are not all."""
-        return not self.run.ddp.flat.ownership.is_whole
+        return not self.run.ddp.partition.is_whole
 
     def _save(self) -> None:
         """Begin a checkpoint. The weights of all ranks are equal: the first writes, while training goes on."""

@@ -113,10 +113,10 @@ def test_accumulation_adds_up_and_communicates_once(ddp, group):
             with ddp.accumulate():
                 # The first micro-batch alone reaches this branch: what it left there has to be summed as well.
                 loss_of(ddp(share(batch(micro_batch), group), rarely=micro_batch == 0)).backward()
-            assert ddp.flat.ownership._communicator.reduced == []
+            assert ddp.partition._communicator.reduced == []
         else:
             loss_of(ddp(share(batch(micro_batch), group))).backward()
-    assert len(ddp.flat.ownership._communicator.reduced) == len(ddp.flat.ownership.buckets)
+    assert len(ddp.partition._communicator.reduced) == len(ddp.partition.buckets)
     everything = [(batch(micro_batch), {"rarely": micro_batch == 0}) for micro_batch in range(3)]
     assert_gradients(ddp, gradients_of_one(ddp.module.state_dict(), *everything))
 
@@ -125,15 +125,15 @@ def test_an_exception_within_accumulate_ends_it(ddp, group):
     with pytest.raises(KeyError), ddp.accumulate():
         raise KeyError
     loss_of(ddp(share(batch(), group))).backward()
-    assert ddp.flat.ownership._communicator.reduced
+    assert ddp.partition._communicator.reduced
 
 
 def test_every_gradient_is_in_one_bucket(ddp, group):
     loss_of(ddp(share(batch(), group))).backward()
-    assert sum(ddp.flat.ownership._communicator.reduced) >= sum(
+    assert sum(ddp.partition._communicator.reduced) >= sum(
         segment.stop - segment.start for segment in ddp.flat.segments
     )
-    assert sum(ddp.flat.ownership._communicator.reduced) <= len(ddp.flat.gradients)
+    assert sum(ddp.partition._communicator.reduced) <= len(ddp.flat.gradients)
 
 
 class Chain(Module):

@@ -39,7 +39,7 @@ class Trained:
         lucid.manual_seed(group.rank)
         self.group = group
         self.ddp = DistributedDataParallel(Model().to(group.device), group, **options)
-        self.optimizer = optimizer(self.ddp.flat)
+        self.optimizer = optimizer(self.ddp.partition)
 
     def backward(self, step=0):
         ids = np.random.default_rng(step).integers(0, VOCABULARY, SAMPLES)
@@ -47,7 +47,7 @@ class Trained:
         outputs = self.ddp(to_device(share, self.group.device))
         self.ddp.zero_grad()
         (outputs * outputs).sum().backward()
-        return float(global_norm(self.ddp.flat))
+        return float(global_norm(self.ddp.partition))
 
     def steps(self, count):
         """Take steps, and return the norms of their gradients."""
@@ -105,9 +105,9 @@ def test_each_rank_keeps_moments_of_its_share_alone(group):
 
 
 def test_every_block_belongs_to_one_rank(group):
-    flat = Trained(group, AdamW, sharded=True, bucket_megabytes=0.004).ddp.flat
-    owners = np.zeros(len(flat.bounds) - 1)
-    for part in flat.ownership.parts:
+    partition = Trained(group, AdamW, sharded=True, bucket_megabytes=0.004).ddp.partition
+    owners = np.zeros(len(partition.flat.bounds) - 1)
+    for part in partition.slices:
         owners[part.blocks] += 1
     group.all_reduce(owners).wait()
     np.testing.assert_array_equal(owners, np.ones_like(owners))
@@ -160,14 +160,14 @@ def sharded_moment(sharded, group):
 def test_a_gradient_that_is_not_finite_on_one_rank_is_known_to_all(group):
     sharded = Trained(group, AdamW, sharded=True)
     sharded.backward()
-    flat = sharded.ddp.flat
-    part = flat.ownership.parts[0]
+    partition, flat = sharded.ddp.partition, sharded.ddp.flat
+    part = partition.slices[0]
     named = next(segment for segment in flat.segments if segment.start <= part.elements.start < segment.stop).name
     if group.rank == group.size - 1:
         flat.gradients[part.elements.start] = np.inf
-    assert not np.isfinite(global_norm(flat))
-    assert len(not_finite(flat)) == 1
-    assert (not_finite(flat) == [named]) or group.rank < group.size - 1
+    assert not np.isfinite(global_norm(partition))
+    assert len(not_finite(partition)) == 1
+    assert (not_finite(partition) == [named]) or group.rank < group.size - 1
 
 
 @pytest.mark.mpi(min_size=2)

@@ -77,7 +77,7 @@ def test_the_exact_reduction_sends_no_messages_there(shared_memory, monkeypatch,
     layer = Linear(3, 2)
     ddp = DistributedDataParallel(layer, shared_memory, exact_micro_batches=1, sharded=sharded)
     layer(np.full((1, 3), shared_memory.rank + 1, np.float32)).sum().backward()
-    for part in ddp.flat.ownership.parts:
+    for part in ddp.partition.slices:
         sums = ddp.flat.gradients[part.elements][: 6 if part.decay else 2]
         expected = shared_memory.size * (shared_memory.size + 1) // 2 if part.decay else shared_memory.size
         np.testing.assert_array_equal(sums, np.full(len(sums), expected))

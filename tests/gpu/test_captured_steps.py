@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lucid import backend, kernels, nn
-from lucid.optim import LAMB, AdamW, clip_scale, global_norm
+from lucid.optim import LAMB, AdamW, OneProcess, clip_scale, global_norm
 
 RANDOM = np.random.default_rng()
 
@@ -26,7 +26,7 @@ class Stepped:
         layers.load_state_dict(weights)
         self.device = device
         self.flat = nn.flatten(layers, bfloat16_copy=True)
-        self.optimizer = optimizer(self.flat)
+        self.optimizer = optimizer(OneProcess(self.flat))
         self.learning_rate = backend.to_device(np.zeros(()), device)
 
     def set(self, learning_rate, gradient):
@@ -34,7 +34,7 @@ class Stepped:
         self.flat.gradients[...] = backend.to_device(gradient, self.device)
 
     def step(self):
-        norm = global_norm(self.flat)
+        norm = global_norm(self.optimizer.partition)
         self.optimizer.step(self.learning_rate, clip_scale(norm, 1.0))
         return norm
 

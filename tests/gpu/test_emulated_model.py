@@ -9,7 +9,7 @@ import lucid
 from lucid import backend, nn, random
 from lucid.models import BERTForPreTraining
 from lucid.nn.parameters import flatten
-from lucid.optim import LAMB, AdamW, global_norm
+from lucid.optim import LAMB, AdamW, OneProcess, global_norm
 
 
 def train(optimizer_class, batch, dtype, device):
@@ -18,14 +18,14 @@ def train(optimizer_class, batch, dtype, device):
     model, found = BERTForPreTraining(CONFIG).to(dtype).to(device), []
     batch = {name: backend.to_device(array, device) for name, array in batch.items()}
     flat = flatten(model)
-    optimizer = optimizer_class(flat)
+    optimizer = optimizer_class(OneProcess(flat))
     for step in range(2):
         flat.zero_grad()
         counters = random.Coordinates.of(3, step, np.arange(B)).counters
         with random.at(random.Coordinates(3, backend.to_device(counters, device))):
             loss = model.get_loss(**batch, reduction="sum")
         loss.backward()
-        found += [loss.item(), float(global_norm(flat))]
+        found += [loss.item(), float(global_norm(optimizer.partition))]
         optimizer.step(1e-3)
     return np.array(found), np.concatenate([parameter.numpy().reshape(-1) for parameter in flat.parameters])
 

@@ -79,8 +79,8 @@ def test_products_are_timed_before_any_gradient_is_on_its_way_to_other_ranks(mon
     """A sum over ranks keeps the GPU busy until the others come."""
     done, seconds_of = [], algorithms.seconds_of
     steps = Steps(connect("single", "cuda"), micro_batch=micro_batch, bucket_megabytes=0.001)
-    ownership = steps.ddp._reduction._ownership
-    summed = ownership.sum
+    partition = steps.ddp.partition
+    summed = partition.sum
 
     def seen(works):
         done.append("timed")
@@ -91,10 +91,10 @@ def test_products_are_timed_before_any_gradient_is_on_its_way_to_other_ranks(mon
         return summed(bucket)
 
     monkeypatch.setattr(algorithms, "seconds_of", seen)
-    monkeypatch.setattr(ownership, "sum", sum_bucket)
+    monkeypatch.setattr(partition, "sum", sum_bucket)
     first, second, third = batches(8, 3, 4)
     steps.take(first).synchronize()
-    buckets = list(range(len(ownership.buckets)))
+    buckets = list(range(len(partition.buckets)))
     assert len(buckets) > 4
     timed = done[: -len(buckets)]
     assert len(timed) > 10

@@ -66,7 +66,7 @@ class Steps:
         self.ddp = DistributedDataParallel(
             model, communicator, bucket_megabytes, sharded=sharded, bfloat16_copy=rounded and not is_on_cpu
         )
-        self.optimizer = optimizer(self.ddp.flat)
+        self.optimizer = optimizer(self.ddp.partition)
         self.micro_batches = (
             MicroBatches(self.ddp, 3)
             if is_on_cpu
@@ -80,7 +80,7 @@ class Steps:
         """Take a step, and return its sums on their way; the last is the gradient's norm."""
         local_batch = LocalBatch.split(batch.slice(*self.own), self.micro_batch)
         sums = self.micro_batches.gradients(local_batch, self.taken, MLM_WEIGHT, NSP_WEIGHT)
-        sums[-1] = norm = global_norm(self.ddp.flat)
+        sums[-1] = norm = global_norm(self.ddp.partition)
         self.optimizer.step(1e-3, clip_scale(norm, 1.0))
         self.taken += 1
         return HostCopy(sums)

@@ -22,7 +22,7 @@ from lucid.kernels.sequences import Sequences
 from lucid.kernels.targets import Target
 from lucid.models import BERTForPreTraining
 from lucid.nn import flatten
-from lucid.optim import AdamW
+from lucid.optim import AdamW, OneProcess
 
 RANDOM = np.random.default_rng(6)
 ULP = 2.0**-23
@@ -348,7 +348,7 @@ def losses_of_training(steps):
     lucid.manual_seed(3)
     model = BERTForPreTraining(CONFIG)
     flat = flatten(model)
-    optimizer, samples = AdamW(flat), np.arange(16)
+    optimizer, samples = AdamW(OneProcess(flat)), np.arange(16)
     ids = np.random.default_rng(1).integers(104, CONFIG.vocab_size, (4, 16, 12))
     losses = []
     for step in range(steps):

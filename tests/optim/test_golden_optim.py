@@ -52,29 +52,29 @@ def assert_run_is_golden(flat, optimizer, golden, gradient_scale=1.0):
 
 
 def test_adamw_takes_the_steps_of_torch(flat):
-    assert_run_is_golden(flat, optim.AdamW(flat), load_file(GOLDEN / "adamw.safetensors"))
+    assert_run_is_golden(flat, optim.AdamW(optim.OneProcess(flat)), load_file(GOLDEN / "adamw.safetensors"))
 
 
 def test_adamw_without_bias_correction_takes_the_steps_of_the_original_bert(flat):
-    optimizer = optim.AdamW(flat, bias_correction=False)
+    optimizer = optim.AdamW(optim.OneProcess(flat), bias_correction=False)
     assert_run_is_golden(flat, optimizer, load_file(GOLDEN / "adamw_uncorrected.safetensors"))
 
 
 def test_lamb_takes_the_steps_of_the_paper(flat):
-    assert_run_is_golden(flat, optim.LAMB(flat), load_file(GOLDEN / "lamb.safetensors"))
+    assert_run_is_golden(flat, optim.LAMB(optim.OneProcess(flat)), load_file(GOLDEN / "lamb.safetensors"))
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "LAMB"])
 def test_gradients_are_scaled_as_they_are_read(flat, optimizer):
     golden = load_file(GOLDEN / f"{optimizer.lower()}.safetensors")
-    assert_run_is_golden(flat, getattr(optim, optimizer)(flat), golden, gradient_scale=0.25)
+    assert_run_is_golden(flat, getattr(optim, optimizer)(optim.OneProcess(flat)), golden, gradient_scale=0.25)
 
 
 @pytest.mark.parametrize("case", ["above", "below"])
 def test_clipping_by_the_global_norm_is_that_of_torch(flat, case):
     golden = load_file(GOLDEN / "clipping.safetensors")
     fill(flat, flat.gradients, part(golden, "gradient"))
-    norm = optim.global_norm(flat)
+    norm = optim.global_norm(optim.OneProcess(flat))
     assert norm == pytest.approx(golden[f"{case}.norm"], rel=TOLERANCE)
     scale = optim.clip_scale(norm, golden[f"{case}.max_norm"].item())
     assert scale <= 1.0
@@ -84,7 +84,7 @@ def test_clipping_by_the_global_norm_is_that_of_torch(flat, case):
 
 def test_the_gap_between_parameters_stays_zero(flat):
     golden = load_file(GOLDEN / "adamw.safetensors")
-    assert_run_is_golden(flat, optim.AdamW(flat), golden)
+    assert_run_is_golden(flat, optim.AdamW(optim.OneProcess(flat)), golden)
     used = np.zeros(len(flat.values), bool)
     for segment in flat.segments:
         used[segment.start : segment.stop] = True

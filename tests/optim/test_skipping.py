@@ -13,11 +13,11 @@ class Stepped:
 
     def __init__(self, optimizer, **options):
         self.flat = nn.flatten(nn.Linear(5, 3), **options)
-        self.optimizer = optimizer(self.flat)
+        self.optimizer = optimizer(optim.OneProcess(self.flat))
 
     def step(self, learning_rate, gradient):
         self.flat.gradients[: len(gradient)] = gradient
-        norm = optim.global_norm(self.flat)
+        norm = optim.global_norm(self.optimizer.partition)
         self.optimizer.step(learning_rate, optim.clip_scale(norm, 1.0))
         return norm
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import flatten
-from lucid.optim import AdamW
+from lucid.optim import AdamW, OneProcess
 from lucid.training.checkpoints.checkpoint import Snapshot, TrainingState
 
 CONFIG = BERTConfig(
@@ -34,7 +34,7 @@ STATE = TrainingState(
 def trained_model(config=CONFIG):
     """Return a model and an optimizer with moments."""
     model = BERTForPreTraining(config)
-    optimizer = AdamW(flatten(model))
+    optimizer = AdamW(OneProcess(flatten(model)))
     generator = np.random.default_rng(0)
     optimizer.flat.gradients[:] = generator.standard_normal(len(optimizer.flat.gradients))
     optimizer.step(1e-3)

@@ -18,7 +18,7 @@ from lucid.data import Corpus
 from lucid.errors import CheckpointError, DataError
 from lucid.models import BERTForPreTraining
 from lucid.nn import flatten
-from lucid.optim import AdamW
+from lucid.optim import AdamW, OneProcess
 from lucid.training.checkpoints.checkpoint import open_checkpoint, write_checkpoint
 from lucid.training.checkpoints.store import CheckpointStore, find_model
 
@@ -47,7 +47,7 @@ def test_what_was_saved_comes_back(tmp_path):
     write_checkpoint(tmp_path / "whole", replace(written, state=replace(written.state, window=window)))
     lucid.manual_seed(99)
     model = BERTForPreTraining(CONFIG)
-    optimizer = AdamW(flatten(model))
+    optimizer = AdamW(OneProcess(flatten(model)))
     checkpoint = open_checkpoint(tmp_path / "whole")
     assert checkpoint.state.step == 3
     np.testing.assert_array_equal(checkpoint.state.window, window)
@@ -124,7 +124,7 @@ def test_arrays_of_another_shape_are_refused(folder, name):
     rewrite(folder / name, (folder.parent / "other" / name).read_bytes())
     model = BERTForPreTraining(CONFIG)
     with pytest.raises(CheckpointError, match=rf"{name}.* has shape"):
-        open_checkpoint(folder).load(model, AdamW(flatten(model)))
+        open_checkpoint(folder).load(model, AdamW(OneProcess(flatten(model))))
 
 
 class Payload:
@@ -144,7 +144,7 @@ def test_a_pickle_is_never_loaded_wherever_it_lies(folder, tmp_path):
 
     def read_all():
         model = BERTForPreTraining.from_pretrained(folder)
-        open_checkpoint(folder).load(model, AdamW(flatten(model)))
+        open_checkpoint(folder).load(model, AdamW(OneProcess(flatten(model))))
 
     read_all()
     for name in FILES:

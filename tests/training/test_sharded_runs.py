@@ -70,8 +70,8 @@ def a_bit_flipped(own_share):
     def flip_after(self):
         publish(self)
         if self._communicator.rank == 1 and next(steps) == 5:
-            start = self.parts[0].elements.start
-            self._values.view("uint8")[4 * start if own_share else 0] ^= 1
+            start = self.slices[0].elements.start
+            self.flat.values.view("uint8")[4 * start if own_share else 0] ^= 1
 
     with mock.patch.object(sharding.Sharded, "publish", flip_after):
         yield

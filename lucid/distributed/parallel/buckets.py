@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from lucid.autograd import after_backward
 from lucid.distributed.communicators.communicator import Work
-from lucid.distributed.parallel.sharding import Replicated
+from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.nn.parameters import FlatParameters
 
 # Does something that communicates, now or wherever it belongs.
@@ -25,15 +25,15 @@ Outside = Callable[[Callable[[], None]], None]
 class BucketedReduction:
     """Sums the gradients of `flat` over ranks during each backward pass that is not `accumulating`."""
 
-    def __init__(self, flat: FlatParameters, ownership: Replicated) -> None:
-        """Listen to the parameters. The buckets are those of `ownership`, as of `cut`."""
+    def __init__(self, flat: FlatParameters, partition: Replicated | Sharded) -> None:
+        """Listen to the parameters. The buckets are those of `partition`, as of `cut`."""
         self.accumulating = False
         self.outside: Outside = at_once
-        self._flat, self._ownership = flat, ownership
-        self._bucket_sizes = [0] * len(ownership.buckets)
+        self._flat, self._partition = flat, partition
+        self._bucket_sizes = [0] * len(partition.buckets)
         bucket = 0
         for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
-            bucket += segment.start == ownership.buckets[bucket].stop
+            bucket += segment.start == partition.buckets[bucket].stop
             self._bucket_sizes[bucket] += 1
             parameter.add_ready_hook(partial(self._on_ready, bucket))
         # Of the backward that is running: parameters of each bucket yet to come, and the buckets on their way. Between
@@ -60,7 +60,7 @@ class BucketedReduction:
             self.outside(self._launch_next)
 
     def _launch_next(self) -> None:
-        self._works.append(self._ownership.sum(len(self._works)))
+        self._works.append(self._partition.sum(len(self._works)))
 
     def _end_pass(self) -> None:
         self._flat.zero_unset_gradients()

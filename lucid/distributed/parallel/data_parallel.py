@@ -75,12 +75,12 @@ class DistributedDataParallel(Generic[ModuleT]):
         communicator.barrier()
         bucket_elements = max(1, int(bucket_megabytes * 2**20) // flat.gradients.itemsize)
         buckets = cut(flat, bucket_elements)
-        flat.ownership = ownership = (Sharded if sharded else Replicated)(flat, communicator, buckets)
+        self.partition = (Sharded if sharded else Replicated)(flat, communicator, buckets)
         self._reduction: Reduction
         if exact_micro_batches is None:
-            self._reduction = BucketedReduction(flat, ownership)
+            self._reduction = BucketedReduction(flat, self.partition)
         else:
-            self._reduction = ExactReduction(flat, ownership, communicator, exact_micro_batches)
+            self._reduction = ExactReduction(flat, self.partition, communicator, exact_micro_batches)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call the module."""

@@ -16,7 +16,7 @@ from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.distributed.parallel.buckets import Outside, at_once
-from lucid.distributed.parallel.sharding import Replicated
+from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.errors import ConfigError
 from lucid.nn.parameters import FlatParameters
 
@@ -51,16 +51,16 @@ class ExactReduction:
     def __init__(
         self,
         flat: FlatParameters,
-        ownership: Replicated,
+        partition: Replicated | Sharded,
         communicator: Communicator,
         leaves: int,
     ) -> None:
-        """Listen to the parameters. The sum travels in the buckets of `ownership`, to need little room."""
+        """Listen to the parameters. The sum travels in the buckets of `partition`, to need little room."""
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
         self.accumulating = False
         self.outside: Outside = at_once
-        self._flat, self._ownership, self._communicator = flat, ownership, communicator
+        self._flat, self._partition, self._communicator = flat, partition, communicator
         self._leaves, self._leaf = leaves, 0
         # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.
         self._waiting: list[Array] = []
@@ -68,7 +68,7 @@ class ExactReduction:
         self._current = flat.gradients
         self._in_backward = False
         # Room for what a partner sends; made once, as a captured step keeps its place.
-        longest = max(bucket.stop - bucket.start for bucket in ownership.buckets)
+        longest = max(bucket.stop - bucket.start for bucket in partition.buckets)
         self._incoming = array_module(flat.gradients).empty((longest + 1) // 2, flat.gradients.dtype)
         for parameter in flat.parameters:
             parameter.add_ready_hook(self._on_ready)
@@ -123,9 +123,9 @@ class ExactReduction:
         return self._free.pop() if self._free else array_module(self._current).zeros_like(self._flat.gradients)
 
     def _sum_over_ranks(self) -> None:
-        gradients, buckets = self._flat.gradients, self._ownership.buckets
+        gradients, buckets = self._flat.gradients, self._partition.buckets
         if self._communicator.sums_along_tree(gradients):
-            for work in [self._ownership.sum(bucket) for bucket in range(len(buckets))]:
+            for work in [self._partition.sum(bucket) for bucket in range(len(buckets))]:
                 work.wait()
             return
         # Where ranks own shares of their own, too, each gets all of the sum: the tree leaves a rank with a part that is

@@ -1,120 +1,127 @@
-"""Who updates what: every rank everything, or each rank a share of its own (ZeRO-1: Rajbhandari et al., 2020, stage 1).
+"""Who updates which parameters: every rank all of them, or each rank a shard (ZeRO-1: Rajbhandari et al., 2020).
 
-Divided, the gradients of a bucket are reduce-scattered: each rank gets the sum over its share of the bucket alone. It
-keeps moments of its shares only, updates the weights there, and the weights are gathered. The shares of a bucket are
-whole blocks of the flat buffers, and about as large as each other. Sums over the buffers, such as norms, are made of
-sums over blocks, each by the rank whose it is, and added up in the order of blocks: who owns them changes no bit.
+Both classes are partitions as optimizers know them (`lucid.optim.partition.Partition`), and sum the gradients of a
+bucket where they are needed.
 
-The ranks of a node may have the weights in common (`Communicator.allocate_for_node`). None writes while another one
-still reads, in backward: a rank updates when it has its sums, and for these all ranks have issued the last bucket,
-which they do when the last gradient is there. None reads before all have written: that is what `publish` waits for.
+A sharded optimizer reduce-scatters the gradients of a bucket: each rank gets the sums of its shard of the bucket alone.
+It keeps the optimizer's state for its shards only and updates the weights there; then all ranks gather the weights. The
+shards of a bucket are whole blocks of the flat buffers, and of about equal size. Sums over the buffers, such as norms,
+are sums of block sums, added in the order of blocks. So it changes no bit which rank computes a block's sum.
+
+The ranks of a node may share one copy of the weights (`Communicator.allocate_for_node`). No rank writes weights that
+another still reads in backward: a rank updates once it has its sums, and it has these only after all ranks have issued
+the last bucket, with their last gradient. No rank reads weights before all are written: `publish` waits for that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lucid.backend import CPU, Array, copy, device_of
+from lucid.backend import Array
 from lucid.distributed.communicators.communicator import Communicator, Work
-from lucid.nn.parameters import FlatParameters, Ownership, Part
+from lucid.nn.parameters import FlatParameters
 
 
-class Replicated(Ownership):
-    """Every rank updates everything. `buckets` are what is summed over ranks at once: slices of the flat buffers."""
+class Replicated:
+    """Every rank updates everything. `buckets` are the slices of the flat buffers that are summed at once."""
+
+    is_whole = True
 
     def __init__(self, flat: FlatParameters, communicator: Communicator, buckets: Sequence[slice]) -> None:
-        super().__init__(flat)
-        self.buckets = buckets
+        self.flat, self.buckets = flat, buckets
+        self.slices = tuple(flat.update_slices(0, len(flat.values), state_start=0))
         self._communicator = communicator
-        self._values, self._gradients = flat.values, flat.gradients
 
     def sum(self, bucket: int) -> Work:
-        """Sum the gradients of a bucket, given by its number, over ranks, where this one updates them."""
-        return self._communicator.all_reduce(self._gradients[self.buckets[bucket]])
+        """Start the sum over ranks of the gradients of a bucket, given by its number."""
+        return self._communicator.all_reduce(self.flat.gradients[self.buckets[bucket]])
 
-    def gather(self, own: Array, whole: Array) -> None:
+    def complete(self, sums: Array) -> None:
+        """Do nothing: every rank has computed all sums."""
+
+    def publish(self) -> None:
+        """Do nothing: every rank has updated all values."""
+
+    def gather(self, state: Array, whole: Array) -> None:
         if self._communicator.rank == 0:
-            whole[...] = own
+            whole[...] = state
 
-    def scatter(self, whole: Array | None, own: Array) -> None:
+    def scatter(self, whole: Array | None, state: Array) -> None:
         if whole is not None:
-            copy(whole, own)
-        self._communicator.broadcast(own)
+            state[...] = whole
+        self._communicator.broadcast(state)
 
 
-class Sharded(Replicated):
-    """Every rank updates its share of each bucket."""
+class Sharded:
+    """Every rank updates its shard of each bucket."""
 
     is_whole = False
 
     def __init__(self, flat: FlatParameters, communicator: Communicator, buckets: Sequence[slice]) -> None:
-        super().__init__(flat, communicator, buckets)
-        self._bounds = [_shares(flat.bounds, bucket, communicator.size) for bucket in buckets]
-        self.parts = tuple(self._parts(flat))
-
-    def _parts(self, flat: FlatParameters) -> Iterator[Part]:
-        for elements, own in self._places(self._communicator.rank):
-            yield from flat.parts(elements.start, elements.stop, own.start)
+        self.flat, self.buckets = flat, buckets
+        self._communicator = communicator
+        self._bounds = [_shard_bounds(flat.bounds, bucket, communicator.size) for bucket in buckets]
+        own = self._shards(communicator.rank)
+        self.slices = tuple(s for shard, state in own for s in flat.update_slices(shard.start, shard.stop, state.start))
 
     def sum(self, bucket: int) -> Work:
-        return self._communicator.reduce_scatter(self._gradients[self.buckets[bucket]], self._bounds[bucket])
+        """Start the sum over ranks of the gradients of a bucket: each rank gets it for its shard."""
+        return self._communicator.reduce_scatter(self.flat.gradients[self.buckets[bucket]], self._bounds[bucket])
 
     def complete(self, sums: Array) -> None:
         self._communicator.all_reduce(sums).wait()
 
     def publish(self) -> None:
         buckets = zip(self.buckets, self._bounds, strict=True)
-        works = [self._communicator.all_gather(self._values[bucket], bounds) for bucket, bounds in buckets]
-        for work in works:
-            work.wait()
+        _wait(self._communicator.all_gather(self.flat.values[bucket], bounds) for bucket, bounds in buckets)
 
-    def gather(self, own: Array, whole: Array) -> None:
-        nothing = np.empty(0, own.dtype)
-        works = []
-        if self._communicator.rank > 0:
-            works = [self._swap(own[place], nothing, 0) for _, place in self._places(self._communicator.rank)]
+    def gather(self, state: Array, whole: Array) -> None:
+        if self._communicator.rank == 0:
+            for shard, part in self._shards(0):
+                whole[shard] = state[part]
+            _wait(self._receive(whole[shard], rank) for rank, shard in self._shards_of_others())
         else:
-            for elements, place in self._places(0):
-                whole[elements] = own[place]
-            for rank in range(1, self._communicator.size):
-                works += [self._swap(nothing, whole[elements], rank) for elements, _ in self._places(rank)]
-        for work in works:
-            work.wait()
+            _wait(self._send(state[part], 0) for _, part in self._shards(self._communicator.rank))
 
-    def scatter(self, whole: Array | None, own: Array) -> None:
-        if device_of(own) != CPU:
-            on_host = np.empty(own.shape, own.dtype)
-            self.scatter(whole, on_host)
-            copy(on_host, own)
-            return
-        nothing = np.empty(0, own.dtype)
-        works = []
-        if whole is None:
-            works = [self._swap(nothing, own[place], 0) for _, place in self._places(self._communicator.rank)]
+    def scatter(self, whole: Array | None, state: Array) -> None:
+        if whole is not None:
+            for shard, part in self._shards(0):
+                state[part] = whole[shard]
+            _wait(self._send(whole[shard], rank) for rank, shard in self._shards_of_others())
         else:
-            for elements, place in self._places(0):
-                own[place] = whole[elements]
-            for rank in range(1, self._communicator.size):
-                works += [self._swap(whole[elements], nothing, rank) for elements, _ in self._places(rank)]
-        for work in works:
-            work.wait()
+            _wait(self._receive(state[part], 0) for _, part in self._shards(self._communicator.rank))
 
-    def _swap(self, outgoing: Array, incoming: Array, rank: int) -> Work:
-        return self._communicator.send_receive(outgoing, incoming, rank)
+    def _send(self, array: Array, rank: int) -> Work:
+        return self._communicator.send_receive(array, array[:0].copy(), rank)
 
-    def _places(self, rank: int) -> Iterator[tuple[slice, slice]]:
-        """Yield a rank's shares of the buckets: in the flat buffers, and among all that the rank updates."""
-        own = 0
+    def _receive(self, array: Array, rank: int) -> Work:
+        return self._communicator.send_receive(array[:0].copy(), array, rank)
+
+    def _shards_of_others(self) -> Iterator[tuple[int, slice]]:
+        """Yield the ranks but the first, with each of their shards."""
+        for rank in range(1, self._communicator.size):
+            for shard, _ in self._shards(rank):
+                yield rank, shard
+
+    def _shards(self, rank: int) -> Iterator[tuple[slice, slice]]:
+        """Yield a rank's shards of the buckets: their elements in the flat buffers, and in the optimizer's state."""
+        state = 0
         for bucket, bounds in zip(self.buckets, self._bounds, strict=True):
             start, stop = bucket.start + bounds[rank], bucket.start + bounds[rank + 1]
-            yield slice(start, stop), slice(own, own + stop - start)
-            own += stop - start
+            yield slice(start, stop), slice(state, state + stop - start)
+            state += stop - start
 
 
-def _shares(block_bounds: Array, bucket: slice, count: int) -> list[int]:
-    """Cut a bucket into `count` shares of whole blocks, and return their bounds [count + 1] within it.
+def _wait(works: Iterable[Work]) -> None:
+    """Start all of `works`, then wait for each."""
+    for work in list(works):
+        work.wait()
 
-    They are as even as blocks allow: each begins with the last block that begins no later than an even share would.
+
+def _shard_bounds(block_bounds: Array, bucket: slice, count: int) -> list[int]:
+    """Cut a bucket into `count` shards of whole blocks, and return their bounds [count + 1] within it.
+
+    They are as even as blocks allow: each begins with the last block that begins no later than an even shard would.
     """
     even = bucket.start + np.arange(count + 1) * (bucket.stop - bucket.start) // count
     blocks = np.searchsorted(block_bounds, even, side="right") - 1
