@@ -25,7 +25,7 @@ class LucidError(Exception):
     # Whether every rank knows of it, so that all can end in order and one can speak for them.
     agreed = False
     # Whether the user has been told already.
-    told = False
+    reported = False
 
 
 class ConfigError(LucidError):

@@ -32,7 +32,7 @@ from lucid import kernels
 from lucid.distributed import Communicator, choose, device_for
 from lucid.distributed.communicators.nccl import NCCLCommunicator
 from lucid.distributed.communicators.staged import StagedCommunicator
-from lucid.distributed.connection import Group, join
+from lucid.distributed.connection import ProcessGroup, join
 from lucid.nn import init
 from lucid.preparation import prepare
 
@@ -107,14 +107,14 @@ def compiled_kernels() -> None:
 
 
 @pytest.fixture(scope="session")
-def communicator(request: pytest.FixtureRequest) -> Iterator[Group]:
+def communicator(request: pytest.FixtureRequest) -> Iterator[ProcessGroup]:
     """The communicator of this rank, or of the only process."""
     group = join()
     yield group
     _close(group, request.session)
 
 
-def _close(group: Group, session: pytest.Session) -> None:
+def _close(group: ProcessGroup, session: pytest.Session) -> None:
     """Give back the memory that ranks share, unless a test has failed, on this rank alone perhaps.
 
     MPI is ended at exit: pytest-mpi asks it once more, for its summary.
@@ -127,13 +127,13 @@ def _close(group: Group, session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_memory(communicator: Group) -> Communicator:
+def shared_memory(communicator: ProcessGroup) -> Communicator:
     """The communicator over shared memory between the ranks of this test."""
     return choose(communicator, "shared_memory")
 
 
 @pytest.fixture(scope="session")
-def several_nodes(communicator: Group, request: pytest.FixtureRequest) -> Iterator[Communicator]:
+def several_nodes(communicator: ProcessGroup, request: pytest.FixtureRequest) -> Iterator[Communicator]:
     """The communicator between ranks that take themselves for several nodes."""
     group = SeveralNodes()
     yield choose(group, "shared_memory")
@@ -141,7 +141,7 @@ def several_nodes(communicator: Group, request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def nccl(communicator: Group) -> Communicator:
+def nccl(communicator: ProcessGroup) -> Communicator:
     """The communicator between GPUs, of which this rank has one of its own."""
     return NCCLCommunicator(communicator, device_for(communicator, "cuda"))
 
@@ -153,7 +153,7 @@ def staged(shared_memory: Communicator) -> Communicator:
 
 
 @pytest.fixture(scope="session")
-def staged_over_mpi(communicator: Group) -> Communicator:
+def staged_over_mpi(communicator: ProcessGroup) -> Communicator:
     """The communicator between GPUs over MPI."""
     return StagedCommunicator(communicator, device_for(communicator, "cuda"))
 
@@ -193,7 +193,7 @@ GROUPS = (
 
 
 @pytest.fixture(params=GROUPS)
-def group(request: pytest.FixtureRequest, communicator: Group) -> Communicator:
+def group(request: pytest.FixtureRequest, communicator: ProcessGroup) -> Communicator:
     """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
     return communicator if request.param in ("alone", "mpi") else request.getfixturevalue(request.param)
 

@@ -58,7 +58,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         code = app(args=arguments or ["--help"], standalone_mode=False, prog_name="lucid")
     except LucidError as error:
-        return error.exit_code if error.told else _refuse(str(error), error.exit_code)
+        return error.exit_code if error.reported else _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
         return _refuse(f"{error.format_message()} (see lucid --help)", ExitCode.REFUSED)
     except (OSError, MemoryError) as error:

@@ -8,7 +8,7 @@ import typer
 
 from lucid.analysis.plots import plot_run
 from lucid.cli.run_settings import ConfigFile, Overrides
-from lucid.distributed import StopRequest, is_first_rank, session, text_of_first
+from lucid.distributed import StopRequest, is_first_rank, run_on_first_rank, session
 from lucid.errors import ExitCode
 from lucid.training import run
 from lucid.training.config import from_dict, load
@@ -41,7 +41,7 @@ def train(
         return ExitCode.FINISHED
     with session() as group, StopRequest() as stop:
         # The first rank's settings are those of all: a file that differs between hosts cannot split the run.
-        text = text_of_first(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
+        text = run_on_first_rank(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
         settings = from_dict(json.loads(text))
         code = run(settings, group, stop)
         if code == ExitCode.FINISHED and group.rank == 0:

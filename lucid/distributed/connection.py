@@ -23,7 +23,7 @@ from lucid.errors import ConfigError, LaunchError, LucidError
 
 Backend = Literal["auto", "single", "mpi", "shared_memory", "nccl"]
 # What finds the other processes; other backends are made of it.
-Group = SingleCommunicator | MPICommunicator
+ProcessGroup = SingleCommunicator | MPICommunicator
 
 
 def connect(backend: Backend = "auto", device: str = CPU) -> Communicator:
@@ -35,7 +35,7 @@ def connect(backend: Backend = "auto", device: str = CPU) -> Communicator:
     return choose(group, backend, device=device)
 
 
-def join(group: Literal["auto", "single", "mpi"] = "auto") -> Group:
+def join(group: Literal["auto", "single", "mpi"] = "auto") -> ProcessGroup:
     """Find the other processes.
 
     "auto" takes MPI if a launcher announced itself in the environment, and one process alone otherwise. Raises
@@ -64,7 +64,7 @@ def _all_the_same(communicator: MPICommunicator) -> MPICommunicator:
     return communicator
 
 
-def choose(group: Group, backend: Backend, wire_dtype: WireDtype = "float32", device: str = CPU) -> Communicator:
+def choose(group: ProcessGroup, backend: Backend, wire_dtype: WireDtype = "float32", device: str = CPU) -> Communicator:
     """Return the communicator for gradients of `group` on `device`. It ends with `group`; closing either closes both.
 
     On the CPU, "auto" takes shared memory where there are as many ranks on each node, and enough memory. Between nodes
@@ -93,7 +93,7 @@ def choose(group: Group, backend: Backend, wire_dtype: WireDtype = "float32", de
     return communicator
 
 
-def _choose_on_host(group: Group, backend: Backend, wire_dtype: WireDtype) -> Communicator:
+def _choose_on_host(group: ProcessGroup, backend: Backend, wire_dtype: WireDtype) -> Communicator:
     if backend == "nccl":
         raise _refusal("distributed.backend is nccl, which is for GPUs, but the device is cpu: use auto")
     if backend == "shared_memory" and not group.evenly_spread:
@@ -116,7 +116,7 @@ def _refusal(message: str) -> LaunchError:
 
 
 @contextmanager
-def session(group: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Group]:
+def session(group: Literal["auto", "single", "mpi"] = "auto") -> Iterator[ProcessGroup]:
     """Join the other processes for the length of the block. `choose` gives a faster way for gradients.
 
     An error that every rank knows of (`LucidError.agreed`) is told by the first and leaves in order, marked `told`; any
@@ -145,4 +145,4 @@ def session(group: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Group]
 def _tell(communicator: Communicator, error: LucidError) -> None:
     if communicator.rank == 0:
         sys.stderr.write(f"lucid: {error}\n")
-    error.told = True
+    error.reported = True

@@ -1,4 +1,4 @@
-"""Where the ranks are: host, cores, threads and device of each, and a table of them that stays short."""
+"""Where the ranks run: host, cores, threads and device of each, and a table of them that stays short."""
 
 import json
 import platform
@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from rich.console import Console
+from rich.table import Table
+
 from lucid.backend import CPU, GPUInfo
-from lucid.distributed.communicators.agreement import texts_of_all
+from lucid.distributed.communicators.agreement import gather_texts
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.launch.limits import allowed_cpus, available_cores
 
@@ -16,10 +19,10 @@ _MOST_NAMES = 4
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a rank is. `cpus` are hardware threads by the system's numbers.
+class RankLocation:
+    """Where a rank runs. `cpus` are hardware threads, by the system's numbers.
 
-    `device` is "cpu" or what the GPU is called ("NVIDIA H200"), `gpu` the GPU's address on the host.
+    `device` is "cpu" or the name of the GPU ("NVIDIA H200"); `gpu` is the GPU's address on the host.
     """
 
     host: str
@@ -30,8 +33,8 @@ class Place:
     gpu: str = ""
 
 
-class Row(NamedTuple):
-    """A line of the table: ranks that are placed in the same way."""
+class LocationRow(NamedTuple):
+    """A row of the table, for ranks whose locations look the same."""
 
     ranks: str
     hosts: str
@@ -40,42 +43,52 @@ class Row(NamedTuple):
     device: str
 
 
-def places(communicator: Communicator, threads: int, device: str = CPU) -> list[Place]:
-    """Return the place of every rank, of which this one computes with `threads` on `device` ("cpu" or "cuda:N").
+def locate_ranks(communicator: Communicator, threads: int, device: str = CPU) -> list[RankLocation]:
+    """Return the location of every rank. This one computes with `threads` on `device` ("cpu" or "cuda:N").
 
     All ranks call this.
     """
     gpu = GPUInfo.at(device) if device != CPU else GPUInfo(CPU, address="", nccl="")
-    own = Place(platform.node(), tuple(sorted(allowed_cpus())), available_cores(), threads, gpu.name, gpu.address)
+    own = RankLocation(
+        platform.node(), tuple(sorted(allowed_cpus())), available_cores(), threads, gpu.name, gpu.address
+    )
     found = []
-    for text in texts_of_all(communicator, json.dumps(asdict(own))):
+    for text in gather_texts(communicator, json.dumps(asdict(own))):
         fields = json.loads(text)
-        found.append(Place(**{**fields, "cpus": tuple(fields["cpus"])}))
+        found.append(RankLocation(**{**fields, "cpus": tuple(fields["cpus"])}))
     return found
 
 
-def rows(places: Sequence[Place]) -> list[Row]:
-    """Return the table of `places`, which are in the order of ranks: a line for all that are placed alike.
+def location_rows(locations: Sequence[RankLocation]) -> list[LocationRow]:
+    """Return the table of `locations`, which are in the order of ranks.
 
-    These are the ranks of a host with as many cores, threads and a device of one kind, and those of all hosts where
-    such ranks lie on the same cores.
+    Ranks of a host share a row if they have equally many cores and threads, and the same kind of device. Hosts share a
+    row if these ranks run on the same cores.
     """
     by_host: dict[str, dict[tuple[int, int, str], list[int]]] = defaultdict(lambda: defaultdict(list))
-    for rank, place in enumerate(places):
-        by_host[place.host][place.cores, place.threads, place.device].append(rank)
-    alike: dict[tuple[int, str, str, str], dict[str, list[int]]] = defaultdict(dict)
+    for rank, location in enumerate(locations):
+        by_host[location.host][location.cores, location.threads, location.device].append(rank)
+    same_row: dict[tuple[int, str, str, str], dict[str, list[int]]] = defaultdict(dict)
     for host, groups in by_host.items():
         for (cores, threads, device), ranks in groups.items():
-            these = [places[rank] for rank in ranks]
-            alike[len(ranks), _cores(cores, these), str(threads), _device(device, these)][host] = ranks
+            these = [locations[rank] for rank in ranks]
+            same_row[len(ranks), _cores(cores, these), str(threads), _device(device, these)][host] = ranks
     return [
-        Row(ranges(rank for ranks in hosts.values() for rank in ranks), _names(list(hosts)), *columns)
-        for (_, *columns), hosts in alike.items()
+        LocationRow(ranges(rank for ranks in hosts.values() for rank in ranks), _names(list(hosts)), *columns)
+        for (_, *columns), hosts in same_row.items()
     ]
 
 
+def print_locations(locations: Sequence[RankLocation]) -> None:
+    """Print the table of `locations`."""
+    table = Table("ranks", "hosts", "cores", "threads", "device")
+    for row in location_rows(locations):
+        table.add_row(*row)
+    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+
+
 def ranges(numbers: Iterable[int]) -> str:
-    """Return `numbers` as in 0-3,8, at most so many parts."""
+    """Return `numbers` as ranges ("0-3,8"); beyond four ranges the middle is left out."""
     runs: list[tuple[int, int]] = []
     for number in sorted(set(numbers)):
         first = runs.pop()[0] if runs and runs[-1][1] == number - 1 else number
@@ -84,19 +97,19 @@ def ranges(numbers: Iterable[int]) -> str:
     return ",".join(parts if len(parts) <= _MOST_NAMES else [*parts[: _MOST_NAMES - 1], "...", parts[-1]])
 
 
-def _cores(cores: int, places: Sequence[Place]) -> str:
-    cpus = ranges(cpu for place in places for cpu in place.cpus)
-    if len(places) == 1:
+def _cores(cores: int, locations: Sequence[RankLocation]) -> str:
+    cpus = ranges(cpu for location in locations for cpu in location.cpus)
+    if len(locations) == 1:
         return f"{cores} ({cpus})"
-    shared = len({place.cpus for place in places}) == 1
+    shared = len({location.cpus for location in locations}) == 1
     return f"{cores} {'shared' if shared else 'each'} ({cpus})"
 
 
-def _device(device: str, places: Sequence[Place]) -> str:
+def _device(device: str, locations: Sequence[RankLocation]) -> str:
     if device == CPU:
         return device
-    count = len({place.gpu for place in places})
-    return f"{count} x {device}{' shared' * (count < len(places))}"
+    count = len({location.gpu for location in locations})
+    return f"{count} x {device}{' shared' * (count < len(locations))}"
 
 
 def _names(hosts: Sequence[str]) -> str:

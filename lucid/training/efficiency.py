@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import ml_dtypes
 
 from lucid.backend import CPU, Array, device_of
-from lucid.distributed import Place, places
+from lucid.distributed import RankLocation, locate_ranks
 from lucid.kernels import threads
 from lucid.kernels.product_rate import product_rate
 from lucid.training.config import RunConfig
@@ -21,7 +21,7 @@ def product_limit(run: Run) -> float:
     GFLOP/s or on a GPU, and milliseconds for small models.
     """
     communicator = run.communicator
-    counts = run.model.device != CPU or has_cores(places(communicator, threads.count()), communicator.rank)
+    counts = run.model.device != CPU or has_cores(locate_ranks(communicator, threads.count()), communicator.rank)
     communicator.barrier()
     rate = 0.0
     if counts:
@@ -29,12 +29,12 @@ def product_limit(run: Run) -> float:
     return communicator.all_reduce_scalar(rate)
 
 
-def has_cores(places: Sequence[Place], rank: int) -> bool:
+def has_cores(locations: Sequence[RankLocation], rank: int) -> bool:
     """Return whether `rank` is among the first of its host that have cores for all their threads; one always is."""
-    own = places[rank]
-    of_host = [place for place in places if place.host == own.host]
-    cores = sum({place.cpus: place.cores for place in of_host}.values())
-    before = [place.threads for place in places[:rank] if place.host == own.host]
+    own = locations[rank]
+    of_host = [location for location in locations if location.host == own.host]
+    cores = sum({location.cpus: location.cores for location in of_host}.values())
+    before = [location.threads for location in locations[:rank] if location.host == own.host]
     return not before or sum(before) + own.threads <= cores
 
 

@@ -116,7 +116,7 @@ class GraphedMicroBatches(MicroBatches):
             program.recording.replay()
             flat.mark_gradients()
         elif records:
-            with self._pool.allocating(), Recording() as recording, self.ddp.communicating(recording.run_on_host):
+            with self._pool.allocating(), Recording() as recording, self.ddp.collectives_run_by(recording.run_on_host):
                 self._backward(program.rows, program.inputs, program.sums)
             program.recording = recording
         elif program.has_run:
@@ -134,7 +134,7 @@ class GraphedMicroBatches(MicroBatches):
         """
         wait_for_device(self._communicator, array_module(program.sums).cuda.get_current_stream())
         later: list[Callable[[], None]] = []
-        with self._pool.allocating(), self.ddp.communicating(later.append):
+        with self._pool.allocating(), self.ddp.collectives_run_by(later.append):
             self._backward(program.rows, program.inputs, program.sums)
         for action in later:
             action()

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lucid.backend import CPU, device_of
-from lucid.distributed import Communicator, DistributedDataParallel, text_of, text_of_first, texts_of_all
+from lucid.distributed import Communicator, DistributedDataParallel, broadcast_text, gather_texts, run_on_first_rank
 from lucid.files import parse_dataclass
 
 # By product: the number of its algorithm, or None for the library's own choice.
@@ -68,7 +68,7 @@ def take_first_ranks_choices(communicator: Communicator, recorded: ProductChoice
         card = plans.card_of(communicator.device)
         return json.dumps(asdict(_Given(recorded or ProductChoices(), {card: algorithms.kept(card)})))
 
-    first = parse_dataclass(_Given, text_of_first(communicator, given).encode())
+    first = parse_dataclass(_Given, run_on_first_rank(communicator, given).encode())
     plans.give_choices(first.recorded.of(communicator.rank), first.kept)
 
 
@@ -80,13 +80,13 @@ def choices_so_far(communicator: Communicator) -> ProductChoices:
     """
     from lucid.kernels.cuda import algorithms, plans
 
-    own, cards = algorithms.used(), texts_of_all(communicator, plans.card_of(communicator.device))
-    told: OfCards = json.loads(text_of(communicator, json.dumps(own)))
+    own, cards = algorithms.used(), gather_texts(communicator, plans.card_of(communicator.device))
+    told: OfCards = json.loads(broadcast_text(communicator, json.dumps(own)))
     for card in dict.fromkeys(cards[1:]):
         if card != cards[0]:
-            told[card] = json.loads(text_of(communicator, json.dumps(own.get(card, {})), root=cards.index(card)))
+            told[card] = json.loads(broadcast_text(communicator, json.dumps(own.get(card, {})), root=cards.index(card)))
     different = differences(own, told)
-    texts = texts_of_all(communicator, json.dumps(different) if different else "")
+    texts = gather_texts(communicator, json.dumps(different) if different else "")
     return merged(told, [json.loads(text) if text else {} for text in texts])
 
 

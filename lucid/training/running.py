@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from threadpoolctl import threadpool_limits
 
 from lucid import kernels, random
-from lucid.distributed import Group, Stop, places, watched
-from lucid.distributed.locations_table import print_placement
+from lucid.distributed import ProcessGroup, Stop, locate_ranks, print_locations, watched
 from lucid.distributed.parallel.exact import buffers_needed
 from lucid.errors import ExitCode
 from lucid.kernels import threads
@@ -18,7 +17,7 @@ from lucid.training.setup import Run, communicator_of, open_run
 from lucid.training.trainer import Trainer
 
 
-def run(settings: RunConfig, group: Group, stop: Stop) -> ExitCode:
+def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
     """Train the run of `settings` to its end, or from its newest checkpoint on; all of `group`'s ranks call this.
 
     The first rank prints where the ranks are, the losses, and how it ended. Returns `ExitCode.FINISHED`, or
@@ -31,9 +30,9 @@ def run(settings: RunConfig, group: Group, stop: Stop) -> ExitCode:
     with _process_as_it_was(), watched(group, settings.train.watchdog_seconds):
         limit_threads(settings.threads_per_rank)
         opened = open_run(settings, communicator_of(settings, group))
-        ranks = places(group, threads.count(), opened.model.device)
+        ranks = locate_ranks(group, threads.count(), opened.model.device)
         if opened.is_first:
-            print_placement(ranks)
+            print_locations(ranks)
             _print_start(opened)
         finished = Trainer(opened).train(stop)
         if opened.is_first:

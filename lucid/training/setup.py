@@ -11,7 +11,7 @@ import numpy as np
 from lucid import backend, kernels, random
 from lucid.backend import CPU, Array
 from lucid.data import Corpus
-from lucid.distributed import Communicator, DistributedDataParallel, Group, all_or_none, choose
+from lucid.distributed import Communicator, DistributedDataParallel, ProcessGroup, all_or_none, choose
 from lucid.models import BERTForPreTraining
 from lucid.nn import init
 from lucid.optim import LAMB, AdamW
@@ -79,7 +79,7 @@ class Run:
         )
 
 
-def communicator_of(config: RunConfig, group: Group) -> Communicator:
+def communicator_of(config: RunConfig, group: ProcessGroup) -> Communicator:
     """Take the device that `config` asks for, and return what carries gradients between those of `group`'s ranks.
 
     All ranks call this; a `LucidError` on one is raised on all.

@@ -19,7 +19,7 @@ from lucid.cli.doctor import hosts as hosts_module
 from lucid.cli.doctor import network, software, storage
 from lucid.cli.doctor.findings import Level
 from lucid.cli.doctor.hosts import Host, judge_hosts
-from lucid.distributed import Place
+from lucid.distributed import RankLocation
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
 
@@ -141,7 +141,7 @@ def test_every_rank_has_the_same_findings_on_several_nodes(communicator):
     between = ["link"] * (nodes.node_count - 1), ["between hosts"] * 2, ["clocks"]
     assert [finding.subject for finding in found] == [*between[0], *inside, *between[1], *between[2]]
     numbers = json.dumps([finding.text for finding in found])
-    assert network.texts_of_all(communicator, numbers) == [numbers] * communicator.size
+    assert network.gather_texts(communicator, numbers) == [numbers] * communicator.size
 
 
 @several_ranks
@@ -263,7 +263,7 @@ def levels_of(found, places):
 
 def test_the_worst_host_speaks_for_all():
     found = [host("a", ranks=2), host("b", ranks=2, memory_free=2e9, shared=0.1e9), host("c", ranks=2)]
-    places = [Place(name, (0, 1), 2, 1, "cpu") for name in "aabbcc"]
+    places = [RankLocation(name, (0, 1), 2, 1, "cpu") for name in "aabbcc"]
     levels = levels_of(found, places)
     assert levels["cores"][0] == Level.OK
     assert levels["memory"][0] == levels["shared memory"][0] == Level.WARNING
@@ -272,10 +272,10 @@ def test_the_worst_host_speaks_for_all():
 
 
 def test_more_threads_than_cores_are_warned_of():
-    shared = [Place("a", (0, 1), 2, 2, "cpu")] * 2
+    shared = [RankLocation("a", (0, 1), 2, 2, "cpu")] * 2
     level, text = levels_of([host(ranks=2)], shared)["cores"]
     assert (level, text.startswith("4 threads on 2 cores: they take turns")) == (Level.WARNING, True)
-    own = [Place("a", (core,), 1, 1, "cpu") for core in range(2)]
+    own = [RankLocation("a", (core,), 1, 1, "cpu") for core in range(2)]
     assert levels_of([host(ranks=2)], own)["cores"] == (Level.OK, "2 threads on 2 cores")
 
 

@@ -14,11 +14,12 @@ import pytest
 from test_communicator import anywhere, assert_holds, sum_of_ranks
 
 from lucid.backend import GPUInfo, synchronise, to_device
-from lucid.distributed import DistributedDataParallel, choose, device_for, find_drift, places, rows, wait_for_device
+from lucid.distributed import DistributedDataParallel, choose, device_for, find_drift, locate_ranks, wait_for_device
 from lucid.distributed.communicators import nccl as nccl_module
 from lucid.distributed.communicators.nccl import NCCLCommunicator
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.distributed.communicators.staged import StagedCommunicator
+from lucid.distributed.locations import location_rows
 from lucid.errors import LaunchError
 from lucid.nn import Linear
 
@@ -169,8 +170,8 @@ def test_a_connection_that_does_not_let_go_does_not_hold_up_the_end_of_the_job(n
     gate = threading.Event()
     monkeypatch.setattr(nccl, "_connection", SimpleNamespace(abort=gate.wait, destroy=gate.wait))
     monkeypatch.setattr(nccl, "_is_left", False)
-    nccl.give_up()
-    nccl.leave()
+    nccl.on_abort()
+    nccl.on_close()
     # Nor does it say anything any more, which would be of its end.
     assert nccl.failure() == ""
     gate.set()
@@ -236,7 +237,7 @@ def test_more_ranks_than_gpus_share_them(communicator, monkeypatch, cupy):
 
 def test_the_table_of_ranks_shows_their_gpus(nccl, cupy):
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    assert rows(places(nccl, 1, nccl.device))[0].device == f"{nccl.size} x {name}"
+    assert location_rows(locate_ranks(nccl, 1, nccl.device))[0].device == f"{nccl.size} x {name}"
 
 
 def test_a_model_elsewhere_than_the_communicator_is_refused(nccl):

@@ -235,7 +235,7 @@ def test_what_communicates_may_wait_until_backward_is_over(group):
         for ddp in (at_once, later):
             ddp.zero_grad()
         loss_of(at_once(lucid.tensor(x))).backward()
-        with later.communicating(kept.append):
+        with later.collectives_run_by(kept.append):
             loss_of(later(lucid.tensor(x))).backward()
         assert len(kept) > 2
         for action in kept:

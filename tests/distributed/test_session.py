@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from lucid.distributed import all_or_none, session, texts_of_all
+from lucid.distributed import all_or_none, gather_texts, session
 from lucid.errors import DataError, LucidError, TrainingError
 
 SECONDS = 20
@@ -31,7 +31,7 @@ def test_the_first_ranks_error_is_raised_on_all(group):
 
 def test_every_rank_gets_the_texts_of_all_in_order(group):
     texts = [f"naïve {rank}" * rank for rank in range(group.size)]
-    assert texts_of_all(group, texts[group.rank]) == texts
+    assert gather_texts(group, texts[group.rank]) == texts
 
 
 def test_an_error_that_is_not_for_the_user_is_not_shared():

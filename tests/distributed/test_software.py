@@ -28,7 +28,7 @@ def join_as_another(who: int, name: str, value: object) -> tuple[int, bool, bool
             with session():
                 print("joined")
         except LucidError as error:
-            return error.exit_code, error.agreed, error.told
+            return error.exit_code, error.agreed, error.reported
     return 0, True, False
 
 

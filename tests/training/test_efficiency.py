@@ -2,7 +2,7 @@
 
 import pytest
 
-from lucid.distributed import Place, StopRequest
+from lucid.distributed import RankLocation, StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.training import trainer
 from lucid.training.config import load
@@ -12,8 +12,8 @@ from lucid.training.setup import open_run
 SHARED, OWN = [(0, 1, 2, 3)] * 4, [(0,), (1,), (2,), (3,)]
 
 
-def places(host, masks, threads):
-    return [Place(host, mask, len(mask), threads, "cpu") for mask in masks]
+def locations(host, masks, threads):
+    return [RankLocation(host, mask, len(mask), threads, "cpu") for mask in masks]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def places(host, masks, threads):
     ],
 )
 def test_as_many_ranks_of_a_host_count_as_have_cores(masks, threads, count):
-    ranks = places("a", masks, threads) + places("b", masks, threads)
+    ranks = locations("a", masks, threads) + locations("b", masks, threads)
     counted = [rank for rank in range(len(ranks)) if has_cores(ranks, rank)]
     assert counted == [*range(count), *range(len(masks), len(masks) + count)]
 

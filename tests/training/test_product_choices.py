@@ -119,13 +119,13 @@ def test_ranks_with_other_kinds_of_card_have_choices_of_their_own(card, staged, 
 @pytest.mark.emulated
 @pytest.mark.mpi(min_size=2)
 def test_ranks_send_only_what_the_first_does_not_have(card, staged, monkeypatch):
-    sent, texts_of_all = [], product_choices.texts_of_all
+    sent, gather_texts = [], product_choices.gather_texts
 
     def gathered(communicator, text):
         sent.append(text)
-        return texts_of_all(communicator, text)
+        return gather_texts(communicator, text)
 
-    monkeypatch.setattr(product_choices, "texts_of_all", gathered)
+    monkeypatch.setattr(product_choices, "gather_texts", gathered)
     for product in range(100):
         algorithms.chosen(card, str(product), lambda: {0: 1.0})
     algorithms.chosen(card, "of this rank", lambda: {staged.rank: 1.0})

@@ -12,7 +12,7 @@ import yaml
 
 from lucid.analysis.breakdown import StepClock, measure
 from lucid.cli.bench.table import print_breakdown
-from lucid.distributed import all_or_none, session, text_of_first, watched
+from lucid.distributed import all_or_none, run_on_first_rank, session, watched
 from lucid.errors import ConfigError
 from lucid.models.bert.zoo import LARGE
 from lucid.preparation import prepare
@@ -78,7 +78,7 @@ def step(
     with session() as group, TemporaryDirectory(prefix="lucid-bench-") as name:
         folder = Path(name)
         made_up = _made_up_settings(size or Size.BASE, length or 128, batch or 4)
-        text = text_of_first(group, lambda: json.dumps(_load(config, made_up, given, folder).as_dict()))
+        text = run_on_first_rank(group, lambda: json.dumps(_load(config, made_up, given, folder).as_dict()))
         run_config = from_dict(json.loads(text))
         if config is None:
             all_or_none(group, lambda: _make_corpus(folder))

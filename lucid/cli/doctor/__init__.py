@@ -14,10 +14,9 @@ from lucid.cli.doctor.hosts import Host, judge_hosts
 from lucid.cli.doctor.network import measure_network
 from lucid.cli.doctor.software import judge_software
 from lucid.cli.doctor.storage import measure_storage
-from lucid.distributed import Place, places, session, texts_of_all, watched
+from lucid.distributed import RankLocation, gather_texts, locate_ranks, print_locations, session, watched
 from lucid.distributed.communicators.mpi import MPICommunicator
-from lucid.distributed.connection import Group
-from lucid.distributed.locations_table import print_placement
+from lucid.distributed.connection import ProcessGroup
 from lucid.errors import ExitCode
 from lucid.kernels import threads
 
@@ -39,7 +38,7 @@ def doctor(
         launch/mpirun.sh -n 4 --hostfile hosts --doctor --folder /scratch/runs
     """
     with session() as group, watched(group, _SECONDS_WITHOUT_ANSWER):
-        ranks = places(group, threads.count())
+        ranks = locate_ranks(group, threads.count())
         found = _hosts(group, ranks)
         errors = 0
         for finding in chain(_alone(group, found, ranks, folder), _together(group, found)):
@@ -47,12 +46,12 @@ def doctor(
                 print_finding(finding)
                 errors += finding.level == Level.ERROR
         if group.rank == 0:
-            print_placement(ranks)
+            print_locations(ranks)
         failed = group.all_reduce_scalar(errors) > 0
     return ExitCode.FAILED if failed else ExitCode.FINISHED
 
 
-def _alone(group: Group, found: list[Host], ranks: list[Place], folder: Path) -> Iterator[Finding]:
+def _alone(group: ProcessGroup, found: list[Host], ranks: list[RankLocation], folder: Path) -> Iterator[Finding]:
     """What the first rank finds out by itself."""
     if group.rank == 0:
         yield from judge_software(group, {host.name: host.libraries for host in found})
@@ -61,7 +60,7 @@ def _alone(group: Group, found: list[Host], ranks: list[Place], folder: Path) ->
     group.barrier()
 
 
-def _together(group: Group, found: list[Host]) -> Iterator[Finding]:
+def _together(group: ProcessGroup, found: list[Host]) -> Iterator[Finding]:
     """What all ranks measure together."""
     if isinstance(group, MPICommunicator) and group.size > 1:
         # Half of what there is, for others want memory too.
@@ -72,8 +71,8 @@ def _together(group: Group, found: list[Host]) -> Iterator[Finding]:
         yield Finding(Level.OK, "all-reduce", text)
 
 
-def _hosts(group: Group, ranks: list[Place]) -> list[Host]:
+def _hosts(group: ProcessGroup, ranks: list[RankLocation]) -> list[Host]:
     """Return all hosts, each as its first rank sees it."""
     count = sum(place.host == ranks[group.rank].host for place in ranks)
     own = json.dumps(asdict(Host.here(count))) if group.local_rank == 0 else ""
-    return [Host(**json.loads(text)) for text in texts_of_all(group, own) if text]
+    return [Host(**json.loads(text)) for text in gather_texts(group, own) if text]

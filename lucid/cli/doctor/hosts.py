@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.software import libraries
-from lucid.distributed import Place
+from lucid.distributed import RankLocation
 from lucid.launch.limits import memory_limit
 
 # What a replica of BERT-base takes of each, measured: weights, gradients, moments, activations; and its gradients.
@@ -69,11 +69,11 @@ def interfaces() -> dict[str, float]:
     return found
 
 
-def judge_hosts(found: Sequence[Host], places: Sequence[Place]) -> Iterator[Finding]:
+def judge_hosts(found: Sequence[Host], locations: Sequence[RankLocation]) -> Iterator[Finding]:
     """Judge all hosts together: of each kind of line, the worst of them."""
-    count = f"{len(found)} host{'s' * (len(found) > 1)}, {len(places)} rank{'s' * (len(places) > 1)}"
+    count = f"{len(found)} host{'s' * (len(found) > 1)}, {len(locations)} rank{'s' * (len(locations) > 1)}"
     yield Finding(Level.OK, "hosts", count)
-    yield _cores(places)
+    yield _cores(locations)
     free = {host.memory_free / host.ranks: host for host in found}
     least = free[min(free)]
     yield ok_if(
@@ -99,15 +99,15 @@ def judge_hosts(found: Sequence[Host], places: Sequence[Place]) -> Iterator[Find
         yield Finding(Level.OK, "network", f"{text}{where}")
 
 
-def _cores(places: Sequence[Place]) -> Finding:
+def _cores(locations: Sequence[RankLocation]) -> Finding:
     """Judge whether some host has more threads than cores."""
-    by_host: dict[str, list[Place]] = defaultdict(list)
-    for place in places:
-        by_host[place.host].append(place)
+    by_host: dict[str, list[RankLocation]] = defaultdict(list)
+    for location in locations:
+        by_host[location.host].append(location)
     crowds = []
     for host, ranks in by_host.items():
-        cores = sum({place.cpus: place.cores for place in ranks}.values())
-        threads = sum(place.threads for place in ranks)
+        cores = sum({location.cpus: location.cores for location in ranks}.values())
+        threads = sum(location.threads for location in ranks)
         crowds.append((threads / cores, threads, cores, host))
     worst, threads, cores, host = max(crowds)
     text = f"{threads} thread{'s' * (threads > 1)} on {cores} core{'s' * (cores > 1)}"

@@ -14,7 +14,7 @@ import numpy as np
 from lucid.backend import Array
 from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.hosts import INFINIBAND, NETWORKS, interfaces
-from lucid.distributed import Communicator, choose, texts_of_all
+from lucid.distributed import Communicator, choose, gather_texts
 from lucid.distributed.communicators.mpi import MPICommunicator
 
 # The last is the gradients of BERT-base.
@@ -87,7 +87,7 @@ def _all_reduces(
     for size in sizes:
         array = whole[: size // 4]
         expected = expectation(part, array, scratch[: size // 4])
-        longest = max(float(text) for text in texts_of_all(group, str(expected)))
+        longest = max(float(text) for text in gather_texts(group, str(expected)))
         if longest > _MOST_SECONDS:
             yield Finding(Level.OK, subject, f"{size / 1e6:g} MB left out, as {longest:.0f} s are expected of it")
             continue
@@ -104,7 +104,7 @@ def _judge_sum(
         text = f"{size / 1e6:g} MB: wrong sums on {wrong:g} ranks: try distributed.backend=mpi, or another MPI library"
         return Finding(Level.ERROR, subject, text)
     own = (seconds / expected, seconds, expected, platform.node())
-    _, seconds, expected, host = max(json.loads(text) for text in texts_of_all(group, json.dumps(own)))
+    _, seconds, expected, host = max(json.loads(text) for text in gather_texts(group, json.dumps(own)))
     text = f"{size / 1e6:g} MB in {1e3 * seconds:,.1f} ms, {size / seconds / 1e9:.3g} GB/s"
     advice = f"is something else running on {host}, or are ranks bound to the same cores?"
     well = seconds < _FAR_BELOW * expected + _OVERHEAD
@@ -137,14 +137,14 @@ def _shortest(communicator: Communicator, array: Array, action: Callable[[Array]
 
 def _links(group: MPICommunicator) -> list[Link]:
     """Return the speed between each two hosts that are neighbours, measured by their first ranks."""
-    firsts = [rank for rank, text in enumerate(texts_of_all(group, str(group.local_rank))) if text == "0"]
+    firsts = [rank for rank, text in enumerate(gather_texts(group, str(group.local_rank))) if text == "0"]
     found: list[Link] = []
     # Pairs first, then the pairs between them: no host is in two at once.
     for start in (0, 1):
         pairs = list(pairwise(firsts))[start::2]
         peer = next((sum(pair) - group.rank for pair in pairs if group.rank in pair), None)
         own = _link(group, peer) if peer is not None else None
-        texts = texts_of_all(group, json.dumps(own))
+        texts = gather_texts(group, json.dumps(own))
         found += [Link(*json.loads(texts[one])) for one, _ in pairs]
     return found
 
@@ -224,7 +224,7 @@ def clock_offsets(group: Communicator, clock: Callable[[], float] = time.time) -
             answer = np.zeros(2)
             group.send_receive(np.zeros(2), answer, 0).wait()
             own = (float(answer[0]), float(answer[1]))
-    return [(offset, error) for offset, error in (json.loads(text) for text in texts_of_all(group, json.dumps(own)))]
+    return [(offset, error) for offset, error in (json.loads(text) for text in gather_texts(group, json.dumps(own)))]
 
 
 def _ask(group: Communicator, peer: int, clock: Callable[[], float]) -> tuple[float, float]:
@@ -243,7 +243,7 @@ def _swap(group: Communicator, peer: int, value: float) -> float:
 
 def _clocks(group: MPICommunicator) -> Finding:
     """Judge the clocks of all hosts."""
-    names = texts_of_all(group, platform.node())
+    names = gather_texts(group, platform.node())
     offsets = clock_offsets(group)
     worst = max(range(group.size), key=lambda rank: abs(offsets[rank][0]))
     offset, error = offsets[worst]

@@ -17,7 +17,7 @@ from lucid import kernels
 from lucid.backend import gpu_software
 from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.distributed.communicators.mpi import MPICommunicator, name_and_version
-from lucid.distributed.connection import Group
+from lucid.distributed.connection import ProcessGroup
 from lucid.errors import ConfigError
 from lucid.kernels import onednn
 from lucid.version import __version__
@@ -32,7 +32,7 @@ def libraries() -> dict[str, str]:
     return {name: _version(name) for name, _ in _requirements()}
 
 
-def judge_software(group: Group, of_hosts: dict[str, dict[str, str]]) -> Iterator[Finding]:
+def judge_software(group: ProcessGroup, of_hosts: dict[str, dict[str, str]]) -> Iterator[Finding]:
     """Judge what this rank has loaded, and the `libraries` of every host. This rank alone calls it."""
     yield Finding(Level.OK, "Python", f"{platform.python_version()} ({sys.executable}), lucid {__version__}")
     yield _libraries(of_hosts)
@@ -58,7 +58,7 @@ def _libraries(of_hosts: dict[str, dict[str, str]]) -> Finding:
     return Finding(Level.OK, "libraries", ", ".join(f"{name} {version}" for name, version in own.items()))
 
 
-def _mpi(group: Group) -> Finding:
+def _mpi(group: ProcessGroup) -> Finding:
     if isinstance(group, MPICommunicator):
         loaded = re.search(r"/\S*/libmpi\S*", Path("/proc/self/maps").read_text())
         return Finding(Level.OK, "MPI", f"{group.library} ({loaded[0] if loaded else 'its file is not known'})")

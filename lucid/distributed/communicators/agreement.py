@@ -37,16 +37,16 @@ def is_agreed(error: BaseException) -> bool:
     return isinstance(error, LucidError) and error.agreed
 
 
-def text_of_first(communicator: Communicator, action: Callable[[], str]) -> str:
+def run_on_first_rank(communicator: Communicator, action: Callable[[], str]) -> str:
     """Return on every rank the text that `action` gives on the first, which alone runs it.
 
     Its `LucidError` is raised on all, as in `all_or_none`. All ranks call this together.
     """
     text = all_or_none(communicator, lambda: action() if communicator.rank == 0 else "")
-    return text_of(communicator, text)
+    return broadcast_text(communicator, text)
 
 
-def texts_of_all(communicator: Communicator, text: str) -> list[str]:
+def gather_texts(communicator: Communicator, text: str) -> list[str]:
     """Return on every rank the `text` of each. All ranks call this together."""
     content = text.encode(errors="surrogatepass")
     lengths = np.zeros(communicator.size, np.int64)
@@ -61,7 +61,7 @@ def texts_of_all(communicator: Communicator, text: str) -> list[str]:
 
 def _shared(communicator: Communicator, error: LucidError | None, root: int) -> LucidError:
     """Return rank `root`'s error on all ranks."""
-    shared = LucidError(text_of(communicator, str(error), root))
+    shared = LucidError(broadcast_text(communicator, str(error), root))
     exit_code = np.array([error.exit_code if error else 0], np.int64)
     communicator.broadcast(exit_code, root)
     shared.exit_code = int(exit_code[0])
@@ -69,7 +69,7 @@ def _shared(communicator: Communicator, error: LucidError | None, root: int) -> 
     return shared
 
 
-def text_of(communicator: Communicator, text: str, root: int = 0) -> str:
+def broadcast_text(communicator: Communicator, text: str, root: int = 0) -> str:
     """Return on every rank the `text` of rank `root`. All ranks call this together."""
     # A message may quote a file name that is not UTF-8.
     content = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8).copy()

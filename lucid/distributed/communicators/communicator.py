@@ -49,16 +49,16 @@ class SideChannel(Protocol):
         """Give the channel back. All ranks call this."""
 
 
-class Companion(Protocol):
+class FailureListener(Protocol):
     """What communicates beside a group, by other hardware, and ends with it."""
 
     def failure(self) -> str:
         """Return what has gone wrong meanwhile, in a sentence; "" if nothing has. From any thread; does not block."""
 
-    def give_up(self) -> None:
+    def on_abort(self) -> None:
         """Leave at once what is under way, because the job ends. From any thread; takes seconds at most."""
 
-    def leave(self) -> None:
+    def on_close(self) -> None:
         """Give everything back, when all ranks have finished in order. Takes seconds at most."""
 
 

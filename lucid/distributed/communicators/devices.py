@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from lucid.backend import CPU, GPUInfo, use_gpu
-from lucid.distributed.communicators.agreement import all_or_none, texts_of_all
+from lucid.distributed.communicators.agreement import all_or_none, gather_texts
 from lucid.distributed.communicators.communicator import Communicator
 
 
@@ -50,7 +50,7 @@ def why_not_nccl(communicator: Communicator, device: str) -> str:
     """
     gpu = GPUInfo.at(device)
     own = _Seat(platform.node(), gpu.address, gpu.nccl)
-    seats = [_Seat(**json.loads(text)) for text in texts_of_all(communicator, json.dumps(asdict(own)))]
+    seats = [_Seat(**json.loads(text)) for text in gather_texts(communicator, json.dumps(asdict(own)))]
     taken: dict[tuple[str, str], list[int]] = defaultdict(list)
     for rank, seat in enumerate(seats):
         if not seat.nccl:

@@ -18,7 +18,7 @@ from lucid.distributed.communicators import between_nodes
 from lucid.distributed.communicators.announcement import check_world_size
 from lucid.distributed.communicators.communicator import (
     Communicator,
-    Companion,
+    FailureListener,
     SideChannel,
     Work,
     check_array,
@@ -76,7 +76,7 @@ class MPICommunicator(Communicator):
         subtree = in_place and self._node.size & (self._node.size - 1) == 0
         self.nodes_are_subtrees: bool = self.evenly_spread and self._ranks.allreduce(int(subtree)) == self.size
         self._progress_threads: list[ProgressThread] = []
-        self._companions: list[Companion] = []
+        self._listeners: list[FailureListener] = []
         # Communicators of this node's ranks alone.
         self._within: list[MPICommunicator] = []
 
@@ -173,16 +173,16 @@ class MPICommunicator(Communicator):
         """Let MPI move messages that are under way, as it does in its own calls only. Does not block."""
         self._ranks.Iprobe()
 
-    def accompany(self, companion: Companion) -> None:
-        """Let `companion` end with this communicator: its failure is this one's, and so is the end of the job."""
-        self._companions.append(companion)
+    def attach(self, listener: FailureListener) -> None:
+        """Let `listener` end with this communicator: its failure is this one's, and so is the end of the job."""
+        self._listeners.append(listener)
 
     def failure(self) -> str:
-        return next(filter(None, (companion.failure() for companion in self._companions)), "")
+        return next(filter(None, (listener.failure() for listener in self._listeners)), "")
 
     def abort(self, code: int) -> NoReturn:
-        for companion in self._companions:
-            companion.give_up()
+        for listener in self._listeners:
+            listener.on_abort()
         self._mpi.COMM_WORLD.Abort(code)
         # MPICH only tells the launcher, and goes on until that kills this process.
         time.sleep(_SECONDS_TO_BE_KILLED)
@@ -195,8 +195,8 @@ class MPICommunicator(Communicator):
             thread.stop()
         for window in self._windows:
             window.free()
-        for companion in self._companions:
-            companion.leave()
+        for listener in self._listeners:
+            listener.on_close()
         for part in (*self._within, self):
             for ranks in (part._counterparts, part._node, part._ranks):
                 ranks.Free()

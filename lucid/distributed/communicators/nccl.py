@@ -28,7 +28,7 @@ from lucid.backend import CPU, Array, address, device_of, zeros
 from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.communicators.communicator import (
     Communicator,
-    Companion,
+    FailureListener,
     Finished,
     SideChannel,
     Work,
@@ -58,7 +58,7 @@ _IDENTITY_BYTES = 128
 _SECONDS_TO_LEAVE = 2.0
 
 
-class NCCLCommunicator(Communicator, Companion):
+class NCCLCommunicator(Communicator, FailureListener):
     """The ranks of `base`, each of which has a GPU of its own: "cuda:N", the current one. It ends with `base`."""
 
     def __init__(self, base: MPICommunicator, device: str, wire_dtype: WireDtype = "float32") -> None:
@@ -78,7 +78,7 @@ class NCCLCommunicator(Communicator, Companion):
         self._asked = cupy.cuda.Event(disable_timing=True)
         self._rounded = cupy.empty(0, _BFLOAT16)
         self._connection, self._is_left = self._connect(), False
-        base.accompany(self)
+        base.attach(self)
 
     def _connect(self) -> Any:
         identity = np.zeros(_IDENTITY_BYTES, np.uint8)
@@ -163,10 +163,10 @@ class NCCLCommunicator(Communicator, Companion):
             return f"NCCL lost the connection to other GPUs: {_in_words(error)}"
         return ""
 
-    def give_up(self) -> None:
+    def on_abort(self) -> None:
         self._part_by(self._connection.abort)
 
-    def leave(self) -> None:
+    def on_close(self) -> None:
         self._part_by(self._connection.destroy)
 
     def _part_by(self, call: Callable[[], None]) -> None:

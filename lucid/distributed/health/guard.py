@@ -47,10 +47,10 @@ def report_and_abort(communicator: Communicator, error: BaseException) -> NoRetu
     if communicator.size > 1:
         place = communicator.whereabouts.place()
         message = f"rank {communicator.rank} of {communicator.size} failed {place}, all ranks end:\n{message}"
-    tell_and_abort(communicator, message, code)
+    print_and_abort(communicator, message, code)
 
 
-def tell_and_abort(communicator: Communicator, message: str, code: int) -> NoReturn:
+def print_and_abort(communicator: Communicator, message: str, code: int) -> NoReturn:
     """Print `message` from this rank, and end all ranks with exit code `code`. From any thread."""
     try:
         sys.stdout.flush()

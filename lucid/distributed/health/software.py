@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lucid.distributed.communicators.agreement import all_or_none, text_of_first
+from lucid.distributed.communicators.agreement import all_or_none, run_on_first_rank
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.errors import LaunchError
 from lucid.version import __version__
@@ -29,8 +29,8 @@ def check_same_software(communicator: Communicator, mpi_library: str) -> None:
         "MPI": mpi_library,
     }
     if communicator.local_rank == 0:  # the others of this host read the same files
-        own[_SOURCES] = _digest(Path(__file__).parents[1])
-    first = json.loads(text_of_first(communicator, lambda: json.dumps(own)))
+        own[_SOURCES] = _digest(Path(__file__).parents[2])
+    first = json.loads(run_on_first_rank(communicator, lambda: json.dumps(own)))
     all_or_none(communicator, partial(_compare, communicator.rank, own, first))
 
 

@@ -26,9 +26,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from lucid.distributed.communicators.agreement import is_agreed, texts_of_all
+from lucid.distributed.communicators.agreement import gather_texts, is_agreed
 from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, Communicator, SideChannel
-from lucid.distributed.health.guard import report_and_abort, tell_and_abort
+from lucid.distributed.health.guard import print_and_abort, report_and_abort
 from lucid.distributed.health.hang import Sighting, describe
 from lucid.errors import ExitCode, TrainingError
 from lucid.launch.rank_status import RankStatus
@@ -55,7 +55,7 @@ def watched(communicator: Communicator, seconds: float) -> Iterator[None]:
     if channel is None:
         yield
         return
-    watch = _Watch(communicator, channel, seconds, texts_of_all(communicator, socket.gethostname()))
+    watch = _Watch(communicator, channel, seconds, gather_texts(communicator, socket.gethostname()))
     thread = threading.Thread(target=watch.run, name="watchdog", daemon=True)
     thread.start()
     in_order = True
@@ -156,7 +156,7 @@ class _Watch:
         lowest = min(rank for rank, sighting in sightings.items() if sighting.waits)
         if lowest == self._communicator.rank or self._clock - self._in_vain_since >= _SECONDS_FOR_THE_LOWEST:
             signal.alarm(_SECONDS_FOR_THE_ABORT)
-            tell_and_abort(self._communicator, describe(sightings, self._hosts), ExitCode.HUNG)
+            print_and_abort(self._communicator, describe(sightings, self._hosts), ExitCode.HUNG)
 
     def _stands_still(self, rank: int) -> bool:
         """Return whether `rank` has been in one place for as long as it may, or has not been heard of."""

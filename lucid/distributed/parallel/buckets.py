@@ -19,7 +19,7 @@ from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.nn.parameters import FlatParameters
 
 # Does something that communicates, now or wherever it belongs.
-Outside = Callable[[Callable[[], None]], None]
+RunCollective = Callable[[Callable[[], None]], None]
 
 
 class BucketedReduction:
@@ -28,7 +28,7 @@ class BucketedReduction:
     def __init__(self, flat: FlatParameters, partition: Replicated | Sharded) -> None:
         """Listen to the parameters. The buckets are those of `partition`, as of `cut`."""
         self.accumulating = False
-        self.outside: Outside = at_once
+        self.run_collective: RunCollective = run_now
         self._flat, self._partition = flat, partition
         self._bucket_sizes = [0] * len(partition.buckets)
         bucket = 0
@@ -57,7 +57,7 @@ class BucketedReduction:
             return
         while self._asked < len(self._not_ready) and self._not_ready[self._asked] == 0:
             self._asked += 1
-            self.outside(self._launch_next)
+            self.run_collective(self._launch_next)
 
     def _launch_next(self) -> None:
         self._works.append(self._partition.sum(len(self._works)))
@@ -66,7 +66,7 @@ class BucketedReduction:
         self._flat.zero_unset_gradients()
         self._not_ready, self._asked = self._bucket_sizes.copy(), 0
         if not self.accumulating:
-            self.outside(self._finish)
+            self.run_collective(self._finish)
 
     def _finish(self) -> None:
         """Wait for all buckets. A replay repeats this and `_launch_next`: they look at nothing that backward marks."""
@@ -77,7 +77,7 @@ class BucketedReduction:
         self._works.clear()
 
 
-def at_once(action: Callable[[], None]) -> None:
+def run_now(action: Callable[[], None]) -> None:
     """Do what backward communicates when it is due."""
     action()
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from lucid.backend import device_of
 from lucid.distributed.communicators.communicator import Communicator
-from lucid.distributed.parallel.buckets import BucketedReduction, Outside, cut
+from lucid.distributed.parallel.buckets import BucketedReduction, RunCollective, cut
 from lucid.distributed.parallel.exact import ExactReduction
 from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.nn.module import Module
@@ -25,7 +25,7 @@ class Reduction(Protocol):
     # Whether another backward follows in the step.
     accumulating: bool
     # Does what communicates: at once, unless the backward that is running is recorded.
-    outside: Outside
+    run_collective: RunCollective
 
     def begin_step(self) -> None:
         """Let the next backward be the first of a step."""
@@ -97,16 +97,16 @@ class DistributedDataParallel(Generic[ModuleT]):
         self._reduction.begin_step()
 
     @contextmanager
-    def communicating(self, outside: Outside) -> Iterator[None]:
+    def collectives_run_by(self, run: RunCollective) -> Iterator[None]:
         """Within this, what backward communicates is given to `outside`, to do it in order, now or after backward.
 
         The exact reduction has done it by then.
         """
-        before, self._reduction.outside = self._reduction.outside, outside
+        before, self._reduction.run_collective = self._reduction.run_collective, run
         try:
             yield
         finally:
-            self._reduction.outside = before
+            self._reduction.run_collective = before
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ with, and the mirrored exchanges bring the parts together again: the bytes of an
 from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
 from lucid.distributed.communicators.communicator import Communicator
-from lucid.distributed.parallel.buckets import Outside, at_once
+from lucid.distributed.parallel.buckets import RunCollective, run_now
 from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.errors import ConfigError
 from lucid.nn.parameters import FlatParameters
@@ -59,7 +59,7 @@ class ExactReduction:
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
         self.accumulating = False
-        self.outside: Outside = at_once
+        self.run_collective: RunCollective = run_now
         self._flat, self._partition, self._communicator = flat, partition, communicator
         self._leaves, self._leaf = leaves, 0
         # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.
