@@ -1,4 +1,4 @@
-"""The models."""
+"""Models: BERT for pretraining, its configuration, and its published sizes."""
 
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.pretraining import BERTForPreTraining

@@ -1,4 +1,4 @@
-"""Modules, layers, the fused operations they call, and the flat buffers their parameters live in."""
+"""Modules, layers, the fused operations that layers call, and flat buffers for parameters."""
 
 from lucid.nn import functional
 from lucid.nn.layers import Dropout, Embedding, LayerNorm, Linear, TiedLinear

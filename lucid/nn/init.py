@@ -1,4 +1,4 @@
-"""Initial weights, drawn from `lucid.manual_seed` and the number of calls since."""
+"""Initial weights, drawn from the seed of `lucid.manual_seed` and the number of calls since."""
 
 import math
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ import numpy as np
 from lucid import random
 from lucid.backend import Array
 
-# How much of a normal distribution lies below minus two deviations, and below two: SciPy's values, to the last bit.
+# The probabilities below minus two and below two standard deviations: SciPy's values, to the last bit.
 _BELOW, _ABOVE = 0.022750131948179195, 0.9772498680518208
-# Numbers at once: their temporaries stay in a core's cache.
+# Numbers computed at once, so that temporary arrays fit into a core's cache.
 _CHUNK = 16_384
 
-# The rational approximations of the Cephes library, highest power first: about the middle, and for the tails.
+# The rational approximations of the Cephes library for the middle and for the tails, highest power first.
 _TAIL, _ROOT_OF_TWO_PI = math.exp(-2), 2.50662827463100050242
 _MIDDLE_ABOVE = (
     -5.99633501014107895267e1, 9.80010754185999661536e1, -5.66762857469070293439e1, 1.39312609387279679503e1,
@@ -39,8 +39,8 @@ _drawing: ContextVar[bool] = ContextVar("drawing", default=True)
 
 
 @contextmanager
-def undrawn(wanted: bool = True) -> Iterator[None]:
-    """Leave weights that are made inside the block at zero, if `wanted`, as others will be copied over them.
+def without_draws(wanted: bool = True) -> Iterator[None]:
+    """Initialise weights to zero inside the block, if `wanted`, because the caller will overwrite them.
 
     Later draws are the same as if these weights had been drawn.
     """
@@ -52,7 +52,7 @@ def undrawn(wanted: bool = True) -> Iterator[None]:
 
 
 def truncated_normal(shape: tuple[int, ...], deviation: float) -> Array:
-    """Return float32 of a normal distribution of this deviation, cut off at two of them (as in the original BERT)."""
+    """Return float32 from a normal distribution truncated at two standard deviations, as in the original BERT."""
     coordinates = random.coordinates_by_hand(rows=1)
     if not _drawing.get():
         return zeros(*shape)
@@ -66,10 +66,10 @@ def truncated_normal(shape: tuple[int, ...], deviation: float) -> Array:
 
 
 def normal_quantile(probabilities: Array) -> Array:
-    """Return float64 [N]: where the standard normal distribution reaches probabilities [N] (float64).
+    """Return the quantiles (float64 [N]) of the standard normal distribution at probabilities [N] (float64).
 
-    They lie between 1e-13 and 1 - 1e-13; the relative error is below 2e-15. S. L. Moshier, Cephes Mathematical Library,
-    1989, `ndtri`, whose approximations SciPy has too.
+    The probabilities lie between 1e-13 and 1 - 1e-13; the relative error is below 2e-15. The approximations are those
+    of `ndtri` in S. L. Moshier, Cephes Mathematical Library, 1989, which SciPy has too.
     """
     upper = probabilities > 1 - _TAIL
     nearer = np.where(upper, 1 - probabilities, probabilities)

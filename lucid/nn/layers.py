@@ -1,4 +1,4 @@
-"""The layers that hold parameters. Each is its parameters and one call of `functional`."""
+"""The layers. Each holds parameters or settings, and calls one function of `functional`."""
 
 from lucid.autograd import Tensor
 from lucid.backend import Array
@@ -7,7 +7,7 @@ from lucid.nn.module import Module, Parameter
 
 
 class Linear(Module):
-    """x [..., I] times weight [O, I] transposed, plus bias [O]; `deviation` is that of the initial weights."""
+    """x [..., I] times weight [O, I] transposed, plus bias [O]. `deviation` is the spread of the initial weights."""
 
     def __init__(self, inputs: int, outputs: int, deviation: float = 0.02) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Linear(Module):
 
 
 class TiedLinear(Module):
-    """A linear layer over parameters that belong to other modules: weight [O, I] and bias [O]."""
+    """A linear layer whose weight [O, I] and bias [O] belong to other modules."""
 
     def __init__(self, weight: Parameter, bias: Parameter) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class TiedLinear(Module):
         return functional.linear(x, self.weight, self.bias)
 
     def padded(self, x: Tensor) -> Tensor:
-        """Return the same with columns of zeros behind: as many as the parameters have rows (`Parameter.padded`)."""
+        """Return the same with additional columns of zeros, one for each row that pads the parameters."""
         return functional.linear(x, self.weight.padded, self.bias.padded)
 
     def extra_repr(self) -> str:
@@ -57,9 +57,9 @@ class LayerNorm(Module):
 
 
 class Embedding(Module):
-    """A table [count, width] of vectors, looked up by integer ids [...], and added to an addend [..., width] if given.
+    """A table [count, width] of vectors, looked up by integer ids [...] and added to an addend [..., width] if given.
 
-    The vector of `padding_id` starts at zero and learns nothing from look-ups.
+    The vector of `padding_id` starts at zero and gets no gradient from look-ups.
     """
 
     def __init__(self, count: int, width: int, deviation: float = 0.02, padding_id: int | None = None) -> None:
@@ -77,7 +77,7 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Dropout at one numbered site of a model; see `functional.dropout`."""
+    """Dropout at one numbered site of a model (`functional.dropout`)."""
 
     def __init__(self, probability: float, site: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`Parameter` and `Module`: a tree of named parameters, with PyTorch's habits and Hugging Face's names."""
+"""`Parameter` and `Module`: a tree of named parameters that behaves as in PyTorch."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,27 +31,26 @@ class _Copied(Tensor):
 
 
 class Parameter(_Copied):
-    """A leaf that is trained. Two modules may hold the same one: it is then counted, and updated, once.
+    """A leaf that is trained. If several modules hold the same one, it is counted and updated once.
 
-    It may have a copy in bfloat16 (`flatten` makes it); `data`, and all that reads it, stays float32.
+    `flatten` may give it a copy in bfloat16 to compute with; `data` stays float32. It may also put rows of zeros behind
+    the values, the copy and the gradient, so that their number is a multiple of `row_multiple`.
     """
 
     def __init__(self, data: backend.Array) -> None:
         super().__init__(data, requires_grad=True, copy=None)
-        # `flatten` puts rows of zeros behind this one's, so that there are a multiple of so many: see `padded`.
         self.row_multiple = 1
-        self._is_flat = False
-        # Values, their copy, and room for the gradient, with the rows of zeros.
+        # Values, copy and gradient buffer with the rows of zeros, once `flatten` has made them.
         self._padded_data: backend.Array | None = None
         self._padded_copy: backend.Array | None = None
-        self._padded_room: backend.Array | None = None
+        self._padded_gradient: backend.Array | None = None
 
     @property
     def padded(self) -> Tensor:
-        """This parameter with the rows of zeros that lie behind it in flat buffers; itself where there are none.
+        """This parameter with the rows of zeros behind it, or itself if it has none.
 
-        Operations may be given it in place of the parameter, whose gradient it contributes to: they give the rows of
-        zeros a gradient of 0.
+        Operations that take it contribute to the gradient of the parameter. They give the rows of zeros a gradient of
+        0.
         """
         if self._padded_data is None or self._padded_data.shape == self.shape:
             return self
@@ -62,46 +61,46 @@ class Parameter(_Copied):
         self._bfloat16_copy, self._padded_copy = self._own(copy), copy
 
     def use_buffers(self, data: backend.Array, gradient: backend.Array) -> None:
-        """Move values and gradient into these arrays: views into flat buffers, perhaps with rows of zeros behind."""
+        """Move values and gradient into these arrays: views into flat buffers, with rows of zeros behind if any."""
         super().use_buffers(self._own(data), self._own(gradient))
-        self._padded_data, self._padded_room, self._is_flat = data, gradient, True
+        self._padded_data, self._padded_gradient = data, gradient
 
     def collect_gradient_in(self, buffer: backend.Array) -> None:
-        """Let the next backward overwrite `buffer`, which has as many rows as the room for gradients so far."""
+        """Make the next backward overwrite `buffer`, which has as many rows as the gradient buffer so far."""
         super().collect_gradient_in(self._own(buffer))
-        self._padded_room = buffer
+        self._padded_gradient = buffer
 
     def _own(self, padded: backend.Array) -> backend.Array:
         return padded if padded.shape == self.shape else padded[: len(self)]
 
     def gradient_target(self, shape: tuple[int, ...]) -> Target:
-        """Return where a contribution to the gradient goes, of this parameter's shape or of that of `padded`."""
-        room = self._padded_room
-        if room is None or room.shape == self.shape:
+        """Return where to write or add a contribution of `shape`, this parameter's or that of `padded`."""
+        padded = self._padded_gradient
+        if padded is None or padded.shape == self.shape:
             return super().gradient_target(shape)
         target = super().gradient_target(self.shape)
-        if shape == room.shape:
-            return target._replace(out=room)
+        if shape == padded.shape:
+            return target._replace(out=padded)
         if not target.accumulate:
-            room[len(self) :] = 0
+            padded[len(self) :] = 0
         return target
 
     def accumulate(self, contribution: Gradient) -> None:
-        if not isinstance(contribution, Target) or contribution.out is not self._padded_room:
+        if not isinstance(contribution, Target) or contribution.out is not self._padded_gradient:
             super().accumulate(contribution)
 
     def replace_data(self, data: backend.Array) -> None:
-        """Hold `data` instead. Raises `RuntimeError` once this is part of flat buffers, which would not follow."""
-        if self._is_flat:
+        """Hold `data` instead. Raises `RuntimeError` after `flatten`, because the flat buffers would not follow."""
+        if self._padded_data is not None:
             raise RuntimeError(
-                "the parameters are part of flat buffers, which an optimizer or DistributedDataParallel works on: move "
-                "or convert the module before these are made, or load its state_dict() into another one"
+                "an optimizer or DistributedDataParallel works on the flat buffers of these parameters: move or "
+                "convert the module before you make these, or load its state_dict() into another one"
             )
         super().replace_data(data)
 
 
 class _Padded(_Copied):
-    """A parameter with rows of zeros behind its own: see `Parameter.padded`."""
+    """A parameter with the rows of zeros behind it (`Parameter.padded`)."""
 
     def __init__(self, parameter: Parameter, data: backend.Array, copy: backend.Array | None) -> None:
         super().__init__(data, parameter.requires_grad, copy)
@@ -117,7 +116,7 @@ class Module:
 
     def __init__(self) -> None:
         self.training = True
-        # Whether backward computes again what is computed in here, rather than it being kept (see `recompute`).
+        # Whether backward computes the intermediate results of this module again instead of keeping them (`recompute`).
         self.recomputed = False
         self._parameters: dict[str, Parameter] = {}
         self._modules: dict[str, Module] = {}
@@ -131,14 +130,14 @@ class Module:
         super().__setattr__(name, value)
 
     def join(self, *parameters: Parameter) -> None:
-        """Let `flatten` lay these one behind the other, with nothing between, so that kernels may take them as one.
+        """Make `flatten` place these parameters without gaps, so that kernels may take them as one array.
 
-        All have one or all have several dimensions, and no parameter is joined twice.
+        Either all have one dimension or all have more, and no parameter is joined twice.
         """
         self._joined.append(parameters)
 
     def joined_parameters(self) -> Iterator[tuple[Parameter, ...]]:
-        """Yield the parameters joined by this module and all below it, those of each call of `join` together."""
+        """Yield the groups of parameters that this module and all below it have joined."""
         for _, module in self.named_modules():
             yield from module._joined
 
@@ -174,7 +173,7 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy arrays or tensors into the parameters of the same names, and into their copies in bfloat16.
 
-        Raises `ValueError` that names what is missing, unexpected, or of another shape; nothing is copied then.
+        Raises a `ValueError` that names missing and unexpected parameters and wrong shapes, before copying anything.
         """
         parameters = dict(self.named_parameters())
         shared = dict(self.named_parameters(keep_shared=True))
@@ -204,7 +203,7 @@ class Module:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Drop nothing and record nothing inside the block; then this module and all below it are as they were."""
+        """Switch dropout off and record nothing inside the block. Each module has its earlier mode again afterwards."""
         before = [(module, module.training) for _, module in self.named_modules()]
         self.eval()
         try:
@@ -222,7 +221,7 @@ class Module:
     def to(self, target: "str | np.dtype | type") -> Self:
         """Move all parameters to a device ("cpu", "cuda:0") or a dtype, in place.
 
-        Raises `RuntimeError` after `flatten`, unless they are there already.
+        Raises `RuntimeError` after `flatten` if this would change anything.
         """
         for parameter in self.parameters():
             moved = parameter.to(target)
@@ -243,7 +242,7 @@ class Module:
         return f"{type(self).__name__}({inside})"
 
     def extra_repr(self) -> str:
-        """Return what `repr` shows of this module itself."""
+        """Return the settings that `repr` shows for this module."""
         return ""
 
 

@@ -153,7 +153,7 @@ def _choose_attention(config: RunConfig) -> str | None:
 
 def _overwritten_model(config: RunConfig) -> BERTForPreTraining:
     """Return a model whose weights are not drawn, as they come from the first rank, a checkpoint or another model."""
-    with init.undrawn():
+    with init.without_draws():
         return BERTForPreTraining(config.model)
 
 

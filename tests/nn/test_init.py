@@ -52,6 +52,6 @@ def test_what_is_not_drawn_is_zero_and_changes_nothing_that_is_drawn_later():
     lucid.manual_seed(1)
     _, expected = (init.truncated_normal((3, 5), 0.5) for _ in range(2))
     lucid.manual_seed(1)
-    with init.undrawn():
+    with init.without_draws():
         assert not init.truncated_normal((3, 5), 0.5).any()
     np.testing.assert_array_equal(init.truncated_normal((3, 5), 0.5), expected)

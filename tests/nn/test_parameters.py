@@ -195,7 +195,7 @@ def test_a_module_is_not_moved_out_of_its_flat_buffers(model):
     flat = flatten(model)
     values = flat.values.copy()
     assert model.to("cpu").to(np.float32) is model
-    with pytest.raises(RuntimeError, match="move or convert the module before these are made"):
+    with pytest.raises(RuntimeError, match="move or convert the module before you make these"):
         model.to(np.float64)
     for name, view in flat.views(flat.values).items():
         assert np.shares_memory(dict(model.named_parameters())[name].data, view)

@@ -154,7 +154,7 @@ def test_a_pickle_is_never_loaded_wherever_it_lies(folder, tmp_path):
             read_all()
         rewrite(folder / name, content)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle, which is not read"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pickle, which lucid does not read"):
         read_all()
     assert not (tmp_path / "made").exists()
 

@@ -1,6 +1,6 @@
-"""Checks of what callers pass to the model: shapes, kinds and ranges, with errors that name the argument.
+"""Checks the arguments of the model: shapes, dtypes and ranges, with errors that name the argument.
 
-Ids, masks and labels come out in host memory, wherever they were: `rows.py` chooses there what travels to the device.
+Checked ids, masks and labels are in host memory, wherever they were before, because token rows are chosen there.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from lucid.kernels.sequences import Sequences
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.token_rows import TokenRows
 
-# In place of labels: the caller gave none, and none counts.
+# Stands for labels that the caller does not have: none counts.
 UNLABELLED: Final = object()
 
 
@@ -133,7 +133,7 @@ def integers(
 ) -> Array:
     """Return `values` as integers of `shape` (None: any size) in host memory, all in [0, bound) or `ignored`.
 
-    `bound_name` is the setting that `bound` comes from.
+    Errors name the setting that `bound` comes from, `bound_name`.
     """
     array = _array(name, values, shape)
     if array.dtype.kind not in "iu":
@@ -164,7 +164,7 @@ def _broadcast_rows(values: Any) -> Any:
 
 
 def flags(name: str, values: Any, shape: tuple[int, ...]) -> Array:
-    """Return `values`, zeros and ones of `shape`, as a bool array in host memory."""
+    """Return `values`, which are zeros and ones of `shape`, as a bool array in host memory."""
     array = _array(name, values, shape)
     neither = (array != 0) & (array != 1)
     if neither.any():
@@ -179,16 +179,16 @@ def check_token_id(name: str, value: int, vocab_size: int) -> None:
 
 
 def check_probabilities(mlm_probability: float, mask_replace_prob: float, random_replace_prob: float) -> None:
-    """Raise `ValueError` unless each is a share and the last two leave the rest to unchanged tokens."""
-    shares = {
+    """Raise `ValueError` unless each is a probability and the last two add up to at most 1."""
+    probabilities = {
         "mlm_probability": mlm_probability,
         "mask_replace_prob": mask_replace_prob,
         "random_replace_prob": random_replace_prob,
         "mask_replace_prob + random_replace_prob": mask_replace_prob + random_replace_prob,
     }
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} is {share}; it takes a number from 0 to 1")
+    for name, probability in probabilities.items():
+        if not 0 <= probability <= 1:
+            raise ValueError(f"{name} is {probability}; it takes a number from 0 to 1")
 
 
 def _embeddings(values: Any, width: int) -> Tensor:

@@ -6,19 +6,19 @@ from typing import Any, ClassVar, cast, get_args
 
 from lucid.kernels import Activation
 
-# Hugging Face has two names for the tanh form.
+# Hugging Face has two names for the tanh approximation.
 _SYNONYMS = {"gelu_pytorch_tanh": "gelu_new"}
 _LARGEST_SIZE = 2**31
 
 
 @dataclass(frozen=True)
 class BERTConfig:
-    """Sizes, dropout and initialisation of a BERT (Devlin et al., 2018). The defaults are those of BERT-base, uncased.
+    """Sizes, dropout and initialisation of a BERT (Devlin et al., 2018). The defaults describe BERT-base, uncased.
 
-    Raises `ValueError` that names the field, what it got and what it takes.
+    Raises a `ValueError` that names the field, its value and the values it takes.
     """
 
-    # For the validation of run configurations: a misspelt field is an error there too.
+    # Makes pydantic refuse misspelt fields in run configurations.
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     vocab_size: int = 30522
@@ -60,5 +60,5 @@ class BERTConfig:
 
     @property
     def activation(self) -> Activation:
-        """`hidden_act`, by the name of its kernel."""
+        """`hidden_act`, in the type that the kernels take."""
         return cast(Activation, self.hidden_act)

@@ -1,7 +1,7 @@
 """BERT without its heads: embeddings, the stack of transformer layers, and the pooled first token.
 
-Attribute names are Hugging Face's, so that parameters have theirs. S sequences of N rows in all, width C: what is
-computed of the rows is theirs alone, but for attention, which is within each sequence.
+Attribute names are Hugging Face's, and so are the names of the parameters. There are N token rows in S sequences, of
+width C. Each row is computed on its own, except in attention, which sees one sequence at a time.
 """
 
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from lucid.random import at, current_coordinates
 
 Recomputation = Literal["none", "attention", "layer"]
 
-# Dropout sites, numbered through the whole model: one after the embeddings, then three a layer.
+# Sites of dropout are numbered through the whole model: one after the embeddings, then three in each layer.
 _SITES_PER_LAYER = 3
 
 
@@ -65,7 +65,7 @@ class SelfAttention(Module):
 
 
 class ResidualOutput(Module):
-    """What closes both halves of a layer: a linear map, dropout, the residual, and normalisation."""
+    """The end of each half of a layer: a linear map, dropout, the residual, and normalisation."""
 
     def __init__(self, inputs: int, config: BERTConfig, site: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class ResidualOutput(Module):
         self.site = site
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        # The bias is added where the product is read next, not in a pass of its own.
+        # The next kernel adds the bias when it reads the product, which saves a pass.
         product, norm = functional.linear(x, self.dense.weight), self.LayerNorm
         return functional.dropout_add_layer_norm(
             product, self.dense.bias, residual, norm.weight, norm.bias, norm.epsilon,
@@ -84,11 +84,11 @@ class ResidualOutput(Module):
 
 
 class AttentionBlock(Module):
-    """The first half of a layer."""
+    """The first half of a layer: attention."""
 
     def __init__(self, config: BERTConfig, site: int) -> None:
         super().__init__()
-        # The name `self` is Hugging Face's.
+        # Hugging Face names this attribute `self`.
         self.self = SelfAttention(config, site)
         self.output = ResidualOutput(config.hidden_size, config, site + 1)
 
@@ -97,7 +97,7 @@ class AttentionBlock(Module):
 
 
 class Intermediate(Module):
-    """The widening map of the second half, with its activation."""
+    """The widening linear map of the second half, and its activation."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Encoder(Module):
         self.layer = ModuleList([Layer(config, number) for number in range(config.num_hidden_layers)])
 
     def recompute(self, part: Recomputation) -> None:
-        """Choose what backward computes again: nothing, every layer's attention block, or every whole layer."""
+        """Choose what backward computes again: nothing, the attention block of every layer, or every whole layer."""
         for layer in self.layer:
             layer.recomputed, layer.attention.recomputed = part == "layer", part == "attention"
 
@@ -149,12 +149,12 @@ class Pooler(Module):
         self.dense = Linear(config.hidden_size, config.hidden_size, config.initializer_range)
 
     def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
-        # Rows of a table at ids, whose gradient is a kernel: that of an index takes ten times as long.
+        # An embedding look-up, because its gradient is a kernel, ten times as fast as the gradient of an index.
         return self.dense(functional.embedding(sequences.first_rows, x)).tanh()
 
 
 class BERTModel(Module):
-    """Embeddings, encoder and pooler: from rows to hidden states [N, C], of which `pooler` makes [S, C]."""
+    """Embeddings, encoder and pooler: from token rows to hidden states [N, C], which `pooler` reduces to [S, C]."""
 
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
@@ -164,6 +164,6 @@ class BERTModel(Module):
 
     def forward(self, rows: TokenRows) -> Tensor:
         sequences = rows.sequences
-        drawing = at(sequences.coordinates(current_coordinates(rows.grid_rows))) if self.training else nullcontext()
-        with drawing:
+        dropout = at(sequences.coordinates(current_coordinates(rows.grid_rows))) if self.training else nullcontext()
+        with dropout:
             return self.encoder(self.embeddings(rows), sequences)

@@ -1,8 +1,8 @@
-"""The floating-point operations (FLOPs) of BERT, as MFU counts them: those of its matrix products, and no others.
+"""The floating-point operations (FLOPs) of BERT as MFU counts them: those of its matrix products, and no others.
 
-A product of [M, K] and [K, N] is 2 M N K. Of each, backward takes two as large: the gradients of both factors. Only
-what the result needs is counted: not padding, not unmasked positions in the MLM head, and nothing a second time that
-is computed again in backward. Chowdhery et al., "PaLM", 2022, appendix B.
+A product of [M, K] and [K, N] takes 2 M N K. Backward takes twice as many, for the gradients of both factors. Padding,
+unmasked positions in the MLM head and recomputation in backward do not count, because the result does not need them.
+Chowdhery et al., "PaLM", 2022, appendix B.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,24 @@ from lucid.models.bert.config import BERTConfig
 
 @dataclass(frozen=True)
 class ForwardFLOPs:
-    """The FLOPs of a forward pass: in linear layers, and in the products of attention."""
+    """The FLOPs of a forward pass, in linear layers and in the products of attention."""
 
     linear: int
     attention: int
 
     @property
     def training(self) -> int:
-        """Those of forward and backward together."""
+        """The FLOPs of forward and backward together."""
         return 3 * (self.linear + self.attention)
 
 
 def forward_flops(config: BERTConfig, lengths: Array, masked_tokens: int) -> ForwardFLOPs:
-    """Return the FLOPs of a forward pass with both heads over sequences of `lengths` [B] (integers), without padding.
+    """Return the FLOPs of a forward pass with both heads over sequences of `lengths` [S] (integers), without padding.
 
-    C width, I intermediate width, V vocabulary: each token of a layer meets 4 C C + 2 C I weights, and each masked one
-    C C + V C in the MLM head; each sequence meets C C + 2 C in pooler and NSP head. Attention multiplies each token's
-    query with each key of its sequence, and its probabilities with each value: C multiplications each.
+    C width, I intermediate width, V vocabulary. In each layer each token meets 4 C C + 2 C I weights. Each masked token
+    meets C C + V C weights in the MLM head, and each sequence C C + 2 C in pooler and NSP head. Attention multiplies
+    the query of each token with every key of its sequence, and its probabilities with every value: C multiplications
+    for each pair.
     """
     C, layers = config.hidden_size, config.num_hidden_layers
     weights = layers * (4 * C * C + 2 * C * config.intermediate_size)

@@ -1,4 +1,4 @@
-"""In from Hugging Face and out to it: `config.json` and `model.safetensors`, under the names of `transformers`."""
+"""Reads and writes `config.json` and `model.safetensors` as `transformers` names their content."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from lucid.nn import Module
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
-# Settings of transformers that change what the model computes, and the only values of them that are BERT's.
+# Settings of transformers that change what the model computes, with the only values that lucid supports.
 _FIXED_SETTINGS = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -31,15 +31,15 @@ _FIXED_SETTINGS = {
     "tie_word_embeddings": True,
 }
 _OLD_NAMES = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
-# Buffers that old versions wrote beside the weights.
+# Buffers that old versions of transformers wrote among the weights.
 _IGNORED = {"bert.embeddings.position_ids"}
 _NUMBERS = "float32", "float16", "bfloat16", "float64"
-# What a checkpoint may lack: a model for another task was saved without these.
+# Parameters that a checkpoint may lack, because a model for another task has none of them.
 _OPTIONAL = ("bert.pooler.", "cls.")
 
 
 def read_config(folder: Path) -> BERTConfig:
-    """Return the configuration in `folder`; settings that are not part of a BERT's shape are passed over."""
+    """Return the configuration in `folder`. Settings that are no field of `BERTConfig` are ignored."""
     path = folder / CONFIG_FILE
     try:
         settings = parse_json(path.read_bytes())
@@ -60,9 +60,9 @@ def read_config(folder: Path) -> BERTConfig:
 
 
 def read_weights(folder: Path, model: Module) -> list[str]:
-    """Copy the weights in `folder` into `model`, accepting old names, absent tied entries and absent heads.
+    """Copy the weights in `folder` into `model`. Old names, missing tied entries and missing heads are accepted.
 
-    Return the names of the parameters that are absent, with a warning; they keep their values.
+    Return the names of the missing parameters, which keep their values, and warn about them.
     """
     path = folder / WEIGHTS_FILE
     tensors = _read_tensors(path)
@@ -83,7 +83,7 @@ def read_weights(folder: Path, model: Module) -> list[str]:
     missing = [name for name in parameters if name not in state]
     lost = [name for name in missing if not name.startswith(_OPTIONAL)]
     if lost:
-        raise CheckpointError(f"{path}: {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''} is missing")
+        raise CheckpointError(f"{path} lacks {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}")
     if missing:
         warnings.warn(f"{path} has no {', '.join(missing)}: newly initialised", stacklevel=3)
     model.load_state_dict({name: state.get(name, parameter.numpy()) for name, parameter in parameters.items()})
@@ -91,11 +91,11 @@ def read_weights(folder: Path, model: Module) -> list[str]:
 
 
 def check_size(folder: Path, config: BERTConfig) -> None:
-    """Raise `CheckpointError` if there is no file that can hold the weights of `config`, before they take memory."""
+    """Raise `CheckpointError` if no file is large enough for the weights of `config`, before they take memory."""
     path = folder / WEIGHTS_FILE
     if not path.exists():
         others = sorted(found.name for found in folder.glob("*.bin"))
-        hint = f"; {others[0]} is a pickle, which is not read: save it as safetensors" if others else ""
+        hint = f"; {others[0]} is a pickle, which lucid does not read: save it as safetensors" if others else ""
         raise CheckpointError(f"{path} is not there{hint}")
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
     layer = config.hidden_size * 4 + config.intermediate_size * 2
@@ -107,7 +107,7 @@ def check_size(folder: Path, config: BERTConfig) -> None:
 
 
 def write(folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray]) -> None:
-    """Write `config.json` and `model.safetensors`, each aside first, then renamed over what is there.
+    """Write `config.json` and `model.safetensors`, each whole or not at all, over files that may be there.
 
     Raises `CheckpointError` if they cannot be written.
     """
@@ -122,7 +122,7 @@ def write(folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray]) -> 
 
 
 def config_json(config: BERTConfig) -> bytes:
-    """Return the content of `config.json`."""
+    """Return the content of `config.json` as transformers reads it."""
     settings: dict[str, Any] = {
         "architectures": ["BertForPreTraining"],
         "model_type": "bert",
@@ -136,11 +136,11 @@ def config_json(config: BERTConfig) -> bytes:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name as float32 safetensors, whole or not at all. Raises `OSError` if they cannot be written.
 
-    Neither copies what is float32 and contiguous nor keeps other threads from running.
+    Contiguous float32 arrays are not copied, and other threads run meanwhile.
     """
     aside = path.with_name(f"{path.name}.partial")
     try:
-        # The library makes files that only their owner can read: an ordinary one tells the permissions wanted here.
+        # The library would make a file that only its owner can read. A file made here has the wanted permissions.
         aside.touch()
         permissions = stat.S_IMODE(aside.stat().st_mode)
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
@@ -154,7 +154,7 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _as_os_error(error: safetensors.SafetensorError, path: Path) -> OSError:
-    """Return the failure of the operating system that the library wraps into a text of its own."""
+    """Return the error of the operating system that the library mentions in its own text."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number is None:
         return OSError(str(error))
@@ -168,12 +168,12 @@ def _read_tensors(path: Path) -> dict[str, np.ndarray]:
     except (safetensors.SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not any(name.startswith(("bert.", "cls.")) for name in tensors):
-        # The bare encoder is saved without the prefix.
+        # transformers saves a bare encoder without the prefix.
         tensors = {f"bert.{name}": array for name, array in tensors.items()}
     tensors = {name: array for name, array in tensors.items() if name not in _IGNORED}
     for name, array in tensors.items():
         if array.dtype.name not in _NUMBERS:
-            raise CheckpointError(f"{path}: {name} is of {array.dtype}, weights are of {', '.join(_NUMBERS)}")
+            raise CheckpointError(f"{path}: {name} has dtype {array.dtype}; weights have {', '.join(_NUMBERS)}")
     return {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
 
 

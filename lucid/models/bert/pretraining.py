@@ -1,7 +1,7 @@
 """`BERTForPreTraining`: BERT with the heads for masked language modelling (MLM) and next-sentence prediction (NSP).
 
 Devlin et al., "BERT: Pre-training of deep bidirectional transformers for language understanding", 2018.
-B batch, T length, C width, V vocabulary, M masked positions.
+B batch, T length, C width, V vocabulary, S sequences.
 """
 
 from dataclasses import replace
@@ -33,7 +33,7 @@ from lucid.random import coordinates_by_hand
 
 
 class ModelInputs(TypedDict, total=False):
-    """The inputs of `forward` beside `input_ids`: tensors or arrays."""
+    """The inputs of `forward` other than `input_ids`: tensors or arrays."""
 
     attention_mask: Any
     token_type_ids: Any
@@ -44,10 +44,10 @@ class ModelInputs(TypedDict, total=False):
 class BERTForPreTraining(Module):
     """BERT with MLM and NSP heads.
 
-    Every method takes the inputs of `forward`, by name, as tensors or NumPy arrays: `input_ids` [B, T] (integers below
-    `vocab_size`) or `inputs_embeds` [B, T, C] in their place, and optionally `attention_mask` [B, T] (1: attend,
-    0: padding), `token_type_ids` [B, T] (0: segment A, 1: segment B) and `position_ids` [T] or [B, T]. An argument of
-    the wrong shape, kind or range is a `ValueError` that names it, what it got and what it takes.
+    Every method takes the inputs of `forward` by name, as tensors or NumPy arrays: `input_ids` [B, T] (integers below
+    `vocab_size`) or, in their place, `inputs_embeds` [B, T, C], and optionally `attention_mask` [B, T] (1: attend,
+    0: padding), `token_type_ids` [B, T] (0: segment A, 1: segment B) and `position_ids` [T] or [B, T]. A wrong shape,
+    dtype or range is a `ValueError` that names the argument, its value and the values it takes.
     """
 
     def __init__(self, config: BERTConfig) -> None:
@@ -60,13 +60,13 @@ class BERTForPreTraining(Module):
     def from_pretrained(cls, folder: str | Path) -> "BERTForPreTraining":
         """Read a model from a folder with `config.json` and `model.safetensors`, as `transformers` writes them.
 
-        A checkpoint without pooler or heads gets new ones, with a warning. Raises `CheckpointError`.
+        If they lack pooler or heads, these get new weights, with a warning. Raises `CheckpointError`.
         """
         folder = Path(folder)
         config = hub.read_config(folder)
         hub.check_size(folder, config)
         state = random.state()
-        with init.undrawn():
+        with init.without_draws():
             model = cls(config)
         missing = hub.read_weights(folder, model)
         if missing:
@@ -82,10 +82,10 @@ class BERTForPreTraining(Module):
         hub.write(Path(folder), self.config, self.state_dict())
 
     def with_vocabulary(self, vocab_size: int) -> "BERTForPreTraining":
-        """Return this model with only the first `vocab_size` tokens, or with freshly drawn ones added."""
+        """Return this model with the first `vocab_size` tokens only, or with freshly drawn tokens added."""
         if vocab_size == self.config.vocab_size:
             return self
-        with init.undrawn(vocab_size < self.config.vocab_size):
+        with init.without_draws(vocab_size < self.config.vocab_size):
             model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
         kept = min(vocab_size, self.config.vocab_size)
         ours = dict(self.named_parameters())
@@ -132,7 +132,7 @@ class BERTForPreTraining(Module):
     ) -> Tensor:
         """Return the cross-entropy (nats) of `nsp_labels` [B]: 0 where segment B follows A, 1 where it does not.
 
-        A row labelled -100 does not count.
+        A label of -100 does not count.
         """
         _, nsp = self.losses(self._rows(input_ids, inputs, nsp_labels=nsp_labels))
         return nsp.reduced(reduction)
@@ -149,17 +149,17 @@ class BERTForPreTraining(Module):
         reduction: Reduction = "mean",
         **inputs: Unpack[ModelInputs],
     ) -> Tensor:
-        """Return mlm_weight x MLM loss + nsp_weight x NSP loss, each reduced on its own, from one pass."""
+        """Return mlm_weight x MLM loss + nsp_weight x NSP loss, each reduced on its own, from one forward pass."""
         mlm, nsp = self.losses(self._rows(input_ids, inputs, mlm_labels, nsp_labels, ignore_index))
         return mlm.reduced(reduction) * mlm_weight + nsp.reduced(reduction) * nsp_weight
 
     def losses(self, rows: LabelledRows) -> tuple[HeadLoss, HeadLoss]:
-        """Return the losses (MLM, NSP) of rows on the model's device. On a GPU the host does not wait for it in here.
+        """Return the losses of both heads, (MLM, NSP), on rows on the model's device. The host does not wait for a GPU.
 
-        Only labelled positions are scored: the scores of the vocabulary are the widest array of the model.
+        Only labelled positions are scored, because the scores of the vocabulary are the widest array of the model.
         """
         hidden = self.bert(rows)
-        # Looked up as rows of a table, because a kernel computes the gradient of that ten times as fast as an index's.
+        # An embedding look-up, because its gradient is a kernel, ten times as fast as the gradient of an index.
         masked = functional.embedding(rows.positions, hidden)
         scores, vocabulary = self.cls.predictions.padded(masked), self.config.vocab_size
         mlm = HeadLoss.of(scores, rows.mlm_labels, rows.masked, ignore_index=rows.ignore_index, vocabulary=vocabulary)
@@ -178,17 +178,18 @@ class BERTForPreTraining(Module):
     ) -> tuple[Tensor, Tensor]:
         """Return (masked_input_ids, mlm_labels), integers [B, T], drawn from `lucid.manual_seed`.
 
-        In each row a share `mlm_probability` of the tokens is chosen, one at least unless it is 0; of these
-        `mask_replace_prob` become `mask_token_id`, `random_replace_prob` any id of the vocabulary, the rest stay.
-        Padding (id `pad_token_id`, or 0 in `attention_mask`) and special tokens (1 in `special_tokens_mask`) are never
-        chosen. Labels hold the original id where chosen, `ignore_index` elsewhere.
+        In each row the fraction `mlm_probability` of the tokens is chosen, and at least one unless it is 0. Of the
+        chosen tokens the fraction `mask_replace_prob` becomes `mask_token_id`, the fraction `random_replace_prob`
+        becomes random ids of the vocabulary, and the rest stay. Padding (id `pad_token_id`, or 0 in `attention_mask`)
+        and special tokens (1 in `special_tokens_mask`) are never chosen. Labels hold the original ids of chosen tokens
+        and `ignore_index` elsewhere.
         """
         vocab_size = self.config.vocab_size
         check_probabilities(mlm_probability, mask_replace_prob, random_replace_prob)
         check_token_id("mask_token_id", mask_token_id, vocab_size)
         if 0 <= ignore_index < vocab_size:
-            raise ValueError(f"ignore_index is {ignore_index}, which is a token's id; it takes any other number")
-        # Labels and ids go where a token's dtype, such as uint16, has no room for them.
+            raise ValueError(f"ignore_index is {ignore_index}, which is the id of a token; it takes any other number")
+        # In int64, because ignore_index or mask_token_id may not fit into the dtype of the tokens, such as uint8.
         ids = integers("input_ids", input_ids, (None, None), vocab_size, "vocab_size").astype(np.int64)
         text = ids != self.config.pad_token_id
         if attention_mask is not None:
@@ -226,13 +227,13 @@ class BERTForPreTraining(Module):
     def get_mlm_accuracy(
         self, mlm_labels: Any, input_ids: Any = None, *, ignore_index: int = IGNORE_INDEX, **inputs: Unpack[ModelInputs]
     ) -> Tensor:
-        """Return the share of the positions that count whose most probable token is the label's. Dropout is off."""
+        """Return the fraction of the labelled positions whose most probable token is the label. Dropout is off."""
         rows = self._rows(input_ids, inputs, mlm_labels=mlm_labels, ignore_index=ignore_index)
         with self.evaluating():
             return self.losses(rows)[0].accuracy()
 
     def get_nsp_accuracy(self, nsp_labels: Any, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
-        """Return the share of rows whose next-sentence label is predicted. Dropout is off."""
+        """Return the fraction of the labelled rows whose next-sentence label is predicted. Dropout is off."""
         rows = self._rows(input_ids, inputs, nsp_labels=nsp_labels)
         with self.evaluating():
             return self.losses(rows)[1].accuracy()
@@ -248,7 +249,7 @@ class BERTForPreTraining(Module):
         ignore_index: int = IGNORE_INDEX,
         **inputs: Unpack[ModelInputs],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (MLM accuracy, NSP accuracy, their weighted mean), from one pass. Dropout is off."""
+        """Return (MLM accuracy, NSP accuracy, their weighted mean) from one forward pass. Dropout is off."""
         if mlm_weight < 0 or nsp_weight < 0 or mlm_weight + nsp_weight == 0:
             raise ValueError(f"mlm_weight is {mlm_weight} and nsp_weight {nsp_weight}; they take a positive sum")
         rows = self._rows(input_ids, inputs, mlm_labels, nsp_labels, ignore_index)
