@@ -7,7 +7,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: help train test test-all test-slurm test-gpu card-check soak lint bench bench-kernels bench-peers bench-gpu \
-	bench-gpu-launches clean
+	bench-gpu-launches clean slurm-programs
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
@@ -39,16 +39,17 @@ train: .venv/installed
 test: .venv/installed-dev
 	$(PYTEST)
 
-test-all: test
-	$(PYTEST) -m long
-	$(MAKE) test-slurm
+test-all: .venv/installed-dev slurm-programs
+	$(PYTEST) -m ''
 
-test-slurm: .venv/installed-dev
+test-slurm: .venv/installed-dev slurm-programs
+	$(BIN)/python -m pytest -m slurm tests/slurm
+
+slurm-programs:
 	@for program in munged slurmctld slurmd sbatch setpriv; do \
 		PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || { \
-			echo "make test-slurm: $$program is missing; on Debian: apt-get install slurm-wlm munge" >&2; exit 1; }; \
+			echo "make: $$program is missing; on Debian: apt-get install slurm-wlm munge" >&2; exit 1; }; \
 	done
-	$(BIN)/python -m pytest -m slurm tests/slurm
 
 test-gpu: .venv/installed-gpu
 	$(BIN)/python -m pytest -rs --durations=5 tests/gpu -k card
