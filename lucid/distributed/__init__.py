@@ -1,7 +1,11 @@
-"""Several processes that train as one: communicators, data parallelism, and what to do when one of them fails.
+"""Processes that train one model together: communicators, data parallelism, and the detection of failures.
 
-Importing this initialises nothing, and no module before one of its names is used; `connect` finds the other processes.
-`__init__.pyi` lists the names.
+Start with `parallel/naive.py`: data parallelism in thirty lines. `parallel/data_parallel.py` has the real version,
+`communicators/` what carries its arrays between ranks, and `health/` what ends all ranks when one fails or hangs.
+`connection.py` finds the other processes.
+
+Importing this package initialises nothing, and loads a module only when one of its names is used. `__init__.pyi` lists
+the names.
 """
 
 import lazy_loader

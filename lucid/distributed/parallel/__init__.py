@@ -1,1 +1,5 @@
-"""Data parallelism over a communicator: buckets of gradients, the exact reduction, and the sharded optimizer."""
+"""Data parallelism: `naive.py` is the idea, `data_parallel.py` the real version.
+
+`buckets.py` sums gradients while backward runs, `exact.py` sums them to the same bits on any number of ranks, and
+`sharding.py` divides the optimizer's work among ranks.
+"""
