@@ -1,4 +1,4 @@
-"""The room that prepares a corpus: from text of any size to the shards that `lucid.data` opens."""
+"""Prepares a corpus: turns text of any size into the shards that `lucid.data` opens."""
 
 from lucid.preparation.documents import Document, read_documents
 from lucid.preparation.sources import PYTHON_DOCS

@@ -42,7 +42,7 @@ _ADVICE = {
     UNREADABLE: "check that it is there and readable, or get it again",
 }
 
-# Receives what is left out: the source, the line, the reason, and a detail or "".
+# Called for everything that is left out, with the source, the line, the reason, and a detail or "".
 Drop = Callable[[Source, int, str, str], None]
 
 

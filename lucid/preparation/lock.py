@@ -1,4 +1,4 @@
-"""Keeps two preparations from working in one folder at once."""
+"""Keeps two preparations from working in one folder at the same time."""
 
 import fcntl
 import os
@@ -14,10 +14,10 @@ _LOCK = "preparing.lock"
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Make `folder`, and hold its lock for the length of the block. Raises `DataError` if another process has it.
+    """Make `folder`, and hold its lock for the length of the block. Raises `DataError` if another process holds it.
 
-    The system takes the lock back when the process ends, however it does. Over NFS it holds between hosts. There is
-    none where nothing can be written, nor on a file system that knows no locks.
+    The system releases the lock when the process ends, in whatever way. Over NFS it works between hosts. In a folder
+    that cannot be written, and on a file system without locks, nothing is locked.
     """
     path = folder / _LOCK
     file = _locked(path)
@@ -30,7 +30,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _locked(path: Path) -> BinaryIO | None:
-    """Return the lock file, locked, or None where it cannot be made."""
+    """Return the lock file, locked if the file system has locks; None if the file cannot be made."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def _locked(path: Path) -> BinaryIO | None:
             return file
         if _is_at(file, path):
             return file
-        # The last holder has removed it in between: another process may hold the next one.
+        # The last holder has just removed this file, and another process may hold a new one: try again.
         file.close()
 
 

@@ -167,7 +167,7 @@ def load_part(folder: Path, number: int, *names: str) -> list[Array]:
         with np.load(path) as part:
             return [part[name] for name in names]
     except Exception as error:  # zip files can be damaged in many ways
-        raise DataError(f"{path} cannot be read ({error}): remove it and start again, to have it made anew") from error
+        raise DataError(f"{path} cannot be read ({error}): remove it, and run the same command again") from error
 
 
 def load_dropped(folder: Path, number: int) -> Dropped:

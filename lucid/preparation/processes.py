@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -44,7 +43,7 @@ def run_tasks(
 ) -> Iterator[Task[Input]]:
     """Call `function(input, output)` for each task, in up to `processes` processes; yield each task when it is done.
 
-    `function` is pickled, and may keep what helps with the next task. With one process it runs in this one. Raises the
+    `function` is pickled, and may keep things for the next task. With one process it runs in this one. Raises the
     exception of a task, and `DataError` if a worker is killed.
     """
     processes = min(processes, len(tasks))
@@ -53,33 +52,33 @@ def run_tasks(
             function(task.input, task.output)
             yield task
         return
-    waiting = iter(tasks)
-    under_way: dict[Connection, Task[Input]] = {}
-    with _deaths_reported(), _workers(function, processes) as connections:
-        for connection, task in zip(connections, waiting, strict=False):
-            connection.send(task)
-            under_way[connection] = task
-        while under_way:
-            ready: list[Any] = wait(list(under_way))
-            for connection in ready:
-                error = connection.recv()
-                if error is not None:
-                    raise error
-                yield under_way.pop(connection)
-                for task in islice(waiting, 1):
-                    connection.send(task)
-                    under_way[connection] = task
-
-
-@contextmanager
-def _deaths_reported() -> Iterator[None]:
     try:
-        yield
+        with _workers(function, processes) as connections:
+            yield from _handed_out(tasks, connections)
     except (EOFError, ConnectionError) as gone:
         raise DataError(
             "a worker process was killed, or could not start, as when memory runs out: run the same command again, "
             "which goes on from there, perhaps with fewer --processes"
         ) from gone
+
+
+def _handed_out(tasks: Sequence[Task[Input]], connections: Sequence[Connection]) -> Iterator[Task[Input]]:
+    """Give each worker a task whenever it has none; yield each task when it is done."""
+    waiting = iter(tasks)
+    under_way: dict[Connection, Task[Input]] = {}
+    idle: Any = connections
+    while True:
+        for connection, task in zip(idle, waiting, strict=False):
+            connection.send(task)
+            under_way[connection] = task
+        if not under_way:
+            return
+        idle = wait(list(under_way))
+        for connection in idle:
+            error = connection.recv()
+            if error is not None:
+                raise error
+            yield under_way.pop(connection)
 
 
 @contextmanager
@@ -127,19 +126,17 @@ def _work(connection: Connection, function: Callable[[Any, Path], None]) -> None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:
-            connection.send(_error_of(function, connection.recv()))
+            task: Task[Any] = connection.recv()
+            error: Exception | None = None
+            try:
+                function(task.input, task.output)
+            except DataError as refusal:
+                error = refusal
+            except Exception:
+                error = RuntimeError(traceback.format_exc())
+            connection.send(error)
     finally:
         os._exit(0)
-
-
-def _error_of(function: Callable[[Any, Path], None], task: Task[Any]) -> Exception | None:
-    try:
-        function(task.input, task.output)
-    except DataError as error:
-        return error
-    except Exception:
-        return RuntimeError(traceback.format_exc())
-    return None
 
 
 def _end_with_parent() -> None:

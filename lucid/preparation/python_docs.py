@@ -1,7 +1,7 @@
 """The default corpus: the documentation that comes with every Python, so that a first run needs no download.
 
-It is made of the language reference's topics (what `help("assert")` prints) and of the docstrings of the standard
-library, one document for each topic and module. Sources are parsed, never imported.
+It consists of the topics of the language reference (`help("assert")` prints one) and the docstrings of the standard
+library. Each topic and each module is a document. Sources are parsed, never imported.
 """
 
 import ast
@@ -18,25 +18,25 @@ from lucid.errors import DataError
 _SKIPPED_FOLDERS = frozenset(
     ["__pycache__", "dist-packages", "ensurepip", "idle_test", "pydoc_data", "site-packages", "test", "tests"]
 )
-# Modules that say less than this are stubs: a line on what a codec was generated from, and the like.
+# Characters: modules with shorter docstrings are stubs, such as a codec with a line on its origin.
 _SHORTEST = 400
 _DOCUMENTED = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
 
-# A line of marks only: the underline of a heading, the border of a table.
+# A line without words: the underline of a heading, or the border of a table.
 _RULE = re.compile(r"^[ \t]*[^\w\s][^\w\n]+[^\w\s][ \t]*$\n?", re.MULTILINE)
 _ROLE = re.compile(r":[a-z]+(?::[a-z]+)*:(?=`)")
 
 
 def module_files() -> list[Path]:
-    """Return the source files that the corpus is read from, in reading order, the topics first."""
+    """Return the source files of the corpus in reading order, the topics first."""
     return [_topics_file(), *_library_files(Path(sysconfig.get_path("stdlib")))]
 
 
 @cache
 def python_documents() -> tuple[tuple[str, str], ...]:
-    """Return (name, text) of each topic and each module with docstrings to speak of: about 460 documents, 2 MB.
+    """Return (name, text) of each topic and each module that is no stub: about 460 documents, 2 MB.
 
-    Kept in memory once read, as preparing a corpus goes over it several times.
+    The result stays in memory, since preparing a corpus reads it several times.
     """
     topics_file, *library_files = module_files()
     library = Path(sysconfig.get_path("stdlib"))
@@ -64,7 +64,7 @@ def _library_files(folder: Path) -> Iterator[Path]:
 
 
 def _topics(path: Path) -> dict[str, str]:
-    """Return the dictionary that the module of topics consists of."""
+    """Return the dictionary in the module of topics."""
     for statement in _parse(path).body:
         if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Dict):
             topics: dict[str, str] = ast.literal_eval(statement.value)
@@ -79,7 +79,7 @@ def _docstrings(path: Path) -> Iterator[str]:
         node = waiting.pop()
         if isinstance(node, _DOCUMENTED) and (docstring := ast.get_docstring(node)):
             yield docstring
-        # Definitions are found in bodies of statements only: expressions, most of the tree, are passed over.
+        # Only bodies of statements hold definitions. This skips expressions, which are most of the tree.
         inner = (getattr(node, field, []) for field in ("body", "handlers", "orelse", "finalbody"))
         children = [child for part in inner if isinstance(part, list) for child in part]
         waiting += reversed([child for child in children if isinstance(child, ast.stmt | ast.excepthandler)])
@@ -87,11 +87,11 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 def _parse(path: Path) -> ast.Module:
     with warnings.catch_warnings():
-        # Old modules hold escapes that newer Pythons frown upon.
+        # Old modules contain escapes of which newer Pythons warn.
         warnings.simplefilter("ignore")
         return ast.parse(path.read_bytes(), filename=str(path))
 
 
 def _without_markup(text: str) -> str:
-    """Drop what is not prose from reStructuredText: rules, roles, double backquotes."""
+    """Return reStructuredText without its markup: rules, roles, double backquotes."""
     return _ROLE.sub("", _RULE.sub("", text)).replace("``", "")

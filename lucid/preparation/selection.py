@@ -122,7 +122,7 @@ class Selection:
 def select(folder: Path, parts: int, held_out: float, drop_duplicates: bool, left_out: str) -> Selection:
     """Select among the documents of all parts in `folder`, numbered from 0.
 
-    Raises `DataError` if there are too few. It says what was left out first, `left_out` or something of the parts.
+    Raises `DataError` if there are too few. It names the first omission: `left_out`, or the first of the parts.
     """
     census, firsts = Census(left_out=left_out), [0]
     for part in range(parts):

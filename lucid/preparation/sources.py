@@ -108,7 +108,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
     """Yield the files of known kinds in and below `folder`, through links too. None is skipped silently."""
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"the folder {error.filename!r} cannot be read ({error.strerror}): let it be read, or move it")
+        raise DataError(f"folder {error.filename!r} cannot be read ({error.strerror}): make it readable, or move it")
 
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -121,7 +121,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
         folders.sort()
         for path in (Path(place, name) for name in names if name.endswith(SUFFIXES)):
             if not path.exists():
-                raise DataError(f"{str(path)!r} is a link to what is not there: mend it, or remove it")
+                raise DataError(f"{str(path)!r} is a broken link: mend it, or remove it")
             if path.is_file():
                 yield path
 
@@ -287,7 +287,7 @@ def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
 
 
 class _Digested(io.RawIOBase):
-    """A file whose SHA-256 is computed as it is read."""
+    """A file that computes its SHA-256 while it is read."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest = file, hashlib.sha256()

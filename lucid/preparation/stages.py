@@ -144,8 +144,8 @@ def _is_made(output: Path, made_from: dict[str, Any]) -> bool:
 class Plan:
     """Which pieces of which files a preparation reads, gathered into portions.
 
-    `made_from` is that of the manifest, `conditions` is what the unfinished work depends on besides the sources, and
-    `dropped` is what planning left out.
+    `made_from` goes into the manifest. The unfinished work is of use only with the same `made_from` and `conditions`.
+    `dropped` lists the files that the plan leaves out.
     """
 
     made_from: dict[str, Any]

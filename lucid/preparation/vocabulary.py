@@ -22,9 +22,9 @@ from lucid.preparation.selection import HASH_RANGE, Census
 # Bytes of text that a tokenizer is trained on at most: training holds all its distinct words.
 SAMPLE_BYTES = 1 << 27
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 64, 1 << 20
-# Characters beyond these are rare enough to be unknown (a Chinese corpus wants a tokenizer of its own).
+# Rarer characters are unknown. (A Chinese corpus needs a tokenizer of its own.)
 _LARGEST_ALPHABET = 1000
-# Training takes the square of a word's length, so words are cut here: beyond 100 characters a word is unknown anyway.
+# The time of training grows with the square of a word's length, so long words are cut. They are unknown anyway.
 _LONG_WORD = re.compile(r"\S{1000}")
 
 
@@ -68,7 +68,7 @@ class SampleWriter:
 def train_on_samples(samples: Sequence[Path], held_out: float, vocab_size: int, left_out: str) -> Tokenizer:
     """Train a tokenizer on the documents of samples that are not held out.
 
-    Raises `DataError` if there are too few. It says what was left out first, `left_out` or something of the samples.
+    Raises `DataError` if there are too few. It names the first omission: `left_out`, or the first of the samples.
     """
     census = Census(left_out=left_out)
     for path in samples:
@@ -98,7 +98,7 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Toke
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TEXTS["unknown"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # With its continuing pieces an alphabet takes at most half of the vocabulary.
+    # The alphabet and its continuing pieces take at most half of the vocabulary.
     alphabet = _alphabet(tokenizer, texts(), min(_LARGEST_ALPHABET, (vocab_size - len(special)) // 4))
     continuing = [f"##{character}" for character in alphabet if _continues_a_word(tokenizer, character)]
     trainer = trainers.WordPieceTrainer(
@@ -109,7 +109,7 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Toke
         show_progress=False,
     )
     tokenizer.train_from_iterator((_LONG_WORD.sub(r"\g<0> ", text) for text in texts()), trainer=trainer)
-    # A new tokenizer on the same vocabulary: in this one the continuing pieces count as special.
+    # The trained tokenizer treats the continuing pieces as special: make another one with its vocabulary.
     return bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
 
 
@@ -127,6 +127,6 @@ def _alphabet(tokenizer: Tokenizer, texts: Iterable[str], limit: int) -> list[st
 
 
 def _continues_a_word(tokenizer: Tokenizer, character: str) -> bool:
-    """Whether a character can stand inside a word: punctuation and ideographs are words of their own."""
+    """Return whether a character can be inside a word: punctuation and ideographs are words of their own."""
     normalised = tokenizer.normalizer.normalize_str(f"a{character}")
     return len(tokenizer.pre_tokenizer.pre_tokenize_str(normalised)) == 1

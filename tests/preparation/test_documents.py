@@ -1,4 +1,4 @@
-"""What is read out of files, and what is said about files that cannot be read."""
+"""Reading documents from files, and the messages about files that cannot be read."""
 
 import gzip
 import json
@@ -38,7 +38,7 @@ def test_compressed_files_read_like_plain_ones(tmp_path: Path) -> None:
     assert texts(tmp_path) == ["one", "two", "three", "four", "five", "six"]
 
 
-def test_a_folder_is_read_in_the_order_of_its_paths_and_other_files_are_passed_over(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_the_order_of_its_paths_without_other_files(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     for name in ("c.txt", "a.txt", "b/z.txt", "notes.md"):
         (tmp_path / name).write_text(name)
@@ -65,7 +65,7 @@ def test_the_documentation_of_python_is_a_corpus() -> None:
     assert sum(len(document.text) for document in documents) > 1_000_000
 
 
-def test_python_s_documentation_is_of_topics_and_modules_but_not_of_tests() -> None:
+def test_the_documentation_of_python_covers_topics_and_modules_but_no_tests() -> None:
     names = {name for name, _ in python_documents()}
     assert {"topic assert", "argparse.py"} <= names
     assert not any("/test/" in name or "site-packages" in name for name in names)
@@ -110,7 +110,7 @@ def test_docstrings_are_read_without_running_the_module(tmp_path: Path) -> None:
         ("a.md", b"good", r"a\.md' is of an unknown kind: use \.txt"),
     ],
 )
-def test_what_cannot_be_read_is_an_error_that_says_where(
+def test_text_that_cannot_be_read_is_an_error_with_its_file_and_line(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -127,7 +127,7 @@ def test_missing_and_empty_inputs_are_errors(tmp_path: Path) -> None:
         texts()
 
 
-def test_markup_that_is_not_prose_is_dropped() -> None:
+def test_markup_is_dropped() -> None:
     from lucid.preparation.python_docs import _without_markup
 
     text = "Heading\n=======\n\n+----+----+\n| ab | cd |\n+----+----+\n>>> ``f(1)``\n   ...\nSee :py:class:`int`.\n"

@@ -1,4 +1,4 @@
-"""Encoding each distinct word once gives the ids that `tokenizers` gives."""
+"""Encoding each distinct word once gives the same ids as `tokenizers`."""
 
 import tracemalloc
 
@@ -15,7 +15,7 @@ TEXTS = [
     "The quick brown foxes jumped over the lazy dogs' backs; don't they? e-mail: a.b@c.de (3.14%) naïve café Straße",
     "Über den Wölken 雲の上 muß die Freiheit wohl grenzenlos sein. 한국어 ελληνικός русский ÅÉÎ",
 ]
-# What BERT's normalisation and splitting treat specially, and what joins or separates in other tools.
+# Characters that BERT's normalisation and splitting treat specially, or that other tools join or separate.
 STRANGE = [
     *(
         "[MASK]",
@@ -51,7 +51,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def ids_of_tokenizers(tokenizer: Tokenizer, sentences: list[str]) -> list[list[int]]:
-    """What the library gives for whole sentences. Special tokens spelt out in them are text."""
+    """The ids of whole sentences by the library itself. Special tokens spelt out in them are text."""
     plain = Tokenizer(tokenizer.model)
     plain.normalizer, plain.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
     return [encoding.ids for encoding in plain.encode_batch(sentences, add_special_tokens=False)]
@@ -68,7 +68,7 @@ some_text = st.lists(st.one_of(st.sampled_from([*STRANGE, *" ".join(TEXTS).split
 
 
 @given(sentences=st.lists(some_text.map("".join) | some_text.map(" ".join), max_size=6))
-def test_ids_are_those_of_tokenizers(tokenizer: Tokenizer, sentences: list[str]) -> None:
+def test_ids_equal_those_of_tokenizers(tokenizer: Tokenizer, sentences: list[str]) -> None:
     assert_same(TextEncoder(tokenizer, most_bytes=1 << 20), tokenizer, sentences)
 
 
@@ -81,7 +81,7 @@ def test_every_character_is_encoded_as_by_tokenizers(tokenizer: Tokenizer) -> No
     )
 
 
-def test_words_that_were_forgotten_are_encoded_again(tokenizer: Tokenizer) -> None:
+def test_forgotten_words_are_encoded_again(tokenizer: Tokenizer) -> None:
     encoder = TextEncoder(tokenizer, most_bytes=1000)
     for sentence in [*TEXTS, *reversed(TEXTS), "fox", ""]:
         assert_same(encoder, tokenizer, [sentence, "the fox"])
@@ -93,7 +93,7 @@ def test_many_sentences_are_encoded_as_by_tokenizers(tokenizer: Tokenizer, monke
     assert_same(TextEncoder(tokenizer, most_bytes=2000), tokenizer, [*TEXTS, "", *STRANGE, *TEXTS])
 
 
-def test_remembered_words_take_no_more_than_they_may(tokenizer: Tokenizer) -> None:
+def test_remembered_words_stay_within_their_memory(tokenizer: Tokenizer) -> None:
     tracemalloc.start()
     try:
         encoder = TextEncoder(tokenizer, most_bytes=1 << 18)
@@ -105,7 +105,7 @@ def test_remembered_words_take_no_more_than_they_may(tokenizer: Tokenizer) -> No
     assert 1 << 16 < remembered < 1.5 * (1 << 18)
 
 
-def test_nothing_is_encoded_as_nothing(tokenizer: Tokenizer) -> None:
+def test_no_sentences_have_no_ids(tokenizer: Tokenizer) -> None:
     ids, counts = TextEncoder(tokenizer, most_bytes=1 << 20).encode([])
     assert (ids.shape, counts.shape) == ((0,), (0,))
 

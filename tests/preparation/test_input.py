@@ -1,4 +1,4 @@
-"""What is left out of bad input, how it is told, and what else decides which documents a corpus has."""
+"""Which documents a corpus has: bad input is left out and reported, duplicates and other fields on request."""
 
 import errno
 import gzip
@@ -28,7 +28,7 @@ def json_lines(texts: list[str]) -> bytes:
 
 
 def prepared(folder: Path, **options: object) -> Manifest:
-    """The manifest of the corpus made of the good documents and of what else is in the folder."""
+    """The manifest of the corpus made of the good documents and the other files in the folder."""
     (folder / "good.jsonl").write_bytes(json_lines(GOOD))
     return prepare([folder], folder.parent / "corpus", vocab_size=100, **options)  # type: ignore[arg-type]
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "text"
 
 
-# By reason: a file that holds it, the line, and how many documents the file has beside.
+# By reason: a file with such text, the line, and the number of good documents in the file.
 BAD = {
     "not UTF-8": ("a.txt", b"One is here.\n\nb\xffd\nTwo is here.\n", 3, 2),
     "NUL bytes": ("a.txt", b"One is here.\n\0\0\n", 2, 1),
@@ -53,7 +53,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_what_cannot_be_used_is_left_out_counted_and_listed(folder: Path, reason: str) -> None:
+def test_unusable_text_is_left_out_counted_and_listed(folder: Path, reason: str) -> None:
     name, content, line, others = BAD[reason]
     (folder / name).write_bytes(content)
     manifest = prepared(folder, held_out=0)
@@ -62,7 +62,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_listed(folder: Path, reason
     assert manifest.splits["train"].documents == len(GOOD) + others
 
 
-def test_a_name_that_is_not_utf_8_stands_in_the_manifest_with_its_bytes(folder: Path) -> None:
+def test_the_manifest_shows_the_bytes_of_a_name_that_is_not_utf_8(folder: Path) -> None:
     (folder / os.fsdecode(b"\xe9t\xe9.txt")).write_bytes(b"One is here.\n\0\n")
     (folder / "été.txt").write_text("Two is here.\n")
     prepared(folder)
@@ -72,7 +72,7 @@ def test_a_name_that_is_not_utf_8_stands_in_the_manifest_with_its_bytes(folder: 
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_strict_refuses_what_cannot_be_used_by_its_file_and_line(folder: Path, reason: str) -> None:
+def test_strict_refuses_unusable_text_by_its_file_and_line(folder: Path, reason: str) -> None:
     name, content, line, _ = BAD[reason]
     (folder / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"{folder / name}:{line}: {reason}"):
@@ -84,14 +84,14 @@ def when(stage: str, action: Callable[[], object]) -> Callable[[str, int, int], 
     return lambda name, done, total: action() if (name, done) == (stage, 0) and total else None
 
 
-def test_a_file_that_vanishes_is_told(folder: Path) -> None:
+def test_a_file_that_vanishes_is_reported(folder: Path) -> None:
     (folder / "a.txt").write_bytes(b"One is here.")
     manifest = prepared(folder, held_out=0, report=when("encoding", lambda: (folder / "a.txt").unlink()))
     assert manifest.dropped == {"unreadable file": 1}
     assert "a.txt:1\tunreadable file\tNo such file" in (folder.parent / "corpus" / "dropped.txt").read_text()
 
 
-def test_a_file_that_changes_under_way_is_an_error(folder: Path) -> None:
+def test_a_file_that_changes_meanwhile_is_an_error(folder: Path) -> None:
     (folder / "a.txt").write_bytes(b"One is here.")
     with pytest.raises(DataError, match=r"a\.txt has changed while it was being prepared"):
         prepared(folder, report=when("encoding", lambda: (folder / "a.txt").write_bytes(b"Two are here.")))
@@ -101,7 +101,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def test_what_was_begun_with_whole_files_is_not_gone_on_with_without(
+def test_work_begun_with_whole_files_does_not_go_on_without(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "PIECE_BYTES", 100)  # a piece that need not end with a document cuts one in two
@@ -113,14 +113,14 @@ def test_what_was_begun_with_whole_files_is_not_gone_on_with_without(
     assert again.splits["train"].documents + again.splits["held_out"].documents == len(GOOD) + 20
 
 
-def test_a_table_of_which_another_column_was_asked_for_is_read(tmp_path: Path) -> None:
+def test_a_table_is_read_after_a_run_with_another_column(tmp_path: Path) -> None:
     write_table(tmp_path / "a.parquet", GOOD, rows_per_group=4)
     with pytest.raises(DataError, match=r"0 documents that can be used.* First left out: a\.parquet:1: unreadable"):
         prepare([tmp_path / "a.parquet"], tmp_path / "corpus", vocab_size=100, text_field="body")
     assert prepare([tmp_path / "a.parquet"], tmp_path / "corpus", vocab_size=100).dropped == {}
 
 
-def test_what_could_not_be_read_before_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_could_not_be_read_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: Path, *options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -132,7 +132,7 @@ def test_what_could_not_be_read_before_is_tried_again(folder: Path, monkeypatch:
     assert prepared(folder).dropped == {}
 
 
-def test_folders_are_read_through_links_each_once(folder: Path, tmp_path: Path) -> None:
+def test_linked_folders_are_read_once(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "a.txt").write_text("One is here.\n\nTwo is here.")
     (folder / "linked").symlink_to(tmp_path / "elsewhere")
@@ -142,9 +142,9 @@ def test_folders_are_read_through_links_each_once(folder: Path, tmp_path: Path) 
     assert manifest.splits["train"].documents == len(GOOD) + 2
 
 
-def test_a_link_to_nothing_is_refused(folder: Path) -> None:
+def test_a_broken_link_is_refused(folder: Path) -> None:
     (folder / "a.txt").symlink_to("nowhere.txt")
-    with pytest.raises(DataError, match=r"a\.txt' is a link to what is not there"):
+    with pytest.raises(DataError, match=r"a\.txt' is a broken link"):
         prepared(folder)
 
 
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(folder: Path, monkeypatch: py
     (folder / "secret").mkdir()
     scandir = os.scandir
 
-    def guarded(path: str) -> object:  # as permissions do, but for root, who may read all
+    def guarded(path: str) -> object:  # like permissions, which do not stop root
         if Path(path).name == "secret":
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return scandir(path)
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(folder: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("at_once", [2, 1 << 20])
-def test_duplicates_are_dropped_on_request_but_for_the_first(
+def test_on_request_all_but_the_first_of_equal_documents_are_dropped(
     folder: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lucid.preparation.selection._HASHES_AT_ONCE", at_once)
@@ -235,7 +235,7 @@ def test_pieces_of_a_table_hold_its_rows(tmp_path: Path, piece_bytes: int) -> No
     assert in_pieces(tmp_path / "a.parquet", piece_bytes) == list(enumerate(texts, start=1))
 
 
-def test_the_tokenizer_is_trained_on_a_sample_of_what_is_not_held_out(
+def test_the_tokenizer_is_trained_on_a_sample_without_held_out_documents(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []

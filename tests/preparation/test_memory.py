@@ -1,4 +1,4 @@
-"""The processes of a preparation take a bounded amount of memory together, however large the corpus is."""
+"""All processes of a preparation together take a bounded amount of memory, whatever the size of the corpus."""
 
 import os
 import subprocess
@@ -37,13 +37,13 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_numbers(path: Path, count: int) -> None:
-    """Write text that has no word twice."""
+    """Write text without a repeated word."""
     lines = (" ".join(f"{number:x}" for number in range(start, start + 50)) for start in range(0, count, 50))
     path.write_text("\n\n".join(lines))
 
 
 def shared_fairly(pid: int) -> int:
-    """Return the bytes of a process's memory; of pages that several processes share, its part."""
+    """Return the bytes of a process's memory, with its fraction of the pages that several processes share."""
     with suppress(OSError):  # it has ended meanwhile
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) << 10
@@ -51,7 +51,7 @@ def shared_fairly(pid: int) -> int:
 
 
 def peak_of_all(text: Path, tokenizer: Path) -> int:
-    """Prepare a corpus; return the most bytes that its processes took together, as seen every now and then."""
+    """Prepare a corpus; return the most bytes that all its processes took in one of many samples."""
     program = PROGRAM.format(processes=PROCESSES)
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(text), str(tokenizer), str(text.with_suffix(""))],
@@ -71,15 +71,13 @@ def test_a_larger_corpus_takes_no_more_memory(tokenizer_folder: Path, tmp_path: 
     write_numbers(tmp_path / "large.txt", 350_000)
     small = peak_of_all(tmp_path / "small.txt", tokenizer_folder)
     large = peak_of_all(tmp_path / "large.txt", tokenizer_folder)
-    # All these words would take some 40 MiB more than those; 16 MiB may be remembered by all processes together.
+    # All words of the large corpus would take some 40 MiB more. All processes together may remember 16 MiB.
     assert large < small + 30 * MEBIBYTE
     assert large < 512 * MEBIBYTE
 
 
 @pytest.mark.parametrize("step", [1, 7, 100])
-def test_cuts_do_not_depend_on_how_much_is_read_at_once(
-    step: int, text_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cuts_do_not_depend_on_the_size_of_reads(step: int, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (source,) = find_sources([text_file])
     expected = scan(source, 5000, "text", whole_files=False)
     monkeypatch.setattr("lucid.preparation.sources._SCANNED_AT_ONCE", step)

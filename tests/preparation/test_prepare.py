@@ -1,4 +1,4 @@
-"""What `prepare` makes, when it does nothing, and what it refuses."""
+"""`prepare`: the corpus that it makes, when it does nothing, and the arguments that it refuses."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def two_line_documents(count: int) -> str:
     return "\n\n".join(f"Document {number} says this.\nIt is not long." for number in range(count))
 
 
-def test_the_manifest_says_what_is_in_the_folder(corpus_folder: Path) -> None:
+def test_the_manifest_describes_the_folder(corpus_folder: Path) -> None:
     manifest = Manifest.read(corpus_folder)
     assert set(manifest.files) | {"manifest.json"} == set(contents(corpus_folder))
     assert sum(split.documents for split in manifest.splits.values()) == 150
@@ -50,7 +50,7 @@ def test_preparing_twice_gives_the_same_bytes(text_file: Path, corpus_folder: Pa
     assert contents(tmp_path / "again") == contents(corpus_folder)
 
 
-def test_a_corpus_that_is_there_is_left_alone(text_file: Path, tmp_path: Path) -> None:
+def test_an_existing_corpus_is_left_alone(text_file: Path, tmp_path: Path) -> None:
     first = prepare([text_file], tmp_path / "corpus", vocab_size=200)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus").rglob("*")}
     said: list[str] = []
@@ -90,7 +90,7 @@ def test_a_small_corpus_holds_out_something(tmp_path: Path, documents: int, held
     assert manifest.splits["train"].documents == documents - held_out
 
 
-def test_the_same_text_is_held_out_wherever_it_stands(tmp_path: Path) -> None:
+def test_the_same_text_is_held_out_at_any_place(tmp_path: Path) -> None:
     texts = two_line_documents(200).split("\n\n")
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
     (tmp_path / "b.txt").write_text("\n\n".join(reversed(texts)))
@@ -115,7 +115,7 @@ def test_a_sentence_without_end_is_cut(tmp_path: Path) -> None:
     assert np.diff(sentences).max() == 128
 
 
-def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
+def test_input_that_makes_no_corpus_is_refused(tmp_path: Path) -> None:
     one, two = tmp_path / "one.txt", tmp_path / "two.txt"
     one.write_text("A document. All alone.")
     two.write_text(two_line_documents(2))
@@ -134,14 +134,14 @@ def test_what_cannot_be_prepared_is_refused(tmp_path: Path) -> None:
             prepare([two], tmp_path / "corpus", held_out=0, vocab_size=size)
 
 
-def test_a_corpus_stays_if_the_vocabulary_for_another_cannot_be(text_file: Path, tmp_path: Path) -> None:
+def test_a_corpus_stays_if_another_vocabulary_is_refused(text_file: Path, tmp_path: Path) -> None:
     first = prepare([text_file], tmp_path / "corpus", vocab_size=200)
     with pytest.raises(DataError, match="too small"):
         prepare([text_file], tmp_path / "corpus", vocab_size=10, overwrite=True)
     assert prepare([text_file], tmp_path / "corpus", vocab_size=200) == first
 
 
-def test_the_command_prepares_and_sums_up(text_file: Path, tmp_path: Path) -> None:
+def test_the_command_prepares_and_prints_a_summary(text_file: Path, tmp_path: Path) -> None:
     application = typer.Typer()
     application.command()(prepare_command)
     arguments = [str(text_file), "--output", str(tmp_path / "corpus"), "--vocab-size", "200"]

@@ -16,7 +16,7 @@ from lucid.data import Corpus
 from lucid.errors import DataError, LaunchError
 from lucid.preparation import prepare, stages
 
-# Prepares the text in small portions, and prints the progress. Its arguments: text, output, number of processes.
+# Prepares a text in small portions, and prints the progress. Its arguments: text, output, number of processes.
 PROGRAM = """
 import signal, sys
 from pathlib import Path
@@ -55,7 +55,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def undisturbed(text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus that one process makes in one go."""
+    """The corpus that one process makes without interruption."""
     folder = tmp_path_factory.mktemp("undisturbed") / "corpus"
     finished = run(text_file, folder, 1)
     assert finished.returncode == 0, finished.stderr
@@ -121,7 +121,9 @@ def test_a_preparation_cut_short_goes_on_where_it_was(
     assert contents(output) == contents(undisturbed)
 
 
-def test_a_worker_that_is_killed_ends_all_and_is_told(text_file: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_ends_the_preparation_and_is_reported(
+    text_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     with started(text_file, tmp_path / "corpus") as (process, workers):
         signal.pidfd_send_signal(workers[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
@@ -132,7 +134,7 @@ def test_a_worker_that_is_killed_ends_all_and_is_told(text_file: Path, undisturb
 
 
 class started:  # noqa: N801  # used as a function
-    """Start a preparation by two workers; enter the block, with handles of these, while they encode."""
+    """Start a preparation by two workers, and enter the block with handles of them while they encode."""
 
     def __init__(self, text: Path, output: Path) -> None:
         self._process = subprocess.Popen(
@@ -159,7 +161,7 @@ class started:  # noqa: N801  # used as a function
 
 
 def total_when(process: subprocess.Popen[str], stage: str, beyond: int) -> int:
-    """Read the progress until more than `beyond` bytes of the stage are done; return how many there are."""
+    """Read the progress until more than `beyond` bytes of the stage are done; return the total."""
     assert process.stdout is not None
     for line in process.stdout:
         name, done, total = line.rsplit(":", 2)
@@ -180,7 +182,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_and_room_is_all_it_takes_to_go_on(
+def test_a_full_disk_is_reported_and_the_work_goes_on_once_there_is_room(
     text_file: Path, undisturbed: Path, small_disk: Path
 ) -> None:
     full = run(text_file, small_disk / "corpus", 2)

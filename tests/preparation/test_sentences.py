@@ -1,4 +1,4 @@
-"""Where one sentence ends and the next begins."""
+"""Splitting text into sentences."""
 
 import pytest
 
@@ -25,12 +25,12 @@ def test_text_is_split_at_punctuation_and_layout(text: str, sentences: list[str]
     assert split_sentences(text) == ([" ".join(text.split())] if sentences is None else sentences)
 
 
-def test_in_unwrapped_text_each_line_stands_by_itself() -> None:
+def test_in_unwrapped_text_each_line_is_a_paragraph() -> None:
     line = "A paragraph of many words that somebody wrote on a single line " * 3
     assert len(split_sentences(f"{line}\n{line}")) == 2
 
 
-def test_the_language_decides_what_is_an_abbreviation() -> None:
+def test_the_language_determines_the_abbreviations() -> None:
     text = "Am 3. Mai kam er. Dann ging er."
     assert split_sentences(text, "de") == ["Am 3. Mai kam er.", "Dann ging er."]
     assert len(split_sentences(text, "en")) == 3

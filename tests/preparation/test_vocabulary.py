@@ -1,4 +1,4 @@
-"""A tokenizer is trained to the size that is asked for, and the same everywhere."""
+"""A trained tokenizer has the requested size, and is the same in every process."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ TEXTS = ["The quick brown foxes jumped over the lazy dogs' backs.", "Quickly, qu
 TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]
 
 
-def test_the_vocabulary_is_as_large_as_asked_at_most() -> None:
+def test_the_vocabulary_has_the_requested_size_at_most() -> None:
     assert 64 < train_tokenizer(lambda: TEXTS, 200).get_vocab_size() <= 200
     assert train_tokenizer(lambda: TEXTS, 64).get_vocab_size() == 64
 
