@@ -149,7 +149,7 @@ def note(options: argparse.Namespace, found: dict[str, Any]) -> None:
 def start(name: str, workload: Workload, folder: str, options: argparse.Namespace) -> Running:
     if name == "torch":
         return Running(name, workload, folder, options.mode, python=options.torch_python)
-    return Running(name, workload, folder, options.attention, path=[str(EMULATION)] if options.tiny else [])
+    return Running(name, workload, folder, path=[str(EMULATION)] if options.tiny else [])
 
 
 def differences(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> tuple[float, ...]:
@@ -185,7 +185,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="of each turn")
     parser.add_argument("--sides", nargs="+", choices=("lucid", "torch"), default=["lucid", "torch"])
-    parser.add_argument("--attention", choices=("auto", "own", "cudnn"), default="auto", help="lucid's")
     parser.add_argument("--torch-python", default=sys.executable, help="the interpreter that has torch, transformers")
     parser.add_argument("--mode", default="default", help="of torch.compile; 'eager': PyTorch is not compiled")
     parser.add_argument("--results", metavar="FILE", help="add each turn to this file as it comes, a line of JSON")

@@ -15,7 +15,6 @@ from rank_pool.pool import JobError, PoolError
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import lucid
-from lucid import kernels
 from lucid.distributed import session
 from lucid.kernels import threads
 
@@ -82,8 +81,6 @@ def change_all_there_is(folder: str) -> None:
     signal.alarm(3600)
     threadpool_limits(limits=3)
     threads.limit(3)
-    if not os.environ.get("LUCID_KERNELS"):
-        kernels.set_attention("own")
     lucid.manual_seed(7)
     np.random.seed(7)
     random.seed(7)

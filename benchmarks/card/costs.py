@@ -19,7 +19,7 @@ ORDINARY = {
     "gelu", "gelu_gradient", "gelu_new", "gelu_new_gradient", "relu", "relu_gradient", "dropout",
     "normalise", "normalise_gradient", "cross_entropy", "cross_entropy_gradient", "argmax",
     "column_sums", "block_sums", "squared_sums", "root_of_sum", "round_to_bfloat16", "update_factors", "lamb_rates",
-    "count_digits", "place_by_digit", "ragged_tables",
+    "count_digits", "place_by_digit",
 }  # fmt: skip
 # The places of arguments that are read and written.
 UPDATED = {"adamw": (0, 2, 3), "lamb_moments": (2, 3), "lamb_update": (0,)}

@@ -1,4 +1,4 @@
-"""lucid's side on a card. Started by `benchmarks/gpu_step.py`: python -m card.lucid_side WORKLOAD FOLDER ATTENTION."""
+"""lucid's side on a card. Started by `benchmarks/gpu_step.py`: python -m card.lucid_side WORKLOAD FOLDER."""
 
 import statistics
 import sys
@@ -26,10 +26,8 @@ REPEATS, GROUPS = 20, 5
 class LucidSide:
     """Trains with `device: cuda`, `precision: bfloat16` and CUDA graphs."""
 
-    def __init__(self, workload: Workload, folder: str, attention: kernels.AttentionKind) -> None:
+    def __init__(self, workload: Workload, folder: str) -> None:
         self.communicator = connect("single", "cuda")
-        if remark := kernels.set_attention("own" if attention == "auto" and workload.dropout else attention):
-            print(remark)
         self.free_at_start = gpu_library().cuda.runtime.memGetInfo()[0]
         self.tiny = workload.model == "tiny"
         model = BERTForPreTraining.from_pretrained(folder)

@@ -73,12 +73,6 @@ def messages() -> str:
     return MPI.Get_library_version().split("\n")[0].strip("\0 ")
 
 
-def attention() -> str:
-    import cudnn
-
-    return f"{cudnn.backend_version()}, front end {cudnn.__version__}"
-
-
 def version_of(module: str) -> Callable[[], Any]:
     return lambda: importlib.import_module(module).__version__
 
@@ -91,7 +85,6 @@ FOUND: dict[str, Callable[[], Any]] = {
     "NVRTC": compiler,
     "cuBLASLt": products,
     "NCCL": collectives,
-    "cuDNN": attention,
     "MPI": messages,
     "NumPy": version_of("numpy"),
     "PyTorch": version_of("torch"),

@@ -36,14 +36,11 @@ TESTS = {
 RANKS = {"mpi4py.MPI": "mpich"}
 # PyTorch's side needs these.
 TORCH = {"torch": "torch", "transformers": "transformers"}
-# Attention by cuDNN needs this.
-CUDNN = {"cudnn": "nvidia-cudnn-frontend"}
-ALL = STEPS | COMMANDS | TESTS | RANKS | TORCH | CUDNN
+ALL = STEPS | COMMANDS | TESTS | RANKS | TORCH
 
 # What is missing where PyTorch and CuPy are: what each of them needs comes with it.
 OFTEN_MISSING = (
     "pydantic", "sentencex", "zstandard", "hypothesis", "pytest-mpi", "pytest-timeout", "mpich",
-    "nvidia-cudnn-frontend==1.28.*",
 )  # fmt: skip
 
 # All modules may take so long together, and each that is tried again so long alone.

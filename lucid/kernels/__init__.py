@@ -29,15 +29,13 @@ from lucid.random import Coordinates
 
 Activation = Literal["gelu", "gelu_new", "relu"]
 Precision = Literal["float32", "bfloat16"]
-AttentionKind = Literal["auto", "own", "cudnn"]
 
 # What the compiled kernels are for.
 _COMPILED = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 
 _wrapper: "Callable[[Kernels], Kernels] | None" = None
-# What was chosen last.
+# The precision chosen last.
 _precision: Precision = "float32"
-_attention: AttentionKind = "own"
 
 
 class Products(Protocol):
@@ -376,23 +374,15 @@ def set_precision(precision: Precision) -> str | None:
     return remark
 
 
-def set_attention(kind: AttentionKind) -> str | None:
-    """Let attention on GPUs be computed by cuDNN ("cudnn"), by kernels of our own ("own"), or as fits best ("auto").
+def check_gpu_kernels() -> None:
+    """Raise `ConfigError` if the environment asks for the reference kernels, which cannot train on a GPU.
 
-    This holds for the whole process from now on. Returns a sentence for the user if "auto" does without cuDNN where
-    that could be faster. Raises `ConfigError` if what is asked for cannot be had. So it is with the reference, which
-    has to know on the host where sequences begin: training on a GPU fills tables in the device's memory alone.
+    They need to know on the host where sequences begin; training on a GPU has these tables in its memory alone.
     """
-    global _attention
     if _on_gpu() is reference:
         raise ConfigError(
             "the reference kernels do not train on a GPU: unset LUCID_KERNELS, or set train.device to cpu"
         )
-    from lucid.kernels.cuda.attention import choose
-
-    remark = choose(kind)
-    _attention = kind
-    return remark
 
 
 @contextmanager
@@ -413,16 +403,14 @@ def timed_products() -> Iterator[None]:
 
 @contextmanager
 def choices_kept() -> Iterator[None]:
-    """Put back, after the block, what was chosen before it: precision, attention, `threads.limit`."""
-    before = _precision, _attention
+    """Restore the precision and `threads.limit` after the block."""
+    before = _precision
     with threads.limit_kept():
         try:
             yield
         finally:
-            if _precision != before[0]:
-                set_precision(before[0])
-            if _attention != before[1]:
-                set_attention(before[1])
+            if _precision != before:
+                set_precision(before)
 
 
 def product_library(device: str = CPU) -> str:

@@ -123,11 +123,12 @@ def _open_alone(
     if communicator.rank == 0:
         # First, so that what was altered is named as such, rather than by what it leads to.
         Corpus.open(config.data.path).verify()
+    remark = None
     if communicator.device == CPU:
         remark = kernels.set_precision(config.train.precision)
         kernels.of(np.zeros(0, np.float32))  # loads them, or even compiles them: here, and not in the first step
     else:
-        remark = _choose_attention(config)
+        kernels.check_gpu_kernels()
     messages = [said for said in (communicator.remark, remark) if said]
     corpora = open_corpora(config)
     random.manual_seed(config.train.seed)
@@ -142,13 +143,6 @@ def _open_alone(
         messages.extend(changed_numerics(config, checkpoint.state, communicator.device))
     model = BERTForPreTraining(config.model) if checkpoint is None else _overwritten_model(config)
     return corpora, model, checkpoint, messages
-
-
-def _choose_attention(config: RunConfig) -> str | None:
-    """Have attention on a GPU computed as `config` says; return what `kernels.set_attention` has to say of it."""
-    drops = config.model.attention_probs_dropout_prob > 0
-    asked = config.train.attention
-    return kernels.set_attention("own" if asked == "auto" and drops else asked)
 
 
 def _overwritten_model(config: RunConfig) -> BERTForPreTraining:

@@ -231,7 +231,7 @@ def with_gpus(monkeypatch):
 def test_gpus_are_told_with_what_drives_them(with_gpus):
     with_gpus(gpus=4)
     text = software._gpu().text
-    assert text.startswith("4 x NVIDIA H200, CuPy 14.0.1, CUDA 13.1, driver for CUDA 12.9, NCCL 2.28, cuDNN ")
+    assert text.startswith("4 x NVIDIA H200, CuPy 14.0.1, CUDA 13.1, driver for CUDA 12.9, NCCL 2.28")
 
 
 def test_gpus_without_nccl_are_warned_of(with_gpus):

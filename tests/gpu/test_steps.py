@@ -195,7 +195,7 @@ def test_a_gpu_without_room_is_told_in_a_sentence():
 def test_the_reference_does_not_train_on_a_gpu(monkeypatch):
     monkeypatch.setattr(kernels, "_on_gpu", lambda: reference)
     with pytest.raises(ConfigError, match="the reference kernels do not train on a GPU: unset LUCID_KERNELS"):
-        kernels.set_attention("auto")
+        kernels.check_gpu_kernels()
 
 
 def test_shapes_are_filled_up_to_a_few():

@@ -36,8 +36,6 @@ def forms_of(program):
         return [form()]
     if program in ("casting", "optimizers"):
         return [form(vector) for vector in VECTORS["float32"]]
-    if program == "ragged":
-        return [form()]
     if program == "embedding":
         outs = {"float32": ["float32"], "bfloat16": ["float32", "bfloat16"]}
         return [form(element, vector, out) for element, kinds in outs.items() for vector in VECTORS[element]

@@ -101,8 +101,6 @@ def _gpu() -> Finding:
     if found is None:
         advice = "CuPy, without which it is not used, is missing: pip install -e '.[cuda13]' (or cuda12)"
         return ok_if(not _NVIDIA.exists(), "GPU", "a GPU of NVIDIA's" if _NVIDIA.exists() else "no GPU", advice)
-    cudnn = [_version(f"nvidia-cudnn-cu{major}") for major in (13, 12)]
-    found["cuDNN"] = next(filter(None, cudnn), "not installed")
     advice = f"gradients between GPUs need it: {sys.executable} -m pip install nvidia-nccl-cu13 (or -cu12)"
     text = ", ".join(f"{name} {version}".strip() for name, version in found.items())
     return ok_if(found["NCCL"] != "missing", "GPU", text, advice)

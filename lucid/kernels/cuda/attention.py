@@ -1,7 +1,7 @@
-"""Attention by kernels that never store the scores: cuDNN's where it can be had and nothing is dropped, or our own.
+"""Attention by kernels that never store the scores.
 
-Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023. What backward needs of forward is the output, the log
-of the sum of each row's exponentials, and a bit for each element that says whether dropout keeps it.
+Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023. Forward saves for backward the output, the logarithm
+of the sum of each row's exponentials, and one bit for each probability: whether dropout keeps it.
 """
 
 import math
@@ -10,8 +10,7 @@ import numpy as np
 
 from lucid.backend import Array, array_module
 from lucid.errors import ConfigError
-from lucid.kernels import AttentionKind
-from lucid.kernels.cuda import cudnn_attention, launching
+from lucid.kernels.cuda import launching
 from lucid.kernels.cuda.arrays import aligned, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.draws import draws
@@ -20,45 +19,10 @@ from lucid.kernels.sequences import TILE, Sequences
 from lucid.random import Coordinates
 
 _MOST_COLUMNS = 128
-# What our own kernel forward saves: the output, the sums, and what dropout keeps. cuDNN's saves several tables.
-_SAVED = 3
 # What dropout keeps is stored for so many rows and keys together: see `Kept` in attention.cuh.
 _KEPT_ROWS, _KEPT_KEYS = 16, 64
 # Tensor cores multiply pieces of so many columns.
 _PIECE = 16
-
-_kind: AttentionKind = "own"
-
-
-def choose(kind: AttentionKind) -> str | None:
-    """Let attention be computed by cuDNN, by our own kernels, or by cuDNN where it is there and can: "auto".
-
-    This holds for the whole process from now on. cuDNN takes bfloat16, no mask, and no dropout. Returns a sentence for
-    the user if "auto" finds no cuDNN. Raises `ConfigError` if cuDNN is asked for and cannot be loaded.
-    """
-    global _kind
-    remark = None
-    if kind != "own":
-        try:
-            cudnn_attention.load()
-        except ConfigError as error:
-            if kind == "cudnn":
-                raise
-            kind, remark = "own", f"attention is computed by lucid's own kernels: {error}"
-    _kind = kind
-    return remark
-
-
-def _is_for_cudnn(joined: Array, sequences: Sequences, heads: int, coordinates: Coordinates | None) -> bool:
-    if _kind == "own" or len(joined) == 0:
-        return False
-    can = coordinates is None and cudnn_attention.takes(joined, sequences, heads)
-    if _kind == "cudnn" and not can:
-        raise ConfigError(
-            "train.attention is cudnn, which takes bfloat16, no attention mask with holes, heads of a multiple of 8 "
-            "columns up to 128, and no dropout (attention_probs_dropout_prob: 0): set it to auto or own"
-        )
-    return can
 
 
 def form(program: str, element: str, head: int, whole: bool) -> Variant:
@@ -87,8 +51,6 @@ def attention(
     stream: int,
     coordinates: Coordinates | None,
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    if _is_for_cudnn(joined, sequences, heads, coordinates):
-        return cudnn_attention.attention(joined, sequences, heads)
     joined = aligned(joined)
     output = empty(joined, len(joined), joined.shape[1] // 3, dtype=joined.dtype)
     log_sums, kept = empty(joined, heads, len(joined)), None
@@ -113,8 +75,6 @@ def attention_gradient(
     stream: int,
     coordinates: Coordinates | None,
 ) -> Array:
-    if len(saved) > _SAVED:
-        return cudnn_attention.attention_gradient(gradient, joined, saved, sequences, heads)
     gradient, joined, (output, log_sums, kept) = aligned(gradient), aligned(joined), saved
     by_joined, along = array_module(joined).empty_like(joined), empty(joined, heads, len(joined))
     _, positions, *_, keep_scale = draws(joined, probability, stream, coordinates)

@@ -45,6 +45,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def from_dict(content: dict[str, Any]) -> RunConfig:
     """Return the settings that `as_dict` returned. Raises `ConfigError` if another version of lucid wrote them."""
+    train = content.get("train")
+    if isinstance(train, dict):
+        # Earlier versions had a choice of kernels for attention.
+        content = content | {"train": {name: value for name, value in train.items() if name != "attention"}}
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:

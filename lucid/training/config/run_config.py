@@ -75,15 +75,6 @@ class RunConfig(Settings):
     def _check_device(self) -> None:
         if self.train.device == "cpu" and self.distributed.backend == "nccl":
             raise ValueError("distributed.backend is nccl, which is for GPUs: set train.device to cuda, or use auto")
-        if self.train.attention != "cudnn":
-            return
-        if self.train.device == "cpu":
-            raise ValueError("train.attention is cudnn, which is for GPUs: set train.device to cuda, or use auto")
-        if self.train.precision != "bfloat16" or self.model.attention_probs_dropout_prob > 0:
-            raise ValueError(
-                "train.attention is cudnn, which takes bfloat16 and no dropout: set train.precision to bfloat16 and "
-                "model.attention_probs_dropout_prob to 0, or use auto"
-            )
 
     def _check_start(self) -> None:
         checkpoint = self.initial_checkpoint

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.connection import Backend
-from lucid.kernels import AttentionKind, Precision
+from lucid.kernels import Precision
 from lucid.models.bert.encoder import Recomputation
 
 # The default of `train.watchdog_seconds`, and of commands that have no settings.
@@ -163,11 +163,6 @@ class TrainSettings(Settings):
         "float32",
         description="Precision of the inputs of matrix products, and on a GPU of activations; bfloat16 on a CPU needs "
         "oneDNN (extra: onednn).",
-    )
-    attention: AttentionKind = Field(
-        "auto",
-        description="Attention kernels on a GPU: own, or cudnn (bfloat16 without dropout only); auto: cudnn where it "
-        "applies.",
     )
     cuda_graphs: bool = Field(
         True, description="Whether a GPU runs the kernels of a micro-batch as one CUDA graph, which is faster."
