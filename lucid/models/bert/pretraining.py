@@ -87,11 +87,9 @@ class BERTForPreTraining(Module):
             return self
         with init.without_draws(vocab_size < self.config.vocab_size):
             model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
-        kept = min(vocab_size, self.config.vocab_size)
-        ours = dict(self.named_parameters())
-        for name, parameter in model.named_parameters():
-            rows = kept if parameter.shape != ours[name].shape else len(parameter)
-            parameter.data[:rows] = ours[name].data[:rows]
+        for own, parameter in zip(self.parameters(), model.parameters(), strict=True):
+            rows = min(len(own), len(parameter))
+            parameter.data[:rows] = own.data[:rows]
         return model
 
     def forward(
@@ -124,7 +122,7 @@ class BERTForPreTraining(Module):
 
         `mlm_labels` [B, T] holds token ids. The mean is over the positions that count; 0 if there are none.
         """
-        mlm, _ = self.losses(self._rows(input_ids, inputs, mlm_labels=mlm_labels, ignore_index=ignore_index))
+        mlm, _ = self.losses(self._labelled_rows(input_ids, inputs, mlm_labels=mlm_labels, ignore_index=ignore_index))
         return mlm.reduced(reduction)
 
     def get_nsp_loss(
@@ -134,7 +132,7 @@ class BERTForPreTraining(Module):
 
         A label of -100 does not count.
         """
-        _, nsp = self.losses(self._rows(input_ids, inputs, nsp_labels=nsp_labels))
+        _, nsp = self.losses(self._labelled_rows(input_ids, inputs, nsp_labels=nsp_labels))
         return nsp.reduced(reduction)
 
     def get_loss(
@@ -150,7 +148,7 @@ class BERTForPreTraining(Module):
         **inputs: Unpack[ModelInputs],
     ) -> Tensor:
         """Return mlm_weight x MLM loss + nsp_weight x NSP loss, each reduced on its own, from one forward pass."""
-        mlm, nsp = self.losses(self._rows(input_ids, inputs, mlm_labels, nsp_labels, ignore_index))
+        mlm, nsp = self.losses(self._labelled_rows(input_ids, inputs, mlm_labels, nsp_labels, ignore_index))
         return mlm.reduced(reduction) * mlm_weight + nsp.reduced(reduction) * nsp_weight
 
     def losses(self, rows: LabelledRows) -> tuple[HeadLoss, HeadLoss]:
@@ -228,13 +226,13 @@ class BERTForPreTraining(Module):
         self, mlm_labels: Any, input_ids: Any = None, *, ignore_index: int = IGNORE_INDEX, **inputs: Unpack[ModelInputs]
     ) -> Tensor:
         """Return the fraction of the labelled positions whose most probable token is the label. Dropout is off."""
-        rows = self._rows(input_ids, inputs, mlm_labels=mlm_labels, ignore_index=ignore_index)
+        rows = self._labelled_rows(input_ids, inputs, mlm_labels=mlm_labels, ignore_index=ignore_index)
         with self.evaluating():
             return self.losses(rows)[0].accuracy()
 
     def get_nsp_accuracy(self, nsp_labels: Any, input_ids: Any = None, **inputs: Unpack[ModelInputs]) -> Tensor:
         """Return the fraction of the labelled rows whose next-sentence label is predicted. Dropout is off."""
-        rows = self._rows(input_ids, inputs, nsp_labels=nsp_labels)
+        rows = self._labelled_rows(input_ids, inputs, nsp_labels=nsp_labels)
         with self.evaluating():
             return self.losses(rows)[1].accuracy()
 
@@ -252,13 +250,13 @@ class BERTForPreTraining(Module):
         """Return (MLM accuracy, NSP accuracy, their weighted mean) from one forward pass. Dropout is off."""
         if mlm_weight < 0 or nsp_weight < 0 or mlm_weight + nsp_weight == 0:
             raise ValueError(f"mlm_weight is {mlm_weight} and nsp_weight {nsp_weight}; they take a positive sum")
-        rows = self._rows(input_ids, inputs, mlm_labels, nsp_labels, ignore_index)
+        rows = self._labelled_rows(input_ids, inputs, mlm_labels, nsp_labels, ignore_index)
         with self.evaluating():
             mlm, nsp = self.losses(rows)
         weighted = (mlm.accuracy() * mlm_weight + nsp.accuracy() * nsp_weight) / (mlm_weight + nsp_weight)
         return mlm.accuracy(), nsp.accuracy(), weighted
 
-    def _rows(
+    def _labelled_rows(
         self,
         input_ids: Any,
         inputs: ModelInputs,
