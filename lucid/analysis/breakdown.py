@@ -17,11 +17,11 @@ from typing import Any, Self, cast
 import numpy as np
 
 from lucid import kernels
+from lucid.analysis.product_limit import product_limit
 from lucid.backend import CPU, Array, array_module, synchronise
 from lucid.distributed import Communicator, StopRequest, Work
 from lucid.kernels import Kernels
 from lucid.models.bert.flops import forward_flops
-from lucid.training.efficiency import product_limit
 from lucid.training.micro_batches import LocalBatch
 from lucid.training.setup import Run
 from lucid.training.trainer import Trainer
@@ -199,7 +199,7 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
     What the settings say of logs, evaluations and checkpoints must not fall into these. All ranks call this.
     """
     trainer, work = Trainer(run), []
-    _ = trainer.product_limit  # before the steps, and once more after them
+    limit_before = product_limit(run)
 
     def counted(batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
         for batch in batches:
@@ -209,8 +209,8 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
     # The last step has no following one, at whose beginning it would end.
     with trainer.batches(run.step + _WARM_UP_STEPS + 2 * steps + 1) as batches, clock:
         trainer.loop(clock.steps(counted(batches)), StopRequest())
-    # What else runs on the machine can only lower it.
-    limit = max(trainer.product_limit, product_limit(run))
+    # Other load on the machine can only lower the limit.
+    limit = max(limit_before, product_limit(run))
     return _breakdown(trainer, clock, np.mean(work, axis=0), limit)
 
 

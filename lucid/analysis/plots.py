@@ -15,7 +15,7 @@ _PANELS = (
     ("mlm_accuracy", "held_out_mlm_accuracy", "MLM accuracy"),
     ("nsp_accuracy", "held_out_nsp_accuracy", "NSP accuracy"),
     ("sequences_per_second", None, "sequences/s"),
-    ("mfu", None, "model FLOPs utilisation (MFU)"),
+    ("model_flops_per_second", None, "model FLOP/s"),
 )
 # Inches of the picture, and of a row of panels.
 _WIDTH, _HEIGHT = 10, 3.5

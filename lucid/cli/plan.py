@@ -9,6 +9,7 @@ import numpy as np
 import typer
 
 from lucid import kernels
+from lucid.analysis.product_limit import encoder_product_rate
 from lucid.cli.doctor.hosts import memory as memory_here
 from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.data import Manifest
@@ -20,7 +21,7 @@ from lucid.models.bert.memory import parameter_count
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import Corpora, open_corpora
-from lucid.training.efficiency import encoder_product_rate
+from lucid.training.formatting import count, quantity
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.requirements import checkpoint_bytes, flops_of_sample, memory
 from lucid.training.start import find_start
@@ -28,7 +29,6 @@ from lucid.training.start import find_start
 # A line of the plan: what it is about, and what there is to say.
 Line = tuple[str, str]
 _NAMES = len("learning rate  ")
-_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 def plan(
@@ -73,7 +73,7 @@ def plan(
 def _samples(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[Line]:
     """Yield what is trained, and on what; the run is at `step`."""
     model, data, train, optimizer = config.model, config.data, config.train, config.optimizer
-    layers, heads = _count(model.num_hidden_layers, "layer"), _count(model.num_attention_heads, "head")
+    layers, heads = count(model.num_hidden_layers, "layer"), count(model.num_attention_heads, "head")
     yield (
         "model",
         f"{parameter_count(model):,} parameters: {layers}, {model.hidden_size} wide, {heads}, a vocabulary of "
@@ -85,14 +85,14 @@ def _samples(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[
     else:
         split, in_epoch = Manifest.read(data.path).splits[TRAIN], corpora.train.samples_per_epoch
         epochs = f", {samples / in_epoch:,.1f} epochs of {in_epoch:,}"
-        yield "corpus", f"{data.path}: {_count(split.tokens, 'token')} in {_count(split.documents, 'document')}"
+        yield "corpus", f"{data.path}: {count(split.tokens, 'token')} in {count(split.documents, 'document')}"
     left = f"; {train.steps - step:,} steps are left" if step else ""
     yield (
         "training",
-        f"{_count(train.steps, 'step')} of {train.global_batch:,} {config.samples} of {data.sequence_length} tokens: "
+        f"{count(train.steps, 'step')} of {train.global_batch:,} {config.samples} of {data.sequence_length} tokens: "
         f"{samples:,} in all{epochs}{left}",
     )
-    rise = f"rises to {optimizer.learning_rate:g} in {_count(optimizer.warmup_steps, 'step')}"
+    rise = f"rises to {optimizer.learning_rate:g} in {count(optimizer.warmup_steps, 'step')}"
     hours = f", or sooner, after {train.max_hours:g} h of training" if train.max_hours is not None else ""
     yield (
         "learning rate",
@@ -116,17 +116,17 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]
 def _ranks(config: RunConfig, size: int) -> Iterator[Line]:
     """Yield what each rank has to do, and what it takes for that."""
     share, at_once = config.train.global_batch // size, config.sequences_at_once(size)
-    count = -(-share // at_once)
+    parts = -(-share // at_once)
     exactly = "" if share % at_once == 0 else "at most "
-    micro_batches = f", in {count:,} micro-batches of {exactly}{at_once}" if count > 1 else ""
+    micro_batches = f", in {parts:,} micro-batches of {exactly}{at_once}" if parts > 1 else ""
     yield "ranks", f"{size:,}, with {share:,} of each step{micro_batches}"
     need = memory(config, size)
-    yield "memory", f"about {_quantity(need.of_rank, 'B')} a rank{_on(config)}: {_parts(need.rank)}"
+    yield "memory", f"about {quantity(need.of_rank, 'B')} a rank{_on(config)}: {_parts(need.rank)}"
     of_host = f", and on each host {_parts(need.host)}" if need.host else ""
-    yield "", f"in addition, on the first rank's host {_quantity(need.checkpoint, 'B')} for checkpoints{of_host}"
+    yield "", f"in addition, on the first rank's host {quantity(need.checkpoint, 'B')} for checkpoints{of_host}"
     if config.train.device == "cpu":
         _, free = memory_here()
-        yield "", f"{_quantity(free, 'B')} are free here: room for {_count(need.ranks_within(free), 'such rank')}"
+        yield "", f"{quantity(free, 'B')} are free here: room for {count(need.ranks_within(free), 'such rank')}"
 
 
 def _on(config: RunConfig) -> str:
@@ -134,7 +134,7 @@ def _on(config: RunConfig) -> str:
 
 
 def _parts(sizes: dict[str, int]) -> str:
-    return ", ".join(f"{name} {_quantity(size, 'B')}" for name, size in sizes.items())
+    return ", ".join(f"{name} {quantity(size, 'B')}" for name, size in sizes.items())
 
 
 def _checkpoints(config: RunConfig) -> Line:
@@ -148,8 +148,8 @@ def _checkpoints(config: RunConfig) -> Line:
     most = size * (min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1)
     return (
         "checkpoints",
-        f"{_quantity(size, 'B')} each, every {_count(train.checkpoint_every, 'step')} and at the end; up to "
-        f"{_quantity(most, 'B')} in {folder}, where {_quantity(free, 'B')} are free{': too little' * (most > free)}",
+        f"{quantity(size, 'B')} each, every {count(train.checkpoint_every, 'step')} and at the end; up to "
+        f"{quantity(most, 'B')} in {folder}, where {quantity(free, 'B')} are free{': too little' * (most > free)}",
     )
 
 
@@ -160,10 +160,10 @@ def _evaluation(config: RunConfig, corpora: Corpora | None) -> Line:
             return "evaluation", "none, as the corpus has no held-out documents"
         documents = Manifest.read(config.data.path).splits[HELD_OUT].documents
         samples = min(samples, corpora.held_out.samples_per_epoch)
-        text = f"{_count(samples, 'sample')} of {_count(documents, 'held-out document')}"
+        text = f"{count(samples, 'sample')} of {count(documents, 'held-out document')}"
     else:
-        text = _count(samples, "held-out sample")
-    every = f"every {_count(train.evaluate_every, 'step')} and at the end" if train.evaluate_every else "at the end"
+        text = count(samples, "held-out sample")
+    every = f"every {count(train.evaluate_every, 'step')} and at the end" if train.evaluate_every else "at the end"
     return "evaluation", f"{text}, {every}"
 
 
@@ -174,7 +174,7 @@ def _work(config: RunConfig, corpora: Corpora | None, size: int, step: int) -> I
     full = "" if corpora else " if each is full"
     yield (
         "work",
-        f"{_quantity(flops, 'FLOP')} for one of the {config.samples}{full}, {_quantity(total, 'FLOP')} "
+        f"{quantity(flops, 'FLOP')} for one of the {config.samples}{full}, {quantity(total, 'FLOP')} "
         f"{'to come' if step else 'in all'}",
     )
     if config.train.device == "cuda":
@@ -192,27 +192,15 @@ def _time(config: RunConfig, flops: float, size: int) -> str:
     except ConfigError as error:
         return f"not known here ({error})"
     rate = encoder_product_rate(config, size, np.zeros(0, np.float32))
-    each = f"{_count(threads.count(), 'thread')} as fast as here, {_quantity(rate, 'FLOP/s')} a rank"
+    each = f"{count(threads.count(), 'thread')} as fast as here, {quantity(rate, 'FLOP/s')} a rank"
     limit = (
         f"; train.max_hours ends it after {config.train.max_hours:g} h" if config.train.max_hours is not None else ""
     )
     return f"at least {_duration(flops / (rate * size))}: the matrix products alone, on {each}{limit}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-def _quantity(number: float, unit: str) -> str:
-    """Return three digits of a number, with the unit's decimal prefix."""
-    power = 0
-    while number >= 999.5 and power < len(_PREFIXES) - 1:
-        number, power = number / 1000, power + 1
-    return f"{number:,.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {_PREFIXES[power]}{unit}"
-
-
 def _duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"
-    return _count(round(seconds), "second")
+    return count(round(seconds), "second")

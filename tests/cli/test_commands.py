@@ -73,7 +73,7 @@ def test_the_metrics_are_json_lines(run_folder):
     assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6]
     assert [line["step"] for line in lines if "held_out_mlm_loss" in line][:2] == [3, 6]
     assert {"mlm_loss", "nsp_accuracy", "sequences_per_second", "gradient_norm", "learning_rate"} <= lines[0].keys()
-    assert all(0 < line["mfu"] < line["model_flops_per_second"] for line in lines if "loss" in line)
+    assert all(line["model_flops_per_second"] > 0 for line in lines if "loss" in line)
 
 
 def test_the_settings_can_be_printed(lucid, run_folder):

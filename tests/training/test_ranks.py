@@ -32,7 +32,7 @@ def last_weights(run_folder):
 
 def metrics_but_speed(run_folder):
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    speed = {"sequences_per_second", "model_flops_per_second", "mfu", "data_wait"}
+    speed = {"sequences_per_second", "model_flops_per_second", "data_wait"}
     return [{name: line[name] for name in line.keys() - speed} for line in lines]
 
 

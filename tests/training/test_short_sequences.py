@@ -7,8 +7,8 @@ from texts import made_up_text
 from lucid.data import Corpus, Sampler, SamplerSettings
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.preparation import prepare
+from lucid.training.control import ControlMessage
 from lucid.training.micro_batches import LocalBatch
-from lucid.training.trainer import Control
 
 EXACT = ("train.reduction=exact", "train.micro_batch=2")
 
@@ -41,7 +41,7 @@ def test_next_sentence_losses_are_divided_by_the_number_of_pairs_not_of_rows(sho
     settings = SamplerSettings(sequence_length=128, packing=True)
     batch = Sampler(Corpus.open(short_documents), settings, seed=0).batch(0, range(8))
     local_batch = LocalBatch.split(batch, micro_batch=3)
-    masked_tokens, pairs, _, _ = Control(SingleCommunicator(), local_batch, seconds=0.0, stop=False).wait()
+    masked_tokens, pairs, _, _ = ControlMessage(SingleCommunicator(), local_batch, seconds=0.0, stop=False).wait()
     assert masked_tokens == batch.masked_tokens
     assert pairs == batch.sequence_ids.max(axis=1).sum() > 12
 
