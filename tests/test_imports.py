@@ -66,8 +66,12 @@ def test_a_start_loads_only_what_it_needs(program, needed):
     assert slow_modules(program) <= needed
 
 
-def test_a_plan_and_settings_need_no_compiled_kernels(run_file):
-    for arguments in (f"'plan', '{run_file}'", f"'train', '{run_file}', '--print-config'"):
+def test_a_plan_settings_and_the_doctor_need_no_compiled_kernels(run_file, tmp_path):
+    for arguments in (
+        f"'plan', '{run_file}'",
+        f"'train', '{run_file}', '--print-config'",
+        f"'doctor', '--folder', '{tmp_path}'",
+    ):
         assert not slow_modules(COMMAND.format(arguments)) & (COMPILED | {"mpi4py"})
 
 

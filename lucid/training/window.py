@@ -55,7 +55,8 @@ class Window:
     def means(self, global_batch: int) -> dict[str, float]:
         """Return the means over all ranks and steps, by their names in the log, and clear the sums.
 
-        All ranks call this. Without sentence pairs there are no NSP metrics. Speeds count the steps of this process alone.
+        Without sentence pairs there are no NSP metrics. Speeds count the steps of this process alone. All ranks call
+        this.
         """
         mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs = self.totals()
         flops = self._communicator.all_reduce_scalar(self._flops)

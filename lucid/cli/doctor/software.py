@@ -11,8 +11,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from lucid import kernels
 from lucid.backend import gpu_software
 from lucid.cli.doctor.findings import Finding, Level, ok_if
@@ -84,7 +82,6 @@ def _ask_mpi4py(question: str) -> str | None:
 
 def _products() -> Finding:
     try:
-        kernels.of(np.zeros(0, np.float32))  # whether they can be loaded, or compiled
         name = kernels.product_library()
     except ConfigError as error:
         return Finding(Level.ERROR, "products", str(error))
