@@ -3,13 +3,13 @@
 import pytest
 
 from lucid.analysis.product_limit import has_cores
-from lucid.distributed import Place
+from lucid.distributed import RankLocation
 
 SHARED, OWN = [(0, 1, 2, 3)] * 4, [(0,), (1,), (2,), (3,)]
 
 
-def places(host, masks, threads):
-    return [Place(host, mask, len(mask), threads, "cpu") for mask in masks]
+def locations(host, masks, threads):
+    return [RankLocation(host, mask, len(mask), threads, "cpu") for mask in masks]
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,6 @@ def places(host, masks, threads):
     ],
 )
 def test_as_many_ranks_of_a_host_count_as_have_cores(masks, threads, count):
-    ranks = places("a", masks, threads) + places("b", masks, threads)
+    ranks = locations("a", masks, threads) + locations("b", masks, threads)
     counted = [rank for rank in range(len(ranks)) if has_cores(ranks, rank)]
     assert counted == [*range(count), *range(len(masks), len(masks) + count)]
