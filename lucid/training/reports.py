@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from lucid.training.evaluation import Evaluation
-from lucid.training.formatting import quantity
 from lucid.training.metrics import MetricsLog
 from lucid.training.setup import Run
 
@@ -89,7 +88,7 @@ class FirstRankReports(Reports):
         text = (
             f"loss {metrics['loss']:.3f}  MLM {metrics['mlm_accuracy']:5.1%}  {nsp}"
             f"{metrics['sequences_per_second']:,.0f} sequences/s  "
-            f"{quantity(metrics['model_flops_per_second'], 'FLOP/s')}  "
+            f"{metrics['model_flops_per_second'] / 1e9:,.1f} GFLOP/s  "
             f"{_duration(max(0.0, min(left, most_seconds)))} left"
         )
         if self._is_live:
