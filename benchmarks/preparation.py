@@ -36,6 +36,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from lucid.data import Corpus, Sampler, SamplerSettings, load_tokenizer
 from lucid.data.spans import find_spans
+from lucid.preparation.stages import PIECE_BYTES
 
 WORDS = 3_000_000
 # Beyond this rank a word of rank r has a probability like 1 / r^2, up to it like 1 / r.
@@ -117,6 +118,7 @@ class Run:
 def prepared(text: Path, output: Path, processes: int, *options: str, kill: bool = False) -> Run:
     """Run `lucid prepare`; with `kill` it is killed half-way, all its processes together, and run again."""
     command = [sys.executable, "-m", "lucid", "prepare", str(text), "-o", str(output), "--processes", str(processes)]
+    size = sum(path.stat().st_size for path in text.iterdir())
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     memory = 0.0
     for killed in [True, False] if kill else [False]:
@@ -128,7 +130,7 @@ def prepared(text: Path, output: Path, processes: int, *options: str, kill: bool
         )
         while process.poll() is None:
             memory = max(memory, sum(map(megabytes_of, descendants(process.pid))))
-            if killed and len(list(output.glob("unfinished/part-*.npz"))) >= portions(output) / 2:
+            if killed and PIECE_BYTES * len(list(output.glob("unfinished/part-*.npz"))) >= size / 2:
                 os.killpg(process.pid, signal.SIGKILL)
             time.sleep(0.5)
         if process.returncode != (-signal.SIGKILL if killed else 0):
@@ -136,14 +138,6 @@ def prepared(text: Path, output: Path, processes: int, *options: str, kill: bool
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Run(time.perf_counter() - started, busy, memory)
-
-
-def portions(output: Path) -> float:
-    """Return how many portions the plan of a preparation has; infinitely many while there is none."""
-    try:
-        return len(json.loads((output / "unfinished" / "plan.json").read_text())["portions"])
-    except OSError:
-        return float("inf")
 
 
 def digests(folder: Path) -> dict[str, str]:

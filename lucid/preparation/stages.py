@@ -2,19 +2,18 @@
 
 The work is planned first, then done in stages. Each stage consists of many independent tasks, which processes do in any
 order with the same result. A task makes a file that is whole or not there, so a second run makes only the missing ones.
-The plan is kept with the files: the same plan goes on with them, and another plan starts from nothing.
+A run with other inputs or settings removes them, and starts from nothing.
 """
 
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
 from tokenizers import Tokenizer
 
 from lucid.backend import return_freed_memory
@@ -30,8 +29,8 @@ from lucid.data.manifest import (
 )
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
 from lucid.errors import DataError
-from lucid.files import parse_json, written_aside
-from lucid.preparation.documents import UNREADABLE, Piece, pieces_of
+from lucid.files import written_aside
+from lucid.preparation.documents import Piece, pieces_of
 from lucid.preparation.lock import alone_in
 from lucid.preparation.parts import Dropped, PartWriter, Portion, TextSettings, load_dropped, part_path
 from lucid.preparation.processes import Task, run_tasks
@@ -40,8 +39,8 @@ from lucid.preparation.shards import write_manifest, write_shard
 from lucid.preparation.sources import Source, find_sources, scan
 from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleWriter, check_vocab_size, train_on_samples
 
-# Within the folder of the corpus: where the work lies until it is finished, and its plan.
-_UNFINISHED, _PLAN = "unfinished", "plan.json"
+# Within the folder of the corpus: where the work lies until it is finished, and the inputs and settings that it is for.
+_UNFINISHED, _CONDITIONS = "unfinished", "conditions.json"
 # Bytes of text that are encoded into one part: each process loses at most one part when the work is cut short.
 PIECE_BYTES = 1 << 23
 # 256 MiB of 16-bit tokens a shard.
@@ -102,13 +101,12 @@ def prepare(
         check_vocab_size(vocab_size)
     sources = find_sources(inputs)
     with alone_in(output):
-        before = Plan.read(output)
-        plan = _planned(sources, settings, made_from, before, report)
+        plan = make_plan(sources, settings, made_from, report)
         if not overwrite and _is_made(output, plan.made_from):
             shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
             outcome = f"{output} holds this corpus already: nothing was done"
         else:
-            plan.begin(output, before)
+            _begin(output, plan.made_from, settings)
             _Preparation(output, plan, settings, processes, report).run(given)
             outcome = f"{output} holds the corpus"
     report(outcome, 0, 0)
@@ -140,64 +138,40 @@ def _is_made(output: Path, made_from: dict[str, Any]) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which pieces of which files a preparation reads, gathered into portions.
-
-    `made_from` goes into the manifest. The unfinished work is of use only with the same `made_from` and `conditions`.
-    `dropped` lists the files that the plan leaves out.
-    """
-
-    made_from: dict[str, Any]
-    conditions: dict[str, Any]
-    sources: tuple[Source, ...]
-    portions: tuple[Portion, ...]
-    dropped: Dropped
-
-    @classmethod
-    def read(cls, output: Path) -> "Plan | None":
-        """Return the plan of the unfinished work in `output`; None if there is none that can be read."""
-        try:
-            content = parse_json((output / _UNFINISHED / _PLAN).read_bytes())
-            return TypeAdapter(cls).validate_python(content)
-        except (OSError, ValueError):
-            return None
-
-    def begin(self, output: Path, before: "Plan | None") -> None:
-        """Write the plan into `output`; first remove what is there, unless it belongs to the same plan, `before`."""
-        same = before and (before.made_from, before.conditions) == (self.made_from, self.conditions)
-        if not same or (output / MANIFEST_NAME).exists():
-            _clear(output)
-        (output / _UNFINISHED).mkdir(parents=True, exist_ok=True)
-        with written_aside(output / _UNFINISHED / _PLAN, DataError) as file:
-            file.write(json.dumps(asdict(self)).encode())
+def _begin(output: Path, made_from: dict[str, Any], settings: TextSettings) -> None:
+    """Make a folder for unfinished work, unless there is one for the same inputs and settings: then go on in it."""
+    conditions = {"format_version": FORMAT_VERSION, "piece_bytes": PIECE_BYTES, "strict": settings.strict, **made_from}
+    content = json.dumps(conditions).encode()
+    path = output / _UNFINISHED / _CONDITIONS
+    if (output / MANIFEST_NAME).exists() or not path.exists() or path.read_bytes() != content:
+        _clear(output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path, DataError) as file:
+            file.write(content)
 
 
 def _clear(output: Path) -> None:
     """Remove what an earlier preparation left: the manifest first, so that the rest is no longer a corpus."""
     (output / MANIFEST_NAME).unlink(missing_ok=True)
     shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
-    for name in TOKENIZER_FILES:
-        (output / TOKENIZER_FOLDER / name).unlink(missing_ok=True)
+    patterns = [f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES]
     for split in (TRAIN, HELD_OUT):
-        (output / frequencies_file(split)).unlink(missing_ok=True)
-        for part in SHARD_PARTS:
-            for path in output.glob(f"{split}-[0-9]*.{part}.npy*"):
-                path.unlink()
+        patterns += [frequencies_file(split), *(f"{split}-[0-9]*.{part}.npy*" for part in SHARD_PARTS)]
+    for path in [path for pattern in patterns for path in output.glob(pattern)]:
+        path.unlink()
 
 
-def _planned(
-    sources: Sequence[Source], settings: TextSettings, made_from: dict[str, Any], before: Plan | None, report: Report
-) -> Plan:
-    """Return the plan, with the portions of the unfinished work `before` if they still hold."""
-    conditions = {"format_version": FORMAT_VERSION, "piece_bytes": PIECE_BYTES, **asdict(settings)}
-    # A file that could not be read may be readable now, though neither its size nor its time has changed.
-    if (
-        before
-        and (before.sources, before.conditions) == (tuple(sources), conditions)
-        and UNREADABLE not in before.dropped.counts
-    ):
-        return replace(before, made_from={"inputs": before.made_from["inputs"], **made_from})
+@dataclass(frozen=True)
+class Plan:
+    """What a preparation reads, in portions; `made_from` is for the manifest, `dropped` lists the unreadable files."""
+
+    made_from: dict[str, Any]
+    portions: tuple[Portion, ...]
+    dropped: Dropped
+
+
+def make_plan(sources: Sequence[Source], settings: TextSettings, made_from: dict[str, Any], report: Report) -> Plan:
+    """Read all sources once, and cut them into portions."""
     dropped = Dropped()
     inputs, pieces = [], []
     done, total = 0, sum(source.size for source in sources)
@@ -211,7 +185,7 @@ def _planned(
             pieces += pieces_of(source, found, settings.drop_into(dropped))
             done += source.size
             report("reading", done, total)
-    return Plan({"inputs": inputs, **made_from}, conditions, tuple(sources), tuple(_portions(pieces)), dropped)
+    return Plan({"inputs": inputs, **made_from}, tuple(_portions(pieces)), dropped)
 
 
 def _portions(pieces: Iterable[Piece]) -> Iterator[Portion]:
