@@ -1,14 +1,18 @@
-# Sourced by what starts ranks, launch/mpirun.sh and slurm/job.sh, which have a function `fail`: which Python runs them.
+# Sourced by the scripts beside it: finds the Python that lucid is installed in, and puts it in `python`.
 
-find_python() {
-    local repository candidate
-    if [[ -n ${PYTHON:-} ]]; then
-        type -P -- "$PYTHON" || fail "there is no '$PYTHON', which PYTHON names"
-        return
-    fi
-    repository=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-    for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$repository/.venv/bin/python" python3; do
-        if [[ -n $candidate ]] && type -P -- "$candidate"; then return; fi
-    done
-    fail "there is no Python: make one with 'python3 -m venv .venv', or set PYTHON"
+fail() {
+    echo "lucid: $*" >&2
+    exit 2
 }
+
+checkout=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ -n ${PYTHON:-} ]]; then
+    python=$(type -P -- "$PYTHON") || fail "there is no '$PYTHON', which PYTHON names"
+else
+    for python in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$checkout/.venv/bin/python" python3 ""; do
+        if [[ -n $python ]] && python=$(type -P -- "$python"); then break; fi
+    done
+    [[ -n $python ]] || fail "there is no Python: make one with 'python3 -m venv .venv', or set PYTHON"
+fi
+"$python" -c "import lucid" 2>/dev/null ||
+    fail "$python cannot import lucid: run $python -m pip install -e '.[mpich]' in $checkout, with Python 3.11 or newer"

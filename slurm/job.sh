@@ -1,11 +1,11 @@
-# Sourced by the templates beside it, and by launch/submit.sh: the values of the site, and how ranks are run in a job.
+# Sourced by the templates beside it, and by `lucid submit`: the values of the site, and how ranks are run in a job.
 
 # First of all: a signal that came before would end the job.
 preempted=""
 trap 'preempted=yes' USR1
 
 set -euo pipefail
-repository=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+folder=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 
 fail() {
     echo "slurm: $*" >&2
@@ -18,19 +18,20 @@ for name in SLURM_JOB_NUM_NODES SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_
     [[ ${!name:-0} =~ ^[0-9]+$ ]] || fail "$name is '${!name}', which is not a number"
 done
 
-[[ -r $repository/slurm/site.env ]] || fail "slurm/site.env is missing: copy slurm/site.env.example, and fill it in"
+site=$folder/site.env
+[[ -r $site ]] || fail "$site is missing: copy site.env.example beside it, and fill it in"
 set +eu # a stranger's script
-source "$repository/slurm/site.env"
+source "$site"
 read -rd '' -a modules <<<"${MODULES:-}"
 for module in "${modules[@]}"; do
-    module load "$module" || fail "module load $module has failed: MODULES in slurm/site.env is '$MODULES'"
+    module load "$module" || fail "module load $module has failed: MODULES in $site is '$MODULES'"
 done
 set -eu
 [[ ${LAUNCHER:-} =~ ^(srun|mpiexec|mpirun)( |$) ]] ||
-    fail "LAUNCHER in slurm/site.env is '${LAUNCHER:-}': it has to begin with srun or mpiexec"
+    fail "LAUNCHER in $site is '${LAUNCHER:-}': it has to begin with srun or mpiexec"
 
-source "$repository/launch/python.sh"
-python=$(find_python)
+PYTHON=${PYTHON:-${LUCID_PYTHON:-python3}}
+python=$(type -P -- "$PYTHON") || fail "there is no '$PYTHON', which PYTHON in $site names"
 PATH=$(dirname "$python"):$PATH # its mpiexec comes first
 
 # Launchers take this word for the end of a command, and run what follows as another one.

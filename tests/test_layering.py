@@ -28,7 +28,6 @@ MAY_IMPORT = {
     "data": {"files", "backend", "random", "kernels.masking"},
     "preparation": {"files", "backend", "data.manifest", "data.tokenizer"},
     "launch": {"files"},
-    "launch.supervise": {"launch", "training"},
     "distributed": {"backend", "launch"},
     "distributed.communicators": {"backend", "launch"},
     "distributed.health": {"backend", "version", "distributed.communicators", "launch"},

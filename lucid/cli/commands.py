@@ -10,7 +10,10 @@ from typer.core import TyperCommand, TyperGroup
 COMMANDS = {
     "prepare": "Prepare a corpus: split text into sentences, tokenize them, and write shards that training reads.",
     "plan": "Print what a run will be: samples and epochs, the ranks' shares, memory, checkpoints, and work.",
-    "train": "Train a run, or go on with it from its newest checkpoint. Several ranks: see launch/mpirun.sh.",
+    "train": "Train a run, or go on with it from its newest checkpoint. Several ranks: see lucid launch.",
+    "launch": "Start the ranks of a run with the MPI of this Python environment, on this machine or on several hosts.",
+    "submit": "Submit a job to SLURM: train, prepare, evaluate or doctor. Print the command that does it.",
+    "recipes": "List the recipes: the settings of runs from which to make your own.",
     "evaluate": "Print a model's loss and accuracy on held-out documents; under mpiexec the ranks share the work.",
     "predict": "Fill [MASK] in a sentence, and with --next say whether a second sentence follows it.",
     "export": "Write a run's newest checkpoint as a model for transformers: config.json, model.safetensors and the "

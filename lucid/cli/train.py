@@ -21,7 +21,7 @@ def train(
         bool, typer.Option("--print-config", help="Print all settings, defaults included, and end.")
     ] = False,
 ) -> int:
-    """Train a run, or go on with it from its newest checkpoint. Several ranks: see launch/mpirun.sh.
+    """Train a run, or go on with it from its newest checkpoint. Several ranks: see lucid launch.
 
     Exit code 0: finished. 75: stopped by SIGTERM or SIGUSR1 and saved; start it again to go on. 2: a mistake in the
     settings or the input. 86: ranks waited too long for one that did not come (train.watchdog_seconds).

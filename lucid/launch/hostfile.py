@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lucid.errors import LaunchError
+
 SECONDS_TO_ANSWER = 10.0
 # What ssh leaves with when it fails itself, rather than the command that it runs.
 _NOT_REACHED = 255
@@ -20,22 +22,22 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def read(path: Path) -> tuple[str, ...]:
-    """Return the names in the hostfile `path`, one a line; `ValueError` says which line is not one."""
+    """Return the names in the hostfile `path`, one a line; `LaunchError` says which line is not one."""
     names: list[str] = []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         name = line.partition("#")[0].strip()
         if not name:
             continue
         if not _NAME.fullmatch(name):
-            raise ValueError(
+            raise LaunchError(
                 f"line {number} of the hostfile '{path}' is {name!r}, which is not the name of a host: write one "
                 "name a line and nothing else; how many ranks a host gets follows from -n"
             )
         if name in names:
-            raise ValueError(f"the hostfile '{path}' names {name} twice, the second time in line {number}")
+            raise LaunchError(f"the hostfile '{path}' names {name} twice, the second time in line {number}")
         names.append(name)
     if not names:
-        raise ValueError(f"the hostfile '{path}' names no host")
+        raise LaunchError(f"the hostfile '{path}' names no host")
     return tuple(names)
 
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lucid.errors import LaunchError
+from lucid.launch.limits import available_cores
+from lucid.launch.rank_status import lent_descriptor
+
 T = TypeVar("T")
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-
-
-class TooFewGPUsError(Exception):
-    """A host has fewer GPUs than ranks; the message is for the user."""
+# MPICH waits busily. Ranks that share a core then wait for each other's time slices, and run 3 to 5 times slower.
+YIELD_VARIABLE = "MPIR_CVAR_ENABLE_HEAVY_YIELD"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class LocalRank:
 def place(environment: MutableMapping[str, str], bind: bool, with_gpus: bool) -> None:
     """Bind this process to its rank's cores and choose its rank's GPU, for what it starts with `environment`.
 
-    `bind` deals out the cores, `with_gpus` GPUs and the cores near them. Raises `TooFewGPUsError`.
+    `bind` deals out the cores, `with_gpus` GPUs and the cores near them. Raises `LaunchError`.
     """
     local = LocalRank.announced(environment)
     machine = Machine.read(frozenset(os.sched_getaffinity(0)), environment.get("CUDA_VISIBLE_DEVICES"))
@@ -100,6 +102,33 @@ def place(environment: MutableMapping[str, str], bind: bool, with_gpus: bool) ->
         _limit_threads(environment, sum(bool(core & cores) for core in machine.cores))
 
 
+def take_share(environment: MutableMapping[str, str]) -> None:
+    """Give a rank that `mpiexec` started without `lucid launch` its share of the host, as `lucid launch` would.
+
+    It has to be called before a library reads the number of threads from `environment`. Nothing changes for a process
+    without a launcher, below a `rank_parent`, or bound already, as by srun.
+    """
+    local = LocalRank.announced(environment)
+    if local.ranks < 2 or lent_descriptor() is not None or _is_bound():
+        return
+    cores = available_cores()
+    given = environment.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdigit() else max(1, cores // local.ranks)
+    environment.update({name: environment.get(name) or str(threads) for name in THREAD_VARIABLES})
+    if local.ranks > cores:
+        environment.setdefault(YIELD_VARIABLE, "1")
+    if local.ranks * threads == cores:
+        place(environment, bind=True, with_gpus=False)
+
+
+def _is_bound() -> bool:
+    """Return whether the launcher has bound this process: launchers do not bind themselves."""
+    try:
+        return os.sched_getaffinity(0) != os.sched_getaffinity(os.getppid())
+    except (AttributeError, OSError):
+        return True  # not known
+
+
 def _gpu_of(local: LocalRank, gpus: Sequence[GPU]) -> GPU:
     if local.has_its_own and len(gpus) == 1:
         return gpus[0]
@@ -107,7 +136,7 @@ def _gpu_of(local: LocalRank, gpus: Sequence[GPU]) -> GPU:
     if ranks > len(gpus):
         there = f"{len(gpus) or 'no'} GPU{'s' * (len(gpus) != 1)}"
         way_out = f"start at most {len(gpus)} on a host (-n), or leave out --gpus" if gpus else "leave out --gpus"
-        raise TooFewGPUsError(
+        raise LaunchError(
             f"{os.uname().nodename} has {there} that {ranks} rank{'s' * (ranks != 1)} could use, and each needs one of "
             f"its own: {way_out}"
         )

@@ -21,7 +21,7 @@ import struct
 import sys
 import time
 
-from lucid.errors import ExitCode
+from lucid.errors import ExitCode, LaunchError
 from lucid.launch import placement
 from lucid.launch.rank_status import PAGE_BYTES, RankStatus, lend_page
 
@@ -64,7 +64,7 @@ def _place(options: set[str]) -> bool:
     """Give the rank its cores and its GPU; return whether it can be started. One rank of the host says why not."""
     try:
         placement.place(os.environ, bind="--bind" in options, with_gpus="--gpus" in options)
-    except placement.TooFewGPUsError as refusal:
+    except LaunchError as refusal:
         if placement.LocalRank.announced(os.environ).rank == 0:
             os.write(2, f"lucid: {refusal}\n".encode())
             time.sleep(_SECONDS_TO_FORWARD)

@@ -82,13 +82,17 @@ def lend_page() -> int | None:
     return page
 
 
-def lent_page() -> mmap.mmap | None:
-    """Return the page that the parent of this process has lent, or None if it has lent none."""
+def lent_descriptor() -> int | None:
+    """Return the descriptor of the page that the parent of this process has lent, or None if it has lent none."""
     parent, _, descriptor = os.environ.get(PAGE_VARIABLE, "").partition(":")
     # The variable reaches all descendants, the descriptor only the child itself.
-    if not descriptor or parent != str(os.getppid()):
-        return None
-    return mmap.mmap(int(descriptor), PAGE_BYTES)
+    return int(descriptor) if descriptor and parent == str(os.getppid()) else None
+
+
+def lent_page() -> mmap.mmap | None:
+    """Return the page that the parent of this process has lent, or None if it has lent none."""
+    descriptor = lent_descriptor()
+    return None if descriptor is None else mmap.mmap(descriptor, PAGE_BYTES)
 
 
 def _text(padded: bytes) -> str:

@@ -1,12 +1,11 @@
-"""Starts a run again after a fault, from its newest checkpoint: what `launch/mpirun.sh --restarts N` hands over to.
+"""Starts a run again after a failure, from its newest checkpoint: `lucid launch --restarts N`.
 
-Each attempt is an `mpirun` of its own, without restarts. After one that failed, or that stopped and saved (exit code
-75), `restart_rule.decide` says from what is known of all attempts whether to go on, and with how many ranks on which
-hosts; this file finds that out, and does it. As the number of ranks is not a hyperparameter, a run that goes on with
-fewer has the same curve.
+Each attempt is a `lucid launch` of its own, without restarts. After one that failed, or that stopped and saved (exit
+code 75), `restart_rule.decide` says from what is known of all attempts whether to go on, and with how many ranks on
+which hosts; this file finds that out, and does it. As the number of ranks is not a hyperparameter, a run that goes on
+with fewer has the same curve.
 """
 
-import argparse
 import ctypes
 import os
 import signal
@@ -14,11 +13,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from lucid.errors import ExitCode
+from lucid.errors import ExitCode, LaunchError
 from lucid.launch import hostfile
+from lucid.launch.options import Options, Restarts
 from lucid.launch.restart_rule import Attempt, GiveUp, Order, decide
+
+# Given a run's file and overrides: the step of its newest whole checkpoint, and whether it allows a number of ranks.
+Progress = Callable[[Path, Sequence[str]], tuple[int, Callable[[int], bool]]]
 
 # After these nothing is gained by another start: finished, a mistake in the settings or the input, Ctrl-C.
 FINAL = (ExitCode.FINISHED, ExitCode.REFUSED, ExitCode.INTERRUPTED)
@@ -27,37 +29,45 @@ FINAL = (ExitCode.FINISHED, ExitCode.REFUSED, ExitCode.INTERRUPTED)
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
 
 
-def supervise(order: Order, config: Path, overrides: Sequence[str], options: Sequence[str]) -> int:
-    """Run until the end, or until `decide` gives up; return the exit code of the last attempt.
-
-    `options` are those of `mpirun.sh` that every attempt takes.
-    """
+def supervise(options: Options, restarts: Restarts, ranks: int, hosts: tuple[str, ...], progress: Progress) -> int:
+    """Run until the end, or until `decide` gives up; return the exit code of the last attempt. Raises `LucidError`."""
+    min_ranks = ranks if restarts.min_ranks is None else restarts.min_ranks
+    if min_ranks > ranks:
+        raise LaunchError(f"--min-ranks is {min_ranks}, but the run starts with {ranks}: lower it")
+    order = Order(restarts.most, ranks, min_ranks, restarts.backoff, hosts)
+    config, *overrides = options.arguments
+    attempt_options = ["--gpus"] if options.gpus else []
     attempts: list[Attempt] = []
-    ranks, hosts = order.ranks, order.hosts
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGCHLD})
     while True:
-        exit_code, stop_asked = _run(ranks, hosts, (*options, str(config), *overrides))
+        exit_code, stop_asked = _run(ranks, hosts, (*attempt_options, *options.arguments))
         status = exit_code if exit_code >= 0 else 128 - exit_code
         if stop_asked or exit_code in FINAL:
             return status
-        step, allowed = _progress(config, overrides)
+        step, allowed = progress(Path(config), overrides)
         lost = hostfile.unusable(order.hosts)
         answering = tuple(host for host in order.hosts if host not in lost)
         attempts.append(Attempt(exit_code, step, answering))
         decision = decide(order, attempts, allowed)
-        _say(decision.sentence)
+        say(decision.sentence)
         if isinstance(decision, GiveUp):
             return status
         if signal.sigtimedwait(STOP_SIGNALS, decision.wait):
-            _say("asked to stop: no restart")
+            say("asked to stop: no restart")
             return status
         ranks, hosts = decision.ranks, decision.hosts
+
+
+def say(sentence: str) -> None:
+    """Print a sentence of the launcher to standard error."""
+    print(f"lucid launch: {sentence}", file=sys.stderr, flush=True)
 
 
 def _run(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> tuple[int, bool]:
     """Run one attempt; return its exit code (-N: killed by signal N), and whether it was asked to stop.
 
-    The signals waited for are blocked in this process, so that none is lost between two looks. What comes is passed on,
-    to the launcher alone: it is in a process group of its own, where Ctrl-C does not reach it a second time.
+    `STOP_SIGNALS` and SIGCHLD are blocked in this process, so that none is lost between two looks. A stop signal is
+    passed on to the launcher alone: it is in a process group of its own, where Ctrl-C does not reach it a second time.
     """
     process = _start(ranks, hosts, arguments)
     stop_asked = False
@@ -70,7 +80,7 @@ def _run(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> tuple[in
 
 
 def _start(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start `mpirun` such that it cannot outlive this process."""
+    """Start `lucid launch` such that it cannot outlive this process."""
     options, descriptors = ["-n", str(ranks)], []
     if hosts:
         # A hostfile in memory: there is nothing to clean up, however this ends.
@@ -87,7 +97,7 @@ def _start(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> subpro
 
     try:
         return subprocess.Popen(
-            [sys.executable, "-m", "lucid.launch.mpirun", *options, *arguments],
+            [sys.executable, "-m", "lucid", "launch", *options, *arguments],
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
             process_group=0,
@@ -96,61 +106,3 @@ def _start(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> subpro
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def _progress(config: Path, overrides: Sequence[str]) -> tuple[int, Callable[[int], bool]]:
-    """Return the step of the newest whole checkpoint, and whether the settings allow a number of ranks."""
-    from lucid.errors import ConfigError, LucidError
-    from lucid.training.checkpoints.store import CheckpointStore
-    from lucid.training.config import load
-
-    try:
-        settings = load(config, overrides)
-        checkpoint, _ = CheckpointStore(settings.run_folder / "checkpoints").newest()
-    except LucidError as error:
-        _fail(str(error))
-
-    def allowed(ranks: int) -> bool:
-        try:
-            settings.check_ranks(ranks)
-        except ConfigError:
-            return False
-        return True
-
-    return (checkpoint.state.step if checkpoint else 0), allowed
-
-
-def _say(sentence: str) -> None:
-    print(f"supervise: {sentence}", file=sys.stderr, flush=True)
-
-
-def _fail(sentence: str) -> NoReturn:
-    _say(sentence)
-    sys.exit(ExitCode.REFUSED)
-
-
-def main() -> int:
-    """Read the command line, whose options `launch/mpirun.sh --help` explains, and supervise the run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--restarts", type=int, required=True)
-    parser.add_argument("--min-ranks", type=int)
-    parser.add_argument("--backoff", type=int, default=2)
-    parser.add_argument("-n", dest="ranks", type=int, required=True)
-    parser.add_argument("--hostfile", type=Path)
-    parser.add_argument("--gpus", action="store_true")
-    parser.add_argument("config", type=Path)
-    parser.add_argument("overrides", nargs=argparse.REMAINDER)
-    given = parser.parse_args()
-    hosts = hostfile.read(given.hostfile) if given.hostfile else ()
-    min_ranks = given.ranks if given.min_ranks is None else given.min_ranks
-    if min_ranks > given.ranks:
-        _fail(f"--min-ranks is {min_ranks}, but the run starts with {given.ranks}: lower it")
-    if given.min_ranks is not None and not hosts:
-        _fail("--min-ranks goes with --hostfile: only a host that is lost makes the ranks fewer")
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGCHLD})
-    order = Order(given.restarts, given.ranks, min_ranks, given.backoff, hosts)
-    return supervise(order, given.config, given.overrides, ["--gpus"] if given.gpus else [])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""launch/mpirun.sh --restarts: real runs that are killed, stopped or lose a host, and what becomes of them."""
+"""lucid launch --restarts: real runs that are killed, stopped or lose a host, and what becomes of them."""
 
 import os
 import select
@@ -94,7 +94,7 @@ def undisturbed(start, undisturbed_folder):
     if not undisturbed_folder.exists():
         run = start(*LONG, f"run_folder={undisturbed_folder}")
         assert run.finish() == 0, run.output
-        assert "supervise:" not in run.output
+        assert "lucid launch:" not in run.output
     return undisturbed_folder
 
 
@@ -102,7 +102,7 @@ def test_a_finished_run_that_is_started_again_is_finished(start, undisturbed):
     run = start(*LONG, f"run_folder={undisturbed}")
     assert run.finish() == 0, run.output
     assert "finished at step 150 of 150" in run.output
-    assert "supervise:" not in run.output
+    assert "lucid launch:" not in run.output
 
 
 def weights(run_folder):
@@ -113,7 +113,7 @@ def test_a_run_whose_rank_is_killed_ends_with_the_weights_of_an_undisturbed_one(
     run = start(*LONG)
     run.read_until("step  50/150")
     os.kill(run.ranks()[0], signal.SIGKILL)
-    run.read_until("supervise: failed with exit code")
+    run.read_until("lucid launch: failed with exit code")
     assert "newest checkpoint: step 40; restart 1 of 3 in 0 s with 2 ranks" in run.output
     run.read_until("goes on from step 40")
     assert run.finish() == 0, run.output
@@ -145,7 +145,7 @@ def test_a_stop_that_was_not_asked_of_the_supervisor_is_followed_by_a_restart(st
     run = start(*LONG)
     run.read_until("step  50/150")
     os.kill(run.launcher(), signal.SIGTERM)
-    run.read_until("supervise: stopped and saved with exit code 75")
+    run.read_until("lucid launch: stopped and saved with exit code 75")
     assert run.finish() == 0, run.output
     assert "finished at step 150 of 150" in run.output
 
@@ -156,7 +156,7 @@ def test_a_stop_that_is_asked_of_the_supervisor_is_the_end(start, number, losses
     run.read_until("step  50/150")
     run.process.send_signal(number)
     assert run.finish() == 75, run.output
-    assert "supervise:" not in run.output
+    assert "lucid launch:" not in run.output
     checkpoint, _ = CheckpointStore(tmp_path / "run" / "checkpoints").newest()
     assert checkpoint is not None
     assert 50 <= checkpoint.state.step == max(losses(tmp_path / "run")) < 150
@@ -167,7 +167,7 @@ def test_a_stop_while_it_waits_is_the_end(start):
     run.read_until("restart 1 of 3 in 60 s")
     run.process.send_signal(signal.SIGTERM)
     assert run.finish() == 1, run.output
-    assert "supervise: asked to stop: no restart" in run.output
+    assert "lucid launch: asked to stop: no restart" in run.output
 
 
 def test_a_run_that_fails_again_and_again_at_one_step_is_given_up(start):
@@ -181,7 +181,7 @@ def test_a_mistake_in_the_settings_is_not_tried_again(start):
     run = start("train.global_batch=7")
     assert run.finish() == 2, run.output
     assert run.output.count("which 2 ranks cannot share evenly") == 1
-    assert "supervise:" not in run.output
+    assert "lucid launch:" not in run.output
 
 
 def test_a_killed_supervisor_leaves_nothing_behind(start):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from lucid.errors import LaunchError
 from lucid.launch import hostfile
 
 # Stands for ssh, which hands a shell what stands after the name. 198.51.100.0/24 is set aside for documentation: no
@@ -67,7 +68,7 @@ def test_comments_and_empty_lines_are_no_hosts(write):
     ],
 )
 def test_a_line_that_is_no_name_is_refused_with_its_number(write, text, sentence):
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(LaunchError, match=sentence):
         hostfile.read(write(text))
 
 

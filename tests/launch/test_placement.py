@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
+from lucid.errors import LaunchError
 from lucid.launch import placement
-from lucid.launch.placement import GPU, LocalRank, Machine
+from lucid.launch.limits import available_cores
+from lucid.launch.placement import GPU, THREAD_VARIABLES, YIELD_VARIABLE, LocalRank, Machine
 
 
 def ranges(numbers):
@@ -154,16 +156,16 @@ def test_the_only_gpu_that_srun_shows_a_rank_is_its_own():
     ],
 )
 def test_more_ranks_than_gpus_are_refused(local, gpus, there):
-    with pytest.raises(placement.TooFewGPUsError, match=there):
+    with pytest.raises(LaunchError, match=there):
         placement._gpu_of(local, [GPU(str(number)) for number in range(gpus)])
 
 
 REPORT = "import os; print(sorted(os.sched_getaffinity(0)), os.environ.get('OMP_NUM_THREADS'))"
 
 
-def start_parent(*arguments, **environment):
+def start_parent(*arguments, program=REPORT, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "lucid.launch.rank_parent", *arguments, "-c", REPORT],
+        [sys.executable, "-m", "lucid.launch.rank_parent", *arguments, "-c", program],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -201,3 +203,56 @@ def test_the_parent_shows_its_rank_one_gpu():
         timeout=30,
     )
     assert finished.stdout == "5 PCI_BUS_ID\n"
+
+
+SHARE = """
+import os
+from lucid.launch.placement import take_share
+take_share(os.environ)
+names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MPIR_CVAR_ENABLE_HEAVY_YIELD")
+print(sorted(os.sched_getaffinity(0)), *(os.environ.get(name) for name in names))
+"""
+
+
+def share(**environment):
+    """What a process takes that `environment` was announced to."""
+    kept = {name: text for name, text in os.environ.items() if name not in (*THREAD_VARIABLES, YIELD_VARIABLE)}
+    command = [sys.executable, "-c", SHARE]
+    return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def hydra(rank, ranks):
+    return {"MPI_LOCALRANKID": str(rank), "MPI_LOCALNRANKS": str(ranks)}
+
+
+def test_ranks_of_a_bare_mpiexec_share_cores_and_threads():
+    allowed, cores = sorted(os.sched_getaffinity(0)), available_cores()
+    machine = Machine.read(frozenset(allowed), None)
+    for rank in range(cores):
+        own = machine.cores_of(rank, cores) if cores == len(machine.cores) else allowed
+        if cores > 1:
+            assert share(**hydra(rank, cores)) == f"{sorted(own)} 1 1 None"
+    assert share(**hydra(0, 2), OMP_NUM_THREADS=str(cores)) == f"{allowed} {cores} {cores} {'1' if cores < 2 else None}"
+    assert share(**hydra(0, cores + 1)) == f"{allowed} 1 1 1"
+
+
+def test_a_process_without_a_launcher_and_one_that_srun_binds_keep_what_they_have():
+    allowed = sorted(os.sched_getaffinity(0))
+    assert share() == f"{allowed} None None None"
+    assert share(SLURM_STEP_ID="0", SLURM_LOCALID="1", PMI_RANK="1", PMI_SIZE="2") == f"{allowed} None None None"
+
+
+def test_a_rank_below_a_parent_keeps_what_that_gave_it():
+    allowed = sorted(os.sched_getaffinity(0))
+    assert start_parent(program=SHARE, **hydra(1, 2), OMP_NUM_THREADS="").stdout.startswith(f"{allowed}  ")
+
+
+def test_a_rank_that_its_launcher_has_bound_keeps_its_cores():
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        pytest.skip("there is one core to be bound to")
+    program = f"import os; os.sched_setaffinity(0, [{allowed[-1]}])\n{SHARE}"
+    finished = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | hydra(0, 2), capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.startswith(f"[{allowed[-1]}] ")

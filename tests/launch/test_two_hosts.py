@@ -1,4 +1,4 @@
-"""launch/mpirun.sh --hostfile: runs over two hosts, and what it says of hosts that cannot be used."""
+"""lucid launch --hostfile: runs over two hosts, and what it says of hosts that cannot be used."""
 
 import os
 import shutil
@@ -55,7 +55,7 @@ def test_a_run_on_both_hosts_sends_its_gradients_over_the_link(hosts, launch, tr
 def test_an_unknown_host_is_named_before_anything_is_started(launch, tmp_path):
     finished = launch(["near", "nowhere.invalid"], "-n", "2")
     assert finished.returncode == 1
-    assert finished.stdout.startswith("mpirun.sh: nowhere.invalid cannot be reached (")
+    assert finished.stdout.startswith("lucid launch: nowhere.invalid cannot be reached (")
     if shutil.which("ssh"):
         assert "Could not resolve hostname" in finished.stdout
         assert finished.stdout.endswith("is the name in the hostfile right?\n")

@@ -46,7 +46,7 @@ def home(tmp_path):
     """lucid's folder, with a slurm/site.env of its own."""
     home = tmp_path / "home"
     shutil.copytree(REPOSITORY / "slurm", home / "slurm", ignore=shutil.ignore_patterns("site.env"))
-    for name in ("launch", "lucid", "pyproject.toml"):
+    for name in ("launch", "lucid"):
         (home / name).symlink_to(REPOSITORY / name)
     return home
 

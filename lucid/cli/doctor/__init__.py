@@ -35,7 +35,7 @@ def doctor(
 
         lucid doctor
 
-        launch/mpirun.sh -n 4 --hostfile hosts --doctor --folder /scratch/runs
+        lucid launch -n 4 --hostfile hosts --doctor --folder /scratch/runs
     """
     with session() as group, watched(group, _SECONDS_WITHOUT_ANSWER):
         ranks = locate_ranks(group, threads.count())
@@ -67,7 +67,7 @@ def _together(group: ProcessGroup, found: list[Host]) -> Iterator[Finding]:
         memory = min(min(host.memory_free, host.shared_memory_free) / host.ranks for host in found)
         yield from measure_network(group, memory / 2)
     else:
-        text = "one process, nothing to measure; start as many as the run will have: launch/mpirun.sh -n N --doctor"
+        text = "one process, nothing to measure; start as many as the run will have: lucid launch -n N --doctor"
         yield Finding(Level.OK, "all-reduce", text)
 
 

@@ -111,7 +111,7 @@ def _cores(locations: Sequence[RankLocation]) -> Finding:
         crowds.append((threads / cores, threads, cores, host))
     worst, threads, cores, host = max(crowds)
     text = f"{threads} thread{'s' * (threads > 1)} on {cores} core{'s' * (cores > 1)}"
-    advice = "they take turns, and wait for each other; let launch/mpirun.sh set threads, or start fewer ranks"
+    advice = "they take turns, and wait for each other; let lucid launch set threads, or start fewer ranks"
     return ok_if(worst <= 1, "cores", f"{text}{f' on {host}' * (len(by_host) > 1)}", advice)
 
 

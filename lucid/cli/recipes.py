@@ -1,0 +1,73 @@
+"""`lucid recipes`: prints the run settings and the SLURM job templates that lucid comes with."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lucid
+from lucid.errors import ConfigError
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print the settings of this recipe.", show_default=False)] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the templates of SLURM jobs into this folder.")
+    ] = None,
+) -> None:
+    """List the recipes: the settings of runs from which to make your own.
+
+    A recipe says where its numbers come from, and how to prepare its corpus.
+
+    Examples:
+
+        lucid recipes
+
+        lucid recipes small_cpu > my.yaml
+
+        lucid recipes --slurm slurm
+    """
+    if slurm is not None:
+        _write_templates(slurm)
+    if name is not None:
+        print(_recipe(name).read_text(), end="")
+    elif slurm is None:
+        _print_list()
+
+
+def shipped(name: str) -> Path:
+    """Return the folder `configs` or `slurm` of this lucid: in the package, or beside it in a checkout."""
+    package = Path(lucid.__file__).parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parent / name
+
+
+def _paths() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(shipped("configs").glob("*.yaml"))}
+
+
+def _recipe(name: str) -> Path:
+    paths = _paths()
+    if name not in paths:
+        raise ConfigError(f"there is no recipe '{name}', there are {', '.join(paths)}")
+    return paths[name]
+
+
+def _print_list() -> None:
+    paths = _paths()
+    width = max(map(len, paths))
+    for name, path in paths.items():
+        purpose = path.read_text().partition("\n")[0].removeprefix("# ")
+        print(f"{name:{width}}  {purpose}")
+
+
+def _write_templates(folder: Path) -> None:
+    templates = [path for path in sorted(shipped("slurm").iterdir()) if path.name != "site.env"]
+    for template in templates:
+        if (folder / template.name).exists():
+            raise ConfigError(f"{folder / template.name} exists: remove it first, or choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for template in templates:
+        shutil.copy(template, folder)
+    print(f"{folder} holds the templates. Copy site.env.example in it to site.env, and describe your cluster there.")

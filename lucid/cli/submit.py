@@ -1,0 +1,169 @@
+"""`lucid submit`: submits a job to SLURM, from the job templates and the description of the site beside them."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lucid
+from lucid.cli.recipes import shipped
+from lucid.errors import ExitCode, LaunchError
+from lucid.training.config import load
+
+_OTHER_COMMANDS = ("prepare", "evaluate", "doctor")
+# job.sh checks what the site says. What a site's own script prints does not belong to the answer.
+_ASK_SITE = 'source "$1/job.sh" >&2; printf "%s\\0" "${ACCOUNT:-}" "${CPU_PARTITION:-}" "${GPU_PARTITION:-}"'
+
+submit = typer.Typer(add_completion=False)
+
+
+@submit.command(context_settings={"ignore_unknown_options": True})
+def _submit(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG [KEY=VALUE]... | prepare|evaluate|doctor [ARGUMENT]...",
+            help="The run's YAML file and settings that replace the file's; or another command with its arguments.",
+            show_default=False,
+        ),
+    ],
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes. Default: 1.")] = None,
+    ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on each node. Default: 1.")] = None,
+    threads_per_rank: Annotated[
+        int | None, typer.Option(min=1, help="Cores for each rank. Default: that of the template.")
+    ] = None,
+    gpus_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Train on GPU nodes, with one rank for each GPU.")
+    ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="The longest time until the run saves and is queued again, as SLURM writes it: minutes, H:M:S or "
+            "D-H:M:S. Default: that of the template.",
+        ),
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY=A,B,...",
+            help="Train once for each value of a setting, in an array of jobs, each with its own run folder.",
+        ),
+    ] = None,
+    slurm: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of the job templates. Default: slurm, or that of the checkout."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command, and do not submit.")] = False,
+) -> int:
+    """Submit a job to SLURM: train, prepare, evaluate or doctor. Print the command that does it.
+
+    Account and partitions come from site.env beside the job templates; site.env.example says how to make it, and
+    `lucid recipes --slurm slurm` writes the templates. Paths are relative to this folder. The job's output goes to
+    NAME-JOB.out.
+
+    Examples:
+
+        lucid submit my.yaml --nodes 2 --ranks-per-node 4 --time 8:00:00 train.steps=20000
+
+        lucid submit my.yaml --sweep train.seed=1,2,3
+
+        lucid submit --threads-per-rank 32 prepare books/ --output data/books
+    """
+    job = _Job(tuple(arguments), nodes, ranks_per_node, threads_per_rank, gpus_per_node, time, sweep)
+    job.check()
+    folder = _folder(slurm)
+    site = subprocess.run(["bash", "-c", _ASK_SITE, "bash", folder], stdout=subprocess.PIPE, text=True, check=False)
+    if site.returncode:
+        return ExitCode.REFUSED  # bash has told why
+    command = job.command(folder, *site.stdout.split("\0")[:3])
+    print(shlex.join(command), flush=True)
+    if dry_run:
+        return ExitCode.FINISHED
+    sbatch = shutil.which("sbatch")
+    if sbatch is None:
+        raise LaunchError("there is no sbatch: this is no login node of a SLURM cluster")
+    return os.execv(sbatch, command)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What was asked for."""
+
+    arguments: tuple[str, ...]
+    nodes: int | None
+    ranks_per_node: int | None
+    threads_per_rank: int | None
+    gpus_per_node: int | None
+    time: str | None
+    sweep: str | None
+
+    @property
+    def trains(self) -> bool:
+        return self.arguments[0] not in _OTHER_COMMANDS
+
+    def check(self) -> None:
+        """Raise `LucidError` for a mistake now, and not when the job starts."""
+        if ":" in self.arguments:
+            raise LaunchError("the argument ':' is no setting: to launchers it begins another command; drop it")
+        if self.time and not re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}", self.time):
+            raise LaunchError(f"--time takes minutes, H:M:S or D-H:M:S, got '{self.time}'")
+        if self.sweep and not re.fullmatch(r"[a-z_.]+=[^,]+(,[^,]+)*", self.sweep):
+            raise LaunchError(f"--sweep takes KEY=VALUE,VALUE,..., got '{self.sweep}'")
+        if not self.trains:
+            if self.gpus_per_node or self.sweep:
+                raise LaunchError(f"--gpus-per-node and --sweep are for training, not for {self.arguments[0]}")
+            return
+        for argument in self.arguments:
+            if argument.startswith("-"):
+                raise LaunchError(f"option {argument} is not known, see lucid submit --help")
+        if self.gpus_per_node and self.sweep:
+            raise LaunchError("--sweep is for CPU nodes: leave out --gpus-per-node")
+        if self.gpus_per_node and self.ranks_per_node:
+            raise LaunchError("--gpus-per-node brings one rank for each GPU: leave out --ranks-per-node")
+        config, *overrides = self.arguments
+        load(Path(config), [*overrides, *([self.sweep.partition(",")[0]] if self.sweep else [])])
+
+    def command(self, folder: Path, account: str, cpu_partition: str, gpu_partition: str) -> list[str]:
+        """Return what submits the job from the templates in `folder`, for this account and these partitions."""
+        template, arguments = "pretrain_cpu", self.arguments
+        options = {
+            "--export": f"ALL,LUCID_SLURM={folder},LUCID_PYTHON={sys.executable}",
+            "--account": account,
+            "--partition": gpu_partition if self.gpus_per_node else cpu_partition,
+            "--ntasks-per-node": self.gpus_per_node or self.ranks_per_node,
+            "--nodes": self.nodes,
+            "--cpus-per-task": self.threads_per_rank,
+            "--time": self.time,
+        }
+        if not self.trains:
+            template, arguments = self.arguments[0], self.arguments[1:]
+        else:
+            options["--job-name"] = Path(self.arguments[0]).stem
+        if self.gpus_per_node:
+            template = "pretrain_gpu"
+            options["--gpus-per-node"] = self.gpus_per_node
+        if self.sweep:
+            template = "array"
+            options["--array"] = f"0-{self.sweep.count(',')}"
+            arguments = (self.arguments[0], self.sweep, *self.arguments[1:])
+        given = [f"{name}={value}" for name, value in options.items() if value]
+        return ["sbatch", *given, f"{folder}/{template}.sbatch", *arguments]
+
+
+def _folder(given: Path | None) -> Path:
+    """Return the folder of the job templates as an absolute path."""
+    here = Path("slurm")
+    folder = (given or (here if (here / "job.sh").is_file() else shipped("slurm"))).resolve()
+    if not (folder / "job.sh").is_file() or folder.parent == Path(lucid.__file__).resolve().parent:
+        raise LaunchError(f"there are no job templates in {given or here}: lucid recipes --slurm slurm writes them")
+    if "," in f"{folder}{sys.executable}":
+        raise LaunchError(f"sbatch would cut off a path at its comma: {folder}, {sys.executable}")
+    return folder

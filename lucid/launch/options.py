@@ -1,0 +1,146 @@
+"""The options of `lucid launch`: what a user asks for."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lucid.errors import LaunchError
+
+USAGE = """\
+Usage: lucid launch [OPTION ...] CONFIG [key=value ...]
+       lucid launch [OPTION ...] --doctor [--folder DIR]
+
+Start the ranks of a run with the MPI of this Python environment, on this machine or on several hosts. Each rank runs
+`lucid train CONFIG`, where key=value replaces a setting. With --doctor each runs `lucid doctor`, which says what ranks
+that are started in this way can do. Options may come before or after CONFIG.
+
+  -n N           number of ranks in all (default: on every host one for each physical core, or with --gpus for each GPU)
+  --hostfile F   hosts, one name a line. They see the same files and have as many cores and GPUs as this machine, and
+                 let you in without a password: by ssh, or by the program that $HYDRA_LAUNCHER_EXEC names
+  --gpus         give each rank of a host its own GPU, and cores near it
+  --dry-run      print the command and the threads per rank, and run nothing
+  --restarts N   after a failure, or after the ranks have stopped and saved (exit code 75), start again from the newest
+                 checkpoint, at most N times. A mistake in the settings (exit code 2), Ctrl-C, or a failure without a
+                 newer checkpoint than the failure before ends the run
+  --backoff S    seconds before the first restart (default: 2). They double with each restart, up to 60
+  --min-ranks K  with --hostfile: leave out hosts that do not answer before a restart, as long as the settings allow K
+                 ranks or more on the others (default: as many as at the start). The loss curve stays the same
+
+The exit code is that of the run. The launcher passes signals on to the ranks: after SIGTERM and SIGUSR1 they save and
+end with 75, after Ctrl-C they end with 130. This ends a run with --restarts, too: a scheduler that sends a signal
+before its time limit starts the run again itself.
+
+Each rank gets cores / ranks on its host as threads, unless OMP_NUM_THREADS is set. Ranks that take all cores together
+are bound to their share of them, one NUMA domain after the other. mpiexec is the one of the Python environment, or the
+one in the PATH if it belongs to the MPI that mpi4py loads.
+
+Examples:
+
+    lucid launch -n 2 my.yaml
+
+    lucid launch -n 4 my.yaml train.global_batch=64 run_folder=runs/larger
+
+    lucid launch -n 16 --hostfile hosts --restarts 20 --min-ranks 8 my.yaml
+
+    lucid launch --gpus my.yaml train.device=cuda
+
+    lucid launch -n 16 --hostfile hosts --doctor
+"""
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How often a run is started again, how soon (seconds), and with how many ranks at least (None: with all)."""
+
+    most: int
+    backoff: int = 2
+    min_ranks: int | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for. `arguments` are those of `command`, which is `lucid train` or `lucid doctor`."""
+
+    command: str = "train"
+    arguments: tuple[str, ...] = ()
+    ranks: int | None = None
+    hostfile: str = ""
+    gpus: bool = False
+    dry_run: bool = False
+    restarts: Restarts | None = None
+    wants_help: bool = False
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Return what the words after `lucid launch` ask for. Raises `LaunchError`; the files have to be readable."""
+    rest = list(words)
+    found: dict[str, Any] = {}
+    restarts: dict[str, int] = {}
+    arguments: list[str] = []
+    while rest:
+        match word := rest.pop(0):
+            case "-h" | "--help":
+                return Options(wants_help=True)
+            case "--gpus" | "--dry-run":
+                found[word[2:].replace("-", "_")] = True
+            case "-n":
+                found["ranks"] = positive_number(_value(rest), "-n takes the number of ranks")
+            case "--hostfile":
+                found["hostfile"] = _readable(_value(rest), "the hostfile")
+            case "--restarts" | "--backoff" | "--min-ranks":
+                restarts[word] = _whole_number(_value(rest), word)
+            case "--doctor":
+                found["command"], arguments, rest = "doctor", [*arguments, *rest], []
+            case _ if word.startswith("-"):
+                raise LaunchError(f"option {word} is not known, see lucid launch --help")
+            case _:
+                arguments.append(word)
+    options = Options(**found, arguments=tuple(arguments), restarts=_restarts(restarts))
+    _check(options)
+    return options
+
+
+def positive_number(text: str, sentence: str) -> int:
+    """Return the number that `text` writes; `LaunchError` begins with `sentence` if it does not."""
+    if not re.fullmatch("[1-9][0-9]{0,6}", text):
+        raise LaunchError(f"{sentence}, got '{text}'")
+    return int(text)
+
+
+def _restarts(given: dict[str, int]) -> Restarts | None:
+    if given and "--restarts" not in given:
+        raise LaunchError(f"{next(iter(given))} goes with --restarts")
+    if not given:
+        return None
+    return Restarts(given["--restarts"], given.get("--backoff", 2), given.get("--min-ranks"))
+
+
+def _check(options: Options) -> None:
+    if options.command == "train":
+        if not options.arguments:
+            raise LaunchError("CONFIG is missing, see lucid launch --help")
+        _readable(options.arguments[0], "the configuration")
+    if options.restarts and options.command == "doctor":
+        raise LaunchError("--doctor is not started again: leave out --restarts")
+    if options.restarts and options.restarts.min_ranks is not None and not options.hostfile:
+        raise LaunchError("--min-ranks goes with --hostfile: only a host that is lost makes the ranks fewer")
+    if ":" in options.arguments:
+        raise LaunchError("the argument ':' is no setting: to mpiexec it begins another command; drop it")
+
+
+def _value(rest: list[str]) -> str:
+    return rest.pop(0) if rest else ""
+
+
+def _whole_number(text: str, option: str) -> int:
+    if not re.fullmatch("[0-9]+", text):
+        raise LaunchError(f"{option} takes a whole number, got '{text}'")
+    return int(text)
+
+
+def _readable(path: str, name: str) -> str:
+    if not os.access(path, os.R_OK) or os.path.isdir(path):
+        raise LaunchError(f"{name} '{path}' cannot be read")
+    return path
