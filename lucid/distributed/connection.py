@@ -1,4 +1,4 @@
-"""How a process finds the others, and how it leaves them: however that comes about, it ends for all ranks."""
+"""How a process finds the others, chooses what carries gradients between them, and ends with them."""
 
 import sys
 import threading
@@ -22,14 +22,14 @@ from lucid.distributed.health.software import check_same_software
 from lucid.errors import ConfigError, LaunchError, LucidError
 
 Backend = Literal["auto", "single", "mpi", "shared_memory", "nccl"]
-# What finds the other processes; other backends are made of it.
+# The communicators that find the other processes; the other backends are built on them.
 ProcessGroup = SingleCommunicator | MPICommunicator
 
 
 def connect(backend: Backend = "auto", device: str = CPU) -> Communicator:
-    """Find the other processes, and return the communicator of this one: `join` and `choose` in one.
+    """Find the other processes, and return a communicator with them: `join` and `choose` in one call.
 
-    Raises `LaunchError` if the processes were not started the way the backend needs them.
+    Raises `LaunchError` if the processes were not started in the way that the backend needs.
     """
     group = join("auto" if backend == "shared_memory" or backend == "nccl" else backend)
     return choose(group, backend, device=device)
@@ -38,14 +38,14 @@ def connect(backend: Backend = "auto", device: str = CPU) -> Communicator:
 def join(group: Literal["auto", "single", "mpi"] = "auto") -> ProcessGroup:
     """Find the other processes.
 
-    "auto" takes MPI if a launcher announced itself in the environment, and one process alone otherwise. Raises
-    `LaunchError` if the processes were not started that way, or run different versions.
+    "auto" uses MPI if a launcher announced itself in the environment; otherwise the process is alone. Raises
+    `LaunchError` if the processes were not started in the way that `group` needs, or run different versions.
     """
     if group not in ("auto", "single", "mpi"):
         raise ConfigError(f"backend {group!r} is not known: use 'auto', 'single', 'mpi', 'shared_memory' or 'nccl'")
     announcement = announced()
     if group == "mpi" or (group == "auto" and announcement is not None):
-        return _all_the_same(MPICommunicator())
+        return _with_one_version(MPICommunicator())
     if announcement is not None and announcement.size != 1:
         raise LaunchError(
             f"backend 'single' is for one process, but the launcher ({announcement.launcher}) started "
@@ -54,26 +54,26 @@ def join(group: Literal["auto", "single", "mpi"] = "auto") -> ProcessGroup:
     return SingleCommunicator()
 
 
-def _all_the_same(communicator: MPICommunicator) -> MPICommunicator:
+def _with_one_version(communicator: MPICommunicator) -> MPICommunicator:
     try:
         check_same_software(communicator, communicator.library)
     except LucidError as error:
-        _tell(communicator, error)
+        _report(communicator, error)
         communicator.close()
         raise
     return communicator
 
 
 def choose(group: ProcessGroup, backend: Backend, wire_dtype: WireDtype = "float32", device: str = CPU) -> Communicator:
-    """Return the communicator for gradients of `group` on `device`. It ends with `group`; closing either closes both.
+    """Return the communicator for the gradients of `group` on `device`. To close either closes both.
 
-    On the CPU, "auto" takes shared memory where there are as many ranks on each node, and enough memory. Between nodes
-    gradients travel as `wire_dtype`. With "cuda" each rank takes a GPU, as `device_for` says, and "auto" takes NCCL,
-    over which all sums travel as `wire_dtype`; where NCCL cannot be had, it goes through the host's memory, in the way
-    that "auto" takes there, and `remark` says so and why; "mpi" and "shared_memory" ask for that.
+    On the CPU, "auto" chooses shared memory if each node has equally many ranks and enough memory. Between nodes
+    gradients travel as `wire_dtype`. With "cuda" each rank takes a GPU (see `device_for`), and "auto" chooses NCCL,
+    which sums in `wire_dtype`. If NCCL is not available, gradients go through the host's memory, over the backend that
+    "auto" chooses on the CPU, and `remark` gives the reason. "mpi" and "shared_memory" select this way explicitly.
 
-    Raises an agreed `LaunchError` if `backend` or `wire_dtype` is not for this group, and a `ConfigError` if a rank has
-    no such device.
+    Raises an agreed `LaunchError` if this group cannot use `backend` or `wire_dtype`, and an agreed `LucidError` if a
+    rank has no such device.
     """
     if backend == "single" and group.size > 1:
         raise _refusal(f"distributed.backend is single, but there are {group.size} ranks: use auto")
@@ -82,7 +82,7 @@ def choose(group: ProcessGroup, backend: Backend, wire_dtype: WireDtype = "float
     device = device_for(group, device)
     if isinstance(group, SingleCommunicator) or group.size == 1:
         return SingleCommunicator(device, group.whereabouts)
-    obstacle = why_not_nccl(group, device) if backend in ("auto", "nccl") else "it is not asked for"
+    obstacle = why_not_nccl(group, device) if backend in ("auto", "nccl") else "another backend was chosen"
     if not obstacle:
         return NCCLCommunicator(group, device, wire_dtype)
     if backend == "nccl":
@@ -99,7 +99,7 @@ def _choose_on_host(group: ProcessGroup, backend: Backend, wire_dtype: WireDtype
     if backend == "shared_memory" and not group.evenly_spread:
         raise _refusal(
             f"distributed.backend is shared_memory, but the {group.size} ranks are not evenly spread over the "
-            f"{group.node_count} nodes: start as many on each, or use auto"
+            f"{group.node_count} nodes: start equally many on each, or use auto"
         )
     if wire_dtype != "float32" and group.node_count > 1 and (backend == "mpi" or not group.evenly_spread):
         reason = "distributed.backend is mpi" if backend == "mpi" else "the ranks are not evenly spread over the nodes"
@@ -117,10 +117,11 @@ def _refusal(message: str) -> LaunchError:
 
 @contextmanager
 def session(group: Literal["auto", "single", "mpi"] = "auto") -> Iterator[ProcessGroup]:
-    """Join the other processes for the length of the block. `choose` gives a faster way for gradients.
+    """Join the other processes for the duration of the block. `choose` returns a faster communicator for gradients.
 
-    An error that every rank knows of (`LucidError.agreed`) is told by the first and leaves in order, marked `told`; any
-    other, `sys.exit` included, on one of several ranks ends all of them at once, with its message.
+    The first rank prints an error that every rank knows of (`LucidError.agreed`), and all ranks leave the block in
+    order with that error, marked `reported`. Any other error on one of several ranks, `sys.exit` included, ends all
+    ranks at once, with its message.
     """
     communicator = join(group)
     hooks = sys.excepthook, threading.excepthook
@@ -131,18 +132,18 @@ def session(group: Literal["auto", "single", "mpi"] = "auto") -> Iterator[Proces
         if communicator.size > 1 and not is_agreed(error):
             report_and_abort(communicator, error)
         if isinstance(error, LucidError):
-            # Before the others may leave: some launchers end all ranks when the first has gone with an exit code.
-            _tell(communicator, error)
+            # Print before the others can leave: some launchers end all ranks when the first one ends with an exit code.
+            _report(communicator, error)
         raise
     finally:
-        # Only in order do we come here. What fails later, on this rank, no longer concerns the others.
+        # Only an orderly end comes here. A later failure of this rank no longer concerns the others.
         sys.stdout.flush()
         sys.stderr.flush()
         communicator.close()
         sys.excepthook, threading.excepthook = hooks
 
 
-def _tell(communicator: Communicator, error: LucidError) -> None:
+def _report(communicator: Communicator, error: LucidError) -> None:
     if communicator.rank == 0:
         sys.stderr.write(f"lucid: {error}\n")
     error.reported = True

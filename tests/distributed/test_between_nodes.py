@@ -105,7 +105,7 @@ def test_sums_go_on_while_nobody_waits(several_nodes):
     for step in range(1, 4):
         array[:] = np.arange(array.size) % 1000 * (several_nodes.rank + step)
         works = [several_nodes.all_reduce(part) for part in np.split(array, 10)]
-        until(lambda: not several_nodes._lockstep.has_shares())
+        until(lambda: not several_nodes._lockstep.has_tasks())
         for work in works:
             work.wait()
         total = sum(rank + step for rank in range(several_nodes.size))

@@ -188,10 +188,10 @@ def test_a_helper_finishes_what_the_rank_does_not_wait_for():
 
     for number in (1, 2):
         lockstep.issue(lambda number=number: share(number))
-    helper = threading.Thread(target=lambda: [lockstep.advance() for _ in iter(lockstep.has_shares, False)])
+    helper = threading.Thread(target=lambda: [lockstep.advance() for _ in iter(lockstep.has_tasks, False)])
     helper.start()
     helper.join()
-    assert not lockstep.has_shares()
+    assert not lockstep.has_tasks()
     assert done.index((2, 0)) < done.index((1, 2))  # the second has begun before the first is over
     assert sorted(done) == [(number, step) for number in (1, 2) for step in range(3)]
 

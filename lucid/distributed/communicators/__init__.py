@@ -1,1 +1,1 @@
-"""What carries arrays between ranks: the protocol, and one file for each way of carrying them."""
+"""Communication between ranks: the protocol in `communicator.py`, and a file for each backend."""

@@ -1,4 +1,4 @@
-"""What only some ranks know and all learn: texts; and errors, so that all end together, in order, with one message."""
+"""How all ranks learn what only some know: texts, and errors, so that all ranks end in order with one message."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,10 +13,11 @@ T = TypeVar("T")
 
 
 def all_or_none(communicator: Communicator, action: Callable[[], T]) -> T:
-    """Return what `action` gives on this rank, if it succeeds on every rank.
+    """Return the result of `action` on this rank, if it succeeds on every rank.
 
-    If it raises a `LucidError` on any, every rank raises the error of the first of these, marked `agreed`: all ranks
-    know of it. `action` itself must not communicate. All ranks call this together.
+    If `action` raises a `LucidError` on some ranks, every rank raises the error of the lowest of them as a plain
+    `LucidError`, with its message and exit code, and marked `agreed`. `action` must not communicate. All ranks call
+    this together.
     """
     error: LucidError | None = None
     result = None
@@ -29,37 +30,48 @@ def all_or_none(communicator: Communicator, action: Callable[[], T]) -> T:
     communicator.all_reduce(failed).wait()
     if not failed.any():
         return result  # type: ignore[return-value]  # without an error there is a result
-    raise _shared(communicator, error, root=int(failed.argmax())) from error
+    raise _broadcast_error(communicator, error, root=int(failed.argmax())) from error
 
 
 def is_agreed(error: BaseException) -> bool:
-    """Return whether every rank has this error, so that all can leave in order."""
+    """Return whether every rank has this error, so that all can end in order."""
     return isinstance(error, LucidError) and error.agreed
 
 
 def run_on_first_rank(communicator: Communicator, action: Callable[[], str]) -> str:
-    """Return on every rank the text that `action` gives on the first, which alone runs it.
+    """Run `action` on the first rank only, and return its text on all ranks.
 
-    Its `LucidError` is raised on all, as in `all_or_none`. All ranks call this together.
+    All ranks raise its `LucidError`, as `all_or_none` does. All ranks call this together.
     """
     text = all_or_none(communicator, lambda: action() if communicator.rank == 0 else "")
     return broadcast_text(communicator, text)
 
 
 def gather_texts(communicator: Communicator, text: str) -> list[str]:
-    """Return on every rank the `text` of each. All ranks call this together."""
-    content = text.encode(errors="surrogatepass")
+    """Return on every rank the `text` of all ranks, in their order. All ranks call this together."""
+    content = _encode(text)
     lengths = np.zeros(communicator.size, np.int64)
     lengths[communicator.rank] = len(content)
     communicator.all_reduce(lengths).wait()
     bounds = [0, *np.cumsum(lengths).tolist()]
     together = np.zeros(bounds[-1], np.uint8)
-    together[bounds[communicator.rank] : bounds[communicator.rank + 1]] = np.frombuffer(content, np.uint8)
+    together[bounds[communicator.rank] : bounds[communicator.rank + 1]] = content
     communicator.all_gather(together, bounds).wait()
-    return [together[start:stop].tobytes().decode(errors="surrogatepass") for start, stop in pairwise(bounds)]
+    return [_decode(together[start:stop]) for start, stop in pairwise(bounds)]
 
 
-def _shared(communicator: Communicator, error: LucidError | None, root: int) -> LucidError:
+def broadcast_text(communicator: Communicator, text: str, root: int = 0) -> str:
+    """Return on every rank the `text` of rank `root`. All ranks call this together."""
+    content = _encode(text)
+    length = np.array([len(content)], np.int64)
+    communicator.broadcast(length, root)
+    if communicator.rank != root:
+        content = np.zeros(int(length[0]), np.uint8)
+    communicator.broadcast(content, root)
+    return _decode(content)
+
+
+def _broadcast_error(communicator: Communicator, error: LucidError | None, root: int) -> LucidError:
     """Return rank `root`'s error on all ranks."""
     shared = LucidError(broadcast_text(communicator, str(error), root))
     exit_code = np.array([error.exit_code if error else 0], np.int64)
@@ -69,13 +81,10 @@ def _shared(communicator: Communicator, error: LucidError | None, root: int) -> 
     return shared
 
 
-def broadcast_text(communicator: Communicator, text: str, root: int = 0) -> str:
-    """Return on every rank the `text` of rank `root`. All ranks call this together."""
+def _encode(text: str) -> np.ndarray:
     # A message may quote a file name that is not UTF-8.
-    content = np.frombuffer(text.encode(errors="surrogatepass"), np.uint8).copy()
-    length = np.array([len(content)], np.int64)
-    communicator.broadcast(length, root)
-    if communicator.rank != root:
-        content = np.zeros(int(length[0]), np.uint8)
-    communicator.broadcast(content, root)
+    return np.frombuffer(text.encode(errors="surrogatepass"), np.uint8).copy()
+
+
+def _decode(content: np.ndarray) -> str:
     return content.tobytes().decode(errors="surrogatepass")

@@ -1,8 +1,8 @@
-"""Who and where this process is, by the word of its launcher and operating system, before MPI is initialised.
+"""What the launcher announces to this process in the environment: its rank, before MPI is initialised.
 
-Launchers tell each process its rank in the environment. That word serves three ends: to know whether to use MPI at
-all, to let one process alone speak to the user while MPI is not up, and to notice when the launcher belongs to another
-MPI than the one loaded here; each process would then take itself for a world of one, silently.
+The announcement decides whether a process uses MPI at all, and which process speaks to the user before MPI is
+initialised. It also shows whether the launcher belongs to the MPI library that is loaded here. If it does not, each
+process would silently train alone.
 """
 
 import os
@@ -15,7 +15,7 @@ from lucid.errors import LaunchError
 
 @dataclass(frozen=True)
 class Announcement:
-    """What a launcher says of this process. `size` and `local_rank` are None where it does not tell them."""
+    """A launcher's announcement. `size` and `local_rank` are None if it does not give them."""
 
     launcher: str
     rank: int
@@ -25,18 +25,18 @@ class Announcement:
 
 @dataclass(frozen=True)
 class _Launcher:
-    """The names of the variables in which a launcher speaks."""
+    """The environment variables that a launcher sets."""
 
     name: str
     rank: str
     size: str | None
     local_ranks: tuple[str, ...] = ()
-    # A variable that has to be there as well, where the others alone do not prove a launch.
+    # A variable that must be set too, if the others do not prove a launch.
     proof: str | None = None
 
 
-# The inner launcher before the outer one: mpiexec inside a SLURM step inherits the step's variables. SLURM sets a rank
-# for the batch script as well; only a step has a number.
+# Inner launchers come before outer ones: mpiexec inside a SLURM step inherits the variables of the step. SLURM sets a
+# rank in the batch script too, but only a step has a step number.
 _LAUNCHERS = (
     _Launcher("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ("OMPI_COMM_WORLD_LOCAL_RANK",)),
     _Launcher("PMI", "PMI_RANK", "PMI_SIZE", ("MPI_LOCALRANKID", "SLURM_LOCALID")),
@@ -46,7 +46,7 @@ _LAUNCHERS = (
 
 
 def announced() -> Announcement | None:
-    """Return what the launcher announced, or None if this process was started by itself."""
+    """Return the launcher's announcement, or None if no launcher started this process."""
     for launcher in _LAUNCHERS:
         rank = _number(launcher.rank)
         if rank is None or (launcher.proof and launcher.proof not in os.environ):
@@ -62,13 +62,13 @@ def announced() -> Announcement | None:
 
 
 def is_first_rank() -> bool:
-    """Return whether this process is the one that speaks to the user. It does not need MPI."""
+    """Return whether this process is the one that speaks to the user. This does not use MPI."""
     announcement = announced()
     return announcement is None or announcement.rank == 0
 
 
 def check_world_size(world_size: int) -> None:
-    """Raise `LaunchError` unless MPI's world is as large as the launcher announced."""
+    """Raise `LaunchError` unless MPI's world has the size that the launcher announced."""
     announcement = announced()
     if announcement is None or announcement.size in (None, world_size):
         return
@@ -79,11 +79,11 @@ def check_world_size(world_size: int) -> None:
 
 
 def how_to_launch(size: int | None) -> str:
-    """Return the sentence that tells how to start `size` processes with the MPI of this environment."""
-    beside = Path(sys.executable).parent / "mpiexec"
+    """Return a sentence that says how to start `size` processes with the MPI of this environment."""
+    mpiexec = Path(sys.executable).parent / "mpiexec"
     count = "N" if size is None else size
-    if beside.exists():
-        return f"Use this environment's own launcher, {beside} -n {count} ..., or srun --mpi=pmi2 under SLURM."
+    if mpiexec.exists():
+        return f"Use this environment's own launcher, {mpiexec} -n {count} ..., or srun --mpi=pmi2 under SLURM."
     return (
         f"Use the mpiexec of the MPI library that mpi4py loads (`{sys.executable} -m mpi4py --mpi-library` names it), "
         "or under SLURM srun --mpi=pmi2 for MPICH and --mpi=pmix for Open MPI."

@@ -1,13 +1,13 @@
-"""The sum of an array over processes that share no memory, by messages between each two of them.
+"""The sum of an array over processes that share no memory, by messages between every two of them.
 
-Every process sums one part of the array: it gets that part from all, adds, and sends the sum to all. So each sends and
-receives 2 (P - 1) / P times the array, as in any all-reduce that is as good as can be, and the order of additions is
-fixed: along the exact reduction's tree.
+Each process sums one part of the array: it receives that part from all others, adds, and sends the sum to all. So each
+process sends and receives 2 (P - 1) / P times the array, the least that an all-reduce can. The order of additions is
+fixed: it is that of the exact reduction's tree.
 
-As bfloat16 messages are half as large. Each term is rounded when it is sent, but for the adding process's own; terms
-are added as float32, and the sum is rounded. So a result is off by 2**-8 of itself and of the terms at most, on any
-number of processes, where a ring or a tree of messages would round sums of sums. All take the rounded sum, the adding
-process too: so all have the same bits.
+In bfloat16 messages are half as large. Each term is rounded when it is sent, except the adding process's own. Terms are
+added as float32, and the sum is rounded. So the error is at most 2**-8 of the result and of the terms, on any number of
+processes; a ring or a tree of messages would round sums of sums. All processes take the rounded sum, including the one
+that adds, so all have the same bits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,10 +22,10 @@ WireDtype = Literal["float32", "bfloat16"]
 
 
 def all_reduce(mpi: Any, ranks: Any, array: Array, tag: int, wire_dtype: np.dtype[Any]) -> Iterator[None]:
-    """Replace `array` [N] by its sum over `ranks`, in place, bit by bit: each `next` does what can be done now.
+    """Replace `array` [N] by its sum over `ranks`, in place. Each `next` does what it can without waiting.
 
-    `mpi` is the module `mpi4py.MPI`, `ranks` a communicator of it. All ranks begin this with the same `tag`, with
-    which nothing else is under way among them. The array travels as `wire_dtype`, its own or bfloat16.
+    `mpi` is the module `mpi4py.MPI`, `ranks` one of its communicators. All ranks start this with the same `tag`, which
+    no other communication among them is using. The array travels as `wire_dtype`: its own dtype, or bfloat16.
     """
     parts = np.array_split(array, ranks.size)
     yield from reduce_scatter(mpi, ranks, parts, tag, wire_dtype)
@@ -33,9 +33,9 @@ def all_reduce(mpi: Any, ranks: Any, array: Array, tag: int, wire_dtype: np.dtyp
 
 
 def reduce_scatter(mpi: Any, ranks: Any, parts: Sequence[Array], tag: int, wire_dtype: np.dtype[Any]) -> Iterator[None]:
-    """Replace this rank's of `parts`, one for each of `ranks`, by its sum over them, rounded as it would travel.
+    """Replace this rank's one of `parts` by its sum over `ranks`, rounded to `wire_dtype`.
 
-    Otherwise as `all_reduce`.
+    There is a part for each rank. The rest is as in `all_reduce`.
     """
     own = parts[ranks.rank]
     outgoing = [part.astype(wire_dtype, copy=False) for part in parts]
@@ -48,7 +48,7 @@ def reduce_scatter(mpi: Any, ranks: Any, parts: Sequence[Array], tag: int, wire_
 
 
 def all_gather(mpi: Any, ranks: Any, parts: Sequence[Array], tag: int, wire_dtype: np.dtype[Any]) -> Iterator[None]:
-    """Replace each of `parts` by that of the rank to which it belongs. Otherwise as `all_reduce`."""
+    """Replace part r of `parts` by rank r's, for every r. The rest is as in `all_reduce`."""
     outgoing = [parts[ranks.rank].astype(wire_dtype, copy=False)] * len(parts)
     compressed = parts[0].dtype != wire_dtype
     arriving = [np.empty(part.size, wire_dtype) for part in parts] if compressed else parts
@@ -60,7 +60,7 @@ def all_gather(mpi: Any, ranks: Any, parts: Sequence[Array], tag: int, wire_dtyp
 
 
 def _swap(mpi: Any, ranks: Any, outgoing: Sequence[Array], incoming: Sequence[Array], tag: int) -> Iterator[None]:
-    """Send each rank its array of `outgoing`, and receive what it sends to its place in `incoming`."""
+    """Send `outgoing[r]` to each other rank r, and receive its message in `incoming[r]`."""
     peers = [rank for rank in range(ranks.size) if rank != ranks.rank]
     requests = [ranks.Irecv(incoming[peer].view(np.uint8), peer, tag) for peer in peers]
     requests += [ranks.Isend(outgoing[peer].view(np.uint8), peer, tag) for peer in peers]
@@ -69,7 +69,7 @@ def _swap(mpi: Any, ranks: Any, outgoing: Sequence[Array], incoming: Sequence[Ar
 
 
 def _add(terms: Sequence[Array], into: Array) -> None:
-    """Put the sum of `terms`, as numbers of the type of `into`, into it, which is one of them."""
+    """Add `terms` in the dtype of `into`, which is one of them, and write the sum there."""
     for *block, into_block in sums.blocks([*terms, into]):
         wide = [term.astype(into.dtype, copy=False) for term in block]
         sums.reduce_in_place(wide)

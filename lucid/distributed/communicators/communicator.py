@@ -1,8 +1,8 @@
-"""What the rest of lucid knows of communication: the `Communicator` protocol, its `Work`, and its argument checks.
+"""The interface of communication: the `Communicator` protocol, its `Work`, and the checks of arguments.
 
-The other files of this package implement it. All ranks call the same collectives in the same order, and
-wait for them in the same order, with arrays of equal size and dtype; what differs between ranks is only what the arrays
-hold. Reductions are sums: means are never taken here, because losses are normalised by global counts before backward.
+The other files of this package implement it. All ranks call the same collectives in the same order, and wait for them
+in the same order, with arrays of equal size and dtype: only the content of the arrays differs. All reductions are sums.
+Nothing takes means, because losses are normalised by global counts before backward.
 """
 
 from collections.abc import Sequence
@@ -15,85 +15,85 @@ import numpy.typing as npt
 from lucid.backend import CPU, Array, array_module, device_of
 from lucid.distributed.communicators.rank_status import Whereabouts
 
-# What every MPI and NCCL can add up and carry.
+# Every MPI and NCCL can add and send these.
 DTYPES = frozenset(np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "uint32", "uint64"))
 
-# Bytes that a side channel takes at once.
+# The most bytes of a message through a side channel.
 LONGEST_MESSAGE = 16_384
 
 
 class Work(Protocol):
-    """A communication under way. Its arrays are the communicator's until `wait` has returned."""
+    """A communication under way. Its arrays belong to the communicator until `wait` has returned."""
 
     def wait(self) -> None:
         """Block until the arrays hold the result. Waiting again returns at once.
 
-        For arrays on a GPU it is the current stream that waits, and so does what is asked of it from then on.
+        For arrays on a GPU the host does not block: the current stream waits before its next work.
         """
 
 
 class SideChannel(Protocol):
-    """Short messages between any two ranks, beside the collectives and at any time. Nothing here blocks.
+    """Short messages between any two ranks at any time, independent of the collectives. No method but `close` blocks.
 
-    One thread may use it, also while another one waits in a collective. Messages to a rank that does not receive them
-    are lost.
+    One thread may use it, even while another thread waits in a collective. A message to a rank that does not receive
+    it is lost.
     """
 
     def send(self, message: bytes, peer: int) -> None:
         """Send `message`, of at most `LONGEST_MESSAGE` bytes, to rank `peer`."""
 
     def receive(self) -> tuple[int, bytes] | None:
-        """Return the next message that has arrived and the rank that sent it, if there is one."""
+        """Return the sender and the content of the next message that has arrived, or None."""
 
     def close(self) -> None:
-        """Give the channel back. All ranks call this."""
+        """Release the channel. All ranks call this."""
 
 
 class FailureListener(Protocol):
-    """What communicates beside a group, by other hardware, and ends with it."""
+    """A second connection of the same ranks, such as NCCL's. If either fails or ends, so does the other."""
 
     def failure(self) -> str:
-        """Return what has gone wrong meanwhile, in a sentence; "" if nothing has. From any thread; does not block."""
+        """Return a sentence about a failure so far, or "". Any thread may call this; it does not block."""
 
     def on_abort(self) -> None:
-        """Leave at once what is under way, because the job ends. From any thread; takes seconds at most."""
+        """Give up all communication, because the job ends. Any thread may call this; it takes at most seconds."""
 
     def on_close(self) -> None:
-        """Give everything back, when all ranks have finished in order. Takes seconds at most."""
+        """Release everything, after all ranks have finished in order. This takes at most seconds."""
 
 
 class Communicator(Protocol):
     """A group of `size` processes, of which this one is `rank`.
 
     Arrays are in the host's memory or on `device`, C-contiguous, of one of `DTYPES`, of any shape, and of equal size on
-    all ranks; anything else is a `ValueError` that names the argument. Methods that return a `Work` do not block.
+    all ranks; any other array is a `ValueError` that names the argument. Methods that return a `Work` do not block.
     """
 
     rank: int
     size: int
-    local_rank: int  # this process's place among those of its node
+    local_rank: int  # this process's number among those of its node
     node_count: int
-    whereabouts: Whereabouts  # kept by the backend: every method that blocks notes its wait there
+    whereabouts: Whereabouts  # every method that blocks records its wait there
     device: str = CPU  # where the flat buffers are: "cpu" or "cuda:N"
-    remark: str = ""  # a sentence for the user about how gradients travel, where it is not as they might expect
+    remark: str = ""  # a sentence for the user, if gradients travel in a way that they might not expect
 
     def all_reduce(self, array: Array) -> Work:
         """Replace `array` by its sum over ranks, in place. All ranks get the same bits."""
 
     def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
-        """Replace part `rank` of `array` by that part of the sum over ranks, in place.
+        """Replace part `rank` of `array` by the same part of the sum over ranks, in place.
 
-        Part r is elements [bounds[r], bounds[r + 1]); `bounds` rise from 0 to `array.size`. The other parts hold
-        afterwards what is of no use.
+        Part r is elements [bounds[r], bounds[r + 1]); `bounds` rise from 0 to `array.size`. The content of the other
+        parts is undefined afterwards.
         """
 
     def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
-        """Replace each part of `array` by that of the rank it belongs to, in place; `bounds` as in `reduce_scatter`."""
+        """Replace part r of `array` by rank r's, for every r, in place; `bounds` as in `reduce_scatter`."""
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
-        """Swap with rank `peer`, which calls this too: its `outgoing` arrives in `incoming`.
+        """Exchange arrays with rank `peer`, which calls this too: its `outgoing` arrives in `incoming`.
 
-        `outgoing` may be of another size than `incoming`; the peer's are the other way about.
+        `outgoing` and `incoming` may differ in size; the peer's sizes are then the reverse.
         """
 
     def broadcast(self, array: Array, root: int = 0) -> None:
@@ -106,46 +106,46 @@ class Communicator(Protocol):
         """Return the sum of `value` over ranks, added in float64: the same bits on all ranks. Blocks."""
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] on `device` for a flat parameter or gradient buffer, where it is communicated best.
+        """Return zeros [count] on `device`, in the memory that is fastest to communicate, for a flat buffer.
 
-        All ranks call this together, and communicate the same parts of what they get. It ends with the communicator.
+        All ranks call this together, and communicate the same parts of it. `close` releases the memory.
         """
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] on `device` for a flat parameter buffer, one for all ranks of a node, if it can be had.
+        """Return zeros [count] on `device` for a flat parameter buffer, if possible one for all ranks of a node.
 
-        All ranks call this together, and keep an order among themselves: each writes a part of its own, and calls
-        `all_gather`, after which all may read. `broadcast` takes it as well. It ends with the communicator.
+        All ranks call this together. Each writes only its own part, and calls `all_gather` before any rank reads;
+        `broadcast` accepts the array too. `close` releases the memory.
         """
 
     def sums_along_tree(self, array: Array) -> bool:
-        """Return whether `all_reduce` adds up `array` as the exact reduction does.
+        """Return whether `all_reduce` adds the terms of `array` in the exact reduction's order.
 
-        That is first pairs of neighbours, then pairs of their sums, and so on. All ranks get the same answer.
+        It adds pairs of neighbouring ranks first, then pairs of these sums, and so on. All ranks get the same answer.
         """
 
     def side_channel(self) -> SideChannel | None:
-        """Return a new channel for short messages; None if there is no other rank. All ranks call this.
+        """Return a new channel for short messages, or None if there is no other rank. All ranks call this.
 
-        Raises `LaunchError` if the MPI library does not let a second thread communicate.
+        Raises `LaunchError` if the MPI library does not allow a second thread to communicate.
         """
 
     def failure(self) -> str:
-        """Return what has gone wrong in a communication that nobody waits for, in a sentence; "" if nothing has.
+        """Return a sentence about a failed communication that no thread of the host waits for, or "".
 
-        From any thread; does not block.
+        Any thread may call this; it does not block.
         """
         return ""
 
     def abort(self, code: int) -> NoReturn:
-        """End all ranks now, from any thread, with exit code `code`."""
+        """End all ranks at once with exit code `code`. Any thread may call this."""
 
     def close(self) -> None:
-        """Meet the other ranks for an orderly end, and leave. Blocks; nothing can be communicated afterwards."""
+        """Wait for the other ranks, and end communication in order. Blocks; all later communication is an error."""
 
 
 class Finished:
-    """The `Work` of a communication that was over at once."""
+    """The `Work` of a communication that is already over."""
 
     def wait(self) -> None:
         """Return at once."""
@@ -154,7 +154,7 @@ class Finished:
 def check_array(name: str, array: Array, device: str = CPU) -> None:
     """Raise `ValueError` unless `array` can be communicated from the host's memory or from `device`.
 
-    `name` is what the caller calls it.
+    `name` is the caller's name for it.
     """
     xp = array_module(array)
     if not isinstance(array, xp.ndarray):
@@ -172,7 +172,7 @@ def check_parts(array: Array, bounds: Sequence[int], size: int, device: str = CP
     """Raise `ValueError` unless `array` can be communicated, and `bounds` cut it into `size` parts."""
     check_array("array", array, device)
     if len(bounds) != size + 1 or bounds[0] != 0 or bounds[-1] != array.size or any(a > b for a, b in pairwise(bounds)):
-        raise ValueError(f"bounds are {list(bounds)}, but {size} parts of {array.size} elements are wanted")
+        raise ValueError(f"bounds are {list(bounds)}, but must cut {array.size} elements into {size} parts")
 
 
 def check_swap(outgoing: Array, incoming: Array, device: str = CPU) -> None:

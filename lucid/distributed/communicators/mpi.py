@@ -1,7 +1,7 @@
 """The communicator over MPI (mpi4py), between processes of one node or of many.
 
-Making one imports mpi4py, which initialises MPI; `close` finalises it, or else the exit does. Messages travel on a
-duplicate of COMM_WORLD, so that they cannot mix with those of a program that uses MPI on its own.
+Its constructor imports mpi4py, which initialises MPI; `close` finalises MPI, or else the exit does. Messages travel on
+a duplicate of COMM_WORLD, so that they cannot mix with those of a program that uses MPI itself.
 """
 
 import os
@@ -32,11 +32,11 @@ from lucid.distributed.communicators.progress import ProgressThread
 from lucid.distributed.communicators.rank_status import Whereabouts
 
 _SECONDS_TO_BE_KILLED = 5.0
-# Messages of up to so many bytes arrive whole. A rank that waits for one waits for other ranks, and can leave them the
-# processor: at first by yielding, for about 2 milliseconds, then by sleeping between looks.
+# Messages of at most this size arrive whole. A rank that waits for one waits for other ranks, and can leave them the
+# processor: it yields for about 2 milliseconds, then sleeps between tests.
 _SMALL = 4096
 _YIELDS, _SECONDS_TO_SLEEP = 1000, 5e-4
-# MPI promises that there are as many.
+# MPI guarantees this many tags.
 _TAGS = 2**15
 
 
@@ -47,7 +47,7 @@ class MPICommunicator(Communicator):
     """
 
     def __init__(self, ranks: Any = None, whereabouts: Whereabouts | None = None) -> None:
-        """`ranks` is MPI's communicator of a part, which notes its waits in the `whereabouts` of the whole."""
+        """Take all processes, or only those of the MPI communicator `ranks`, which then share the `whereabouts`."""
         from mpi4py import MPI
 
         check_world_size(MPI.COMM_WORLD.size)
@@ -57,21 +57,20 @@ class MPICommunicator(Communicator):
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size
         self.whereabouts = whereabouts or Whereabouts(self.rank, self.size)
-        # MPI reads and writes arrays until a request is done, and mpi4py does not keep them alive. Nor does a caller
-        # that was interrupted, and never waits.
+        # MPI reads and writes arrays until a request has completed. mpi4py does not keep them alive until then, and an
+        # interrupted caller may never wait.
         self._under_way: set[_Requests] = set()
         self._node = self._ranks_of_this_node()
         self.local_rank: int = self._node.rank
         self._windows: list[MPIWindow] = []
         self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
-        # Those that have this one's place on the other nodes.
+        # The ranks with this rank's `local_rank`, one on each node.
         self._counterparts = self._ranks.Split(self.local_rank, self.rank)
         self.counterparts: list[int] = self._counterparts.allgather(self.rank)
         self._tag = 0
-        fair_share = self._node.size * self.node_count == self.size
-        self.evenly_spread: bool = self._ranks.allreduce(int(fair_share)) == self.size  # as many ranks on each node
-        # Each node has the next ranks after those of the node before, 1, 2, 4, ... of them: to add within nodes first
-        # is the order of the exact reduction's tree.
+        is_average = self._node.size * self.node_count == self.size
+        self.evenly_spread: bool = self._ranks.allreduce(int(is_average)) == self.size  # equally many on each node
+        # Each node has 1, 2, 4, ... consecutive ranks. To add within nodes first is then the exact reduction's order.
         in_place = self.rank == self._counterparts.rank * self._node.size + self.local_rank
         subtree = in_place and self._node.size & (self._node.size - 1) == 0
         self.nodes_are_subtrees: bool = self.evenly_spread and self._ranks.allreduce(int(subtree)) == self.size
@@ -87,7 +86,7 @@ class MPICommunicator(Communicator):
     def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
         check_parts(array, bounds, self.size)
         own = array.reshape(-1)[bounds[self.rank] : bounds[self.rank + 1]]
-        # In place, MPICH 5.0 ends the process where a rank's part is longer than all before it.
+        # In place, MPICH 5.0 crashes if a rank's part is longer than all parts before it.
         part = np.empty_like(own)
         request = self._ranks.Ireduce_scatter(array, part, np.diff(bounds).tolist())
         return self._work("reduce_scatter", (array, part), request, then=partial(np.copyto, own, part))
@@ -130,13 +129,13 @@ class MPICommunicator(Communicator):
         return False
 
     def within_node(self) -> "MPICommunicator":
-        """Return the communicator of this node's ranks alone. It ends with this one; all ranks call this."""
+        """Return a communicator of only this node's ranks, which closes with this one. All ranks call this."""
         part = MPICommunicator(self._node, self.whereabouts)
         self._within += [part]
-        part._windows = self._windows  # what is allocated there is freed here
+        part._windows = self._windows  # `close` of this one frees its windows
         return part
 
-    def share(self, size: int) -> MPIWindow:
+    def allocate_window(self, size: int) -> MPIWindow:
         """Return memory that the ranks of this node share, `size` bytes each, until `close`. All of them call this."""
         with self.whereabouts.waiting("allocate", size):
             window = MPIWindow(self._mpi, self._node, size)
@@ -144,37 +143,37 @@ class MPICommunicator(Communicator):
         return window
 
     def all_reduce_over_nodes(self, array: Array, wire_dtype: np.dtype[Any]) -> Iterator[None]:
-        """Replace `array` by its sum over `counterparts`, as `between_nodes.all_reduce` does.
+        """Replace `array` by its sum over `counterparts`, step by step, as `between_nodes.all_reduce` does.
 
-        These ranks call this and the two methods below in the same order.
+        The counterparts call this and the two methods below in the same order.
         """
         return between_nodes.all_reduce(self._mpi, self._counterparts, array, self._next_tag(), wire_dtype)
 
     def reduce_scatter_over_nodes(self, parts: Sequence[Array], wire_dtype: np.dtype[Any]) -> Iterator[None]:
-        """Replace this rank's of `parts`, one for each of `counterparts`, by its sum over them."""
+        """Replace this rank's one of `parts` by its sum over `counterparts`; there is a part for each of these."""
         return between_nodes.reduce_scatter(self._mpi, self._counterparts, parts, self._next_tag(), wire_dtype)
 
     def all_gather_over_nodes(self, parts: Sequence[Array]) -> Iterator[None]:
-        """Replace each of `parts` by that of the one of `counterparts` to which it belongs."""
+        """Replace each of `parts` by the part of the counterpart that it belongs to."""
         return between_nodes.all_gather(self._mpi, self._counterparts, parts, self._next_tag(), parts[0].dtype)
 
     def progress_thread(self, advance: Callable[[], bool]) -> ProgressThread | None:
-        """Return a thread that communicates until `close`; None where MPI does not let a second one do so."""
+        """Return a thread that communicates until `close`, or None if MPI does not allow a second thread to do so."""
         if self._mpi.Query_thread() < self._mpi.THREAD_MULTIPLE:
             return None
         self._progress_threads.append(ProgressThread(advance))
         return self._progress_threads[-1]
 
     def broadcast_across_nodes(self, array: Array, root: int) -> None:
-        """Replace `array` by that of rank `root`, one of `counterparts`. Blocks."""
+        """Replace `array` by rank `root`'s, which is one of `counterparts`. Blocks."""
         self._counterparts.Bcast(array, self.counterparts.index(root))
 
     def progress(self) -> None:
-        """Let MPI move messages that are under way, as it does in its own calls only. Does not block."""
+        """Let MPI move messages that are under way, which it does only during its calls. Does not block."""
         self._ranks.Iprobe()
 
     def attach(self, listener: FailureListener) -> None:
-        """Let `listener` end with this communicator: its failure is this one's, and so is the end of the job."""
+        """Report the failures of `listener` as this communicator's, and tell it when this communicator ends."""
         self._listeners.append(listener)
 
     def failure(self) -> str:
@@ -184,7 +183,7 @@ class MPICommunicator(Communicator):
         for listener in self._listeners:
             listener.on_abort()
         self._mpi.COMM_WORLD.Abort(code)
-        # MPICH only tells the launcher, and goes on until that kills this process.
+        # MPICH only notifies the launcher, and returns until that kills this process.
         time.sleep(_SECONDS_TO_BE_KILLED)
         os._exit(code)
 
@@ -200,7 +199,7 @@ class MPICommunicator(Communicator):
         for part in (*self._within, self):
             for ranks in (part._counterparts, part._node, part._ranks):
                 ranks.Free()
-        # Here, not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which is loud.
+        # Not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which prints a message.
         self._mpi.Finalize()
 
     def _next_tag(self) -> int:
@@ -219,15 +218,15 @@ class MPICommunicator(Communicator):
 
 
 def name_and_version(report: str) -> str:
-    """Return the name and the version out of what an MPI library says of itself.
+    """Return the name and the version of an MPI library, taken from its own description.
 
-    They are in the first line, where Open MPI goes on with how it was built, and MPICH pads with white space.
+    They are in the first line, where Open MPI appends how it was built, and MPICH pads with white space.
     """
     return " ".join(report.strip("\0\n").partition("\n")[0].partition(",")[0].split())
 
 
 def _wait_for(request: Any, size: int) -> None:
-    """Wait for an MPI request by which `size` bytes travel. MPI itself never sleeps, however long others take."""
+    """Wait for an MPI request that moves `size` bytes. MPI itself never sleeps, however long other ranks take."""
     if size > _SMALL:
         request.Wait()
         return
@@ -241,7 +240,7 @@ def _wait_for(request: Any, size: int) -> None:
 
 
 class _Requests:
-    """MPI requests as a `Work`; `then` is done after them."""
+    """MPI requests as a `Work`, which calls `then` after them."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""Short messages between ranks over MPI, beside the collectives, from a thread of their own.
+"""Short messages between ranks over MPI, from a thread other than the one that runs the collectives.
 
-They travel on another duplicate of COMM_WORLD, so they cannot mix with the collectives of the main thread, and get
-through while that thread waits. Nothing may block here: a peer may be stopped, or a link cut in mid-message. So a
-receive of the longest message is always posted, and tested; a send that never ends is left behind.
+They travel on another duplicate of COMM_WORLD. So they cannot mix with the collectives of the main thread, and arrive
+while that thread waits. Nothing may block here: a peer may be stopped, or a link cut in the middle of a message. So
+there is always a posted receive for the longest message, which is only tested; a send that never ends is abandoned.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ class MPISideChannel(SideChannel):
         """Duplicate `ranks`; all of them call this. `mpi` is the module `mpi4py.MPI`."""
         if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
             error = LaunchError(
-                "the MPI library does not let two threads communicate (MPI_THREAD_MULTIPLE), as the watchdog needs: "
+                "the MPI library does not let two threads communicate (MPI_THREAD_MULTIPLE), which the watchdog needs: "
                 "use another build of it, or set train.watchdog_seconds=0 (lucid evaluate: --watchdog-seconds 0)"
             )
             error.agreed = True  # all ranks load this library
@@ -27,7 +27,7 @@ class MPISideChannel(SideChannel):
         self._ranks = ranks.Dup()
         self._arriving = bytearray(LONGEST_MESSAGE)
         self._receipt = self._post_receipt()
-        # MPI reads the messages until the sends are over.
+        # MPI reads a message until its send has completed.
         self._sending: list[tuple[Any, bytes]] = []
 
     def send(self, message: bytes, peer: int) -> None:

@@ -1,4 +1,4 @@
-"""Memory that the ranks of a node share, from MPI."""
+"""Memory from MPI that the ranks of a node share."""
 
 import mmap
 import os
@@ -11,10 +11,10 @@ from lucid.backend import Array
 
 
 class MPIWindow:
-    """As many zero bytes for each rank of a node, which all of them can read and write.
+    """Equally many bytes for each rank of a node, zeros at first, which all of them can read and write.
 
-    `parts` are the bytes [size] of every rank, in order of rank; this one's begin at `address`. They lie one after the
-    other: `whole` are all of them. They are gone after `free`: whoever touches them then crashes.
+    `parts` has the bytes [size] of every rank, in order of rank; this rank's begin at `address`. The parts are
+    adjacent: `whole` is all of them. After `free` any access to them crashes the process.
     """
 
     def __init__(self, mpi: Any, node: Any, size: int) -> None:
@@ -26,24 +26,24 @@ class MPIWindow:
         self.whole: Array = np.frombuffer(mpi.buffer.fromaddress(first, self.size * node.size), np.uint8)
         own = self.parts[node.rank]
         self.address: int = own.ctypes.data
-        # Pages are taken when they are first written: now, while there are enough, and near this rank's core.
+        # The system assigns a page at the first write: here it does so while there are enough, and near this core.
         own[:] = 0
         self._window.Lock_all(mpi.MODE_NOCHECK)  # MPI wants `fence` to be within an epoch
         node.Barrier()
 
     def fence(self) -> None:
-        """Let no access to memory move from before this call to after it, or the other way."""
+        """Keep the processor from moving memory accesses across this call."""
         self._window.Sync()
 
     def free(self) -> None:
-        """Give the memory back. All ranks call this."""
+        """Release the memory. All ranks call this."""
         self._window.Unlock_all()
         self._window.Free()
 
     def free_space(self) -> tuple[str, int] | None:
-        """Return the folder that the MPI library takes such memory from, and the bytes that are free there.
+        """Return the folder in which the MPI library allocates such memory, and the free bytes there.
 
-        None if it does not take it from a file system, so that nothing but the machine's memory limits it.
+        None if the library does not use a file system for it: then only the machine's memory is the limit.
         """
         for line in Path("/proc/self/maps").read_text().splitlines():
             addresses, *_, name = line.split(maxsplit=5)
@@ -56,5 +56,5 @@ class MPIWindow:
 
 
 def pages(size: int) -> int:
-    """Return `size` bytes, rounded up to whole pages of memory, one at least."""
+    """Return `size` in bytes, rounded up to whole pages of memory, at least one."""
     return max(1, -(-size // mmap.PAGESIZE)) * mmap.PAGESIZE

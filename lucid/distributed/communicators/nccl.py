@@ -1,16 +1,16 @@
-"""The communicator between GPUs: their arrays go by NCCL, those of the host, and all short messages, by MPI.
+"""The communicator between GPUs: NCCL carries arrays on GPUs; MPI carries arrays of the host and all short messages.
 
-Collectives run on a stream of their own, so that gradients travel while backward goes on. The two streams hand over by
-events, and the host never waits: a collective begins when the current stream has come to where it was asked for, and
-`Work.wait` lets the current stream go on when it is over. All this can be captured in a CUDA graph, which forks where
-the first event is waited for, and joins where the last one is.
+Collectives run on a stream of their own, so that gradients travel while backward is running. Events order the two
+streams, and the host never waits. A collective begins when the current stream has reached the point of the call.
+`Work.wait` makes the current stream wait for the end of the collective. A CUDA graph can capture all of this: it forks
+at the first event that is waited for, and joins at the last.
 
-Sums are NCCL's: all ranks get the same bits, and get them again from run to run on as many ranks, but in an order of
-NCCL's choosing; `exact.py` has its own order, and only sends and receives. Of float32 arrays a rounded copy is summed
-if `wire_dtype` says so. NCCL has no collective for parts of different sizes: that is one reduction, or broadcast, for
-each part, which a group of calls starts as one.
+NCCL chooses the order of additions. All ranks get the same bits, and the same number of ranks gets them again in every
+run. The exact reduction has its own order, for which it only sends and receives. If `wire_dtype` is bfloat16, rounded
+copies of float32 arrays are summed. NCCL has no collective for parts of different sizes. There is one reduction or
+broadcast for each part instead; a group of calls starts them together.
 
-As the host does not wait here, it learns of a broken connection by asking: `failure`, which the watchdog calls.
+The host does not wait here, so it does not notice a broken connection. The watchdog asks for it by `failure`.
 """
 
 import threading
@@ -42,7 +42,7 @@ from lucid.distributed.communicators.rank_status import Whereabouts
 from lucid.errors import LaunchError
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-# NCCL's names of the dtypes that a communicator takes, and of bfloat16, which travels.
+# NCCL's names of `DTYPES`, and of bfloat16, in which arrays may travel.
 _NAMES = {
     "float32": "NCCL_FLOAT32",
     "float64": "NCCL_FLOAT64",
@@ -54,15 +54,18 @@ _NAMES = {
     "bfloat16": "NCCL_BFLOAT16",
 }
 _IDENTITY_BYTES = 128
-# A connection that is to be given up may hang as well, and one that holds collectives of a graph waits for its end.
+# To abort a connection may hang, and to destroy one whose collectives are in a graph waits for the end of that graph.
 _SECONDS_TO_LEAVE = 2.0
 
 
 class NCCLCommunicator(Communicator, FailureListener):
-    """The ranks of `base`, each of which has a GPU of its own: "cuda:N", the current one. It ends with `base`."""
+    """The ranks of `base`, each with its own GPU, `device` ("cuda:N"), the current one. It closes with `base`."""
 
     def __init__(self, base: MPICommunicator, device: str, wire_dtype: WireDtype = "float32") -> None:
-        """All ranks call this. float32 arrays are summed as `wire_dtype`. Raises `LaunchError` if NCCL refuses."""
+        """Connect the GPUs; all ranks call this. float32 arrays are summed as `wire_dtype`.
+
+        Raises `LaunchError` if NCCL does not start.
+        """
         import cupy
         from cupy.cuda import nccl
 
@@ -71,13 +74,13 @@ class NCCLCommunicator(Communicator, FailureListener):
         self.whereabouts: Whereabouts = base.whereabouts
         self.device = device
         self._base, self._cuda, self._nccl, self._wire_dtype = base, cupy.cuda, nccl, np.dtype(wire_dtype)
-        # CuPy looks for the name of NCCL's status, and raises the second where it knows none.
+        # CuPy raises KeyError instead of NcclError for a status of NCCL that it does not know.
         self._errors = nccl.NcclError, KeyError
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        # Where the current stream has come to when it asks for a collective.
-        self._asked = cupy.cuda.Event(disable_timing=True)
+        # The point of the current stream at which a collective was called.
+        self._called = cupy.cuda.Event(disable_timing=True)
         self._rounded = cupy.empty(0, _BFLOAT16)
-        self._connection, self._is_left = self._connect(), False
+        self._connection, self._has_left = self._connect(), False
         base.attach(self)
 
     def _connect(self) -> Any:
@@ -139,7 +142,7 @@ class NCCLCommunicator(Communicator, FailureListener):
         return zeros(count, dtype, self.device)
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] of this rank's own: GPUs do not share memory."""
+        """Return zeros [count] of this rank only: GPUs do not share memory."""
         return self.allocate(count, dtype)
 
     def sums_along_tree(self, array: Array) -> bool:
@@ -155,7 +158,7 @@ class NCCLCommunicator(Communicator, FailureListener):
         self._base.close()
 
     def failure(self) -> str:
-        if self._is_left:
+        if self._has_left:
             return ""
         try:
             self._connection.check_async_error()
@@ -164,29 +167,29 @@ class NCCLCommunicator(Communicator, FailureListener):
         return ""
 
     def on_abort(self) -> None:
-        self._part_by(self._connection.abort)
+        self._leave(self._connection.abort)
 
     def on_close(self) -> None:
-        self._part_by(self._connection.destroy)
+        self._leave(self._connection.destroy)
 
-    def _part_by(self, call: Callable[[], None]) -> None:
-        def part() -> None:
-            with suppress(*self._errors):  # it is over in any case
+    def _leave(self, call: Callable[[], None]) -> None:
+        def leave() -> None:
+            with suppress(*self._errors):  # the connection is of no more use in any case
                 call()
 
-        self._is_left = True
-        thread = threading.Thread(target=part, name="leaving NCCL", daemon=True)
+        self._has_left = True
+        thread = threading.Thread(target=leave, name="leaving NCCL", daemon=True)
         thread.start()
         thread.join(_SECONDS_TO_LEAVE)
 
     def _start(self, collective: str, array: Array, action: Callable[[], None]) -> Work:
-        """Do `action` on the stream for communication, once the current stream has come to here."""
+        """Run `action` on the stream for communication, once the current stream has reached this point."""
         if array.size == 0:
             return Finished()
-        # NCCL meets the other ranks, and blocks, where it connects to them: in the first collective of its kind.
+        # NCCL blocks until all ranks are here when it connects to them: in the first collective of each kind.
         with self.whereabouts.waiting(collective, array.nbytes):
-            self._asked.record(self._cuda.get_current_stream())
-            self._stream.wait_event(self._asked)
+            self._called.record(self._cuda.get_current_stream())
+            self._stream.wait_event(self._called)
             with self._stream:
                 action()
             over = self._cuda.Event(disable_timing=True)
@@ -194,21 +197,21 @@ class NCCLCommunicator(Communicator, FailureListener):
         return _OnStream(self._cuda, over, action)
 
     def _sum(self, array: Array) -> None:
-        travelling = self._as_it_travels(array)
-        pointer, name = address(travelling), self._name(travelling)
+        sent = self._as_sent(array)
+        pointer, name = address(sent), self._name(sent)
         self._connection.allReduce(pointer, pointer, array.size, name, self._nccl.NCCL_SUM, self._stream.ptr)
-        if travelling is not array:
-            array[...] = travelling
+        if sent is not array:
+            array[...] = sent
 
     def _sum_parts(self, array: Array, bounds: Sequence[int]) -> None:
-        travelling = self._as_it_travels(array)
+        sent = self._as_sent(array)
         with self._together():
-            for rank, part in self._parts(travelling, bounds):
+            for rank, part in self._parts(sent, bounds):
                 pointer, name = address(part), self._name(part)
                 self._connection.reduce(pointer, pointer, part.size, name, self._nccl.NCCL_SUM, rank, self._stream.ptr)
-        if travelling is not array:
+        if sent is not array:
             own = slice(bounds[self.rank], bounds[self.rank + 1])
-            array[own] = travelling[own]
+            array[own] = sent[own]
 
     def _gather(self, array: Array, bounds: Sequence[int]) -> None:
         with self._together():
@@ -229,7 +232,7 @@ class NCCLCommunicator(Communicator, FailureListener):
 
     @contextmanager
     def _together(self) -> Iterator[None]:
-        """Let the calls within the block start as one: none waits for another's end."""
+        """Start the calls within the block together: none waits for the end of another."""
         self._nccl.groupStart()
         try:
             yield
@@ -237,13 +240,13 @@ class NCCLCommunicator(Communicator, FailureListener):
             self._nccl.groupEnd()
 
     def _parts(self, array: Array, bounds: Sequence[int]) -> Iterator[tuple[int, Array]]:
-        """Yield the parts of `array` that are not empty, and the ranks that they belong to."""
+        """Yield the parts of `array` that are not empty, each with the rank that it belongs to."""
         for rank, (start, stop) in enumerate(pairwise(bounds)):
             if start < stop:
                 yield rank, array[start:stop]
 
-    def _as_it_travels(self, array: Array) -> Array:
-        """Return `array` [N], or a rounded copy. All are rounded in one place, as one stream carries all, in order."""
+    def _as_sent(self, array: Array) -> Array:
+        """Return `array` [N], or its rounded copy. One buffer serves all copies: one stream uses them in order."""
         if array.dtype != np.float32 or self._wire_dtype == np.float32:
             return array
         if self._rounded.size < array.size:
@@ -257,15 +260,15 @@ class NCCLCommunicator(Communicator, FailureListener):
 
 
 def _in_words(error: Exception) -> str:
-    """Return what NCCL has failed with: its words, or the number of its status."""
+    """Return NCCL's message, or the number of a status that CuPy does not know."""
     return f"status {error}" if isinstance(error, KeyError) else str(error)
 
 
 class _OnStream:
-    """A collective on the stream for communication, which is over when an event is."""
+    """A collective on the stream for communication; the event `over` marks its end."""
 
     def __init__(self, cuda: Any, over: Any, action: Callable[[], None]) -> None:
-        """`action` keeps the arrays, which nobody else may hold: their memory must not be given out before the end."""
+        """Keep `action`, and so its arrays: their memory must not be reused before the collective has ended."""
         self._cuda, self._over = cuda, over
         self._action: Callable[[], None] | None = action
 

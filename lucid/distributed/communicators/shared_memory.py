@@ -1,16 +1,16 @@
 """The communicator that reduces within a node without messages: each process reads the memory of the others.
 
-`allocate` hands out memory that all ranks can read and write (`mpi_window.py`). An array in it is reduced where it
-lies: each rank adds up its slice from the arrays of all, and writes the sum to all. That reads and writes every byte
-once; MPI copies messages in and out besides. `lockstep.py` has the order of it, and why no rank gets in another's way.
+`allocate` returns memory that all ranks of the node can read and write (`mpi_window.py`). An array there is reduced in
+place: each rank adds its slice of the arrays of all ranks, and writes the sum to all. This reads and writes every byte
+once, while MPI would also copy messages. `lockstep.py` explains in which order this happens, and why it is safe.
 
-Between nodes, each slice is summed over messages by the ranks that have it, one on each node, before it is written to
-all of the node (`between_nodes.py`): so a node sends its sum, not its ranks' arrays. A thread carries that on while the
-caller computes. Arrays in other memory, and messages between two ranks, go by MPI.
+Between nodes, the ranks with the same slice, one on each node, sum it by messages (`between_nodes.py`) before each
+writes it to all ranks of its node. So a node sends its sum, not the arrays of its ranks. A thread keeps this going
+while the caller computes. MPI sends arrays in other memory, and messages between two ranks.
 
-Whichever rank adds, the arrays are added in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ..., within a node
-and then over nodes. So all ranks get the same bits, and where the nodes have their ranks side by side, these are the
-bits of the exact reduction.
+All ranks add the arrays in one order, neighbours first: ((r0 + r1) + (r2 + r3)) + ..., first within a node and then
+over nodes. So all ranks get the same bits. If each node has consecutive ranks, these are the bits of the exact
+reduction.
 """
 
 import os
@@ -34,68 +34,68 @@ from lucid.distributed.communicators.mpi_window import MPIWindow, pages
 from lucid.distributed.communicators.rank_status import Whereabouts
 from lucid.errors import ConfigError, LucidError
 
-# A peer on another core may be there in a moment, about 2 milliseconds; to sleep would take longer than to add 4 MB.
-# One that needs this core gets it sooner if we sleep.
+# At first a rank yields, for about 2 milliseconds: to sleep would take longer than to add 4 MB. Then it sleeps, so that
+# a rank that needs this core gets it.
 _YIELDS = 1000
 _SECONDS_TO_SLEEP = 1e-4
 
 
 class SharedMemoryCommunicator(Communicator):
-    """The ranks of `base`, which are evenly spread over nodes. It ends with `base`, and so does what it allocated."""
+    """The ranks of `base`, evenly spread over nodes. It closes with `base`, which releases the allocated memory."""
 
     def __init__(self, base: MPICommunicator, required: bool, wire_dtype: WireDtype = "float32") -> None:
-        """All ranks call this. If shared memory is not `required`, `allocate` makes do with ordinary memory.
+        """Prepare shared memory; all ranks call this. If it is not `required`, `allocate` may use ordinary memory.
 
-        float32 arrays that `allocate` gave out travel between nodes as `wire_dtype` when they are summed.
+        When float32 arrays from `allocate` are summed, they travel between nodes as `wire_dtype`.
         """
         self.rank, self.size = base.rank, base.size
         self.local_rank, self.node_count = base.local_rank, base.node_count
         self.whereabouts: Whereabouts = base.whereabouts
         self._base, self._required, self._wire_dtype = base, required, np.dtype(wire_dtype)
-        # What each rank has of its own, and what is the same memory for all ranks of the node.
+        # Windows with an array for each rank, and windows with one array for all ranks of the node.
         self._windows: list[MPIWindow] = []
-        self._of_nodes: list[MPIWindow] = []
+        self._node_windows: list[MPIWindow] = []
         self._lacks_space = False
-        self._signals = base.share(NUMBERS * np.dtype(np.int64).itemsize)
+        self._signals = base.allocate_window(NUMBERS * np.dtype(np.int64).itemsize)
         numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
         self._lockstep = Lockstep(self.local_rank, numbers, self._signals.fence, self._idle)
         self._progress = base.progress_thread(self._advance) if self.node_count > 1 else None
         if self.node_count > 1 and self._progress is None:
-            self._tell(
-                "lucid: gradients travel between nodes after backward, not while it goes on: the MPI library does not "
-                "let two threads communicate (MPI_THREAD_MULTIPLE)\n"
+            self._print(
+                "lucid: gradients travel between nodes after backward, not during it: the MPI library does not let two "
+                "threads communicate (MPI_THREAD_MULTIPLE)\n"
             )
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
-        arrays = self._of_node(array)
+        arrays = self._in_windows(array)
         if arrays is None:
             return self._base.all_reduce(array)
         start, stop = (array.size * rank // len(arrays) for rank in (self.local_rank, self.local_rank + 1))
         slices = [other[start:stop] for other in arrays]
-        here = self.node_count == 1
-        share = partial(_at_once, sums.all_reduce, slices) if here else partial(self._all_reduce_nodes, slices)
-        return self._work("all_reduce", array, share)
+        one_node = self.node_count == 1
+        task = partial(_at_once, sums.all_reduce, slices) if one_node else partial(self._all_reduce_nodes, slices)
+        return self._issue("all_reduce", array, task)
 
     def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
         check_parts(array, bounds, self.size)
-        arrays = self._of_node(array)
+        arrays = self._in_windows(array)
         if arrays is None:
             return self._base.reduce_scatter(array, bounds)
-        return self._work("reduce_scatter", array, partial(self._reduce_parts, arrays, bounds))
+        return self._issue("reduce_scatter", array, partial(self._reduce_parts, arrays, bounds))
 
     def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
         check_parts(array, bounds, self.size)
-        if not self._is_of_node(array):
+        if not self._is_node_memory(array):
             return self._base.all_gather(array, bounds)
-        # Within the node nothing moves: that all are ready says that each has written its part.
-        return self._work("all_gather", array, partial(self._gather_nodes, array.reshape(-1), bounds))
+        # Within the node nothing moves: once all ranks are ready, each has written its part.
+        return self._issue("all_gather", array, partial(self._gather_nodes, array.reshape(-1), bounds))
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         return self._base.send_receive(outgoing, incoming, peer)
 
     def broadcast(self, array: Array, root: int = 0) -> None:
-        if not self._is_of_node(array):
+        if not self._is_node_memory(array):
             self._base.broadcast(array, root)
             return
         with self.whereabouts.waiting("broadcast", array.nbytes):
@@ -112,27 +112,28 @@ class SharedMemoryCommunicator(Communicator):
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         """Return zeros [count] in shared memory; all ranks call this with the same arguments.
 
-        If too little of it is free: ordinary memory, or an agreed `ConfigError` if shared memory is required.
+        If too little of it is free, this returns ordinary memory, or raises an agreed `LucidError` if shared memory is
+        required.
         """
         size = count * np.dtype(dtype).itemsize
-        window = self._share(size)
+        window = self._allocate_window(size)
         if window is None:
             return self._base.allocate(count, dtype)
         self._windows.append(window)
         return window.parts[self.local_rank][:size].view(dtype)
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] that all ranks of the node share; otherwise as `allocate`."""
+        """Return zeros [count] that all ranks of the node share. The rest is as in `allocate`."""
         size = count * np.dtype(dtype).itemsize
-        # Each rank gives a piece of it, so that it lies near all of their cores.
-        window = self._share(-(-size // len(self._signals.parts)))
+        # Each rank provides a part of it, so that the memory is spread over their cores.
+        window = self._allocate_window(-(-size // len(self._signals.parts)))
         if window is None:
             return self._base.allocate_for_node(count, dtype)
-        self._of_nodes.append(window)
+        self._node_windows.append(window)
         return window.whole[:size].view(dtype)
 
     def sums_along_tree(self, array: Array) -> bool:
-        if self._of_node(array) is None:
+        if self._in_windows(array) is None:
             return False
         return self.node_count == 1 or (self._base.nodes_are_subtrees and self._travels_as(array.dtype) == array.dtype)
 
@@ -145,11 +146,11 @@ class SharedMemoryCommunicator(Communicator):
     def close(self) -> None:
         self._base.close()
 
-    def _share(self, size: int) -> MPIWindow | None:
-        """Return memory of `size` bytes a rank; None if there is not enough, and it is not required.
+    def _allocate_window(self, size: int) -> MPIWindow | None:
+        """Return memory of `size` bytes for each rank; None if there is too little, and it is not required.
 
-        Once there was not, there is none any more: gradients that go by messages do not keep the order that memory of
-        the node takes.
+        After the first None there are only Nones: gradients in ordinary memory do not synchronise the ranks in the way
+        that memory of the node needs.
         """
         if self._lacks_space:
             return None
@@ -158,10 +159,10 @@ class SharedMemoryCommunicator(Communicator):
         except LucidError as lack:
             if self._required:
                 raise
-            self._tell(f"lucid: gradients go by plain MPI in float32, more slowly: {lack}\n")
+            self._print(f"lucid: gradients go by plain MPI in float32, more slowly: {lack}\n")
             self._lacks_space = True
             return None
-        return self._base.share(size)
+        return self._base.allocate_window(size)
 
     def _check_space(self, needed: int) -> None:
         """Raise `ConfigError` if less than `needed` bytes are free on this node."""
@@ -173,12 +174,12 @@ class SharedMemoryCommunicator(Communicator):
                 f"--shm-size={-(-needed // 2**30) + 1}g), or set distributed.backend to mpi"
             )
 
-    def _tell(self, message: str) -> None:
+    def _print(self, message: str) -> None:
         if self.rank == 0:
             sys.stderr.write(message)
 
-    def _of_node(self, array: Array) -> list[Array] | None:
-        """Return what each rank of this node has in the place of `array`, flat; None if `array` is not shared."""
+    def _in_windows(self, array: Array) -> list[Array] | None:
+        """Return the array of each rank of this node that corresponds to `array`, flat; None if it is not shared."""
         for window in self._windows:
             start = array.ctypes.data - window.address
             stop = start + array.nbytes
@@ -186,18 +187,18 @@ class SharedMemoryCommunicator(Communicator):
                 return [part[start:stop].view(array.dtype) for part in window.parts]
         return None
 
-    def _is_of_node(self, array: Array) -> bool:
-        """Return whether `array` is the same memory for all ranks of this node."""
-        return any(np.may_share_memory(array, window.whole) for window in self._of_nodes)
+    def _is_node_memory(self, array: Array) -> bool:
+        """Return whether `array` is one memory for all ranks of this node."""
+        return any(np.may_share_memory(array, window.whole) for window in self._node_windows)
 
-    def _work(self, collective: str, array: Array, share: Callable[[], Iterable[None]]) -> "_Issued":
-        number = self._lockstep.issue(share)
+    def _issue(self, collective: str, array: Array, task: Callable[[], Iterable[None]]) -> "_Issued":
+        number = self._lockstep.issue(task)
         if self._progress is not None:
             self._progress.wake()
         return _Issued(self._lockstep, number, self.whereabouts, collective, array.nbytes)
 
     def _all_reduce_nodes(self, slices: list[Array]) -> Iterator[None]:
-        """Replace each of `slices`, those of this node, by the sum over all nodes, step by step."""
+        """Replace each of this node's `slices` by the sum over all nodes, step by step."""
         sums.reduce_in_place(slices)
         yield from self._base.all_reduce_over_nodes(slices[0], self._travels_as(slices[0].dtype))
         sums.copy(slices[0], slices[1:])
@@ -207,12 +208,12 @@ class SharedMemoryCommunicator(Communicator):
 
     def _advance(self) -> bool:
         self._lockstep.advance()
-        return self._lockstep.has_shares()
+        return self._lockstep.has_tasks()
 
     def _reduce_parts(self, arrays: list[Array], bounds: Sequence[int]) -> Iterator[None]:
-        """Put this rank's part of the sum over all ranks into its own array; `arrays` are those of this node."""
+        """Write this rank's part of the sum over all ranks to its own array; `arrays` are those of this node."""
         own = arrays[self.local_rank]
-        # What this rank and its counterparts on the other nodes need of this node.
+        # The parts of this node's sum that this rank and its counterparts on the other nodes need.
         needed = self._parts_over_nodes(bounds)
         for part in needed:
             sums.reduce([array[part] for array in arrays], own[part])
@@ -221,7 +222,7 @@ class SharedMemoryCommunicator(Communicator):
             yield from self._base.reduce_scatter_over_nodes(parts, self._travels_as(own.dtype))
 
     def _gather_nodes(self, array: Array, bounds: Sequence[int]) -> Iterator[None]:
-        """Fill in the parts of `array` that are of this rank's counterparts."""
+        """Receive the parts of `array` that belong to this rank's counterparts."""
         if self.node_count > 1:
             yield from self._base.all_gather_over_nodes([array[part] for part in self._parts_over_nodes(bounds)])
 
@@ -232,13 +233,13 @@ class SharedMemoryCommunicator(Communicator):
         if attempts < _YIELDS:
             os.sched_yield()
             return
-        # The rank that we wait for may itself wait for a message that only moves on while we are in MPI.
+        # The rank that this one waits for may wait for a message that only moves while this rank is in MPI.
         self._base.progress()
         time.sleep(_SECONDS_TO_SLEEP)
 
 
 class _Issued:
-    """An operation in lockstep as a `Work`."""
+    """An operation of a `Lockstep` as a `Work`."""
 
     def __init__(self, lockstep: Lockstep, number: int, whereabouts: Whereabouts, collective: str, size: int) -> None:
         self._lockstep, self._number = lockstep, number
@@ -254,6 +255,6 @@ class _Issued:
 
 
 def _at_once(action: Callable[..., None], *arguments: Array | list[Array]) -> Iterable[None]:
-    """Do a share that waits for nobody."""
+    """Do a task that waits for no messages: it has no steps."""
     action(*arguments)
     return ()

@@ -1,4 +1,4 @@
-"""The communicator of a process that is alone: every sum is the value itself, nothing waits."""
+"""The communicator of a single process: every sum is the value itself, and nothing waits."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ from lucid.distributed.communicators.rank_status import Whereabouts
 
 
 class SingleCommunicator(Communicator):
-    """A group of one. It checks its arguments like the others, so that what runs here runs there."""
+    """A group of one process. It checks arguments as the others do, so that a program that runs here runs there."""
 
     rank = 0
     size = 1
@@ -30,7 +30,7 @@ class SingleCommunicator(Communicator):
     evenly_spread = True
 
     def __init__(self, device: str = CPU, whereabouts: Whereabouts | None = None) -> None:
-        """Allocate on `device`; arrays on any are taken. `whereabouts` are those of the process, if it has some."""
+        """Allocate on `device`; collectives accept arrays on any. `whereabouts` are the process's, if it has some."""
         self.device = device
         self.whereabouts = whereabouts or Whereabouts(self.rank, self.size)
 

@@ -1,11 +1,11 @@
-"""The communicator for GPUs that reach each other by the host only: arrays are copied there, sent, and copied back.
+"""The communicator for GPUs without NCCL: it copies arrays to the host's memory, sends them, and copies them back.
 
-It serves where NCCL cannot: several ranks on one GPU, or no NCCL. The host waits for the GPU before it sends, and the
-GPU for the host: a CUDA graph cannot hold these collectives.
+It serves several ranks that share one GPU, and machines without NCCL. The host waits for the GPU before it sends, and
+the GPU for the host, so a CUDA graph cannot hold these collectives.
 
-An array that `allocate` gave out has its likeness in what the host's communicator allocates, and so in memory that the
-ranks of a node share, if it does that; it is made when the array is first summed or gathered. Other arrays go through
-page-locked buffers, which CuPy keeps for the next of their size.
+Each array from `allocate` has a counterpart that the host's communicator allocates, which may be in memory that the
+ranks of a node share. It is made when the array is first summed or gathered. Other arrays go through page-locked
+buffers, which CuPy keeps and reuses for arrays of the same size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,15 +31,15 @@ Allocate = Callable[[int, npt.DTypeLike], Array]
 
 @dataclass
 class _Allocated:
-    """Memory on the GPU that was given out, what allocates its likeness on the host, and that, once it is there."""
+    """An array of the GPU from `allocate`, and its counterpart in the host's memory, once there is one."""
 
     array: Array
-    on_host: Allocate
-    likeness: Array | None = None
+    allocate_on_host: Allocate
+    on_host: Array | None = None
 
 
 class StagedCommunicator(Communicator):
-    """The ranks of `host`, whose arrays are on `device` ("cuda:N"), the current one. It ends with `host`."""
+    """The ranks of `host`, with arrays on `device` ("cuda:N"), the current GPU. It closes with `host`."""
 
     def __init__(self, host: Communicator, device: str) -> None:
         self.rank, self.size = host.rank, host.size
@@ -53,7 +53,7 @@ class StagedCommunicator(Communicator):
         if device_of(array) == CPU:
             return self._host.all_reduce(array)
         check_array("array", array, self.device)
-        staged = self._likeness(array)
+        staged = self._host_array(array)
         copy(array, staged)
         return _Staged(self._host.all_reduce(staged), staged, array)
 
@@ -61,7 +61,7 @@ class StagedCommunicator(Communicator):
         if device_of(array) == CPU:
             return self._host.reduce_scatter(array, bounds)
         check_parts(array, bounds, self.size, self.device)
-        staged = self._likeness(array)
+        staged = self._host_array(array)
         copy(array, staged)
         return _Staged(self._host.reduce_scatter(staged, bounds), *self._own(bounds, staged, array))
 
@@ -69,7 +69,7 @@ class StagedCommunicator(Communicator):
         if device_of(array) == CPU:
             return self._host.all_gather(array, bounds)
         check_parts(array, bounds, self.size, self.device)
-        staged = self._likeness(array)
+        staged = self._host_array(array)
         copy(*self._own(bounds, array, staged))
         return _Staged(self._host.all_gather(staged, bounds), staged, array)
 
@@ -101,11 +101,11 @@ class StagedCommunicator(Communicator):
         return self._allocate(count, dtype, self._host.allocate)
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] of this rank's own, the likeness of which may be one for all ranks of the node."""
+        """Return zeros [count] of this rank only; the counterpart on the host may be one for all ranks of the node."""
         return self._allocate(count, dtype, self._host.allocate_for_node)
 
     def sums_along_tree(self, array: Array) -> bool:
-        return self._host.sums_along_tree(array if device_of(array) == CPU else self._likeness(array))
+        return self._host.sums_along_tree(array if device_of(array) == CPU else self._host_array(array))
 
     def side_channel(self) -> SideChannel | None:
         return self._host.side_channel()
@@ -119,21 +119,21 @@ class StagedCommunicator(Communicator):
     def close(self) -> None:
         self._host.close()
 
-    def _allocate(self, count: int, dtype: npt.DTypeLike, on_host: Allocate) -> Array:
-        self._allocated.append(_Allocated(zeros(count, dtype, self.device), on_host))
+    def _allocate(self, count: int, dtype: npt.DTypeLike, allocate_on_host: Allocate) -> Array:
+        self._allocated.append(_Allocated(zeros(count, dtype, self.device), allocate_on_host))
         return self._allocated[-1].array
 
-    def _likeness(self, array: Array) -> Array:
-        """Return the host's memory for `array`: a part of what was allocated there as well, or a buffer."""
+    def _host_array(self, array: Array) -> Array:
+        """Return the host's memory for `array`: a part of an allocated counterpart, or a page-locked buffer."""
         for allocated in self._allocated:
             whole = allocated.array
             start = address(array) - address(whole)
             # CuPy gives all empty arrays one address.
             if array.size and start >= 0 and start + array.nbytes <= whole.nbytes:
-                if allocated.likeness is None:
-                    allocated.likeness = allocated.on_host(whole.size, whole.dtype)
+                if allocated.on_host is None:
+                    allocated.on_host = allocated.allocate_on_host(whole.size, whole.dtype)
                 first = start // whole.itemsize
-                return allocated.likeness[first : first + array.size].reshape(array.shape)
+                return allocated.on_host[first : first + array.size].reshape(array.shape)
         return _buffer(array)
 
     def _own(self, bounds: Sequence[int], *arrays: Array) -> Iterator[Array]:

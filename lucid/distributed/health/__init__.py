@@ -1,1 +1,1 @@
-"""What finds a rank that failed, hangs or computes differently, and ends all ranks."""
+"""Finds ranks that fail, hang or compute differently, and ends all ranks."""

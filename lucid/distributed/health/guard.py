@@ -1,8 +1,8 @@
-"""What to do when one rank fails, or the outside asks for an end: never a hang, never a lost message.
+"""Ends all ranks when one fails or a signal asks for it, without a hang or a lost message.
 
-A rank that just leaves with an exception would wait for the others at MPI's finalisation, while they wait for it in a
-collective. So an exception that nobody caught ends all ranks, whichever way they were launched. A signal asks all
-ranks to stop after the step in which they all know of it; the trainer sums `StopRequest.requested` over ranks.
+A rank that leaves with an exception would wait for the others in MPI's finalisation, while they wait for it in a
+collective. So an uncaught exception ends all ranks, in whichever way they were launched. A signal asks all ranks to
+stop after the step in which all of them know of it: the trainer sums `StopRequest.requested` over ranks.
 """
 
 import signal
@@ -18,16 +18,16 @@ from lucid.distributed.communicators.communicator import Communicator
 from lucid.errors import ExitCode, LucidError, fault_of_the_machine
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# The launcher reads a rank's output from a pipe, and drops what it has not read when the abort arrives.
+# The launcher reads a rank's output from a pipe, and discards unread output when the abort arrives.
 _SECONDS_TO_FORWARD = 0.2
 
 
 def abort_on_exception(communicator: Communicator) -> None:
-    """From now on, let an uncaught exception in any thread of this process end all ranks.
+    """Make an uncaught exception in any thread of this process end all ranks.
 
-    The message names the rank; a `LucidError` shows its message and exits with its code, anything else shows its
-    traceback and exits with 1, an interrupt from the keyboard with 130. `sys.exit` does not come by here: on one rank
-    alone it ends all under `python -m mpi4py`, which the launchers use.
+    The message names the rank. A `LucidError` shows its message and exits with its code, an interrupt from the keyboard
+    with 130; any other exception shows its traceback and exits with 1. `sys.exit` does not call the hook: on a single
+    rank it ends all ranks under `python -m mpi4py`, which the launchers use.
     """
 
     def main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -42,7 +42,7 @@ def abort_on_exception(communicator: Communicator) -> None:
 
 
 def report_and_abort(communicator: Communicator, error: BaseException) -> NoReturn:
-    """Print what went wrong on this rank, and end all ranks with its exit code."""
+    """Print the error of this rank, and end all ranks with its exit code."""
     code, message = _exit_code_and_message(error)
     if communicator.size > 1:
         place = communicator.whereabouts.place()
@@ -51,10 +51,10 @@ def report_and_abort(communicator: Communicator, error: BaseException) -> NoRetu
 
 
 def print_and_abort(communicator: Communicator, message: str, code: int) -> NoReturn:
-    """Print `message` from this rank, and end all ranks with exit code `code`. From any thread."""
+    """Print `message` from this rank, and end all ranks with exit code `code`. Any thread may call this."""
     try:
         sys.stdout.flush()
-        sys.stderr.write(f"{message}\n")  # in one piece, so that the ranks' messages do not mix
+        sys.stderr.write(f"{message}\n")  # one write, so that the messages of ranks do not mix
         sys.stderr.flush()
         communicator.whereabouts.end_told()
         time.sleep(_SECONDS_TO_FORWARD)
@@ -66,7 +66,7 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, LucidError):
         return error.exit_code, str(error)
     if isinstance(error, SystemExit):
-        # 0 as well is a failure of a rank that leaves alone.
+        # A rank that leaves alone has failed, even with exit code 0.
         code = error.code if isinstance(error.code, int) and error.code else ExitCode.FAILED
         return code, f"sys.exit({error.code!r})"
     if isinstance(error, KeyboardInterrupt):
@@ -77,7 +77,7 @@ def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
 
 
 class Stop(Protocol):
-    """Says whether training shall stop; the trainer asks it before every step."""
+    """Says whether training should stop; the trainer reads it before every step."""
 
     @property
     def requested(self) -> bool: ...
@@ -86,8 +86,8 @@ class Stop(Protocol):
 class StopRequest:
     """Within `with StopRequest() as stop:`, SIGTERM and SIGUSR1 set `stop.requested` instead of ending the process.
 
-    Signals may come any number of times; one that was blocked so far, and came before, counts. The handlers that were
-    there before come back at the end. Main thread only.
+    Signals may arrive any number of times, and one that was blocked until now counts too. The end of the block restores
+    the earlier handlers. Only the main thread may use this.
     """
 
     def __init__(self) -> None:

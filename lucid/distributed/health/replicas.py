@@ -1,7 +1,7 @@
-"""Replicas that drift apart are found: every rank must hold the same weights, bit for bit.
+"""Finds replicas that drift apart: every rank must hold the same weights, bit for bit.
 
-They do as long as all apply the same sums to the same weights. A flipped bit in one rank's memory, or a library that
-computes otherwise on one host, breaks that without a sign: the loss goes on falling, more slowly.
+They stay equal while all ranks apply the same sums to the same weights. A flipped bit in one rank's memory, or a
+library that computes differently on one host, breaks this without any sign: the loss still falls, but more slowly.
 """
 
 import zlib
@@ -17,9 +17,9 @@ from lucid.distributed.communicators.communicator import Communicator
 
 @dataclass(frozen=True)
 class Drift:
-    """`ranks` hold other weights than most; or, if no weights have a majority, than each other.
+    """The ranks whose weights differ from those of the majority, and the names of the parameters that differ.
 
-    `names` are the parameters that differ.
+    Without a `majority`, `ranks` are all ranks, which do not all hold the same weights.
     """
 
     ranks: list[int]
@@ -36,7 +36,7 @@ class Drift:
 
 
 def find_drift(parameters: Mapping[str, Array], communicator: Communicator) -> Drift | None:
-    """Compare `parameters` over all ranks by their checksums; None if all hold the same bits. All ranks call this."""
+    """Compare the checksums of `parameters` over all ranks; return None if all are equal. All ranks call this."""
     names = list(parameters)
     checksums = np.zeros((communicator.size, len(names)), np.int64)
     checksums[communicator.rank] = [zlib.crc32(np.ascontiguousarray(to_host(parameters[name])).data) for name in names]

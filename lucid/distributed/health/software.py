@@ -1,6 +1,7 @@
-"""What this process runs that has to be the same on all hosts, and the refusal of ranks with something else.
+"""Refuses ranks that run other versions than the first rank.
 
-Two versions that differ in a bit of one sum would drift apart silently; two that communicate differently would hang.
+Replicas would silently drift apart if two versions differed in one bit of a sum. Ranks that communicate differently
+would hang.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ _SOURCES = "sources of lucid"
 
 
 def check_same_software(communicator: Communicator, mpi_library: str) -> None:
-    """Raise an agreed `LaunchError` if a rank runs other versions than the first one. All ranks call this together."""
+    """Raise an agreed error if a rank runs other versions than the first one. All ranks call this together."""
     own = {
         "host": platform.node(),
         "lucid": __version__,
@@ -45,7 +46,7 @@ def _compare(rank: int, own: dict[str, str], first: dict[str, str]) -> None:
 
 
 def _digest(folder: Path) -> str:
-    """Return the beginning of a digest of all Python files below `folder`."""
+    """Return the first 8 hexadecimal digits of a digest of all Python files below `folder`."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         content = path.read_bytes()

@@ -1,12 +1,13 @@
-"""The fast reduction: gradients are summed over ranks while backward goes on.
+"""The fast reduction: it sums gradients over ranks while backward is still running.
 
-The flat gradient buffer lies in about the order in which backward completes it, and is cut into buckets: contiguous
-slices of whole parameters. A bucket is summed in place as soon as its last parameter is ready; nothing is packed,
-copied or divided. Buckets start strictly in order, so all ranks issue the same collectives in the same order, whatever
-the order of events on each. Micro-batches before the last add to this rank's gradients first.
+The flat gradient buffer is in about the order in which backward completes it. It is cut into buckets: contiguous slices
+of whole parameters. The sum of a bucket starts as soon as its last parameter is ready, in place: nothing is packed,
+copied or divided. Buckets start strictly in order, so all ranks issue the same collectives in the same order, even if
+their parameters become ready in different orders. The micro-batches before the last only add to this rank's gradients.
 
-A backward pass leaves a gradient for every parameter: zeros where it has not been. So whether a pass overwrites or adds
-depends on its place in the step alone, and a recorded pass (`training/graphs.py`) may be repeated at that place.
+A backward pass leaves a gradient for every parameter: zeros where it did not reach one. So whether a pass overwrites or
+adds depends only on the number of its micro-batch, and a recorded pass (`training/graphs.py`) may be replayed for that
+micro-batch of any step.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from lucid.distributed.communicators.communicator import Work
 from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.nn.parameters import FlatParameters
 
-# Does something that communicates, now or wherever it belongs.
+# Calls a function that communicates, now or later.
 RunCollective = Callable[[Callable[[], None]], None]
 
 
@@ -26,7 +27,7 @@ class BucketedReduction:
     """Sums the gradients of `flat` over ranks during each backward pass that is not `accumulating`."""
 
     def __init__(self, flat: FlatParameters, partition: Replicated | Sharded) -> None:
-        """Listen to the parameters. The buckets are those of `partition`, as of `cut`."""
+        """Listen to the parameters. The buckets are those of `partition`, which come from `cut`."""
         self.accumulating = False
         self.run_collective: RunCollective = run_now
         self._flat, self._partition = flat, partition
@@ -36,15 +37,15 @@ class BucketedReduction:
             bucket += segment.start == partition.buckets[bucket].stop
             self._bucket_sizes[bucket] += 1
             parameter.add_ready_hook(partial(self._on_ready, bucket))
-        # Of the backward that is running: parameters of each bucket yet to come, and the buckets on their way. Between
-        # two passes all are yet to come, and none is on its way.
+        # In the backward that is running: how many parameters of each bucket are not ready, and the sums under way.
+        # Between two passes no parameter is ready, and no sum is under way.
         self._not_ready = self._bucket_sizes.copy()
         self._works: list[Work] = []
-        # Buckets that `outside` was asked to launch, which may do it later.
-        self._asked = 0
+        # Buckets whose launch was handed to `run_collective`, which may run it later.
+        self._handed_over = 0
 
     def begin_step(self) -> None:
-        """Nothing has to be prepared: backward overwrites what is marked as unset."""
+        """Do nothing: backward overwrites the gradients that are not set."""
 
     def _on_ready(self, bucket: int) -> None:
         begins = self._not_ready == self._bucket_sizes
@@ -55,8 +56,8 @@ class BucketedReduction:
         self._not_ready[bucket] -= 1
         if self.accumulating:
             return
-        while self._asked < len(self._not_ready) and self._not_ready[self._asked] == 0:
-            self._asked += 1
+        while self._handed_over < len(self._not_ready) and self._not_ready[self._handed_over] == 0:
+            self._handed_over += 1
             self.run_collective(self._launch_next)
 
     def _launch_next(self) -> None:
@@ -64,12 +65,16 @@ class BucketedReduction:
 
     def _end_pass(self) -> None:
         self._flat.zero_unset_gradients()
-        self._not_ready, self._asked = self._bucket_sizes.copy(), 0
+        self._not_ready, self._handed_over = self._bucket_sizes.copy(), 0
         if not self.accumulating:
             self.run_collective(self._finish)
 
     def _finish(self) -> None:
-        """Wait for all buckets. A replay repeats this and `_launch_next`: they look at nothing that backward marks."""
+        """Wait for all buckets.
+
+        A replay of a recorded step runs this and `_launch_next` again, but not backward's Python. So neither may depend
+        on state that backward sets.
+        """
         while len(self._works) < len(self._bucket_sizes):
             self._launch_next()
         for work in self._works:
@@ -78,14 +83,14 @@ class BucketedReduction:
 
 
 def run_now(action: Callable[[], None]) -> None:
-    """Do what backward communicates when it is due."""
+    """Call `action` at once."""
     action()
 
 
 def cut(flat: FlatParameters, bucket_elements: int) -> list[slice]:
-    """Cut the flat buffers into buckets of at most `bucket_elements`, or of a single larger parameter.
+    """Cut the flat buffers into buckets of at most `bucket_elements`; a larger parameter is a bucket of its own.
 
-    The gap behind a parameter goes with it.
+    The gap behind a parameter belongs to its bucket.
     """
     starts = [0]
     for segment in flat.segments:

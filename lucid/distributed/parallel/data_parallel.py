@@ -1,7 +1,8 @@
 """Data-parallel training: every rank holds the model, and the gradients are summed over ranks.
 
-How they are summed is the reduction's: fast, while backward goes on (`buckets.py`), or exact, with the same bits on
-any number of ranks (`exact.py`). Who updates what, and so who gets which sums, is in `sharded.py`.
+`naive.py` shows the idea. Here a reduction sums the gradients: the fast one while backward is running (`buckets.py`),
+or the exact one, which gives the same bits on any number of ranks (`exact.py`). The partition (`sharding.py`) says
+which parameters each rank updates, and therefore which sums it needs.
 """
 
 from collections.abc import Iterator
@@ -20,28 +21,30 @@ ModuleT = TypeVar("ModuleT", bound=Module)
 
 
 class Reduction(Protocol):
-    """Listens to backward and leaves the sum over ranks in the flat gradient buffer after the last of a step."""
+    """Listens to backward. After the last pass of a step, the flat gradient buffer holds the sums over ranks."""
 
     # Whether another backward follows in the step.
     accumulating: bool
-    # Does what communicates: at once, unless the backward that is running is recorded.
+    # Calls the functions that communicate: at once, unless the running backward is being recorded.
     run_collective: RunCollective
 
     def begin_step(self) -> None:
-        """Let the next backward be the first of a step."""
+        """Treat the next backward as the first of a step."""
 
 
 class DistributedDataParallel(Generic[ModuleT]):
     """`module` on all ranks of `communicator`, with the weights of rank 0 and, after `backward`, summed gradients.
 
-    The sum is not divided: make the loss of each rank a sum over its samples, weighted by *global* counts. `module`
-    keeps its parameters' names, and may be called itself as well. `flat` holds the buffers, for the optimizer.
+    Nothing divides the sum: the loss of each rank must be a sum over its samples, weighted by *global* counts. `module`
+    keeps the names of its parameters, and callers may also call it directly. `flat` holds the buffers, and `partition`
+    what this rank updates: pass it to the optimizer.
 
-    With `sharded`, each rank has the summed gradients only where it is the one to update, and the optimizer's `step`
-    brings the weights together; its state is divided, and the ranks of a node share one copy of the weights.
+    With `sharded`, each rank gets the summed gradients only of the parameters that it updates, keeps the optimizer's
+    state for these alone, and the optimizer's `step` sends the new weights to all. The ranks of a node share one copy
+    of the weights.
 
-    A step begins with `zero_grad`. Of several calls of `backward` in a step (micro-batches) all but the last belong in
-    `accumulate()`. A parameter that `backward` has not reached gets a gradient of zero.
+    A step begins with `zero_grad`. If a step calls `backward` several times (micro-batches), all calls but the last
+    belong in `accumulate()`. A parameter that `backward` did not reach gets a gradient of zero.
     """
 
     def __init__(
@@ -55,11 +58,11 @@ class DistributedDataParallel(Generic[ModuleT]):
     ) -> None:
         """Flatten `module`, all of one dtype and on the communicator's device, and take rank 0's values.
 
-        All ranks call this. Raises `ValueError` if the parameters are elsewhere.
+        All ranks call this. Raises `ValueError` if the parameters are on another device.
 
-        Gradients travel in buckets of at most `bucket_megabytes` (2**20 bytes), or of a single larger parameter.
-        `exact_micro_batches` asks for the exact reduction, and says how many calls of `backward` each rank makes in a
-        step; `ConfigError` if the number of ranks is not a power of two. With `bfloat16_copy` the values have a
+        Gradients travel in buckets of at most `bucket_megabytes` (2**20 bytes); a larger parameter is a bucket of its
+        own. `exact_micro_batches` selects the exact reduction, with so many calls of `backward` a step on each rank; it
+        raises `ConfigError` if the number of ranks is not a power of two. With `bfloat16_copy` the values have a
         copy in bfloat16: see `flatten`.
         """
         self.module = module
@@ -67,7 +70,7 @@ class DistributedDataParallel(Generic[ModuleT]):
         for name, parameter in module.named_parameters():
             if device_of(parameter.data) != communicator.device:
                 raise ValueError(f"{name} is on {device_of(parameter.data)}, the communicator on {communicator.device}")
-        # Before the values may be the same memory for several ranks, which then all write the same.
+        # This comes before `flatten`, which may move the values of several ranks into one memory.
         for parameter in module.parameters():
             communicator.broadcast(parameter.data)
         allocate_values = communicator.allocate_for_node if sharded else communicator.allocate
@@ -98,9 +101,9 @@ class DistributedDataParallel(Generic[ModuleT]):
 
     @contextmanager
     def collectives_run_by(self, run: RunCollective) -> Iterator[None]:
-        """Within this, what backward communicates is given to `outside`, to do it in order, now or after backward.
+        """Within the block, pass the functions by which backward communicates to `run` instead of calling them.
 
-        The exact reduction has done it by then.
+        `run` must call them in order, now or after backward. The exact reduction does not use `run`.
         """
         before, self._reduction.run_collective = self._reduction.run_collective, run
         try:
@@ -110,7 +113,7 @@ class DistributedDataParallel(Generic[ModuleT]):
 
     @contextmanager
     def accumulate(self) -> Iterator[None]:
-        """Within this, backward adds to this rank's gradients and does not communicate."""
+        """Within the block, backward adds to this rank's gradients and does not communicate."""
         before, self._reduction.accumulating = self._reduction.accumulating, True
         try:
             yield

@@ -2,14 +2,14 @@
 
 Floating-point addition is not associative, so a sum over ranks depends on how the terms are grouped. Here the M
 micro-batches of a global batch are the leaves of one binary tree: the node of leaves [a, b) adds those of its two
-halves, split at the midpoint. R ranks own M / R leaves each, side by side; where R is a power of two that divides M,
-what a rank owns is one subtree, and the ranks' sums are the leaves of the tree above. So every grouping of ranks adds
-the same pairs in the same order. (Adding a micro-batch into the sum of those before it would be another order.)
+halves, split at the midpoint. Each of R ranks owns M / R adjacent leaves. If R is a power of two that divides M, these
+leaves are one subtree, and the ranks' sums are the leaves of the tree above. So every number of ranks adds the same
+pairs in the same order. (Adding each micro-batch to the sum of those before it would be another order.)
 
-Within a rank, partial sums wait on a stack until their sibling is complete. Across ranks, partners are rank XOR 1, 2,
-4, ...: neighbours meet first, as the tree demands. Each exchange halves the part of the vector that a rank goes on
-with, and the mirrored exchanges bring the parts together again: the bytes of an ordinary all-reduce of long vectors
-(recursive halving and doubling: Thakur, Rabenseifner & Gropp, 2005, with the distances in reverse order).
+Within a rank, partial sums wait on a stack until their sibling is complete. Across ranks, the partners are rank XOR 1,
+2, 4, ...: the tree joins neighbours first. Each exchange halves the part of the vector that a rank continues with, and
+the mirrored exchanges bring the parts together again. This sends as many bytes as an ordinary all-reduce of long
+vectors (recursive halving and doubling: Thakur, Rabenseifner & Gropp, 2005, with the distances in reverse order).
 """
 
 from lucid.autograd import after_backward
@@ -22,14 +22,14 @@ from lucid.nn.parameters import FlatParameters
 
 
 def buffers_needed(leaves: int) -> int:
-    """Return how many gradient buffers a rank with `leaves` micro-batches needs at most: ceil(log2(leaves)) + 1."""
+    """Return the most gradient buffers that a rank with `leaves` micro-batches needs: ceil(log2(leaves)) + 1."""
     return (leaves - 1).bit_length() + 1
 
 
 def completed(leaf: int, leaves: int) -> int:
-    """Return how many nodes of the tree over `leaves` leaves are complete with leaf number `leaf`, itself not counted.
+    """Return how many inner nodes of the tree over `leaves` leaves become complete with leaf number `leaf`.
 
-    These are the additions that follow it, as the leaves are computed in order.
+    Leaves are computed in order, so this is the number of additions that follow the leaf.
     """
     start, stop, additions = 0, leaves, 0
     while stop - start > 1:
@@ -42,10 +42,10 @@ def completed(leaf: int, leaves: int) -> int:
 
 
 class ExactReduction:
-    """Sums the gradients of `leaves` backward passes a rank over all ranks, along the tree.
+    """Sums the gradients of all backward passes of a step along the tree: `leaves` passes on each rank.
 
-    Each pass writes where `begin_step`, or the pass before, has pointed the parameters' gradients. Raises `ConfigError`
-    unless the number of ranks is a power of two.
+    `begin_step`, or the pass before, chooses the buffer that a pass writes its gradients to. Raises `ConfigError` if
+    the number of ranks is not a power of two.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class ExactReduction:
         communicator: Communicator,
         leaves: int,
     ) -> None:
-        """Listen to the parameters. The sum travels in the buckets of `partition`, to need little room."""
+        """Listen to the parameters. The sum travels bucket by bucket, to need little memory for what arrives."""
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
         self.accumulating = False
         self.run_collective: RunCollective = run_now
         self._flat, self._partition, self._communicator = flat, partition, communicator
         self._leaves, self._leaf = leaves, 0
-        # Sums of complete nodes that wait for their sibling, and buffers that nobody uses.
+        # Sums of complete nodes that wait for their sibling, and unused buffers.
         self._waiting: list[Array] = []
         self._free: list[Array] = []
         self._current = flat.gradients
         self._in_backward = False
-        # Room for what a partner sends; made once, as a captured step keeps its place.
+        # Receives what a partner sends. Allocated once: a captured CUDA graph keeps its address.
         longest = max(bucket.stop - bucket.start for bucket in partition.buckets)
         self._incoming = array_module(flat.gradients).empty((longest + 1) // 2, flat.gradients.dtype)
         for parameter in flat.parameters:
@@ -75,7 +75,7 @@ class ExactReduction:
         self.begin_step()
 
     def begin_step(self) -> None:
-        """Let the next backward be the first of a step."""
+        """Treat the next backward as the first of a step."""
         if self._in_backward:
             raise RuntimeError("an earlier backward was interrupted: the gradients of the ranks are out of step")
         self._leaf = 0
@@ -89,7 +89,7 @@ class ExactReduction:
             after_backward(self._finish_leaf)
 
     def _finish_leaf(self) -> None:
-        """Take the gradients of one backward pass; after the last, the flat buffer holds the sum over all."""
+        """Add the gradients of a backward pass to the tree. After the last one, the flat buffer holds the whole sum."""
         self._in_backward = False
         is_last = self._leaf == self._leaves - 1
         if self.accumulating == is_last:
@@ -100,7 +100,7 @@ class ExactReduction:
         self._flat.zero_unset_gradients()
         for _ in range(completed(self._leaf, self._leaves)):
             sibling = self._waiting.pop()
-            # The last sum belongs into the flat buffer. Which of two numbers is added to which changes no bit.
+            # The last sum belongs in the flat buffer. The order of the two terms of an addition changes no bit.
             into, other = (self._current, sibling) if is_last else (sibling, self._current)
             into += other
             if other is not self._flat.gradients:
@@ -114,7 +114,7 @@ class ExactReduction:
             self._begin_leaf()
 
     def _begin_leaf(self) -> None:
-        """Choose where the next backward pass writes: the flat buffer, unless what is written has to stay a while."""
+        """Choose where the next backward pass writes: the flat buffer, unless its gradients have to wait there."""
         stays = self._leaf < self._leaves - 1 and completed(self._leaf, self._leaves) == 0
         self._current = self._unused_buffer() if stays else self._flat.gradients
         self._flat.collect_gradients_in(self._current)
@@ -128,16 +128,16 @@ class ExactReduction:
             for work in [self._partition.sum(bucket) for bucket in range(len(buckets))]:
                 work.wait()
             return
-        # Where ranks own shares of their own, too, each gets all of the sum: the tree leaves a rank with a part that is
-        # not its share.
+        # With a sharded optimizer, too, each rank gets the whole sum: the part that the tree leaves on a rank is not
+        # its shard.
         for bucket in buckets:
             all_reduce(self._communicator, gradients[bucket], self._incoming)
 
 
 def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> None:
-    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree. Blocks, as `Work.wait` does.
+    """Replace `array` [N] by its sum over the ranks of `communicator` along the tree. Blocks as `Work.wait` does.
 
-    `incoming` is room for N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two.
+    `incoming` has at least N / 2 elements, rounded up, of the same dtype. The number of ranks is a power of two.
     """
     start, stop = 0, len(array)
     exchanges: list[tuple[int, slice, slice]] = []
