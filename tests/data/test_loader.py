@@ -1,4 +1,4 @@
-"""Batches made ahead in threads come out as if they were not."""
+"""Making batches ahead in threads does not change them."""
 
 import threading
 
@@ -19,7 +19,7 @@ def loader_threads() -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
-def test_batches_come_in_order_whatever_the_number_of_workers(workers: int) -> None:
+def test_batches_come_in_order_with_any_number_of_workers(workers: int) -> None:
     with Loader(batch_of, 3, 40, workers=workers, prefetch=3) as loader:
         assert [int(batch.input_ids[0, 0]) for batch in loader] == list(range(3, 40))
         assert next(loader, None) is None
@@ -39,7 +39,7 @@ def test_a_slow_batch_is_not_overtaken() -> None:
         assert [int(batch.input_ids[0, 0]) for batch in loader] == [0, 1, 2, 3]
 
 
-def test_no_more_is_made_ahead_than_asked_for() -> None:
+def test_the_loader_makes_no_more_batches_ahead_than_asked() -> None:
     made: list[int] = []
 
     def make(step: int) -> Batch:
@@ -54,7 +54,7 @@ def test_no_more_is_made_ahead_than_asked_for() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_an_exception_is_raised_at_its_step_and_ends_the_iteration(workers: int) -> None:
+def test_an_exception_surfaces_at_its_step_and_ends_the_iteration(workers: int) -> None:
     def make(step: int) -> Batch:
         if step >= 2:
             raise ValueError(f"step {step}")

@@ -1,4 +1,4 @@
-"""Packed rows hold the very sequences that there are without packing, side by side, and little padding."""
+"""Packed rows hold the same sequences as without packing, and little padding."""
 
 from collections import Counter
 from dataclasses import replace
@@ -32,7 +32,7 @@ def epoch_of(sampler: Sampler, epoch: int) -> Batch:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_epoch_has_the_sequences_that_it_has_without_packing(corpus: Corpus, kind: str) -> None:
+def test_packing_does_not_change_the_sequences_of_an_epoch(corpus: Corpus, kind: str) -> None:
     packed = Sampler(corpus, replace(KINDS[kind], packing=True), seed=4)
     apart = Sampler(corpus, KINDS[kind], seed=4)
     for epoch in (0, 3):
@@ -48,7 +48,7 @@ def test_packed_rows_are_fewer_and_nearly_full(corpus: Corpus) -> None:
     assert packed.samples_per_epoch < 0.8 * apart.samples_per_epoch
 
 
-def test_sequences_are_numbered_side_by_side_and_the_rest_is_padding(corpus: Corpus) -> None:
+def test_sequences_are_adjacent_and_numbered_and_padding_follows(corpus: Corpus) -> None:
     batch = Sampler(corpus, replace(SETTINGS, packing=True), 4).batch(0, range(40))
     special = corpus.special_tokens
     for row, ids in enumerate(batch.sequence_ids):
@@ -68,7 +68,7 @@ def test_sequences_are_numbered_side_by_side_and_the_rest_is_padding(corpus: Cor
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=60), st.data())
-def test_best_fit_fills_as_many_rows_as_asked_and_none_too_much(lengths: list[int], data: st.DataObject) -> None:
+def test_best_fit_opens_the_requested_rows_and_overfills_none(lengths: list[int], data: st.DataObject) -> None:
     at_least = data.draw(st.integers(0, len(lengths)))
     row, openers = best_fit(np.array(lengths), 20, at_least)
     filled = np.bincount(row, weights=lengths)
@@ -81,17 +81,17 @@ def test_best_fit_fills_as_many_rows_as_asked_and_none_too_much(lengths: list[in
         assert filled.sum() > 10 * len(filled) - 10
 
 
-def test_an_epoch_of_many_blocks_has_each_sequence_once_at_most() -> None:
-    def lengths(epoch: int, places: np.ndarray) -> np.ndarray:
-        return 5 + (places * 7919 + epoch * 104729) % 124
+def test_an_epoch_of_many_blocks_has_each_sequence_at_most_once() -> None:
+    def lengths(epoch: int, indices: np.ndarray) -> np.ndarray:
+        return 5 + (indices * 7919 + epoch * 104729) % 124
 
     packing = Packing(lengths, 5000, 128)
-    places, row = packing.sequences_in(2, np.arange(packing.rows_per_epoch))
-    assert len(set(places.tolist())) == len(places) > 4950
+    indices, row = packing.sequences_in(2, np.arange(packing.rows_per_epoch))
+    assert len(set(indices.tolist())) == len(indices) > 4950
     assert sorted(set(row.tolist())) == list(range(packing.rows_per_epoch))
-    filled = np.bincount(row, weights=lengths(2, places))
+    filled = np.bincount(row, weights=lengths(2, indices))
     assert filled.max() <= 128
     some = np.array([3, 700, 701, packing.rows_per_epoch - 1])
     for index, wanted in enumerate(some.tolist()):
         found, of = packing.sequences_in(2, some)
-        assert found[of == index].tolist() == places[row == wanted].tolist()
+        assert found[of == index].tolist() == indices[row == wanted].tolist()

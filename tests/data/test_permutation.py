@@ -1,4 +1,4 @@
-"""The order of an epoch goes through everything once, and differs between epochs and seeds."""
+"""The order of an epoch visits every item once, and differs between epochs and seeds."""
 
 import numpy as np
 from hypothesis import given
@@ -8,28 +8,28 @@ from lucid.data.permutation import Permutation
 
 
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 2**32 - 1))
-def test_every_number_stands_at_one_place(size: int, seed: int, epoch: int) -> None:
+def test_every_item_has_one_position(size: int, seed: int, epoch: int) -> None:
     assert (np.sort(Permutation(size, seed, epoch).at(np.arange(size))) == np.arange(size)).all()
 
 
-@given(size=st.integers(1, 2**40), places=st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
-def test_places_of_huge_epochs_are_found_one_by_one(size: int, places: list[int]) -> None:
+@given(size=st.integers(1, 2**40), positions=st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
+def test_positions_of_huge_epochs_are_computed_one_by_one(size: int, positions: list[int]) -> None:
     permutation = Permutation(size, seed=7, epoch=3)
-    wanted = np.asarray(places) % size
+    wanted = np.asarray(positions) % size
     together = permutation.at(wanted)
     assert ((together >= 0) & (together < size)).all()
     assert [int(permutation.at(wanted[i : i + 1])[0]) for i in range(len(wanted))] == together.tolist()
     assert len(set(together.tolist())) == len(set(wanted.tolist()))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_each_epoch_and_each_seed_has_its_own_order() -> None:
     orders = [Permutation(1000, seed, epoch).at(np.arange(1000)) for seed in (0, 1) for epoch in (0, 1)]
     for i, order in enumerate(orders):
         for other in [*orders[:i], np.arange(1000)]:
             assert (order == other).sum() < 15
 
 
-def test_every_order_of_three_things_comes_about_as_often() -> None:
+def test_all_orders_of_three_items_are_about_equally_frequent() -> None:
     orders = [tuple(Permutation(3, 1, epoch).at(np.arange(3)).tolist()) for epoch in range(3000)]
     counts = [orders.count(order) for order in set(orders)]
     assert len(counts) == 6

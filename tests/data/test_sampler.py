@@ -1,4 +1,4 @@
-"""Samples: a pure function of the seed and their number, with the statistics that BERT asks for."""
+"""Samples are a pure function of the seed and of their number, and have the statistics of BERT."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -70,8 +70,8 @@ def many(request: pytest.FixtureRequest) -> Batch:
     return request.getfixturevalue(request.param)
 
 
-def assert_share(found: Array, expected: float) -> None:
-    """Assert that the share of True is `expected` within five standard errors: one draw in 1.7 million lies outside."""
+def assert_fraction(found: Array, expected: float) -> None:
+    """Assert that the fraction of True is `expected` within five standard errors: 1 in 1.7 million is not."""
     assert abs(found.mean() - expected) < 5 * np.sqrt(expected * (1 - expected) / found.size)
 
 
@@ -98,7 +98,7 @@ def test_a_batch_is_the_concatenation_of_its_parts(corpus: Corpus, nsp: bool) ->
     assert_equal(whole.slice(4, 8), parts[1])
 
 
-def test_samples_go_by_their_number_in_the_run_whatever_the_batch_size(sampler: Sampler) -> None:
+def test_samples_depend_on_their_number_in_the_run_but_not_on_the_batch_size(sampler: Sampler) -> None:
     assert_equal(sampler.batch(96, range(32)), sampler.batch(64, range(32, 64)), but_for="samples")
     assert sampler.batch(64, range(32, 64)).samples.tolist() == list(range(32, 64))
 
@@ -110,7 +110,7 @@ def test_two_samplers_of_one_seed_agree_and_another_seed_differs(corpus: Corpus,
     ).any()
 
 
-def test_an_epoch_uses_every_span_once_and_the_next_masks_it_anew(corpus: Corpus) -> None:
+def test_an_epoch_uses_every_span_once_and_the_next_epoch_masks_it_differently(corpus: Corpus) -> None:
     settings = SamplerSettings(sequence_length=256, short_sequence_probability=0, nsp=False)
     sampler = Sampler(corpus, settings, seed=1)
     count = sampler.samples_per_epoch
@@ -129,7 +129,7 @@ def test_a_batch_may_span_several_epochs(corpus_of: Callable[..., Corpus]) -> No
     assert len(sampler.batch(1, range(50)).input_ids) == 50
 
 
-def test_shapes_and_types_are_those_promised(sampler: Sampler) -> None:
+def test_a_batch_has_the_documented_shapes_and_dtypes(sampler: Sampler) -> None:
     batch = sampler.batch(0, range(8))
     arrays = {field.name: getattr(batch, field.name) for field in fields(Batch)}
     assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
@@ -159,7 +159,7 @@ def test_a_sample_is_two_segments_between_special_tokens(corpus: Corpus, many: B
     assert (lengths - first_separator >= 3).all()
 
 
-def test_no_special_token_nor_padding_is_ever_chosen(corpus: Corpus, many: Batch) -> None:
+def test_neither_special_tokens_nor_padding_are_chosen(corpus: Corpus, many: Batch) -> None:
     chosen = many.mlm_labels != IGNORE_INDEX
     assert not np.isin(many.mlm_labels[chosen], corpus.special_tokens.ids).any()
     assert not (chosen & ~many.attention_mask).any()
@@ -173,28 +173,28 @@ def test_15_percent_of_each_sample_are_chosen(many: Batch) -> None:
     assert counts.sum() / expected.sum() > 0.97
 
 
-def test_of_the_chosen_80_percent_are_masked_10_random_and_10_kept(corpus: Corpus, many: Batch) -> None:
+def test_80_percent_of_the_chosen_tokens_are_masked_10_random_and_10_kept(corpus: Corpus, many: Batch) -> None:
     chosen = many.mlm_labels != IGNORE_INDEX
     ids, originals = many.input_ids[chosen], many.mlm_labels[chosen]
     mask = corpus.special_tokens.mask
     # A random token is now and then [MASK], or the one that stood there.
     by_chance = 0.1 / corpus.vocab_size
-    assert_share(ids == mask, 0.8 + by_chance)
-    assert_share(ids == originals, 0.1 + by_chance)
+    assert_fraction(ids == mask, 0.8 + by_chance)
+    assert_fraction(ids == originals, 0.1 + by_chance)
     drawn = ids[(ids != mask) & (ids != originals)]
     for token in set(range(corpus.vocab_size)) - {mask}:
-        assert_share(drawn == token, (1 - (originals == token).mean()) / (corpus.vocab_size - 2))
+        assert_fraction(drawn == token, (1 - (originals == token).mean()) / (corpus.vocab_size - 2))
 
 
-def test_half_of_the_pairs_are_random_and_their_lengths_do_not_tell(many: Batch) -> None:
-    assert_share(many.nsp_labels == 1, 0.5)
+def test_half_of_the_pairs_are_random_and_have_the_same_lengths(many: Batch) -> None:
+    assert_fraction(many.nsp_labels == 1, 0.5)
     lengths, random_pair = many.attention_mask.sum(axis=1), many.nsp_labels == 1
     # A random segment ends with a sentence, so it is a little longer where the true one ends with its document.
     assert abs(lengths[random_pair].mean() / lengths[~random_pair].mean() - 1) < 0.03
 
 
 @pytest.mark.parametrize("short", [0.0, 0.5])
-def test_a_random_segment_is_of_another_document_and_a_next_one_follows(corpus: Corpus, short: float) -> None:
+def test_a_random_segment_comes_from_another_document_and_a_true_one_follows(corpus: Corpus, short: float) -> None:
     chooser = PairChooser(corpus, find_spans(corpus, LONGEST), LONGEST, short)
     span = np.arange(100_000) % (len(chooser.spans) - 1)
     words = random_words(Purpose.PAIR, Coordinates.of(1, 0, np.arange(100_000)), WORDS)
@@ -222,12 +222,12 @@ def test_a_random_segment_is_of_another_document_and_a_next_one_follows(corpus: 
         assert (adjacent | random_pair | (total == LONGEST)).all()
 
 
-def test_every_place_of_a_full_sample_is_chosen_equally_often(corpus: Corpus, many_by_tokens: Batch) -> None:
+def test_all_positions_of_a_full_sample_are_chosen_equally_often(corpus: Corpus, many_by_tokens: Batch) -> None:
     ids, special = unmasked(many_by_tokens), corpus.special_tokens
     full = many_by_tokens.attention_mask.all(axis=1) & (np.isin(ids, special.ids).sum(axis=1) == 3)
     text, chosen = ~np.isin(ids, special.ids)[full], (many_by_tokens.mlm_labels != IGNORE_INDEX)[full]
     for column in np.flatnonzero(text.any(axis=0)):
-        assert_share(chosen[text[:, column], column], 10 / LONGEST)
+        assert_fraction(chosen[text[:, column], column], 10 / LONGEST)
 
 
 def test_the_pieces_of_a_word_are_chosen_together(corpus: Corpus) -> None:
@@ -253,7 +253,7 @@ def test_every_other_document_is_drawn_as_a_random_segment(corpus: Corpus) -> No
     assert set(drawn.tolist()) == set(range(corpus.document_count)) - {own}
 
 
-def test_a_share_of_the_samples_is_short(corpus: Corpus) -> None:
+def test_a_fraction_of_the_samples_is_short(corpus: Corpus) -> None:
     full, short = (
         Sampler(corpus, SamplerSettings(64, short_sequence_probability=share), 1).batch(0, range(3000)).attention_mask
         for share in (0.0, 1.0)
@@ -262,7 +262,7 @@ def test_a_share_of_the_samples_is_short(corpus: Corpus) -> None:
     assert full.sum(axis=1).mean() > 55
 
 
-def test_spans_tile_the_documents_and_have_two_sentences_where_these_do(corpus: Corpus) -> None:
+def test_spans_tile_the_documents_and_have_two_sentences_if_the_document_does(corpus: Corpus) -> None:
     spans = find_spans(corpus, LONGEST)
     starts = corpus.documents.at(np.arange(corpus.document_count + 1))
     sizes = np.diff(spans)
@@ -315,7 +315,7 @@ def test_predictions_are_bounded(corpus: Corpus) -> None:
     assert (batch.mlm_labels != IGNORE_INDEX).sum(axis=1).max() == 3
 
 
-def test_what_cannot_be_sampled_is_refused(corpus: Corpus, tmp_path: Path, corpus_of: Callable[..., Corpus]) -> None:
+def test_impossible_samples_are_refused(corpus: Corpus, tmp_path: Path, corpus_of: Callable[..., Corpus]) -> None:
     with pytest.raises(DataError, match="sequence_length 4 leaves no room"):
         Sampler(corpus, SamplerSettings(4), seed=1)
     three = corpus_of("One is here. Two is here.\n\nThree is there. Four is there.\n\nFive. Six.")

@@ -1,4 +1,4 @@
-"""A corpus on the disk: several shards behave as one, and damage is found and named."""
+"""A corpus on disk: several shards behave as one, and errors name the damaged file."""
 
 import os
 import shutil
@@ -22,13 +22,13 @@ def copied(corpus_folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(corpus_folder, tmp_path / "copied")
 
 
-def flip_a_byte(path: Path, place: int) -> None:
+def flip_a_byte(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[offset] ^= 1
     path.write_bytes(content)
 
 
-def test_a_corpus_knows_its_counts(corpus: Corpus, corpus_folder: Path) -> None:
+def test_a_corpus_has_the_counts_of_its_manifest(corpus: Corpus, corpus_folder: Path) -> None:
     tokens = np.load(corpus_folder / "train-00000.tokens.npy")
     assert (corpus.folder, corpus.split) == (corpus_folder, "train")
     assert corpus.token_count == len(tokens)
@@ -45,7 +45,7 @@ def test_both_splits_share_the_identity_and_the_tokenizer(corpus: Corpus, corpus
     assert held_out.document_count + corpus.document_count == 150
 
 
-def test_several_shards_give_the_samples_of_one(
+def test_several_shards_give_the_same_samples_as_one(
     text_file: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages, "PIECE_BYTES", 1000)
@@ -64,7 +64,7 @@ def test_several_shards_give_the_samples_of_one(
 
 
 @given(st.lists(st.lists(st.integers(1, 5), max_size=6), min_size=1, max_size=5).filter(any))
-def test_boundaries_in_pieces_are_those_of_the_whole(pieces: list[list[int]]) -> None:
+def test_boundaries_in_pieces_equal_those_of_the_whole(pieces: list[list[int]]) -> None:
     boundaries = Boundaries([np.cumsum([0, *piece]) for piece in pieces])
     whole = np.cumsum([0, *(length for piece in pieces for length in piece)])
     offsets = np.arange(whole[-1] + 1)
@@ -81,7 +81,7 @@ def test_a_folder_that_is_no_corpus_is_refused(tmp_path: Path) -> None:
         Corpus.open(tmp_path)
 
 
-def test_a_split_that_is_not_there_is_refused(corpus_of: Callable[..., Corpus]) -> None:
+def test_a_missing_split_is_refused(corpus_of: Callable[..., Corpus]) -> None:
     folder = corpus_of("One here. Two here.\n\nThree there. Four there.").folder
     with pytest.raises(DataError, match="no split 'held_out', only train"):
         Corpus.open(folder, "held_out")
@@ -130,7 +130,7 @@ def test_a_damaged_manifest_is_refused(copied: Path, old: str, new: str, message
         Corpus.open(copied)
 
 
-def test_preparing_over_a_damaged_corpus_says_what_is_damaged(copied: Path, text_file: Path) -> None:
+def test_preparing_over_a_damaged_corpus_names_the_damage(copied: Path, text_file: Path) -> None:
     flip_a_byte(copied / "train-00000.tokens.npy", -1)
     with pytest.raises(DataError, match="was altered"):
         prepare([text_file], copied, vocab_size=200, held_out=0.1)

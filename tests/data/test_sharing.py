@@ -1,4 +1,4 @@
-"""The samples of a run do not depend on how they are shared out: over ranks, micro-batches, threads, shards, stops."""
+"""The samples of a run depend neither on ranks, micro-batches, threads and shards nor on stops."""
 
 import random
 import shutil
@@ -98,7 +98,7 @@ def assert_equal(batch: Batch, other: Batch) -> None:
 
 @settings(max_examples=40)
 @given(sharing=sharings, seed=st.integers(0, 2**63 - 1))
-def test_every_sample_comes_once_an_epoch(corpora: list[Corpus], sharing: Sharing, seed: int) -> None:
+def test_every_sample_comes_once_in_an_epoch(corpora: list[Corpus], sharing: Sharing, seed: int) -> None:
     sampler = Sampler(corpora[sharing.shards], WHOLE, seed)
     assert sampler.samples_per_epoch == DOCUMENTS
     steps = -(-3 * DOCUMENTS // sharing.global_batch)
@@ -111,7 +111,7 @@ def test_every_sample_comes_once_an_epoch(corpora: list[Corpus], sharing: Sharin
 
 @settings(max_examples=40)
 @given(sharing=sharings, first_sample=st.integers(0, 10_000), nsp=st.booleans(), packing=st.booleans())
-def test_samples_are_the_same_however_they_are_shared_out(
+def test_the_division_of_samples_does_not_change_them(
     corpora: list[Corpus], sharing: Sharing, first_sample: int, nsp: bool, packing: bool
 ) -> None:
     how = replace(PAIRS, nsp=nsp, packing=packing)
@@ -125,7 +125,7 @@ def test_samples_are_the_same_however_they_are_shared_out(
 
 @settings(max_examples=40)
 @given(before=sharings, after=sharings, step=st.integers(0, 9), more=st.integers(1, 3), packing=st.booleans())
-def test_a_run_resumed_at_any_step_has_the_batches_that_follow(
+def test_a_run_resumed_at_any_step_has_the_remaining_batches(
     corpora: list[Corpus], before: Sharing, after: Sharing, step: int, more: int, packing: bool
 ) -> None:
     how = replace(PAIRS, packing=packing)
@@ -136,22 +136,22 @@ def test_a_run_resumed_at_any_step_has_the_batches_that_follow(
     assert_equal(undisturbed.slice(consumed, consumed + both), resumed.slice(0, both))
 
 
-def add_empty_shard(folder: Path, place: int) -> None:
+def add_empty_shard(folder: Path, index: int) -> None:
     """Put a shard that holds nothing among the others."""
     empty = Shard("train-empty", documents=0, sentences=0, tokens=0)
     for name, dtype, length in zip(empty.files, (np.uint16, np.int64, np.int64), (0, 1, 1), strict=True):
         np.save(folder / name, np.zeros(length, dtype))
     manifest = Manifest.read(folder)
     split = manifest.splits["train"]
-    shards = (*split.shards[:place], empty, *split.shards[place:])
+    shards = (*split.shards[:index], empty, *split.shards[index:])
     files = record_files(folder, [*manifest.files, *empty.files])
     replace(manifest, splits={"train": replace(split, shards=shards)}, files=files).write(folder)
 
 
-@pytest.mark.parametrize("place", [0, 1, -1])
-def test_an_empty_shard_changes_nothing(corpora: list[Corpus], tmp_path: Path, place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1, -1])
+def test_an_empty_shard_changes_nothing(corpora: list[Corpus], tmp_path: Path, index: int) -> None:
     folder = shutil.copytree(corpora[1].folder, tmp_path / "corpus")
-    add_empty_shard(folder, place if place >= 0 else len(Manifest.read(folder).splits["train"].shards))
+    add_empty_shard(folder, index if index >= 0 else len(Manifest.read(folder).splits["train"].shards))
     corpus = Corpus.open(folder)
     corpus.verify()
     assert (corpus.token_frequencies() == corpora[0].token_frequencies()).all()

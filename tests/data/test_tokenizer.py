@@ -1,4 +1,4 @@
-"""The tokenizer: its files, and what it says about files it cannot use."""
+"""The tokenizer: its files, and the errors for files that it cannot use."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_special_tokens_come_first(tokenizer: Tokenizer) -> None:
     assert tokens_by_id(tokenizer)[:5] == SPECIAL
 
 
-def test_text_survives_encoding_but_for_case_and_accents(tokenizer: Tokenizer) -> None:
+def test_text_survives_encoding_except_for_case_and_accents(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("The Fóx was quick").ids) == "the fox was quick"
 
 

@@ -1,4 +1,4 @@
-"""What the model takes: signatures, configurations, and errors that name the argument."""
+"""The arguments of the model: signatures, configurations, and errors that name the argument."""
 
 import inspect
 import re
@@ -110,7 +110,7 @@ def test_a_config_cannot_be_changed():
         ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob"),
     ],
 )
-def test_an_impossible_config_is_refused_by_name(changes, key):
+def test_the_error_for_an_impossible_config_names_the_field(changes, key):
     with pytest.raises((ValueError, lucid.errors.ConfigError), match=key):
         replace(CONFIG, **changes)
 
@@ -124,7 +124,7 @@ def test_base_has_the_promised_number_of_parameters():
 
 
 def test_large_has_the_promised_number_of_parameters():
-    # All layers are alike: two small models tell the size of the large one without its 1.3 GB.
+    # All layers have one size, so two small models give the size of the large one without its 1.3 GB.
     large = models.BERTConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
     one, two = (count(models.BERTForPreTraining(replace(large, num_hidden_layers=layers))) for layers in (1, 2))
     assert one + 23 * (two - one) == 336_226_108
@@ -181,7 +181,7 @@ FLOATS = np.zeros((B, T), np.float32)
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
-def test_a_wrong_shape_or_dtype_is_refused_by_name(model, arrays, changes, fragments):
+def test_the_error_for_a_wrong_shape_or_dtype_names_the_argument(model, arrays, changes, fragments):
     assert_refused(model, arrays | changes, fragments)
 
 
@@ -209,7 +209,7 @@ def assert_refused(model, arguments, fragments):
         ("attention_mask", -1, ["-1", "1"]),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_name(model, arrays, argument, value, fragments):
+def test_the_error_for_a_value_out_of_range_names_the_argument(model, arrays, argument, value, fragments):
     changed = np.array(arrays.get(argument, np.zeros((B, T), np.int64)))
     changed.flat[changed.size // 2] = value
     assert_refused(model, arrays | {argument: changed}, [argument, *fragments])
@@ -223,7 +223,7 @@ def test_a_sequence_longer_than_the_positions_is_refused(model):
 
 
 @pytest.mark.parametrize("method", ["forward", "predict_mlm_token_ids", "predict_nsp_labels"])
-def test_either_ids_or_embeddings_are_taken_never_both_or_neither(model, arrays, method):
+def test_a_method_takes_either_ids_or_embeddings(model, arrays, method):
     both = {"input_ids": arrays["input_ids"], "inputs_embeds": np.zeros((B, T, 32), np.float32)}
     for arguments in (both, {}):
         with pytest.raises(ValueError, match=r"input_ids.*inputs_embeds"):
@@ -261,7 +261,7 @@ def test_every_method_with_labels_checks_them(model, arrays, method, labels, nam
     ],
     ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
 )
-def test_masking_refuses_what_it_cannot_take_by_name(model, changes, fragments):
+def test_masking_names_the_argument_that_it_refuses(model, changes, fragments):
     with pytest.raises(ValueError, match=re.escape(fragments[0])) as caught:
         model.create_masked_lm_inputs(**({"input_ids": np.ones((2, 3), np.int64)} | changes))
     for fragment in fragments:

@@ -1,4 +1,4 @@
-"""Initial weights are drawn where they are kept, and only there."""
+"""Initial weights are drawn only where they are kept."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def saved(tmp_path):
     return tmp_path
 
 
-def test_a_model_that_is_read_draws_no_weights(saved, draws):
+def test_reading_a_model_draws_no_weights(saved, draws):
     lucid.manual_seed(3)
     model = BERTForPreTraining.from_pretrained(saved)
     assert not draws
@@ -32,7 +32,7 @@ def test_a_model_that_is_read_draws_no_weights(saved, draws):
     assert random.state().calls == calls
 
 
-def test_absent_heads_are_those_that_a_new_model_has(saved):
+def test_missing_heads_equal_those_of_a_new_model(saved):
     arrays = load_file(saved / WEIGHTS_FILE)
     save_file({name: array for name, array in arrays.items() if "pooler" not in name}, saved / WEIGHTS_FILE)
     lucid.manual_seed(3)
@@ -44,7 +44,7 @@ def test_absent_heads_are_those_that_a_new_model_has(saved):
         np.testing.assert_array_equal(array, new[name] if "pooler" in name else arrays[name])
 
 
-def test_a_smaller_vocabulary_draws_nothing_and_a_larger_one_its_tokens(saved, draws):
+def test_a_smaller_vocabulary_draws_nothing_and_a_larger_one_draws_its_new_tokens(saved, draws):
     model = BERTForPreTraining.from_pretrained(saved)
     smaller = model.with_vocabulary(CONFIG.vocab_size - 3)
     assert not draws

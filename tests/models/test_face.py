@@ -1,4 +1,4 @@
-"""What the model's documentation promises: its examples as written, and what the methods say of one another."""
+"""The documentation of the model: its examples as written, and how its methods agree with each other."""
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ def test_example_of_masking_predictions_and_accuracies(model, batch):
     assert float(weighted_acc) == pytest.approx((float(mlm_acc) + float(nsp_acc)) / 2)
 
 
-# --- what the methods say about one another
+# --- how the methods agree with each other
 
 
 def test_predictions_are_the_largest_scores(model, arrays):
@@ -183,7 +183,7 @@ def test_unknown_reduction_is_refused(model, arrays):
         model.get_loss(**arrays, reduction="median")
 
 
-def test_another_ignore_index_counts_the_same_labels(model, arrays):
+def test_the_ignore_index_does_not_change_the_loss(model, arrays):
     expected = model.get_loss(**arrays).item()
     arrays["mlm_labels"] = np.where(arrays["mlm_labels"] == IGNORED, -1, arrays["mlm_labels"])
     assert model.get_loss(**arrays, ignore_index=-1).item() == expected
@@ -201,7 +201,7 @@ def test_without_a_masked_token_the_mlm_loss_is_zero_and_all_gradients_are_finit
     assert np.abs(dict(model.named_parameters())["cls.seq_relationship.weight"].grad.numpy()).max() > 0
 
 
-def test_arguments_left_out_mean_no_padding_one_segment_and_counting_positions(model, arrays):
+def test_defaults_mean_no_padding_one_segment_and_counted_positions(model, arrays):
     input_ids = arrays["input_ids"]
     short = model(input_ids)
     full = model(
@@ -223,7 +223,7 @@ def test_positions_are_given_for_each_sequence_or_for_all(model, arrays):
     assert np.abs(each[0].numpy() - model(arrays["input_ids"])[0].numpy()).max() > 1e-3
 
 
-def test_embeddings_given_as_inputs_stand_for_the_ids_they_belong_to(model, arrays):
+def test_input_embeddings_replace_the_ids_that_they_belong_to(model, arrays):
     labels = {name: arrays[name] for name in ("mlm_labels", "nsp_labels")}
     masks = {name: arrays[name] for name in ("attention_mask", "token_type_ids")}
     table = model.state_dict()["bert.embeddings.word_embeddings.weight"]
@@ -243,7 +243,7 @@ def test_padding_does_not_change_what_is_attended_to(model, arrays):
         np.testing.assert_allclose(one, changed, rtol=0, atol=1e-6)
 
 
-def test_dropout_is_drawn_in_training_only_and_again_from_the_same_seed(model, arrays):
+def test_dropout_acts_in_training_only_and_follows_the_seed(model, arrays):
     def loss():
         return model.get_loss(**arrays).item()
 
@@ -349,7 +349,7 @@ def test_masking_takes_ids_of_any_integer_dtype(model, tokens, dtype):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_masking_is_drawn_again_from_the_same_seed(model, tokens):
+def test_masking_follows_the_seed(model, tokens):
     def draw():
         return [tensor.numpy().copy() for tensor in model.create_masked_lm_inputs(*tokens)]
 

@@ -1,4 +1,4 @@
-"""What is called the FLOPs of a step is what its matrix products take."""
+"""The FLOPs of a step are those of its matrix products."""
 
 import math
 
@@ -33,7 +33,7 @@ def multiplied(monkeypatch):
     return products
 
 
-def test_they_are_those_of_the_products_of_forward_and_backward(multiplied):
+def test_the_flops_equal_those_of_the_products_of_forward_and_backward(multiplied):
     model = BERTForPreTraining(CONFIG)
     for parameter in model.parameters():
         parameter.data = parameter.data.astype(np.float64)
@@ -47,7 +47,7 @@ def test_they_are_those_of_the_products_of_forward_and_backward(multiplied):
     assert sum(multiplied) == flops.training
 
 
-def test_neither_padding_nor_company_counts():
+def test_neither_padding_nor_other_sequences_count():
     together = forward_flops(CONFIG, np.array([5, 12]), masked_tokens=3)
     alone = [forward_flops(CONFIG, np.array([5]), 1), forward_flops(CONFIG, np.array([12]), 2)]
     assert together.training == sum(flops.training for flops in alone)

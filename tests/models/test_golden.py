@@ -45,14 +45,14 @@ def assert_close(actual, expected, what, scale=None):
     assert error <= TOLERANCE[actual.dtype], f"{what}: {error:.1e} of its largest element"
 
 
-def test_logits_are_those_of_transformers(golden):
+def test_logits_equal_those_of_transformers(golden):
     model, arguments, _, expected = golden
     prediction_scores, seq_relationship_scores = model(**arguments)
     assert_close(prediction_scores.numpy(), expected["prediction_scores"], "prediction_scores")
     assert_close(seq_relationship_scores.numpy(), expected["seq_relationship_scores"], "seq_relationship_scores")
 
 
-def test_losses_are_those_of_transformers(golden):
+def test_losses_equal_those_of_transformers(golden):
     model, arguments, labels, expected = golden
     mlm_loss = model.get_mlm_loss(labels["mlm_labels"], **arguments)
     nsp_loss = model.get_nsp_loss(labels["nsp_labels"], **arguments)
@@ -62,13 +62,13 @@ def test_losses_are_those_of_transformers(golden):
     assert_close(loss.numpy(), expected["loss"], "loss")
 
 
-def test_gradients_of_all_parameters_are_those_of_transformers(golden):
+def test_gradients_of_all_parameters_equal_those_of_transformers(golden):
     model, arguments, labels, expected = golden
     model.get_loss(**labels, **arguments).backward()
     assert_gradients_are_golden(model, expected)
 
 
-def test_in_float64_the_model_is_transformers_to_the_last_stored_digit(golden):
+def test_in_float64_the_model_agrees_with_transformers_to_the_last_stored_digit(golden):
     model, arguments, labels, expected = golden
     model.to(np.float64)
     if "inputs_embeds" in arguments:
@@ -83,10 +83,10 @@ def test_in_float64_the_model_is_transformers_to_the_last_stored_digit(golden):
 def assert_gradients_are_golden(model, expected):
     for name, parameter in model.named_parameters():
         gradient = expected[f"gradient.{name}"]
-        # A key's bias moves all scores of a query alike, and softmax takes that out: the gradient is zero, and its
-        # rounding is measured by the gradient of the query's bias beside it.
-        beside = name.replace(".key.bias", ".query.bias")
-        assert_close(parameter.grad.numpy(), gradient, name, scale=np.abs(expected[f"gradient.{beside}"]).max())
+        # A key's bias shifts all scores of a query equally, which softmax cancels: the gradient is zero. The gradient
+        # of the query's bias is the scale of its rounding.
+        query_bias = name.replace(".key.bias", ".query.bias")
+        assert_close(parameter.grad.numpy(), gradient, name, scale=np.abs(expected[f"gradient.{query_bias}"]).max())
 
 
 def test_gradient_reaches_the_embeddings_given_as_inputs():
@@ -105,7 +105,7 @@ def test_gradient_reaches_the_embeddings_given_as_inputs():
 
 
 def test_loss_from_the_full_logits_has_the_gradients_of_the_fused_loss():
-    # get_loss runs the MLM head on the masked positions only: the long way round ends in the same place.
+    # get_loss runs the MLM head on the masked positions only: the scores of all positions give the same gradients.
     folder = GOLDEN / "bert_gelu"
     expected = load_file(folder / "padded.safetensors")
     model = BERTForPreTraining.from_pretrained(folder).eval()
@@ -152,7 +152,7 @@ def assert_same_parameters(actual, expected):
         np.testing.assert_array_equal(actual[name].numpy(), parameter.numpy(), err_msg=name)
 
 
-def test_saved_files_say_what_those_of_transformers_say(tmp_path):
+def test_saved_files_have_the_content_of_those_of_transformers(tmp_path):
     original = GOLDEN / "bert_gelu_new"
     BERTForPreTraining.from_pretrained(original).save_pretrained(tmp_path)
     config, expected_config = read_json(tmp_path / "config.json"), read_json(original / "config.json")
@@ -198,7 +198,7 @@ def with_the_decoder_for_the_bias(arrays):
 @pytest.mark.parametrize(
     "rewrite", [with_gamma_and_beta, with_position_ids, with_tied_entries, with_the_decoder_for_the_bias]
 )
-def test_other_spellings_of_a_checkpoint_are_read(rewrite, tmp_path):
+def test_other_forms_of_a_checkpoint_are_read(rewrite, tmp_path):
     original = GOLDEN / "bert_gelu"
     write_checkpoint(tmp_path, rewrite(load_file(original / "model.safetensors")))
     assert_same_parameters(BERTForPreTraining.from_pretrained(tmp_path), BERTForPreTraining.from_pretrained(original))
@@ -234,13 +234,13 @@ def with_an_untied_decoder(arrays, name):
         (with_an_untied_decoder, "cls.predictions.decoder.weight"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_by_name(rewrite, name, tmp_path):
+def test_the_error_for_an_unfit_checkpoint_names_the_parameter(rewrite, name, tmp_path):
     write_checkpoint(tmp_path, rewrite(load_file(GOLDEN / "bert_gelu" / "model.safetensors"), name))
     with pytest.raises(CheckpointError, match=re.escape(name)):
         BERTForPreTraining.from_pretrained(tmp_path)
 
 
-def test_heads_that_a_checkpoint_lacks_are_made_afresh_with_a_warning_by_name(tmp_path):
+def test_missing_heads_are_made_anew_with_a_warning_that_names_them(tmp_path):
     arrays = load_file(GOLDEN / "bert_gelu" / "model.safetensors")
     write_checkpoint(tmp_path, {name: array for name, array in arrays.items() if not name.startswith("cls.seq")})
     with pytest.warns(UserWarning, match=r"cls\.seq_relationship\.weight"):
@@ -250,12 +250,12 @@ def test_heads_that_a_checkpoint_lacks_are_made_afresh_with_a_warning_by_name(tm
     assert state["cls.seq_relationship.weight"].any()
 
 
-def test_a_folder_without_a_model_is_refused_by_name(tmp_path):
+def test_the_error_for_a_folder_without_a_model_names_it(tmp_path):
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path))):
         BERTForPreTraining.from_pretrained(tmp_path)
 
 
-def test_a_damaged_file_is_refused_by_name(tmp_path):
+def test_the_error_for_a_damaged_file_names_it(tmp_path):
     write_checkpoint(tmp_path, load_file(GOLDEN / "bert_gelu" / "model.safetensors"))
     whole = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -266,7 +266,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     "setting", [{"model_type": "roberta"}, {"position_embedding_type": "relative_key"}, {"tie_word_embeddings": False}]
 )
-def test_a_model_that_is_no_plain_bert_is_refused_by_its_setting(setting, tmp_path):
+def test_the_error_for_a_model_that_is_no_plain_bert_names_the_setting(setting, tmp_path):
     write_checkpoint(tmp_path, load_file(GOLDEN / "bert_gelu" / "model.safetensors"))
     config = read_json(tmp_path / "config.json") | setting
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""What is said of a model's memory is what it takes: its parameters, and activations on the CPU."""
+"""A model takes the estimated memory: for its parameters, and for activations on the CPU."""
 
 import gc
 import tracemalloc
@@ -20,14 +20,14 @@ FLOAT32 = NumberSizes(activation=4, operand=4, keeps_scores=True)
 
 
 @pytest.mark.parametrize("shape", [{}, WIDE, MANY_HEADS, {"type_vocab_size": 1, "num_hidden_layers": 1}])
-def test_parameters_are_as_many_as_a_model_has(shape):
+def test_the_parameter_count_is_that_of_a_model(shape):
     config = BERTConfig(**{"vocab_size": 50, **shape, "hidden_size": 48, "num_attention_heads": 2})
     assert parameter_count(config) == sum(parameter.size for parameter in BERTForPreTraining(config).parameters())
 
 
 @pytest.mark.parametrize("shape", [WIDE, MANY_HEADS], ids=["wide", "many heads"])
 @pytest.mark.parametrize("recompute", ["none", "attention", "layer"])
-def test_activations_take_about_what_is_said(shape, recompute):
+def test_activations_take_about_the_estimated_memory(shape, recompute):
     if kernels.of(np.zeros(1, np.float32)) is reference:
         pytest.skip("the reference takes more, for what it computes in between")
     config = BERTConfig(**shape, num_hidden_layers=4, max_position_embeddings=LENGTH)
@@ -36,7 +36,7 @@ def test_activations_take_about_what_is_said(shape, recompute):
 
 
 def most_allocated(config, recompute):
-    """The most bytes that forward and backward take beside parameters and their gradients."""
+    """The most bytes that forward and backward take besides parameters and their gradients."""
     model, draw = BERTForPreTraining(config), np.random.default_rng(0)
     model.bert.encoder.recompute(recompute)
     flat = flatten(model)
@@ -56,7 +56,7 @@ def most_allocated(config, recompute):
             mlm, nsp = model.losses(rows)
             (mlm.loss + nsp.loss).backward()
 
-    step()  # what is compiled or set up once
+    step()  # compiles and sets up
     gc.collect()
     tracemalloc.start()
     try:
@@ -66,7 +66,7 @@ def most_allocated(config, recompute):
         tracemalloc.stop()
 
 
-def test_bfloat16_halves_what_a_gpu_keeps_and_what_products_take_on_a_cpu():
+def test_bfloat16_halves_activations_on_a_gpu_and_factors_of_products_on_a_cpu():
     def said(*sizes):
         return activation_bytes(BERTConfig(), NumberSizes(*sizes), "none", 1, 16, masked_tokens=2)
 
@@ -76,7 +76,7 @@ def test_bfloat16_halves_what_a_gpu_keeps_and_what_products_take_on_a_cpu():
 
 
 @pytest.mark.parametrize(("length", "bytes_of_row"), [(64, 16), (512, 72), (65, 31)])
-def test_attentions_dropout_keeps_bits_on_a_gpu(length, bytes_of_row):
+def test_dropout_of_attention_keeps_bits_on_a_gpu(length, bytes_of_row):
     def said(**settings):
         config = BERTConfig(num_hidden_layers=3, num_attention_heads=12, **settings)
         return activation_bytes(config, NumberSizes(2, 2, keeps_scores=False), "none", 4, length, masked_tokens=1)

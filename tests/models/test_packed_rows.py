@@ -1,4 +1,4 @@
-"""Several sequences in a row give the losses and gradients that they give in a row each."""
+"""Sequences that share a grid row have the losses and gradients that they have in a row of their own."""
 
 import numpy as np
 import pytest
@@ -63,14 +63,14 @@ def with_gradients(model, loss):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-13)])
-def test_losses_and_gradients_are_those_of_the_sequences_in_a_row_each(dtype, tolerance, apart, packed):
+def test_losses_and_gradients_equal_those_of_one_sequence_in_each_row(dtype, tolerance, apart, packed):
     expected = loss_and_gradients(model_of(dtype), apart)
     for name, value in loss_and_gradients(model_of(dtype), packed).items():
         scale = max(0.1, np.abs(expected[name]).max())
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance * scale, err_msg=name)
 
 
-def test_a_sequence_in_a_row_of_its_own_is_that_of_an_attention_mask(apart):
+def test_one_sequence_in_each_row_is_computed_as_with_an_attention_mask(apart):
     masked = model_of(np.float32)
     by_mask = {**apart, "attention_mask": apart["sequence_ids"]}
     del by_mask["sequence_ids"]
@@ -80,7 +80,7 @@ def test_a_sequence_in_a_row_of_its_own_is_that_of_an_attention_mask(apart):
         assert (found[name] == value).all(), name
 
 
-def test_nothing_of_a_sequence_reaches_the_others_in_its_row(packed):
+def test_a_sequence_has_no_influence_on_the_others_in_its_row(packed):
     model = model_of(np.float32)
     second = packed["sequence_ids"] == 2
     packed["mlm_labels"][second] = IGNORED
@@ -97,7 +97,7 @@ def test_positions_restart_with_each_sequence(packed):
     assert positions.tolist() == [position for length in LENGTHS for position in range(length)]
 
 
-def test_the_rows_of_packed_sequences_are_their_slots():
+def test_the_token_rows_of_packed_sequences_are_their_slots():
     sequences = Sequences.packed(np.array([[1, 1, 2, 0], [1, 2, 2, 3], [0, 1, 0, 0]]))
     assert sequences.bounds == (0, 2, 3, 4, 6, 7, 8)
     assert sequences.slots.tolist() == [0, 1, 2, 4, 5, 6, 7, 9]

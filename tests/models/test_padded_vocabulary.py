@@ -1,4 +1,4 @@
-"""In flat buffers the vocabulary has rows of zeros behind its own: they make products fast, and nothing sees them."""
+"""Flat buffers pad the vocabulary with rows of zeros, which make products fast and change no result."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def padding(flat, buffer):
     return {part.name: view[part.shape[0] :] for part, view in views if view.shape != part.shape}
 
 
-def test_table_and_bias_have_a_multiple_of_64_rows_and_no_other_parameter_has_more_than_its_own(model):
+def test_only_the_table_and_the_bias_are_padded_to_a_multiple_of_64_rows(model):
     flat = flatten(model, bfloat16_copy=True)
     assert {name: rows.shape for name, rows in padding(flat, flat.values).items()} == {
         TABLE: (128 - V, CONFIG.hidden_size),
@@ -39,11 +39,11 @@ def test_table_and_bias_have_a_multiple_of_64_rows_and_no_other_parameter_has_mo
         assert not parameter.padded.data[len(parameter) :].any()
 
 
-def test_outside_of_flat_buffers_there_is_none(model):
+def test_without_flat_buffers_nothing_is_padded(model):
     assert all(parameter.padded is parameter for parameter in model.parameters())
 
 
-def test_losses_gradients_and_accuracies_are_those_without(model, twin, arrays):
+def test_padding_does_not_change_losses_gradients_and_accuracies(model, twin, arrays):
     flat = flatten(model)
     flat.gradients[:] = np.nan
     losses = []
@@ -62,7 +62,7 @@ def test_losses_gradients_and_accuracies_are_those_without(model, twin, arrays):
         np.testing.assert_array_equal(getattr(model, each)(**given), getattr(twin, each)(**given))
 
 
-def test_scores_predictions_and_states_have_the_vocabularys_rows(model, twin, arrays):
+def test_scores_predictions_and_states_have_no_padding(model, twin, arrays):
     flatten(model)
     inputs = {name: arrays[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     scores, _ = model(**inputs)
@@ -88,7 +88,7 @@ def test_steps_leave_zeros_in_values_and_moments(model, arrays, optimizer):
         assert not any(rows.any() for rows in padding(flat, buffer).values())
 
 
-def test_where_only_look_ups_contribute_what_was_left_behind_is_cleared(model, arrays):
+def test_a_gradient_from_look_ups_alone_clears_the_padding(model, arrays):
     flat = flatten(model)
     flat.gradients[:] = np.nan
     model.get_nsp_loss(arrays["nsp_labels"], arrays["input_ids"]).backward()
@@ -97,7 +97,7 @@ def test_where_only_look_ups_contribute_what_was_left_behind_is_cleared(model, a
         np.testing.assert_array_equal(rows, np.zeros(rows.shape))
 
 
-def test_gradients_add_up_over_backward_passes(model, arrays):
+def test_gradients_of_several_backward_passes_add_up(model, arrays):
     flat = flatten(model)
     model.get_loss(**arrays).backward()
     once = {name: view.copy() for name, view in flat.views(flat.gradients).items()}

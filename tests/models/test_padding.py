@@ -1,4 +1,4 @@
-"""Losses are computed on rows without padding: they and their gradients are those of the whole padded grid."""
+"""Losses are computed on token rows without padding, and equal those of the whole padded grid."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def on_all_slots(monkeypatch):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
-def test_losses_and_gradients_are_those_of_all_slots(dtype, tolerance, batch, on_all_slots):
+def test_losses_and_gradients_equal_those_of_all_slots(dtype, tolerance, batch, on_all_slots):
     expected = on_all_slots(loss_and_gradients, dtype, batch)
     for name, value in loss_and_gradients(dtype, batch).items():
         # Some gradients, as of the bias of the two classes, are small differences of larger numbers.
@@ -71,7 +71,7 @@ def test_losses_and_gradients_are_those_of_all_slots(dtype, tolerance, batch, on
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=tolerance * scale, err_msg=name)
 
 
-def test_embeddings_and_positions_given_as_inputs_lose_their_padding_too(batch, on_all_slots):
+def test_input_embeddings_and_positions_lose_their_padding_too(batch, on_all_slots):
     generator = np.random.default_rng(2)
     del batch["input_ids"]
     others = {"position_ids": generator.integers(0, T, (B, T))}
@@ -90,7 +90,7 @@ def test_embeddings_and_positions_given_as_inputs_lose_their_padding_too(batch, 
     np.testing.assert_allclose(*gradients, rtol=0, atol=1e-12)
 
 
-def test_losses_alone_and_predictions_are_those_of_all_slots(batch, on_all_slots):
+def test_single_losses_and_predictions_equal_those_of_all_slots(batch, on_all_slots):
     lucid.manual_seed(0)
     model = BERTForPreTraining(CONFIG).to(np.float64).eval()
     mlm_labels, nsp_labels = batch.pop("mlm_labels"), batch.pop("nsp_labels")
@@ -101,7 +101,7 @@ def test_losses_alone_and_predictions_are_those_of_all_slots(batch, on_all_slots
     np.testing.assert_array_equal(model.predict_nsp_labels(**batch).numpy(), model(**batch)[1].numpy().argmax(axis=1))
 
 
-def test_rows_are_the_slots_up_to_the_last_that_counts():
+def test_token_rows_are_the_slots_up_to_the_last_that_counts():
     mask = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]], bool)
     labelled = np.zeros((4, 4), bool)
     labelled[3, 1] = True
@@ -113,7 +113,7 @@ def test_rows_are_the_slots_up_to_the_last_that_counts():
     assert Sequences.unpadded(right_padded, right_padded).mask is None
 
 
-def test_what_a_padded_slot_holds_is_not_even_read():
+def test_the_content_of_a_padded_slot_is_not_read():
     batch = {"input_ids": np.ones((2, T), int), "attention_mask": np.arange(T) < np.array([[T], [4]])}
     labels = np.where(np.arange(T) == 2, np.ones((2, T), int), IGNORED), np.array([0, 1])
     lucid.manual_seed(0)

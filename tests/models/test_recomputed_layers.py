@@ -1,4 +1,4 @@
-"""A BERT whose activations are computed again in backward has the losses and gradients of one that keeps them."""
+"""Recomputing activations in backward changes neither losses nor gradients."""
 
 from contextlib import nullcontext
 
@@ -44,7 +44,7 @@ def assert_same_bits(found, expected):
 
 @PARTS
 @pytest.mark.parametrize("training", [True, False])
-def test_losses_and_gradients_are_the_same_by_hand(part, training):
+def test_recomputation_does_not_change_losses_and_gradients(part, training):
     found = []
     for what in ("none", part):
         model = build(what).train(training)
@@ -59,7 +59,7 @@ def test_losses_and_gradients_are_the_same_by_hand(part, training):
 
 
 @PARTS
-def test_a_part_that_is_computed_again_keeps_only_its_input(part):
+def test_a_recomputed_part_keeps_only_its_input(part):
     model = build(part)
     layer = model.bert.encoder.layer[0]
     again = layer if part == "layer" else layer.attention
@@ -70,7 +70,7 @@ def test_a_part_that_is_computed_again_keeps_only_its_input(part):
 
 @pytest.mark.parametrize("exact", [None, 2], ids=["fast", "exact"])
 @PARTS
-def test_the_sums_over_ranks_are_the_same(part, exact, group):
+def test_the_sums_over_ranks_are_the_same_with_recomputation(part, exact, group):
     if exact and group.size & (group.size - 1):
         pytest.skip("the exact reduction is for 1, 2, 4, 8, ... ranks")
     found = []

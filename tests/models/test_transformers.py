@@ -1,4 +1,4 @@
-"""The model beside transformers itself, over more configurations than the golden files hold. Needs torch."""
+"""The model agrees with transformers itself in more configurations than the golden files have. Needs torch."""
 
 from dataclasses import dataclass
 
@@ -131,9 +131,9 @@ def test_logits_losses_and_gradients_agree(case, tmp_path):
     parameters = dict(model.named_parameters())
     assert parameters.keys() == reference_gradients.keys()
     for name, parameter in parameters.items():
-        # The gradient of a key's bias is zero; the query's, beside it, measures its rounding.
-        beside = reference_gradients[name.replace(".key.bias", ".query.bias")]
-        assert_close(parameter.grad, reference_gradients[name], name, scale=beside.abs().max().item())
+        # The gradient of a key's bias is zero. The gradient of the query's bias is the scale of its rounding.
+        query_bias = reference_gradients[name.replace(".key.bias", ".query.bias")]
+        assert_close(parameter.grad, reference_gradients[name], name, scale=query_bias.abs().max().item())
 
 
 def test_transformers_loads_what_lucid_saves(case, tmp_path):
@@ -180,7 +180,7 @@ def test_transformers_reads_a_model_that_lucid_initialised(tmp_path):
     ],
     ids=["base", "large"],
 )
-def test_the_counts_of_parameters_we_promise_are_those_of_transformers(changes, count):
+def test_the_documented_parameter_counts_are_those_of_transformers(changes, count):
     with torch.device("meta"):
         model = transformers.BertForPreTraining(transformers.BertConfig(**changes))
     assert sum(parameter.numel() for parameter in model.parameters()) == count

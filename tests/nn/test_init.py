@@ -1,4 +1,4 @@
-"""Initial weights: of a normal distribution that is cut off, the same as ever to the last bit."""
+"""Initial weights: drawn from a truncated normal distribution, and unchanged between versions to the last bit."""
 
 import math
 import statistics
@@ -20,14 +20,14 @@ WORDS = np.concatenate(
 ).astype(np.uint32)
 
 
-def test_quantiles_are_those_of_the_normal_distribution():
+def test_quantiles_equal_those_of_the_normal_distribution():
     probabilities = np.concatenate([random.uniform(WORDS), [0.5, math.exp(-2), 1 - math.exp(-2), 1e-13, 1 - 1e-13]])
     exact = np.array([statistics.NormalDist().inv_cdf(probability) for probability in probabilities])
     # Near one half the quantile is as exact as the probability's distance from it.
     np.testing.assert_allclose(init.normal_quantile(probabilities), exact, rtol=2e-15, atol=1e-30)
 
 
-def test_initial_weights_are_those_of_scipys_quantiles_to_the_last_bit(monkeypatch):
+def test_initial_weights_equal_those_of_scipys_quantiles_bit_for_bit(monkeypatch):
     special = pytest.importorskip("scipy.special")
     below, above = special.ndtr(-2.0), special.ndtr(2.0)
     expected = special.ndtri(below + random.uniform(WORDS) * (above - below)) * 0.02
@@ -37,7 +37,7 @@ def test_initial_weights_are_those_of_scipys_quantiles_to_the_last_bit(monkeypat
     np.testing.assert_array_equal(drawn.ravel(), expected[: drawn.size].astype(np.float32))
 
 
-def test_weights_are_cut_off_at_two_deviations_and_drawn_anew_by_each_call():
+def test_each_call_draws_new_weights_within_two_standard_deviations():
     lucid.manual_seed(1)
     first, second = (init.truncated_normal((300, 100), 0.5) for _ in range(2))
     assert abs(first.mean()) < 0.01
@@ -48,7 +48,7 @@ def test_weights_are_cut_off_at_two_deviations_and_drawn_anew_by_each_call():
     np.testing.assert_array_equal(init.truncated_normal((300, 100), 0.5), first)
 
 
-def test_what_is_not_drawn_is_zero_and_changes_nothing_that_is_drawn_later():
+def test_without_draws_weights_are_zero_and_later_draws_are_unchanged():
     lucid.manual_seed(1)
     _, expected = (init.truncated_normal((3, 5), 0.5) for _ in range(2))
     lucid.manual_seed(1)

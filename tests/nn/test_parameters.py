@@ -34,7 +34,7 @@ def model():
     return BERTForPreTraining(CONFIG)
 
 
-def test_values_move_and_gradients_are_written_where_they_belong(model):
+def test_values_move_and_backward_writes_into_the_gradient_buffer(model):
     before = {name: array.copy() for name, array in model.state_dict().items()}
     flat = flatten(model)
     for name, parameter in model.named_parameters():
@@ -47,7 +47,7 @@ def test_values_move_and_gradients_are_written_where_they_belong(model):
         np.testing.assert_array_equal(parameter.grad.numpy(), gradient)
 
 
-def test_flat_gradients_are_those_of_a_model_that_is_not_flat(model):
+def test_flat_gradients_equal_those_of_a_model_without_flat_buffers(model):
     model.eval().get_loss(**BATCH).backward()
     expected = {name: parameter.grad.numpy().copy() for name, parameter in model.named_parameters()}
     lucid.manual_seed(0)
@@ -60,7 +60,7 @@ def test_flat_gradients_are_those_of_a_model_that_is_not_flat(model):
         np.testing.assert_allclose(gradient, expected[name], rtol=1e-4, atol=1e-7)
 
 
-def test_segments_are_aligned_in_reverse_order_the_word_embedding_closing_the_region_with_decay(model):
+def test_segments_are_aligned_and_in_reverse_order_with_the_word_embedding_last_of_those_with_decay(model):
     flat = flatten(model)
     first = [segment for segment in flat.segments if ".key." not in segment.name and ".value." not in segment.name]
     assert all(segment.start * flat.values.itemsize % 256 == 0 for segment in first)
@@ -73,7 +73,7 @@ def test_segments_are_aligned_in_reverse_order_the_word_embedding_closing_the_re
     assert flat.segments[len(with_decay)].start == flat.decay_stop
 
 
-def test_zero_grad_forgets_and_the_next_backward_overwrites(model):
+def test_the_backward_after_zero_grad_overwrites_gradients(model):
     flat = flatten(model)
     model.eval().get_loss(**BATCH).backward()
     once = flat.gradients.copy()
@@ -85,7 +85,7 @@ def test_zero_grad_forgets_and_the_next_backward_overwrites(model):
     np.testing.assert_allclose(flat.gradients, 2 * once, rtol=1e-6)
 
 
-def test_what_backward_did_not_reach_is_zeroed_on_request(model):
+def test_gradients_that_backward_did_not_reach_are_zeroed_on_request(model):
     flat = flatten(model)
     flat.gradients[:] = 7
     model.eval().get_mlm_loss(BATCH["mlm_labels"], BATCH["input_ids"]).backward()
@@ -95,7 +95,7 @@ def test_what_backward_did_not_reach_is_zeroed_on_request(model):
     assert views["bert.embeddings.word_embeddings.weight"].any()
 
 
-def test_the_tied_embedding_is_ready_last_of_its_region_and_once(model):
+def test_the_tied_embedding_is_ready_once_and_last_of_its_region(model):
     order = []
     flat = flatten(model)
     for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
@@ -110,7 +110,7 @@ def test_the_tied_embedding_is_ready_last_of_its_region_and_once(model):
 class TestJoined:
     """Parameters that are laid one behind the other."""
 
-    def test_query_key_and_value_lie_side_by_side_in_every_buffer(self, model):
+    def test_query_key_and_value_are_adjacent_in_every_buffer(self, model):
         flat = flatten(model, bfloat16_copy=True)
         for number in range(CONFIG.num_hidden_layers):
             for kind in ("weight", "bias"):
@@ -123,7 +123,7 @@ class TestJoined:
                     np.testing.assert_array_equal(as_one(parts), np.concatenate(parts))
                     assert np.shares_memory(as_one(parts), buffer)
 
-    def test_each_has_a_segment_blocks_and_a_place_among_the_parameters(self, model):
+    def test_each_has_its_segment_its_blocks_and_its_position_among_the_parameters(self, model):
         flat, names = flatten(model), dict(model.named_parameters())
         assert {segment.name: segment.shape for segment in flat.segments} == {n: p.shape for n, p in names.items()}
         assert [names[segment.name] for segment in flat.segments] == list(flat.parameters)
@@ -131,8 +131,8 @@ class TestJoined:
         assert all(one.stop <= other.start for one, other in pairwise(flat.segments))
 
     @pytest.mark.parametrize(("width", "are_joined"), [(72, True), (66, False)])
-    def test_they_leave_all_bounds_on_multiples_of_what_kernels_read_at_once(self, width, are_joined):
-        """Sums are made in another order where less is read at once, which must not follow from who owns a part."""
+    def test_they_keep_all_bounds_on_multiples_of_a_kernels_access(self, width, are_joined):
+        """The order of sums depends on how much a kernel reads at once; a shard must not change it."""
         lucid.manual_seed(0)
         module = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width)])
         module.join(*(layer.bias for layer in module))
@@ -140,7 +140,7 @@ class TestJoined:
         assert (as_one([layer.bias.data for layer in module]) is not None) == are_joined
         assert not (flat.bounds % 8).any()
 
-    def test_one_that_was_replaced_in_its_module_is_left_out(self):
+    def test_a_joined_parameter_that_its_module_has_replaced_is_left_out(self):
         lucid.manual_seed(0)
         module = nn.Linear(4, 4)
         module.join(module.weight, replaced := Parameter(np.ones((4, 4), np.float32)))
@@ -159,7 +159,7 @@ class TestRounded:
     def assert_copies_are_of(self, flat):
         np.testing.assert_array_equal(flat.bfloat16_copy, flat.values.astype(ml_dtypes.bfloat16))
 
-    def test_parameters_with_two_dimensions_are_given_in_the_copy_others_to_linear_maps_alone(self, flat):
+    def test_operations_take_the_copy_of_matrices_and_linear_maps_that_of_vectors_too(self, flat):
         self.assert_copies_are_of(flat)
         for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
             assert parameter.dtype == np.float32
@@ -168,13 +168,13 @@ class TestRounded:
                 assert np.shares_memory(given, buffer)
                 np.testing.assert_array_equal(given, flat.views(buffer)[segment.name])
 
-    def test_without_one_operations_are_given_the_values(self, model):
+    def test_without_a_copy_operations_take_the_values(self, model):
         flat = flatten(model)
         assert flat.bfloat16_copy is None
         flat.round()
         assert all(parameter.compute_copy is parameter.linear_copy is parameter.data for parameter in flat.parameters)
 
-    def test_it_follows_what_is_loaded_and_what_is_written_on_request(self, model, flat):
+    def test_load_state_dict_and_round_update_the_copy(self, model, flat):
         model.load_state_dict({name: array + 1 for name, array in model.state_dict().items()})
         for parameter in flat.parameters:
             np.testing.assert_array_equal(parameter.linear_copy, parameter.data.astype(ml_dtypes.bfloat16))
@@ -183,7 +183,7 @@ class TestRounded:
         self.assert_copies_are_of(flat)
 
     @pytest.mark.parametrize("optimizer", [AdamW, LAMB])
-    def test_optimizers_keep_it_up_to_date(self, flat, optimizer):
+    def test_optimizers_update_the_copy(self, flat, optimizer):
         flat.gradients[:] = np.random.default_rng(0).standard_normal(len(flat.gradients))
         before = flat.bfloat16_copy.copy()
         optimizer(OneProcess(flat)).step(1e-1)
@@ -191,7 +191,7 @@ class TestRounded:
         assert (flat.bfloat16_copy != before).mean() > 0.5
 
 
-def test_a_module_is_not_moved_out_of_its_flat_buffers(model):
+def test_a_module_with_flat_buffers_refuses_to_move(model):
     flat = flatten(model)
     values = flat.values.copy()
     assert model.to("cpu").to(np.float32) is model
@@ -202,7 +202,7 @@ def test_a_module_is_not_moved_out_of_its_flat_buffers(model):
     np.testing.assert_array_equal(flat.values, values)
 
 
-def test_a_backward_that_was_interrupted_leaves_some_gradients_and_is_noticed(model):
+def test_an_interrupted_backward_is_noticed_by_its_missing_gradients(model):
     flat = flatten(model)
     assert not flat.has_gradients
     first, *others = flat.parameters
