@@ -1,1 +1,1 @@
-"""What looks at runs rather than makes them: plots, and where the time of a step goes."""
+"""Analysis of runs: plots, and where the time of a step goes."""

@@ -1,9 +1,9 @@
-"""Where the time of a training step goes: real steps of a run, in which kernels, communication and data are timed.
+"""Where the time of a training step goes: steps of a run in which kernels, communication and data are timed.
 
-The timing stands around what the trainer calls and not in it: a proxy of the kernels' catalogue, one of the
-communicator, and the iterator over the batches, at which a step begins and ends. What takes the rest is Python.
+The timers wrap what the trainer calls: the catalogue of kernels, the communicator, and the iterator over batches, at
+which steps begin and end. The trainer itself has none. The rest of the time is Python's.
 
-On a GPU each call that is timed waits until the GPU has done it, so that such a step is longer than one of training.
+On a GPU each timed call waits for the GPU, so that a timed step takes longer than an ordinary one.
 """
 
 import threading
@@ -28,19 +28,19 @@ from lucid.training.trainer import Trainer
 
 KERNELS = tuple(name for name in vars(Kernels) if not name.startswith("_"))
 COMMUNICATION, DATA = "communication", "data"
-_PARTS = (*KERNELS, COMMUNICATION, DATA)
+_TIMED = (*KERNELS, COMMUNICATION, DATA)
 _COLLECTIVES = {
     "all_reduce", "reduce_scatter", "all_gather", "send_receive", "broadcast", "barrier", "all_reduce_scalar",
 }  # fmt: skip
-# Which arguments of a kernel are both read and written: values and moments.
+# Indices of the arguments that a kernel both reads and writes: values and moments.
 _REWRITTEN = {"adamw": (0, 2, 3), "lamb_moments": (2, 3), "lamb_update": (0,)}
-# Steps before those that count: the first prepare products and fetch memory.
+# Steps before the timed ones: the first ones prepare products and fetch memory.
 _WARM_UP_STEPS = 2
 
 
 @dataclass
 class TimedPart:
-    """Seconds and calls of one kind of work, and the bytes of the arrays that it was given and gave."""
+    """Seconds and calls of one kind of work, and the bytes of its argument and result arrays."""
 
     seconds: float = 0.0
     calls: float = 0.0
@@ -49,10 +49,10 @@ class TimedPart:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The mean step of those timed, over all ranks; `plain_seconds` are the steps between, without timing, each.
+    """The mean timed step, over all ranks; `plain_seconds` are the times of the steps in between, without timers.
 
-    The seconds of `parts`, by name, and of `python` add up to `seconds`. Tokens and FLOPs, those of a forward pass in
-    linear layers and in attention, are those of all ranks together.
+    The seconds of `parts`, by name, and of `python` add up to `seconds`. FLOPs are those of a forward pass, in linear
+    layers and in attention. FLOPs and tokens are sums over all ranks, and so is `product_limit`, in FLOP/s.
     """
 
     parts: dict[str, TimedPart]
@@ -67,29 +67,29 @@ class Breakdown:
 
     @property
     def python(self) -> float:
-        """The seconds of everything that no part is about."""
+        """The seconds outside all parts."""
         return self.seconds - sum(part.seconds for part in self.parts.values())
 
 
 class Clock:
-    """Adds up what is timed, while `running`, on the thread that made it: others do not add to its step."""
+    """Adds up timed calls while `running`, on the thread that made the clock: only that one delays the step."""
 
     def __init__(self, device: str = CPU) -> None:
         self.running = False
         self._device = device
         self.parts: defaultdict[str, TimedPart] = defaultdict(TimedPart)
         self._thread = threading.get_ident()
-        # Seconds of what was timed within what is being timed.
+        # Seconds of the timed calls inside the present one.
         self._within = 0.0
 
     def now(self) -> float:
-        """Return the time, in seconds, when the device has done all that it was given."""
+        """Wait for the device, and return the time in seconds."""
         if self._device != CPU:
             synchronise()
         return time.perf_counter()
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `function`, whose calls count as `name`, without what is timed within them."""
+        """Return `function` with a timer for `name`, which leaves out the timed calls inside."""
 
         def call(*arguments: Any, **options: Any) -> Any:
             if not self.running or threading.get_ident() != self._thread:
@@ -109,25 +109,25 @@ class Clock:
 
 
 def _bytes(name: str, arguments: tuple[Any, ...], result: Any) -> int:
-    """Return the size of the arrays that a call was given and gave; 0 if it gave back what it was given."""
+    """Return the bytes of all argument and result arrays of a call; 0 if it returned an argument."""
     if any(result is argument for argument in arguments):
         return 0
     results = result if isinstance(result, tuple) else (result,)
-    rewritten = (arguments[place] for place in _REWRITTEN.get(name, ()))
+    rewritten = (arguments[index] for index in _REWRITTEN.get(name, ()))
     return sum(
         value.nbytes for value in (*arguments, *results, *rewritten) if isinstance(value, array_module(value).ndarray)
     )
 
 
 class _TimedWork:
-    """A `Work` whose waiting counts as communication."""
+    """A `Work` whose wait counts as communication."""
 
     def __init__(self, work: Work, clock: Clock) -> None:
         self.wait = clock.timed(COMMUNICATION, work.wait)
 
 
 class _TimedCommunicator:
-    """A communicator whose collectives, and the waits for them, count as communication."""
+    """A communicator whose collectives, and waits for them, count as communication."""
 
     def __init__(self, communicator: Communicator, clock: Clock) -> None:
         self._communicator, self._clock = communicator, clock
@@ -142,7 +142,7 @@ class _TimedCommunicator:
 
 
 class _TimedKernels:
-    """Kernels each of which counts under its own name."""
+    """The catalogue of kernels, with a timer for each."""
 
     def __init__(self, implementation: Kernels, clock: Clock) -> None:
         for name in KERNELS:
@@ -150,7 +150,7 @@ class _TimedKernels:
 
 
 class StepClock(Clock):
-    """Times every second step of a run that was opened with `communicator` and iterates over `steps`."""
+    """Times every second step of a run that uses this clock's `communicator` and iterates over its `steps`."""
 
     def __init__(self, communicator: Communicator) -> None:
         super().__init__(communicator.device)
@@ -167,7 +167,7 @@ class StepClock(Clock):
         self._run(False)
 
     def steps(self, batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
-        """Yield the batches. The trainer asks for the next one when a step begins, so the one before ends there."""
+        """Yield the batches. The trainer fetches the next one when a step begins, which ends the step before."""
         fetch = self.timed(DATA, partial(next, batches, None))
         batch = next(batches, None)
         while batch is not None:
@@ -194,38 +194,38 @@ class StepClock(Clock):
 
 
 def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
-    """Take `steps` timed steps of `run`, which was opened with the clock's communicator, and as many without timing.
+    """Take `steps` timed steps of `run`, which uses the clock's communicator, and as many without timers.
 
-    What the settings say of logs, evaluations and checkpoints must not fall into these. All ranks call this.
+    The settings must ask for no logs, evaluations or checkpoints in these steps. All ranks call this.
     """
-    trainer, work = Trainer(run), []
+    trainer, works = Trainer(run), []
     limit_before = product_limit(run)
 
     def counted(batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
         for batch in batches:
-            work.append(_work(run, batch))
+            works.append(_work(run, batch))
             yield batch
 
-    # The last step has no following one, at whose beginning it would end.
+    # One more step, because a step ends when the next one begins.
     with trainer.batches(run.step + _WARM_UP_STEPS + 2 * steps + 1) as batches, clock:
         trainer.loop(clock.steps(counted(batches)), StopRequest())
     # Other load on the machine can only lower the limit.
     limit = max(limit_before, product_limit(run))
-    return _breakdown(trainer, clock, np.mean(work, axis=0), limit)
+    return _breakdown(trainer, clock, np.mean(works, axis=0), limit)
 
 
-def _work(run: Run, share: LocalBatch) -> tuple[int, int, int, int]:
-    """Return the FLOPs of linear layers and attention forward, the tokens, and the masked ones."""
-    lengths, masked_tokens = share.batch.sequence_lengths, share.masked_tokens
+def _work(run: Run, batch: LocalBatch) -> tuple[int, int, int, int]:
+    """Return the forward FLOPs of linear layers and of attention, and the numbers of tokens and of masked tokens."""
+    lengths, masked_tokens = batch.batch.sequence_lengths, batch.masked_tokens
     flops = forward_flops(run.config.model, lengths, masked_tokens)
     return flops.linear, flops.attention, int(lengths.sum()), masked_tokens
 
 
 def _breakdown(trainer: Trainer, clock: StepClock, work: Array, limit: float) -> Breakdown:
-    """Return what this rank measured, put together with the others'."""
+    """Return the means of all ranks' measurements."""
     communicator, steps = trainer.run.communicator, len(clock.seconds)
     parts = (
-        np.array([(part.seconds, part.calls, part.bytes) for part in (clock.parts[name] for name in _PARTS)]) / steps
+        np.array([(part.seconds, part.calls, part.bytes) for part in (clock.parts[name] for name in _TIMED)]) / steps
     )
     seconds = np.array([np.mean(clock.seconds), *clock.plain_seconds])
     for means in (parts, seconds):
@@ -234,7 +234,7 @@ def _breakdown(trainer: Trainer, clock: StepClock, work: Array, limit: float) ->
         communicator.all_reduce(sums).wait()
     linear, attention, tokens, masked_tokens = work.tolist()
     return Breakdown(
-        parts={name: TimedPart(*part) for name, part in zip(_PARTS, parts.tolist(), strict=True) if part[1]},
+        parts={name: TimedPart(*part) for name, part in zip(_TIMED, parts.tolist(), strict=True) if part[1]},
         seconds=float(seconds[0]),
         plain_seconds=seconds[1:].tolist(),
         linear_flops=linear,

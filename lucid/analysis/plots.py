@@ -1,4 +1,4 @@
-"""The picture of a run: losses, accuracies and speed over steps, from its metrics file."""
+"""Plots losses, accuracies and speed of a run over its steps, from its metrics file."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ from lucid.errors import ConfigError, DataError
 from lucid.files import written_aside
 from lucid.training.metrics import METRICS_FILE, read_lines
 
-# (key in training lines, key in evaluation lines if it is there, title)
+# (key in training lines, key in evaluation lines or None, title)
 _PANELS = (
     ("mlm_loss", "held_out_mlm_loss", "MLM loss (nats)"),
     ("nsp_loss", "held_out_nsp_loss", "NSP loss (nats)"),
@@ -17,7 +17,7 @@ _PANELS = (
     ("sequences_per_second", None, "sequences/s"),
     ("model_flops_per_second", None, "model FLOP/s"),
 )
-# Inches of the picture, and of a row of panels.
+# Width of the figure and height of a row of panels, in inches.
 _WIDTH, _HEIGHT = 10, 3.5
 
 
@@ -28,7 +28,7 @@ def plot_run(run_folder: Path, output: Path) -> None:
     except ImportError as error:
         raise ConfigError("plots need matplotlib, which is not installed: pip install -e '.[plot]'") from error
     if not output.suffix or output.is_dir():
-        raise ConfigError(f"{output} does not say what kind of picture to draw: let its name end in .png, .pdf or .svg")
+        raise ConfigError(f"{output} names no picture format: let its name end in .png, .pdf or .svg")
     path = run_folder / METRICS_FILE
     if not path.is_file():
         raise DataError(f"{path} is not there: is {run_folder} the folder of a run?")
@@ -38,7 +38,7 @@ def plot_run(run_folder: Path, output: Path) -> None:
         raise DataError(f"{path} has no losses yet: train some steps first")
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(_WIDTH, _HEIGHT * rows))
-    # Fixed margins, in inches: a layout that fits itself takes as long again as the drawing.
+    # Fixed margins, in inches: an automatic layout would double the time.
     figure.subplots_adjust(
         left=0.7 / _WIDTH, right=1 - 0.2 / _WIDTH, bottom=0.6 / (_HEIGHT * rows), top=1 - 0.8 / (_HEIGHT * rows),
         wspace=0.15, hspace=0.4,

@@ -1,6 +1,6 @@
-"""Runs: their settings, the loop, checkpoints, metrics and evaluation. `run` does all of it.
+"""Training runs: settings, the loop, checkpoints, metrics and evaluation. `run` does all of it.
 
-`run` is imported on first use: settings and checkpoints can be used without the loop and all that it imports.
+`run` is imported on first use, so that settings and checkpoints load without the loop and its imports.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The corpus of a run: opened, checked against the model, and sampled for training and for evaluation."""
+"""The corpus of a run, checked against the model, and its samplers for training and evaluation."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +14,10 @@ from lucid.training.evaluation import frequency_losses
 
 @dataclass(frozen=True)
 class Corpora:
-    """What is read: the samples to train on, those held out (if any), and the losses by token frequency."""
+    """The corpus of a run: samplers of its training and held-out samples, and each token's loss by its frequency.
+
+    `held_out` is None if the corpus has no held-out documents; `token_losses` are those of `frequency_losses`.
+    """
 
     identity: str
     tokenizer_hash: str
@@ -25,7 +28,7 @@ class Corpora:
 
 
 def open_corpora(config: RunConfig) -> Corpora:
-    """Open the prepared corpus that `config` names, and check that it fits the model."""
+    """Open the prepared corpus that `config` names. Raises `ConfigError` if it does not fit the model."""
     folder = config.data.path
     corpus = Corpus.open(folder)
     if config.model.vocab_size < corpus.vocab_size:
@@ -56,10 +59,10 @@ def open_corpora(config: RunConfig) -> Corpora:
 
 
 def _sampler_settings(data: DataSettings) -> SamplerSettings:
-    """Return how samples are made, by the settings of the same names."""
+    """Return the settings of the sampler, which have the same names in `data`."""
     return SamplerSettings(**{part.name: getattr(data, part.name) for part in fields(SamplerSettings)})
 
 
 def evaluation_settings(data: DataSettings) -> SamplerSettings:
-    """Return how held-out samples are made: masked as BERT's are, whatever training does, so that runs compare."""
+    """Return the settings of held-out samples: BERT's masking, whatever training uses, so that runs can be compared."""
     return SamplerSettings(sequence_length=data.sequence_length, nsp=data.nsp)

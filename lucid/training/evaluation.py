@@ -1,6 +1,6 @@
-"""Evaluation on held-out documents: the same samples whatever the number of ranks, weighted by tokens over all.
+"""Evaluation on held-out documents: the same samples on any number of ranks, and means over all of their tokens.
 
-The samples are masked as BERT's are, whatever the training does, so that the figures of two runs can be compared.
+The samples have BERT's masking, whatever training uses, so that runs can be compared.
 """
 
 import math
@@ -18,7 +18,7 @@ from lucid.training.micro_batches import labelled_rows
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over the held-out samples; losses in nats. `frequency_loss` is that of predicting by token frequency."""
+    """Means over held-out samples; losses in nats. `frequency_loss`: MLM loss of predicting by token frequency."""
 
     samples: int
     masked_tokens: int
@@ -33,11 +33,11 @@ class Evaluation:
         return math.exp(min(self.mlm_loss, 700.0))
 
     def as_dict(self) -> dict[str, float]:
-        """Return all figures by the names that the metrics have them under."""
+        """Return all values by their names in the log."""
         return {f"held_out_{name}": value for name, value in {**asdict(self), "perplexity": self.perplexity}.items()}
 
     def sentence(self) -> str:
-        """Return one line for people."""
+        """Return one line for users."""
         nsp = f", NSP accuracy {self.nsp_accuracy:.1%}" if not math.isnan(self.nsp_accuracy) else ""
         return (
             f"held out: MLM loss {self.mlm_loss:.3f} (by token frequency: {self.frequency_loss:.3f}), perplexity "
@@ -46,7 +46,7 @@ class Evaluation:
 
 
 def frequency_losses(corpus: Corpus) -> Array:
-    """Return float64 [V]: the loss (nats) of each token for who predicts by its frequency in `corpus`, one added."""
+    """Return float64 [V]: the loss (nats) of each token if predicted by its frequency in `corpus`, plus one."""
     counts = corpus.token_frequencies() + 1
     return np.log(counts.sum()) - np.log(counts)
 
@@ -60,9 +60,9 @@ def evaluate(
     batch_size: int,
     token_losses: Array,
 ) -> Evaluation:
-    """Evaluate `model` on the first `samples` of the sampler's first epoch, or on all of them if there are fewer.
+    """Evaluate `model` on the first `samples` of the sampler's first epoch, or on all if there are fewer.
 
-    `token_losses` is what `frequency_losses` gave for the training split. All ranks call this together.
+    `token_losses` are the `frequency_losses` of the training split. All ranks call this.
     """
     samples = min(samples, sampler.samples_per_epoch)
     first, stop = (rank * samples // communicator.size for rank in (communicator.rank, communicator.rank + 1))

@@ -1,6 +1,6 @@
-"""What can change a bit of the results beside the settings: threads, kernels, and the library of the matrix products.
+"""What determines the bits of results besides the settings: threads, kernels, and the library of matrix products.
 
-A checkpoint records them, and a run under the exact reduction that goes on with others says so.
+A checkpoint records it. A run with the exact reduction that resumes in another environment says so.
 """
 
 import numpy as np
@@ -12,14 +12,14 @@ from lucid.kernels import threads
 
 
 def limit_threads(count: int | None) -> None:
-    """Let this process's matrix products and kernels take `count` threads; None leaves what the launcher set."""
+    """Limit matrix products and kernels of this process to `count` threads; None keeps the launcher's limit."""
     if count is not None:
         threadpool_limits(limits=count)
         threads.limit(count)
 
 
 def numerical_environment(device: str) -> dict[str, str]:
-    """Return what the results of this process on `device` depend on, by name."""
+    """Return what the bits of results on `device` depend on, by name."""
     if device != CPU:
         return {**(gpu_software() or {}), "products": kernels.product_library(device)}
     libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]

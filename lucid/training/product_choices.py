@@ -1,9 +1,9 @@
-"""Which algorithms make a run's products on GPUs: the same on all ranks where that can be, and again when it goes on.
+"""Algorithms of a run's matrix products on GPUs: the same on all ranks where possible, and the same after a resume.
 
-Algorithms are chosen by time (`kernels/cuda/algorithms.py`), and a choice may change the last bits. So choices are
-recorded in checkpoints, by kind of card and by rank: a run that goes on has the same bits wherever that is. A product
-that the run has not met before is made as the first rank's machine has kept it, on all ranks with a card like the first
-rank's. Products that are new after that are timed where they are met, once on each machine.
+Algorithms are chosen by time (`kernels/cuda/algorithms.py`), and a choice may change the last bits of results. So
+checkpoints record the choices, by GPU model and by rank, and a resumed run gets the same bits on any machine. For a
+product that is new to the run, ranks whose GPU is of the first rank's model take the choice that the first rank's
+machine has stored. Any other product is timed when it first occurs, once on each machine.
 """
 
 import json
@@ -17,50 +17,48 @@ from lucid.backend import CPU, device_of
 from lucid.distributed import Communicator, DistributedDataParallel, broadcast_text, gather_texts, run_on_first_rank
 from lucid.files import parse_dataclass
 
-# By product: the number of its algorithm, or None for the library's own choice.
+# The number of each product's algorithm; None: the library's own choice.
 Choices = dict[str, Annotated[int, Field(ge=0)] | None]
-# By kind of card.
+# By GPU model.
 OfCards = dict[str, Choices]
 
 
 @dataclass(frozen=True)
 class ProductChoices:
-    """The choices of all ranks. Where no algorithm is timed there are none.
+    """The choices of all ranks; empty if no algorithm is timed.
 
-    `of_all` holds what the ranks with one kind of card have in common; `of_ranks` holds, by rank, what differs there.
+    `of_all` has the common choices of ranks with one GPU model; `of_ranks` has the choices of each rank that differ.
     """
 
     of_all: OfCards = field(default_factory=dict)
     of_ranks: dict[str, OfCards] = field(default_factory=dict)
 
     def of(self, rank: int) -> OfCards:
-        """Return the choices of one rank, by kind of card."""
+        """Return the choices of one rank, by GPU model."""
         own = self.of_ranks.get(str(rank), {})
         return {card: {**self.of_all.get(card, {}), **own.get(card, {})} for card in {**self.of_all, **own}}
 
 
 def times_products(ddp: DistributedDataParallel[Any]) -> bool:
-    """Return whether training makes products by timed algorithms.
+    """Return whether training computes products by timed algorithms.
 
-    Under the exact reduction it does not: a run there has the same bits on any machine, whatever algorithms were the
-    fastest on another.
+    It does not under the exact reduction, which gives the same bits on any machine, whatever algorithms are fastest.
     """
     return device_of(ddp.flat.values) != CPU and not ddp.is_exact
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What the first rank gives to all: what the run has recorded, and what its own machine has kept for its card."""
+    """The choices that the first rank sends: those in the checkpoint, and those stored on its machine for its GPU."""
 
     recorded: ProductChoices
     kept: OfCards
 
 
 def take_first_ranks_choices(communicator: Communicator, recorded: ProductChoices | None) -> None:
-    """Let all ranks make products as the run did before, and new ones as the first rank's machine has kept them.
+    """Let all ranks compute products as the run did before, and new ones as stored on the first rank's machine.
 
-    `recorded` are the choices that the run has had before, on the first rank alone. All ranks call this, each with a
-    GPU.
+    `recorded` are the choices of the checkpoint, on the first rank alone. All ranks call this, each with a GPU.
     """
     from lucid.kernels.cuda import algorithms, plans
 
@@ -75,8 +73,8 @@ def take_first_ranks_choices(communicator: Communicator, recorded: ProductChoice
 def choices_so_far(communicator: Communicator) -> ProductChoices:
     """Return the choices of all ranks, for a checkpoint. All ranks call this, each with a GPU.
 
-    Ranks have most choices in common. So one rank with each kind of card tells all ranks its own, and the others send
-    only what differs from these.
+    Ranks have most choices in common. So one rank of each GPU model sends its own to all ranks, and the others send
+    only those that differ.
     """
     from lucid.kernels.cuda import algorithms, plans
 
@@ -91,11 +89,11 @@ def choices_so_far(communicator: Communicator) -> ProductChoices:
 
 
 def differences(own: Mapping[str, Choices], others: Mapping[str, Choices]) -> OfCards:
-    """Return the choices in `own` that `others` does not have, or has otherwise."""
+    """Return the choices in `own` that are missing or different in `others`."""
     found = {}
     for card, choices in own.items():
         known = others.get(card, {})
-        # None is a choice, too.
+        # None is a valid choice.
         different = choices.items() - known.items()
         if different:
             found[card] = dict(sorted(different))
@@ -103,9 +101,9 @@ def differences(own: Mapping[str, Choices], others: Mapping[str, Choices]) -> Of
 
 
 def merged(told: Mapping[str, Choices], of_ranks: Sequence[Mapping[str, Choices]]) -> ProductChoices:
-    """Return the choices that all ranks were told together with those of each rank that differ.
+    """Return the common choices `told`, together with the different ones of each rank.
 
-    A choice that was not told is that of the lowest rank which has it.
+    A choice that is missing in `told` is common in the version of the lowest rank that has it.
     """
     of_all: OfCards = {card: dict(choices) for card, choices in told.items()}
     for choices in of_ranks:

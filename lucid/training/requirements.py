@@ -1,4 +1,4 @@
-"""What a run will take, by its settings: of memory, and of work. Nothing is trained or written for it."""
+"""The memory and the FLOPs that a run needs, computed from its settings alone."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,19 @@ from lucid.models.bert.memory import NumberSizes, activation_bytes, parameter_co
 from lucid.training.config import RunConfig
 
 _FLOAT32, _BFLOAT16 = 4, 2
-# Python and its libraries: what benchmarks/memory.py finds beyond the rest.
+# Python and its libraries, as benchmarks/memory.py measures them.
 _PROCESS = 230_000_000
-# A slot of a batch, and what is computed of it, as `share_of` returns them.
+# Bytes of a `LocalBatch` for each slot [b, t] of its batch.
 _BYTES_OF_SLOT = 49
-# Samples that stand for all of a corpus.
+# Samples from which the mean over a corpus is estimated.
 _TRIED = 1024
 
 
 @dataclass(frozen=True)
 class Memory:
-    """About how many bytes are taken at most, by what they hold: by each rank, once a host, and by the first rank more.
+    """An estimate of the most bytes in use, by purpose: of each rank, once on each host, and for checkpoints.
 
-    On a GPU a rank's are of its memory, and the first's are of the host's.
+    Checkpoints take host memory of the first rank. If ranks compute on GPUs, `rank` is GPU memory.
     """
 
     rank: dict[str, int]
@@ -32,20 +32,20 @@ class Memory:
 
     @property
     def of_rank(self) -> int:
-        """The bytes of each rank."""
+        """The sum for each rank."""
         return sum(self.rank.values())
 
     def ranks_within(self, free: int) -> int:
-        """Return how many ranks, the first among them, have room in `free` bytes of one host."""
+        """Return how many ranks, including the first, fit into `free` bytes of one host."""
         return max(0, free - self.checkpoint - sum(self.host.values())) // self.of_rank
 
 
 def memory(config: RunConfig, size: int) -> Memory:
-    """Return what `size` ranks take. Every sequence counts with its full length."""
+    """Return the memory that a run on `size` ranks needs, if every sequence has the full length."""
     train, data, parameters = config.train, config.data, parameter_count(config.model)
     sequences, is_on_cpu = config.sequences_at_once(size), train.device == "cpu"
     operand = _BFLOAT16 if train.precision == "bfloat16" else _FLOAT32
-    # In bfloat16 the CPU rounds what products take, and keeps that; on a GPU all activations are bfloat16.
+    # In bfloat16, a CPU rounds the inputs of products and keeps them; on a GPU all activations are bfloat16.
     sizes = NumberSizes(_FLOAT32 if is_on_cpu else operand, operand, keeps_scores=is_on_cpu)
     buffers, moments = buffers_needed(config.exact_micro_batches(size) or 1), 2 * _FLOAT32 * parameters
     masked = sequences * masked_tokens(config)
@@ -68,20 +68,20 @@ def memory(config: RunConfig, size: int) -> Memory:
 
 
 def checkpoint_bytes(config: RunConfig) -> int:
-    """Return about how large a checkpoint is, in memory while it is written, and on disk: weights and both moments."""
+    """Return the approximate size of a checkpoint, on disk and in memory while it is written: weights and moments."""
     return 3 * _FLOAT32 * parameter_count(config.model)
 
 
 def masked_tokens(config: RunConfig) -> int:
-    """Return about how many tokens of a full sequence are predicted."""
-    share = round(config.data.mlm_probability * config.data.sequence_length)
-    return min(config.data.max_predictions or share, share)
+    """Return the approximate number of masked tokens in a sequence of the full length."""
+    expected = round(config.data.mlm_probability * config.data.sequence_length)
+    return min(config.data.max_predictions or expected, expected)
 
 
 def flops_of_sample(config: RunConfig, sampler: Sampler | None) -> float:
-    """Return the FLOPs of training on a sample, forward and backward, as MFU counts them.
+    """Return the FLOPs of training on a sample, forward and backward, as `models.bert.flops` counts them.
 
-    The mean over some samples of `sampler`; without one, those of a sequence of the full length.
+    With `sampler` this is a mean over its samples, without it the FLOPs of a sequence of the full length.
     """
     if sampler is None:
         lengths = np.array([config.data.sequence_length])

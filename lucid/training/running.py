@@ -1,4 +1,4 @@
-"""A run from its settings to its end, on the ranks of a group: what `lucid train` does once it has found the others."""
+"""A whole run: what `lucid train` does on each rank once the ranks are connected."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +18,14 @@ from lucid.training.trainer import Trainer
 
 
 def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
-    """Train the run of `settings` to its end, or from its newest checkpoint on; all of `group`'s ranks call this.
+    """Train the run of `settings` from its newest checkpoint, if any, to its end. All ranks of `group` call this.
 
-    The first rank prints where the ranks are, the losses, and how it ended. Returns `ExitCode.FINISHED`, or
-    `ExitCode.STOPPED` if `stop.requested` became true on any rank: then all have stopped after the same step, and the
-    run is saved. Raises a `LucidError`, `agreed` where all ranks have it. When ranks wait in vain for one of them, the
-    watchdog ends the process with `ExitCode.HUNG`.
+    The first rank prints where the ranks run, the losses, and how the run ended. Returns `ExitCode.FINISHED`, or
+    `ExitCode.STOPPED` if `stop.requested` became true on any rank: all ranks have then stopped after the same step, and
+    the run is saved. Raises a `LucidError`, with `agreed` set if all ranks raise it. If a rank is missing in a
+    collective for too long, the watchdog ends the process with `ExitCode.HUNG`.
 
-    The threads, kernels and seed of the process are those of `settings` meanwhile, and afterwards what they were.
+    Threads, kernels and seed of the process follow `settings` during the run, and are restored afterwards.
     """
     with _process_as_it_was(), watched(group, settings.train.watchdog_seconds):
         limit_threads(settings.threads_per_rank)
@@ -62,7 +62,7 @@ def _print_start(run: Run) -> None:
 
 
 def _exact_reduction(run: Run) -> list[str]:
-    """Return what the exact reduction takes, if it is in use."""
+    """Return a line on the cost of the exact reduction, if the run uses it."""
     micro_batches = run.config.exact_micro_batches(run.communicator.size)
     if micro_batches is None:
         return []

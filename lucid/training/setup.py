@@ -1,6 +1,6 @@
-"""From a run's settings to its parts: device, corpora, model, optimizer, and the checkpoint it goes on from.
+"""Opens a run from its settings: device, corpus, model, optimizer, and the checkpoint from which it resumes.
 
-Each rank opens the corpus; the first alone reads the model and the checkpoint, and the others get them from it.
+Each rank opens the corpus. The first rank alone reads the model or the checkpoint, and sends them to the others.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ from lucid.training.window import WindowSums
 
 @dataclass
 class Run:
-    """A run on this rank: its parts, and the place it has come to."""
+    """A run on this rank: its parts and its state."""
 
     config: RunConfig
     communicator: Communicator
@@ -42,9 +42,9 @@ class Run:
     samples_consumed: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
-    # Time in steps, of all starts of the run together; the first rank's counts.
+    # The time of all steps so far, earlier attempts included; the first rank's value counts.
     training_seconds: float = 0.0
-    # The sums of the steps that the log has not reported yet; on the first rank those of all.
+    # The sums, at the start, of steps that the log does not report yet: those of all ranks on the first, else zeros.
     window: WindowSums = (0.0,) * 6
     # On the first rank: the newest whole checkpoint of this run.
     checkpoint: Path | None = None
@@ -55,14 +55,11 @@ class Run:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank is the one that writes and speaks."""
+        """Whether this rank is the first, which alone writes and prints."""
         return self.communicator.rank == 0
 
     def state(self, window: WindowSums) -> TrainingState:
-        """Return the place in the run, for a checkpoint; `window` as of `metrics.Window.totals`.
-
-        All ranks call this.
-        """
+        """Return the state for a checkpoint; `window` is that of `Window.totals`. All ranks call this."""
         return TrainingState(
             step=self.step,
             samples_consumed=self.samples_consumed,
@@ -80,17 +77,17 @@ class Run:
 
 
 def communicator_of(config: RunConfig, group: ProcessGroup) -> Communicator:
-    """Take the device that `config` asks for, and return what carries gradients between those of `group`'s ranks.
+    """Choose the device of this rank, and return the communicator between the devices of all ranks of `group`.
 
-    All ranks call this; a `LucidError` on one is raised on all.
+    All ranks call this; a `LucidError` on one rank is raised on all.
     """
     return choose(group, config.distributed.backend, config.distributed.wire_dtype, config.train.device)
 
 
 def open_run(config: RunConfig, communicator: Communicator) -> Run:
-    """Open everything that `config` names, on the device of `communicator`.
+    """Open the run of `config` on the device of `communicator`.
 
-    All ranks call this; a `LucidError` on one is raised on all.
+    All ranks call this; a `LucidError` on one rank is raised on all.
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
     corpora, model, checkpoint, messages = all_or_none(communicator, lambda: _open_alone(config, communicator, store))
@@ -107,7 +104,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     run = Run(config, communicator, corpora, ddp, _optimizer(config, ddp.partition), store, messages)
     _restore(run, checkpoint)
-    # What was read of a checkpoint is three times the weights.
+    # Reading a checkpoint took three times the memory of the weights.
     backend.return_freed_memory()
     return run
 
@@ -115,18 +112,18 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
 def _open_alone(
     config: RunConfig, communicator: Communicator, store: CheckpointStore
 ) -> tuple[Corpora, BERTForPreTraining, Checkpoint | None, list[str]]:
-    """Return what each rank opens for itself, and what there is to say of it.
+    """Return what a rank opens without the others, and messages for the user.
 
-    The checkpoint to start from, or the weights of an initial model, are the first rank's alone.
+    The first rank alone has the checkpoint to start from, and the initial weights.
     """
     config.check_ranks(communicator.size)
     if communicator.rank == 0:
-        # First, so that what was altered is named as such, rather than by what it leads to.
+        # First of all, so that a damaged corpus is reported as such, and not by a later error that it causes.
         Corpus.open(config.data.path).verify()
     remark = None
     if communicator.device == CPU:
         remark = kernels.set_precision(config.train.precision)
-        kernels.of(np.zeros(0, np.float32))  # loads them, or even compiles them: here, and not in the first step
+        kernels.of(np.zeros(0, np.float32))  # loads or compiles the kernels now, and not in the first step
     else:
         kernels.check_gpu_kernels()
     messages = [said for said in (communicator.remark, remark) if said]
@@ -138,7 +135,7 @@ def _open_alone(
     messages.extend(said)
     if checkpoint is None and config.initial_model is not None:
         return corpora, _initial_model(config, config.initial_model), None, messages
-    # What begins with another run's weights has no bits of its own yet.
+    # A run that starts at step 0 with another run's weights has computed nothing yet.
     if checkpoint is not None and checkpoint.state.step > 0:
         messages.extend(changed_numerics(config, checkpoint.state, communicator.device))
     model = BERTForPreTraining(config.model) if checkpoint is None else _overwritten_model(config)
@@ -146,7 +143,7 @@ def _open_alone(
 
 
 def _overwritten_model(config: RunConfig) -> BERTForPreTraining:
-    """Return a model whose weights are not drawn, as they come from the first rank, a checkpoint or another model."""
+    """Return a model without initial weights: the first rank, a checkpoint or another model overwrites them."""
     with init.without_draws():
         return BERTForPreTraining(config.model)
 
@@ -170,24 +167,24 @@ def _optimizer(config: RunConfig, partition: Partition) -> MomentOptimizer:
 
 
 def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
-    """Bring all ranks to the first rank's checkpoint, or to the beginning."""
-    place = np.zeros(5, np.int64)
+    """Set weights, moments and state on all ranks to those of the first rank's checkpoint, if it has one."""
+    counters = np.zeros(5, np.int64)
     moments: dict[str, Array] = {}
 
     def load() -> None:
         if checkpoint is not None:
             moments.update(checkpoint.load(run.model, run.optimizer))
             state = checkpoint.state
-            place[:4] = state.step, state.samples_consumed, state.optimizer_updates, state.skipped_steps
-            place[4] = state.skipped_in_a_row
+            counters[:3] = state.step, state.samples_consumed, state.optimizer_updates
+            counters[3:] = state.skipped_steps, state.skipped_in_a_row
             run.window, run.training_seconds = state.window, state.training_seconds
             if checkpoint.folder.parent == run.store.folder:
                 run.checkpoint = checkpoint.folder
 
     all_or_none(run.communicator, load)
     run.communicator.broadcast(run.ddp.flat.values)
-    run.communicator.broadcast(place)
-    run.step, run.samples_consumed, updates, run.skipped_steps, run.skipped_in_a_row = place.tolist()
+    run.communicator.broadcast(counters)
+    run.step, run.samples_consumed, updates, run.skipped_steps, run.skipped_in_a_row = counters.tolist()
     if updates:
         run.optimizer.restore(moments, updates)
     run.ddp.flat.round()

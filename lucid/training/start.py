@@ -1,4 +1,4 @@
-"""What a run starts from: its own newest checkpoint, another run's, or a model; and whether that fits its settings."""
+"""Finds what a run starts from: its newest checkpoint, another run's checkpoint, or a model; checks that it fits."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -16,9 +16,9 @@ from lucid.training.numerical_environment import numerical_environment
 
 
 def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> tuple[Checkpoint | None, list[str]]:
-    """Return the checkpoint that a run of `config` starts from, if any, and what there is to say of the start.
+    """Return the checkpoint from which a run of `config` starts, if any, and messages for the user.
 
-    Whatever it starts from has to fit, or else a `LucidError` says how it does not. No weights are read.
+    Reads no weights. Raises a `LucidError` if the checkpoint, or the initial model, does not fit the settings.
     """
     checkpoint, problems = store.newest()
     said = [f"passed over a checkpoint: {problem}" for problem in problems]
@@ -34,7 +34,7 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> t
     return checkpoint, said
 
 
-# Of two models, what makes their weights mean different things.
+# Fields of a model's configuration that determine the meaning of its weights.
 _SHAPE = {field.name for field in fields(BERTConfig)} - {
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -46,14 +46,14 @@ def _check_initial_model(config: RunConfig, folder: Path) -> None:
     check_tokenizer(folder, Corpus.open(config.data.path))
     given = read_config(folder)
     check_size(folder, given)
-    # A larger vocabulary may be padding.
+    # A larger vocabulary may be padded.
     difference = _shape_difference(given, config.model, _SHAPE - {"vocab_size"})
     if difference:
         raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
 
 
 def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> Checkpoint:
-    """Return the weights and moments of another run's checkpoint, at the beginning of this run, if they fit it."""
+    """Return another run's checkpoint at step 0 of this run. Raises `CheckpointError` if it does not fit."""
     _check_fits(config, checkpoint, "choose another initial_checkpoint, or take the settings back")
     if checkpoint.state.tokenizer != corpora.tokenizer_hash:
         raise CheckpointError(
@@ -64,7 +64,7 @@ def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpo
 
 
 def check_tokenizer(folder: Path, corpus: Corpus) -> None:
-    """Raise `ConfigError` if a tokenizer lies beside the model in `folder`, and `corpus` was made with another."""
+    """Raise `ConfigError` if the tokenizer in the model's `folder`, if any, is not that of `corpus`."""
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         return
     if tokenizer_hash(load_tokenizer(folder)) != corpus.tokenizer_hash:
@@ -75,10 +75,10 @@ def check_tokenizer(folder: Path, corpus: Corpus) -> None:
 
 
 def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> list[str]:
-    """Refuse to go on as another run; return what else has changed, in words.
+    """Return sentences about changed settings. Raises `CheckpointError` for changes that make it another run.
 
-    Another model or optimizer is never taken, nor a step beyond the last; another corpus, tokenizer or seed only if
-    `train.accept_changed` names it.
+    These are another model or optimizer, a step beyond the last, and a corpus, tokenizer or seed that has changed
+    without being named in `train.accept_changed`.
     """
     advice = "choose another run_folder, or take the settings back"
     before, now, state = _check_fits(config, checkpoint, advice), config, checkpoint.state
@@ -101,7 +101,7 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
 
 
 def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfig:
-    """Refuse weights and moments that mean something else now; return the settings that they were trained with."""
+    """Return the settings of a checkpoint. Raises `CheckpointError` if its model or optimizer is another one."""
     before = from_dict(checkpoint.state.config)
     difference = _shape_difference(before.model, now.model)
     if difference:
@@ -116,10 +116,10 @@ def _shape_difference(one: BERTConfig, other: BERTConfig, names: set[str] = _SHA
 
 
 def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
-    """Return a sentence for each section of settings that changed."""
+    """Return a sentence for each section whose settings have changed."""
     sentences = []
     for section in ("model", "data", "optimizer", "train"):
-        # What may change is no change of what is trained.
+        # accept_changed itself changes nothing in training.
         settings = [vars(getattr(run, section)) | {"accept_changed": ()} for run in (now, before)]
         if settings[0] != settings[1]:
             sentences.append(f"settings of {section} changed: {_difference(*settings)}")
@@ -127,7 +127,7 @@ def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
 
 
 def changed_numerics(now: RunConfig, state: TrainingState, device: str) -> list[str]:
-    """Return a sentence if the exact reduction can no longer give the bits that it would have given."""
+    """Return a sentence if the exact reduction may give other bits than before, because of another environment."""
     difference = _difference(numerical_environment(device), state.numerics)
     if now.train.reduction == "fast" or not difference:
         return []

@@ -1,8 +1,8 @@
-"""A checkpoint: a folder, whole or not there, from which a run goes on exactly and on any number of ranks.
+"""A checkpoint: a folder, whole or absent, from which a run resumes exactly and on any number of ranks.
 
-It is at once a model folder in Hugging Face's format (`config.json`, `model.safetensors`, the tokenizer's files) and
-the rest of the run's state: `optimizer.safetensors` (moments by parameter name) and `state.json`. `manifest.json` has
-the SHA-256 of each. It is written aside, flushed, and renamed. `store.py` says which checkpoints a run has.
+It is a model folder in Hugging Face's format (`config.json`, `model.safetensors`, the tokenizer's files) that also
+holds the rest of the run's state: `optimizer.safetensors` (moments by parameter name) and `state.json`. `manifest.json`
+has the SHA-256 of each file. The folder is written under another name, flushed, and renamed.
 """
 
 import json
@@ -30,7 +30,7 @@ STATE_FILE = "state.json"
 MANIFEST_FILE = "manifest.json"
 FORMAT_VERSION = 2
 
-# What a name begins with while the checkpoint is written.
+# Prefix of the folder's name while the checkpoint is being written.
 ASIDE = ".partial-"
 
 _REQUIRED_FILES = {hub.CONFIG_FILE, hub.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE}
@@ -40,12 +40,11 @@ Counter = Annotated[int, Field(ge=0, lt=2**62)]
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run is: all that is neither weights nor moments.
+    """The state of a run, without its weights and moments.
 
-    `corpus` and `tokenizer` are their hashes. `window` holds the sums, over all ranks, of the steps that no line of the
-    log has reported yet (`metrics.Window`). `numerics` is what else the bits of the results depend on.
-    `training_seconds` is the time that the steps took, evaluations and checkpoints left out. `products` is how products
-    on GPUs were made.
+    `corpus` and `tokenizer` are hashes. `window` holds the sums, over all ranks, of the steps that the log does not
+    report yet (`Window.totals`). `numerics` is the `numerical_environment`. `training_seconds` is the time of the steps
+    alone, without evaluations and checkpoints. `products` are the algorithms of products on GPUs.
     """
 
     step: Counter
@@ -63,7 +62,7 @@ class TrainingState:
     format_version: int = FORMAT_VERSION
 
     def at_the_beginning(self) -> "TrainingState":
-        """Return the state of a new run that begins with these weights and moments: its place is the first step."""
+        """Return the state of a new run that starts at step 0 with these weights and moments."""
         return replace(
             self,
             step=0,
@@ -88,13 +87,13 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was found whole."""
+    """A checkpoint whose files match their checksums."""
 
     folder: Path
     state: TrainingState
 
     def load(self, model: BERTForPreTraining, optimizer: MomentOptimizer) -> dict[str, np.ndarray]:
-        """Copy the weights into `model`, and return the moments as `optimizer.restore` takes them."""
+        """Copy the weights into `model`, and return the moments for `optimizer.restore`."""
         hub.read_weights(self.folder, model)
         path = self.folder / OPTIMIZER_FILE
         try:
@@ -106,7 +105,7 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
-    """Write the checkpoint `folder`, which does not exist yet; raises `OSError` if it cannot be written."""
+    """Write the checkpoint `folder`, which must not exist. Raises `OSError` if it cannot be written."""
     aside = folder.with_name(f"{ASIDE}{folder.name}")
     try:
         aside.mkdir(parents=True)
@@ -133,7 +132,7 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Return the checkpoint in `folder`; `CheckpointError` says what is missing or altered."""
+    """Return the checkpoint in `folder`. Raises `CheckpointError` that says what is missing or altered."""
     try:
         _check_is_file(folder, MANIFEST_FILE)
         manifest = parse_json((folder / MANIFEST_FILE).read_bytes())
@@ -152,7 +151,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _check_is_file(folder: Path, name: str) -> None:
-    """Raise if what has this name is no ordinary file straight in `folder`: reading a pipe, say, never ends."""
+    """Raise unless `name` is an ordinary file directly in `folder`: reading a pipe, for example, never ends."""
     path = folder / name
     if Path(name).name != name or (path.exists() and not path.is_file()):
         raise CheckpointError(f"{folder} is damaged: {name} is not a file in it")

@@ -1,8 +1,8 @@
-"""Writes a run's checkpoints beside the training, which waits for no more than a copy of the state. First rank only.
+"""Writes a run's checkpoints in the background, while training goes on after copying its state. First rank only.
 
-The copy's memory is kept from one checkpoint to the next: fetching fresh pages takes longer than copying. What is
-written at the end, when nothing changes any more, is not copied: a run that saves only then needs no memory for it, but
-for moments that are divided over ranks, and are gathered here.
+The buffers of the copy are kept for the next checkpoint, because fetching fresh pages takes longer than copying. The
+last checkpoint of a run is written from the arrays themselves, which no longer change. So a run that saves only at its
+end needs no memory for copies, except for sharded moments, which are gathered here.
 """
 
 import threading
@@ -21,9 +21,9 @@ Arrays = dict[str, np.ndarray]
 
 
 class Saver:
-    """Saves the state of `model` and `optimizer`; at most one checkpoint is under way.
+    """Saves the state of `model` and `optimizer`, one checkpoint at a time.
 
-    `report` is told in one sentence, from the writing thread, when a checkpoint in the background has failed.
+    The writing thread calls `report` with one sentence if a checkpoint in the background fails.
     """
 
     def __init__(
@@ -50,28 +50,28 @@ class Saver:
         return self._attempt.newest
 
     def begin(self, state: TrainingState) -> None:
-        """Copy the arrays and begin to write them, after the checkpoint that is under way, if any.
+        """Wait for the checkpoint under way, if any; then copy the arrays and begin to write them.
 
-        The other ranks call `optimizer.state_dict` meanwhile.
+        If the optimizer is sharded, the other ranks call `optimizer.state_dict` at the same time.
         """
         self.wait()
         _copy(self._model.state_dict(), self._weights)
         snapshot = self._snapshot(state, self._weights, self._optimizer.state_dict(self._moments))
-        # A daemon: a process that has to end at once does not wait for it.
+        # A daemon thread: a process that has to end at once does not wait for it.
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
         self._thread.start()
 
     def has_saved(self, state: TrainingState) -> bool:
-        """Return whether there is a checkpoint of `state`, when none is under way any more."""
+        """Wait for the checkpoint under way, if any, and return whether there is one of `state`."""
         self.wait()
         return state.step == self._saved_step
 
     def finish(self, state: TrainingState, moments: Arrays) -> None:
-        """Write the last checkpoint, with nothing copied; raises `CheckpointError` if it cannot be written."""
+        """Write the last checkpoint, without copies. Raises `CheckpointError` if it cannot be written."""
         self._save(self._snapshot(state, self._model.state_dict(), moments))
 
     def wait(self) -> None:
-        """Return when no checkpoint is under way any more."""
+        """Wait for the checkpoint under way, if any."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -91,7 +91,7 @@ class Saver:
 
 
 def _copy(arrays: Arrays, kept: Arrays) -> None:
-    """Copy `arrays` into those of the same names in `kept`, which is filled by the first call."""
+    """Copy `arrays` into those of the same names in `kept`, which the first call fills."""
     for name, array in arrays.items():
         if name not in kept:
             kept[name] = np.empty_like(array)
