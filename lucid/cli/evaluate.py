@@ -54,7 +54,7 @@ def evaluate(
     with session() as communicator, watched(communicator, watchdog_seconds):
         bert, sampler, corpus = all_or_none(communicator, lambda: _open(model, data, sequence_length))
         bert.to(device_for(communicator, device))
-        with communicator.whereabouts.phase("evaluating"):
+        with communicator.status.phase("evaluating"):
             result = evaluate_model(
                 bert,
                 sampler,

@@ -81,7 +81,7 @@ def choose(group: ProcessGroup, backend: Backend, wire_dtype: WireDtype = "float
         return _choose_on_host(group, backend, wire_dtype)
     device = device_for(group, device)
     if isinstance(group, SingleCommunicator) or group.size == 1:
-        return SingleCommunicator(device, group.whereabouts)
+        return SingleCommunicator(device, group.status)
     obstacle = why_not_nccl(group, device) if backend in ("auto", "nccl") else "another backend was chosen"
     if not obstacle:
         return NCCLCommunicator(group, device, wire_dtype)

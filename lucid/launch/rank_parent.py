@@ -127,7 +127,7 @@ def _last_words(code: int, page: int | None, out_of_memory: bool) -> str:
     host = os.uname().nodename
     status = _read(page)
     if status is not None and status.ranks:
-        if status.told:
+        if status.end_reported:
             return ""
         who, where = f"rank {status.rank} of {status.ranks} on {host}", str(status)
     elif code < 0:

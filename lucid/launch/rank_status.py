@@ -1,4 +1,4 @@
-"""What a rank is doing: the step it is at and the collective it waits in, for the process that says why a job ended.
+"""What a rank is doing: its step, and the collective it waits in, for the process that says why a job ended.
 
 A rank writes its status to a page of memory. The rank's parent (`rank_parent`) lends it that page, so that it can still
 read the status when the rank is gone.
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 # A page lent by the parent process, as "<pid of the parent>:<file descriptor>".
 PAGE_VARIABLE = "LUCID_RANK_STATUS_PAGE"
 
-# rank, ranks, step, waits begun, beginning of the wait, bytes, collective, phase, whether warm, whether the end is told
-LAYOUT = struct.Struct("=iiqqdq24s24s??")
-PAGE_BYTES = LAYOUT.size
+# rank, ranks, step, waits begun, beginning of the wait, bytes, collective, phase, warm, end reported
+_LAYOUT = struct.Struct("=iiqqdq24s24s??")
+PAGE_BYTES = _LAYOUT.size
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class RankStatus:
     `collective` is empty outside of collectives; `since` is when the present wait began (`time.monotonic`), `size` the
     bytes it moves, `waits` how many waits have begun so far: ranks in the same collective have the same number.
     `phase` names what the rank does that may take long while the others wait ("saving a checkpoint"), if anything.
-    `warm` is set from its second step on: in the first one kernels are compiled. `told` is set when the process has
-    said why it ends, or ends in order.
+    `warm` is set from its second step on: in the first one kernels are compiled. `end_reported` is set when the
+    process has said why it ends, or ends in order.
     """
 
     rank: int = -1
@@ -38,12 +38,12 @@ class RankStatus:
     collective: str = ""
     phase: str = ""
     warm: bool = False
-    told: bool = False
+    end_reported: bool = False
 
     @classmethod
     def read(cls, page: bytes | bytearray | memoryview | mmap.mmap) -> "RankStatus":
         """Return what a rank wrote to `page`, which starts as zeros."""
-        rank, ranks, step, waits, since, size, collective, phase, warm, told = LAYOUT.unpack_from(page)
+        rank, ranks, step, waits, since, size, collective, phase, warm, end_reported = _LAYOUT.unpack_from(page)
         # In a fresh page the numbers are 0, not -1.
         known = ranks > 0
         return cls(
@@ -56,7 +56,24 @@ class RankStatus:
             collective=_text(collective),
             phase=_text(phase),
             warm=warm,
-            told=told,
+            end_reported=end_reported,
+        )
+
+    def write(self, page: bytearray | mmap.mmap) -> None:
+        """Write this status to `page`."""
+        _LAYOUT.pack_into(
+            page,
+            0,
+            self.rank,
+            self.ranks,
+            self.step,
+            self.waits,
+            self.since,
+            self.size,
+            self.collective.encode(),
+            self.phase.encode(),
+            self.warm,
+            self.end_reported,
         )
 
     def __str__(self) -> str:

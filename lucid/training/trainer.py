@@ -140,7 +140,7 @@ class Trainer:
     def _step(self, batch: LocalBatch, control: StepControl, progress: float) -> None:
         """Take one step. If the gradient is not finite, data and schedule advance, but weights and moments do not."""
         run = self.run
-        run.communicator.whereabouts.step = run.step
+        run.communicator.status.step = run.step
         learning_rate = self._schedule.learning_rate(progress)
         weights = 1 / max(1, control.masked_tokens), 1 / max(1, control.pairs)
         sums = self._micro_batches.gradients(batch, run.step, *weights)
@@ -174,7 +174,7 @@ class Trainer:
             return
         self._outcomes.settle()
         self._evaluated = run.step
-        with self._window.paused(), run.communicator.whereabouts.phase("evaluating"):
+        with self._window.paused(), run.communicator.status.phase("evaluating"):
             self.evaluation = evaluate(
                 run.model,
                 sampler,

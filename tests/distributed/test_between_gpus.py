@@ -136,10 +136,10 @@ def test_a_collective_leaves_the_current_stream_as_it_is(nccl, staged, cupy):
 
 def test_a_wait_for_the_gpu_is_one_that_the_watchdog_sees(nccl):
     seen = []
-    event = SimpleNamespace(synchronize=lambda: seen.append(nccl.whereabouts.place().collective))
+    event = SimpleNamespace(synchronize=lambda: seen.append(nccl.status.current.collective))
     wait_for_device(nccl, event)
     assert seen == ["wait for the GPU"]
-    assert nccl.whereabouts.place().collective == ""
+    assert nccl.status.current.collective == ""
 
 
 @pytest.mark.parametrize("array", [np.zeros(4, np.float16), np.zeros((4, 4), np.float32)])

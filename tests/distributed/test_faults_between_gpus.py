@@ -22,7 +22,7 @@ from lucid.distributed import choose, session, watched
 with session() as group, watched(group, 60):
     communicator = choose(group, "nccl", device="cuda")
     for step in range(30):
-        group.whereabouts.step = step
+        group.status.step = step
         communicator.all_reduce(zeros(10, "float32", communicator.device)).wait()
     if group.rank == 1:
         os.environ["EMULATED_NCCL_ERROR"] = "6:20"
@@ -50,7 +50,7 @@ class Event:
 with session() as group, watched(group, 1):
     communicator = choose(group, "nccl", device="cuda")
     for step in range(3):
-        group.whereabouts.step = step
+        group.status.step = step
     if group.rank == 1:
         time.sleep(60)
     wait_for_device(communicator, Event())

@@ -137,13 +137,13 @@ def test_a_rank_that_waits_says_for_what(shared_memory, monkeypatch):
     from mpi4py import MPI
 
     array = shared_memory.allocate(250_000, np.float32)
-    lockstep, places = shared_memory._lockstep, []
+    lockstep, statuses = shared_memory._lockstep, []
     idle = lockstep._idle
 
     def tell(attempts):
-        if not places:
-            places.append(shared_memory.whereabouts.place())
-            MPI.COMM_WORLD.send(str(places[0]), 0)
+        if not statuses:
+            statuses.append(shared_memory.status.current)
+            MPI.COMM_WORLD.send(str(statuses[0]), 0)
         idle(attempts)
 
     if shared_memory.rank == 1:
@@ -151,7 +151,7 @@ def test_a_rank_that_waits_says_for_what(shared_memory, monkeypatch):
     if shared_memory.rank == 0:
         assert MPI.COMM_WORLD.recv(source=1).startswith("in all_reduce of 1.0 MB (wait ")
     shared_memory.all_reduce(array).wait()
-    assert shared_memory.whereabouts.place().collective == ""
+    assert shared_memory.status.current.collective == ""
 
 
 def test_one_process_alone_takes_any_backend(communicator):

@@ -29,7 +29,7 @@ from lucid.distributed import session
 
 def is_killed_in_a_collective():
     def kill():
-        while not communicator.whereabouts.place().collective:
+        while not communicator.status.current.collective:
             pass
         os.kill(os.getpid(), signal.SIGKILL)
     threading.Thread(target=kill).start()
@@ -45,7 +45,7 @@ def reads_a_file_that_was_cut_short():
 with session() as communicator:
     pathlib.Path({folder!r}, str(os.getpid())).touch()
     communicator.barrier()
-    communicator.whereabouts.step = 4
+    communicator.status.step = 4
     if communicator.rank == 1:
         {action}
     communicator.barrier()
@@ -220,7 +220,7 @@ def small_memory():
 
 def test_a_rank_that_the_kernel_killed_for_its_memory_is_told_as_such(small_memory):
     program = (
-        "import os; from lucid.distributed import connect; connect().whereabouts.step = 7; "
+        "import os; from lucid.distributed import connect; connect().status.step = 7; "
         f"open({str(small_memory / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); "
         "print(sum(bytes([1]) * 1_000_000_000))"
     )
@@ -234,18 +234,18 @@ def test_a_rank_that_the_kernel_killed_for_its_memory_is_told_as_such(small_memo
 # Python runs this at its start: rank 1 kills itself at step 5.
 SITE = """
 import os, signal
-from lucid.distributed.communicators.rank_status import Whereabouts
+from lucid.distributed.communicators.status_writer import StatusWriter
 
-def go(whereabouts, step):
-    Whereabouts.step.fset(whereabouts, step)
-    if step == 5 and whereabouts.place().rank == 1:
+def go(status, step):
+    StatusWriter.step.fset(status, step)
+    if step == 5 and status.current.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
-class Mortal(Whereabouts):
-    step = property(Whereabouts.step.fget, go)
+class Mortal(StatusWriter):
+    step = property(StatusWriter.step.fget, go)
 
 import lucid.distributed.communicators.mpi
-lucid.distributed.communicators.mpi.Whereabouts = Mortal
+lucid.distributed.communicators.mpi.StatusWriter = Mortal
 """
 
 

@@ -141,14 +141,14 @@ def test_evaluations_between_steps_time_nothing_and_keep_nothing(steps, choices,
 def test_every_wait_for_the_gpu_is_one_that_the_watchdog_sees(steps, device_counts, monkeypatch):
     """Were a rank missing in a collective, the host would wait there: outside of these it would look busy."""
     noted = []
-    whereabouts = steps.micro_batches._communicator.whereabouts
-    waiting = whereabouts.waiting
+    status = steps.micro_batches._communicator.status
+    waiting = status.waiting
 
     def note(what, size):
         noted.append(what)
         return waiting(what, size)
 
-    monkeypatch.setattr(whereabouts, "waiting", note)
+    monkeypatch.setattr(status, "waiting", note)
     warm_up, *measured = batches(4, STEPS, 4)
     steps.take(warm_up)
     before = device_counts.host_waits

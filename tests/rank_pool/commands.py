@@ -30,7 +30,7 @@ class _StopAfter:
 
     @property
     def requested(self) -> bool:
-        return self._communicator.whereabouts.step + 1 >= self._steps
+        return self._communicator.status.step + 1 >= self._steps
 
 
 def train_until_step(step: int, config: str, overrides: list[str]) -> int:

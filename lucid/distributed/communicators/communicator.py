@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lucid.backend import CPU, Array, array_module, device_of
-from lucid.distributed.communicators.rank_status import Whereabouts
+from lucid.distributed.communicators.status_writer import StatusWriter
 
 # Every MPI and NCCL can add and send these.
 DTYPES = frozenset(np.dtype(name) for name in ("float32", "float64", "int32", "int64", "uint8", "uint32", "uint64"))
@@ -73,7 +73,7 @@ class Communicator(Protocol):
     size: int
     local_rank: int  # this process's number among those of its node
     node_count: int
-    whereabouts: Whereabouts  # every method that blocks records its wait there
+    status: StatusWriter  # every method that blocks records its wait here
     device: str = CPU  # where the flat buffers are: "cpu" or "cuda:N"
     remark: str = ""  # a sentence for the user, if gradients travel in a way that they might not expect
 

@@ -1,7 +1,7 @@
-"""Which GPU is whose, what carries gradients between them, and how a rank waits for its own.
+"""Which rank uses which GPU, whether NCCL can connect the GPUs, and how a rank waits for its own.
 
-Ranks that a launcher has given one GPU each see that one alone (`lucid/launch/rank_parent.py --gpus`); others share
-out those of their host by their place there. NCCL needs a GPU for every rank; where there is none, or no NCCL,
+A rank that the launcher has assigned a GPU sees only that one (`lucid/launch/rank_parent.py --gpus`). Otherwise the
+ranks of a host divide its GPUs by their local rank. NCCL needs a GPU for every rank. Without that, or without NCCL,
 gradients go through the host's memory.
 """
 
@@ -21,12 +21,12 @@ class Awaitable(Protocol):
     """An event or a stream of CUDA."""
 
     def synchronize(self) -> Any:
-        """Block until all before it is done."""
+        """Block until all work before it is done."""
 
 
 @dataclass(frozen=True)
-class _Seat:
-    """The GPU of a rank, as the others get to know it."""
+class _RankGPU:
+    """The host of a rank, and its GPU's address and version of NCCL."""
 
     host: str
     address: str
@@ -36,7 +36,7 @@ class _Seat:
 def device_for(communicator: Communicator, device: str) -> str:
     """Choose this rank's device, and return its name: "cpu", or "cuda:N" for "cuda" or "cuda:N".
 
-    All ranks call this; an agreed `ConfigError` says which one has no GPU.
+    All ranks call this. Raises an agreed `LucidError` if a rank has no GPU.
     """
     if device == CPU:
         return CPU
@@ -44,20 +44,20 @@ def device_for(communicator: Communicator, device: str) -> str:
 
 
 def why_not_nccl(communicator: Communicator, device: str) -> str:
-    """Return what keeps NCCL from connecting the ranks' GPUs, of which this one has `device`; "" if nothing does.
+    """Return the reason why NCCL cannot connect the ranks' GPUs, or "". This rank's GPU is `device`.
 
     All ranks call this, and get the same answer.
     """
     gpu = GPUInfo.at(device)
-    own = _Seat(platform.node(), gpu.address, gpu.nccl)
-    seats = [_Seat(**json.loads(text)) for text in gather_texts(communicator, json.dumps(asdict(own)))]
+    own = _RankGPU(platform.node(), gpu.address, gpu.nccl)
+    gpus = [_RankGPU(**json.loads(text)) for text in gather_texts(communicator, json.dumps(asdict(own)))]
     taken: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for rank, seat in enumerate(seats):
-        if not seat.nccl:
-            return f"CuPy finds no NCCL on {seat.host} (pip install nvidia-nccl-cu13, or -cu12)"
-        if seat.nccl != seats[0].nccl:
-            return f"{seat.host} has NCCL {seat.nccl}, but {seats[0].host} has {seats[0].nccl}"
-        taken[seat.host, seat.address].append(rank)
+    for rank, other in enumerate(gpus):
+        if not other.nccl:
+            return f"CuPy finds no NCCL on {other.host} (pip install nvidia-nccl-cu13, or -cu12)"
+        if other.nccl != gpus[0].nccl:
+            return f"{other.host} has NCCL {other.nccl}, but {gpus[0].host} has {gpus[0].nccl}"
+        taken[other.host, other.address].append(rank)
     for (host, _), ranks in taken.items():
         if len(ranks) > 1:
             return f"ranks {', '.join(map(str, ranks))} share one GPU of {host}, and NCCL takes one rank on each"
@@ -65,10 +65,10 @@ def why_not_nccl(communicator: Communicator, device: str) -> str:
 
 
 def wait_for_device(communicator: Communicator, event: Awaitable) -> None:
-    """Block until `event` has come, an event or a stream of this rank's GPU.
+    """Block until this rank's GPU has reached `event`, or has done all work of a stream.
 
-    A rank that is missing in a collective shows here: a collective between GPUs lets them wait, not the host. So this
-    counts as a wait for the others, and the watchdog sees it.
+    In a collective between GPUs, the GPUs wait and the host does not. So the host waits for a missing rank only here,
+    and this counts as a wait for other ranks, which the watchdog sees.
     """
-    with communicator.whereabouts.waiting("wait for the GPU", 0):
+    with communicator.status.waiting("wait for the GPU", 0):
         event.synchronize()

@@ -29,7 +29,7 @@ from lucid.distributed.communicators.communicator import (
 from lucid.distributed.communicators.mpi_side_channel import MPISideChannel
 from lucid.distributed.communicators.mpi_window import MPIWindow
 from lucid.distributed.communicators.progress import ProgressThread
-from lucid.distributed.communicators.rank_status import Whereabouts
+from lucid.distributed.communicators.status_writer import StatusWriter
 
 _SECONDS_TO_BE_KILLED = 5.0
 # Messages of at most this size arrive whole. A rank that waits for one waits for other ranks, and can leave them the
@@ -46,8 +46,8 @@ class MPICommunicator(Communicator):
     Raises `LaunchError` if the launcher announced another number of processes than MPI knows of.
     """
 
-    def __init__(self, ranks: Any = None, whereabouts: Whereabouts | None = None) -> None:
-        """Take all processes, or only those of the MPI communicator `ranks`, which then share the `whereabouts`."""
+    def __init__(self, ranks: Any = None, status: StatusWriter | None = None) -> None:
+        """Take all processes, or only those of the MPI communicator `ranks`, which then share the `status`."""
         from mpi4py import MPI
 
         check_world_size(MPI.COMM_WORLD.size)
@@ -56,7 +56,7 @@ class MPICommunicator(Communicator):
         self._ranks = (ranks or MPI.COMM_WORLD).Dup()
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size
-        self.whereabouts = whereabouts or Whereabouts(self.rank, self.size)
+        self.status = status or StatusWriter(self.rank, self.size)
         # MPI reads and writes arrays until a request has completed. mpi4py does not keep them alive until then, and an
         # interrupted caller may never wait.
         self._under_way: set[_Requests] = set()
@@ -108,7 +108,7 @@ class MPICommunicator(Communicator):
         self._work("broadcast", (array,), self._ranks.Ibcast(array, root)).wait()
 
     def barrier(self) -> None:
-        with self.whereabouts.waiting("barrier", 0):
+        with self.status.waiting("barrier", 0):
             _wait_for(self._ranks.Ibarrier(), 0)
 
     def all_reduce_scalar(self, value: float) -> float:
@@ -130,14 +130,14 @@ class MPICommunicator(Communicator):
 
     def within_node(self) -> "MPICommunicator":
         """Return a communicator of only this node's ranks, which closes with this one. All ranks call this."""
-        part = MPICommunicator(self._node, self.whereabouts)
+        part = MPICommunicator(self._node, self.status)
         self._within += [part]
         part._windows = self._windows  # `close` of this one frees its windows
         return part
 
     def allocate_window(self, size: int) -> MPIWindow:
         """Return memory that the ranks of this node share, `size` bytes each, until `close`. All of them call this."""
-        with self.whereabouts.waiting("allocate", size):
+        with self.status.waiting("allocate", size):
             window = MPIWindow(self._mpi, self._node, size)
         self._windows.append(window)
         return window
@@ -189,7 +189,7 @@ class MPICommunicator(Communicator):
 
     def close(self) -> None:
         self.barrier()
-        self.whereabouts.end_told()
+        self.status.report_end()
         for thread in self._progress_threads:
             thread.stop()
         for window in self._windows:
@@ -212,7 +212,7 @@ class MPICommunicator(Communicator):
     def _work(
         self, collective: str, arrays: tuple[Array, ...], *requests: Any, then: Callable[[], None] | None = None
     ) -> "_Requests":
-        work = _Requests(self._under_way, self.whereabouts, collective, arrays, requests, then)
+        work = _Requests(self._under_way, self.status, collective, arrays, requests, then)
         self._under_way.add(work)
         return work
 
@@ -245,19 +245,19 @@ class _Requests:
     def __init__(
         self,
         under_way: set["_Requests"],
-        whereabouts: Whereabouts,
+        status: StatusWriter,
         collective: str,
         arrays: tuple[Array, ...],
         requests: tuple[Any, ...],
         then: Callable[[], None] | None,
     ) -> None:
-        self._under_way, self._whereabouts, self._collective = under_way, whereabouts, collective
+        self._under_way, self._status, self._collective = under_way, status, collective
         self._arrays, self._requests, self._then = arrays, requests, then
 
     def wait(self) -> None:
         if not self._requests:
             return
-        with self._whereabouts.waiting(self._collective, self._arrays[0].nbytes):
+        with self._status.waiting(self._collective, self._arrays[0].nbytes):
             for request in self._requests:
                 _wait_for(request, sum(array.nbytes for array in self._arrays))
         if self._then is not None:

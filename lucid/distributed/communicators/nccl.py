@@ -38,7 +38,7 @@ from lucid.distributed.communicators.communicator import (
     check_swap,
 )
 from lucid.distributed.communicators.mpi import MPICommunicator
-from lucid.distributed.communicators.rank_status import Whereabouts
+from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.errors import LaunchError
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -71,7 +71,7 @@ class NCCLCommunicator(Communicator, FailureListener):
 
         self.rank, self.size = base.rank, base.size
         self.local_rank, self.node_count = base.local_rank, base.node_count
-        self.whereabouts: Whereabouts = base.whereabouts
+        self.status: StatusWriter = base.status
         self.device = device
         self._base, self._cuda, self._nccl, self._wire_dtype = base, cupy.cuda, nccl, np.dtype(wire_dtype)
         # CuPy raises KeyError instead of NcclError for a status of NCCL that it does not know.
@@ -90,7 +90,7 @@ class NCCLCommunicator(Communicator, FailureListener):
         self._base.broadcast(identity)
         self._base.barrier()
         try:
-            with self.whereabouts.waiting("start of NCCL", 0):
+            with self.status.waiting("start of NCCL", 0):
                 return self._nccl.NcclCommunicator(self.size, identity.tobytes(), self.rank)
         except self._errors as error:
             raise LaunchError(
@@ -187,7 +187,7 @@ class NCCLCommunicator(Communicator, FailureListener):
         if array.size == 0:
             return Finished()
         # NCCL blocks until all ranks are here when it connects to them: in the first collective of each kind.
-        with self.whereabouts.waiting(collective, array.nbytes):
+        with self.status.waiting(collective, array.nbytes):
             self._called.record(self._cuda.get_current_stream())
             self._stream.wait_event(self._called)
             with self._stream:

@@ -31,7 +31,7 @@ from lucid.distributed.communicators.communicator import Communicator, SideChann
 from lucid.distributed.communicators.lockstep import NUMBERS, Lockstep
 from lucid.distributed.communicators.mpi import MPICommunicator
 from lucid.distributed.communicators.mpi_window import MPIWindow, pages
-from lucid.distributed.communicators.rank_status import Whereabouts
+from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.errors import ConfigError, LucidError
 
 # At first a rank yields, for about 2 milliseconds: to sleep would take longer than to add 4 MB. Then it sleeps, so that
@@ -50,7 +50,7 @@ class SharedMemoryCommunicator(Communicator):
         """
         self.rank, self.size = base.rank, base.size
         self.local_rank, self.node_count = base.local_rank, base.node_count
-        self.whereabouts: Whereabouts = base.whereabouts
+        self.status: StatusWriter = base.status
         self._base, self._required, self._wire_dtype = base, required, np.dtype(wire_dtype)
         # Windows with an array for each rank, and windows with one array for all ranks of the node.
         self._windows: list[MPIWindow] = []
@@ -98,7 +98,7 @@ class SharedMemoryCommunicator(Communicator):
         if not self._is_node_memory(array):
             self._base.broadcast(array, root)
             return
-        with self.whereabouts.waiting("broadcast", array.nbytes):
+        with self.status.waiting("broadcast", array.nbytes):
             if root in self._base.counterparts:
                 self._base.broadcast_across_nodes(array, root)
         self.barrier()
@@ -195,7 +195,7 @@ class SharedMemoryCommunicator(Communicator):
         number = self._lockstep.issue(task)
         if self._progress is not None:
             self._progress.wake()
-        return _Issued(self._lockstep, number, self.whereabouts, collective, array.nbytes)
+        return _Issued(self._lockstep, number, self.status, collective, array.nbytes)
 
     def _all_reduce_nodes(self, slices: list[Array]) -> Iterator[None]:
         """Replace each of this node's `slices` by the sum over all nodes, step by step."""
@@ -241,15 +241,15 @@ class SharedMemoryCommunicator(Communicator):
 class _Issued:
     """An operation of a `Lockstep` as a `Work`."""
 
-    def __init__(self, lockstep: Lockstep, number: int, whereabouts: Whereabouts, collective: str, size: int) -> None:
+    def __init__(self, lockstep: Lockstep, number: int, status: StatusWriter, collective: str, size: int) -> None:
         self._lockstep, self._number = lockstep, number
-        self._whereabouts, self._collective, self._size = whereabouts, collective, size
+        self._status, self._collective, self._size = status, collective, size
         self._over = False
 
     def wait(self) -> None:
         if self._over:
             return
-        with self._whereabouts.waiting(self._collective, self._size):
+        with self._status.waiting(self._collective, self._size):
             self._lockstep.complete(self._number)
         self._over = True
 

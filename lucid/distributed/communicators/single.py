@@ -17,7 +17,7 @@ from lucid.distributed.communicators.communicator import (
     check_rank,
     check_swap,
 )
-from lucid.distributed.communicators.rank_status import Whereabouts
+from lucid.distributed.communicators.status_writer import StatusWriter
 
 
 class SingleCommunicator(Communicator):
@@ -29,10 +29,10 @@ class SingleCommunicator(Communicator):
     node_count = 1
     evenly_spread = True
 
-    def __init__(self, device: str = CPU, whereabouts: Whereabouts | None = None) -> None:
-        """Allocate on `device`; collectives accept arrays on any. `whereabouts` are the process's, if it has some."""
+    def __init__(self, device: str = CPU, status: StatusWriter | None = None) -> None:
+        """Allocate on `device`; collectives accept arrays on any. `status` is the process's, if it has one."""
         self.device = device
-        self.whereabouts = whereabouts or Whereabouts(self.rank, self.size)
+        self.status = status or StatusWriter(self.rank, self.size)
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array, device_of(array))
@@ -80,4 +80,4 @@ class SingleCommunicator(Communicator):
         os._exit(code)  # sys.exit would end only the thread that calls it
 
     def close(self) -> None:
-        self.whereabouts.end_told()
+        self.status.report_end()

@@ -24,7 +24,7 @@ from lucid.distributed.communicators.communicator import (
     check_rank,
     check_swap,
 )
-from lucid.distributed.communicators.rank_status import Whereabouts
+from lucid.distributed.communicators.status_writer import StatusWriter
 
 Allocate = Callable[[int, npt.DTypeLike], Array]
 
@@ -44,7 +44,7 @@ class StagedCommunicator(Communicator):
     def __init__(self, host: Communicator, device: str) -> None:
         self.rank, self.size = host.rank, host.size
         self.local_rank, self.node_count = host.local_rank, host.node_count
-        self.whereabouts: Whereabouts = host.whereabouts
+        self.status: StatusWriter = host.status
         self.device = device
         self._host = host
         self._allocated: list[_Allocated] = []

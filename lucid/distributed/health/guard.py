@@ -45,8 +45,8 @@ def report_and_abort(communicator: Communicator, error: BaseException) -> NoRetu
     """Print the error of this rank, and end all ranks with its exit code."""
     code, message = _exit_code_and_message(error)
     if communicator.size > 1:
-        place = communicator.whereabouts.place()
-        message = f"rank {communicator.rank} of {communicator.size} failed {place}, all ranks end:\n{message}"
+        status = communicator.status.current
+        message = f"rank {communicator.rank} of {communicator.size} failed {status}, all ranks end:\n{message}"
     print_and_abort(communicator, message, code)
 
 
@@ -56,7 +56,7 @@ def print_and_abort(communicator: Communicator, message: str, code: int) -> NoRe
         sys.stdout.flush()
         sys.stderr.write(f"{message}\n")  # one write, so that the messages of ranks do not mix
         sys.stderr.flush()
-        communicator.whereabouts.end_told()
+        communicator.status.report_end()
         time.sleep(_SECONDS_TO_FORWARD)
     finally:
         communicator.abort(code)

@@ -1,16 +1,16 @@
-"""Ends a run in which ranks wait in a collective for one that does not come: hung, stopped, or cut off.
+"""Ends a run in which ranks wait in a collective for a rank that does not come: it hangs, was stopped, or is cut off.
 
-Every rank has a watchdog, a thread that looks at its own main thread about twice a second. When that has waited for
-half the limit, the watchdog begins to ask those of the other ranks where they are, on a channel of its own. When the
-limit is over, and no rank has moved for as long, the lowest rank that waits says who is missing, and ends all. A rank
-that gets no answer acts on its own: one that is cut off has to end itself.
+Every rank has a watchdog: a thread that reads the status of its own rank about twice a second. When the rank has waited
+for half the limit, its watchdog starts to ask the watchdogs of the other ranks for their status, on a channel of its
+own. When the limit has passed, and no rank has moved for that long, the lowest rank that waits reports which rank is
+missing, and ends all ranks. A rank that gets no answer acts by itself: if it is cut off, it has to end itself.
 
-Between GPUs the host does not wait: `wait_for_device` is where it does, and the watchdog asks whether a connection has
-broken meanwhile (`Communicator.failure`).
+Between GPUs the host waits only in `wait_for_device`. So the watchdog also asks whether a connection has failed
+(`Communicator.failure`).
 
-A rank may keep the others waiting on purpose: the first saves a checkpoint, one compiles longer than the rest. Its
-watchdog answers so (`Whereabouts.phase`), and gets more time. A rank whose interpreter is too busy to answer counts as
-missing only when it has been silent for half the limit.
+A rank may make the others wait on purpose: the first one saves a checkpoint, or one compiles for longer than the rest.
+Its status says so (`StatusWriter.phase`), and it gets more time. A rank whose interpreter is too busy to answer counts
+as missing only after a silence of half the limit.
 """
 
 import json
@@ -33,9 +33,9 @@ from lucid.distributed.health.hang import Sighting, describe
 from lucid.errors import ExitCode, TrainingError
 from lucid.launch.rank_status import RankStatus
 
-# How many times the limit a rank may be in a phase that takes long, or in its start, while the others wait.
+# A rank may make the others wait for this many times the limit in a named phase, or before its second step.
 PHASE_FACTOR = 6
-# The lowest rank that waits speaks; if it has not ended the run after this time, each rank does so itself.
+# The lowest rank that waits reports. If it has not ended the run after this time, every rank ends it.
 _SECONDS_FOR_THE_LOWEST = 5.0
 # If even the abort hangs, the kernel ends this process.
 _SECONDS_FOR_THE_ABORT = 15
@@ -46,10 +46,10 @@ _LONGEST_STACK = 10
 
 @contextmanager
 def watched(communicator: Communicator, seconds: float) -> Iterator[None]:
-    """Within the block, end all ranks with `ExitCode.HUNG` when some wait for longer than `seconds`; 0: never.
+    """Within the block, end all ranks with `ExitCode.HUNG` when some wait for longer than `seconds`; 0 means never.
 
-    All ranks enter together, and leave together, unless an error that they have not agreed on ends them all anyway.
-    Raises `LaunchError` if the MPI library does not let a second thread communicate.
+    All ranks enter the block together, and leave it together, unless an error that is not agreed ends them all anyway.
+    Raises `LaunchError` if the MPI library does not allow a second thread to communicate.
     """
     channel = communicator.side_channel() if seconds else None
     if channel is None:
@@ -66,7 +66,7 @@ def watched(communicator: Communicator, seconds: float) -> Iterator[None]:
         raise
     finally:
         if in_order:
-            communicator.barrier()  # watched as well; nobody asks afterwards
+            communicator.barrier()  # the watchdogs still watch it; afterwards no rank asks
         watch.ended.set()
         thread.join()
         if in_order:
@@ -76,7 +76,7 @@ def watched(communicator: Communicator, seconds: float) -> Iterator[None]:
 class _Watch:
     """The watchdog of one rank.
 
-    Its clock stands still while the process does: a job that was suspended as a whole is not taken for a hung one.
+    Its clock stops while the process is stopped: a job that was suspended as a whole does not count as hung.
     """
 
     def __init__(self, communicator: Communicator, channel: SideChannel, limit: float, hosts: list[str]) -> None:
@@ -86,9 +86,9 @@ class _Watch:
         self._between_looks = min(_SECONDS_BETWEEN_LOOKS, limit / 8)
         self._between_questions = min(_SECONDS_BETWEEN_QUESTIONS, limit / 8)
         self._clock = 0.0
-        self._place, self._arrived = communicator.whereabouts.place(), 0.0
-        # Of the wait that is asked about: when that began and was last done, what came back and when, and since when
-        # it has been in vain.
+        self._status, self._changed = communicator.status.current, 0.0
+        # About the present wait: when this watchdog first and last asked the others, their answers with the times of
+        # arrival, and since when the wait has been in vain.
         self._began_asking, self._asked = math.inf, -math.inf
         self._answers: dict[int, tuple[float, Sighting]] = {}
         self._in_vain_since = math.inf
@@ -102,31 +102,31 @@ class _Watch:
             self._look()
             self._listen()
             self._check()
-            if self._place.collective and self._seconds_here >= self._limit / 2:
+            if self._status.collective and self._seconds_unchanged >= self._limit / 2:
                 self._ask()
                 self._judge()
 
     @property
-    def _seconds_here(self) -> float:
-        return self._clock - self._arrived
+    def _seconds_unchanged(self) -> float:
+        return self._clock - self._changed
 
     def _look(self) -> None:
-        """See whether this rank has moved; what was heard belongs to the old place then."""
-        place = self._communicator.whereabouts.place()
-        if place != self._place:
-            self._place, self._arrived = place, self._clock
+        """Read this rank's status. If it has changed, forget the answers, which belong to the status before."""
+        status = self._communicator.status.current
+        if status != self._status:
+            self._status, self._changed = status, self._clock
             self._began_asking, self._asked, self._in_vain_since = math.inf, -math.inf, math.inf
             self._answers.clear()
 
     def _check(self) -> None:
-        """End the run if a communication has failed that the main thread does not wait for."""
+        """End the run if a communication has failed for which the main thread does not wait."""
         failure = self._communicator.failure()
         if failure:
             signal.alarm(_SECONDS_FOR_THE_ABORT)
             report_and_abort(self._communicator, TrainingError(failure))
 
     def _listen(self) -> None:
-        """Answer all questions, and note all answers."""
+        """Answer all questions, and keep all answers."""
         while (arrival := self._channel.receive()) is not None:
             rank, message = arrival
             if message:
@@ -135,10 +135,10 @@ class _Watch:
                 self._channel.send(_encode(self._sighting()), rank)
 
     def _sighting(self) -> Sighting:
-        return Sighting(self._place, self._seconds_here, _main_stack())
+        return Sighting(self._status, self._seconds_unchanged, _main_stack())
 
     def _ask(self) -> None:
-        """Send the empty message, the question, to all other ranks, unless that was just done."""
+        """Ask all other ranks by an empty message, unless this was done a moment ago."""
         self._began_asking = min(self._began_asking, self._clock)
         if self._clock - self._asked >= self._between_questions:
             self._asked = self._clock
@@ -146,8 +146,8 @@ class _Watch:
                 self._channel.send(b"", rank)
 
     def _judge(self) -> None:
-        """End the run if this rank has waited long enough, and so have those that it waits for."""
-        if self._seconds_here < self._limit or not all(map(self._stands_still, self._others())):
+        """End the run if this rank has waited for the limit, and no other rank has moved for as long as it may."""
+        if self._seconds_unchanged < self._limit or not all(map(self._stands_still, self._others())):
             self._in_vain_since = math.inf
             return
         self._in_vain_since = min(self._in_vain_since, self._clock)
@@ -159,31 +159,31 @@ class _Watch:
             print_and_abort(self._communicator, describe(sightings, self._hosts), ExitCode.HUNG)
 
     def _stands_still(self, rank: int) -> bool:
-        """Return whether `rank` has been in one place for as long as it may, or has not been heard of."""
+        """Return whether the status of `rank` has not changed for longer than it may, or `rank` is silent."""
         if rank not in self._answers:
             return self._is_silent(rank)
-        heard, sighting = self._answers[rank]
-        may_take_long = not sighting.waits and (sighting.place.phase or not sighting.place.warm)
-        seconds = sighting.seconds + (self._clock - heard if self._is_silent(rank) else 0.0)
+        arrived, sighting = self._answers[rank]
+        may_take_long = not sighting.waits and (sighting.status.phase or not sighting.status.warm)
+        seconds = sighting.seconds + (self._clock - arrived if self._is_silent(rank) else 0.0)
         return seconds >= self._limit * (PHASE_FACTOR if may_take_long else 1)
 
     def _is_silent(self, rank: int) -> bool:
-        heard = self._answers[rank][0] if rank in self._answers else self._began_asking
-        return self._clock - heard >= self._limit / 2
+        arrived = self._answers[rank][0] if rank in self._answers else self._began_asking
+        return self._clock - arrived >= self._limit / 2
 
     def _others(self) -> list[int]:
         return [rank for rank in range(self._communicator.size) if rank != self._communicator.rank]
 
 
 def _main_stack() -> tuple[str, ...]:
-    """Return the innermost calls of the main thread, without their source: reading that could hang as well."""
+    """Return the innermost calls of the main thread, without source lines: to read these could hang too."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]
     calls = [f"{call.f_code.co_filename}:{line} in {call.f_code.co_name}" for call, line in traceback.walk_stack(frame)]
     return tuple(reversed(calls[:_LONGEST_STACK]))
 
 
 def _encode(sighting: Sighting) -> bytes:
-    """Return a sighting as a message that fits into the channel, with less of its stack if need be."""
+    """Return a sighting as a message that fits into the channel, with as much of its stack as fits."""
     content: dict[str, Any] = asdict(sighting)
     while len(message := json.dumps(content).encode()) > LONGEST_MESSAGE:
         content["stack"] = content["stack"][1:]
@@ -192,4 +192,4 @@ def _encode(sighting: Sighting) -> bytes:
 
 def _decode(message: bytes) -> Sighting:
     content = json.loads(message)
-    return Sighting(RankStatus(**content["place"]), content["seconds"], tuple(content["stack"]))
+    return Sighting(RankStatus(**content["status"]), content["seconds"], tuple(content["stack"]))

@@ -75,4 +75,4 @@ class Checkpointing:
 
     def _saving(self) -> AbstractContextManager[None]:
         """Let the other ranks wait for long within the block: the disk may be slow."""
-        return self._run.communicator.whereabouts.phase("saving a checkpoint")
+        return self._run.communicator.status.phase("saving a checkpoint")
