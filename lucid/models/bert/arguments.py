@@ -24,14 +24,15 @@ UNLABELLED: Final = object()
 class Grid:
     """The checked inputs of a batch: B sequences of length T, of which either ids or embeddings are given.
 
-    All are [B, T] and in host memory, except for `inputs_embeds` [B, T, C], which are on the model's device.
+    All are [B, T] and in host memory, except for `inputs_embeds` [B, T, C], which are on the model's device. Without
+    `position_ids` the positions of each sequence count from 0.
     """
 
     input_ids: Array | None
     inputs_embeds: Tensor | None
     attention_mask: Array | None
     token_type_ids: Array
-    position_ids: Array
+    position_ids: Array | None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,26 +49,8 @@ class Grid:
         return Sequences.unpadded(self.token_type_ids, self.attention_mask, labelled)
 
     def token_rows(self, sequences: Sequences) -> TokenRows:
-        """Return the slots of `sequences` as token rows: ids in host memory, embeddings where they are."""
-        words = embeddings = None
-        if self.inputs_embeds is not None:
-            slots = backend.to_device(sequences.slots, self.inputs_embeds.device)
-            embeddings = self.inputs_embeds.reshape(-1, self.inputs_embeds.shape[-1])[slots]
-        else:
-            words = self._of_rows(self.input_ids, sequences)
-        return TokenRows(
-            grid_rows=len(self.token_type_ids),
-            sequences=sequences,
-            word_ids=words,
-            token_type_ids=self._of_rows(self.token_type_ids, sequences),
-            position_ids=self._of_rows(self.position_ids, sequences),
-            embeddings=embeddings,
-        )
-
-    @staticmethod
-    def _of_rows(ids: Array | None, sequences: Sequences) -> Array:
-        assert ids is not None
-        return sequences.rows_of(ids).astype(np.int64, copy=False)
+        """Return the slots of `sequences` as token rows: ids in host memory, embeddings on the model's device."""
+        return TokenRows.of_grid(sequences, self.input_ids, self.token_type_ids, self.position_ids, self.inputs_embeds)
 
 
 def check_inputs(
@@ -99,14 +82,13 @@ def check_inputs(
     else:
         types = config.type_vocab_size
         token_type_ids = integers("token_type_ids", token_type_ids, (B, T), types, "type_vocab_size")
-    if position_ids is None:
-        position_ids = np.arange(T)
-    else:
+    if position_ids is not None:
         position_ids = _broadcast_rows(position_ids)
         position_ids = integers("position_ids", position_ids, (None, T), longest, "max_position_embeddings")
         if len(position_ids) not in (1, B):
             raise ValueError(f"position_ids has shape {position_ids.shape}; it takes ({B}, {T}), (1, {T}) or ({T},)")
-    return Grid(input_ids, inputs_embeds, attention_mask, token_type_ids, np.broadcast_to(position_ids, (B, T)))
+        position_ids = np.broadcast_to(position_ids, (B, T))
+    return Grid(input_ids, inputs_embeds, attention_mask, token_type_ids, position_ids)
 
 
 def check_labels(

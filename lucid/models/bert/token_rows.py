@@ -34,6 +34,37 @@ class TokenRows:
     position_ids: Array
     embeddings: Tensor | None = None
 
+    @classmethod
+    def of_grid(
+        cls,
+        sequences: Sequences,
+        input_ids: Array | None,
+        token_type_ids: Array,
+        position_ids: Array | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> "TokenRows":
+        """Return the slots of `sequences` in a grid of ids [B, T], in host memory, or of embeddings [B, T, C].
+
+        Without `position_ids` the positions of each sequence count from 0.
+        """
+        embeddings = None
+        if inputs_embeds is not None:
+            slots = to_device(sequences.slots, inputs_embeds.device)
+            embeddings = inputs_embeds.reshape(-1, inputs_embeds.shape[-1])[slots]
+        if position_ids is None:
+            starts, lengths = np.array(sequences.bounds[:-1]), np.diff(sequences.bounds)
+            positions = np.arange(sequences.bounds[-1]) - starts.repeat(lengths)
+        else:
+            positions = _int64(sequences.rows_of(position_ids))
+        return cls(
+            grid_rows=len(token_type_ids),
+            sequences=sequences,
+            word_ids=None if input_ids is None else _int64(sequences.rows_of(input_ids)),
+            token_type_ids=_int64(sequences.rows_of(token_type_ids)),
+            position_ids=positions,
+            embeddings=embeddings,
+        )
+
     def labelled(self, mlm_labels: Array, nsp_labels: Array, ignore_index: int = IGNORE_INDEX) -> "LabelledRows":
         """Return these rows with labels: `mlm_labels` [B, T] of the grid, in which `ignore_index` means none.
 
@@ -95,15 +126,7 @@ class LabelledRows(TokenRows):
         `sequence_ids` is 1 in the slots of a grid row's first sequence, 2 in those of the next, and 0 in padding. A
         sequence attends to itself alone, and its positions count from 0. Labels in padding do not count.
         """
-        sequences = Sequences.packed(sequence_ids)
-        starts, lengths = np.array(sequences.bounds[:-1]), np.diff(sequences.bounds)
-        rows = TokenRows(
-            grid_rows=len(input_ids),
-            sequences=sequences,
-            word_ids=_int64(sequences.rows_of(input_ids)),
-            token_type_ids=_int64(sequences.rows_of(token_type_ids)),
-            position_ids=np.arange(sequences.bounds[-1]) - starts.repeat(lengths),
-        )
+        rows = TokenRows.of_grid(Sequences.packed(sequence_ids), input_ids, token_type_ids)
         return rows.labelled(mlm_labels, nsp_labels)
 
     @property
