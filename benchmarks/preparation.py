@@ -1,10 +1,10 @@
-"""Prepares a made-up corpus of any size: how fast is that, how much memory do all processes take, and is it exact?
+"""Prepares a made-up corpus of any size, and measures speed, memory and exactness.
 
-The words follow Zipf's law, more steeply beyond the six thousandth, as those of English do (Ferrer i Cancho and Sole,
-"Two regimes in the frequency of words", 2001): 2 GB hold about a million words. A percent of the documents stands there
-twice. For comparison `tokenizers` encodes some of the same text by itself, on one thread, before and after each run.
-Rates a core are megabytes of text for each second of processor time, so that other work on the machine matters little.
-Memory is the sum over all processes, with pages that several of them share counted once (PSS).
+The words follow Zipf's law, more steeply beyond rank six thousand, like those of English (Ferrer i Cancho and Sole,
+"Two regimes in the frequency of words", 2001): 2 GB hold about a million words. One percent of the documents occur
+twice. For comparison, `tokenizers` alone encodes some of the same text on one thread, before and after each run. Rates
+a core are megabytes of text for each second of processor time, so that other work on the machine matters little.
+Memory is the sum over all processes, and counts pages that several of them share once (PSS).
 
 With --kill all processes are killed when half of the text is encoded, and the same command is run again. With --compare
 the corpus is also prepared by other numbers of processes. Both have to give the same files, to the last byte. Without
@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-# The tokenizer that is timed by itself gets one thread.
+# `tokenizers` alone gets one thread.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from lucid.data import Corpus, Sampler, SamplerSettings, load_tokenizer
@@ -39,7 +39,7 @@ from lucid.data.spans import find_spans
 from lucid.preparation.stages import PIECE_BYTES
 
 WORDS = 3_000_000
-# Beyond this rank a word of rank r has a probability like 1 / r^2, up to it like 1 / r.
+# The probability of the word of rank r falls like 1 / r up to this rank, and like 1 / r^2 beyond it.
 STEEPER = 6000
 SYLLABLES = [consonant + vowel for consonant in "bcdfghklmnprstvwz" for vowel in "aeiou"]
 FILES = 4
@@ -108,7 +108,7 @@ def megabytes_of(pid: int) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """What `lucid prepare` took, in seconds and megabytes; a killed one in both its goes, but for `busy`."""
+    """The cost of `lucid prepare` in seconds and megabytes. A killed run counts both starts, except in `busy`."""
 
     seconds: float
     busy: float
@@ -116,7 +116,7 @@ class Run:
 
 
 def prepared(text: Path, output: Path, processes: int, *options: str, kill: bool = False) -> Run:
-    """Run `lucid prepare`; with `kill` it is killed half-way, all its processes together, and run again."""
+    """Run `lucid prepare`. With `kill`, kill all its processes half-way, and run it again."""
     command = [sys.executable, "-m", "lucid", "prepare", str(text), "-o", str(output), "--processes", str(processes)]
     size = sum(path.stat().st_size for path in text.iterdir())
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -134,7 +134,7 @@ def prepared(text: Path, output: Path, processes: int, *options: str, kill: bool
                 os.killpg(process.pid, signal.SIGKILL)
             time.sleep(0.5)
         if process.returncode != (-signal.SIGKILL if killed else 0):
-            sys.exit(f"lucid prepare left with {process.returncode}")
+            sys.exit(f"lucid prepare ended with exit code {process.returncode}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Run(time.perf_counter() - started, busy, memory)
@@ -150,7 +150,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def tokenizers_alone(tokenizer: Path, text: Path) -> float:
-    """Return MB/s for encoding the first documents of a file by `tokenizers`, on one thread."""
+    """Return the MB/s at which `tokenizers` encodes the first documents of a file, on one thread."""
     encoder, size = load_tokenizer(tokenizer), 0
     started = time.thread_time()
     with text.open() as file:
@@ -163,7 +163,7 @@ def tokenizers_alone(tokenizer: Path, text: Path) -> float:
 
 
 def report_reading(folder: Path) -> None:
-    """Say how long it takes to open the corpus, and to make sequences of it."""
+    """Print how long it takes to open the corpus, and to make sequences of it."""
     started = time.perf_counter()
     corpus = Corpus.open(folder)
     opened = time.perf_counter()
@@ -205,7 +205,7 @@ def main() -> None:
         shutil.rmtree(output, ignore_errors=True)
         run = prepared(text, output, processes, *options, kill=kill)
         alone.append(tokenizers_alone(tokenizer, text / "0.jsonl"))
-        # What the workers of a killed run have used is not known: nobody has waited for them.
+        # The processor time of a killed run is unknown: nobody waited for its workers.
         rate = float("nan") if kill else megabytes / run.busy
         share = f"{rate / (sum(alone) / len(alone)):.0%} of {sum(alone) / len(alone):.2f}"
         same = {True: "yes", False: "NO"}[digests(output) == digests(first)] if output == other else ""

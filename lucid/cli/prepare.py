@@ -77,8 +77,8 @@ def prepare(
     launch = announced()
     if launch is not None and (launch.size or 1) > 1:
         raise LaunchError(
-            f"{launch.launcher} started {launch.size} processes, but lucid prepare starts its own: run it once, "
-            f"with --processes {launch.size}, and without mpiexec (under SLURM with srun -n 1)"
+            f"the launcher ({launch.launcher}) started {launch.size} processes, but lucid prepare starts its own: run "
+            f"it once, with --processes {launch.size}, and without mpiexec (under SLURM with srun -n 1)"
         )
     with _progress_bar() as bar:
         manifest = prepare_corpus(

@@ -78,7 +78,7 @@ def test_several_ranks_are_refused_in_one_sentence(
 ) -> None:
     finished = run_ranks(2, *ranks, "prepare", str(text_file), "--output", str(tmp_path / "corpus"), seconds=60)
     assert finished.returncode == LaunchError.exit_code
-    assert finished.stdout.count("lucid: ") == finished.stdout.count("run it once, with --processes 2") == 1
+    assert finished.stdout.count("lucid: ") == finished.stdout.count("run it once, with --processes 2, ") == 1
     assert not (tmp_path / "corpus").exists()
 
 
