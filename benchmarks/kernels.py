@@ -12,13 +12,14 @@ import statistics
 import time
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lucid import kernels
 from lucid.kernels import Precision, reference, threads
+from lucid.kernels.arguments import AdamSettings, Dropout, UpdateBuffers
 from lucid.kernels.sequences import Sequences
 from lucid.kernels.targets import Target
 from lucid.nn.parameters import BLOCK
@@ -31,10 +32,10 @@ except ImportError:
     torch = None
 
 WIDTH, HEADS, VOCABULARY, OPTIMIZED = 768, 12, 30_522, 24_000_000
-PROBABILITY, STREAM, EPSILON = 0.1, 1 << 16, 1e-12
+PROBABILITY, PURPOSE, EPSILON = 0.1, 1 << 16, 1e-12
 # Learning rate and gradient scale, then what corrects the moments.
 FACTORS = np.array([1e-4, 1.0, 2.0, 2.0**0.5])
-RATES = {"betas": (0.9, 0.999), "epsilon": 1e-6, "weight_decay": 0.01}
+SETTINGS = AdamSettings(betas=(0.9, 0.999), epsilon=1e-6, weight_decay=0.01)
 BOUNDS = np.append(np.arange(0, OPTIMIZED, BLOCK), OPTIMIZED)
 
 
@@ -58,7 +59,7 @@ class Cases:
     def __init__(self, rows: int, length: int) -> None:
         self.rows, self.length = rows, length
         self.generator = np.random.default_rng(0)
-        self.draws = PROBABILITY, STREAM, Coordinates.of(1, 2, np.arange(rows))
+        self.dropout = Dropout(PROBABILITY, PURPOSE, Coordinates.of(1, 2, np.arange(rows)))
 
     def normal(self, *shape: int) -> np.ndarray:
         return self.generator.standard_normal(shape, dtype=np.float32)
@@ -80,7 +81,8 @@ class Cases:
         self, name: str, *arguments: Any, outputs: float = 1, operations: float = 0, peer: Any = None, **settings: Any
     ) -> Case:
         """Return a case that moves its arrays and `outputs` times the first, or computes `operations`."""
-        arrays = [array for array in arguments if isinstance(array, np.ndarray)]
+        updated = [array for each in arguments if isinstance(each, UpdateBuffers) for array in each[:4]]
+        arrays = updated + [array for array in arguments if isinstance(array, np.ndarray)]
         gigabytes = (sum(array.nbytes for array in arrays) + outputs * arrays[0].nbytes) / 1e9
         work, unit = (operations / 1e9, "GFLOP/s") if operations else (gigabytes, "GB/s")
         return Case(name, arguments, work, unit, settings, peer if torch else None)
@@ -122,7 +124,7 @@ class Cases:
                 peer=lambda: tensors[0].sum(dim=(0, 1)),
             ),
             self.case(
-                "dropout", narrow, *self.draws, peer=lambda: functional.dropout(tensors_of(narrow)[0], PROBABILITY)
+                "dropout", narrow, self.dropout, peer=lambda: functional.dropout(tensors_of(narrow)[0], PROBABILITY)
             ),
         ]  # fmt: skip
 
@@ -145,11 +147,11 @@ class Cases:
                 peer=backward(norm, gradient, x, weight, bias),
             ),
             self.case(
-                "dropout_add_layer_norm", x, bias, residual, weight, shift, EPSILON, *self.draws, outputs=2,
+                "dropout_add_layer_norm", x, bias, residual, weight, shift, EPSILON, self.dropout, outputs=2,
                 peer=lambda: fused(*tensors),
             ),
             self.case(
-                "dropout_add_layer_norm_gradient", gradient, x, weight, mean, reciprocal, *self.draws,
+                "dropout_add_layer_norm_gradient", gradient, x, weight, mean, reciprocal, self.dropout,
                 *map(target_of, (bias, weight, shift)), outputs=2,
                 peer=backward(fused, gradient, x, bias, residual, weight, shift),
             ),
@@ -159,8 +161,8 @@ class Cases:
         B, T = self.rows, self.length
         joined, gradient = self.normal(B * T, 3 * WIDTH), self.normal(B * T, WIDTH)
         sequences = Sequences.padded(np.empty((B, T)), None)
-        probability, stream, coordinates = self.draws
-        settings = sequences, HEADS, probability, stream, sequences.coordinates(coordinates)
+        of_rows = replace(self.dropout, coordinates=sequences.coordinates(self.dropout.coordinates))
+        settings = sequences, HEADS, of_rows
         _, probabilities = reference.attention(joined, *settings)
         operations = 4 * B * T * T * WIDTH
         tensors = tensors_of(joined)
@@ -205,13 +207,14 @@ class Cases:
     def optimizers(self) -> list[Case]:
         buffers = [self.normal(OPTIMIZED) for _ in range(3)] + [self.normal(OPTIMIZED) ** 2]
         tensors = tensors_of(*buffers)
-        update = {name: RATES[name] for name in ("epsilon", "weight_decay")}
+        updated = UpdateBuffers(*buffers)
         rates = np.full(len(BOUNDS) - 1, 1e-4)
         return [
             self.case("squared_sums", buffers[0], BOUNDS, outputs=0, peer=lambda: tensors[0].norm() ** 2),
-            self.case("adamw", *buffers, FACTORS, outputs=3, peer=torch_adamw(buffers), **RATES),
-            self.case("lamb_moments", *buffers, BOUNDS, FACTORS, outputs=2, **RATES),
-            self.case("lamb_update", buffers[0], *buffers[2:], BOUNDS, rates, FACTORS, **update),
+            self.case("adamw", updated, FACTORS, SETTINGS, outputs=3, peer=torch_adamw(buffers)),
+            self.case("lamb_moments", updated, BOUNDS, FACTORS, SETTINGS, outputs=2),
+            # It writes the values, and does not read the gradients.
+            self.case("lamb_update", updated, BOUNDS, rates, FACTORS, SETTINGS, outputs=0),
         ]
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import lucid
 from lucid import kernels, random
+from lucid.kernels.arguments import Dropout
 from lucid.random import Coordinates, random_words
 
 WORD = st.integers(0, 2**32 - 1)
@@ -49,10 +50,11 @@ def test_counters_that_are_filled_anew_draw_anew():
     """Recorded steps write the counters of each step to where those of the first one lay."""
     samples, x = np.array([5, 2**40 + 8]), np.ones((2, 9), np.float32)
     one, other = Coordinates.of(7, 11, samples), Coordinates.of(7, 12, samples)
-    kernels.of(x).dropout(x, 0.5, 3, one)
+    kernels.of(x).dropout(x, Dropout(0.5, 3, one))
     one.counters[...] = other.counters
     np.testing.assert_array_equal(random_words(3, one, 9), random_words(3, other, 9))
-    np.testing.assert_array_equal(kernels.of(x).dropout(x, 0.5, 3, one), kernels.of(x).dropout(x, 0.5, 3, other))
+    got, expected = (kernels.of(x).dropout(x, Dropout(0.5, 3, each)) for each in (one, other))
+    np.testing.assert_array_equal(got, expected)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 40_000])

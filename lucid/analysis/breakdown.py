@@ -26,14 +26,14 @@ from lucid.training.micro_batches import LocalBatch
 from lucid.training.setup import Run
 from lucid.training.trainer import Trainer
 
-KERNELS = tuple(name for name in vars(Kernels) if not name.startswith("_"))
+KERNELS = tuple(name for name in dir(Kernels) if not name.startswith("_"))
 COMMUNICATION, DATA = "communication", "data"
 _TIMED = (*KERNELS, COMMUNICATION, DATA)
 _COLLECTIVES = {
     "all_reduce", "reduce_scatter", "all_gather", "send_receive", "broadcast", "barrier", "all_reduce_scalar",
 }  # fmt: skip
-# Indices of the arguments that a kernel both reads and writes: values and moments.
-_REWRITTEN = {"adamw": (0, 2, 3), "lamb_moments": (2, 3), "lamb_update": (0,)}
+# How often a kernel reads or writes each of the `UpdateBuffers`: values, gradients and both moments.
+_UPDATES = {"adamw": (2, 1, 2, 2), "lamb_moments": (1, 1, 2, 2), "lamb_update": (2, 0, 1, 1)}
 # Steps before the timed ones: the first ones prepare products and fetch memory.
 _WARM_UP_STEPS = 2
 
@@ -113,10 +113,9 @@ def _bytes(name: str, arguments: tuple[Any, ...], result: Any) -> int:
     if any(result is argument for argument in arguments):
         return 0
     results = result if isinstance(result, tuple) else (result,)
-    rewritten = (arguments[index] for index in _REWRITTEN.get(name, ()))
-    return sum(
-        value.nbytes for value in (*arguments, *results, *rewritten) if isinstance(value, array_module(value).ndarray)
-    )
+    arrays = (value for value in (*arguments, *results) if isinstance(value, array_module(value).ndarray))
+    updated = zip(arguments[0], _UPDATES[name], strict=False) if name in _UPDATES else ()
+    return sum(array.nbytes for array in arrays) + sum(array.nbytes * times for array, times in updated)
 
 
 class _TimedWork:

@@ -53,9 +53,8 @@ class _Library:
 
     def __init__(self, path: Path) -> None:
         self.functions = ctypes.CDLL(str(path))
-        self.functions.dnnl_post_ops_append_sum.argtypes = [
-            ctypes.c_void_p, ctypes.c_float, ctypes.c_int32, ctypes.c_int,
-        ]  # fmt: skip
+        number, scale = ctypes.c_int, ctypes.c_float
+        self.functions.dnnl_post_ops_append_sum.argtypes = [ctypes.c_void_p, scale, ctypes.c_int32, number]
         self.engine = self.make("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
         # Done in a moment, and thus without letting go of the GIL, which another thread would then have to give back.
         self.set_address = ctypes.PyDLL(str(path)).dnnl_memory_set_data_handle
@@ -92,10 +91,8 @@ class _Product:
         layouts = {_LEFT: left, _RIGHT: right, _OUT: out} | ({_BIAS: bias} if bias else {})
         descriptors = {number: self._describe(layout) for number, layout in layouts.items()}
         attributes = self._attributes(accumulate)
-        product = library.make(
-            "dnnl_matmul_primitive_desc_create", library.engine, descriptors[_LEFT], descriptors[_RIGHT],
-            descriptors.get(_BIAS), descriptors[_OUT], attributes,
-        )  # fmt: skip
+        of_arrays = (descriptors.get(number) for number in (_LEFT, _RIGHT, _BIAS, _OUT))
+        product = library.make("dnnl_matmul_primitive_desc_create", library.engine, *of_arrays, attributes)
         self._primitive = library.make("dnnl_primitive_create", product)
         self._memories = [
             library.make("dnnl_memory_create", descriptor, library.engine, None) for descriptor in descriptors.values()
@@ -108,11 +105,11 @@ class _Product:
             library.call("dnnl_memory_desc_destroy", descriptor)
 
     def _describe(self, layout: _Strided) -> ctypes.c_void_p:
-        numbers = ctypes.c_int64 * len(layout.shape)
-        return self._library.make(
-            "dnnl_memory_desc_create_with_strides", len(layout.shape), numbers(*layout.shape),
-            _DATA_TYPES[layout.dtype], numbers(*(stride // layout.dtype.itemsize for stride in layout.strides)),
-        )  # fmt: skip
+        dimensions = len(layout.shape)
+        numbers = ctypes.c_int64 * dimensions
+        shape, strides = numbers(*layout.shape), numbers(*(each // layout.dtype.itemsize for each in layout.strides))
+        name = "dnnl_memory_desc_create_with_strides"
+        return self._library.make(name, dimensions, shape, _DATA_TYPES[layout.dtype], strides)
 
     def _attributes(self, accumulate: bool) -> ctypes.c_void_p:
         library = self._library

@@ -115,10 +115,9 @@ def _multiply(left: Array, right: Array, out: Array, bias: Array | None = None, 
         columns = _parts(blocks.start * _COLUMNS, min(N, blocks.stop * _COLUMNS), _COLUMNS_AT_ONCE)
         for part, rows, addends in product(columns, _parts(0, M, _AT_ONCE), _parts(0, K, _AT_ONCE)):
             first = addends.start == 0
-            onednn.multiply(
-                left[rows, addends], right[addends, part], out[rows, part],
-                bias[part] if first and bias is not None else None, accumulate or not first,
-            )  # fmt: skip
+            of_part = bias[part] if first and bias is not None else None
+            factors = left[rows, addends], right[addends, part]
+            onednn.multiply(*factors, out[rows, part], of_part, accumulate or not first)
 
     threads.split(-(-N // _COLUMNS), out.size * K // _OPERATIONS_AN_ELEMENT, work)
 

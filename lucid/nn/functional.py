@@ -14,6 +14,7 @@ from lucid import kernels
 from lucid.autograd import Deferred, Function, Tensor
 from lucid.backend import Array, array_module, as_one
 from lucid.kernels import Activation
+from lucid.kernels.arguments import NO_DROPOUT, Dropout
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.kernels.sequences import Sequences
 from lucid.kernels.targets import Target
@@ -145,11 +146,11 @@ class LayerNorm(Function):
         return kernels.of(x).layer_norm_gradient(gradient, x, weight, mean, reciprocal, *targets), *targets
 
 
-class Dropout(Function):
-    def forward(self, x: Array, *, probability: float, stream: int) -> Array:
-        coordinates = current_coordinates(len(x))
-        self.save(probability, stream, coordinates)
-        return kernels.of(x).dropout(x, probability, stream, coordinates)
+class ApplyDropout(Function):
+    def forward(self, x: Array, *, probability: float, site: int) -> Array:
+        dropout = _dropout_at(site, probability, len(x))
+        self.save(dropout)
+        return kernels.of(x).dropout(x, dropout)
 
     def backward(self, gradient: Array) -> Any:
         return kernels.of(gradient).dropout(gradient, *self.saved)
@@ -166,12 +167,12 @@ class DropoutAddLayerNorm(Function):
         *,
         epsilon: float,
         probability: float,
-        stream: int,
+        site: int,
     ) -> Array:
-        drawn = probability, stream, current_coordinates(len(x)) if probability > 0 else None
+        dropout = _dropout_at(site, probability, len(x))
         kernel = kernels.of(x).dropout_add_layer_norm
-        y, total, mean, reciprocal = kernel(x, bias, residual, weight, shift, epsilon, *drawn)
-        self.save(total, weight, mean, reciprocal, *drawn)
+        y, total, mean, reciprocal = kernel(x, bias, residual, weight, shift, epsilon, dropout)
+        self.save(total, weight, mean, reciprocal, dropout)
         return y
 
     def backward(self, gradient: Array) -> Any:
@@ -180,6 +181,13 @@ class DropoutAddLayerNorm(Function):
         kernel = kernels.of(gradient).dropout_add_layer_norm_gradient
         by_x, by_residual = kernel(gradient, *self.saved, *targets)
         return by_x, by_bias, by_residual, *by_norm
+
+
+def _dropout_at(site: int, probability: float, rows: int) -> Dropout:
+    """Return how to drop out elements of `rows` rows at a site of the model, at the coordinates in force."""
+    if probability == 0:
+        return NO_DROPOUT
+    return Dropout(probability, Purpose.DROPOUT + site, current_coordinates(rows))
 
 
 class Embedding(Function):
@@ -200,13 +208,12 @@ class Embedding(Function):
 
 
 class Attention(Function):
-    def forward(self, joined: Array, *, sequences: Sequences, heads: int, probability: float, stream: int) -> Array:
-        coordinates = current_coordinates(len(joined)) if probability > 0 else None
-        settings = sequences, heads, probability, stream, coordinates
+    def forward(self, joined: Array, *, sequences: Sequences, heads: int, probability: float, site: int) -> Array:
+        dropout = _dropout_at(site, probability, len(joined))
         kernel = kernels.of(joined)
         joined = kernel.product_input(joined)
-        output, saved = kernel.attention(joined, *settings)
-        self.save(joined, saved, *settings)
+        output, saved = kernel.attention(joined, sequences, heads, dropout)
+        self.save(joined, saved, sequences, heads, dropout)
         return output
 
     def backward(self, gradient: Array) -> Any:
@@ -254,7 +261,7 @@ def dropout(x: Tensor, probability: float, site: int = 0, training: bool = True)
         raise ValueError(f"probability is {probability}; it takes a number from 0 up to, not including, 1")
     if not training or probability == 0:
         return x
-    return Dropout.apply(x, probability=probability, stream=Purpose.DROPOUT + site)
+    return ApplyDropout.apply(x, probability=probability, site=site)
 
 
 def dropout_add_layer_norm(
@@ -274,7 +281,7 @@ def dropout_add_layer_norm(
     """
     probability = dropout_probability if training else 0.0
     return DropoutAddLayerNorm.apply(
-        x, bias, residual, weight, shift, epsilon=epsilon, probability=probability, stream=Purpose.DROPOUT + site
+        x, bias, residual, weight, shift, epsilon=epsilon, probability=probability, site=site
     )
 
 
@@ -300,9 +307,7 @@ def attention(
     as in `dropout`, drawn at the coordinates of the rows.
     """
     probability = dropout_probability if training else 0.0
-    return Attention.apply(
-        joined, sequences=sequences, heads=heads, probability=probability, stream=Purpose.DROPOUT + site
-    )
+    return Attention.apply(joined, sequences=sequences, heads=heads, probability=probability, site=site)
 
 
 def cross_entropy(

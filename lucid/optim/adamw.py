@@ -9,17 +9,6 @@ class AdamW(MomentOptimizer):
     """One pass over the flat buffers."""
 
     def update(self, factors: Array) -> None:
-        flat = self.flat
+        kernel = kernels.of(self.flat.values)
         for part in self.partition.slices:
-            values, first_moments, second_moments = self._buffers_of(part)
-            kernels.of(flat.values).adamw(
-                values,
-                flat.gradients[part.elements],
-                first_moments,
-                second_moments,
-                factors,
-                betas=self.betas,
-                epsilon=self.epsilon,
-                weight_decay=self._decay_of(part),
-                bfloat16_copy=self._bfloat16_copy_of(part),
-            )
+            kernel.adamw(self._buffers_of(part), factors, self._settings_of(part))

@@ -17,29 +17,12 @@ class LAMB(MomentOptimizer):
         flat, kernel = self.flat, kernels.of(self.flat.values)
         squares = array_module(flat.values).zeros((len(flat.bounds) - 1, 2), np.float64)
         for part in self.partition.slices:
-            values, first_moments, second_moments = self._buffers_of(part)
-            squares[part.blocks] = kernel.lamb_moments(
-                values,
-                flat.gradients[part.elements],
-                first_moments,
-                second_moments,
-                part.bounds,
-                factors,
-                betas=self.betas,
-                epsilon=self.epsilon,
-                weight_decay=self._decay_of(part),
-            )
+            buffers, settings = self._buffers_of(part), self._settings_of(part)
+            squares[part.blocks] = kernel.lamb_moments(buffers, part.bounds, factors, settings)
         self.partition.complete(squares)
-        # Those with weight decay come first.
+        # Parameters with weight decay come first.
         adapting = sum(segment.decay for segment in flat.segments)
         rates = kernel.lamb_rates(squares, flat.first_blocks, adapting, factors)
         for part in self.partition.slices:
-            kernel.lamb_update(
-                *self._buffers_of(part),
-                part.bounds,
-                rates[part.blocks],
-                factors,
-                epsilon=self.epsilon,
-                weight_decay=self._decay_of(part),
-                bfloat16_copy=self._bfloat16_copy_of(part),
-            )
+            buffers, settings = self._buffers_of(part), self._settings_of(part)
+            kernel.lamb_update(buffers, part.bounds, rates[part.blocks], factors, settings)

@@ -1,7 +1,7 @@
-"""What AdamW and LAMB have in common: two running moments of each number that this process updates.
+"""The common base of AdamW and LAMB: two running moments of each number that this process updates.
 
-On a GPU a step neither waits for it nor needs to: what changes from step to step is in its memory, and kernels skip an
-update by themselves.
+On a GPU the host never waits in a step: the numbers that change from step to step are in the GPU's memory, and the
+kernels themselves skip an update whose gradients are not finite.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,16 +10,16 @@ import numpy as np
 
 from lucid import kernels
 from lucid.backend import Array, array_module, device_of, to_device, to_host
+from lucid.kernels.arguments import AdamSettings, UpdateBuffers
 from lucid.nn.parameters import UpdateSlice
 from lucid.optim.partition import Partition
 
 
 class MomentOptimizer:
-    """Holds the moments and the count of updates; a subclass says how a step uses them.
+    """Holds the moments and the count of updates; a subclass defines `update`.
 
-    `betas` are the decay rates of the moments, `epsilon` the term beside the root of the second, `weight_decay` is
-    decoupled and applies to parameters with two or more dimensions. `bias_correction=False` is what the original BERT
-    did.
+    `betas` are the decay rates of the moments; `epsilon` is added to the root of the second moment. `weight_decay` is
+    decoupled and applies to parameters with two or more dimensions. The original BERT has `bias_correction=False`.
     """
 
     def __init__(
@@ -32,10 +32,9 @@ class MomentOptimizer:
     ) -> None:
         self.partition = partition
         self.flat = flat = partition.flat
-        self.betas = betas
-        self.epsilon = epsilon
-        self.weight_decay = weight_decay
-        self.bias_correction = bias_correction
+        self._settings = AdamSettings(betas, epsilon, weight_decay)
+        self._settings_without_decay = AdamSettings(betas, epsilon, 0.0)
+        self._corrected_betas = betas if bias_correction else None
         xp = array_module(flat.values)
         self._updates: Array = xp.zeros(1, np.int64)
         # Of the elements that this process updates: slice after slice.
@@ -45,37 +44,42 @@ class MomentOptimizer:
 
     @property
     def updates(self) -> int:
-        """How many updates were made. On a GPU this waits for it."""
+        """The number of updates so far. On a GPU the host waits for it."""
         return int(to_host(self._updates)[0])
 
     def step(self, learning_rate: float | Array, gradient_scale: float | Array = 1.0) -> None:
         """Update the parameters in place from their gradients times `gradient_scale`. All ranks call this.
 
-        Where the scale is not a finite number, nothing changes, the count of updates included. Both arguments may be
-        float64 arrays of no dimensions, of the library of the values: a step that is captured on a GPU takes them so.
+        If the scale is not finite, nothing changes, not even the count of updates. Both arguments may be float64 arrays
+        of no dimensions on the device of the values, as a captured step on a GPU needs them.
         """
         flat = self.flat
-        betas = self.betas if self.bias_correction else None
-        self.update(kernels.of(flat.values).update_factors(learning_rate, gradient_scale, self._updates, betas))
+        factors = kernels.of(flat.values).update_factors(
+            learning_rate, gradient_scale, self._updates, self._corrected_betas
+        )
+        self.update(factors)
         self.partition.publish()
         if not self.partition.is_whole:
             flat.round()
 
     def update(self, factors: Array) -> None:
-        """Update what is this process's; `factors` are of `Kernels.update_factors`."""
+        """Update this process's slices of the parameters; `Kernels.update_factors` returned `factors`."""
         raise NotImplementedError
 
-    def _buffers_of(self, part: UpdateSlice) -> tuple[Array, Array, Array]:
-        """Return the values of a part and both of their moments."""
-        return self.flat.values[part.elements], self.first_moments[part.state], self.second_moments[part.state]
+    def _buffers_of(self, part: UpdateSlice) -> UpdateBuffers:
+        """Return the arrays of a slice, without the bfloat16 copy if `step` rounds the whole buffer after gathering."""
+        flat, elements, state = self.flat, part.elements, part.state
+        copy = flat.bfloat16_copy if self.partition.is_whole else None
+        return UpdateBuffers(
+            flat.values[elements],
+            flat.gradients[elements],
+            self.first_moments[state],
+            self.second_moments[state],
+            None if copy is None else copy[elements],
+        )
 
-    def _decay_of(self, part: UpdateSlice) -> float:
-        return self.weight_decay if part.decay else 0.0
-
-    def _bfloat16_copy_of(self, part: UpdateSlice) -> Array | None:
-        """Return the bfloat16 copy of a part, or None if the whole buffer is rounded after it is gathered."""
-        flat = self.flat
-        return flat.bfloat16_copy[part.elements] if flat.bfloat16_copy is not None and self.partition.is_whole else None
+    def _settings_of(self, part: UpdateSlice) -> AdamSettings:
+        return self._settings if part.decay else self._settings_without_decay
 
     def state_dict(self, kept: dict[str, Array] | None = None) -> dict[str, Array]:
         """Return the moments by parameter, in host memory: `first_moment.<name>` and `second_moment.<name>`.

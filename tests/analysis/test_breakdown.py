@@ -11,6 +11,7 @@ from lucid.analysis import breakdown
 from lucid.analysis.breakdown import Clock, StepClock, measure
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
+from lucid.kernels.arguments import UpdateBuffers
 from lucid.training.config import load
 from lucid.training.setup import open_run
 from lucid.training.trainer import Trainer
@@ -65,8 +66,8 @@ def test_the_bytes_are_those_of_the_arrays_in_and_out():
     clock.running = True
     clock.timed("copy", np.copy)(np.zeros(10))
     clock.timed("nothing", lambda array: array)(np.zeros(10))
-    clock.timed("adamw", lambda *arrays, rate: None)(*np.zeros((4, 10)), rate=1.0)
-    assert {name: part.bytes for name, part in clock.parts.items()} == {"copy": 160, "nothing": 0, "adamw": 560}
+    clock.timed("adamw", lambda buffers, factors: None)(UpdateBuffers(*np.zeros((4, 10))), np.zeros(4))
+    assert {name: part.bytes for name, part in clock.parts.items()} == {"copy": 160, "nothing": 0, "adamw": 592}
 
 
 def test_the_parts_add_up_to_the_step(measured):

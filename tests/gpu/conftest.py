@@ -7,6 +7,7 @@ with `machine` run in it and on a card.
 
 import sys
 from collections import defaultdict
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +18,7 @@ from targets import call
 
 from lucid import backend
 from lucid.kernels import cuda, reference
+from lucid.kernels.arguments import Dropout, UpdateBuffers
 from lucid.kernels.cuda import algorithms, casting, plans
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
@@ -94,10 +96,13 @@ class Machine:
         return backend.to_host(array)
 
     def put(self, value):
-        """Return arrays of numbers, and those in coordinates and sequences, on the device."""
+        """Return an array, or an argument of kernels with its arrays, on the device."""
+        if isinstance(value, Dropout):
+            return replace(value, coordinates=self.put(value.coordinates))
+        if isinstance(value, UpdateBuffers):
+            return UpdateBuffers(*map(self.put, value))
         if isinstance(value, Coordinates):
-            places = None if value.positions is None else self.put(value.positions)
-            return Coordinates(value.seed, self.put(value.counters), places)
+            return Coordinates(value.seed, self.put(value.counters), self.put(value.positions))
         if isinstance(value, Sequences):
             mask = None if value.mask is None else self.put(value.mask)
             return Sequences(value.bounds, self.put(value.slots), value.length, mask)

@@ -1,4 +1,4 @@
-"""Law 4: the CUDA kernels agree with the reference, which is given the same numbers in double precision.
+"""Invariant 4: the CUDA kernels agree with the reference, which is given the same numbers in double precision.
 
 Each test runs on a GPU, if there is one, and in the emulation, which shows errors of the arithmetic, the geometry and
 the arguments, but none of a GPU's own approximations or of memory that threads share at the same time.
@@ -13,13 +13,14 @@ from targets import TARGETS, assert_targets_are_heeded, call
 
 from lucid.errors import ConfigError
 from lucid.kernels import reference
+from lucid.kernels.arguments import NO_DROPOUT, AdamSettings, Dropout, UpdateBuffers
 from lucid.kernels.cuda.sorting import sorted_by_id
 from lucid.kernels.sequences import Sequences
 from lucid.kernels.targets import Target
 from lucid.random import Coordinates
 
 RANDOM = np.random.default_rng()
-STREAM = 1 << 16
+PURPOSE = 1 << 16
 # Widths for whole accesses and for single ones, a warp to a row and several; rows for one block and for several.
 SHAPES = [(1, 1, 1), (2, 3, 5), (3, 1, 64), (2, 35, 33), (1, 66, 768)]
 # Of the largest number, in spacings: of float32, sums of many; of bfloat16, some roundings.
@@ -28,12 +29,13 @@ TOLERANCES = {"float32": 64, "bfloat16": 2}
 
 @pytest.fixture(params=[None, 0.1, 0.5], ids=["no dropout", "dropout 0.1", "dropout 0.5"])
 def drawn(request):
-    """A function of the batch size that returns (probability, stream, coordinates)."""
+    """A function of the batch size that returns how to drop out."""
 
     def of(samples):
         if request.param is None:
-            return 0.0, STREAM, None
-        return request.param, STREAM + 3, Coordinates.of(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
+            return NO_DROPOUT
+        coordinates = Coordinates.of(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
+        return Dropout(request.param, PURPOSE + 3, coordinates)
 
     return of
 
@@ -76,21 +78,22 @@ def test_dropout_is_the_reference_bit_for_bit(machine, shape, probability):
     x = normal(*shape)
     for seed, step in ((0, 0), (2**64 - 1, 2**32 - 1)):
         coordinates = Coordinates.of(seed, step, np.arange(shape[0]) + 2**32 - 2)
-        settings = x, probability, STREAM, coordinates
+        settings = x, Dropout(probability, PURPOSE, coordinates)
         np.testing.assert_array_equal(machine.run("dropout", *settings)[0], reference.dropout(*settings))
 
 
 def test_dropout_of_rows_is_that_of_the_grid_they_are_from(machine, element):
     grid, mask = normal(3, 70, 32, dtype=element), np.arange(70) < np.array([[70], [1], [25]])
     coordinates, sequences = Coordinates.of(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
-    [expected] = machine.run("dropout", grid, 0.3, STREAM, coordinates)
-    [got] = machine.run("dropout", sequences.rows_of(grid), 0.3, STREAM, sequences.coordinates(coordinates))
+    [expected] = machine.run("dropout", grid, Dropout(0.3, PURPOSE, coordinates))
+    of_rows = Dropout(0.3, PURPOSE, sequences.coordinates(coordinates))
+    [got] = machine.run("dropout", sequences.rows_of(grid), of_rows)
     np.testing.assert_array_equal(got, expected[mask])
 
 
 def test_a_number_that_is_none_survives_dropout(machine):
     x = np.full((1, 1000), np.nan, np.float32)
-    assert np.isnan(machine.run("dropout", x, 0.5, STREAM, Coordinates.of(0, 0, np.arange(1)))[0]).all()
+    assert np.isnan(machine.run("dropout", x, Dropout(0.5, PURPOSE, Coordinates.of(0, 0, np.arange(1))))[0]).all()
 
 
 class TestLayerNorm:
@@ -120,8 +123,8 @@ class TestLayerNorm:
     def test_with_dropout_and_residual_it_agrees_forward_and_backward(self, machine, element, shape, drawn, expected):
         x, residual, gradient = (normal(*shape, dtype=element) for _ in range(3))
         bias, weight, shift = (normal(shape[-1]) for _ in range(3))
-        draws = drawn(shape[0])
-        arguments = x, bias, residual, weight, shift, 1e-12, *draws
+        dropout = drawn(shape[0])
+        arguments = x, bias, residual, weight, shift, 1e-12, dropout
         y, total, *statistics = found = machine.run("dropout_add_layer_norm", *arguments)
         # What is normalised is the sum as it is stored: where all its numbers are alike, rounding it changes much.
         expected_total = expected("dropout_add_layer_norm", *arguments)[1]
@@ -129,16 +132,16 @@ class TestLayerNorm:
         kind = element.name
         for got, right in zip((total, y, *statistics), (expected_total, *expected_rest), strict=True):
             machine.compare("dropout_add_layer_norm", kind, got.astype(np.float64), right, TOLERANCES[kind])
-        arguments = gradient, found[1], weight, *found[2:], *draws
+        arguments = gradient, found[1], weight, *found[2:], dropout
         machine.assert_agrees("dropout_add_layer_norm_gradient", *arguments, spacings=TOLERANCES)
 
     def test_rows_of_a_grid_draw_as_the_grid_does(self, machine):
         grid, mask = normal(3, 20, 12), np.arange(20) < np.array([[20], [3], [7]])
         coordinates, sequences = Coordinates.of(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
-        bias, drawn = normal(12), (1e-12, 0.3, STREAM)
-        expected = machine.run("dropout_add_layer_norm", grid, bias, grid, bias, bias, *drawn, coordinates)[0]
-        rows, places = sequences.rows_of(grid), sequences.coordinates(coordinates)
-        got = machine.run("dropout_add_layer_norm", rows, bias, rows, bias, bias, *drawn, places)[0]
+        bias, rows = normal(12), sequences.rows_of(grid)
+        of_grid, of_rows = (Dropout(0.3, PURPOSE, each) for each in (coordinates, sequences.coordinates(coordinates)))
+        expected = machine.run("dropout_add_layer_norm", grid, bias, grid, bias, bias, 1e-12, of_grid)[0]
+        got = machine.run("dropout_add_layer_norm", rows, bias, rows, bias, bias, 1e-12, of_rows)[0]
         np.testing.assert_array_equal(got, expected[mask])
 
 
@@ -162,14 +165,14 @@ ATTENTION_TOLERANCES = {"float32": 64, "bfloat16": 8}
 
 
 class TestAttention:
-    def draws(self, sequences, probability, samples):
+    def dropout(self, sequences, probability, samples):
         if probability == 0:
-            return 0.0, STREAM, None
+            return NO_DROPOUT
         coordinates = Coordinates.of(seed=1 << 40 | 9, step=4, samples=np.asarray(samples))
-        return probability, STREAM + 3, sequences.coordinates(coordinates)
+        return Dropout(probability, PURPOSE + 3, sequences.coordinates(coordinates))
 
-    def assert_agrees(self, machine, sequences, heads, draws, joined, gradient, tolerances=ATTENTION_TOLERANCES):
-        settings = sequences, heads, *draws
+    def assert_agrees(self, machine, sequences, heads, dropout, joined, gradient, tolerances=ATTENTION_TOLERANCES):
+        settings = sequences, heads, dropout
         output, saved = machine.kernels.attention(*map(machine.put, (joined, *settings)))
         by_joined = machine.kernels.attention_gradient(
             *map(machine.put, (gradient, joined)), saved, *settings_of(machine, settings)
@@ -199,16 +202,16 @@ class TestAttention:
     )
     def test_it_agrees_forward_and_backward(self, machine, element, lengths, head, heads, holes, probability):
         sequences, width = sequences_of(lengths, holes), head * heads
-        draws = self.draws(sequences, probability, np.arange(len(lengths)) * 7 + 2)
+        dropout = self.dropout(sequences, probability, np.arange(len(lengths)) * 7 + 2)
         arrays = normal(sum(lengths), 3 * width, dtype=element), normal(sum(lengths), width, dtype=element)
-        self.assert_agrees(machine, sequences, heads, draws, *arrays)
+        self.assert_agrees(machine, sequences, heads, dropout, *arrays)
 
     @pytest.mark.parametrize("head", [48, 100, 128])
     def test_it_agrees_for_heads_of_any_size(self, machine, element, head):
         sequences = sequences_of([37], holes=True)
-        draws = self.draws(sequences, 0.3, [6])
+        dropout = self.dropout(sequences, 0.3, [6])
         arrays = normal(37, 3 * head, dtype=element), normal(37, head, dtype=element)
-        self.assert_agrees(machine, sequences, 1, draws, *arrays)
+        self.assert_agrees(machine, sequences, 1, dropout, *arrays)
 
     # Where the grid's length is a multiple of 4, keys are taken from where blocks of random words begin.
     @pytest.mark.parametrize("length", [144, 145])
@@ -218,28 +221,28 @@ class TestAttention:
             for number, (start, stop) in enumerate(pairwise(starts)):
                 ids[row, start:stop] = number + 1
         sequences = Sequences.packed(ids)
-        draws = self.draws(sequences, 0.4, [8, 5])
+        dropout = self.dropout(sequences, 0.4, [8, 5])
         rows = len(sequences.slots)
         arrays = normal(rows, 96, dtype=element), normal(rows, 32, dtype=element)
-        self.assert_agrees(machine, sequences, 2, draws, *arrays)
+        self.assert_agrees(machine, sequences, 2, dropout, *arrays)
 
     def test_empty_sequences_and_rows_of_none_are_left_alone(self, machine, element):
         slots = np.concatenate([np.arange(20), np.zeros(7, int)])
         sequences = Sequences((0, 9, 9, 20, 27, 27), slots, 20)
-        draws = self.draws(sequences, 0.4, [8])
-        self.assert_agrees(machine, sequences, 1, draws, normal(27, 48, dtype=element), normal(27, 16, dtype=element))
+        dropout = self.dropout(sequences, 0.4, [8])
+        self.assert_agrees(machine, sequences, 1, dropout, normal(27, 48, dtype=element), normal(27, 16, dtype=element))
 
     def test_a_masked_key_has_no_weight_at_all_and_a_row_without_keys_is_uniform(self, machine, element):
         mask = np.array([[True, True, False, True], [False] * 4])
         sequences, joined = Sequences.unpadded(mask, mask), normal(8, 48, dtype=element)
         joined[2, 32:] = 1e30
-        [output, *_] = machine.kernels.attention(*map(machine.put, (joined, sequences, 1, 0.0, STREAM, None)))
+        [output, *_] = machine.kernels.attention(*map(machine.put, (joined, sequences, 1, NO_DROPOUT)))
         output = machine.get(output).astype(np.float32)
         assert np.abs(output[:4]).max() < 10
         mean = joined[4:, 32:].astype(np.float32).mean(axis=0)
         np.testing.assert_allclose(output[4:], np.tile(mean, (4, 1)), rtol=1e-2, atol=1e-2)
         self.assert_agrees(
-            machine, sequences, 1, (0.0, STREAM, None), normal(8, 48, dtype=element), normal(8, 16, dtype=element)
+            machine, sequences, 1, NO_DROPOUT, normal(8, 48, dtype=element), normal(8, 16, dtype=element)
         )
 
     # Multiples of what scores are multiplied by, rounded, lie above those of the least number, or below.
@@ -248,15 +251,15 @@ class TestAttention:
         mask = np.ones((3, 150), bool)
         mask[0, :70] = mask[1, 5:140] = mask[2, :149] = False
         sequences = Sequences.unpadded(mask, mask)
-        draws = self.draws(sequences, 0.2, [4, 7, 1])
+        dropout = self.dropout(sequences, 0.2, [4, 7, 1])
         arrays = normal(450, 3 * head, dtype=element), normal(450, head, dtype=element)
-        self.assert_agrees(machine, sequences, 1, draws, *arrays)
+        self.assert_agrees(machine, sequences, 1, dropout, *arrays)
 
     def test_a_second_run_gives_the_same_bits(self, machine, element):
         sequences = sequences_of([70, 3], holes=True)
-        draws = self.draws(sequences, 0.4, [0, 1])
+        dropout = self.dropout(sequences, 0.4, [0, 1])
         joined, gradient = map(machine.put, (normal(73, 48, dtype=element), normal(73, 16, dtype=element)))
-        settings = settings_of(machine, (sequences, 1, *draws))
+        settings = settings_of(machine, (sequences, 1, dropout))
         made = []
         for _ in range(2):
             output, saved = machine.kernels.attention(joined, *settings)
@@ -269,13 +272,15 @@ class TestAttention:
         joined, gradient = normal(20, 48, scale=100, dtype=element), normal(20, 16, dtype=element)
         # What is lost of a score of 10,000 is a part of its exponential.
         tolerances = {"float32": 2**16, "bfloat16": 8}
-        self.assert_agrees(machine, sequences, 1, (0.0, STREAM, None), joined, gradient, tolerances)
+        self.assert_agrees(machine, sequences, 1, NO_DROPOUT, joined, gradient, tolerances)
 
     def test_backward_needs_a_bit_of_each_score_where_some_are_dropped(self, machine, element):
         sequences, heads, joined = sequences_of([130, 7, 64]), 2, normal(201, 96, dtype=element)
         for probability, bits in ((0.0, 0), (0.1, 2 * (256 + 3 * 64) * 192)):
-            draws = self.draws(sequences, probability, [0, 1, 2])
-            _, saved = machine.kernels.attention(machine.put(joined), *settings_of(machine, (sequences, heads, *draws)))
+            dropout = self.dropout(sequences, probability, [0, 1, 2])
+            _, saved = machine.kernels.attention(
+                machine.put(joined), *settings_of(machine, (sequences, heads, dropout))
+            )
             others = joined.nbytes // 3 + heads * 201 * 4
             assert sum(array.nbytes for array in saved if array is not None) == others + bits // 8
 
@@ -283,7 +288,7 @@ class TestAttention:
     def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, machine, element, bad):
         joined, gradient = normal(5, 96, dtype=element), normal(5, 32, dtype=element)
         joined[1, 16] = bad
-        settings = settings_of(machine, (sequences_of([3, 2]), 2, 0.0, STREAM, None))
+        settings = settings_of(machine, (sequences_of([3, 2]), 2, NO_DROPOUT))
         joined = machine.put(joined)
         output, saved = machine.kernels.attention(joined, *settings)
         by_joined = machine.kernels.attention_gradient(machine.put(gradient), joined, saved, *settings)
@@ -295,7 +300,7 @@ class TestAttention:
 
     def test_heads_that_are_too_wide_are_refused(self, machine):
         with pytest.raises(ConfigError, match=r"heads of 129 columns are too wide.*take 128"):
-            machine.kernels.attention(*settings_of(machine, (normal(3, 387), sequences_of([3]), 1, 0.0, STREAM, None)))
+            machine.kernels.attention(*settings_of(machine, (normal(3, 387), sequences_of([3]), 1, NO_DROPOUT)))
 
 
 class TestCrossEntropy:
@@ -434,64 +439,70 @@ def test_the_root_of_a_sum_agrees(machine):
         assert root == pytest.approx(reference.root_of_sum(sums), rel=1e-14)
 
 
-RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1}
-UPDATE = {name: RATES[name] for name in ("epsilon", "weight_decay")}
+SETTINGS = AdamSettings(betas=(0.9, 0.98), epsilon=1e-6, weight_decay=0.1)
 # Learning rate and gradient scale, then what corrects the moments.
 FACTORS = np.array([1e-2, 0.3, 1 / 0.19, 1 / 0.2])
 
 
 def buffers_of(count):
-    return [normal(count), normal(count), normal(count), normal(count) ** 2]
+    return UpdateBuffers(normal(count), normal(count), normal(count), normal(count) ** 2)
+
+
+def in_doubles(buffers):
+    return UpdateBuffers(*(array.astype(np.float64) for array in buffers[:4]))
 
 
 @pytest.mark.parametrize("count", [1, 1023, 20_000])
 def test_adamw_agrees(machine, count):
-    got = buffers_of(count)
-    expected = [array.astype(np.float64) for array in got]
+    buffers = buffers_of(count)
+    expected, got, factors = in_doubles(buffers), machine.put(buffers), machine.put(FACTORS)
     for _ in range(2):
-        machine.update("adamw", got, machine.put(FACTORS), **RATES)
-        reference.adamw(*expected, FACTORS, **RATES)
-    for one, other in zip(got, expected, strict=True):
-        machine.compare("adamw", "float32", one, other, 64)
+        machine.kernels.adamw(got, factors, SETTINGS)
+        reference.adamw(expected, FACTORS, SETTINGS)
+    for one, other in zip(got[:4], expected[:4], strict=True):
+        machine.compare("adamw", "float32", machine.get(one), other, 64)
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
 def test_lamb_agrees(machine, bounds):
-    count, bounds = bounds[-1], np.array(bounds)
-    got, rates = buffers_of(count), 1e-2 * np.arange(1.0, len(bounds))
-    values, gradients, *moments = expected = [array.astype(np.float64) for array in got]
-    factors = machine.put(FACTORS)
+    bounds, buffers = np.array(bounds), buffers_of(bounds[-1])
+    expected, got, factors = in_doubles(buffers), machine.put(buffers), machine.put(FACTORS)
+    rates = 1e-2 * np.arange(1.0, len(bounds))
     for _ in range(2):
-        squares = machine.update("lamb_moments", got, bounds, factors, **RATES)
-        of_reference = reference.lamb_moments(values, gradients, *moments, bounds, FACTORS, **RATES)
-        np.testing.assert_allclose(squares, of_reference, rtol=1e-5)
-        machine.update("lamb_update", [got[0], *got[2:]], bounds, machine.put(rates), factors, **UPDATE)
-        reference.lamb_update(values, *moments, bounds, rates, FACTORS, **UPDATE)
-    for one, other in zip(got, expected, strict=True):
-        machine.compare("lamb", "float32", one, other, 64)
+        squares = machine.kernels.lamb_moments(got, bounds, factors, SETTINGS)
+        of_reference = reference.lamb_moments(expected, bounds, FACTORS, SETTINGS)
+        np.testing.assert_allclose(machine.get(squares), of_reference, rtol=1e-5)
+        machine.kernels.lamb_update(got, bounds, machine.put(rates), factors, SETTINGS)
+        reference.lamb_update(expected, bounds, rates, FACTORS, SETTINGS)
+    for one, other in zip(got[:4], expected[:4], strict=True):
+        machine.compare("lamb", "float32", machine.get(one), other, 64)
 
 
 @pytest.mark.parametrize("count", [1023, 4096])
 def test_optimizers_round_the_new_values_as_they_write_them(machine, count):
-    values, gradients, *moments = map(machine.put, buffers_of(count))
-    rounded = machine.put(np.full(count, np.nan, ml_dtypes.bfloat16))
-    factors, blocks = machine.put(FACTORS), (np.array([0, count]), machine.put(np.array([0.1])))
-    machine.kernels.adamw(values, gradients, *moments, factors, **RATES, bfloat16_copy=rounded)
-    np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
-    machine.kernels.lamb_update(values, *moments, *blocks, factors, **UPDATE, bfloat16_copy=rounded)
-    np.testing.assert_array_equal(machine.get(rounded), machine.get(values).astype(ml_dtypes.bfloat16))
+    copy = np.full(count, np.nan, ml_dtypes.bfloat16)
+    buffers = machine.put(buffers_of(count)._replace(bfloat16_copy=copy))
+
+    def assert_rounded():
+        expected = machine.get(buffers.values).astype(ml_dtypes.bfloat16)
+        np.testing.assert_array_equal(machine.get(buffers.bfloat16_copy), expected)
+
+    machine.kernels.adamw(buffers, machine.put(FACTORS), SETTINGS)
+    assert_rounded()
+    blocks = np.array([0, count]), machine.put(np.array([0.1]))
+    machine.kernels.lamb_update(buffers, *blocks, machine.put(FACTORS), SETTINGS)
+    assert_rounded()
 
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf])
 def test_without_a_finite_scale_an_update_changes_nothing(machine, scale):
     bounds, before = np.array([0, 2000, 5000]), buffers_of(5000)
-    values, _, *moments = after = [machine.put(array) for array in before]
-    updates = machine.put(np.array([6]))
-    factors = machine.kernels.update_factors(1e-2, machine.put(np.array(scale)), updates, RATES["betas"])
-    machine.kernels.adamw(*after, factors, **RATES)
-    assert not machine.get(machine.kernels.lamb_moments(*after, bounds, factors, **RATES)).any()
-    machine.kernels.lamb_update(values, *moments, bounds, machine.put(np.ones(2)), factors, **UPDATE)
-    np.testing.assert_array_equal([machine.get(array) for array in after], before)
+    after, updates = machine.put(before), machine.put(np.array([6]))
+    factors = machine.kernels.update_factors(1e-2, machine.put(np.array(scale)), updates, SETTINGS.betas)
+    machine.kernels.adamw(after, factors, SETTINGS)
+    assert not machine.get(machine.kernels.lamb_moments(after, bounds, factors, SETTINGS)).any()
+    machine.kernels.lamb_update(after, bounds, machine.put(np.ones(2)), factors, SETTINGS)
+    np.testing.assert_array_equal([machine.get(array) for array in after[:4]], before[:4])
     assert machine.get(updates).tolist() == [6]
 
 
@@ -530,12 +541,12 @@ def arguments_of_gradients(element):
     """The arguments of all kernels that put gradients into targets, without these, by name."""
     x, gradient = (normal(2, 70, 40, dtype=element) for _ in range(2))
     weight, statistics = normal(40), np.abs(normal(140, 1))
-    drawn = 0.3, STREAM, Coordinates.of(3, 1, np.arange(2))
+    dropout = Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(2)))
     return {
         "linear_bias_gradient": (gradient,),
         "activation_gradient": (gradient, x, weight, "gelu"),
         "layer_norm_gradient": (gradient, x, weight, statistics, statistics),
-        "dropout_add_layer_norm_gradient": (gradient, x, weight, statistics, statistics, *drawn),
+        "dropout_add_layer_norm_gradient": (gradient, x, weight, statistics, statistics, dropout),
     }
 
 
@@ -562,11 +573,11 @@ class TestOrder:
     def test_a_second_run_gives_the_same_bits(self, machine, element):
         x, gradient = normal(2, 200, 40, dtype=element), normal(2, 200, 40, dtype=element)
         weight, ids = normal(40), RANDOM.integers(0, 3, (2, 200))
-        draws = 0.3, STREAM, Coordinates.of(3, 1, np.arange(2))
+        dropout = Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(2)))
 
         def run():
-            made = machine.run("dropout_add_layer_norm", x, weight, x, weight, weight, 1e-12, *draws)
-            arguments = gradient, made[1], weight, *made[2:], *draws
+            made = machine.run("dropout_add_layer_norm", x, weight, x, weight, weight, 1e-12, dropout)
+            arguments = gradient, made[1], weight, *made[2:], dropout
             table = normal(3, 40) * 0
             machine.update("embedding_gradient", [gradient, ids, table], False, None)
             by_activation = machine.run("activation_gradient", gradient, x, weight, "gelu")
@@ -580,12 +591,12 @@ class TestOrder:
     def test_the_order_of_threads_and_copies_changes_no_bit(self, machine, element, order, monkeypatch):
         x, gradient, bias = normal(150, 64, dtype=element), normal(150, 64, dtype=element), normal(64)
         ids, sequences = RANDOM.integers(0, 3, 150), Sequences.padded(np.zeros((2, 75)), None)
-        joined, draws = normal(150, 192, dtype=element), (0.3, STREAM, Coordinates.of(3, 1, np.arange(150)))
-        drawn = 0.3, STREAM, sequences.coordinates(Coordinates.of(3, 1, ids[:2]))
+        joined, dropout = normal(150, 192, dtype=element), Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(150)))
+        of_rows = Dropout(0.3, PURPOSE, sequences.coordinates(Coordinates.of(3, 1, ids[:2])))
 
         def run():
-            made = machine.run("dropout_add_layer_norm", x, bias, x, bias, bias, 1e-12, *draws)
-            made += machine.run("dropout_add_layer_norm_gradient", gradient, made[1], bias, *made[2:], *draws)
+            made = machine.run("dropout_add_layer_norm", x, bias, x, bias, bias, 1e-12, dropout)
+            made += machine.run("dropout_add_layer_norm_gradient", gradient, made[1], bias, *made[2:], dropout)
             made += machine.run("activation_gradient", gradient, x, bias, "gelu")
             made += machine.run("linear_bias_gradient", gradient)
             losses = machine.run("cross_entropy", x, ids, -100)
@@ -593,7 +604,7 @@ class TestOrder:
             made += machine.run("argmax", x)
             table = np.zeros((3, 64), np.float32)
             machine.update("embedding_gradient", [gradient, ids, table], False, None)
-            settings = settings_of(machine, (sequences, 2, *drawn))
+            settings = settings_of(machine, (sequences, 2, of_rows))
             output, saved = machine.kernels.attention(machine.put(joined), *settings)
             by_joined = machine.kernels.attention_gradient(machine.put(gradient), machine.put(joined), saved, *settings)
             return *made, table, machine.get(output), machine.get(by_joined)
@@ -605,8 +616,8 @@ class TestOrder:
 
     def test_a_sample_gives_the_same_bits_alone_and_in_a_batch(self, machine, element):
         x, residual, weight = normal(3, 50, 48, dtype=element), normal(3, 50, 48, dtype=element), normal(48)
-        together, alone = (Coordinates.of(3, 1, np.arange(3)), Coordinates.of(3, 1, np.array([2])))
-        tail = weight, weight, 1e-12, 0.2, STREAM
+        together, alone = (Dropout(0.2, PURPOSE, Coordinates.of(3, 1, np.array(each))) for each in ([0, 1, 2], [2]))
+        tail = weight, weight, 1e-12
         whole = machine.run("dropout_add_layer_norm", x, weight, residual, *tail, together)[0]
         part = machine.run("dropout_add_layer_norm", x[2:], weight, residual[2:], *tail, alone)[0]
         np.testing.assert_array_equal(whole[2:], part)
@@ -628,11 +639,11 @@ def test_arrays_that_begin_anywhere_are_taken(machine, element):
 
 
 def test_dropout_follows_what_is_written_to_its_counters(machine, element, expected):
-    x, right_place = normal(3, 40, dtype=element), Coordinates.of(1 << 40 | 9, 2**31 + 5, np.arange(3) + 2**33)
-    place = machine.put(Coordinates.of(1 << 40 | 9, 4, np.arange(3)))
-    machine.run("dropout", x, 0.4, STREAM, place)
-    place.counters[...] = machine.put(right_place.counters)
-    [got] = machine.run("dropout", x, 0.4, STREAM, place)
-    right = expected("dropout", x, 0.4, STREAM, right_place)
+    x, coordinates = normal(3, 40, dtype=element), Coordinates.of(1 << 40 | 9, 2**31 + 5, np.arange(3) + 2**33)
+    dropout = Dropout(0.4, PURPOSE, machine.put(Coordinates.of(1 << 40 | 9, 4, np.arange(3))))
+    machine.run("dropout", x, dropout)
+    dropout.coordinates.counters[...] = machine.put(coordinates.counters)
+    [got] = machine.run("dropout", x, dropout)
+    right = expected("dropout", x, Dropout(0.4, PURPOSE, coordinates))
     machine.compare("dropout", element.name, got.astype(np.float64), right, TOLERANCES[element.name])
     assert (got == 0).any()

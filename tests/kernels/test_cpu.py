@@ -1,6 +1,7 @@
-"""Law 4: the compiled kernels agree with the reference, which is given the same numbers in double precision."""
+"""Invariant 4: the compiled kernels agree with the reference, which is given the same numbers in double precision."""
 
 import threading
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -8,13 +9,14 @@ import pytest
 from targets import TARGETS, assert_targets_are_heeded, call
 
 from lucid.kernels import reference, threads
+from lucid.kernels.arguments import NO_DROPOUT, AdamSettings, Dropout, UpdateBuffers
 from lucid.kernels.sequences import Sequences
 from lucid.random import Coordinates
 
 RANDOM = np.random.default_rng(5)
 # A unit in the last place of float32, relative.
 ULP = 2.0**-23
-STREAM = 1 << 16
+PURPOSE = 1 << 16
 SHAPES = [(1, 1, 1), (2, 3, 5), (3, 1, 64), (2, 70, 33), (1, 129, 768)]
 
 
@@ -29,12 +31,13 @@ def cpu():
 
 @pytest.fixture(params=[None, 0.1, 0.5], ids=["no dropout", "dropout 0.1", "dropout 0.5"])
 def drawn(request):
-    """A function of the batch size that returns (probability, stream, coordinates)."""
+    """A function of the batch size that returns how to drop out."""
 
     def of(samples):
         if request.param is None:
-            return 0.0, STREAM, None
-        return request.param, STREAM + 3, Coordinates.of(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
+            return NO_DROPOUT
+        coordinates = Coordinates.of(seed=1 << 40 | 9, step=4, samples=np.arange(samples) * 7 + 2)
+        return Dropout(request.param, PURPOSE + 3, coordinates)
 
     return of
 
@@ -93,22 +96,23 @@ def test_dropout_is_the_reference_bit_for_bit(cpu, shape, probability):
     x = normal(*shape)
     for seed, step in ((0, 0), (2**64 - 1, 2**32 - 1)):
         coordinates = Coordinates.of(seed, step, np.arange(shape[0]) + 2**32 - 2)
-        expected = reference.dropout(x, probability, STREAM, coordinates)
-        np.testing.assert_array_equal(cpu.dropout(x, probability, STREAM, coordinates), expected)
+        dropout = Dropout(probability, PURPOSE, coordinates)
+        np.testing.assert_array_equal(cpu.dropout(x, dropout), reference.dropout(x, dropout))
 
 
 def test_dropout_of_rows_is_that_of_the_grid_they_are_from(cpu):
     grid, mask = normal(3, 70, 33), np.arange(70) < np.array([[70], [1], [25]])
-    coordinates, sequences = Coordinates.of(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
-    expected = cpu.dropout(grid, 0.3, STREAM, coordinates)[mask]
+    dropout = Dropout(0.3, PURPOSE, Coordinates.of(7, 2, np.array([9, 4, 5])))
+    sequences = Sequences.unpadded(mask, mask)
+    expected = cpu.dropout(grid, dropout)[mask]
     for kernel in (cpu, reference):
-        got = kernel.dropout(sequences.rows_of(grid), 0.3, STREAM, sequences.coordinates(coordinates))
+        got = kernel.dropout(sequences.rows_of(grid), of_rows(dropout, sequences))
         np.testing.assert_array_equal(got, expected)
 
 
 def test_a_number_that_is_none_survives_dropout(cpu):
     x = np.full((1, 1000), np.nan, np.float32)
-    assert np.isnan(cpu.dropout(x, 0.5, STREAM, Coordinates.of(0, 0, np.arange(1)))).all()
+    assert np.isnan(cpu.dropout(x, Dropout(0.5, PURPOSE, Coordinates.of(0, 0, np.arange(1))))).all()
 
 
 class TestLayerNorm:
@@ -135,12 +139,10 @@ class TestLayerNorm:
     def test_with_dropout_and_residual_it_agrees_forward_and_backward(self, cpu, shape, drawn):
         C = shape[-1]
         x, residual, gradient = normal(*shape), normal(*shape), normal(*shape)
-        draws = drawn(shape[0])
-        found = assert_agrees(
-            cpu, "dropout_add_layer_norm", x, normal(C), residual, normal(C), normal(C), 1e-12, *draws
-        )
-        _, total, mean, reciprocal = found
-        arguments = gradient, total, normal(C), mean, reciprocal, *draws
+        dropout = drawn(shape[0])
+        arguments = x, normal(C), residual, normal(C), normal(C), 1e-12, dropout
+        _, total, mean, reciprocal = assert_agrees(cpu, "dropout_add_layer_norm", *arguments)
+        arguments = gradient, total, normal(C), mean, reciprocal, dropout
         assert_agrees(cpu, "dropout_add_layer_norm_gradient", *arguments, ulps=64)
 
 
@@ -154,10 +156,11 @@ def sequences_of(lengths, holes=False):
     return Sequences.unpadded(mask, mask)
 
 
-def draws_of_rows(draws, sequences):
-    """The same draws, of (probability, stream, coordinates), with the coordinates of the rows."""
-    probability, stream, coordinates = draws
-    return probability, stream, coordinates and sequences.coordinates(coordinates)
+def of_rows(dropout, sequences):
+    """The same dropout, with the coordinates of the rows."""
+    if dropout.coordinates is None:
+        return dropout
+    return replace(dropout, coordinates=sequences.coordinates(dropout.coordinates))
 
 
 class TestAttention:
@@ -168,27 +171,27 @@ class TestAttention:
     def test_it_agrees_forward_and_backward(self, cpu, lengths, width, heads, holes, drawn):
         sequences = sequences_of(lengths, holes)
         joined, gradient = normal(sum(lengths), 3 * width), normal(sum(lengths), width)
-        settings = sequences, heads, *draws_of_rows(drawn(len(lengths)), sequences)
+        settings = sequences, heads, of_rows(drawn(len(lengths)), sequences)
         _, probabilities = assert_agrees(cpu, "attention", joined, *settings)
         assert_agrees(cpu, "attention_gradient", gradient, joined, probabilities, *settings, ulps=64)
 
     def test_a_sequence_may_be_empty(self, cpu):
         sequences = Sequences((0, 3, 3, 5), np.array([0, 1, 2, 8, 9]), 4)
-        settings = sequences, 2, 0.0, 0, None
+        settings = sequences, 2, NO_DROPOUT
         joined, gradient = normal(5, 12), normal(5, 4)
         _, probabilities = assert_agrees(cpu, "attention", joined, *settings)
         assert_agrees(cpu, "attention_gradient", gradient, joined, probabilities, *settings, ulps=64)
 
     def test_more_heads_than_are_made_at_once_agree(self, cpu, drawn):
         sequences = sequences_of([250, 30])
-        settings = sequences, 5, *draws_of_rows(drawn(2), sequences)
+        settings = sequences, 5, of_rows(drawn(2), sequences)
         joined, gradient = normal(280, 30), normal(280, 10)
         _, probabilities = assert_agrees(cpu, "attention", joined, *settings)
         assert_agrees(cpu, "attention_gradient", gradient, joined, probabilities, *settings, ulps=64)
 
     @pytest.mark.parametrize("scale", [1e-6, 30.0, 1e6])
     def test_it_agrees_for_scores_of_every_size(self, cpu, scale):
-        joined, settings = normal(9, 12), (sequences_of([9]), 2, 0.0, STREAM, None)
+        joined, settings = normal(9, 12), (sequences_of([9]), 2, NO_DROPOUT)
         joined[:, :4] *= np.float32(scale)
         expected = reference.attention(joined, *settings)[0]
         got = cpu.attention(joined, *settings)[0]
@@ -196,7 +199,7 @@ class TestAttention:
 
     def test_a_masked_key_has_no_weight_at_all_and_a_row_without_keys_is_uniform(self, cpu):
         mask = np.array([[True, True, False, True], [False] * 4])
-        _, probabilities = cpu.attention(normal(8, 18), Sequences.unpadded(mask, mask), 2, 0.0, STREAM, None)
+        _, probabilities = cpu.attention(normal(8, 18), Sequences.unpadded(mask, mask), 2, NO_DROPOUT)
         first, second = probabilities.reshape(2, 2, 4, 4)
         np.testing.assert_array_equal(first[..., 2], 0)
         np.testing.assert_array_equal(second, 0.25)
@@ -205,7 +208,7 @@ class TestAttention:
     def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, cpu, bad):
         joined, gradient = normal(5, 12), normal(5, 4)
         joined[1, 2] = bad
-        settings = sequences_of([3, 2]), 2, 0.0, STREAM, None
+        settings = sequences_of([3, 2]), 2, NO_DROPOUT
         with np.errstate(invalid="ignore"):
             output, probabilities = cpu.attention(joined, *settings)
             by_joined = cpu.attention_gradient(gradient, joined, probabilities, *settings)
@@ -280,12 +283,12 @@ def test_bias_gradients_of_some_columns_are_those_of_all(cpu, dtype, rows):
 def arguments_of_gradients():
     """The arguments of all kernels that put gradients into targets, without these, by name."""
     x, gradient, weight, statistics = normal(2, 70, 33), normal(2, 70, 33), normal(33), np.abs(normal(140, 1))
-    drawn = 0.3, STREAM, Coordinates.of(3, 1, np.arange(2))
+    dropout = Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(2)))
     return {
         "linear_bias_gradient": (gradient,),
         "activation_gradient": (gradient, x, weight, "gelu"),
         "layer_norm_gradient": (gradient, x, weight, statistics, statistics),
-        "dropout_add_layer_norm_gradient": (gradient, x, weight, statistics, statistics, *drawn),
+        "dropout_add_layer_norm_gradient": (gradient, x, weight, statistics, statistics, dropout),
     }
 
 
@@ -315,42 +318,44 @@ def test_a_sum_of_squares_with_an_infinity_is_not_finite(cpu):
         assert np.isfinite(sums).tolist() == [True, True, False]
 
 
-RATES = {"betas": (0.9, 0.98), "epsilon": 1e-6, "weight_decay": 0.1}
-UPDATE = {name: RATES[name] for name in ("epsilon", "weight_decay")}
+SETTINGS = AdamSettings(betas=(0.9, 0.98), epsilon=1e-6, weight_decay=0.1)
 # Learning rate and gradient scale, then what corrects the moments.
 FACTORS = np.array([1e-2, 0.3, 1 / 0.19, 1 / 0.2])
 
 
+def buffers_of(count, bfloat16_copy=None):
+    return UpdateBuffers(normal(count), normal(count), normal(count), normal(count) ** 2, bfloat16_copy)
+
+
 @pytest.mark.parametrize("count", [1, 1023, 70_001])
 def test_adamw_agrees(cpu, count):
-    got = [normal(count), normal(count), normal(count), normal(count) ** 2]
-    expected = [doubled(array) for array in got]
+    got = buffers_of(count)
+    expected = UpdateBuffers(*map(doubled, got))
     for _ in range(2):
-        cpu.adamw(*got, FACTORS, **RATES)
-        reference.adamw(*expected, FACTORS, **RATES)
-    for one, other in zip(got, expected, strict=True):
+        cpu.adamw(got, FACTORS, SETTINGS)
+        reference.adamw(expected, FACTORS, SETTINGS)
+    for one, other in zip(got[:4], expected[:4], strict=True):
         np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
 
 
 def lamb_steps(kernels, buffers, bounds):
     """Take two steps in place, of another rate in each block, and return the sums of squares."""
-    values, gradients, *moments = buffers
     rates = 1e-2 * np.arange(1.0, len(bounds))
     squares = []
     for _ in range(2):
-        squares.append(kernels.lamb_moments(values, gradients, *moments, bounds, FACTORS, **RATES))
-        kernels.lamb_update(values, *moments, bounds, rates, FACTORS, **UPDATE)
+        squares.append(kernels.lamb_moments(buffers, bounds, FACTORS, SETTINGS))
+        kernels.lamb_update(buffers, bounds, rates, FACTORS, SETTINGS)
     return squares
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
 def test_lamb_agrees(cpu, bounds):
     count, bounds = bounds[-1], np.array(bounds)
-    got = [normal(count), normal(count), normal(count), normal(count) ** 2]
-    expected = [doubled(array) for array in got]
+    got = buffers_of(count)
+    expected = UpdateBuffers(*map(doubled, got))
     squares = lamb_steps(cpu, got, bounds), lamb_steps(reference, expected, bounds)
     np.testing.assert_allclose(*squares, rtol=64 * ULP)
-    for one, other in zip(got, expected, strict=True):
+    for one, other in zip(got[:4], expected[:4], strict=True):
         np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
 
 
@@ -359,23 +364,21 @@ def test_without_a_finite_scale_an_update_changes_nothing(cpu, scale):
     bounds, factors = np.array([0, 2000, 5000]), FACTORS.copy()
     factors[1] = scale
     for kernels in (cpu, reference):
-        before = [normal(5000), normal(5000), normal(5000), normal(5000) ** 2]
-        values, gradients, *moments = after = [array.copy() for array in before]
-        kernels.adamw(*after, factors, **RATES)
-        assert not kernels.lamb_moments(values, gradients, *moments, bounds, factors, **RATES).any()
-        kernels.lamb_update(values, *moments, bounds, np.ones(2), factors, **UPDATE)
-        np.testing.assert_array_equal(after, before)
+        before = buffers_of(5000)[:4]
+        after = UpdateBuffers(*(array.copy() for array in before))
+        kernels.adamw(after, factors, SETTINGS)
+        assert not kernels.lamb_moments(after, bounds, factors, SETTINGS).any()
+        kernels.lamb_update(after, bounds, np.ones(2), factors, SETTINGS)
+        np.testing.assert_array_equal(after[:4], before)
 
 
 def test_optimizers_round_the_new_values_too(cpu):
     for kernels in (cpu, reference):
-        values, gradients, *moments = normal(70_001), normal(70_001), normal(70_001), normal(70_001) ** 2
-        rounded = np.full(70_001, np.nan, ml_dtypes.bfloat16)
-        kernels.adamw(values, gradients, *moments, FACTORS, **RATES, bfloat16_copy=rounded)
-        np.testing.assert_array_equal(rounded, values.astype(ml_dtypes.bfloat16))
-        blocks = np.array([0, 70_001]), np.array([0.1])
-        kernels.lamb_update(values, *moments, *blocks, FACTORS, **UPDATE, bfloat16_copy=rounded)
-        np.testing.assert_array_equal(rounded, values.astype(ml_dtypes.bfloat16))
+        buffers = buffers_of(70_001, np.full(70_001, np.nan, ml_dtypes.bfloat16))
+        kernels.adamw(buffers, FACTORS, SETTINGS)
+        np.testing.assert_array_equal(buffers.bfloat16_copy, buffers.values.astype(ml_dtypes.bfloat16))
+        kernels.lamb_update(buffers, np.array([0, 70_001]), np.array([0.1]), FACTORS, SETTINGS)
+        np.testing.assert_array_equal(buffers.bfloat16_copy, buffers.values.astype(ml_dtypes.bfloat16))
 
 
 class TestDivision:
@@ -387,27 +390,27 @@ class TestDivision:
         x, residual, gradient = (normal(3, 200, 331) for _ in range(3))
         weight, bias = normal(331), normal(331)
         logits, labels = normal(600, 331), RANDOM.integers(0, 331, 600)
-        draws = 0.3, STREAM, Coordinates.of(3, 1, np.arange(3))
+        dropout = Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(3)))
         values, bounds = normal(400_000), np.arange(0, 400_001, 12_500)
 
         def run():
-            y, total, mean, reciprocal = cpu.dropout_add_layer_norm(x, bias, residual, weight, bias, 1e-12, *draws)
+            y, total, mean, reciprocal = cpu.dropout_add_layer_norm(x, bias, residual, weight, bias, 1e-12, dropout)
             _, log_sum = cpu.cross_entropy(logits, labels, -100)
             optimized = [values.copy() for _ in range(2)]
-            cpu.adamw(optimized[0], values, optimized[1], values**2, FACTORS, **RATES)
-            by_lamb = [values.copy(), values, values.copy(), values**2]
+            cpu.adamw(UpdateBuffers(optimized[0], values, optimized[1], values**2), FACTORS, SETTINGS)
+            by_lamb = UpdateBuffers(values.copy(), values, values.copy(), values**2)
             squares = lamb_steps(cpu, by_lamb, bounds)
             joined, sequences = x.reshape(600, 331)[:, :312], sequences_of([200, 130, 270])
-            settings = sequences, 4, *draws_of_rows(draws, sequences)
+            settings = sequences, 4, of_rows(dropout, sequences)
             attended, probabilities = cpu.attention(joined, *settings)
             return [
                 attended, cpu.attention_gradient(attended, joined, probabilities, *settings),
-                y, total, log_sum, *optimized, *by_lamb, *squares, cpu.squared_sums(values, bounds),
-                cpu.dropout(x, *draws),
+                y, total, log_sum, *optimized, *by_lamb[:4], *squares, cpu.squared_sums(values, bounds),
+                cpu.dropout(x, dropout),
                 cpu.activation(x, bias, "gelu"), *call(cpu, "activation_gradient", gradient, x, bias, "gelu"),
                 *cpu.layer_norm(x, weight, bias, 1e-12), *call(cpu, "linear_bias_gradient", gradient),
                 *call(cpu, "layer_norm_gradient", gradient, total, weight, mean, reciprocal),
-                *call(cpu, "dropout_add_layer_norm_gradient", gradient, total, weight, mean, reciprocal, *draws),
+                *call(cpu, "dropout_add_layer_norm_gradient", gradient, total, weight, mean, reciprocal, dropout),
                 cpu.cross_entropy_gradient(log_sum, logits, labels, log_sum, -100),
             ]  # fmt: skip
 
@@ -431,11 +434,11 @@ class TestDivision:
 
     def test_a_sequence_gives_the_same_bits_alone_and_among_others(self, cpu):
         joined, gradient = normal(70, 24), normal(70, 8)
-        draws = 0.3, STREAM, Coordinates.of(3, 1, np.arange(3))
+        dropout = Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(3)))
         together = sequences_of([20, 40, 10])
         alone = Sequences.unpadded(np.ones((1, 41), bool), np.arange(41)[None] < 40)
-        of_all = together, 2, *draws_of_rows(draws, together)
-        of_one = alone, 2, *draws_of_rows((*draws[:2], Coordinates.of(3, 1, np.array([1]))), alone)
+        of_all = together, 2, of_rows(dropout, together)
+        of_one = alone, 2, of_rows(Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.array([1]))), alone)
         whole, probabilities = cpu.attention(joined, *of_all)
         part, own = cpu.attention(joined[20:60], *of_one)
         np.testing.assert_array_equal(whole[20:60], part)
@@ -446,8 +449,8 @@ class TestDivision:
 
     def test_a_sample_gives_the_same_bits_alone_and_in_a_batch(self, cpu):
         x, residual, weight, bias = normal(3, 50, 33), normal(3, 50, 33), normal(33), normal(33)
-        together, alone = (Coordinates.of(3, 1, np.arange(3)), Coordinates.of(3, 1, np.array([2])))
-        tail = weight, bias, 1e-12, 0.2, STREAM
+        together, alone = (Dropout(0.2, PURPOSE, Coordinates.of(3, 1, np.array(each))) for each in ([0, 1, 2], [2]))
+        tail = weight, bias, 1e-12
         whole = cpu.dropout_add_layer_norm(x, bias, residual, *tail, together)[0]
         part = cpu.dropout_add_layer_norm(x[2:], bias, residual[2:], *tail, alone)[0]
         np.testing.assert_array_equal(whole[2:], part)

@@ -17,6 +17,7 @@ import lucid
 from lucid import kernels, random
 from lucid.errors import ConfigError
 from lucid.kernels import cpu, onednn, products, reference, threads
+from lucid.kernels.arguments import Dropout
 from lucid.kernels.cpu import gemm
 from lucid.kernels.sequences import Sequences
 from lucid.kernels.targets import Target
@@ -169,12 +170,12 @@ class TestOperands:
     def test_attention_multiplies_operands(self, products):
         mask = np.arange(20) < np.array([[20], [3], [17]])
         sequences = Sequences.unpadded(mask, mask)
-        draws = 0.2, 7, sequences.coordinates(random.Coordinates.of(1, 2, np.arange(3)))
+        dropout = Dropout(0.2, 7, sequences.coordinates(random.Coordinates.of(1, 2, np.arange(3))))
         joined, gradient = normal(40, 36), normal(40, 12)
         operands = gemm.product_input(joined), gemm.product_input(gradient)
-        output, probabilities = cpu.attention(operands[0], sequences, 3, *draws)
-        by_joined = cpu.attention_gradient(operands[1], operands[0], probabilities, sequences, 3, *draws)
-        exact = doubled(joined), sequences, 3, *draws
+        output, probabilities = cpu.attention(operands[0], sequences, 3, dropout)
+        by_joined = cpu.attention_gradient(operands[1], operands[0], probabilities, sequences, 3, dropout)
+        exact = doubled(joined), sequences, 3, dropout
         expected, exact_probabilities = reference.attention(*exact)
         # Each rounding to bfloat16 costs up to 2**-8: of the probabilities that are kept, of the output, of the
         # gradients by the scores. They fall on terms of sums, which may be larger than the sums.

@@ -17,7 +17,7 @@ from lucid.nn import Linear, Module, flatten, functional
 RANDOM = np.random.default_rng(2)
 X = RANDOM.standard_normal((2, 3, 4))
 SAMPLES = np.array([5, 9])
-CATALOGUE = [name for name in vars(kernels.Kernels) if not name.startswith("_")]
+CATALOGUE = [name for name in dir(kernels.Kernels) if not name.startswith("_")]
 COORDINATES = random.Coordinates.of(seed=7, step=3, samples=SAMPLES)
 
 

@@ -11,20 +11,20 @@ from numba import types
 
 from lucid.backend import Array
 from lucid.kernels import onednn, threads
+from lucid.kernels.arguments import Dropout
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, part, read, write
 from lucid.kernels.cpu.gemm import multiply_here, product_input_here
 from lucid.kernels.cpu.mathematics import LEAST, ONE, exp, number_at, order_of
-from lucid.kernels.cpu.philox import Draws, draws, fill_factors_from, scratch
+from lucid.kernels.cpu.philox import DropoutArguments, dropout_arguments, fill_factors_from, scratch
 from lucid.kernels.cpu.sums import row_product, row_sum
 from lucid.kernels.sequences import Sequences
-from lucid.random import Coordinates
 
 # The scores of as many heads as fit are made at once: half of a usual second-level cache.
 _SCORES_AT_ONCE = 131_072
 
-# The parameters by which a kernel draws for the heads of one sequence: what `_Group.draws` returns.
-_DRAWS = read(1, types.uint64), types.uint64, types.float64, types.int64, types.int64, types.int64
+# The types of `_Group.dropout_arguments`: the last parameters of a kernel for the heads of one sequence.
+_DROPOUT_TYPES = read(1, types.uint64), types.uint64, types.float64, types.int64, types.int64, types.int64
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,14 @@ class _Group:
         _, length, _ = self.shape
         return x[self.squares].reshape(-1, length, length)[self.heads]
 
-    def draws(self, drawn: Draws, length: int) -> tuple[Array, np.uint64, float, int, int, int]:
-        """Return what kernels draw by: of the sample's [H, T, T] elements, T = `length`, those in these rows."""
-        if not len(drawn.place):
-            return drawn.place, np.uint64(0), 1.0, 0, 0, length
+    def dropout_arguments(
+        self, of_rows: DropoutArguments, length: int
+    ) -> tuple[Array, np.uint64, float, int, int, int]:
+        """Return the arguments for these heads and rows of the sample's [H, T, T] elements, where T is `length`."""
+        if not len(of_rows.key):
+            return of_rows.key, np.uint64(0), 1.0, 0, 0, length
         first = self.rows.start
-        return drawn.place, drawn.counters[first], drawn.scale, self.heads.start, drawn.positions[first], length
+        return of_rows.key, of_rows.counters[first], of_rows.scale, self.heads.start, of_rows.positions[first], length
 
 
 def _groups(sequences: Sequences, heads: int) -> list[_Group]:
@@ -103,13 +105,13 @@ def _softmax(scores: Array, mask: Array, scale: np.float32, y: Array) -> None:
         y[column] *= reciprocal
 
 
-@kernel(write(3), read(1, types.boolean), types.float64, write(3), *_DRAWS)
+@kernel(write(3), read(1, types.boolean), types.float64, write(3), *_DROPOUT_TYPES)
 def _masked_softmax(
     scores: Array,
     mask: Array,
     scale: float,
     probabilities: Array,
-    place: Array,
+    key: Array,
     counter: np.uint64,
     keep_scale: float,
     first_head: int,
@@ -123,31 +125,31 @@ def _masked_softmax(
             source, target = probabilities[head, row], scores[head, row]
             _softmax(target, mask, np.float32(scale), source)
             first = ((first_head + head) * length + position + row) * length + position
-            fill_factors_from(factors, words, place, counter, first, keep_scale)
+            fill_factors_from(factors, words, key, counter, first, keep_scale)
             for column in range(factors.shape[0]):
                 target[column] = source[column] * factors[column]
 
 
-@kernel(write(3), read(3), types.float64, write(3), *_DRAWS)
+@kernel(write(3), read(3), types.float64, write(3), *_DROPOUT_TYPES)
 def _masked_softmax_gradient(
     gradient: Array,
     probabilities: Array,
     scale: float,
     kept: Array,
-    place: Array,
+    key: Array,
     counter: np.uint64,
     keep_scale: float,
     first_head: int,
     position: int,
     length: int,
 ) -> None:
-    """Turn the gradient by the kept probabilities into that by the scores, in place; make them again as well."""
+    """Turn the gradient by the kept probabilities into that by the scores, in key; make them again as well."""
     factors, words = scratch(gradient.shape[2])
     for head in range(gradient.shape[0]):
         for row in range(gradient.shape[1]):
             source, target, made = probabilities[head, row], gradient[head, row], kept[head, row]
             first = ((first_head + head) * length + position + row) * length + position
-            fill_factors_from(factors, words, place, counter, first, keep_scale)
+            fill_factors_from(factors, words, key, counter, first, keep_scale)
             for column in range(factors.shape[0]):
                 made[column] = source[column] * factors[column]
             along = row_product(target, made)
@@ -156,28 +158,19 @@ def _masked_softmax_gradient(
                 target[column] = by_probability * source[column] * np.float32(scale)
 
 
-def attention(
-    joined: Array,
-    sequences: Sequences,
-    heads: int,
-    probability: float,
-    stream: int,
-    coordinates: Coordinates | None,
-) -> tuple[Array, Array]:
+def attention(joined: Array, sequences: Sequences, heads: int, dropout: Dropout) -> tuple[Array, Array]:
     q, k, v = _split_heads(joined, 3, heads)
     N, H, D = q.shape
     mask = np.ones(N, bool) if sequences.mask is None else plain(sequences.mask, bool)
     output = np.empty((N, H, D), joined.dtype)
     probabilities = np.empty(H * sequences.areas[-1].stop, np.float32)
-    drawn = draws(probability, stream, coordinates)
+    arguments, scale = dropout_arguments(dropout), 1 / math.sqrt(D)
 
     def work(groups: Iterator[tuple[_Group, Array, Array]]) -> None:
         for group, scores, _ in groups:
             multiply_here(group.of(q), group.of(k).swapaxes(1, 2), scores)
-            _masked_softmax(
-                scores, mask[group.rows], 1 / math.sqrt(D), group.squares_of(probabilities),
-                *group.draws(drawn, sequences.length),
-            )  # fmt: skip
+            of_dropout = group.dropout_arguments(arguments, sequences.length)
+            _masked_softmax(scores, mask[group.rows], scale, group.squares_of(probabilities), *of_dropout)
             multiply_here(product_input_here(scores), group.of(v), group.of(output))
 
     _share(_groups(sequences, heads), work)
@@ -185,28 +178,19 @@ def attention(
 
 
 def attention_gradient(
-    gradient: Array,
-    joined: Array,
-    saved: Array,
-    sequences: Sequences,
-    heads: int,
-    probability: float,
-    stream: int,
-    coordinates: Coordinates | None,
+    gradient: Array, joined: Array, saved: Array, sequences: Sequences, heads: int, dropout: Dropout
 ) -> Array:
     (g,), (q, k, v) = _split_heads(gradient, 1, heads), _split_heads(joined, 3, heads)
     N, H, D = q.shape
     by_joined = np.empty((N, 3, H, D), joined.dtype)
     by_query, by_key, by_value = by_joined.swapaxes(0, 1)
-    drawn = draws(probability, stream, coordinates)
+    arguments, scale = dropout_arguments(dropout), 1 / math.sqrt(D)
 
     def work(groups: Iterator[tuple[_Group, Array, Array]]) -> None:
         for group, by_scores, kept in groups:
             multiply_here(group.of(g), group.of(v).swapaxes(1, 2), by_scores)
-            _masked_softmax_gradient(
-                by_scores, group.squares_of(saved), 1 / math.sqrt(D), kept,
-                *group.draws(drawn, sequences.length),
-            )  # fmt: skip
+            of_dropout = group.dropout_arguments(arguments, sequences.length)
+            _masked_softmax_gradient(by_scores, group.squares_of(saved), scale, kept, *of_dropout)
             factor = product_input_here(by_scores)
             multiply_here(product_input_here(kept).swapaxes(1, 2), group.of(g), group.of(by_value))
             multiply_here(factor, group.of(k), group.of(by_query))

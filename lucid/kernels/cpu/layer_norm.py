@@ -1,4 +1,4 @@
-"""Layer normalisation, alone or together with the bias, the dropout and the residual sum before it."""
+"""Layer normalisation, alone or fused with the bias, the dropout and the residual sum before it."""
 
 import math
 
@@ -7,13 +7,13 @@ from numba import types
 
 from lucid.backend import Array
 from lucid.kernels import threads
+from lucid.kernels.arguments import Dropout
 from lucid.kernels.cpu.arrays import as_rows, plain
 from lucid.kernels.cpu.compiling import kernel, part, read, reduction, write
 from lucid.kernels.cpu.mathematics import ONE, ZERO, fma
-from lucid.kernels.cpu.philox import DRAWS, draws, fill_factors, scratch
+from lucid.kernels.cpu.philox import DROPOUT_TYPES, dropout_arguments, fill_factors, scratch
 from lucid.kernels.cpu.sums import ROWS, add_to, block_sums, row_sum, rows_of, squares_around
 from lucid.kernels.targets import Target, put
-from lucid.random import Coordinates
 
 
 @part
@@ -111,10 +111,8 @@ def layer_norm_gradient(
 
     def work(blocks: slice) -> None:
         part = rows_of(blocks)
-        _layer_norm_gradient(
-            gradients[part], rows[part], weight, mean[part], reciprocal[part], y[part],
-            weight_sums[blocks], bias_sums[blocks],
-        )  # fmt: skip
+        inputs = gradients[part], rows[part], weight, mean[part], reciprocal[part]
+        _layer_norm_gradient(*inputs, y[part], weight_sums[blocks], bias_sums[blocks])
 
     threads.split(len(weight_sums), rows.size, work)
     put(weight_sums.sum(axis=0), by_weight)
@@ -122,9 +120,7 @@ def layer_norm_gradient(
     return y.reshape(x.shape)
 
 
-@kernel(
-    read(2), read(1), read(2), read(1), read(1), types.float64, write(2), write(2), write(2), write(2), *DRAWS,
-)  # fmt: skip
+@kernel(read(2), read(1), read(2), read(1), read(1), types.float64, *(write(2),) * 4, *DROPOUT_TYPES)
 def _dropout_add_layer_norm(
     x: Array,
     bias: Array,
@@ -136,14 +132,14 @@ def _dropout_add_layer_norm(
     y: Array,
     mean: Array,
     reciprocal: Array,
-    place: Array,
+    key: Array,
     counters: Array,
     positions: Array,
     scale: float,
 ) -> None:
     factors, words = scratch(x.shape[1])
     for row in range(x.shape[0]):
-        fill_factors(factors, words, place, counters, positions, scale, row)
+        fill_factors(factors, words, key, counters, positions, scale, row)
         source, other, target = x[row], residual[row], total[row]
         for column in range(factors.shape[0]):
             target[column] = (source[column] + bias[column]) * factors[column] + other[column]
@@ -151,33 +147,22 @@ def _dropout_add_layer_norm(
 
 
 def dropout_add_layer_norm(
-    x: Array,
-    bias: Array,
-    residual: Array,
-    weight: Array,
-    shift: Array,
-    epsilon: float,
-    probability: float,
-    stream: int,
-    coordinates: Coordinates | None,
+    x: Array, bias: Array, residual: Array, weight: Array, shift: Array, epsilon: float, dropout: Dropout
 ) -> tuple[Array, Array, Array, Array]:
     rows, others, bias, weight, shift = as_rows(x), as_rows(residual), plain(bias), plain(weight), plain(shift)
     total, y, mean, reciprocal = np.empty_like(rows), np.empty_like(rows), _column(rows), _column(rows)
-    drawn = draws(probability, stream, coordinates, len(rows) // max(1, len(x)))
+    arguments = dropout_arguments(dropout, len(rows) // max(1, len(x)))
 
     def work(part: slice) -> None:
-        _dropout_add_layer_norm(
-            rows[part], bias, others[part], weight, shift, epsilon, total[part], y[part], mean[part], reciprocal[part],
-            *drawn.of(part),
-        )  # fmt: skip
+        inputs = rows[part], bias, others[part], weight, shift, epsilon
+        outputs = total[part], y[part], mean[part], reciprocal[part]
+        _dropout_add_layer_norm(*inputs, *outputs, *arguments.of_rows(part))
 
     threads.split(len(rows), rows.size, work)
     return y.reshape(x.shape), total.reshape(x.shape), mean, reciprocal
 
 
-@kernel(
-    read(2), read(2), read(1), read(2), read(2), write(2), write(2), write(2), write(2), write(2), *DRAWS,
-)  # fmt: skip
+@kernel(read(2), read(2), read(1), read(2), read(2), *(write(2),) * 5, *DROPOUT_TYPES)
 def _dropout_add_layer_norm_gradient(
     gradient: Array,
     total: Array,
@@ -189,7 +174,7 @@ def _dropout_add_layer_norm_gradient(
     bias_sums: Array,
     weight_sums: Array,
     shift_sums: Array,
-    place: Array,
+    key: Array,
     counters: Array,
     positions: Array,
     scale: float,
@@ -198,11 +183,11 @@ def _dropout_add_layer_norm_gradient(
     for row in range(total.shape[0]):
         block = row // ROWS
         source, target = by_total[row], by_x[row]
+        weights, shifts = weight_sums[block], shift_sums[block]
         _normalise_gradient(
-            gradient[row], total[row], weight, mean[row, 0], reciprocal[row, 0], source,
-            weight_sums[block], shift_sums[block],
-        )  # fmt: skip
-        fill_factors(factors, words, place, counters, positions, scale, row)
+            gradient[row], total[row], weight, mean[row, 0], reciprocal[row, 0], source, weights, shifts
+        )
+        fill_factors(factors, words, key, counters, positions, scale, row)
         for column in range(factors.shape[0]):
             target[column] = source[column] * factors[column]
         add_to(bias_sums[block], target)
@@ -214,9 +199,7 @@ def dropout_add_layer_norm_gradient(
     weight: Array,
     mean: Array,
     reciprocal: Array,
-    probability: float,
-    stream: int,
-    coordinates: Coordinates | None,
+    dropout: Dropout,
     by_bias: Target | None,
     by_weight: Target | None,
     by_shift: Target | None,
@@ -224,14 +207,13 @@ def dropout_add_layer_norm_gradient(
     gradients, totals, weight = as_rows(gradient), as_rows(total), plain(weight)
     by_total, by_x = np.empty_like(totals), np.empty_like(totals)
     bias_sums, weight_sums, shift_sums = (block_sums(*totals.shape) for _ in range(3))
-    drawn = draws(probability, stream, coordinates, len(totals) // max(1, len(total)))
+    arguments = dropout_arguments(dropout, len(totals) // max(1, len(total)))
 
     def work(blocks: slice) -> None:
         part = rows_of(blocks)
-        _dropout_add_layer_norm_gradient(
-            gradients[part], totals[part], weight, mean[part], reciprocal[part], by_total[part], by_x[part],
-            bias_sums[blocks], weight_sums[blocks], shift_sums[blocks], *drawn.of(part),
-        )  # fmt: skip
+        inputs = gradients[part], totals[part], weight, mean[part], reciprocal[part]
+        outputs = by_total[part], by_x[part], bias_sums[blocks], weight_sums[blocks], shift_sums[blocks]
+        _dropout_add_layer_norm_gradient(*inputs, *outputs, *arguments.of_rows(part))
 
     threads.split(len(bias_sums), totals.size, work)
     for sums, target in ((bias_sums, by_bias), (weight_sums, by_weight), (shift_sums, by_shift)):

@@ -7,22 +7,21 @@ from numba import types
 
 from lucid.backend import Array
 from lucid.kernels import threads
+from lucid.kernels.arguments import AdamSettings, UpdateBuffers
 from lucid.kernels.cpu.compiling import kernel, part, read, write
 from lucid.kernels.cpu.sums import bounds_of, double_squares
 
 # A chunk stays in the first-level cache from the update to the sums of squares.
 _CHUNK = 1024
 
-# The last parameters of a kernel: what `_rates` returns.
+# The types of `_rates`: the last parameters of a kernel.
 _RATES = (types.float64,) * 6
 
 
-def _rates(
-    betas: tuple[float, float], epsilon: float, factors: Array
-) -> tuple[float, float, float, float, float, float]:
-    """Return the decay rates, epsilon, the factors of Adam's direction and of the root in it, and the gradient's."""
+def _rates(settings: AdamSettings, factors: Array) -> tuple[float, float, float, float, float, float]:
+    """Return the decay rates, epsilon, the factors of Adam's direction and of its root, and the gradient's scale."""
     _, gradient_scale, *corrections = factors.tolist()
-    return *betas, epsilon, *corrections, gradient_scale
+    return *settings.betas, settings.epsilon, *corrections, gradient_scale
 
 
 def _changes_nothing(factors: Array) -> bool:
@@ -77,25 +76,15 @@ def _adamw(
         values[element] = values[element] * left - _direction(first, second, epsilon, first_factor, root_factor) * rate
 
 
-def adamw(
-    values: Array,
-    gradients: Array,
-    first_moments: Array,
-    second_moments: Array,
-    factors: Array,
-    *,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
-    bfloat16_copy: Array | None = None,
-) -> None:
+def adamw(buffers: UpdateBuffers, factors: Array, settings: AdamSettings) -> None:
     if _changes_nothing(factors):
         return
-    learning_rate, rates = float(factors[0]), _rates(betas, epsilon, factors)
+    values, gradients, first_moments, second_moments, bfloat16_copy = buffers
+    learning_rate, rates = float(factors[0]), _rates(settings, factors)
 
     def work(part: slice) -> None:
         moments = first_moments[part], second_moments[part]
-        _adamw(values[part], gradients[part], *moments, learning_rate, weight_decay, *rates)
+        _adamw(values[part], gradients[part], *moments, learning_rate, settings.weight_decay, *rates)
         if bfloat16_copy is not None:
             bfloat16_copy[part] = values[part]
 
@@ -153,29 +142,17 @@ def _lamb_moments(
             squares[block, 1] += double_squares(update)
 
 
-def lamb_moments(
-    values: Array,
-    gradients: Array,
-    first_moments: Array,
-    second_moments: Array,
-    bounds: Array,
-    factors: Array,
-    *,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
-) -> Array:
+def lamb_moments(buffers: UpdateBuffers, bounds: Array, factors: Array, settings: AdamSettings) -> Array:
     if _changes_nothing(factors):
         return np.zeros((len(bounds) - 1, 2))
-    rates = _rates(betas, epsilon, factors)
+    rates = _rates(settings, factors)
     squares = np.empty((len(bounds) - 1, 2))
 
     def work(blocks: slice) -> None:
         own_bounds = bounds_of(blocks, bounds)
-        buffers = values, gradients, first_moments, second_moments
-        _lamb_moments(*buffers, own_bounds, squares[blocks], weight_decay, *rates)
+        _lamb_moments(*buffers[:4], own_bounds, squares[blocks], settings.weight_decay, *rates)
 
-    threads.split(len(squares), len(values), work)
+    threads.split(len(squares), len(buffers.values), work)
     return squares
 
 
@@ -203,25 +180,15 @@ def _lamb_update(
                 value[element] -= update[element] * rate
 
 
-def lamb_update(
-    values: Array,
-    first_moments: Array,
-    second_moments: Array,
-    bounds: Array,
-    rates: Array,
-    factors: Array,
-    *,
-    epsilon: float,
-    weight_decay: float,
-    bfloat16_copy: Array | None = None,
-) -> None:
+def lamb_update(buffers: UpdateBuffers, bounds: Array, rates: Array, factors: Array, settings: AdamSettings) -> None:
     if _changes_nothing(factors):
         return
-    corrections = factors[2:].tolist()
+    values, _, first_moments, second_moments, bfloat16_copy = buffers
+    constants = settings.weight_decay, settings.epsilon, *factors[2:].tolist()
 
     def work(blocks: slice) -> None:
         moments = first_moments, second_moments
-        _lamb_update(values, *moments, bounds_of(blocks, bounds), rates[blocks], weight_decay, epsilon, *corrections)
+        _lamb_update(values, *moments, bounds_of(blocks, bounds), rates[blocks], *constants)
 
     threads.split(len(rates), len(values), work)
     if bfloat16_copy is not None:

@@ -1,8 +1,8 @@
 """The catalogue on an NVIDIA GPU, in float32 and bfloat16: CUDA kernels that do in one pass what CuPy does in several.
 
-Rows, and gradients by rows, are arrays of either type, and results are of the type that goes in. Parameters and their
-gradients, statistics, losses and sums are float32, as all arithmetic is. Sums are made in an order that follows from
-shapes alone, with no atomic addition, so that every run gives the same bits. The matrix products are cuBLASLt's.
+Rows and their gradients have either type, and results have the type of the input. Parameters and their gradients,
+statistics, losses and sums are float32, and so is all arithmetic. The order of each sum follows from shapes alone,
+without atomic additions, so that every run gives the same bits. cuBLASLt computes the matrix products.
 """
 
 from lucid.kernels.cuda.attention import attention, attention_gradient
@@ -19,33 +19,3 @@ from lucid.kernels.cuda.layer_norm import (
 )
 from lucid.kernels.cuda.optimizers import adamw, lamb_moments, lamb_rates, lamb_update, update_factors
 from lucid.kernels.cuda.sums import linear_bias_gradient, root_of_sum, squared_sums
-
-__all__ = [
-    "activation",
-    "activation_gradient",
-    "adamw",
-    "argmax",
-    "attention",
-    "attention_gradient",
-    "cross_entropy",
-    "cross_entropy_gradient",
-    "dropout",
-    "dropout_add_layer_norm",
-    "dropout_add_layer_norm_gradient",
-    "embedding",
-    "embedding_gradient",
-    "lamb_moments",
-    "lamb_rates",
-    "lamb_update",
-    "layer_norm",
-    "layer_norm_gradient",
-    "linear",
-    "linear_bias_gradient",
-    "linear_input_gradient",
-    "linear_weight_gradient",
-    "product_input",
-    "root_of_sum",
-    "round_to_bfloat16",
-    "squared_sums",
-    "update_factors",
-]

@@ -10,26 +10,26 @@ import numpy as np
 
 from lucid.backend import Array, array_module
 from lucid.errors import ConfigError
+from lucid.kernels.arguments import Dropout
 from lucid.kernels.cuda import launching
 from lucid.kernels.cuda.arrays import aligned, empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
-from lucid.kernels.cuda.draws import draws
+from lucid.kernels.cuda.dropout_arguments import dropout_arguments
 from lucid.kernels.cuda.launching import WARP, blocks_of
 from lucid.kernels.sequences import TILE, Sequences
-from lucid.random import Coordinates
 
 _MOST_COLUMNS = 128
-# What dropout keeps is stored for so many rows and keys together: see `Kept` in attention.cuh.
+# The bits of kept probabilities are stored in tiles of this many rows and keys: see `Kept` in attention.cuh.
 _KEPT_ROWS, _KEPT_KEYS = 16, 64
-# Tensor cores multiply pieces of so many columns.
+# Tensor cores multiply pieces of this many columns.
 _PIECE = 16
 
 
 def form(program: str, element: str, head: int, whole: bool) -> Variant:
     """Return a program, "attention" or "attention_gradient", for heads of `head` columns.
 
-    `whole` says that lines of scores begin with a block of random words: their length is a multiple of 4. A block of
-    threads works on 16 rows a warp, and on `STEP` more at a time, as many as 48 KB of shared memory have room for.
+    `whole` says that each line of scores begins with a whole block of random words: its length is a multiple of 4. Each
+    warp of a block works on 16 rows, against `STEP` other rows at a time: as many as fit in 48 KB of shared memory.
     """
     tensor_cores = element == "bfloat16" and head % _PIECE == 0
     forward = program == "attention"
@@ -44,50 +44,33 @@ def form(program: str, element: str, head: int, whole: bool) -> Variant:
 
 
 def attention(
-    joined: Array,
-    sequences: Sequences,
-    heads: int,
-    probability: float,
-    stream: int,
-    coordinates: Coordinates | None,
+    joined: Array, sequences: Sequences, heads: int, dropout: Dropout
 ) -> tuple[Array, tuple[Array | None, ...]]:
     joined = aligned(joined)
     output = empty(joined, len(joined), joined.shape[1] // 3, dtype=joined.dtype)
     log_sums, kept = empty(joined, heads, len(joined)), None
-    if coordinates is not None:
-        blocks = heads, len(sequences.tiles) * TILE // _KEPT_ROWS, _key_blocks(sequences)
+    key_blocks = _key_blocks(sequences)
+    if dropout.coordinates is not None:
+        blocks = heads, len(sequences.tiles) * TILE // _KEPT_ROWS, key_blocks
         kept = empty(joined, *blocks, _KEPT_ROWS * _KEPT_KEYS // 32, dtype=np.uint32)
-    _launch(
-        "attention", "attention", joined, sequences, heads,
-        joined, *_keys(joined, sequences, heads), output, log_sums, kept, np.uint32(_key_blocks(sequences)),
-        np.int64(len(joined)), np.int32(sequences.length), *draws(joined, probability, stream, coordinates),
-    )  # fmt: skip
+    arrays = joined, *_keys(joined, sequences, heads), output, log_sums, kept
+    sizes = np.uint32(key_blocks), np.int64(len(joined)), np.int32(sequences.length)
+    _launch("attention", joined, sequences, heads, *arrays, *sizes, *dropout_arguments(joined, dropout))
     return output, (output, log_sums, kept)
 
 
 def attention_gradient(
-    gradient: Array,
-    joined: Array,
-    saved: tuple[Array, ...],
-    sequences: Sequences,
-    heads: int,
-    probability: float,
-    stream: int,
-    coordinates: Coordinates | None,
+    gradient: Array, joined: Array, saved: tuple[Array, ...], sequences: Sequences, heads: int, dropout: Dropout
 ) -> Array:
     gradient, joined, (output, log_sums, kept) = aligned(gradient), aligned(joined), saved
     by_joined, along = array_module(joined).empty_like(joined), empty(joined, heads, len(joined))
-    _, positions, *_, keep_scale = draws(joined, probability, stream, coordinates)
-    dropped = kept, np.uint32(_key_blocks(sequences)), positions, keep_scale
+    _, positions, *_, keep_scale = dropout_arguments(joined, dropout)
+    kept_weights = kept, np.uint32(_key_blocks(sequences)), positions, keep_scale
     keys, rows = _keys(joined, sequences, heads), np.int64(len(joined))
-    _launch(
-        "attention_gradient", "attention_query_gradient", joined, sequences, heads,
-        gradient, joined, output, log_sums, *keys, *dropped, by_joined, along, rows,
-    )  # fmt: skip
-    _launch(
-        "attention_gradient", "attention_key_value_gradient", joined, sequences, heads,
-        gradient, joined, log_sums, along, *keys, *dropped, by_joined, rows,
-    )  # fmt: skip
+    by_query = gradient, joined, output, log_sums, *keys, *kept_weights, by_joined, along, rows
+    _launch("attention_query_gradient", joined, sequences, heads, *by_query)
+    by_key_and_value = gradient, joined, log_sums, along, *keys, *kept_weights, by_joined, rows
+    _launch("attention_key_value_gradient", joined, sequences, heads, *by_key_and_value)
     return by_joined
 
 
@@ -101,15 +84,15 @@ def _head(joined: Array, heads: int) -> int:
 
 
 def _keys(joined: Array, sequences: Sequences, heads: int) -> tuple[Array, Array | None, np.float32]:
-    """Return the pieces of the sequences, which rows are keys, and what scores are multiplied by."""
+    """Return the tiles of the sequences, the mask of the rows that are keys, and the scale of the scores."""
     mask = None if sequences.mask is None else plain(sequences.mask, np.bool_)
     return plain(sequences.tiles, np.int64), mask, np.float32(1 / math.sqrt(_head(joined, heads)))
 
 
 def _launch(
-    program: str, kernel: str, joined: Array, sequences: Sequences, heads: int, *arguments: Array | np.generic | None
+    kernel: str, joined: Array, sequences: Sequences, heads: int, *arguments: Array | np.generic | None
 ) -> None:
-    head = _head(joined, heads)
+    head, program = _head(joined, heads), "attention" if kernel == "attention" else "attention_gradient"
     if head > _MOST_COLUMNS:
         raise ConfigError(
             f"attention heads of {head:,} columns are too wide for the CUDA kernels, which take {_MOST_COLUMNS}"

@@ -1,4 +1,4 @@
-"""Cross-entropy over a wide vocabulary, and what is the most probable in it."""
+"""Cross-entropy, and the most probable id, over a wide vocabulary."""
 
 import numpy as np
 
@@ -21,10 +21,8 @@ def cross_entropy(
 ) -> tuple[Array, Array]:
     logits = plain(logits)
     losses, log_sum = empty(logits, len(logits)), empty(logits, len(logits))
-    launching.launch(
-        form(logits.dtype.name, _vector(logits)), "cross_entropy", (len(logits),), (_THREADS,),
-        logits, _labels(labels, logits), np.int64(ignore_index), losses, log_sum, *_widths(logits, vocabulary),
-    )  # fmt: skip
+    inputs = logits, _labels(labels, logits), np.int64(ignore_index)
+    _launch("cross_entropy", logits, *inputs, losses, log_sum, *_widths(logits, vocabulary))
     return losses, log_sum
 
 
@@ -38,32 +36,31 @@ def cross_entropy_gradient(
 ) -> Array:
     logits = plain(logits)
     y = array_module(logits).empty_like(logits)
-    launching.launch(
-        form(logits.dtype.name, _vector(logits)), "cross_entropy_gradient", (len(logits),), (_THREADS,),
-        parameter(gradient), logits, _labels(labels, logits), parameter(log_sum), np.int64(ignore_index), y,
-        *_widths(logits, vocabulary),
-    )  # fmt: skip
+    inputs = parameter(gradient), logits, _labels(labels, logits), parameter(log_sum), np.int64(ignore_index)
+    _launch("cross_entropy_gradient", logits, *inputs, y, *_widths(logits, vocabulary))
     return y
 
 
 def argmax(x: Array, vocabulary: int | None = None) -> Array:
     rows = as_rows(x)
-    places = empty(x, len(rows), dtype=np.int64)
-    launching.launch(
-        form(x.dtype.name, _vector(rows)), "argmax", (len(rows),), (_THREADS,),
-        rows, places, *_widths(rows, vocabulary),
-    )  # fmt: skip
-    return places.reshape(x.shape[:-1])
+    columns = empty(x, len(rows), dtype=np.int64)
+    _launch("argmax", rows, rows, columns, *_widths(rows, vocabulary))
+    return columns.reshape(x.shape[:-1])
+
+
+def _launch(kernel: str, rows: Array, *arguments: Array | np.generic) -> None:
+    """Start a kernel with one block of threads for each of the rows."""
+    launching.launch(form(rows.dtype.name, _vector(rows)), kernel, (len(rows),), (_THREADS,), *arguments)
 
 
 def _widths(rows: Array, vocabulary: int | None) -> tuple[np.int32, np.int32]:
-    """Return how many columns there are, and how many of them count."""
+    """Return the number of columns, and of those that count."""
     width = rows.shape[1]
     return np.int32(width), np.int32(width if vocabulary is None else vocabulary)
 
 
 def _vector(logits: Array) -> int:
-    """Return how many logits are read at once: two even where there are as many as 30,522, BERT's vocabulary."""
+    """Return how many logits a thread reads at once: at least two in rows of even width, such as BERT's 30,522."""
     vector, width = vector_width(logits.shape[1], logits), logits.shape[1]
     return 2 if vector == 1 and width % 2 == 0 and is_aligned(logits) else vector
 

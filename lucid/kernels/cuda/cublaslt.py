@@ -85,7 +85,11 @@ NOT_SUPPORTED = 15
 _ADDRESS, _MADE, _NUMBER, _SIZE = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_size_t
 _SET_ATTRIBUTE = _ADDRESS, _NUMBER, _ADDRESS, _SIZE
 
-# The functions that return a status, and what they take.
+_HEURISTIC = *(_ADDRESS,) * 7, _NUMBER, ctypes.POINTER(HeuristicResult), ctypes.POINTER(_NUMBER)
+# The handle and the description; a factor and two matrices; a factor, the addend and the result; algorithm and memory.
+_MATMUL = *(_ADDRESS,) * 12, ctypes.POINTER(Algorithm), _ADDRESS, _SIZE, _ADDRESS
+
+# The functions that return a status, with the types of their parameters.
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cublasLtCreate": (_MADE,),
     "cublasLtMatmulDescCreate": (_MADE, _NUMBER, _NUMBER),
@@ -96,12 +100,9 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cublasLtMatmulPreferenceCreate": (_MADE,),
     "cublasLtMatmulPreferenceSetAttribute": _SET_ATTRIBUTE,
     "cublasLtMatmulPreferenceDestroy": (_ADDRESS,),
-    "cublasLtMatmulAlgoGetHeuristic": (
-        *(_ADDRESS,) * 7, _NUMBER, ctypes.POINTER(HeuristicResult), ctypes.POINTER(_NUMBER),
-    ),
-    # The handle and the description; a factor and two matrices; a factor, the addend and the result; how, and where.
-    "cublasLtMatmul": (*(_ADDRESS,) * 12, ctypes.POINTER(Algorithm), _ADDRESS, _SIZE, _ADDRESS),
-}  # fmt: skip
+    "cublasLtMatmulAlgoGetHeuristic": _HEURISTIC,
+    "cublasLtMatmul": _MATMUL,
+}
 
 
 class Library:

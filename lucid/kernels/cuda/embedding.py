@@ -1,4 +1,4 @@
-"""Rows of a table at ids, and the gradient of the table, in a fixed order: rows are added up sorted by their id."""
+"""Look-ups in a table, and the table's gradient in a fixed order: rows are sorted by id before they are summed."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ _NO_ID = -1
 
 
 def form(element: str, vector: int, out: str = "float32") -> Variant:
-    """Return the program of these kernels; gradients are of rows of `element`, and their sums of the type `out`."""
+    """Return the program of these kernels. Gradients of rows have the type `element`, their sums the type `out`."""
     return variant("embedding", element, vector, ROWS=ROWS, THREADS=_THREADS, OUT_IS_FLOAT=int(out == "float32"))
 
 
@@ -24,10 +24,9 @@ def embedding(table: Array, ids: Array, addend: Array | None = None) -> Array:
     table, ids = plain(table), plain(array_module(table).asarray(ids), np.int64)
     addend, width = None if addend is None else plain(addend), table.shape[1]
     y, vector = empty(table, *ids.shape, width, dtype=table.dtype), vector_width(width, table, addend)
-    launching.launch(
-        form(table.dtype.name, vector), "look_up", (ids.size, blocks_of(width, _THREADS * vector)), (_THREADS,),
-        table, ids, addend, y, np.int32(width),
-    )  # fmt: skip
+    grid = ids.size, blocks_of(width, _THREADS * vector)
+    arguments = table, ids, addend, y, np.int32(width)
+    launching.launch(form(table.dtype.name, vector), "look_up", grid, (_THREADS,), *arguments)
     return y
 
 

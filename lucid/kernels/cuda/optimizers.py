@@ -1,11 +1,12 @@
 """AdamW and LAMB: one pass over values, gradients and moments (LAMB: a second over all but gradients).
 
-What changes from one update to the next lies in `factors`, in device memory: kernels get the same parameters each time.
+The numbers that change from update to update are in `factors`, in device memory, so that a captured launch stays valid.
 """
 
 import numpy as np
 
 from lucid.backend import Array, array_module
+from lucid.kernels.arguments import AdamSettings, UpdateBuffers
 from lucid.kernels.cuda import launching
 from lucid.kernels.cuda.arrays import empty
 from lucid.kernels.cuda.compiling import Variant, variant
@@ -37,81 +38,39 @@ def _number(like: Array, value: float | Array) -> Array:
     return array_module(like).full((), value, np.float64) if isinstance(value, float | int) else value
 
 
-def _rates(betas: tuple[float, float], epsilon: float) -> tuple[np.float32, ...]:
+def _rates(settings: AdamSettings) -> tuple[np.float32, ...]:
     """Return the arguments for RATES of optimizers.cu."""
-    first, second = betas
-    return tuple(map(np.float32, (first, 1 - first, second, 1 - second, epsilon)))
+    first, second = settings.betas
+    return tuple(map(np.float32, (first, 1 - first, second, 1 - second, settings.epsilon)))
 
 
-def adamw(
-    values: Array,
-    gradients: Array,
-    first_moments: Array,
-    second_moments: Array,
-    factors: Array,
-    *,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
-    bfloat16_copy: Array | None = None,
-) -> None:
-    buffers = values, gradients, first_moments, second_moments, bfloat16_copy
-    vector = vector_width(len(values), *buffers)
-    launching.launch(
-        form(vector), "adamw", (blocks_of(len(values), _THREADS * vector),), (_THREADS,),
-        *buffers, factors, np.int64(len(values)), np.float64(weight_decay), *_rates(betas, epsilon),
-    )  # fmt: skip
+def adamw(buffers: UpdateBuffers, factors: Array, settings: AdamSettings) -> None:
+    count = len(buffers.values)
+    vector = vector_width(count, *buffers)
+    arguments = *buffers, factors, np.int64(count), np.float64(settings.weight_decay), *_rates(settings)
+    launching.launch(form(vector), "adamw", (blocks_of(count, _THREADS * vector),), (_THREADS,), *arguments)
 
 
-def lamb_moments(
-    values: Array,
-    gradients: Array,
-    first_moments: Array,
-    second_moments: Array,
-    bounds: Array,
-    factors: Array,
-    *,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
-) -> Array:
-    buffers = values, gradients, first_moments, second_moments
-    blocks, vector = host_bounds(bounds, *buffers)
-    squares = empty(values, len(bounds) - 1, 2, dtype=np.float64)
-    launching.launch(
-        form(vector), "lamb_moments", (len(squares),), (_THREADS_OF_BLOCK,), *buffers, blocks, squares, factors,
-        np.float32(weight_decay), *_rates(betas, epsilon),
-    )  # fmt: skip
+def lamb_moments(buffers: UpdateBuffers, bounds: Array, factors: Array, settings: AdamSettings) -> Array:
+    blocks, vector = host_bounds(bounds, *buffers[:4])
+    squares = empty(buffers.values, len(bounds) - 1, 2, dtype=np.float64)
+    arguments = *buffers[:4], blocks, squares, factors, np.float32(settings.weight_decay), *_rates(settings)
+    launching.launch(form(vector), "lamb_moments", (len(squares),), (_THREADS_OF_BLOCK,), *arguments)
     return squares
 
 
 def lamb_rates(squares: Array, first_blocks: Array, adapting: int, factors: Array) -> Array:
     rates = empty(squares, len(squares), dtype=np.float64)
     bounds = table_for(squares, np.append(first_blocks, len(squares)))
-    launching.launch(
-        form(1), "lamb_rates", (len(first_blocks),), (_THREADS_OF_BLOCK,),
-        squares, bounds, factors, rates, np.int32(adapting),
-    )  # fmt: skip
+    arguments = squares, bounds, factors, rates, np.int32(adapting)
+    launching.launch(form(1), "lamb_rates", (len(first_blocks),), (_THREADS_OF_BLOCK,), *arguments)
     return rates
 
 
-def lamb_update(
-    values: Array,
-    first_moments: Array,
-    second_moments: Array,
-    bounds: Array,
-    rates: Array,
-    factors: Array,
-    *,
-    epsilon: float,
-    weight_decay: float,
-    bfloat16_copy: Array | None = None,
-) -> None:
-    blocks, vector = host_bounds(
-        bounds, values, first_moments, second_moments, *() if bfloat16_copy is None else (bfloat16_copy,)
-    )
-    launching.launch(
-        form(vector), "lamb_update", (len(bounds) - 1,), (_THREADS_OF_BLOCK,),
-        values, first_moments, second_moments, bfloat16_copy, blocks, rates, factors,
-        np.float32(weight_decay), np.float32(epsilon),
-    )  # fmt: skip
+def lamb_update(buffers: UpdateBuffers, bounds: Array, rates: Array, factors: Array, settings: AdamSettings) -> None:
+    values, _, first_moments, second_moments, bfloat16_copy = buffers
+    written = (values, first_moments, second_moments, *(() if bfloat16_copy is None else (bfloat16_copy,)))
+    blocks, vector = host_bounds(bounds, *written)
+    arrays = values, first_moments, second_moments, bfloat16_copy, blocks, rates, factors
+    constants = np.float32(settings.weight_decay), np.float32(settings.epsilon)
+    launching.launch(form(vector), "lamb_update", (len(bounds) - 1,), (_THREADS_OF_BLOCK,), *arrays, *constants)

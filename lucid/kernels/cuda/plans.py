@@ -200,12 +200,11 @@ class Way(NamedTuple):
             form.library.set_attribute(name, form.product, form.description, MatmulAttribute.BIAS_POINTER, value)
         first_layout, second_layout, out_layout = form.layouts
         beta, source = (_ZERO, out) if addend is None else (_ONE, addend)
-        form.library.call(
-            "cublasLtMatmul", form.product, form.handle, form.description,
-            ctypes.byref(_ONE), address(first), first_layout, address(second), second_layout,
-            ctypes.byref(beta), address(source), out_layout, address(out), out_layout,
-            self.algorithm, address(workspace), WORKSPACE_BYTES, stream,
-        )  # fmt: skip
+        factors = ctypes.byref(_ONE), address(first), first_layout, address(second), second_layout
+        results = ctypes.byref(beta), address(source), out_layout, address(out), out_layout
+        context = self.algorithm, address(workspace), WORKSPACE_BYTES, stream
+        handles = form.product, form.handle, form.description
+        form.library.call("cublasLtMatmul", *handles, *factors, *results, *context)
 
 
 class Plan:

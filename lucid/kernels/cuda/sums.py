@@ -11,7 +11,7 @@ from lucid.kernels.targets import Target, put
 
 _GROUPS, _BLOCK_GROUPS, _THREADS_OF_BLOCK = 8, 16, 256
 _THREADS_OF_ROOT = 512
-# How many sums over the same rows are added up at once.
+# The most sums over the same rows that one launch computes.
 _MOST_KINDS = 3
 
 
@@ -23,10 +23,10 @@ def form(element: str, vector: int) -> Variant:
 
 
 def add_blocks(sums: Array, *targets: Target | None) -> None:
-    """Put the sums of sums [K, blocks, C] (float32) over the blocks, in their order, into K targets [C], at most 3."""
+    """Sum sums [K, blocks, C] (float32) over the blocks, in their order, into K targets [C]; K is at most 3."""
     kinds, blocks, width = sums.shape
     outs: list[Array | None] = [None] * _MOST_KINDS
-    added, beside = 0, []
+    added, others = 0, []
     for kind, target in enumerate(targets):
         if target is None:
             continue
@@ -35,14 +35,12 @@ def add_blocks(sums: Array, *targets: Target | None) -> None:
             added |= target.accumulate << kind
         else:
             outs[kind] = made = empty(sums, width)
-            beside.append((made, target))
+            others.append((made, target))
     if all(out is None for out in outs):
         return
-    launching.launch(
-        form("float32", 1), "block_sums", (blocks_of(width, WARP), kinds), (WARP, _BLOCK_GROUPS),
-        sums, *outs, np.int32(added), np.int32(blocks), np.int32(width),
-    )  # fmt: skip
-    for made, target in beside:
+    grid, arguments = (blocks_of(width, WARP), kinds), (sums, *outs, np.int32(added), np.int32(blocks), np.int32(width))
+    launching.launch(form("float32", 1), "block_sums", grid, (WARP, _BLOCK_GROUPS), *arguments)
+    for made, target in others:
         put(made, target)
 
 
@@ -51,10 +49,8 @@ def linear_bias_gradient(gradient: Array, by_bias: Target) -> None:
     rows, width = x.shape
     vector = vector_width(width, x)
     sums = empty(x, 1, blocks_of(rows, ROWS), width)
-    launching.launch(
-        form(x.dtype.name, vector), "column_sums", (sums.shape[1], blocks_of(width, WARP * vector)), (WARP, _GROUPS),
-        x, sums, np.int64(rows), np.int32(width),
-    )  # fmt: skip
+    grid, arguments = (sums.shape[1], blocks_of(width, WARP * vector)), (x, sums, np.int64(rows), np.int32(width))
+    launching.launch(form(x.dtype.name, vector), "column_sums", grid, (WARP, _GROUPS), *arguments)
     add_blocks(sums, by_bias)
 
 
