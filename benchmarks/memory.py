@@ -48,7 +48,7 @@ def make_batch(rows: int, length: int) -> dict[str, np.ndarray]:
 
 
 def lucid_step(batch: dict[str, np.ndarray], precision: str) -> tuple[Any, Callable[[], float]]:
-    """Return the model, and a function that takes a step and returns the MLM loss."""
+    """Return the model, and a function that takes a step and returns the loss."""
     import lucid
     from lucid import kernels, random
     from lucid.nn import flatten

@@ -16,7 +16,7 @@ from lucid.nn import flatten
 WIDE = {"vocab_size": 3000, "hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512}
 MANY_HEADS = {"vocab_size": 200, "hidden_size": 64, "num_attention_heads": 8, "intermediate_size": 96}
 SEQUENCES, LENGTH, MASKED = 8, 96, 14
-FLOAT32 = NumberSizes(activation=4, operand=4, keeps_scores=True)
+FLOAT32 = NumberSizes(activation=4, factor=4, keeps_scores=True)
 
 
 @pytest.mark.parametrize("shape", [{}, WIDE, MANY_HEADS, {"type_vocab_size": 1, "num_hidden_layers": 1}])

@@ -29,7 +29,7 @@ class NumberSizes:
     """
 
     activation: int
-    operand: int
+    factor: int
     keeps_scores: bool
 
 
@@ -41,22 +41,22 @@ def activation_bytes(
     It has `sequences` of `length` tokens without padding, and `masked_tokens` in all.
     """
     C, inner, rows = config.hidden_size, config.intermediate_size, sequences * length
-    a, o = sizes.activation, sizes.operand
+    a, f = sizes.activation, sizes.factor
     statistics = 2 * _FLOAT32
     of_head = _FLOAT32 * length if sizes.keeps_scores else _FLOAT32 + _bits(config, length)
     scores = config.num_attention_heads * of_head
     # First half: x, queries, keys, values and the result of attention, which are factors of products, then the input of
     # the normalisation. Second half: x and the activation, which are factors, and the inputs of activation and
     # normalisation.
-    first_half = 5 * C * o + scores + C * a + statistics
-    second_half = C * o + inner * (a + o) + C * a + statistics
+    first_half = 5 * C * f + scores + C * a + statistics
+    second_half = C * f + inner * (a + f) + C * a + statistics
     layer = {"none": first_half + second_half, "attention": C * a + second_half, "layer": C * a}[recompute]
-    # Backward computes a first half again after it has freed the second half, and a whole layer before it frees any.
+    # A recomputed first half reuses the memory of the second half, which backward has freed. A whole layer reuses none.
     again = {"none": 0, "attention": max(0, first_half - second_half), "layer": first_half + second_half}[recompute]
     embeddings = C * a + statistics
     # Factors, the inputs of activation and normalisation, and the scores of the vocabulary.
-    head = 2 * C * (o + a) + config.vocab_size * a
-    rounded = o if o != a else 0
+    head = 2 * C * (f + a) + config.vocab_size * a
+    rounded = f if f != a else 0
     # Backward computes the gradients of these scores first, and those of the layers afterwards.
     of_scores = masked_tokens * (head + config.vocab_size * (a + rounded))
     of_layer = rows * (again + inner * (a + rounded) + 2 * C * a)
