@@ -30,8 +30,11 @@ for extra in named[1].split(","):
 packages = os.environ["README_PACKAGES"]
 Path(sysconfig.get_path("purelib"), "tests.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
 here, given = Path(sys.prefix), Path(os.environ["README_PREFIX"])
-wanted = [Path(os.environ["README_COMMANDS"], "mpiexec"), given / "bin" / "lucid", *(given / "lib").glob("*mpi*")]
+wanted = [Path(os.environ["README_COMMANDS"], "mpiexec"), *(given / "lib").glob("*mpi*")]
 for path in wanted:
     link = here / ("lib" if path.parent.name == "lib" else "bin") / path.name
     if not link.exists():
         link.symlink_to(path)
+lucid = here / "bin" / "lucid"
+lucid.write_text(f"#!{here}/bin/python\nfrom lucid.cli import main\n\nmain()\n")
+lucid.chmod(0o755)
