@@ -113,6 +113,19 @@ def test_work_begun_with_whole_files_does_not_go_on_without(
     assert again.splits["train"].documents + again.splits["held_out"].documents == len(GOOD) + 20
 
 
+def test_work_begun_on_a_file_does_not_go_on_with_other_content_of_the_same_size_and_time(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = folder / "a.txt"
+    path.write_text("One is here. It is long.")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    with pytest.raises(KeyboardInterrupt):
+        prepared(folder, report=when("writing shards", interrupt))
+    path.write_text("Two is here. It is long.")
+    os.utime(path, ns=times)
+    assert prepared(folder) == prepare([folder], tmp_path / "fresh", vocab_size=100)
+
+
 def test_a_table_is_read_after_a_run_with_another_column(tmp_path: Path) -> None:
     write_table(tmp_path / "a.parquet", GOOD, rows_per_group=4)
     with pytest.raises(DataError, match=r"0 documents that can be used.* First left out: a\.parquet:1: unreadable"):
