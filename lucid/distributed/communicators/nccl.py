@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -27,18 +27,16 @@ import numpy.typing as npt
 from lucid.backend import CPU, Array, address, device_of, zeros
 from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.communicators.communicator import (
-    Communicator,
     FailureListener,
     Finished,
-    SideChannel,
     Work,
     check_array,
     check_parts,
     check_rank,
     check_swap,
 )
+from lucid.distributed.communicators.layered import LayeredCommunicator
 from lucid.distributed.communicators.mpi import MPICommunicator
-from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.errors import LaunchError
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -58,7 +56,7 @@ _IDENTITY_BYTES = 128
 _SECONDS_TO_LEAVE = 2.0
 
 
-class NCCLCommunicator(Communicator, FailureListener):
+class NCCLCommunicator(LayeredCommunicator, FailureListener):
     """The ranks of `base`, each with its own GPU, `device` ("cuda:N"), the current one. It closes with `base`."""
 
     def __init__(self, base: MPICommunicator, device: str, wire_dtype: WireDtype = "float32") -> None:
@@ -69,11 +67,9 @@ class NCCLCommunicator(Communicator, FailureListener):
         import cupy
         from cupy.cuda import nccl
 
-        self.rank, self.size = base.rank, base.size
-        self.local_rank, self.node_count = base.local_rank, base.node_count
-        self.status: StatusWriter = base.status
+        super().__init__(base)
         self.device = device
-        self._base, self._cuda, self._nccl, self._wire_dtype = base, cupy.cuda, nccl, np.dtype(wire_dtype)
+        self._cuda, self._nccl, self._wire_dtype = cupy.cuda, nccl, np.dtype(wire_dtype)
         # CuPy raises KeyError instead of NcclError for a status of NCCL that it does not know.
         self._errors = nccl.NcclError, KeyError
         self._stream = cupy.cuda.Stream(non_blocking=True)
@@ -132,12 +128,6 @@ class NCCLCommunicator(Communicator, FailureListener):
         check_rank("root", root, self.size)
         self._start("broadcast", array, partial(self._spread, array, root)).wait()
 
-    def barrier(self) -> None:
-        self._base.barrier()
-
-    def all_reduce_scalar(self, value: float) -> float:
-        return self._base.all_reduce_scalar(value)
-
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         return zeros(count, dtype, self.device)
 
@@ -147,15 +137,6 @@ class NCCLCommunicator(Communicator, FailureListener):
 
     def sums_along_tree(self, array: Array) -> bool:
         return self.size == 1
-
-    def side_channel(self) -> SideChannel:
-        return self._base.side_channel()
-
-    def abort(self, code: int) -> NoReturn:
-        self._base.abort(code)
-
-    def close(self) -> None:
-        self._base.close()
 
     def failure(self) -> str:
         if self._has_left:

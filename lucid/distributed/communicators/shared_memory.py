@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ from lucid.backend import Array
 from lucid.distributed.communicators import sums
 from lucid.distributed.communicators.agreement import all_or_none
 from lucid.distributed.communicators.between_nodes import WireDtype
-from lucid.distributed.communicators.communicator import Communicator, SideChannel, Work, check_array, check_parts
+from lucid.distributed.communicators.communicator import Work, check_array, check_parts
+from lucid.distributed.communicators.layered import LayeredCommunicator
 from lucid.distributed.communicators.lockstep import NUMBERS, Lockstep
 from lucid.distributed.communicators.mpi import MPICommunicator
 from lucid.distributed.communicators.mpi_window import MPIWindow, pages
@@ -40,18 +41,18 @@ _YIELDS = 1000
 _SECONDS_TO_SLEEP = 1e-4
 
 
-class SharedMemoryCommunicator(Communicator):
+class SharedMemoryCommunicator(LayeredCommunicator):
     """The ranks of `base`, evenly spread over nodes. It closes with `base`, which releases the allocated memory."""
+
+    _base: MPICommunicator
 
     def __init__(self, base: MPICommunicator, required: bool, wire_dtype: WireDtype = "float32") -> None:
         """Prepare shared memory; all ranks call this. If it is not `required`, `allocate` may use ordinary memory.
 
         When float32 arrays from `allocate` are summed, they travel between nodes as `wire_dtype`.
         """
-        self.rank, self.size = base.rank, base.size
-        self.local_rank, self.node_count = base.local_rank, base.node_count
-        self.status: StatusWriter = base.status
-        self._base, self._required, self._wire_dtype = base, required, np.dtype(wire_dtype)
+        super().__init__(base)
+        self._required, self._wire_dtype = required, np.dtype(wire_dtype)
         # Windows with an array for each rank, and windows with one array for all ranks of the node.
         self._windows: list[MPIWindow] = []
         self._node_windows: list[MPIWindow] = []
@@ -91,9 +92,6 @@ class SharedMemoryCommunicator(Communicator):
         # Within the node nothing moves: once all ranks are ready, each has written its part.
         return self._issue("all_gather", array, partial(self._gather_nodes, array.reshape(-1), bounds))
 
-    def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
-        return self._base.send_receive(outgoing, incoming, peer)
-
     def broadcast(self, array: Array, root: int = 0) -> None:
         if not self._is_node_memory(array):
             self._base.broadcast(array, root)
@@ -102,12 +100,6 @@ class SharedMemoryCommunicator(Communicator):
             if root in self._base.counterparts:
                 self._base.broadcast_across_nodes(array, root)
         self.barrier()
-
-    def barrier(self) -> None:
-        self._base.barrier()
-
-    def all_reduce_scalar(self, value: float) -> float:
-        return self._base.all_reduce_scalar(value)
 
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         """Return zeros [count] in shared memory; all ranks call this with the same arguments.
@@ -136,15 +128,6 @@ class SharedMemoryCommunicator(Communicator):
         if self._in_windows(array) is None:
             return False
         return self.node_count == 1 or (self._base.nodes_are_subtrees and self._travels_as(array.dtype) == array.dtype)
-
-    def side_channel(self) -> SideChannel | None:
-        return self._base.side_channel()
-
-    def abort(self, code: int) -> NoReturn:
-        self._base.abort(code)
-
-    def close(self) -> None:
-        self._base.close()
 
     def _allocate_window(self, size: int) -> MPIWindow | None:
         """Return memory of `size` bytes for each rank; None if there is too little, and it is not required.

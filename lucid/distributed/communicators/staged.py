@@ -10,21 +10,19 @@ buffers, which CuPy keeps and reuses for arrays of the same size.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy.typing as npt
 
 from lucid.backend import CPU, Array, address, copy, device_of, page_locked, synchronise, to_host, zeros
 from lucid.distributed.communicators.communicator import (
     Communicator,
-    SideChannel,
     Work,
     check_array,
     check_parts,
     check_rank,
     check_swap,
 )
-from lucid.distributed.communicators.status_writer import StatusWriter
+from lucid.distributed.communicators.layered import LayeredCommunicator
 
 Allocate = Callable[[int, npt.DTypeLike], Array]
 
@@ -38,86 +36,65 @@ class _Allocated:
     on_host: Array | None = None
 
 
-class StagedCommunicator(Communicator):
+class StagedCommunicator(LayeredCommunicator):
     """The ranks of `host`, with arrays on `device` ("cuda:N"), the current GPU. It closes with `host`."""
 
     def __init__(self, host: Communicator, device: str) -> None:
-        self.rank, self.size = host.rank, host.size
-        self.local_rank, self.node_count = host.local_rank, host.node_count
-        self.status: StatusWriter = host.status
+        super().__init__(host)
         self.device = device
-        self._host = host
         self._allocated: list[_Allocated] = []
 
     def all_reduce(self, array: Array) -> Work:
         if device_of(array) == CPU:
-            return self._host.all_reduce(array)
+            return self._base.all_reduce(array)
         check_array("array", array, self.device)
         staged = self._host_array(array)
         copy(array, staged)
-        return _Staged(self._host.all_reduce(staged), staged, array)
+        return _Staged(self._base.all_reduce(staged), staged, array)
 
     def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
         if device_of(array) == CPU:
-            return self._host.reduce_scatter(array, bounds)
+            return self._base.reduce_scatter(array, bounds)
         check_parts(array, bounds, self.size, self.device)
         staged = self._host_array(array)
         copy(array, staged)
-        return _Staged(self._host.reduce_scatter(staged, bounds), *self._own(bounds, staged, array))
+        return _Staged(self._base.reduce_scatter(staged, bounds), *self._own(bounds, staged, array))
 
     def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
         if device_of(array) == CPU:
-            return self._host.all_gather(array, bounds)
+            return self._base.all_gather(array, bounds)
         check_parts(array, bounds, self.size, self.device)
         staged = self._host_array(array)
         copy(*self._own(bounds, array, staged))
-        return _Staged(self._host.all_gather(staged, bounds), staged, array)
+        return _Staged(self._base.all_gather(staged, bounds), staged, array)
 
     def send_receive(self, outgoing: Array, incoming: Array, peer: int) -> Work:
         if device_of(outgoing) == CPU:
-            return self._host.send_receive(outgoing, incoming, peer)
+            return self._base.send_receive(outgoing, incoming, peer)
         check_swap(outgoing, incoming, self.device)
         check_rank("peer", peer, self.size)
         sent, received = _buffer(outgoing), _buffer(incoming)
         copy(outgoing, sent)
-        return _Staged(self._host.send_receive(sent, received, peer), received, incoming)
+        return _Staged(self._base.send_receive(sent, received, peer), received, incoming)
 
     def broadcast(self, array: Array, root: int = 0) -> None:
         if device_of(array) == CPU:
-            self._host.broadcast(array, root)
+            self._base.broadcast(array, root)
             return
         check_array("array", array, self.device)
         staged = to_host(array)
-        self._host.broadcast(staged, root)
+        self._base.broadcast(staged, root)
         copy(staged, array)
 
-    def barrier(self) -> None:
-        self._host.barrier()
-
-    def all_reduce_scalar(self, value: float) -> float:
-        return self._host.all_reduce_scalar(value)
-
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
-        return self._allocate(count, dtype, self._host.allocate)
+        return self._allocate(count, dtype, self._base.allocate)
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
         """Return zeros [count] of this rank only; the counterpart on the host may be one for all ranks of the node."""
-        return self._allocate(count, dtype, self._host.allocate_for_node)
+        return self._allocate(count, dtype, self._base.allocate_for_node)
 
     def sums_along_tree(self, array: Array) -> bool:
-        return self._host.sums_along_tree(array if device_of(array) == CPU else self._host_array(array))
-
-    def side_channel(self) -> SideChannel | None:
-        return self._host.side_channel()
-
-    def failure(self) -> str:
-        return self._host.failure()
-
-    def abort(self, code: int) -> NoReturn:
-        self._host.abort(code)
-
-    def close(self) -> None:
-        self._host.close()
+        return self._base.sums_along_tree(array if device_of(array) == CPU else self._host_array(array))
 
     def _allocate(self, count: int, dtype: npt.DTypeLike, allocate_on_host: Allocate) -> Array:
         self._allocated.append(_Allocated(zeros(count, dtype, self.device), allocate_on_host))
