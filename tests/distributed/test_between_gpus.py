@@ -1,4 +1,4 @@
-"""What is of GPUs alone: rounded sums, capture, what keeps NCCL away, and which GPU is whose.
+"""Communication between GPUs: rounded sums, capture, reasons against NCCL, and which rank uses which GPU.
 
 Each rank has a GPU of its own, an emulated one (`tests/gpu/test_under_emulation.py`) or a real one: this, and all other
 tests of groups, are run on two real ones by `mpiexec -n 2 python -m mpi4py -m pytest --only-mpi -m emulated
@@ -33,12 +33,12 @@ def cupy():
 
 @pytest.fixture(scope="session")
 def rounding(nccl):
-    """The communicator between GPUs over which sums travel in bfloat16."""
+    """The communicator between GPUs that sums in bfloat16."""
     return NCCLCommunicator(nccl._base, nccl.device, "bfloat16")
 
 
 def ones_and_less(group):
-    """1 + 2**-9 is no number of bfloat16: it is rounded to 1."""
+    """bfloat16 does not have 1 + 2**-9: it is rounded to 1."""
     return anywhere(group, np.full(1001, 1 + 2.0**-9, np.float32))
 
 
@@ -60,14 +60,14 @@ def test_a_part_of_the_sum_travels_rounded_too(rounding):
         assert_holds(array[own], np.full(own.stop - own.start, size))
 
 
-def test_a_longer_array_after_a_shorter_one_is_rounded_as_well(rounding):
+def test_a_longer_array_after_a_shorter_one_is_rounded_too(rounding):
     for count in (3, 5000, 10):
         array = anywhere(rounding, np.full(count, rounding.rank + 1, np.float32))
         rounding.all_reduce(array).wait()
         assert_holds(array, np.full(count, sum_of_ranks(rounding)))
 
 
-def test_what_is_not_summed_or_not_float32_keeps_its_digits(rounding):
+def test_arrays_that_are_not_summed_or_not_float32_are_not_rounded(rounding):
     exactly = 1 + 2.0**-20
     wide = anywhere(rounding, np.full(5, exactly))
     rounding.all_reduce(wide).wait()
@@ -78,7 +78,7 @@ def test_what_is_not_summed_or_not_float32_keeps_its_digits(rounding):
     assert_holds(weights, np.full(rounding.size, exactly))
 
 
-def test_arrays_of_the_host_are_taken_beside(group):
+def test_arrays_of_the_host_are_accepted_too(group):
     array = np.full(10, group.rank + 1)
     group.all_reduce(array).wait()
     np.testing.assert_array_equal(array, np.full(10, sum_of_ranks(group)))
@@ -95,7 +95,7 @@ def everything(group, array, room):
     group.broadcast(room, group.size - 1)
 
 
-def test_collectives_are_captured_and_replay_on_what_the_arrays_hold_then(nccl, rounding, cupy):
+def test_captured_collectives_replay_on_the_arrays_present_content(nccl, rounding, cupy):
     for group in (nccl, rounding):
         array, room = (cupy.zeros(12, np.float32) for _ in range(2))
         everything(group, array, room)
@@ -134,7 +134,7 @@ def test_a_collective_leaves_the_current_stream_as_it_is(nccl, staged, cupy):
         assert cupy.cuda.get_current_stream() == stream
 
 
-def test_a_wait_for_the_gpu_is_one_that_the_watchdog_sees(nccl):
+def test_the_watchdog_sees_a_wait_for_the_gpu(nccl):
     seen = []
     event = SimpleNamespace(synchronize=lambda: seen.append(nccl.status.current.collective))
     wait_for_device(nccl, event)
@@ -165,20 +165,20 @@ def test_arrays_that_are_swapped_are_on_one_device(nccl, staged):
             group.send_receive(to_device(np.zeros(3), group.device), np.zeros(3), 0)
 
 
-def test_a_connection_that_does_not_let_go_does_not_hold_up_the_end_of_the_job(nccl, monkeypatch):
+def test_a_connection_that_hangs_at_its_end_does_not_delay_the_end_of_the_job(nccl, monkeypatch):
     monkeypatch.setattr(nccl_module, "_SECONDS_TO_LEAVE", 0.01)
     gate = threading.Event()
     monkeypatch.setattr(nccl, "_connection", SimpleNamespace(abort=gate.wait, destroy=gate.wait))
     monkeypatch.setattr(nccl, "_is_left", False)
     nccl.on_abort()
     nccl.on_close()
-    # Nor does it say anything any more, which would be of its end.
+    # It reports no failure any more: that would only be its end.
     assert nccl.failure() == ""
     gate.set()
 
 
 @pytest.mark.parametrize(("status", "words"), [(6, "NCCL_ERROR_REMOTE_ERROR"), (8, "status 8")])
-def test_a_failure_that_nobody_waits_for_is_put_into_words(nccl, communicator, cupy, monkeypatch, status, words):
+def test_a_failure_of_nccl_becomes_a_sentence(nccl, communicator, cupy, monkeypatch, status, words):
     def check_async_error():
         raise cupy.cuda.nccl.NcclError(status)
 
@@ -187,14 +187,14 @@ def test_a_failure_that_nobody_waits_for_is_put_into_words(nccl, communicator, c
     assert communicator.failure().startswith(f"NCCL lost the connection to other GPUs: {words}")
 
 
-def test_ranks_with_a_gpu_each_take_nccl_and_one_rank_nothing(communicator):
+def test_ranks_with_a_gpu_each_use_nccl_and_a_single_rank_needs_nothing(communicator):
     chosen = choose(communicator, "auto", device="cuda")
     assert isinstance(chosen, SingleCommunicator if communicator.size == 1 else NCCLCommunicator)
     assert (chosen.device, chosen.remark) == (f"cuda:{communicator.local_rank}", "")
 
 
 @pytest.mark.parametrize("backend", ["mpi", "shared_memory"])
-def test_another_backend_is_taken_over_the_host_without_a_word(communicator, backend):
+def test_another_backend_goes_through_the_host_without_a_remark(communicator, backend):
     chosen = choose(communicator, backend, device="cuda")
     assert isinstance(chosen, SingleCommunicator if communicator.size == 1 else StagedCommunicator)
     assert chosen.remark == ""
@@ -213,7 +213,7 @@ OBSTACLES = pytest.mark.parametrize(
 
 @pytest.mark.mpi(min_size=2)
 @OBSTACLES
-def test_what_keeps_nccl_away_is_said_and_refused_where_it_was_asked_for(
+def test_the_reason_against_nccl_is_a_remark_or_a_refusal_if_nccl_was_selected(
     communicator, monkeypatch, address, version, obstacle
 ):
     is_last = communicator.rank == communicator.size - 1
@@ -240,7 +240,7 @@ def test_the_table_of_ranks_shows_their_gpus(nccl, cupy):
     assert location_rows(locate_ranks(nccl, 1, nccl.device))[0].device == f"{nccl.size} x {name}"
 
 
-def test_a_model_elsewhere_than_the_communicator_is_refused(nccl):
+def test_a_model_on_another_device_than_the_communicator_is_refused(nccl):
     with pytest.raises(ValueError, match=f"weight is on cpu, the communicator on {nccl.device}"):
         DistributedDataParallel(Linear(2, 2), nccl)
 

@@ -1,4 +1,4 @@
-"""What goes between nodes: the sum by messages, which goes on while nobody waits, and what travels."""
+"""Sums between nodes: the order of additions, the thread that carries them, and the bytes on the link."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def of_all(ranks, array):
 @several_ranks
 @pytest.mark.parametrize("count", [0, 1, 7, 300_001])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
-def test_the_sum_is_made_along_the_tree(ranks, count, dtype):
+def test_terms_are_added_along_the_tree(ranks, count, dtype):
     terms = [array_of(rank, count, dtype) for rank in range(ranks.size)]
     while len(terms) > 1:
         terms = [terms[i] + terms[i + 1] if i + 1 < len(terms) else terms[i] for i in range(0, len(terms), 2)]
@@ -62,7 +62,7 @@ def test_the_sum_is_made_along_the_tree(ranks, count, dtype):
 
 @several_ranks
 @pytest.mark.parametrize("count", [0, 1, 7, 300_001])
-def test_as_bfloat16_terms_and_sum_are_rounded_once_each_and_all_ranks_get_the_same_bits(ranks, count):
+def test_in_bfloat16_terms_and_sum_are_rounded_once_each_and_all_ranks_get_the_same_bits(ranks, count):
     total = summed(ranks, array_of(ranks.rank, count), BFLOAT16)
     assert len(set(of_all(ranks, total))) == 1
     terms = np.array([array_of(rank, count, np.float64) for rank in range(ranks.size)])
@@ -72,7 +72,7 @@ def test_as_bfloat16_terms_and_sum_are_rounded_once_each_and_all_ranks_get_the_s
 
 
 @several_ranks
-def test_what_is_not_finite_arrives_as_such(ranks):
+def test_numbers_that_are_not_finite_stay_so(ranks):
     array = np.array([np.inf, np.nan, 1.0] if ranks.rank == 0 else [1.0, 1.0, 1.0], np.float32)
     total = summed(ranks, array, BFLOAT16)
     assert np.isposinf(total[0])
@@ -99,8 +99,8 @@ def test_the_bits_are_those_of_the_exact_reduction_over_mpi(communicator, severa
 
 
 @several_ranks
-def test_sums_go_on_while_nobody_waits(several_nodes):
-    """The main thread does nothing for them until they are there, in more buckets than are under way at once."""
+def test_sums_progress_while_no_rank_waits(several_nodes):
+    """The main thread does nothing until all sums are done; there are more buckets than can be under way at once."""
     array = several_nodes.allocate(5_000_000, np.float32)
     for step in range(1, 4):
         array[:] = np.arange(array.size) % 1000 * (several_nodes.rank + step)
@@ -113,7 +113,7 @@ def test_sums_go_on_while_nobody_waits(several_nodes):
 
 
 @several_ranks
-def test_messages_of_all_kinds_go_on_beside_the_sums(several_nodes):
+def test_messages_of_all_kinds_travel_during_the_sums(several_nodes):
     rank, size = several_nodes.rank, several_nodes.size
     array = several_nodes.allocate(300_000, np.float32)
     for step in range(20):
@@ -130,7 +130,7 @@ def test_messages_of_all_kinds_go_on_beside_the_sums(several_nodes):
         np.testing.assert_array_equal(control, np.full(100_000, size * (size - 1) // 2 + size * step))
 
 
-# Two ranks, on as many nodes as NODES says, that sum ten parts of an array; WHAT comes before, THEN before they wait.
+# Two ranks on NODES nodes sum ten parts of an array. WHAT runs first, and THEN before they wait.
 PROGRAM = """
 import mpi4py, os, signal, sys, threading
 {level}
@@ -180,7 +180,7 @@ def run_program(run_ranks):
     return run
 
 
-def test_between_nodes_a_thread_carries_the_sums_on_and_ends_with_them(run_program):
+def test_between_nodes_a_thread_advances_the_sums_and_ends_with_the_communicator(run_program):
     finished = run_program()
     assert finished.returncode == 0, finished.stdout
     assert finished.stdout.count("right, threads: ['MainThread', 'progress']") == 2
@@ -200,7 +200,7 @@ def test_an_mpi_library_without_threads_sums_while_ranks_wait_and_says_so_once(r
 
 
 def test_an_error_in_the_thread_ends_all_with_its_traceback(run_program):
-    """The main thread does not wait before the other one has met the error."""
+    """The main thread waits only after the error in the other thread."""
     finished = run_program(
         what="if group.rank == 1: between_nodes.all_reduce = fail",
         then="while group.rank == 1 and communicator._lockstep._failure is None: pass",
@@ -211,7 +211,7 @@ def test_an_error_in_the_thread_ends_all_with_its_traceback(run_program):
     assert finished.stdout.count("all ranks end:") == 1
 
 
-def test_a_rank_that_is_killed_while_its_messages_travel_ends_all(run_program):
+def test_a_rank_killed_while_its_messages_travel_ends_all(run_program):
     finished = run_program(what="if group.rank == 1: between_nodes.all_reduce = is_killed")
     assert finished.returncode == signal.SIGKILL, finished.stdout
     assert "right" not in finished.stdout
@@ -229,7 +229,7 @@ def test_plain_mpi_refuses_to_round_between_nodes():
     assert choose(group, "mpi", "bfloat16") is group
 
 
-# Sums of 40 MB in whole numbers below 256, which bfloat16 has all, on two hosts.
+# Sums of 40 MB on two hosts. All numbers are integers below 256, which bfloat16 can represent.
 TWO_HOSTS = """
 import sys
 import numpy as np
@@ -249,7 +249,7 @@ with session() as group:
 
 
 @pytest.mark.parametrize("ranks_of_a_host", [1, 2])
-def test_as_bfloat16_half_of_the_bytes_go_over_the_link(hosts, mpiexec, ranks_of_a_host):
+def test_in_bfloat16_half_of_the_bytes_cross_the_link(hosts, mpiexec, ranks_of_a_host):
     sent = []
     for wire_dtype in ("float32", "bfloat16"):
         before = hosts.bytes_sent()
@@ -271,8 +271,8 @@ def test_as_bfloat16_half_of_the_bytes_go_over_the_link(hosts, mpiexec, ranks_of
     assert 20e6 < sent[1] < 21.5e6
 
 
-# Backward on two hosts, whose last gradient is held up on the first of them: until some of the others' have gone over
-# the link, if they are to go in buckets of their own. BUCKETS are MiB.
+# Backward on two hosts. The first host delays its last gradient, if there are several buckets until bytes of the other
+# gradients have crossed the link. BUCKETS is their size in MiB.
 HELD_UP = """
 import sys
 import numpy as np
@@ -309,7 +309,7 @@ with session() as group:
 
 
 @pytest.mark.parametrize(("buckets", "early"), [("0.25", True), ("1000", False)])
-def test_buckets_go_over_the_link_before_backward_has_ended(hosts, mpiexec, buckets, early):
+def test_buckets_cross_the_link_before_backward_has_ended(hosts, mpiexec, buckets, early):
     finished = subprocess.run(
         [*hosts.mpiexec(mpiexec, 1), sys.executable, "-m", "mpi4py", "-c", HELD_UP, buckets],
         env=os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},

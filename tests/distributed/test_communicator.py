@@ -25,13 +25,13 @@ def anywhere(group, array):
 
 
 def placed(group, array):
-    """A copy of `array` in memory of the group's own."""
+    """A copy of `array` in memory that the group allocates."""
     room = group.allocate(array.size, array.dtype).reshape(array.shape)
     copy(array, room)
     return room
 
 
-# Backends may treat memory that they have allocated in their own way.
+# Backends may treat memory that they allocated differently.
 PLACES = pytest.mark.parametrize("place", [anywhere, placed])
 
 
@@ -63,7 +63,7 @@ def test_all_reduce_takes_a_slice_and_leaves_its_neighbours_alone(group, place):
 
 
 @PLACES
-def test_several_works_go_on_at_once_and_may_be_waited_for_again(group, place):
+def test_several_works_run_at_once_and_may_be_waited_for_again(group, place):
     arrays = [place(group, np.full(1000, (group.rank + 1) * k, np.float64)) for k in range(5)]
     works = [group.all_reduce(array) for array in arrays]
     for work in [*reversed(works), *works]:
@@ -72,13 +72,13 @@ def test_several_works_go_on_at_once_and_may_be_waited_for_again(group, place):
         assert_holds(array, np.full(1000, sum_of_ranks(group) * k))
 
 
-def test_a_work_keeps_arrays_that_nobody_else_holds(group):
+def test_a_work_keeps_its_arrays_alive(group):
     works = [group.all_reduce(anywhere(group, np.ones(100_000, np.float32))) for _ in range(20)]
     for work in works:
         work.wait()
 
 
-# Where the parts of 60,000 elements begin: even ones; uneven ones, of which some are empty.
+# The starts of the parts of 60,000 elements: even parts, and uneven parts, some of them empty.
 CUTS = pytest.mark.parametrize(
     "cut",
     [lambda size: np.arange(size) * 60_000 // size, lambda size: np.array([0, 7, 7, 30_000])[:size]],
@@ -115,7 +115,7 @@ def allocated_for_node(group, array):
 @pytest.mark.parametrize("place", [anywhere, placed, allocated_for_node])
 @CUTS
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_all_gather_brings_every_ranks_part_to_all(group, dtype, cut, place):
+def test_all_gather_sends_every_ranks_part_to_all(group, dtype, cut, place):
     bounds = bounds_of(group, cut)
     array = place(group, np.zeros((6, 10_000), dtype))
     for step in range(3):
@@ -134,7 +134,7 @@ def test_memory_of_the_node_is_broadcast_too(group):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_send_receive_swaps_with_the_peer_also_unequal_sizes(group, dtype):
+def test_send_receive_swaps_arrays_of_equal_and_unequal_sizes(group, dtype):
     peer = group.size - 1 - group.rank
     for _ in range(2):
         incoming = anywhere(group, np.empty(peer + 1, dtype))
@@ -164,7 +164,7 @@ def test_all_ranks_get_the_same_bits(group, place):
     assert to_host(mine).tobytes() == to_host(roots).tobytes()
 
 
-def test_every_rank_knows_its_place(group):
+def test_every_rank_knows_its_number(group):
     group.barrier()
     assert 0 <= group.rank < group.size
     ranks_of_a_node = group.size // group.node_count
@@ -178,7 +178,7 @@ def test_allocate_gives_zeros(group):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_a_program_may_use_mpi_beside_lucid(communicator):
+def test_a_program_may_use_mpi_itself(communicator):
     from mpi4py import MPI
 
     before, after = (communicator.rank + 1) % communicator.size, (communicator.rank - 1) % communicator.size
@@ -235,7 +235,7 @@ def test_an_array_that_cannot_be_sent_is_refused_by_name(group, name, call, arra
         ("peer is rank 99", lambda group: group.send_receive(np.zeros(4), np.zeros(4), 99)),
     ],
 )
-def test_what_does_not_fit_together_is_refused(group, message, call):
+def test_arguments_that_do_not_fit_together_are_refused(group, message, call):
     with pytest.raises(ValueError, match=message):
         call(group)
 

@@ -33,7 +33,7 @@ class Model(Module):
 
 
 class Recording:
-    """A communicator that counts what is sent through it."""
+    """A communicator that records the sizes of the sums."""
 
     def __init__(self, communicator):
         self.communicator = communicator
@@ -52,7 +52,7 @@ def batch(seed=0):
 
 
 def share(ids, group):
-    """This rank's part of the samples, where the group's arrays are."""
+    """This rank's part of the samples, on the group's device."""
     return to_device(np.array_split(ids, group.size)[group.rank], group.device)
 
 
@@ -61,7 +61,7 @@ def loss_of(outputs):
 
 
 def gradients_of_one(state, *losses):
-    """What a model with these weights gets from all the samples."""
+    """The gradients of all samples for a model with these weights."""
     model = Model(seed=0)
     model.load_state_dict(state)
     for ids, options in losses:
@@ -79,7 +79,7 @@ def assert_gradients(ddp, expected):
 
 @pytest.fixture(params=[1e-9, 0.0005, 25.0], ids=["bucket-per-parameter", "few-buckets", "one-bucket"])
 def ddp(request, group):
-    """The model on every rank, which starts with weights of its own."""
+    """The model on every rank; each rank starts with other weights."""
     return DistributedDataParallel(
         Model(seed=group.rank).to(group.device), Recording(group), bucket_megabytes=request.param
     )
@@ -111,7 +111,7 @@ def test_accumulation_adds_up_and_communicates_once(ddp, group):
     for micro_batch in range(3):
         if micro_batch < 2:
             with ddp.accumulate():
-                # The first micro-batch alone reaches this branch: what it left there has to be summed as well.
+                # Only the first micro-batch reaches this branch: its gradients must be summed too.
                 loss_of(ddp(share(batch(micro_batch), group), rarely=micro_batch == 0)).backward()
             assert ddp.partition._communicator.reduced == []
         else:
@@ -137,7 +137,7 @@ def test_every_gradient_is_in_one_bucket(ddp, group):
 
 
 class Chain(Module):
-    """Layers that all inputs pass, last to first in backward."""
+    """Layers in sequence; backward passes the last one first."""
 
     def __init__(self):
         super().__init__()
@@ -150,7 +150,7 @@ class Chain(Module):
 
 
 def launched_when_ready(model, x, watched):
-    """How many buckets, of one parameter each, are on their way when `watched` gets ready."""
+    """The number of sums under way when `watched` becomes ready; each parameter is a bucket."""
     communicator = Recording(SingleCommunicator())
     ddp = DistributedDataParallel(model, communicator, bucket_megabytes=1e-9)
     launched = []
@@ -161,18 +161,18 @@ def launched_when_ready(model, x, watched):
 
 def test_a_bucket_is_launched_as_soon_as_it_is_ready():
     chain = Chain()
-    # The last layer's weight is on its way, and this one's: the communication's hook comes before the test's.
+    # The weights of the last layer and of this one are under way: the reduction's hook runs before the test's.
     assert launched_when_ready(chain, np.ones((4, WIDTH), np.float32), chain.layers[1].weight) == [2]
 
 
 def test_no_bucket_overtakes_one_that_is_not_ready():
     model = Model(seed=0)
-    # The weight of `never` comes first in the buffer, so that nothing goes before the end of backward.
+    # The weight of `never` comes first in the buffer, so that no sum starts before the end of backward.
     assert launched_when_ready(model, batch(), model.embedding.weight) == [0]
 
 
 class Pair(Module):
-    """Two layers of the same rows, whose parameters are joined."""
+    """Two layers of the same input, whose parameters are joined."""
 
     def __init__(self):
         super().__init__()
@@ -185,7 +185,7 @@ class Pair(Module):
 
 
 class Keeping(Recording):
-    """A communicator that keeps what it is given, and a copy of it."""
+    """A communicator that keeps the arrays of its sums, and copies of them."""
 
     def __init__(self, communicator):
         super().__init__(communicator)
@@ -210,7 +210,7 @@ def test_the_wrapper_renames_nothing(ddp):
     assert {segment.name for segment in ddp.flat.segments} == dict(Model(seed=0).named_parameters()).keys()
 
 
-def test_an_interrupted_backward_is_not_taken_for_a_whole_one(group):
+def test_an_interrupted_backward_does_not_count_as_a_whole_one(group):
     ddp = DistributedDataParallel(Model(seed=0).to(group.device), group)
 
     def interrupt():
@@ -226,8 +226,8 @@ def test_an_interrupted_backward_is_not_taken_for_a_whole_one(group):
         loss_of(ddp(ids)).backward()
 
 
-def test_what_communicates_may_wait_until_backward_is_over(group):
-    """It comes in order, and the sums are the same."""
+def test_communication_may_wait_until_backward_is_over(group):
+    """The order and the sums are the same."""
     x, kept = to_device(np.full((2, WIDTH), group.rank + 1, np.float32), group.device), []
     at_once, later = (DistributedDataParallel(Chain().to(group.device), group, bucket_megabytes=0.0005) for _ in "ab")
     later.module.load_state_dict(at_once.module.state_dict())

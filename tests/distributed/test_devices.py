@@ -1,4 +1,4 @@
-"""What is said where there is no GPU, or one is not asked for."""
+"""The messages if there is no GPU, and the choice of none."""
 
 import pytest
 
@@ -22,13 +22,13 @@ def test_the_cpu_needs_nothing(communicator):
 
 
 @pytest.mark.parametrize("backend", ["auto", "nccl", "mpi"])
-def test_a_gpu_that_is_not_there_is_an_error_of_one_sentence(communicator, no_gpu, backend):
+def test_a_missing_gpu_is_an_error_of_one_sentence(communicator, no_gpu, backend):
     with pytest.raises(LucidError, match=r"^device 'cuda' (is not there|needs CuPy)"):
         choose(communicator, backend, device="cuda")
 
 
 @pytest.mark.mpi(min_size=2)
-def test_all_ranks_hear_of_a_gpu_that_is_not_there(communicator, no_gpu):
+def test_all_ranks_learn_of_a_missing_gpu(communicator, no_gpu):
     with pytest.raises(LucidError, match=r"^device 'cuda' (is not there|needs CuPy)") as refusal:
         choose(communicator, "auto", device="cuda")
     assert refusal.value.agreed

@@ -1,4 +1,4 @@
-"""The exact reduction gives the same bits on any number of ranks: one tree of additions, whoever owns its leaves."""
+"""The exact reduction gives the same bits on any number of ranks: they all add along one tree."""
 
 import numpy as np
 import pytest
@@ -68,14 +68,14 @@ def assert_bits(ddp, micro_batches):
 
 
 @pytest.mark.parametrize("leaves", range(1, 18))
-def test_additions_follow_leaves_as_the_tree_has_it(leaves):
+def test_additions_follow_leaves_in_the_order_of_the_tree(leaves):
     stack = []
     for leaf in range(leaves):
         stack.append([leaf])
         for _ in range(exact.completed(leaf, leaves)):
             right = stack.pop()
             stack[-1] = [stack[-1], right]
-        # The leaf that is being computed has a buffer as well.
+        # The leaf that is being computed needs a buffer too.
         assert len(stack) + (leaf < leaves - 1) <= exact.buffers_needed(leaves)
 
     def node(start, stop):

@@ -1,4 +1,4 @@
-"""What breaks one rank ends all of them, soon and with a message, however they were launched."""
+"""A failure of one rank ends all ranks, soon and with a message, however they were launched."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from lucid.errors import DataError
 
 SECONDS = 20
 
-# Rank 1 fails as FAILURE says while the others are in a collective.
+# Rank 1 runs FAILURE while the others are in a collective.
 PROGRAM = """
 import sys, threading
 from lucid.distributed import abort_on_exception, connect
@@ -85,7 +85,7 @@ def test_a_killed_rank_ends_all(run_failure):
     assert finished.returncode == signal.SIGKILL, finished.stdout
 
 
-def test_an_orderly_end_passes_the_exit_code_on(run_ranks):
+def test_the_launcher_returns_the_exit_code_of_an_orderly_end(run_ranks):
     program = (
         "import sys; from lucid.distributed import connect; communicator = connect(); "
         "print('bye', flush=True); communicator.close(); sys.exit(75)"

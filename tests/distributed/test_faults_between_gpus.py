@@ -1,4 +1,4 @@
-"""What breaks between GPUs ends all ranks, with a message: the host does not wait for them, so it has to ask."""
+"""A failure between GPUs ends all ranks, with a message, although the host does not wait for the GPUs."""
 
 import re
 
@@ -10,10 +10,10 @@ from lucid.errors import ExitCode
 
 pytestmark = pytest.mark.skipif(why_no_stand_in() != "", reason=why_no_stand_in())
 
-# GPUs that are not there, one for each rank.
+# Stand-in GPUs, one for each rank.
 EMULATED = with_emulation(EMULATED_GPUS="3")
 
-# Rank 1 learns that a connection has broken, while no rank waits in a collective.
+# A connection of rank 1 breaks while no rank waits in a collective.
 BROKEN_CONNECTION = """
 import os, time
 from lucid.backend import zeros
@@ -38,7 +38,7 @@ def test_a_broken_connection_between_gpus_ends_all_ranks_with_its_message(run_ra
     assert "Traceback" not in finished.stdout
 
 
-# Rank 1 does not come to a collective, for the result of which the others wait.
+# Rank 1 does not come to a collective, and the others wait for its result.
 HUNG_RANK = """
 import time
 from lucid.distributed import choose, session, wait_for_device, watched

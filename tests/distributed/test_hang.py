@@ -1,4 +1,4 @@
-"""What is said of a hang: who is missing, by what the watchdogs know of one another."""
+"""The report of a hang says which rank is missing, from the answers of the watchdogs."""
 
 import pytest
 
@@ -47,11 +47,11 @@ def outside(step=2, phase="", stack=("b.py:2 in loop",)):
         ),
     ],
 )
-def test_the_first_line_says_who_is_missing(sightings, finding):
+def test_the_first_line_says_which_rank_is_missing(sightings, finding):
     assert describe(sightings, HOSTS).splitlines()[0] == START + finding
 
 
-def test_every_rank_shows_its_place_and_stack_and_those_alike_are_told_together():
+def test_every_rank_shows_its_status_and_stack_and_equal_ranks_share_lines():
     sightings = {0: waiting(), 1: outside(), 2: waiting(), 3: waiting()}
     assert describe(sightings, HOSTS).splitlines()[1:] == [
         "ranks 0, 2-3: in all_reduce (wait 5) at step 3, for 600.0 s",

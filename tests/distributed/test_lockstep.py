@@ -15,13 +15,13 @@ import pytest
 from lucid.distributed.communicators.lockstep import NUMBERS, Lockstep
 
 STEPS, ELEMENTS, LONGEST = 3, 4, 100_000
-# How many turns a rank takes about in all, and how many others take at most before they wait for one that stops.
+# About how many turns a rank takes in all, and how many the others take at most before they wait for one that stops.
 TURNS_OF_A_RANK, LONG_ENOUGH = 90, 100
 BUCKETS = [slice(0, 2), slice(2, 4)]
 
 
 class Turns:
-    """Lets one of several threads run at a time, until all are done; `choose` picks it, from those that are left."""
+    """Lets one of several threads run at a time until all are done; `choose` picks it from those that are left."""
 
     def __init__(self, programs, choose):
         self.go = [threading.Semaphore(0) for _ in programs]
@@ -51,7 +51,7 @@ class Turns:
         self.back.release()
 
     def give(self, *_):
-        """Let others run, and go on at the next turn of the thread that calls this."""
+        """Let other threads run, and continue at the next turn of the calling thread."""
         self.back.release()
         self.go[self.own.number].acquire()
 
@@ -72,7 +72,7 @@ class Taken:
 
 
 class Rank:
-    """A rank that sums its row of `memory` over all, bucket by bucket, and overwrites it as soon as it may."""
+    """A rank that sums its row of `memory` over all ranks, bucket by bucket, and overwrites it as soon as possible."""
 
     def __init__(self, rank, signals, memory):
         self.rank, self.signals, self.memory = rank, signals, memory
@@ -109,7 +109,7 @@ class Rank:
                 self.memory[self.rank, element] = -1
 
     def share(self, turns, bucket):
-        # Element by element, each read and each write a point of its own; between elements other shares go on.
+        # Element by element: each read and each write is a point; between elements other tasks continue.
         for element in range(bucket.start + self.rank, bucket.stop, len(self.memory)):
             total = 0
             for row in self.memory:
@@ -122,7 +122,7 @@ class Rank:
 
 
 def value_of(step, element, rank):
-    """Of all sums that mix steps or elements, or leave out a rank, none is right by chance."""
+    """No sum that mixes steps or elements, or leaves out a rank, is right by chance."""
     return 10 ** (3 * step) * (1 + element) * 7**rank
 
 
@@ -134,7 +134,7 @@ def play(size, choose, helpers=False):
 
 
 def at_random(seed, stays):
-    """A schedule in which a rank goes on with probability `stays`."""
+    """A schedule in which the same rank continues with probability `stays`."""
     draw, last = random.Random(seed), 0
 
     def choose(left):
@@ -147,7 +147,7 @@ def at_random(seed, stays):
 
 
 def dawdling(dawdler, point):
-    """A schedule in which all take turns, but that one rank stops at a point until the others wait for it."""
+    """A schedule in which all take turns, but one rank stops at a point until the others wait for it."""
     turns, taken, stopped = itertools.count(), 0, 0
 
     def choose(left):
@@ -166,19 +166,19 @@ def dawdling(dawdler, point):
 @pytest.mark.parametrize("helpers", [False, True], ids=["alone", "helpers"])
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("stays", [0.0, 0.9, 0.99])
-def test_sums_are_right_in_whatever_order_the_ranks_come(size, stays, helpers):
+def test_sums_are_right_in_any_order_of_the_ranks(size, stays, helpers):
     for seed in range(15):
         play(size, at_random(seed, stays), helpers)
 
 
 @pytest.mark.parametrize("helpers", [False, True], ids=["alone", "helpers"])
 @pytest.mark.parametrize("size", [2, 3])
-def test_a_rank_that_dawdles_at_any_point_is_waited_for(size, helpers):
+def test_the_others_wait_for_a_rank_that_is_late_at_any_point(size, helpers):
     for point in range(TURNS_OF_A_RANK):
         play(size, dawdling(size - 1, point), helpers)
 
 
-def test_a_helper_finishes_what_the_rank_does_not_wait_for():
+def test_a_helper_finishes_tasks_that_the_rank_does_not_wait_for():
     lockstep = Lockstep(0, list(np.zeros((1, NUMBERS), np.int64)), fence=lambda: None, idle=lambda attempts: None)
     done = []
 
@@ -196,7 +196,7 @@ def test_a_helper_finishes_what_the_rank_does_not_wait_for():
     assert sorted(done) == [(number, step) for number in (1, 2) for step in range(3)]
 
 
-def test_what_a_share_raises_is_raised_wherever_the_rank_waits():
+def test_the_error_of_a_task_is_raised_wherever_the_rank_waits():
     lockstep = Lockstep(0, list(np.zeros((1, NUMBERS), np.int64)), fence=lambda: None, idle=lambda attempts: None)
     numbers = [lockstep.issue(lambda: 1 / 0), lockstep.issue(lambda: ())]
     with pytest.raises(ZeroDivisionError):

@@ -10,7 +10,7 @@ from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.launch.rank_status import PAGE_BYTES, PAGE_VARIABLE, RankStatus
 
 
-def test_a_fresh_page_is_of_a_process_that_has_not_found_the_others():
+def test_a_fresh_page_belongs_to_a_process_that_has_not_found_the_others():
     assert RankStatus.read(bytes(PAGE_BYTES)) == RankStatus()
 
 
@@ -28,7 +28,7 @@ def test_the_status_has_the_step_and_the_collective_that_the_rank_waits_in():
     assert status.current == RankStatus(rank=3, ranks=8, step=12, waits=2)
 
 
-def test_a_long_phase_is_named_until_it_ends():
+def test_the_status_names_a_long_phase_until_it_ends():
     status = StatusWriter(rank=0, ranks=1)
     status.step = 40
     with status.phase("evaluating"):
@@ -58,7 +58,7 @@ def test_every_wait_of_a_communicator_is_counted(group):
     assert (current.rank, current.ranks) == (group.rank, group.size)
 
 
-def test_a_parent_reads_in_its_page_where_a_killed_process_was():
+def test_a_parent_reads_the_status_of_a_killed_process_from_its_page():
     program = (
         "import os, signal; from lucid.distributed import connect; communicator = connect(); "
         "communicator.status.step = 7; os.kill(os.getpid(), signal.SIGKILL)"

@@ -16,7 +16,7 @@ def flip_a_bit(array):
     array.view(np.uint8)[3, 5] ^= 16
 
 
-def test_equal_replicas_are_as_they_should_be(group, parameters):
+def test_equal_replicas_have_not_drifted(group, parameters):
     assert find_drift(parameters, group) is None
 
 
@@ -31,7 +31,7 @@ def test_a_flipped_bit_names_the_rank_and_the_parameter(communicator, parameters
 
 
 @pytest.mark.mpi(min_size=2)
-def test_where_none_has_a_majority_all_are_named(communicator, parameters):
+def test_without_a_majority_all_ranks_are_named(communicator, parameters):
     parameters["a"] += communicator.rank
     parameters["c"] += communicator.rank
     drift = find_drift(parameters, communicator)

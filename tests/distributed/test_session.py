@@ -11,7 +11,7 @@ from lucid.errors import DataError, LucidError, TrainingError
 SECONDS = 20
 
 
-def test_what_succeeds_on_all_ranks_is_returned(group):
+def test_a_result_of_all_ranks_is_returned(group):
     assert all_or_none(group, lambda: group.rank * 10) == group.rank * 10
 
 
@@ -39,7 +39,7 @@ def test_an_error_that_is_not_for_the_user_is_not_shared():
         all_or_none(communicator, lambda: 1 / 0)
 
 
-def test_a_session_gives_the_hooks_back():
+def test_a_session_restores_the_hooks():
     hooks = sys.excepthook, threading.excepthook
     with session("single"):
         assert sys.excepthook is not hooks[0]
@@ -48,7 +48,7 @@ def test_a_session_gives_the_hooks_back():
     assert (sys.excepthook, threading.excepthook) == hooks
 
 
-# A program that leaves a session as BODY says, and then as the command line does.
+# A program that runs BODY in a session, and then ends as the command line does.
 PROGRAM = """
 import sys
 from lucid.distributed import all_or_none, session
@@ -85,7 +85,7 @@ def test_a_planned_exit_is_quiet_and_keeps_its_code(leave):
     assert "Abort" not in finished.stdout
 
 
-def test_an_error_that_all_know_of_is_said_once_and_aborts_nothing(leave):
+def test_an_agreed_error_is_printed_once_and_aborts_nothing(leave):
     finished = leave("all_or_none(communicator, refuse if communicator.rank == 1 else int)")
     assert finished.returncode == DataError.exit_code, finished.stdout
     assert finished.stdout.count("lucid: shard 3 is damaged") == 1
@@ -110,7 +110,7 @@ def test_an_error_of_one_rank_ends_all(leave, body, code, message):
     assert message in finished.stdout
 
 
-def test_alone_an_error_is_what_it_is_without_a_session(leave):
+def test_on_a_single_rank_an_error_is_the_same_as_without_a_session(leave):
     finished = leave("1 / 0", ranks=1)
     assert finished.returncode == 1
     assert "ZeroDivisionError" in finished.stdout

@@ -1,4 +1,4 @@
-"""The sharded optimizer: each rank updates its share alone, and every rank gets the weights of the whole."""
+"""The sharded optimizer: each rank updates only its shard, and every rank gets all weights."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ WIDTH, VOCABULARY, SAMPLES = 24, 37, 12
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Parameters of this size, too, are shared by ranks; some blocks are not full."""
+    """Divide even parameters of this size among ranks; some blocks are not full."""
     monkeypatch.setattr(parameters, "BLOCK", 100)
 
 
@@ -33,7 +33,7 @@ class Model(Module):
 
 
 class Trained:
-    """A model on all ranks, of which one step after another is taken."""
+    """A model on all ranks, and its optimizer."""
 
     def __init__(self, group, optimizer, **options):
         lucid.manual_seed(group.rank)
@@ -43,8 +43,8 @@ class Trained:
 
     def backward(self, step=0):
         ids = np.random.default_rng(step).integers(0, VOCABULARY, SAMPLES)
-        share = np.array_split(ids, self.group.size)[self.group.rank]
-        outputs = self.ddp(to_device(share, self.group.device))
+        local = np.array_split(ids, self.group.size)[self.group.rank]
+        outputs = self.ddp(to_device(local, self.group.device))
         self.ddp.zero_grad()
         (outputs * outputs).sum().backward()
         return float(global_norm(self.ddp.partition))
@@ -62,7 +62,7 @@ class Trained:
 
 
 OPTIMIZERS = pytest.mark.parametrize("optimizer", [AdamW, LAMB])
-# Buckets of a parameter each, of a few, and of all; and the exact reduction.
+# Buckets of one parameter, of a few, and of all; and the exact reduction.
 REDUCTIONS = pytest.mark.parametrize(
     "options",
     [{"bucket_megabytes": 1e-9}, {"bucket_megabytes": 0.004}, {}, {"exact_micro_batches": 1}],
@@ -77,7 +77,7 @@ def skip_unless_exact(group, options):
 
 @OPTIMIZERS
 @REDUCTIONS
-def test_the_weights_are_those_of_the_unsharded(group, optimizer, options):
+def test_the_weights_are_those_of_the_unsharded_optimizer(group, optimizer, options):
     skip_unless_exact(group, options)
     whole, sharded = (Trained(group, optimizer, sharded=sharded, **options) for sharded in (False, True))
     assert sharded.weights().tobytes() == whole.weights().tobytes()
@@ -91,15 +91,15 @@ def test_the_weights_are_those_of_the_unsharded(group, optimizer, options):
 
 
 def sums_are_the_same(group, options):
-    """Whether a sum over ranks has the same bits scattered and not: MPI and NCCL may add in another order."""
+    """Whether reduce-scatter and all-reduce give the same bits: MPI and NCCL may add in different orders."""
     shared = type(group).__name__ == "SharedMemoryCommunicator"
     return group.size <= 2 or shared or "exact_micro_batches" in options
 
 
-def test_each_rank_keeps_moments_of_its_share_alone(group):
+def test_each_rank_keeps_only_the_moments_of_its_shard(group):
     sharded = Trained(group, AdamW, sharded=True)
     count = len(sharded.optimizer.first_moments)
-    # Even up to a block.
+    # Shards are equal up to a block.
     assert abs(count - len(sharded.ddp.flat.values) / group.size) <= 100
     assert group.all_reduce_scalar(count) == len(sharded.ddp.flat.values)
 
@@ -114,7 +114,7 @@ def test_every_block_belongs_to_one_rank(group):
 
 
 @OPTIMIZERS
-def test_the_moments_are_gathered_on_the_first_rank_as_if_they_had_never_been_apart(group, optimizer):
+def test_the_first_rank_gathers_the_moments_of_the_unsharded_optimizer(group, optimizer):
     whole, sharded = (Trained(group, optimizer, sharded=sharded) for sharded in (False, True))
     whole.steps(2)
     sharded.steps(2)
@@ -127,7 +127,7 @@ def test_the_moments_are_gathered_on_the_first_rank_as_if_they_had_never_been_ap
 
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("after", [False, True])
-def test_moments_go_from_any_division_into_any(group, before, after):
+def test_moments_may_be_restored_sharded_or_not(group, before, after):
     source, target = (Trained(group, AdamW, sharded=sharded) for sharded in (before, after))
     source.steps(2)
     state = {name: array.copy() for name, array in source.optimizer.state_dict().items()}
@@ -140,7 +140,7 @@ def test_moments_go_from_any_division_into_any(group, before, after):
             np.testing.assert_array_equal(restored[name], moments)
 
 
-def test_kept_buffers_are_filled_anew(group):
+def test_kept_buffers_are_filled_again(group):
     sharded = Trained(group, AdamW, sharded=True)
     kept = {}
     for _ in range(2):
@@ -157,7 +157,7 @@ def sharded_moment(sharded, group):
     return sharded.optimizer.state_dict()["first_moment.first.weight"]
 
 
-def test_a_gradient_that_is_not_finite_on_one_rank_is_known_to_all(group):
+def test_all_ranks_learn_of_a_gradient_that_is_not_finite_on_one(group):
     sharded = Trained(group, AdamW, sharded=True)
     sharded.backward()
     partition, flat = sharded.ddp.partition, sharded.ddp.flat
@@ -171,7 +171,7 @@ def test_a_gradient_that_is_not_finite_on_one_rank_is_known_to_all(group):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_the_ranks_of_a_node_have_one_copy_of_the_weights(shared_memory):
+def test_the_ranks_of_a_node_share_one_copy_of_the_weights(shared_memory):
     values = Trained(shared_memory, AdamW, sharded=True).ddp.flat.values
     shared_memory.barrier()
     if shared_memory.rank == shared_memory.size - 1:

@@ -59,7 +59,7 @@ def test_a_scattered_sum_has_the_bits_of_the_whole_one(shared_memory):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_it_is_used_for_all_parts_of_what_was_allocated_and_nothing_else(shared_memory):
+def test_it_serves_all_parts_of_allocated_memory_and_no_other_arrays(shared_memory):
     array = shared_memory.allocate(1000, np.float32)
     assert all(shared_memory.sums_along_tree(part) for part in (array, array[:1], array[-1:], array.reshape(10, 100)))
     assert not shared_memory.sums_along_tree(np.zeros(1000, np.float32))
@@ -84,17 +84,17 @@ def test_the_exact_reduction_sends_no_messages_there(shared_memory, monkeypatch,
 
 
 @pytest.mark.mpi(min_size=2)
-def test_ranks_that_dawdle_are_waited_for(shared_memory, monkeypatch):
-    """Each rank in turn is late at every point of the order that ranks keep, by ever other times."""
+def test_ranks_wait_for_those_that_are_late(shared_memory, monkeypatch):
+    """Each rank in turn is late at every point of the protocol, by varying times."""
     rank, size, lockstep = shared_memory.rank, shared_memory.size, shared_memory._lockstep
     fence, late, draw = lockstep._fence, [0], random.Random(rank)
 
-    def dawdle():
+    def be_late():
         if rank == late[0]:
             time.sleep(draw.choice((0, 0, 0.0003, 0.002)))
         fence()
 
-    monkeypatch.setattr(lockstep, "_fence", dawdle)
+    monkeypatch.setattr(lockstep, "_fence", be_late)
     array = shared_memory.allocate(4000, np.int64)
     buckets = np.split(array, 4)
     for step in range(40):
@@ -115,7 +115,7 @@ def value_of(step, bucket, rank):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_messages_and_shared_memory_go_on_side_by_side(shared_memory):
+def test_messages_and_shared_memory_work_at_the_same_time(shared_memory):
     rank, size = shared_memory.rank, shared_memory.size
     array = shared_memory.allocate(300_000, np.float32)
     for step in range(20):
@@ -132,8 +132,8 @@ def test_messages_and_shared_memory_go_on_side_by_side(shared_memory):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_a_rank_that_waits_says_for_what(shared_memory, monkeypatch):
-    """The second rank sends the first, which is late, its place, and waits until that has come."""
+def test_the_status_of_a_waiting_rank_names_the_collective(shared_memory, monkeypatch):
+    """The first rank is late: the second sends its status to it, and waits until it comes."""
     from mpi4py import MPI
 
     array = shared_memory.allocate(250_000, np.float32)
@@ -154,13 +154,13 @@ def test_a_rank_that_waits_says_for_what(shared_memory, monkeypatch):
     assert shared_memory.status.current.collective == ""
 
 
-def test_one_process_alone_takes_any_backend(communicator):
+def test_a_single_process_accepts_any_backend(communicator):
     for backend in ("auto", "single", "mpi", "shared_memory"):
         assert choose(communicator, backend) is communicator
     assert isinstance(communicator.all_reduce(communicator.allocate(3, np.float32)), Finished)
 
 
-def test_ranks_that_are_not_evenly_spread_over_nodes_get_mpi_or_are_refused():
+def test_ranks_not_evenly_spread_over_nodes_get_mpi_or_a_refusal():
     group = SimpleNamespace(rank=0, size=3, node_count=2, evenly_spread=False)
     assert choose(group, "auto") is group
     with pytest.raises(LaunchError, match="the 3 ranks are not evenly spread over the 2 nodes") as caught:
@@ -168,7 +168,7 @@ def test_ranks_that_are_not_evenly_spread_over_nodes_get_mpi_or_are_refused():
     assert caught.value.agreed
 
 
-# Of four ranks on two hosts: sums of 40 MB in whole numbers, in buckets, and what each rank has at the end.
+# Four ranks on two hosts sum 40 MB of integers, in buckets, and print their results.
 TWO_HOSTS = """
 import sys
 import numpy as np
@@ -203,7 +203,7 @@ with session() as group:
 """
 
 
-def test_ranks_on_two_hosts_sum_within_each_first(hosts, mpiexec):
+def test_ranks_on_two_hosts_sum_within_each_host_first(hosts, mpiexec):
     finished = subprocess.run(
         [*hosts.mpiexec(mpiexec, 2), sys.executable, "-m", "mpi4py", "-c", TWO_HOSTS],
         env=os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK},
@@ -216,7 +216,7 @@ def test_ranks_on_two_hosts_sum_within_each_first(hosts, mpiexec):
     assert finished.stdout.count("right") == 4
 
 
-# Four arrays of 16 MiB, on two ranks together. A private /dev/shm has room for one, and for what MPI needs of its own.
+# Two ranks allocate 64 MiB in four arrays. A private /dev/shm has room for one array and for MPI's own memory.
 PROGRAM = """
 import os, sys
 import numpy as np
@@ -241,7 +241,7 @@ except LucidError as error:
 
 
 def private_shared_memory(mebibytes):
-    """A command that runs another one with a small /dev/shm of its own, and then says how many MiB are used there."""
+    """A command that runs another one with a small private /dev/shm, and prints how many MiB it uses at the end."""
     mount = f"mount -t tmpfs -o size={mebibytes}m tmpfs /dev/shm"
     unshare = ["unshare", *(["--map-root-user"] if os.geteuid() else []), "--mount"]
     try:
@@ -261,7 +261,7 @@ def test_too_little_shared_memory_is_a_sentence_and_not_a_bus_error(run_ranks):
     assert "Traceback" not in finished.stdout
 
 
-def test_auto_goes_by_mpi_for_what_does_not_fit_and_says_so(run_ranks):
+def test_auto_uses_mpi_for_arrays_that_do_not_fit_and_says_so(run_ranks):
     program = PROGRAM.format(backend="auto", last="")
     finished = run_ranks(2, "-c", program, within=private_shared_memory(40), seconds=SECONDS)
     assert finished.returncode == 0, finished.stdout
@@ -272,7 +272,7 @@ def test_auto_goes_by_mpi_for_what_does_not_fit_and_says_so(run_ranks):
 @pytest.mark.parametrize(
     "last", ["", "sys.stdout.flush(); communicator.rank or os.kill(os.getpid(), 9); communicator.barrier()"]
 )
-def test_no_memory_stays_behind_after_an_end_of_any_kind(run_ranks, last):
+def test_no_memory_is_left_after_any_kind_of_end(run_ranks, last):
     program = PROGRAM.format(backend="shared_memory", last=last)
     finished = run_ranks(2, "-c", program, within=private_shared_memory(200), seconds=SECONDS)
     assert finished.returncode == (9 if last else 0), finished.stdout
@@ -289,7 +289,7 @@ def test_one_process_for_several_ranks_is_refused_once(run_ranks):
 
 @pytest.mark.parametrize("reduction", ["fast", "exact"])
 def test_a_run_has_the_losses_of_one_over_mpi(train, reduction):
-    """Two numbers have one sum, whoever adds them."""
+    """The sum of two numbers does not depend on their order."""
     settings = ("train.steps=8", "train.micro_batch=3", f"train.reduction={reduction}")
     runs = [train(2, name, *settings, f"distributed.backend={name}") for name in ("mpi", "shared_memory")]
     assert runs[0] == runs[1]

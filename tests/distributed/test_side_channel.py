@@ -1,4 +1,4 @@
-"""Short messages between ranks get through beside the collectives, from another thread."""
+"""Short messages between ranks arrive during collectives, from another thread."""
 
 import threading
 
@@ -17,7 +17,7 @@ def channel(communicator):
 
 
 def received(channel, count):
-    """The next `count` messages, by their senders."""
+    """The next `count` messages by sender."""
     messages = {}
     while len(messages) < count:
         arrival = channel.receive()
@@ -27,11 +27,11 @@ def received(channel, count):
 
 
 def text(sender, receiver):
-    """What `sender` writes to `receiver`: of another length each time, and once as long as may be."""
+    """The message from `sender` to `receiver`: lengths differ, and one is the longest allowed."""
     return (f"{sender} to {receiver} " * 2000).encode()[: LONGEST_MESSAGE - sender]
 
 
-def test_alone_there_is_no_channel():
+def test_a_single_rank_has_no_channel():
     assert SingleCommunicator().side_channel() is None
 
 
@@ -44,8 +44,8 @@ def test_every_rank_hears_from_every_other(communicator, channel):
 
 
 @pytest.mark.mpi(min_size=2)
-def test_a_message_gets_through_while_the_main_thread_waits(communicator, channel):
-    """The first rank enters the barrier when all others have answered, whose main threads are in it by then."""
+def test_a_message_arrives_while_the_main_thread_waits(communicator, channel):
+    """The first rank enters the barrier last: after all others, whose main threads are in it, have answered."""
     heard = {}
 
     def answer():

@@ -1,4 +1,4 @@
-"""Ranks that run different versions find that out when they join, and end with one sentence."""
+"""Ranks that run different versions notice it when they join, and end with one sentence."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ SECONDS = 30
 
 
 def join_as_another(who: int, name: str, value: object) -> tuple[int, bool, bool]:
-    """Join on all ranks, of which rank `who` has `value` in the place of what has that name.
+    """Join on all ranks; on rank `who`, `name` is replaced by `value`.
 
     Return the exit code, whether all ranks know of it, and whether the user does.
     """
@@ -45,7 +45,7 @@ def version_of_the_future() -> str:
     ],
 )
 @pytest.mark.parametrize("who", [1, 2])
-def test_a_rank_with_another_version_is_named_and_none_goes_on(rank_pool, who, name, value, other):
+def test_a_rank_with_another_version_is_named_and_all_end(rank_pool, who, name, value, other):
     results = rank_pool.run(3, join_as_another, who, name, value)
     output = "".join(result.output for result in results)
     assert [result.value for result in results] == [(2, True, True)] * 3
@@ -59,7 +59,7 @@ def old_numpy_on_rank_1():
     return mock.patch("numpy.__version__", "1.0") if announced().rank == 1 else nullcontext()
 
 
-def test_mpiexec_leaves_with_the_code_of_a_refusal(run_within):
+def test_mpiexec_exits_with_the_code_of_a_refusal(run_within):
     finished = run_within(2, old_numpy_on_rank_1, "train", "run.yaml", seconds=SECONDS)
     assert finished.returncode == 2, finished.stdout
     assert finished.stdout.count("runs NumPy 1.0, but rank 0 on") == 1
@@ -93,7 +93,7 @@ def test_another_lucid_on_the_other_host_is_refused(hosts, mpiexec, tmp_path, ch
     assert finished.returncode == 2, finished.stderr
     (sentence,) = [line for line in finished.stderr.splitlines() if "install the same on all hosts" in line]
     assert sentence.startswith("lucid: rank 1 on far runs ")
-    # The digest of the sources, which is named as well, may begin with 99.
+    # The message also has the digest of the sources, which may begin with 99.
     assert bool(re.search(r"lucid 99\b", sentence)) == (change == "version")
     assert "sources of lucid " in sentence
     assert "Traceback" not in finished.stderr

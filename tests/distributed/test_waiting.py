@@ -1,4 +1,4 @@
-"""How a rank waits for others: it leaves them the processor, unless something large is on its way."""
+"""How a rank waits for others: it leaves them the processor, unless it waits for a large message."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lucid.distributed.communicators import mpi
 
 
 class Request:
-    """An MPI request that is over when it has been tested so often, or waited for."""
+    """An MPI request that completes after a number of tests, or when it is waited for."""
 
     def __init__(self, tests):
         self.tests, self.waits = tests, 0
@@ -21,25 +21,25 @@ class Request:
 
 @pytest.fixture
 def sleeps(monkeypatch):
-    """A list that grows with each time that this process would sleep."""
+    """A list that grows each time that this process would sleep."""
     durations = []
     monkeypatch.setattr(mpi.time, "sleep", durations.append)
     return durations
 
 
-def test_what_comes_in_a_moment_is_not_slept_for(sleeps):
+def test_a_short_wait_does_not_sleep(sleeps):
     mpi._wait_for(Request(tests=100), size=8)
     assert not sleeps
 
 
-def test_who_waits_long_for_little_sleeps_between_looks(sleeps):
+def test_a_long_wait_for_a_small_message_sleeps_between_tests(sleeps):
     request = Request(tests=5000)
     mpi._wait_for(request, size=8)
     assert len(sleeps) == 4000
     assert not request.waits
 
 
-def test_what_is_large_is_left_to_mpi_which_moves_it_while_it_waits(sleeps):
+def test_mpi_waits_for_a_large_message_and_moves_it_meanwhile(sleeps):
     request = Request(tests=5000)
     mpi._wait_for(request, size=10**6)
     assert request.waits == 1

@@ -1,4 +1,4 @@
-"""A run that is killed again and again ends with the weights of one that was left alone, bit for bit.
+"""A run that is killed repeatedly ends with the weights of an undisturbed run, bit for bit.
 
 Each start is on other ranks, sharded or not. `make test-all` kills 20 times, `make soak` 100 times:
 `pytest tests/faults/test_kills.py --kills 100 --kill-seed 7`.
@@ -19,7 +19,7 @@ from lucid.training.checkpoints.store import find_model
 
 pytestmark = pytest.mark.long
 
-# Several seconds a kill where two cores are busy with other things as well.
+# Several seconds for each kill, if the two cores are busy with other work too.
 SECONDS_PER_KILL = 30
 
 STEPS = 600
@@ -65,7 +65,7 @@ def weights_of(run_folder):
 
 
 def kill_after_steps(process, steps, choose_victim):
-    """Kill a process of the run when it has printed so many more steps; return the last step it printed."""
+    """Kill a process of the run after it has printed this many more steps; return the last step that it printed."""
     step = 0
     for line in process.stdout:
         if found := re.match(rf"step +(\d+)/{STEPS}", line):
@@ -74,12 +74,12 @@ def kill_after_steps(process, steps, choose_victim):
             if steps == 0:
                 os.kill(choose_victim([process.pid, *rank_processes(process.pid)]), signal.SIGKILL)
                 break
-    # What the launcher still has to say; without this it could not end.
+    # Read the rest of the launcher's output: until then it could not end.
     process.communicate(timeout=60)
     return step
 
 
-def test_a_run_killed_at_random_steps_ends_with_the_weights_of_one_left_alone(start, tmp_path, request):
+def test_a_run_killed_at_random_steps_ends_with_the_weights_of_an_undisturbed_run(start, tmp_path, request):
     kills, seed = request.config.getoption("--kills"), request.config.getoption("--kill-seed")
     request.applymarker(pytest.mark.timeout(SECONDS_PER_KILL * (kills + 10)))
     draw = random.Random(seed)

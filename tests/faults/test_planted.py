@@ -1,4 +1,4 @@
-"""Faults of the numbers, planted into a real run: a flipped bit in one rank, gradients that are not finite."""
+"""Faults planted into the numbers of a real run: a flipped bit in one rank, gradients that are not finite."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import pytest
 
 from lucid.errors import TrainingError
 
-# `lucid train`, where a fault happens before or after a step's gradients are computed and summed over ranks.
+# `lucid train`, with a fault before or after the computation of a step's gradients and their sums over ranks.
 PROGRAM = """
 import numpy as np
 from lucid.cli import main
@@ -45,12 +45,12 @@ def train_with(run_ranks, run_file):
 
 
 FLIP = "run.ddp.flat.values.view(np.uint8)[4001] ^= 1"
-# After the reduction all ranks see it, as they do when one rank's gradient spoils the sum.
+# After the reduction all ranks see the fault, as if one rank's gradient had spoiled the sum.
 SPOIL = "run.ddp.flat.views(run.ddp.flat.gradients)['cls.predictions.bias'][3] = np.inf"
 
 
 def skipped_steps(run_folder):
-    """How many steps were skipped up to each step, by the log."""
+    """The number of skipped steps up to each step, from the log."""
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line["skipped_steps"] for line in lines if "skipped_steps" in line}
 
@@ -77,8 +77,8 @@ def test_a_gradient_that_is_not_finite_is_skipped_by_all_and_counted(train_with,
     assert [skipped[step] for step in (3, 4, 5, 9, 10, 12)] == [0, 1, 2, 2, 3, 3]
 
 
-def test_a_skipped_step_leaves_the_weights_alone(train_with, tmp_path, losses):
-    """All ranks skipped together: else the comparison of replicas, made at each step here, would have ended the run."""
+def test_a_skipped_step_does_not_change_the_weights(train_with, tmp_path, losses):
+    """All ranks skipped together: otherwise the comparison of replicas, after each step here, would end the run."""
     finished = train_with(SPOIL, "run.step % 2", "train.steps=12", "train.check_replicas_every=1")
     assert finished.returncode == 0, finished.stdout
     assert len(losses(tmp_path / "run")) == 12

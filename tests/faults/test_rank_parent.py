@@ -1,4 +1,4 @@
-"""A rank that is gone without a word: its parent says which it was, what happened and where, and the job ends."""
+"""If a rank ends without a message, its parent says which rank, what happened and where, and the job ends."""
 
 import os
 import re
@@ -17,11 +17,11 @@ PARENT = ("-m", "lucid.launch.rank_parent")
 HOST = os.uname().nodename
 SECONDS = 60
 
-# One worker runs them: a parent looks at how many processes of the machine the kernel has killed for lack of memory,
-# and one of these tests has it kill one.
+# One worker runs all of them: a parent counts the processes that the kernel has killed for lack of memory, and one of
+# these tests makes the kernel kill one.
 pytestmark = pytest.mark.xdist_group("the kernel's kills")
 
-# Rank 1 does at step 4 what ACTION says, while the others are in a collective. The files in FOLDER are the processes.
+# Rank 1 runs ACTION at step 4, while the others are in a collective. Each process leaves a file in FOLDER.
 PROGRAM = """
 import mmap, os, pathlib, signal, sys, tempfile, threading
 import numpy
@@ -101,7 +101,7 @@ def test_a_rank_gone_without_a_word_ends_all_and_its_parent_says_where(run_ranks
 @pytest.mark.parametrize(
     ("ranks", "action", "code"), [(3, "sys.exit(3)", 3), (2, "1 / 0", 1), (2, "raise KeyboardInterrupt", 130)]
 )
-def test_the_parent_adds_nothing_to_what_the_rank_has_said(run_ranks_with_parents, ranks, action, code):
+def test_the_parent_adds_nothing_to_the_message_of_its_rank(run_ranks_with_parents, ranks, action, code):
     finished = run_ranks_with_parents(action, ranks=ranks)
     assert finished.returncode == code, finished.stdout
     assert finished.stdout.count(f"rank 1 of {ranks}") == 1, finished.stdout
@@ -109,13 +109,13 @@ def test_the_parent_adds_nothing_to_what_the_rank_has_said(run_ranks_with_parent
 
 
 @pytest.mark.parametrize("code", [0, 2, 75])
-def test_the_exit_code_of_an_orderly_end_comes_through_in_silence(run_ranks_with_parents, code):
+def test_the_parent_returns_the_exit_code_of_an_orderly_end_silently(run_ranks_with_parents, code):
     finished = run_ranks_with_parents(code=code)
     assert finished.returncode == code, finished.stdout
     assert finished.stdout == ""
 
 
-def test_a_killed_parent_takes_its_rank_and_all_others_along(run_ranks_with_parents, tmp_path):
+def test_a_killed_parent_ends_its_rank_and_all_others(run_ranks_with_parents, tmp_path):
     finished = run_ranks_with_parents("os.kill(os.getppid(), signal.SIGKILL)", ranks=3)
     assert finished.returncode != 0, finished.stdout
     processes = [int(file.name) for file in tmp_path.iterdir()]
@@ -143,14 +143,14 @@ def test_a_signal_to_the_parent_alone_reaches_the_rank(number):
         "print('ready', flush=True); signal.sigwait([number]); sys.exit(75)"
     )
     assert parent.stdout.readline() == "ready\n"
-    # What a terminal sends to the rank as well does not end the parent.
+    # A signal that a terminal sends to the rank too does not end the parent.
     parent.send_signal(signal.SIGINT)
     parent.send_signal(number)
     _, errors = parent.communicate(timeout=SECONDS)
     assert (parent.returncode, errors) == (75, "")
 
 
-def test_a_stop_that_is_asked_too_early_or_too_late_does_not_kill_the_rank():
+def test_a_request_to_stop_too_early_or_too_late_does_not_kill_the_rank():
     program = (
         "import sys; from lucid.distributed import StopRequest; print('early', flush=True); input()\n"
         "with StopRequest() as stop: print(stop.requested, flush=True)\n"
@@ -160,7 +160,7 @@ def test_a_stop_that_is_asked_too_early_or_too_late_does_not_kill_the_rank():
     for moment, answer in (("early\n", "True\n"), ("late\n", "")):
         assert parent.stdout.readline() == moment
         parent.send_signal(signal.SIGUSR1)
-        # SLURM sends it to each process of a step, not to the parent alone.
+        # SLURM sends it to every process of a step, not only to the parent.
         os.kill(descendants(parent.pid)[0], signal.SIGUSR1)
         parent.stdin.write("\n")
         parent.stdin.flush()
@@ -169,7 +169,7 @@ def test_a_stop_that_is_asked_too_early_or_too_late_does_not_kill_the_rank():
     assert (parent.returncode, errors) == (75, "")
 
 
-def test_a_rank_killed_before_it_has_found_the_others_is_told_too():
+def test_a_rank_killed_before_it_has_found_the_others_is_reported_too():
     parent = start_rank_with_parent("import signal; print('ready', flush=True); signal.pause()")
     assert parent.stdout.readline() == "ready\n"
     parent.terminate()
@@ -178,7 +178,7 @@ def test_a_rank_killed_before_it_has_found_the_others_is_told_too():
     assert errors == f"a rank on {HOST} was killed by SIGTERM before it had found the others, all ranks end\n"
 
 
-def test_a_command_that_needs_no_other_ranks_has_no_one_speak_for_it():
+def test_the_parent_is_silent_about_a_command_that_needs_no_other_ranks():
     parent = start_rank_with_parent("import sys; print(input(), *sys.argv); sys.exit(5)")
     output, errors = parent.communicate("words\n", timeout=SECONDS)
     assert (parent.returncode, output, errors) == (5, "words -c\n", "")
@@ -197,7 +197,7 @@ def test_a_damaged_page_does_not_silence_the_parent():
 
 @pytest.fixture
 def small_memory():
-    """The folder of a control group whose processes get 200 MB of memory together."""
+    """The folder of a control group that limits its processes to 200 MB of memory together."""
     groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
     if "memory" in groups:
         parent, limit, swap = "/sys/fs/cgroup/memory" + groups["memory"], "memory.limit_in_bytes", "memory.swappiness"
@@ -218,7 +218,7 @@ def small_memory():
         folder.rmdir()
 
 
-def test_a_rank_that_the_kernel_killed_for_its_memory_is_told_as_such(small_memory):
+def test_the_parent_reports_that_the_kernel_killed_a_rank_for_lack_of_memory(small_memory):
     program = (
         "import os; from lucid.distributed import connect; connect().status.step = 7; "
         f"open({str(small_memory / 'cgroup.procs')!r}, 'w').write(str(os.getpid())); "
@@ -231,7 +231,7 @@ def test_a_rank_that_the_kernel_killed_for_its_memory_is_told_as_such(small_memo
     assert errors.endswith(") at step 7, all ranks end\n")
 
 
-# Python runs this at its start: rank 1 kills itself at step 5.
+# Python runs this when it starts: rank 1 kills itself at step 5.
 SITE = """
 import os, signal
 from lucid.distributed.communicators.status_writer import StatusWriter

@@ -16,12 +16,12 @@ from lucid.training.checkpoints.store import CheckpointStore, find_model
 pytestmark = pytest.mark.long
 
 REPOSITORY = Path(__file__).parents[2]
-# Long enough that a run is not over before a line that it printed has been answered with a signal.
+# Long enough that a run does not end before the test has answered a printed line with a signal.
 LONG = ("train.steps=150", "train.checkpoint_every=40")
 NEVER_FINITE = ("optimizer.learning_rate=1e30", "optimizer.warmup_steps=0", "train.max_skipped_steps=3")
 
-# Stands for ssh: every host is this machine, and the second one is lost as soon as the file $LOST is there.
-# 198.51.100.0/24 is set aside for documentation: no machine has such an address.
+# Replaces ssh: every host is this machine, and the second one is lost once the file $LOST exists.
+# 198.51.100.0/24 is reserved for documentation: no machine has such an address.
 HOSTS = ("198.51.100.1", "198.51.100.2")
 NO_SSH = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
@@ -32,7 +32,7 @@ exec sh -c "$*"
 
 
 class Supervised:
-    """A run under launch/mpirun.sh that a test reads the output of, line by line."""
+    """A run under launch/mpirun.sh, whose output a test reads line by line."""
 
     def __init__(self, *arguments: str, **variables: str) -> None:
         environment = FEW_CORES | {"PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY)}
@@ -46,7 +46,7 @@ class Supervised:
         self.output = ""
 
     def read_until(self, fragment: str) -> None:
-        """Read on, up to the line that contains `fragment`."""
+        """Read up to the line that contains `fragment`."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output += line
@@ -55,13 +55,13 @@ class Supervised:
         pytest.fail(f"the run ended without {fragment!r}:\n{self.output}")
 
     def finish(self) -> int:
-        """Return the exit code, having read all output."""
+        """Read all output, and return the exit code."""
         assert self.process.stdout is not None
         self.output += self.process.stdout.read()
         return self.process.wait()
 
     def launcher(self) -> int:
-        """Return the process that the supervisor has started."""
+        """Return the process that the supervisor started."""
         return descendants(self.process.pid)[0]
 
     def ranks(self) -> list[int]:
@@ -70,7 +70,7 @@ class Supervised:
 
 @pytest.fixture
 def start(run_file):
-    """A function that starts the run on two ranks and supervises it; what is left of it is killed afterwards."""
+    """A function that starts the run on two ranks, supervised; it kills the processes that are left at the end."""
     started = []
 
     def run(*arguments, options=("--restarts", "3", "--backoff", "0"), **variables):
@@ -90,7 +90,7 @@ def undisturbed_folder(tmp_path_factory):
 
 @pytest.fixture
 def undisturbed(start, undisturbed_folder):
-    """The folder of a LONG run that nothing happened to."""
+    """The folder of an undisturbed LONG run."""
     if not undisturbed_folder.exists():
         run = start(*LONG, f"run_folder={undisturbed_folder}")
         assert run.finish() == 0, run.output
@@ -141,7 +141,7 @@ def test_a_lost_host_means_fewer_ranks_and_the_same_curve(start, undisturbed, lo
     np.testing.assert_allclose(list(curve.values()), [expected[step] for step in curve], rtol=1e-4)
 
 
-def test_a_stop_that_was_not_asked_of_the_supervisor_is_followed_by_a_restart(start):
+def test_a_stop_without_a_request_to_the_supervisor_is_followed_by_a_restart(start):
     run = start(*LONG)
     run.read_until("step  50/150")
     os.kill(run.launcher(), signal.SIGTERM)
@@ -151,7 +151,7 @@ def test_a_stop_that_was_not_asked_of_the_supervisor_is_followed_by_a_restart(st
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_stop_that_is_asked_of_the_supervisor_is_the_end(start, number, losses, tmp_path):
+def test_a_stop_requested_of_the_supervisor_is_the_end(start, number, losses, tmp_path):
     run = start(*LONG)
     run.read_until("step  50/150")
     run.process.send_signal(number)
@@ -162,7 +162,7 @@ def test_a_stop_that_is_asked_of_the_supervisor_is_the_end(start, number, losses
     assert 50 <= checkpoint.state.step == max(losses(tmp_path / "run")) < 150
 
 
-def test_a_stop_while_it_waits_is_the_end(start):
+def test_a_stop_while_the_supervisor_waits_is_the_end(start):
     run = start(*NEVER_FINITE, options=("--restarts", "3", "--backoff", "60"))
     run.read_until("restart 1 of 3 in 60 s")
     run.process.send_signal(signal.SIGTERM)
@@ -170,14 +170,14 @@ def test_a_stop_while_it_waits_is_the_end(start):
     assert "lucid launch: asked to stop: no restart" in run.output
 
 
-def test_a_run_that_fails_again_and_again_at_one_step_is_given_up(start):
+def test_the_supervisor_gives_up_a_run_that_fails_repeatedly_at_one_step(start):
     run = start(*NEVER_FINITE)
     assert run.finish() == 1, run.output
     assert run.output.count("the gradient was not finite 4 times in a row") == 2
     assert "gives up after 2 starts, the last of which brought no newer checkpoint" in run.output
 
 
-def test_a_mistake_in_the_settings_is_not_tried_again(start):
+def test_a_run_with_a_mistake_in_the_settings_is_not_started_again(start):
     run = start("train.global_batch=7")
     assert run.finish() == 2, run.output
     assert run.output.count("which 2 ranks cannot share evenly") == 1

@@ -1,4 +1,4 @@
-"""A rank that does not come ends the run within the limit, with a message; one that is only slow does not."""
+"""A rank that does not come to a collective ends the run within the limit, with a message; a slow rank does not."""
 
 import os
 import re
@@ -16,10 +16,10 @@ long = pytest.mark.long
 
 LIMIT = 2
 LIMITED = f"train.watchdog_seconds={LIMIT}"
-# Until all is over: to start Python and to reach the fault takes a part of it on a busy machine.
+# The time for a whole test. On a busy machine the start of Python and the steps before the fault take a part of it.
 SECONDS = 60
 
-# `lucid train`, where something happens before the step of a rank, or in the way of what a rank calls.
+# `lucid train`, in which code runs before a step of a rank, or replaces a function of lucid.
 PROGRAM = """
 import ctypes, os, signal, sys, time
 from lucid.cli import main
@@ -50,7 +50,7 @@ def train_with(run_ranks, run_file):
 
 
 def assert_ended(finished, finding):
-    """The run ended by the watchdog of one rank, which said this and showed the stacks of those that waited."""
+    """The watchdog of one rank ended the run with this message, and showed the stacks of the waiting ranks."""
     assert finished.returncode == ExitCode.HUNG, finished.stdout
     assert finished.stdout.count("ranks wait in vain") == 1, finished.stdout
     assert re.search(finding, finished.stdout), finished.stdout
@@ -69,8 +69,8 @@ def test_a_stopped_rank_ends_the_run(train_with, launch):
 
 
 @long
-def test_a_rank_that_does_not_let_its_watchdog_run_ends_the_run(train_with):
-    """The call keeps Python's lock."""
+def test_a_rank_whose_watchdog_cannot_run_ends_the_run(train_with):
+    """The call holds Python's global lock."""
     finished = train_with("ctypes.PyDLL(None).sleep(1000)")
     assert_ended(finished, WAITING + r"rank 1 on \S+ does not answer")
 
@@ -88,7 +88,7 @@ def test_a_sleeping_first_rank_ends_the_run(train_with):
 
 
 @long
-def test_ranks_that_take_different_ways_end_the_run(train_with):
+def test_ranks_in_different_collectives_end_the_run(train_with):
     finished = train_with("run.communicator.barrier()")
     assert_ended(finished, WAITING + "they are not in the same collective")
 
@@ -120,7 +120,7 @@ SLOW_FIRST_STEP = SLOW + "M = trainer.MicroBatches; M.gradients = slowly(M.gradi
     [(SLOW_EVALUATION, 9), (SLOW_SAVING, 9), (SLOW_START, 9), (SLOW_FIRST_STEP, 1)],
     ids=["evaluation", "saving", "start", "first-step"],
 )
-def test_a_rank_that_is_slow_where_it_may_be_does_not_end_the_run(train_with, patch, steps):
+def test_a_rank_that_is_slow_in_a_phase_that_may_take_long_does_not_end_the_run(train_with, patch, steps):
     finished = train_with("pass", "True", f"train.steps={steps}", "optimizer.warmup_steps=0", patch=patch)
     assert finished.returncode == 0, finished.stdout
     assert f"finished at step {steps} of {steps}" in finished.stdout
@@ -165,20 +165,20 @@ def train_suspended(mpiexec, run_file, tmp_path, losses):
 
 
 @long
-def test_a_rank_that_is_stopped_for_less_than_the_limit_changes_nothing(train_suspended, train):
+def test_a_rank_stopped_for_less_than_the_limit_changes_nothing(train_suspended, train):
     assert train_suspended([1], LIMIT / 2) == train(3, "undisturbed")
 
 
 @long
-def test_a_job_that_is_suspended_as_a_whole_goes_on_afterwards(train_suspended, train):
+def test_a_job_suspended_as_a_whole_continues_afterwards(train_suspended, train):
     assert train_suspended([0, 1, 2], 3 * LIMIT) == train(3, "undisturbed")
 
 
 @long
 @pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
 @pytest.mark.parametrize("fault", ["os._exit(0)", "os._exit(3)"])
-def test_a_rank_that_leaves_without_a_word_ends_all(train_with, fault, launch):
-    """MPICH's launcher sees it; with exit code 0 it takes that for the job's, unless the rank has a parent."""
+def test_a_rank_that_exits_without_a_message_ends_all(train_with, fault, launch):
+    """MPICH's launcher notices it. It takes exit code 0 for the job's, unless the rank has a parent."""
     finished = train_with(fault, launch=launch)
     assert "finished at step" not in finished.stdout
 
@@ -186,7 +186,7 @@ def test_a_rank_that_leaves_without_a_word_ends_all(train_with, fault, launch):
 @long
 @pytest.mark.parametrize("launch", [("-m", "mpi4py"), ()], ids=["mpi4py", "plain"])
 @pytest.mark.parametrize(("fault", "code"), [("sys.exit(3)", 3), ("1 / 0", ExitCode.FAILED)])
-def test_a_rank_that_fails_ends_all_at_once_beside_the_watchdog(train_with, fault, code, launch):
+def test_a_rank_that_fails_ends_all_at_once_without_the_watchdog(train_with, fault, code, launch):
     finished = train_with(fault, "run.step == 8 and rank == 1", "train.watchdog_seconds=1000", launch=launch)
     assert finished.returncode == code, finished.stdout
     assert "rank 1 of 3 failed at step 7, all ranks end:" in finished.stdout
@@ -221,7 +221,7 @@ FUNNELED = "import mpi4py; mpi4py.rc.thread_level = 'funneled'; from lucid.cli i
 
 
 @long
-def test_an_mpi_library_that_one_thread_alone_may_use_is_refused(run_ranks, run_file):
+def test_an_mpi_library_for_a_single_thread_is_refused(run_ranks, run_file):
     finished = run_ranks(2, "-c", FUNNELED, "train", str(run_file))
     assert finished.returncode == ExitCode.REFUSED, finished.stdout
     assert finished.stdout.count("set train.watchdog_seconds=0") == 1

@@ -1,4 +1,4 @@
-"""What launchers announce, and the refusal of processes that were started by the wrong one."""
+"""What launchers announce, and the refusal of processes that the wrong launcher started."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ SRUN_STEP = {"SLURM_STEP_ID": 0, "SLURM_PROCID": 1, "SLURM_STEP_NUM_TASKS": 2, "
 
 @pytest.fixture
 def environment(monkeypatch):
-    """A function that replaces what launchers say in the environment."""
+    """A function that replaces the launchers' variables in the environment."""
     for name in [name for name in os.environ if name.startswith(PREFIXES)]:
         monkeypatch.delenv(name)
 
@@ -60,14 +60,14 @@ def test_a_batch_script_is_not_a_launch(environment):
     assert announced() is None
 
 
-def test_a_launcher_that_tells_no_size_is_believed(environment):
+def test_a_launcher_need_not_announce_the_size(environment):
     environment(PMIX_RANK=0)
     assert announced().size is None
     assert is_first_rank()
     check_world_size(4)
 
 
-def test_a_world_of_another_size_is_refused_with_the_way_out(environment):
+def test_a_world_of_another_size_is_refused_with_advice(environment):
     environment(PMI_RANK=1, PMI_SIZE=4)
     with pytest.raises(LaunchError, match=r"announced 4 processes.* knows of 1.*mpiexec.*srun --mpi=pmi2"):
         check_world_size(1)
