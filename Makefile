@@ -30,6 +30,7 @@ help:
 	@echo "             list what a step asks of a GPU, and what it takes at least; needs none, but g++"
 	@echo "make bench-gpu"
 	@echo "             time a step of BERT on a GPU, beside PyTorch, for which TORCH=.../python has an environment"
+	@echo "make dist    build the wheel and the source distribution into dist/"
 	@echo "make clean   remove .venv and .venv-peers (data/ and runs/ stay)"
 
 train: .venv/installed
@@ -81,6 +82,9 @@ bench-gpu-launches: .venv/installed-dev
 bench-gpu: .venv/installed-gpu
 	$(BIN)/python benchmarks/gpu_step.py --torch-python $(or $(TORCH),$(BIN)/python)
 
+dist: .venv/installed-dev
+	$(BIN)/python -m hatchling build --clean
+
 clean:
 	rm -rf .venv .venv-peers
 
@@ -102,7 +106,7 @@ clean:
 
 .venv-peers/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,onednn,peers]' || { \
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,peers]' || { \
 		echo "If torch was not found: PyTorch keeps its CPU builds in an index of its own;" \
 			"set PIP_EXTRA_INDEX_URL to that index's address" >&2; \
 		exit 1; }

@@ -210,7 +210,7 @@ def gpu_library(device: str = "cuda") -> ModuleType:
         import cupy
     except ImportError as error:
         raise ConfigError(
-            f"device {device!r} needs CuPy, which is not installed: pip install -e '.[cuda13]' (or cuda12)"
+            f"device {device!r} needs CuPy, which is not installed: pip install 'lucid-bert[cuda13]' (or cuda12)"
         ) from error
     if not cupy.cuda.is_available() or index >= cupy.cuda.runtime.getDeviceCount():
         raise ConfigError(f"device {device!r} is not there: no such GPU is visible to this process")

@@ -26,7 +26,7 @@ def plot_run(run_folder: Path, output: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("plots need matplotlib, which is not installed: pip install -e '.[plot]'") from error
+        raise ConfigError("plots need matplotlib, which is not installed: pip install matplotlib") from error
     if not output.suffix or output.is_dir():
         raise ConfigError(f"{output} names no picture format: let its name end in .png, .pdf or .svg")
     path = run_folder / METRICS_FILE

@@ -1,6 +1,6 @@
 """oneDNN's matrix product, called through its C interface.
 
-The library comes with the wheel `onednn-cpu-gomp` (extra `onednn`) and is loaded by the first product. It gets one
+The library comes with the wheel `onednn-cpu-gomp` and is loaded by the first product. It gets one
 thread: what the kernels' threads divide is divided by the caller. Transposes are strides; nothing is reordered for it.
 """
 

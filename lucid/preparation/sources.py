@@ -240,7 +240,7 @@ def _table(path: Path) -> Iterator[Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError(f"{path}: reading parquet needs pyarrow: pip install -e '.[parquet]'") from error
+        raise DataError(f"{path}: reading parquet needs pyarrow: pip install pyarrow") from error
     try:
         with parquet.ParquetFile(path) as table:
             yield table

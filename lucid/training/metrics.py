@@ -92,7 +92,7 @@ def _event_writer() -> Any:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ConfigError(
-            "train.tensorboard is true, but tensorboardX is not installed: pip install -e '.[tensorboard]'"
+            "train.tensorboard is true, but tensorboardX is not installed: pip install tensorboardX"
         ) from error
     return SummaryWriter
 

@@ -246,7 +246,7 @@ def test_a_gpu_that_cupy_is_missing_for_is_warned_of(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(software, "_NVIDIA", tmp_path)
     finding = software._gpu()
-    assert (finding.level, "pip install -e '.[cuda13]'" in finding.text) == (Level.WARNING, True)
+    assert (finding.level, "pip install 'lucid-bert[cuda13]'" in finding.text) == (Level.WARNING, True)
 
 
 def host(name="a", ranks=1, memory_free=50e9, shared=50e9, interfaces=None):

@@ -180,7 +180,7 @@ compiling.machine_code(form(1), "sm_90")
             raise RuntimeError("CuPy failed to load libnvrtc.so.13")
 
         monkeypatch.setattr(nvrtc, "getVersion", fail)
-        with pytest.raises(ConfigError, match=r"need NVRTC.*libnvrtc.so.13.*pip install -e '\.\[cuda13\]'"):
+        with pytest.raises(ConfigError, match=r"need NVRTC.*libnvrtc.so.13.*pip install 'lucid-bert\[cuda13\]'"):
             compiling.machine_code(CAST, "sm_90")
 
     def test_a_source_that_does_not_compile_is_named_with_what_the_compiler_says(self):

@@ -96,7 +96,7 @@ def _gpu() -> Finding:
     except ConfigError:
         return Finding(Level.OK, "GPU", "no GPU (CuPy is installed)")
     if found is None:
-        advice = "CuPy, without which it is not used, is missing: pip install -e '.[cuda13]' (or cuda12)"
+        advice = "CuPy, without which it is not used, is missing: pip install 'lucid-bert[cuda13]' (or cuda12)"
         return ok_if(not _NVIDIA.exists(), "GPU", "a GPU of NVIDIA's" if _NVIDIA.exists() else "no GPU", advice)
     advice = f"gradients between GPUs need it: {sys.executable} -m pip install nvidia-nccl-cu13 (or -cu12)"
     text = ", ".join(f"{name} {version}".strip() for name, version in found.items())
@@ -104,12 +104,12 @@ def _gpu() -> Finding:
 
 
 def _requirements() -> list[tuple[str, str]]:
-    """Return the names of the libraries that lucid needs, with their least versions."""
+    """Return the names of the libraries that lucid needs on every machine, with their least versions."""
     if _PYPROJECT.exists():  # lucid runs from its repository
         texts = tomllib.loads(_PYPROJECT.read_text())["project"]["dependencies"]
     else:
-        texts = [text for text in importlib.metadata.requires("lucid") or [] if "extra ==" not in text]
-    return [(name, least) for name, _, least in (text.partition(">=") for text in texts)]
+        texts = importlib.metadata.requires("lucid-bert") or []
+    return [(name, least) for name, _, least in (text.partition(">=") for text in texts if ";" not in text)]
 
 
 def _version(name: str) -> str:

@@ -94,7 +94,8 @@ def _nvrtc() -> Any:
         nvrtc.getVersion()
     except (RuntimeError, ImportError, OSError) as error:
         raise ConfigError(
-            f"the CUDA kernels need NVRTC, which cannot be loaded ({error}): pip install -e '.[cuda13]' (or cuda12)"
+            f"the CUDA kernels need NVRTC, which cannot be loaded ({error}): "
+            "pip install 'lucid-bert[cuda13]' (or cuda12)"
         ) from error
     return nvrtc
 

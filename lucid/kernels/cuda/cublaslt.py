@@ -163,7 +163,7 @@ def load(major: int) -> Library:
     except (OSError, AttributeError) as error:
         raise ConfigError(
             f"matrix products on a GPU need cuBLASLt, which cannot be loaded ({error}): "
-            f"pip install -e '.[cuda{major}]', or let LD_LIBRARY_PATH lead to {name}"
+            f"pip install 'lucid-bert[cuda{major}]', or let LD_LIBRARY_PATH lead to {name}"
         ) from error
 
 

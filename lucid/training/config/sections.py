@@ -162,7 +162,7 @@ class TrainSettings(Settings):
     precision: Precision = Field(
         "float32",
         description="Precision of the inputs of matrix products, and on a GPU of activations; bfloat16 on a CPU needs "
-        "oneDNN (extra: onednn).",
+        "oneDNN.",
     )
     cuda_graphs: bool = Field(
         True, description="Whether a GPU runs the kernels of a micro-batch as one CUDA graph, which is faster."
