@@ -1,4 +1,4 @@
-"""What the commands of `lucid` share: their list, and how they end.
+"""The command line of `lucid`: runs a command, and turns errors into messages and exit codes.
 
 A user's mistake is one sentence on standard error, from one rank only, and exit code 2.
 """
@@ -38,11 +38,11 @@ def _options(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Take what stands before the command."""
+    """Read the options before the command."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command that `arguments` begin with, and return its exit code."""
+    """Run the command line `arguments`, and return the exit code."""
     _write_whole_lines()
     try:
         code = app(args=arguments or ["--help"], standalone_mode=False, prog_name="lucid")
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
         if fault := fault_of_the_machine(error):
             if isinstance(error, OSError) and error.filename is None:
                 with suppress(OSError):
-                    sys.stdout.close()  # or Python would try once more to write what is left in it
+                    sys.stdout.close()  # otherwise Python would try to write its buffer once more
             return _refuse(fault, ExitCode.FAILED)
         if not isinstance(error, OSError) or error.filename is None:
             raise
@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _write_whole_lines() -> None:
-    """Write each line at once and in one piece: into a log that other ranks write to, and from an unbuffered Python."""
+    """Write each line at once and in one piece, because other ranks may write to the same log."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Device(StrEnum):
-    """What a command computes on."""
+    """The device of a command."""
 
     CPU = "cpu"
     CUDA = "cuda"

@@ -1,4 +1,4 @@
-"""`lucid evaluate`: the figures of a model on held-out documents."""
+"""`lucid evaluate`: losses and accuracies of a model on held-out documents."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.evaluation import frequency_losses
 from lucid.training.start import check_tokenizer
 
-# Tokens a sequence, where no run says how many.
+# Tokens in a sequence, for a model without a run.
 _LENGTH = 128
 
 
@@ -32,18 +32,18 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=1, help="Most held-out samples to take.")] = 4096,
     sequence_length: Annotated[
         int | None,
-        typer.Option(min=8, help="Tokens a sequence. Default: the run's, or up to 128.", show_default=False),
+        typer.Option(min=8, help="Tokens in a sequence. Default: as in the run, or at most 128.", show_default=False),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences a rank runs at once.")] = 32,
-    device: Annotated[Device, typer.Option(help="What the ranks compute on.")] = Device.CPU,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences that a rank computes at once.")] = 32,
+    device: Annotated[Device, typer.Option(help="Device of the ranks.")] = Device.CPU,
     watchdog_seconds: Annotated[
-        float, typer.Option(min=0, help="Ranks that wait longer for one that does not come end all; 0: they wait.")
+        float, typer.Option(min=0, help="Seconds that ranks wait for a missing one before all end; 0: no limit.")
     ] = WATCHDOG_SECONDS,
 ) -> None:
-    """Print a model's loss and accuracy on held-out documents; under mpiexec the ranks share the work.
+    """Print a model's loss and accuracy on held-out documents. Under mpiexec, ranks share the work.
 
-    15% of the tokens are masked, as in BERT, whatever the training did. The samples, and so the figures, are the same
-    on any number of ranks.
+    15% of the tokens are masked, as in BERT, whatever training used. Samples and results are the same on any number of
+    ranks.
 
     Examples:
 
@@ -68,7 +68,7 @@ def evaluate(
 
 
 def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[BERTForPreTraining, Sampler, Corpus]:
-    """Return the model, the held-out samples, and the corpus that token frequencies are counted in."""
+    """Return the model, the sampler of held-out samples, and the corpus that gives the token frequencies."""
     folder = find_model(path)
     bert = BERTForPreTraining.from_pretrained(folder)
     settings, seed = _settings(folder, bert, data, sequence_length)
@@ -88,16 +88,16 @@ def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[B
 def _settings(
     folder: Path, bert: BERTForPreTraining, data: Path | None, sequence_length: int | None
 ) -> tuple[DataSettings, int]:
-    """Return how samples are made, and their seed: the run's, or the defaults for a model from elsewhere."""
+    """Return the settings and the seed of the samples: those of the run, or defaults for any other model."""
     if (folder / STATE_FILE).is_file():
         config = from_dict(open_checkpoint(folder).state.config)
         settings, seed = config.data, config.train.seed
     elif data is not None:
         length = min(_LENGTH, bert.config.max_position_embeddings)
         pairs = bert.config.type_vocab_size > 1
-        # Not checked: what is wrong with the path is told where the corpus is opened.
+        # Without validation: opening the corpus reports what is wrong with the path.
         settings, seed = DataSettings.model_construct(path=data, sequence_length=length, nsp=pairs), 0
     else:
-        raise ConfigError(f"{folder} is not of a run and names no corpus: add --data")
+        raise ConfigError(f"{folder} does not belong to a run and names no corpus: add --data")
     changes = {"path": data, "sequence_length": sequence_length}
     return settings.model_copy(update={name: value for name, value in changes.items() if value is not None}), seed

@@ -1,4 +1,4 @@
-"""`lucid export`: a model folder for `transformers` out of a checkpoint."""
+"""`lucid export`: makes a model folder for `transformers` from a checkpoint."""
 
 import os
 import shutil
@@ -19,9 +19,9 @@ def export(
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
 ) -> None:
-    """Write a run's newest checkpoint as a model for transformers: config.json, model.safetensors and the tokenizer.
+    """Export a run's newest checkpoint as a model folder for transformers.
 
-    A vocabulary that was padded for speed is cut to the tokenizer's.
+    OUTPUT gets config.json, model.safetensors and the tokenizer's files. A padded vocabulary is cut to the tokenizer's.
 
     Examples:
 
@@ -31,7 +31,7 @@ def export(
     """
     source = find_model(model)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
-        raise CheckpointError(f"{output} exists and is not an empty folder: choose another place")
+        raise CheckpointError(f"{output} exists and is not an empty folder: choose another")
     bert, tokenizer = load_model(source)
     bert = bert.with_vocabulary(tokenizer.get_vocab_size())
     aside = output.absolute().with_name(f".{output.name}.partial")

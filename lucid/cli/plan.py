@@ -1,4 +1,4 @@
-"""`lucid plan`: what a run will be, before it is started."""
+"""`lucid plan`: what a run will need and do, before it is started."""
 
 import os
 import shutil
@@ -21,14 +21,13 @@ from lucid.models.bert.memory import parameter_count
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import Corpora, open_corpora
-from lucid.training.formatting import count, quantity
+from lucid.training.formatting import count, duration, quantity
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.requirements import checkpoint_bytes, flops_of_sample, memory
 from lucid.training.start import find_start
 
-# A line of the plan: what it is about, and what there is to say.
+# A line of the plan: its subject and its text. A line without a subject continues the one before.
 Line = tuple[str, str]
-_NAMES = len("learning rate  ")
 
 
 def plan(
@@ -36,20 +35,19 @@ def plan(
     overrides: Overrides = None,
     ranks: Annotated[
         int | None,
-        typer.Option(min=1, help="How many ranks are to share the work. Default: as launched.", show_default=False),
+        typer.Option(min=1, help="Number of ranks. Default: as many as were launched.", show_default=False),
     ] = None,
 ) -> None:
-    """Print what a run will be: samples and epochs, the ranks' shares, memory, checkpoints, and work.
+    """Print what a run will need and do: epochs, micro-batches, memory, checkpoints, FLOPs and time.
 
-    Nothing is trained or written. Exit code 2: the run cannot be started like this, as the settings, the corpus, what
-    it starts from or the ranks do not fit together. A corpus or a start that is not there yet is no mistake. Checksums
-    of the corpus are left to the start.
+    Nothing is trained or written. The corpus, or the model to start from, may still be missing. Exit code 2: settings,
+    corpus, start and number of ranks do not fit together.
 
     Examples:
 
-        lucid plan configs/small_cpu.yaml --ranks 2
+        lucid plan my.yaml --ranks 2
 
-        lucid plan configs/bert_base_phase1.yaml --ranks 8 train.micro_batch=8
+        lucid plan my.yaml --ranks 8 train.micro_batch=8
     """
     if not is_first_rank():
         return
@@ -59,20 +57,19 @@ def plan(
     corpora = open_corpora(settings) if settings.data.path.exists() else None
     step, start = _start(settings, corpora)
     lines = [
-        *_samples(settings, corpora, step),
+        *_training(settings, corpora, step),
         *start,
         *_ranks(settings, size),
         _checkpoints(settings),
-        _evaluation(settings, corpora),
         *_work(settings, corpora, size, step),
     ]
-    for name, text in lines:
-        print(f"{name:{_NAMES}}{text}")
+    for subject, text in lines:
+        print(f"{subject:13}{text}")
 
 
-def _samples(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[Line]:
-    """Yield what is trained, and on what; the run is at `step`."""
-    model, data, train, optimizer = config.model, config.data, config.train, config.optimizer
+def _training(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[Line]:
+    """Yield the model, the corpus, and the length of a run that is at `step`."""
+    model, data, train = config.model, config.data, config.train
     layers, heads = count(model.num_hidden_layers, "layer"), count(model.num_attention_heads, "head")
     yield (
         "model",
@@ -81,70 +78,62 @@ def _samples(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[
     )
     samples, epochs = train.steps * train.global_batch, ""
     if corpora is None:
-        yield "corpus", f"{data.path} is not there yet: lucid prepare makes it"
+        yield "corpus", f"{data.path} is missing: make it by lucid prepare"
     else:
-        split, in_epoch = Manifest.read(data.path).splits[TRAIN], corpora.train.samples_per_epoch
+        splits, in_epoch = Manifest.read(data.path).splits, corpora.train.samples_per_epoch
+        documents = count(splits[TRAIN].documents, "document")
+        held_out = f"; {splits[HELD_OUT].documents:,} held out" if HELD_OUT in splits else "; none held out"
         epochs = f", {samples / in_epoch:,.1f} epochs of {in_epoch:,}"
-        yield "corpus", f"{data.path}: {count(split.tokens, 'token')} in {count(split.documents, 'document')}"
+        yield "corpus", f"{data.path}: {count(splits[TRAIN].tokens, 'token')} in {documents}{held_out}"
     left = f"; {train.steps - step:,} steps are left" if step else ""
     yield (
         "training",
         f"{count(train.steps, 'step')} of {train.global_batch:,} {config.samples} of {data.sequence_length} tokens: "
         f"{samples:,} in all{epochs}{left}",
     )
-    rise = f"rises to {optimizer.learning_rate:g} in {count(optimizer.warmup_steps, 'step')}"
-    hours = f", or sooner, after {train.max_hours:g} h of training" if train.max_hours is not None else ""
-    yield (
-        "learning rate",
-        f"{rise if optimizer.warmup_steps else f'begins at {optimizer.learning_rate:g}'}, and falls to "
-        f"{optimizer.final_learning_rate:g} at the end{hours}",
-    )
 
 
 def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]:
-    """Return the step that the run is at, and what it starts from; nothing for new weights."""
+    """Return the step of the run, and what it starts from; nothing for new weights."""
     store = CheckpointStore(config.run_folder / "checkpoints")
-    given = store.folder if store.has_any() else config.initial_checkpoint or config.initial_model
-    if given is not None and not given.exists():
-        return 0, [("start", f"{given} is not there yet")]
+    source = store.folder if store.has_any() else config.initial_checkpoint or config.initial_model
+    if source is not None and not source.exists():
+        return 0, [("start", f"{source} is missing")]
     if corpora is None:
-        return 0, [("start", f"{given}; whether it fits shows when the corpus is there")] if given else []
-    checkpoint, said = find_start(config, corpora, store)
-    return checkpoint.state.step if checkpoint else 0, [("start", sentence) for sentence in said]
+        return 0, [("start", f"{source}; whether it fits shows when the corpus is there")] if source else []
+    checkpoint, messages = find_start(config, corpora, store)
+    return checkpoint.state.step if checkpoint else 0, [("start", message) for message in messages]
 
 
 def _ranks(config: RunConfig, size: int) -> Iterator[Line]:
-    """Yield what each rank has to do, and what it takes for that."""
-    share, at_once = config.train.global_batch // size, config.sequences_at_once(size)
-    parts = -(-share // at_once)
-    exactly = "" if share % at_once == 0 else "at most "
-    micro_batches = f", in {parts:,} micro-batches of {exactly}{at_once}" if parts > 1 else ""
-    yield "ranks", f"{size:,}, with {share:,} of each step{micro_batches}"
+    """Yield the work and the memory of each rank."""
+    local_batch, at_once = config.train.global_batch // size, config.sequences_at_once(size)
+    parts = -(-local_batch // at_once)
+    at_most = "at most " if local_batch % at_once else ""
+    micro_batches = f", in {parts:,} micro-batches of {at_most}{at_once}" if parts > 1 else ""
+    yield "ranks", f"{size:,}, each with {local_batch:,} {config.samples} a step{micro_batches}"
     need = memory(config, size)
-    yield "memory", f"about {quantity(need.of_rank, 'B')} a rank{_on(config)}: {_parts(need.rank)}"
-    of_host = f", and on each host {_parts(need.host)}" if need.host else ""
-    yield "", f"in addition, on the first rank's host {quantity(need.checkpoint, 'B')} for checkpoints{of_host}"
+    of_gpu = " of its GPU, besides CUDA's own" if config.train.device == "cuda" else ""
+    yield "memory", f"about {quantity(need.of_rank, 'B')} for each rank{of_gpu}: {_by_purpose(need.rank)}"
+    of_host = f"; on each host {_by_purpose(need.host)}" if need.host else ""
+    yield "", f"on the first rank's host {quantity(need.checkpoint, 'B')} for checkpoints{of_host}"
     if config.train.device == "cpu":
         _, free = memory_here()
-        yield "", f"{quantity(free, 'B')} are free here: room for {count(need.ranks_within(free), 'such rank')}"
+        yield "", f"this machine has {quantity(free, 'B')} free: room for {count(need.ranks_within(free), 'rank')}"
 
 
-def _on(config: RunConfig) -> str:
-    return " of a GPU's, with CUDA's own still to come" if config.train.device == "cuda" else ""
-
-
-def _parts(sizes: dict[str, int]) -> str:
+def _by_purpose(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name} {quantity(size, 'B')}" for name, size in sizes.items())
 
 
 def _checkpoints(config: RunConfig) -> Line:
-    """Return what is written, and where. Raises `ConfigError` if nothing can be written there."""
+    """Return the sizes of checkpoints. Raises `ConfigError` if `run_folder` cannot be written."""
     train, folder = config.train, config.run_folder
-    found = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
-        raise ConfigError(f"run_folder is {folder}, but {found} is no folder that can be written to: choose another")
-    size, free = checkpoint_bytes(config), shutil.disk_usage(found).free
-    # One more is there while it is written.
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"run_folder is {folder}, but {existing} is not a folder that can be written: choose another")
+    size, free = checkpoint_bytes(config), shutil.disk_usage(existing).free
+    # While one is written, there is one more.
     most = size * (min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1)
     return (
         "checkpoints",
@@ -153,34 +142,20 @@ def _checkpoints(config: RunConfig) -> Line:
     )
 
 
-def _evaluation(config: RunConfig, corpora: Corpora | None) -> Line:
-    train, samples = config.train, config.train.evaluation_samples
-    if corpora is not None:
-        if corpora.held_out is None:
-            return "evaluation", "none, as the corpus has no held-out documents"
-        documents = Manifest.read(config.data.path).splits[HELD_OUT].documents
-        samples = min(samples, corpora.held_out.samples_per_epoch)
-        text = f"{count(samples, 'sample')} of {count(documents, 'held-out document')}"
-    else:
-        text = count(samples, "held-out sample")
-    every = f"every {count(train.evaluate_every, 'step')} and at the end" if train.evaluate_every else "at the end"
-    return "evaluation", f"{text}, {every}"
-
-
 def _work(config: RunConfig, corpora: Corpora | None, size: int, step: int) -> Iterator[Line]:
-    """Yield how much is to be computed, and the time for it at the rate of this process's products."""
+    """Yield the FLOPs of the run, and a lower bound of its time on ranks like this process."""
     flops = flops_of_sample(config, corpora.train if corpora else None)
     total = flops * (config.train.steps - step) * config.train.global_batch
-    full = "" if corpora else " if each is full"
+    full = "" if corpora else " of full length"
     yield (
         "work",
-        f"{quantity(flops, 'FLOP')} for one of the {config.samples}{full}, {quantity(total, 'FLOP')} "
+        f"{quantity(flops, 'FLOP')} for each of the {config.samples}{full}, {quantity(total, 'FLOP')} "
         f"{'to come' if step else 'in all'}",
     )
     if config.train.device == "cuda":
-        yield "time", "not known: lucid bench step measures the rate of a rank, on a machine with a GPU"
+        yield "time", "not known: lucid bench step measures it on a machine with a GPU"
     elif not memory(config, size).ranks_within(memory_here()[1]):
-        yield "time", "not known: a rank has no room here, where its products would be measured"
+        yield "time", "not known: this machine has no room for a rank"
     else:
         yield "time", _time(config, total, size)
 
@@ -192,15 +167,9 @@ def _time(config: RunConfig, flops: float, size: int) -> str:
     except ConfigError as error:
         return f"not known here ({error})"
     rate = encoder_product_rate(config, size, np.zeros(0, np.float32))
-    each = f"{count(threads.count(), 'thread')} as fast as here, {quantity(rate, 'FLOP/s')} a rank"
-    limit = (
-        f"; train.max_hours ends it after {config.train.max_hours:g} h" if config.train.max_hours is not None else ""
+    hours = config.train.max_hours
+    end = f"; train.max_hours ends it after {hours:g} h" if hours is not None else ""
+    return (
+        f"at least {duration(flops / (rate * size))}, for matrix products alone: a rank does "
+        f"{quantity(rate, 'FLOP/s')} on {count(threads.count(), 'thread')} here{end}"
     )
-    return f"at least {_duration(flops / (rate * size))}: the matrix products alone, on {each}{limit}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return count(round(seconds), "second")

@@ -1,4 +1,4 @@
-"""`lucid plot`: draws the losses and the speed of a run."""
+"""`lucid plot`: plots losses, accuracies and speed of a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,10 @@ from lucid.analysis.plots import plot_run
 def plot(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The picture: .png, .pdf or .svg. Default: RUN/loss.png.")
+        Path | None, typer.Option("--output", "-o", help="The plot's file: .png, .pdf or .svg. Default: RUN/loss.png.")
     ] = None,
 ) -> None:
-    """Draw losses, accuracies and speed over the steps of a run.
+    """Plot losses, accuracies and speed over the steps of a run.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`lucid predict`: fills `[MASK]` in a sentence, and says whether one sentence follows another."""
+"""`lucid predict`: fills `[MASK]` in a sentence, and predicts whether a second sentence follows it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,12 +23,12 @@ def predict(
     ],
     text: Annotated[str, typer.Argument(metavar="TEXT", help="A sentence, with [MASK] in it.", show_default=False)],
     second: Annotated[
-        str | None, typer.Option("--next", metavar="TEXT", help="Does this sentence follow?", show_default=False)
+        str | None, typer.Option("--next", metavar="TEXT", help="A sentence that may follow TEXT.", show_default=False)
     ] = None,
-    device: Annotated[Device, typer.Option(help="What computes.")] = Device.CPU,
+    device: Annotated[Device, typer.Option(help="Device of the model.")] = Device.CPU,
     top: Annotated[int, typer.Option(min=1, help="Candidates to show for each [MASK].")] = 5,
 ) -> None:
-    """Fill [MASK] in a sentence, and with --next say whether a second sentence follows it.
+    """Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.
 
     Examples:
 
@@ -38,7 +38,7 @@ def predict(
     """
     for words in (text, second or ""):
         if words.encode(errors="replace").decode() != words:
-            raise ConfigError(f"{words!r} is not UTF-8: set the terminal's encoding, or write it anew")
+            raise ConfigError(f"{words!r} is not UTF-8: set the terminal's encoding, or type it again")
     folder = find_model(model)
     bert, tokenizer = load_model(folder)
     if second is not None and bert.config.type_vocab_size < 2:
@@ -67,5 +67,5 @@ def predict(
 
 
 def _has_learnt_pairs(folder: Path) -> bool:
-    """Return whether the run that a model is of, if one is known, trained the head that `--next` asks."""
+    """Return whether the model's run, if known, trained on sentence pairs."""
     return not (folder / STATE_FILE).is_file() or from_dict(open_checkpoint(folder).state.config).data.nsp

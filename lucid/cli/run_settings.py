@@ -1,12 +1,12 @@
-"""The arguments by which commands are given the settings of a run."""
+"""The arguments of commands that read the settings of a run."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.", show_default=False)]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML file of the run.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the file's, by dotted key."),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override the file, by dotted key."),
 ]

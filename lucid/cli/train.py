@@ -1,4 +1,4 @@
-"""`lucid train`: trains a run, from the beginning or from where it was."""
+"""`lucid train`: trains a run, or resumes it."""
 
 import json
 from pathlib import Path
@@ -18,21 +18,21 @@ def train(
     config: ConfigFile,
     overrides: Overrides = None,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print all settings, defaults included, and end.")
+        bool, typer.Option("--print-config", help="Print all settings and their meaning, defaults included, and exit.")
     ] = False,
 ) -> int:
-    """Train a run, or go on with it from its newest checkpoint. Several ranks: see lucid launch.
+    """Train a run, or resume it from its newest checkpoint. For several ranks see lucid launch.
 
-    Exit code 0: finished. 75: stopped by SIGTERM or SIGUSR1 and saved; start it again to go on. 2: a mistake in the
-    settings or the input. 86: ranks waited too long for one that did not come (train.watchdog_seconds).
+    Exit code 0: the run has finished. 75: SIGTERM or SIGUSR1 stopped it after saving; start it again to resume. 2: the
+    settings or the input are wrong. 86: a rank was missing for longer than train.watchdog_seconds.
 
     Examples:
 
-        lucid train configs/small_cpu.yaml
+        lucid train my.yaml
 
-        lucid train configs/small_cpu.yaml train.steps=200 run_folder=runs/short
+        lucid train my.yaml train.steps=200 run_folder=runs/short
 
-        lucid train configs/small_cpu.yaml --print-config
+        lucid train my.yaml --print-config
     """
     if print_config:
         settings = load(config, overrides or ())
@@ -40,7 +40,7 @@ def train(
             print(settings.as_yaml(), end="")
         return ExitCode.FINISHED
     with session() as group, StopRequest() as stop:
-        # The first rank's settings are those of all: a file that differs between hosts cannot split the run.
+        # All ranks use the first rank's settings, even if the file differs between hosts.
         text = run_on_first_rank(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
         settings = from_dict(json.loads(text))
         code = run(settings, group, stop)
@@ -50,9 +50,9 @@ def train(
 
 
 def _plot(folder: Path) -> str:
-    """Draw the run and return where. A plot that cannot be drawn does not fail a finished run."""
+    """Plot the run and return the file. A plot that cannot be drawn does not fail a finished run."""
     try:
         plot_run(folder, folder / "loss.png")
-    except Exception as error:  # matplotlib reads the user's settings, and raises all kinds of errors on wrong ones
+    except Exception as error:  # matplotlib raises various errors if the user's settings for it are wrong
         return f"none: {error}"
     return str(folder / "loss.png")

@@ -14,3 +14,11 @@ def quantity(number: float, unit: str) -> str:
 def count(number: int, noun: str) -> str:
     """Return a number of things, the noun in singular or plural: 1 step, 1,800 steps."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its unit: 88 seconds, 2.5 hours."""
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return count(round(seconds), "second")

@@ -213,7 +213,7 @@ def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(lucid, run_folde
     for command in (["predict", model, "ba [MASK]."], ["export", model, tmp_path / "other"]):
         code, _, errors = lucid(*command)
         assert code == 2
-        assert "knows 150 tokens, but the tokenizer beside it has 200" in errors
+        assert "knows 150 tokens, but the tokenizer there has 200" in errors
     assert not (tmp_path / "other").exists()
 
 

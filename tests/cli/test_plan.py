@@ -32,8 +32,8 @@ def plan(capsys):
         output, errors = capsys.readouterr()
         lines, name = {}, ""
         for line in output.splitlines():
-            name = line[:15].strip() or name
-            lines.setdefault(name, []).append(line[15:])
+            name = line[:13].strip() or name
+            lines.setdefault(name, []).append(line[13:])
         return leaving.value.code, {name: " / ".join(texts) for name, texts in lines.items()}, errors
 
     return run
@@ -55,12 +55,11 @@ def test_every_recipe_is_planned_before_its_data_are_there(plan, recipe, ranks):
     code, lines, errors = plan(recipe, "--ranks", ranks, "data.path=/nowhere/corpus", *TINY)
     config = load(recipe)
     assert (code, errors) == (0, "")
-    assert lines["corpus"] == "/nowhere/corpus is not there yet: lucid prepare makes it"
+    assert lines["corpus"] == "/nowhere/corpus is missing: make it by lucid prepare"
     assert lines["training"].startswith(f"{config.train.steps:,} steps of {config.train.global_batch:,} sequences")
-    assert lines["ranks"].startswith(f"{ranks}, with {config.train.global_batch // ranks:,} of each step")
+    assert lines["ranks"].startswith(f"{ranks}, each with {config.train.global_batch // ranks:,} sequences a step")
     given = config.initial_checkpoint or config.initial_model
-    assert lines.get("start") == (f"{given} is not there yet" if given else None)
-    assert lines["evaluation"].startswith(f"{config.train.evaluation_samples:,} held-out samples, every")
+    assert lines.get("start") == (f"{given} is missing" if given else None)
 
 
 def test_a_plan_says_what_the_corpus_gives_and_a_rank_takes(plan, settings_file, corpus_folder):
@@ -68,15 +67,14 @@ def test_a_plan_says_what_the_corpus_gives_and_a_rank_takes(plan, settings_file,
     assert code == 0
     config, corpus = load(settings_file), Corpus.open(corpus_folder)
     assert lines["model"].startswith(f"{parameter_count(config.model):,} parameters")
-    assert f"{corpus.token_count:,} tokens in {corpus.document_count:,} documents" in lines["corpus"]
+    held_out = Manifest.read(corpus_folder).splits["held_out"].documents
+    counts = f"{corpus.token_count:,} tokens in {corpus.document_count:,} documents; {held_out} held out"
+    assert lines["corpus"] == f"{corpus_folder}: {counts}"
     assert re.search(r"40 in all, [0-9.]+ epochs of \d+$", lines["training"])
-    documents = Manifest.read(corpus_folder).splits["held_out"].documents
-    assert lines["evaluation"] == f"4 samples of {documents} held-out document{'s' * (documents != 1)}, at the end"
-    assert lines["learning rate"] == "rises to 0.001 in 2 steps, and falls to 0 at the end"
-    assert lines["ranks"] == "2, with 4 of each step, in 2 micro-batches of 2"
-    assert f"about {memory(config, 2).of_rank / 1e6:,.0f} MB a rank" in lines["memory"]
+    assert lines["ranks"] == "2, each with 4 sequences a step, in 2 micro-batches of 2"
+    assert f"about {memory(config, 2).of_rank / 1e6:,.0f} MB for each rank" in lines["memory"]
     assert "room for" in lines["memory"]
-    assert "FLOP/s a rank" in lines["time"]
+    assert re.search(r"a rank does [\d.]+ \wFLOP/s", lines["time"])
     assert not (settings_file.parent / "run").exists()
 
 
@@ -103,7 +101,7 @@ def test_a_run_that_was_begun_goes_on(plan, settings_file):
 
 def test_what_a_run_starts_from_has_to_fit(plan, settings_file, corpus_folder, tmp_path):
     folder = tmp_path / "model"
-    assert plan(settings_file, f"initial_model={folder}")[1]["start"] == f"{folder} is not there yet"
+    assert plan(settings_file, f"initial_model={folder}")[1]["start"] == f"{folder} is missing"
     BERTForPreTraining(load(settings_file).model).save_pretrained(folder)
     for path in (corpus_folder / "tokenizer").iterdir():
         shutil.copyfile(path, folder / path.name)
@@ -120,7 +118,7 @@ def test_what_a_run_starts_from_has_to_fit(plan, settings_file, corpus_folder, t
         (("--ranks", 8, "train.reduction=exact"), "can be summed on 1 or 2 or 4 ranks, not on 8"),
         (("model.vocab_size=10",), "model.vocab_size is 10, but the tokenizer of"),
         (("--ranks", 0), "--ranks"),
-        (("run_folder=/proc/version/run",), "/proc/version is no folder that can be written to"),
+        (("run_folder=/proc/version/run",), "/proc/version is not a folder that can be written"),
         (("data.path=/proc/version",), "/proc/version"),
     ],
 )
@@ -152,8 +150,8 @@ def test_as_many_ranks_have_room_as_memory_allows(settings_file):
 def test_a_model_without_room_here_is_planned_for_elsewhere(plan, settings_file):
     code, lines, _ = plan(settings_file, "model.hidden_size=1000000")
     assert code == 0
-    assert lines["memory"].endswith("room for 0 such ranks")
-    assert lines["time"].startswith("not known: a rank has no room here")
+    assert lines["memory"].endswith("room for 0 ranks")
+    assert lines["time"].startswith("not known: this machine has no room")
 
 
 def test_only_what_is_left_of_a_run_is_work(plan, settings_file):
@@ -169,7 +167,7 @@ def test_only_what_is_left_of_a_run_is_work(plan, settings_file):
 def test_a_gpu_is_planned_where_there_is_none(plan, settings_file):
     code, lines, _ = plan(settings_file, "train.device=cuda", "train.precision=bfloat16")
     assert code == 0
-    assert "of a GPU's" in lines["memory"]
+    assert "of its GPU" in lines["memory"]
     assert "lucid bench step" in lines["time"]
 
 
@@ -177,5 +175,5 @@ def test_one_rank_speaks_of_all_that_were_launched(run_ranks, settings_file):
     finished = run_ranks(2, "-m", "mpi4py", "-m", "lucid", "plan", str(settings_file), seconds=60)
     assert finished.returncode == 0, finished.stdout
     assert re.findall(r"^\[\d\] ranks +(.*)$", finished.stdout, re.MULTILINE) == [
-        "2, with 4 of each step, in 2 micro-batches of 2"
+        "2, each with 4 sequences a step, in 2 micro-batches of 2"
     ]

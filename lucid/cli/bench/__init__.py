@@ -1,4 +1,4 @@
-"""`lucid bench ...`: how fast this machine trains. One file a command, and `table.py`, which prints."""
+"""`lucid bench ...`: measures how fast this machine trains."""
 
 import typer
 
@@ -10,4 +10,4 @@ bench.command()(step)
 
 @bench.callback()
 def _group() -> None:
-    """Keep the name of the command, which typer drops where there is but one."""
+    """Make `step` a command of a group: typer would drop the name of a single command."""

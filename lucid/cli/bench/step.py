@@ -1,4 +1,4 @@
-"""`lucid bench step`: where the time of a training step goes."""
+"""`lucid bench step`: measures where the time of a training step goes."""
 
 import json
 import random
@@ -22,7 +22,7 @@ from lucid.training.setup import communicator_of, open_run
 
 
 class Size(StrEnum):
-    """The models that go by a name."""
+    """Models with a name."""
 
     SMALL = "small"
     BASE = "base"
@@ -37,31 +37,36 @@ _SHAPES: dict[Size, dict[str, int]] = {
     Size.BASE: {},
     Size.LARGE: LARGE,
 }  # fmt: skip
-# Steps that no measurement reaches: nothing is logged or saved.
+# More steps than any measurement takes, so that nothing is logged or saved.
 _NEVER = 2**30
 
 
 def step(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A run's YAML file, and settings to replace."),
+        typer.Argument(
+            metavar="[CONFIG] [KEY=VALUE]...", help="The YAML file of a run, and settings that override it."
+        ),
     ] = None,
     size: Annotated[
-        Size | None, typer.Option(help="The model, where there is no CONFIG. Default: base.", show_default=False)
+        Size | None, typer.Option(help="The model, without CONFIG. Default: base.", show_default=False)
     ] = None,
     length: Annotated[
-        int | None, typer.Option(min=8, help="Tokens a sequence, as well. Default: 128.", show_default=False)
+        int | None, typer.Option(min=8, help="Tokens in a sequence, without CONFIG. Default: 128.", show_default=False)
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Sequences a step, over all ranks. Default: 4.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, help="Sequences in a step, over all ranks, without CONFIG. Default: 4.", show_default=False
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, max=10_000, help="Steps that are timed.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, max=10_000, help="Number of timed steps.")] = 5,
 ) -> None:
     """Print where the time of a training step goes: products, kernels, data, communication, optimizer, Python.
 
-    The steps are those of a run of CONFIG, or of a new model on made-up text; nothing is written. Every second step is
-    taken without timing, so that the cost of timing shows. MFU is the model's FLOPs over the time of a step, as a share
-    of the rate at which the products of a layer, alone and on all ranks at once, ran before.
+    The steps are those of a run of CONFIG, or of a new model on made-up text; nothing is written. Every second step
+    has no timers, which shows their cost. MFU compares the model's FLOP/s with those of a layer's matrix products,
+    run alone on all ranks at once.
 
     Examples:
 
@@ -74,7 +79,9 @@ def step(
     given = list(settings or ())
     config = Path(given.pop(0)) if given and "=" not in given[0] else None
     if config and (size or length or batch):
-        raise ConfigError(f"{config} says what to measure: change it by model.hidden_size=..., not by --size and such")
+        raise ConfigError(
+            f"{config} says what to measure: change it by settings such as model.hidden_size=..., not by options"
+        )
     with session() as group, TemporaryDirectory(prefix="lucid-bench-") as name:
         folder = Path(name)
         made_up = _made_up_settings(size or Size.BASE, length or 128, batch or 4)
@@ -96,7 +103,7 @@ def _made_up_settings(size: Size, length: int, batch: int) -> dict[str, Any]:
     return {
         "run_folder": "unused",
         "model": {**_SHAPES[size], "max_position_embeddings": max(512, length)},
-        # Full sequences: how much is padding would else be luck.
+        # Full sequences, so that the result does not depend on random padding.
         "data": {"path": "unused", "sequence_length": length, "short_sequence_probability": 0.0},
         "train": {"steps": _NEVER, "global_batch": batch},
     }
@@ -110,7 +117,7 @@ def _load(config: Path | None, made_up: dict[str, Any], overrides: list[str], fo
 
 
 def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConfig:
-    """Return the settings of a run of the same steps, which does nothing else, and begins without a checkpoint."""
+    """Return the settings of a run that takes the same steps, does nothing else, and starts without a checkpoint."""
     train = config.train.model_copy(
         update={
             "steps": _NEVER, "log_every": _NEVER, "checkpoint_every": _NEVER, "check_replicas_every": _NEVER,
@@ -123,7 +130,7 @@ def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConf
 
 
 def _make_corpus(folder: Path) -> None:
-    """Prepare made-up text: words of random syllables, in documents much longer than a sequence."""
+    """Prepare made-up text: words from random syllables, in documents much longer than a sequence."""
     draw = random.Random(0)
     syllables = [first + second for first in "bcdfgklmnprst" for second in "aeiou"]
     words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(2_000)]

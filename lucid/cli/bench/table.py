@@ -1,10 +1,11 @@
-"""How a breakdown of a step is printed: aligned columns of plain text that add up."""
+"""Prints the breakdown of a step: aligned columns that add up."""
 
 import statistics
 
 from lucid import kernels
 from lucid.analysis.breakdown import COMMUNICATION, DATA, KERNELS, Breakdown, TimedPart
 from lucid.kernels import threads
+from lucid.training.formatting import count
 from lucid.training.setup import Run
 
 _LINEAR = {
@@ -21,13 +22,13 @@ _OPTIMIZERS = {
     "update_factors": "counting updates",
 }
 _CLIPPING = {"squared_sums": "gradient norm", "root_of_sum": "its root"}
-# What touches a few rows of the arrays it is given; and what is given them twice, to begin and to end.
+# Their bytes say nothing: one touches only a few rows of its arrays, the other gets arrays twice.
 _WITHOUT_RATE = {"embedding_gradient", "communication"}
 _NAMES = len("  dropout_add_layer_norm_gradient")
 
 
 def print_breakdown(run: Run, breakdown: Breakdown) -> None:
-    """Print the table of a step of `run`, with what was measured above it, and the speed below."""
+    """Print the table of a step of `run`, between a heading and its speed."""
     size = run.communicator.size
     linear, attention = breakdown.linear_flops / size, breakdown.attention_flops / size
     others = {name: name for name in KERNELS if name not in _LINEAR | _ATTENTION | _OPTIMIZERS | _CLIPPING}
@@ -47,13 +48,13 @@ def print_breakdown(run: Run, breakdown: Breakdown) -> None:
 
 
 class _Table:
-    """Prints lines that share the columns of one breakdown."""
+    """Prints the lines of a table."""
 
     def __init__(self, breakdown: Breakdown) -> None:
         self._breakdown = breakdown
 
     def group(self, title: str, names: dict[str, str], flops: dict[str, float]) -> None:
-        """Print the sum of the parts of `names` that there are, and each, the longest first."""
+        """Print the sum of the parts in `names`, and then each part, the longest first."""
         parts = {name: self._breakdown.parts[name] for name in names if name in self._breakdown.parts}
         if not parts:
             return
@@ -69,8 +70,8 @@ class _Table:
             rate = f"{flops / part.seconds / 1e9:,.1f} GFLOP/s"
         elif part.bytes and title.strip() not in _WITHOUT_RATE:
             rate = f"{part.bytes / part.seconds / 1e9:,.1f} GB/s"
-        share = part.seconds / self._breakdown.seconds
-        print(f"{title:{_NAMES}}  {1e3 * part.seconds:10,.2f}  {share:6.1%}  {calls:>7}  {rate:>13}".rstrip())
+        fraction = part.seconds / self._breakdown.seconds
+        print(f"{title:{_NAMES}}  {1e3 * part.seconds:10,.2f}  {fraction:6.1%}  {calls:>7}  {rate:>13}".rstrip())
 
 
 def _heading(run: Run, breakdown: Breakdown) -> list[str]:
@@ -79,7 +80,7 @@ def _heading(run: Run, breakdown: Breakdown) -> list[str]:
     return [
         f"{parameters:,} parameters; {breakdown.sequences} sequences of {config.data.sequence_length} tokens a step "
         f"({breakdown.tokens:,.0f} tokens, {breakdown.masked_tokens:,.0f} of them masked)",
-        f"{size} rank{'s' * (size > 1)} x {threads.count()} thread{'s' * (threads.count() > 1)}, "
+        f"{count(size, 'rank')} x {count(threads.count(), 'thread')}, "
         f"{config.train.precision}; products by {kernels.product_library(run.model.device)}",
     ]
 
@@ -90,8 +91,8 @@ def _speed(breakdown: Breakdown) -> list[str]:
     flops = 3 * (breakdown.linear_flops + breakdown.attention_flops)
     limit = breakdown.product_limit
     return [
-        f"without timing: {1e3 * seconds:,.2f} ms a step ({1e3 * min(plain):,.2f} to {1e3 * max(plain):,.2f} in "
-        f"{len(plain)} steps, taken in turn with those timed)",
+        f"without timers: {1e3 * seconds:,.2f} ms a step ({1e3 * min(plain):,.2f} to {1e3 * max(plain):,.2f} in "
+        f"{count(len(plain), 'step')}, in turn with the timed ones)",
         f"{breakdown.sequences / seconds:,.2f} sequences/s; {flops / 1e9:,.2f} GFLOP a step, "
         f"{flops / seconds / 1e9:,.1f} GFLOP/s",
         f"MFU {flops / seconds / limit:.1%} of {limit / 1e9:,.1f} GFLOP/s, the rate of a layer's products alone",

@@ -1,4 +1,4 @@
-"""`lucid doctor`: what this machine, or an allocation of several, can do, before a long run starts on it."""
+"""`lucid doctor`: checks this machine, or the machines of all ranks, before a long run."""
 
 import json
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ _SECONDS_WITHOUT_ANSWER = 60.0
 
 
 def doctor(
-    folder: Annotated[Path, typer.Option(help="Where checkpoints will be written.")] = Path("runs"),
+    folder: Annotated[Path, typer.Option(help="Folder in which checkpoints will be written.")] = Path("runs"),
 ) -> int:
-    """Say what this machine can do, and what to mend, before a long run; under mpirun, what all ranks' machines can.
+    """Check this machine before a long run, or the machines of all ranks, and say what to mend.
 
-    Every line is ok, a warning or an error, with what to do. Exit code 1 if there is an error, 2 if the ranks cannot
-    work together at all, 0 otherwise. It takes seconds, and writes 256 MB to the folder and removes them again.
+    Each line is ok, a warning or an error; the last two say what to do. Exit code 1: there is an error. 2: the ranks
+    cannot work together at all. 0: neither. This takes seconds, and writes and removes 256 MB in the folder.
 
     Examples:
 
@@ -52,7 +52,7 @@ def doctor(
 
 
 def _alone(group: ProcessGroup, found: list[Host], ranks: list[RankLocation], folder: Path) -> Iterator[Finding]:
-    """What the first rank finds out by itself."""
+    """Yield the findings of the first rank."""
     if group.rank == 0:
         yield from judge_software(group, {host.name: host.libraries for host in found})
         yield from judge_hosts(found, ranks)
@@ -61,9 +61,9 @@ def _alone(group: ProcessGroup, found: list[Host], ranks: list[RankLocation], fo
 
 
 def _together(group: ProcessGroup, found: list[Host]) -> Iterator[Finding]:
-    """What all ranks measure together."""
+    """Yield the findings of all ranks together."""
     if isinstance(group, MPICommunicator) and group.size > 1:
-        # Half of what there is, for others want memory too.
+        # Half of the free memory, because other processes need some.
         memory = min(min(host.memory_free, host.shared_memory_free) / host.ranks for host in found)
         yield from measure_network(group, memory / 2)
     else:
@@ -72,7 +72,7 @@ def _together(group: ProcessGroup, found: list[Host]) -> Iterator[Finding]:
 
 
 def _hosts(group: ProcessGroup, ranks: list[RankLocation]) -> list[Host]:
-    """Return all hosts, each as its first rank sees it."""
-    count = sum(place.host == ranks[group.rank].host for place in ranks)
+    """Return all hosts, as their first ranks see them."""
+    count = sum(rank.host == ranks[group.rank].host for rank in ranks)
     own = json.dumps(asdict(Host.here(count))) if group.local_rank == 0 else ""
     return [Host(**json.loads(text)) for text in gather_texts(group, own) if text]

@@ -1,4 +1,4 @@
-"""What the doctor finds: a line each, that says whether all is well, or what to do."""
+"""Findings of the doctor: each is a line that says whether all is well, or what to do."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 
 class Finding(NamedTuple):
-    """A line of the report. Where the level is not OK, `text` says what to do."""
+    """A line of the report. If the level is not OK, `text` says what to do."""
 
     level: Level
     subject: str
@@ -27,11 +27,11 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
 
 def print_finding(finding: Finding) -> None:
-    """Print it as one line."""
+    """Print a finding as one line."""
     line = Text.assemble((f"{finding.level:8}", _COLOURS[finding.level]), f"{finding.subject:14} {finding.text}")
     Console(soft_wrap=True, highlight=False).print(line)
 
 
 def ok_if(well: bool, subject: str, text: str, advice: str) -> Finding:
-    """Return a finding that is OK if all is well, and otherwise a warning, with `advice`."""
+    """Return a finding that is OK if `well`, and otherwise a warning with `advice`."""
     return Finding(Level.OK, subject, text) if well else Finding(Level.WARNING, subject, f"{text}: {advice}")

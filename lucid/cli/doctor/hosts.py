@@ -1,4 +1,4 @@
-"""What the hosts have: cores for the ranks' threads, memory, shared memory, and network interfaces."""
+"""Resources of the hosts: cores for the ranks' threads, memory, shared memory, and network interfaces."""
 
 import os
 import platform
@@ -11,8 +11,9 @@ from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.software import libraries
 from lucid.distributed import RankLocation
 from lucid.launch.limits import memory_limit
+from lucid.training.formatting import count
 
-# What a replica of BERT-base takes of each, measured: weights, gradients, moments, activations; and its gradients.
+# Bytes of memory and of shared memory that a rank takes for BERT-base, as measured.
 _MEMORY_OF_BERT_BASE, _GRADIENTS_OF_BERT_BASE = 2.0e9, 0.44e9
 NETWORKS = Path("/sys/class/net")
 INFINIBAND = Path("/sys/class/infiniband")
@@ -20,7 +21,7 @@ INFINIBAND = Path("/sys/class/infiniband")
 
 @dataclass(frozen=True)
 class Host:
-    """What the first rank of a host sees of it. Sizes are in bytes; `interfaces` as of the function of this name."""
+    """Resources of a host, as its first rank sees them. Sizes are in bytes; `interfaces()` returns the interfaces."""
 
     name: str
     ranks: int
@@ -32,7 +33,7 @@ class Host:
 
     @classmethod
     def here(cls, ranks: int) -> "Host":
-        """Return this host, of as many ranks."""
+        """Return the resources of this host, which has this number of ranks."""
         total, free = memory()
         shared = os.statvfs("/dev/shm")
         return cls(
@@ -47,7 +48,7 @@ class Host:
 
 
 def memory() -> tuple[int, int]:
-    """Return how many bytes of memory this process may use at most, and how many of these are free."""
+    """Return the memory that this process may use at most, and how much of it is free, in bytes."""
     known = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, _, size = line.partition(":")
@@ -57,11 +58,11 @@ def memory() -> tuple[int, int]:
 
 
 def interfaces() -> dict[str, float]:
-    """Return the network interfaces that are up, but for the loopback, with their speed in Gbit/s; 0: not known."""
+    """Return the network interfaces that are up, without the loopback, and their speeds in Gbit/s; 0: unknown."""
     found = {}
     for folder in sorted(NETWORKS.glob("*")):
         if _text(folder / "operstate") in ("up", "unknown") and folder.name != "lo":
-            speed = _text(folder / "speed")  # in Mbit/s; -1 where the driver does not know
+            speed = _text(folder / "speed")  # in Mbit/s; -1 if the driver does not know it
             found[folder.name] = int(speed) / 1000 if speed.isdigit() else 0.0
     for port in sorted(INFINIBAND.glob("*/ports/*")):
         rate = _text(port / "rate").split()  # such as "200 Gb/sec (4X HDR)"
@@ -70,9 +71,8 @@ def interfaces() -> dict[str, float]:
 
 
 def judge_hosts(found: Sequence[Host], locations: Sequence[RankLocation]) -> Iterator[Finding]:
-    """Judge all hosts together: of each kind of line, the worst of them."""
-    count = f"{len(found)} host{'s' * (len(found) > 1)}, {len(locations)} rank{'s' * (len(locations) > 1)}"
-    yield Finding(Level.OK, "hosts", count)
+    """Judge all hosts together: each finding is about the worst host."""
+    yield Finding(Level.OK, "hosts", f"{count(len(found), 'host')}, {count(len(locations), 'rank')}")
     yield _cores(locations)
     free = {host.memory_free / host.ranks: host for host in found}
     least = free[min(free)]
@@ -80,15 +80,15 @@ def judge_hosts(found: Sequence[Host], locations: Sequence[RankLocation]) -> Ite
         min(free) >= _MEMORY_OF_BERT_BASE,
         "memory",
         f"{least.memory_free / 1e9:,.1f} GB free of {least.memory / 1e9:,.1f}{_least_on(least, found)}",
-        "BERT-base takes about 2 GB a rank; start fewer ranks with more threads, or train with optimizer.sharded",
+        "BERT-base takes about 2 GB for each rank; start fewer ranks with more threads, or use optimizer.sharded",
     )
     least = min(found, key=lambda host: host.shared_memory_free / host.ranks)
     yield ok_if(
         least.shared_memory_free / least.ranks >= _GRADIENTS_OF_BERT_BASE or least.ranks == 1,
         "shared memory",
         f"{least.shared_memory_free / 1e9:,.1f} GB free in /dev/shm{_least_on(least, found)}",
-        "the gradients of BERT-base take 0.44 GB a rank, and go by messages, more slowly, where there is no room; make "
-        f"it larger (docker and podman: --shm-size={least.ranks}g)",
+        "the gradients of BERT-base take 0.44 GB for each rank, and slower messages carry them if there is no room; "
+        f"make it larger (docker and podman: --shm-size={least.ranks}g)",
     )
     by_interfaces = defaultdict(list)
     for host in found:
@@ -100,7 +100,7 @@ def judge_hosts(found: Sequence[Host], locations: Sequence[RankLocation]) -> Ite
 
 
 def _cores(locations: Sequence[RankLocation]) -> Finding:
-    """Judge whether some host has more threads than cores."""
+    """Judge the host with the most threads for each core."""
     by_host: dict[str, list[RankLocation]] = defaultdict(list)
     for location in locations:
         by_host[location.host].append(location)
@@ -110,13 +110,13 @@ def _cores(locations: Sequence[RankLocation]) -> Finding:
         threads = sum(location.threads for location in ranks)
         crowds.append((threads / cores, threads, cores, host))
     worst, threads, cores, host = max(crowds)
-    text = f"{threads} thread{'s' * (threads > 1)} on {cores} core{'s' * (cores > 1)}"
+    text = f"{count(threads, 'thread')} on {count(cores, 'core')}"
     advice = "they take turns, and wait for each other; let lucid launch set threads, or start fewer ranks"
     return ok_if(worst <= 1, "cores", f"{text}{f' on {host}' * (len(by_host) > 1)}", advice)
 
 
 def _least_on(host: Host, found: Sequence[Host]) -> str:
-    return f" for {host.ranks} rank{'s' * (host.ranks > 1)}" + f" on {host.name}, the least" * (len(found) > 1)
+    return f" for {count(host.ranks, 'rank')}" + f" on {host.name}, the least" * (len(found) > 1)
 
 
 def _text(path: Path) -> str:

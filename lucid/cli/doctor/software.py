@@ -1,4 +1,4 @@
-"""Versions: of Python, the libraries that lucid needs, MPI, and what drives a GPU."""
+"""Versions of Python, of the libraries that lucid needs, of MPI, and of the software for GPUs."""
 
 import importlib.metadata
 import platform
@@ -26,12 +26,12 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 def libraries() -> dict[str, str]:
-    """Return the versions of the libraries that lucid depends on, as it is installed; "" for one that is missing."""
+    """Return the installed versions of the libraries that lucid needs; "" for a missing one."""
     return {name: _version(name) for name, _ in _requirements()}
 
 
 def judge_software(group: ProcessGroup, of_hosts: dict[str, dict[str, str]]) -> Iterator[Finding]:
-    """Judge what this rank has loaded, and the `libraries` of every host. This rank alone calls it."""
+    """Judge the software of the first rank, which alone calls this, and the `libraries` of all hosts."""
     yield Finding(Level.OK, "Python", f"{platform.python_version()} ({sys.executable}), lucid {__version__}")
     yield _libraries(of_hosts)
     yield _mpi(group)
@@ -60,7 +60,7 @@ def _mpi(group: ProcessGroup) -> Finding:
     if isinstance(group, MPICommunicator):
         loaded = re.search(r"/\S*/libmpi\S*", Path("/proc/self/maps").read_text())
         return Finding(Level.OK, "MPI", f"{group.library} ({loaded[0] if loaded else 'its file is not known'})")
-    # MPI is not initialised here, where there is one process.
+    # A single process does not initialise MPI.
     version, library = (_ask_mpi4py(question) for question in ("--mpi-lib-version", "--mpi-library"))
     if version is None:
         text = f"mpi4py finds no MPI library: {sys.executable} -m pip install mpi4py mpich"
@@ -72,7 +72,7 @@ def _mpi(group: ProcessGroup) -> Finding:
 
 
 def _ask_mpi4py(question: str) -> str | None:
-    """Return the first line of the answer, None if mpi4py cannot give one."""
+    """Return the first line of mpi4py's answer, or None."""
     finished = subprocess.run(
         [sys.executable, "-m", "mpi4py", question], capture_output=True, text=True, check=False, timeout=_SECONDS
     )
@@ -104,7 +104,7 @@ def _gpu() -> Finding:
 
 
 def _requirements() -> list[tuple[str, str]]:
-    """Return the names of the libraries that lucid needs on every machine, with their least versions."""
+    """Return the names and the least versions of the libraries that lucid needs on every machine."""
     if _PYPROJECT.exists():  # lucid runs from its repository
         texts = tomllib.loads(_PYPROJECT.read_text())["project"]["dependencies"]
     else:

@@ -1,4 +1,4 @@
-"""How fast the folder of the checkpoints can be written."""
+"""Measures how fast checkpoints can be written."""
 
 import os
 import tempfile
@@ -9,15 +9,15 @@ from lucid.cli.doctor.findings import Finding, Level, ok_if
 
 _BLOCK = 16 * 2**20
 _MOST_BYTES, _MOST_SECONDS = 256 * 2**20, 3.0
-_SLOW = 50e6  # bytes a second
-# Weights and moments of BERT-base; two checkpoints are kept, and a third is written aside.
+_SLOW = 50e6  # bytes/s
+# Bytes of the weights and moments of BERT-base. Two checkpoints are kept while a third is written.
 _CHECKPOINT = 1.32e9
 
 
 def measure_storage(folder: Path) -> Finding:
-    """Write a file that has no name, block by block and each to the disk, and judge the rate."""
-    # What is not there yet will be on the same disk as what is.
-    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    """Write blocks to an unnamed file, each flushed to the disk, and judge the rate."""
+    # A missing folder will be on the disk of its nearest existing parent.
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     block = os.urandom(_BLOCK)
     try:
         free = os.statvfs(existing)
