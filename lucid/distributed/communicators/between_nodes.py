@@ -33,9 +33,9 @@ def all_reduce(mpi: Any, ranks: Any, array: Array, tag: int, wire_dtype: np.dtyp
 
 
 def reduce_scatter(mpi: Any, ranks: Any, parts: Sequence[Array], tag: int, wire_dtype: np.dtype[Any]) -> Iterator[None]:
-    """Replace this rank's one of `parts` by its sum over `ranks`, rounded to `wire_dtype`.
+    """Replace this rank's part by its sum over `ranks`, rounded to `wire_dtype`.
 
-    There is a part for each rank. The rest is as in `all_reduce`.
+    `parts` has a part for each rank. The rest is as in `all_reduce`.
     """
     own = parts[ranks.rank]
     outgoing = [part.astype(wire_dtype, copy=False) for part in parts]

@@ -41,22 +41,21 @@ _TAGS = 2**15
 
 
 class MPICommunicator(Communicator):
-    """All the processes that the launcher started, or a part of them.
+    """All the processes that the launcher started.
 
     Raises `LaunchError` if the launcher announced another number of processes than MPI knows of.
     """
 
-    def __init__(self, ranks: Any = None, status: StatusWriter | None = None) -> None:
-        """Take all processes, or only those of the MPI communicator `ranks`, which then share the `status`."""
+    def __init__(self) -> None:
         from mpi4py import MPI
 
         check_world_size(MPI.COMM_WORLD.size)
         self._mpi = MPI
         self.library = name_and_version(MPI.Get_library_version())
-        self._ranks = (ranks or MPI.COMM_WORLD).Dup()
+        self._ranks = MPI.COMM_WORLD.Dup()
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size
-        self.status = status or StatusWriter(self.rank, self.size)
+        self.status = StatusWriter(self.rank, self.size)
         # MPI reads and writes arrays until a request has completed. mpi4py does not keep them alive until then, and an
         # interrupted caller may never wait.
         self._under_way: set[_Requests] = set()
@@ -69,15 +68,13 @@ class MPICommunicator(Communicator):
         self.counterparts: list[int] = self._counterparts.allgather(self.rank)
         self._tag = 0
         is_average = self._node.size * self.node_count == self.size
-        self.evenly_spread: bool = self._ranks.allreduce(int(is_average)) == self.size  # equally many on each node
+        self.evenly_spread: bool = self._all_agree(is_average)  # each node has equally many ranks
         # Each node has 1, 2, 4, ... consecutive ranks. To add within nodes first is then the exact reduction's order.
         in_place = self.rank == self._counterparts.rank * self._node.size + self.local_rank
         subtree = in_place and self._node.size & (self._node.size - 1) == 0
-        self.nodes_are_subtrees: bool = self.evenly_spread and self._ranks.allreduce(int(subtree)) == self.size
+        self.nodes_are_subtrees: bool = self.evenly_spread and self._all_agree(subtree)
         self._progress_threads: list[ProgressThread] = []
         self._listeners: list[FailureListener] = []
-        # Communicators of this node's ranks alone.
-        self._within: list[MPICommunicator] = []
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
@@ -128,13 +125,6 @@ class MPICommunicator(Communicator):
     def sums_along_tree(self, array: Array) -> bool:
         return False
 
-    def within_node(self) -> "MPICommunicator":
-        """Return a communicator of only this node's ranks, which closes with this one. All ranks call this."""
-        part = MPICommunicator(self._node, self.status)
-        self._within += [part]
-        part._windows = self._windows  # `close` of this one frees its windows
-        return part
-
     def allocate_window(self, size: int) -> MPIWindow:
         """Return memory that the ranks of this node share, `size` bytes each, until `close`. All of them call this."""
         with self.status.waiting("allocate", size):
@@ -150,11 +140,11 @@ class MPICommunicator(Communicator):
         return between_nodes.all_reduce(self._mpi, self._counterparts, array, self._next_tag(), wire_dtype)
 
     def reduce_scatter_over_nodes(self, parts: Sequence[Array], wire_dtype: np.dtype[Any]) -> Iterator[None]:
-        """Replace this rank's one of `parts` by its sum over `counterparts`; there is a part for each of these."""
+        """Replace this rank's part by its sum over `counterparts`. `parts` has a part for each of them."""
         return between_nodes.reduce_scatter(self._mpi, self._counterparts, parts, self._next_tag(), wire_dtype)
 
     def all_gather_over_nodes(self, parts: Sequence[Array]) -> Iterator[None]:
-        """Replace each of `parts` by the part of the counterpart that it belongs to."""
+        """Replace the parts of the other `counterparts` by theirs. `parts` has a part for each of them."""
         return between_nodes.all_gather(self._mpi, self._counterparts, parts, self._next_tag(), parts[0].dtype)
 
     def progress_thread(self, advance: Callable[[], bool]) -> ProgressThread | None:
@@ -183,7 +173,7 @@ class MPICommunicator(Communicator):
         for listener in self._listeners:
             listener.on_abort()
         self._mpi.COMM_WORLD.Abort(code)
-        # MPICH only notifies the launcher, and returns until that kills this process.
+        # MPICH notifies the launcher and returns; the launcher then kills this process.
         time.sleep(_SECONDS_TO_BE_KILLED)
         os._exit(code)
 
@@ -196,15 +186,17 @@ class MPICommunicator(Communicator):
             window.free()
         for listener in self._listeners:
             listener.on_close()
-        for part in (*self._within, self):
-            for ranks in (part._counterparts, part._node, part._ranks):
-                ranks.Free()
+        for ranks in (self._counterparts, self._node, self._ranks):
+            ranks.Free()
         # Not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which prints a message.
         self._mpi.Finalize()
 
     def _next_tag(self) -> int:
         self._tag = (self._tag + 1) % _TAGS
         return self._tag
+
+    def _all_agree(self, here: bool) -> bool:
+        return self._ranks.allreduce(int(here)) == self.size
 
     def _ranks_of_this_node(self) -> Any:
         return self._ranks.Split_type(self._mpi.COMM_TYPE_SHARED)

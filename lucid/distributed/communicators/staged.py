@@ -130,8 +130,7 @@ class _Staged:
         if self._work is not None:
             self._work.wait()
             copy(self._result, self._target)
-            # The memory of a buffer may be given out again from here on.
-            synchronise()
+            synchronise()  # from here on, CuPy may reuse the memory of the buffer
             self._work = None
 
 
