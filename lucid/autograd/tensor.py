@@ -53,8 +53,8 @@ class Tensor:
 
     @property
     def compute_copy(self) -> Array:
-        """The array that operations compute with: `data`, or a parameter's bfloat16 copy of two or more dimensions."""
-        return self.data
+        """The array that operations compute with: `linear_copy` if it has two or more dimensions, or else `data`."""
+        return self.data if self.ndim < 2 else self.linear_copy
 
     @property
     def linear_copy(self) -> Array:

@@ -12,25 +12,7 @@ from lucid.autograd.function import Gradient
 from lucid.kernels.targets import Target
 
 
-class _Copied(Tensor):
-    """A leaf that may have a bfloat16 copy: operations compute with it in place of a matrix, linear maps always."""
-
-    def __init__(self, data: backend.Array, requires_grad: bool, copy: backend.Array | None) -> None:
-        super().__init__(data, requires_grad)
-        self._bfloat16_copy = copy
-
-    @property
-    def compute_copy(self) -> backend.Array:
-        """The array that operations compute with: the copy, if it has two or more dimensions, or else `data`."""
-        return self.data if self.ndim < 2 else self.linear_copy
-
-    @property
-    def linear_copy(self) -> backend.Array:
-        """The array that linear maps compute with: the copy if there is one, or else `data`."""
-        return self.data if self._bfloat16_copy is None else self._bfloat16_copy
-
-
-class Parameter(_Copied):
+class Parameter(Tensor):
     """A leaf that is trained. If several modules hold the same one, it is counted and updated once.
 
     `flatten` may give it a copy in bfloat16 to compute with; `data` stays float32. It may also put rows of zeros behind
@@ -38,12 +20,17 @@ class Parameter(_Copied):
     """
 
     def __init__(self, data: backend.Array) -> None:
-        super().__init__(data, requires_grad=True, copy=None)
+        super().__init__(data, requires_grad=True)
         self.row_multiple = 1
         # Values, copy and gradient buffer with the rows of zeros, once `flatten` has made them.
         self._padded_data: backend.Array | None = None
         self._padded_copy: backend.Array | None = None
         self._padded_gradient: backend.Array | None = None
+
+    @property
+    def linear_copy(self) -> backend.Array:
+        """The array that linear maps compute with: the bfloat16 copy if there is one, or else `data`."""
+        return self.data if self._padded_copy is None else self._own(self._padded_copy)
 
     @property
     def padded(self) -> Tensor:
@@ -54,11 +41,12 @@ class Parameter(_Copied):
         """
         if self._padded_data is None or self._padded_data.shape == self.shape:
             return self
-        return _Padded(self, self._padded_data, self._padded_copy)
+        copy = self._padded_data if self._padded_copy is None else self._padded_copy
+        return _Padded(self, self._padded_data, copy)
 
     def use_bfloat16_copy(self, copy: backend.Array) -> None:
         """Make operations compute with `copy`, of this shape but for padding. The caller keeps it up to date."""
-        self._bfloat16_copy, self._padded_copy = self._own(copy), copy
+        self._padded_copy = copy
 
     def use_buffers(self, data: backend.Array, gradient: backend.Array) -> None:
         """Move values and gradient into these arrays: views into flat buffers, with rows of zeros behind if any."""
@@ -99,12 +87,16 @@ class Parameter(_Copied):
         super().replace_data(data)
 
 
-class _Padded(_Copied):
+class _Padded(Tensor):
     """A parameter with the rows of zeros behind it (`Parameter.padded`)."""
 
-    def __init__(self, parameter: Parameter, data: backend.Array, copy: backend.Array | None) -> None:
-        super().__init__(data, parameter.requires_grad, copy)
-        self._parameter = parameter
+    def __init__(self, parameter: Parameter, data: backend.Array, linear_copy: backend.Array) -> None:
+        super().__init__(data, parameter.requires_grad)
+        self._parameter, self._linear_copy = parameter, linear_copy
+
+    @property
+    def linear_copy(self) -> backend.Array:
+        return self._linear_copy
 
     @property
     def origin(self) -> Tensor:
