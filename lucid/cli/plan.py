@@ -107,7 +107,7 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]
 
 def _ranks(config: RunConfig, size: int) -> Iterator[Line]:
     """Yield the work and the memory of each rank."""
-    local_batch, at_once = config.train.global_batch // size, config.sequences_at_once(size)
+    local_batch, at_once = config.local_batch(size), config.samples_at_once(size)
     parts = -(-local_batch // at_once)
     at_most = "at most " if local_batch % at_once else ""
     micro_batches = f", in {parts:,} micro-batches of {at_most}{at_once}" if parts > 1 else ""

@@ -43,24 +43,24 @@ class Memory:
 def memory(config: RunConfig, size: int) -> Memory:
     """Return the memory that a run on `size` ranks needs, if every sequence has the full length."""
     train, data, parameters = config.train, config.data, parameter_count(config.model)
-    sequences, is_on_cpu = config.sequences_at_once(size), train.device == "cpu"
+    samples, is_on_cpu = config.samples_at_once(size), train.device == "cpu"
     operand = _BFLOAT16 if train.precision == "bfloat16" else _FLOAT32
     # In bfloat16, a CPU rounds the inputs of products and keeps them; on a GPU all activations are bfloat16.
     sizes = NumberSizes(_FLOAT32 if is_on_cpu else operand, operand, keeps_scores=is_on_cpu)
     buffers, moments = buffers_needed(config.exact_micro_batches(size) or 1), 2 * _FLOAT32 * parameters
-    masked = sequences * masked_tokens(config)
+    masked = samples * masked_tokens(config)
     rank = {
         "weights": _FLOAT32 * parameters,
         "gradients": buffers * _FLOAT32 * parameters,
         "moments": -(-moments // size) if config.optimizer.sharded else moments,
-        "activations": activation_bytes(config.model, sizes, train.recompute, sequences, data.sequence_length, masked),
+        "activations": activation_bytes(config.model, sizes, train.recompute, samples, data.sequence_length, masked),
     }
     if operand != _FLOAT32:
         rank["rounded weights"] = operand * parameters
     host = {}
     if is_on_cpu:
         batches = data.prefetch + data.workers + 2
-        rank["batches"] = batches * train.global_batch // size * data.sequence_length * _BYTES_OF_SLOT
+        rank["batches"] = batches * config.local_batch(size) * data.sequence_length * _BYTES_OF_SLOT
         rank["the process"] = _PROCESS
         if config.optimizer.sharded:
             host["weights"] = rank.pop("weights")

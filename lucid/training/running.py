@@ -10,7 +10,9 @@ from lucid.distributed import ProcessGroup, Stop, locate_ranks, print_locations,
 from lucid.distributed.parallel.exact import buffers_needed
 from lucid.errors import ExitCode
 from lucid.kernels import threads
+from lucid.models.bert.memory import parameter_count
 from lucid.training.config import RunConfig
+from lucid.training.formatting import count
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.setup import Run, communicator_of, open_run
@@ -48,12 +50,11 @@ def _process_as_it_was() -> Iterator[None]:
 
 def _print_start(run: Run) -> None:
     config, size = run.config, run.communicator.size
-    parameters = sum(parameter.size for parameter in run.ddp.flat.parameters)
-    share = config.train.global_batch // size
     time = f" or {config.train.max_hours:g} hours" if config.train.max_hours is not None else ""
     print(
-        f"{parameters:,} parameters; {config.train.steps:,} steps{time} of {config.train.global_batch} "
-        f"{config.samples} of {config.data.sequence_length} tokens, on {size} rank{'s' * (size > 1)} with {share} each",
+        f"{parameter_count(config.model):,} parameters; {config.train.steps:,} steps{time} of "
+        f"{config.train.global_batch} {config.samples} of {config.data.sequence_length} tokens, on "
+        f"{count(size, 'rank')} with {config.local_batch(size)} each",
         *_exact_reduction(run),
         *run.messages,
         sep="\n",

@@ -10,7 +10,6 @@ On a GPU the host launches the next step at once, and settles the outcome of a s
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 
 from lucid.backend import CPU
@@ -23,7 +22,7 @@ from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
 from lucid.training.control import ControlMessage, StepControl
-from lucid.training.evaluation import Evaluation, evaluate
+from lucid.training.evaluation import evaluate
 from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.micro_batches import LocalBatch, MicroBatches
 from lucid.training.outcomes import Outcome, Outcomes
@@ -39,7 +38,6 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.settings = run.config.train
-        self.evaluation: Evaluation | None = None
         optimizer = run.config.optimizer
         self._most_seconds = math.inf if self.settings.max_hours is None else 3600 * self.settings.max_hours
         self._schedule = WarmupPolynomialDecay(
@@ -64,10 +62,8 @@ class Trainer:
         Return whether the run has ended. In any case the last step taken is in a checkpoint afterwards.
         """
         all_or_none(self.run.communicator, self._open_outputs)
-        with ExitStack() as stack:
-            stack.enter_context(self._reports)
-            stack.enter_context(self._checkpointing)
-            ended = self.loop(stack.enter_context(self.batches(self.settings.steps)), stop)
+        with self._reports, self._checkpointing, self.batches(self.settings.steps) as batches:
+            ended = self.loop(batches, stop)
             if ended and self._window.steps:
                 self._report()
             self._checkpointing.finish(self._checked_state())
@@ -91,10 +87,10 @@ class Trainer:
 
     def _local_batch(self, first_step: int, first_sample: int, step: int) -> LocalBatch:
         """Return this rank's part of the global batch of `step`. Runs in the loader's threads."""
-        communicator, global_batch = self.run.communicator, self.settings.global_batch
-        size = global_batch // communicator.size
+        communicator = self.run.communicator
+        size = self.run.config.local_batch(communicator.size)
         first_row = communicator.rank * size
-        consumed = first_sample + (step - first_step) * global_batch
+        consumed = first_sample + (step - first_step) * self.settings.global_batch
         batch = self.run.corpora.train.batch(consumed, range(first_row, first_row + size))
         return LocalBatch.split(batch, self.settings.micro_batch)
 
@@ -175,15 +171,15 @@ class Trainer:
         self._outcomes.settle()
         self._evaluated = run.step
         with self._window.paused(), run.communicator.status.phase("evaluating"):
-            self.evaluation = evaluate(
+            evaluation = evaluate(
                 run.model,
                 sampler,
                 run.communicator,
                 samples=self.settings.evaluation_samples,
-                batch_size=self.settings.micro_batch or self.settings.global_batch // run.communicator.size,
+                batch_size=self.settings.micro_batch or run.config.local_batch(run.communicator.size),
                 token_losses=run.corpora.token_losses,
             )
-        self._reports.evaluation(run.step, self.evaluation)
+        self._reports.evaluation(run.step, evaluation)
 
     def _checked_state(self) -> TrainingState:
         """Return the state of the run, after a check that all ranks hold the same weights. All ranks call this."""

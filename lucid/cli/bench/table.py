@@ -5,6 +5,7 @@ import statistics
 from lucid import kernels
 from lucid.analysis.breakdown import COMMUNICATION, DATA, KERNELS, Breakdown, TimedPart
 from lucid.kernels import threads
+from lucid.models.bert.memory import parameter_count
 from lucid.training.formatting import count
 from lucid.training.setup import Run
 
@@ -76,10 +77,10 @@ class _Table:
 
 def _heading(run: Run, breakdown: Breakdown) -> list[str]:
     config, size = run.config, run.communicator.size
-    parameters = sum(parameter.size for parameter in run.ddp.flat.parameters)
     return [
-        f"{parameters:,} parameters; {breakdown.sequences} sequences of {config.data.sequence_length} tokens a step "
-        f"({breakdown.tokens:,.0f} tokens, {breakdown.masked_tokens:,.0f} of them masked)",
+        f"{parameter_count(config.model):,} parameters; {breakdown.sequences} sequences of "
+        f"{config.data.sequence_length} tokens a step ({breakdown.tokens:,.0f} tokens, "
+        f"{breakdown.masked_tokens:,.0f} of them masked)",
         f"{count(size, 'rank')} x {count(threads.count(), 'thread')}, "
         f"{config.train.precision}; products by {kernels.product_library(run.model.device)}",
     ]

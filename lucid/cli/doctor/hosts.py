@@ -11,10 +11,12 @@ from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.software import libraries
 from lucid.distributed import RankLocation
 from lucid.launch.limits import memory_limit
+from lucid.models import BERTConfig
+from lucid.models.bert.memory import parameter_count
 from lucid.training.formatting import count
 
-# Bytes of memory and of shared memory that a rank takes for BERT-base, as measured.
-_MEMORY_OF_BERT_BASE, _GRADIENTS_OF_BERT_BASE = 2.0e9, 0.44e9
+# Bytes that a rank takes for BERT-base: of memory, as measured, and of shared memory for its gradients.
+_MEMORY_OF_BERT_BASE, _GRADIENTS_OF_BERT_BASE = 2.0e9, 4 * parameter_count(BERTConfig())
 NETWORKS = Path("/sys/class/net")
 INFINIBAND = Path("/sys/class/infiniband")
 

@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 from lucid.cli.doctor.findings import Finding, Level, ok_if
+from lucid.models import BERTConfig
+from lucid.models.bert.memory import parameter_count
 
 _BLOCK = 16 * 2**20
 _MOST_BYTES, _MOST_SECONDS = 256 * 2**20, 3.0
 _SLOW = 50e6  # bytes/s
-# Bytes of the weights and moments of BERT-base. Two checkpoints are kept while a third is written.
-_CHECKPOINT = 1.32e9
+# Bytes of the weights and both moments of BERT-base. Two checkpoints are kept while a third is written.
+_CHECKPOINT = 3 * 4 * parameter_count(BERTConfig())
 
 
 def measure_storage(folder: Path) -> Finding:

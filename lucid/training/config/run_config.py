@@ -58,7 +58,7 @@ class RunConfig(Settings):
         if self.optimizer.warmup_steps >= self.train.steps:
             raise ValueError(
                 f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but train.steps is {self.train.steps}: "
-                "warm-up has to end before training does"
+                "warm-up must end before training does"
             )
         if self.optimizer.final_learning_rate > self.optimizer.learning_rate:
             raise ValueError(
@@ -133,17 +133,20 @@ class RunConfig(Settings):
         """Return how many micro-batches each of `size` ranks adds to the exact reduction, None for the fast one."""
         if self.train.reduction == "fast" or self.train.micro_batch is None:
             return None
-        return self.train.global_batch // size // self.train.micro_batch
+        return self.local_batch(size) // self.train.micro_batch
 
     @property
     def samples(self) -> str:
         """The unit of `train.global_batch`, for messages."""
         return "packed rows" if self.data.packing else "sequences"
 
-    def sequences_at_once(self, size: int) -> int:
+    def local_batch(self, size: int) -> int:
+        """Return how many samples of the global batch each of `size` ranks has."""
+        return self.train.global_batch // size
+
+    def samples_at_once(self, size: int) -> int:
         """Return the most samples that each of `size` ranks computes at once."""
-        local_batch = self.train.global_batch // size
-        return min(self.train.micro_batch or local_batch, local_batch)
+        return min(self.train.micro_batch or self.local_batch(size), self.local_batch(size))
 
     @property
     def threads_per_rank(self) -> int | None:
