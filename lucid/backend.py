@@ -1,7 +1,7 @@
-"""Which array library an array belongs to, and how arrays move between devices.
+"""The array library and device of an array, and copies between devices.
 
-Everything above this file writes `xp = array_module(x)` and then one formula for NumPy and CuPy alike. This is
-the only place, beside the CUDA kernels and the NCCL communicator, that imports CuPy, and it does so on first use.
+All other packages write `xp = array_module(x)` and then one formula for NumPy and CuPy. Only this file, the CUDA
+kernels and the NCCL communicator import CuPy, on first use.
 """
 
 import ctypes
@@ -15,12 +15,12 @@ import numpy as np
 
 from lucid.errors import ConfigError
 
-# A NumPy or a CuPy array. CuPy ships no types of its own, so NumPy's stand for both.
+# A NumPy or a CuPy array. CuPy ships no types, so NumPy's stand for both.
 Array: TypeAlias = np.ndarray
 
 CPU = "cpu"
 
-# Streams that threads work in: CuPy does not keep them.
+# The streams of `use_gpu`: CuPy holds no reference to them.
 _streams: list[Any] = []
 
 
@@ -47,9 +47,9 @@ def device_of(array: Any) -> str:
 
 
 def to_device(array: Any, device: str) -> Array:
-    """Return `array` on `device` ("cpu", "cuda", "cuda:N"), itself where it is there already.
+    """Return `array` on `device` ("cpu", "cuda", "cuda:N"): itself if it is already there.
 
-    Raises `ConfigError` if `device` is not known or this machine has no such GPU.
+    Raises `ConfigError` if the device is unknown or this machine has no such GPU.
     """
     if device == CPU:
         return to_host(array)
@@ -66,14 +66,14 @@ def to_host(array: Any) -> Array:
 
 
 def address(array: Any) -> int:
-    """Return where the first element of `array` is in the memory of its device."""
+    """Return the address of the first element of `array` in the memory of its device."""
     return array.ctypes.data if array_module(array) is np else array.data.ptr
 
 
 def as_one(arrays: Sequence[Any]) -> Array | None:
-    """Return arrays [N, ...] as one array [sum of N, ...] if that is how they lie in memory, or else None.
+    """Return adjacent arrays [N, ...] as one array [sum of N, ...], without a copy; None if they are not adjacent.
 
-    They do if each begins where the one before it ends, in the memory of one array.
+    Each array must begin where the one before it ends, in memory of the same owner.
     """
     first, stop = arrays[0], address(arrays[0])
     for array in arrays:
@@ -86,14 +86,14 @@ def as_one(arrays: Sequence[Any]) -> Array | None:
 
 
 def _owner(array: Any) -> Any:
-    """Return the array whose memory this one is a view of, perhaps itself."""
+    """Return the array that owns the memory of this one, perhaps itself."""
     return array if array.base is None else array.base
 
 
 def copy(source: Any, target: Any) -> None:
-    """Copy `source` into `target`, of the same shape and dtype and C-contiguous, each in the host's memory or a GPU's.
+    """Copy `source` into `target`, each in host or GPU memory, C-contiguous, with the same shape and dtype.
 
-    A copy to the host is over on return; one to a GPU has at least read what is not page-locked.
+    On return a copy to the host is complete, and a copy to a GPU has read any source that is not page-locked.
     """
     if array_module(target) is np and array_module(source) is not np:
         source.get(out=target)
@@ -113,26 +113,26 @@ def zeros(count: int, dtype: Any, device: str) -> Array:
 
 
 def page_locked(size: int) -> Array:
-    """Return `size` bytes (uint8) of host memory that a GPU copies from and to directly; they hold anything."""
+    """Return `size` bytes (uint8) of uninitialised host memory that a GPU can copy from and to directly."""
     cupy = gpu_library()
     return np.frombuffer(cupy.cuda.alloc_pinned_memory(max(size, 1)), np.uint8, size)
 
 
 def synchronise() -> None:
-    """Block until all that was asked of the current stream is done."""
+    """Block until all work in the current stream is done."""
     sys.modules["cupy"].cuda.get_current_stream().synchronize()
 
 
 def use_gpu(device: str, number: int) -> str:
-    """Let this thread compute on one GPU ("cuda:N"), in a stream of its own, and return its name so.
+    """Make this thread compute on one GPU, in a stream of its own, and return the GPU as "cuda:N".
 
     "cuda" is GPU `number` of the visible ones, modulo their count. Raises `ConfigError` if there is none.
     """
     cupy = gpu_library(device)
     index = _gpu_index(device) if ":" in device else number % cupy.cuda.runtime.getDeviceCount()
     cupy.cuda.Device(index).use()
-    # Not the default stream, which cannot be captured, and waits for all others. It is entered, and never left: CuPy
-    # goes back to the outermost block after each `with stream:`, of which it has some itself, and would forget a `use`.
+    # Not the default stream, which cannot be captured and waits for all others. The block is never left: after each
+    # `with stream:` CuPy, which has some of its own, restores the stream of the outermost block, and forgets a `use`.
     _streams.append(cupy.cuda.Stream(non_blocking=True))
     _streams[-1].__enter__()
     return f"cuda:{index}"
@@ -140,7 +140,7 @@ def use_gpu(device: str, number: int) -> str:
 
 @dataclass(frozen=True)
 class GPUInfo:
-    """A GPU: what it is called ("NVIDIA H200"), its address on the PCI bus, and the version of NCCL, "" for none."""
+    """A GPU: its name ("NVIDIA H200"), its address on the PCI bus, and the version of NCCL, "" if there is none."""
 
     name: str
     address: str
@@ -148,16 +148,16 @@ class GPUInfo:
 
     @classmethod
     def at(cls, device: str) -> "GPUInfo":
-        """Return what is known of `device` ("cuda:N")."""
+        """Return the facts about `device` ("cuda:N")."""
         cupy, index = gpu_library(device), _gpu_index(device)
         name = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
         return cls(name, cupy.cuda.Device(index).pci_bus_id, _nccl_version())
 
 
 def return_freed_memory() -> None:
-    """Have the C library give what was freed back to the system, where it has been told to keep it (glibc's alone).
+    """Return freed memory from the C library (only glibc keeps it) to the operating system.
 
-    For after a start that took more than the steps to come can use again: pages that they do use are fetched once.
+    Call this after a start-up that needed more memory than the training steps will.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -165,9 +165,9 @@ def return_freed_memory() -> None:
 
 
 def gpu_software() -> dict[str, str] | None:
-    """Return the names and versions of this machine's first GPU and what drives it; None where CuPy is not installed.
+    """Return the names and versions of this machine's GPUs and their software; None if CuPy is not installed.
 
-    Raises `ConfigError` if CuPy finds no GPU. It makes no context on a GPU.
+    Raises `ConfigError` if CuPy finds no GPU. It creates no context on a GPU.
     """
     try:
         cupy = gpu_library()
@@ -186,7 +186,7 @@ def gpu_software() -> dict[str, str] | None:
 
 
 def _nccl_version() -> str:
-    # No attribute of `cupy.cuda` before it has been imported by its name.
+    # `cupy.cuda` has no such attribute before the import.
     from cupy.cuda import nccl
 
     return _dotted(nccl.get_version(), 10_000, 100) if nccl.available else ""

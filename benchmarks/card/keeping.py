@@ -21,7 +21,7 @@ def choices_of_its_own(tiny: bool) -> Iterator[None]:
         return
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(algorithms, "folder_of", return_value=Path(folder)),
+        mock.patch.object(algorithms, "cache_folder", return_value=Path(folder)),
         mock.patch.object(algorithms, "_known", {}),
         mock.patch.object(algorithms, "_used", {}),
     ):

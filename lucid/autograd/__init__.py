@@ -1,6 +1,6 @@
-"""Reverse-mode differentiation over arrays: tensors, the operations on them, and the engine that walks backward."""
+"""Reverse-mode differentiation over arrays: tensors, their operations, and the engine that walks the graph."""
 
-from lucid.autograd.tensor import Tensor  # isort: skip  # first: the modules of this package meet in it
+from lucid.autograd.tensor import Tensor  # isort: skip  # first: the other modules import it
 from lucid.autograd.engine import after_backward
 from lucid.autograd.function import Deferred, Function, no_grad
 from lucid.autograd.recomputation import recompute

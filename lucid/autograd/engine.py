@@ -1,7 +1,8 @@
 """Backward: walk the recorded graph from the loss to the leaves, iteratively, newest function first.
 
-A function is walked when all uses of its output have contributed; a leaf (a parameter) is *ready* at the moment its
-last use has, and tells those who asked with `Tensor.add_ready_hook`. That is what data-parallel training listens to.
+A function runs backward when all uses of its output have contributed to its gradient. A leaf (a parameter) is *ready*
+when its last use has contributed; it then calls the hooks of `Tensor.add_ready_hook`, which start the reduction over
+ranks in data-parallel training.
 """
 
 import heapq
@@ -19,7 +20,10 @@ _callbacks: ContextVar[list[Callable[[], None]] | None] = ContextVar("callbacks"
 
 
 def after_backward(callback: Callable[[], None]) -> None:
-    """Call `callback` once when the backward pass that is running now has reached every leaf."""
+    """Call `callback` once, when the current backward pass has reached every leaf.
+
+    Raises `RuntimeError` if no backward pass is running.
+    """
     callbacks = _callbacks.get()
     if callbacks is None:
         raise RuntimeError("after_backward was called while no backward pass is running")
@@ -27,7 +31,7 @@ def after_backward(callback: Callable[[], None]) -> None:
 
 
 def backward(root: Tensor, gradient: Array) -> None:
-    """Add the gradient of `root`, weighted by `gradient` (of its shape), to every leaf behind it."""
+    """Add the gradient of `root`, weighted by `gradient` (of the same shape), to every leaf behind it."""
     token = _callbacks.set([])
     try:
         _walk(root.origin, gradient)
@@ -65,8 +69,8 @@ def _walk(root: Function | Tensor, gradient: Array) -> None:
             if origin is not None:
                 deliver(origin, contribution)
 
-    def put_in_place(function: Recomputed, total: Array) -> None:
-        """Let the functions that `function` stands for take its place in the graph."""
+    def replace_by_functions(function: Recomputed, total: Array) -> None:
+        """Replace `function` in the graph by the functions that it stands for."""
         last = function.run_again()
         _count_uses(last, uses)
         for origin in _origins(function):
@@ -82,13 +86,13 @@ def _walk(root: Function | Tensor, gradient: Array) -> None:
         _, function = heapq.heappop(ready)
         total = sums.pop(function).total()
         if isinstance(function, Recomputed):
-            put_in_place(function, total)
+            replace_by_functions(function, total)
         else:
             pass_through(function, total)
 
 
 def _count_uses(root: Function | Tensor, uses: defaultdict[Function | Tensor, int]) -> None:
-    """Add to `uses` how many contributions `root`, and all behind it that is not there yet, will get."""
+    """Count in `uses` the contributions that `root`, and everything behind it that is not counted yet, will receive."""
     uses[root] += 1
     stack = [root]
     while stack:
@@ -106,10 +110,10 @@ def _origins(function: Function) -> list[Function | Tensor]:
 
 
 class _Sum:
-    """The gradient of one function's output as it comes together.
+    """The gradient of one function's output while its contributions arrive.
 
-    The first contribution is borrowed, since whoever made it may hold it too; the first addition makes an array that
-    is ours, later ones add in place. A `Deferred` adds what is there as it is computed.
+    The first contribution is borrowed, because its maker may hold it too. The first addition creates an array of our
+    own, and later ones add in place. A `Deferred` adds the sum so far while it is computed.
     """
 
     def __init__(self) -> None:

@@ -1,11 +1,11 @@
-"""One differentiable operation: a forward over arrays and, beside it, its backward.
+"""One differentiable operation: a forward and a backward over arrays.
 
-A `Function` subclass is a pair of short methods. `forward` takes arrays and returns one array; it keeps what backward
-needs with `save`. `backward` takes the gradient of the output and returns one gradient for each input (`None` where
-`needs` is false). Recording what was computed is done here, walking it in `engine`, the formulas are elsewhere.
+A `Function` subclass is a pair of short methods. `forward` takes arrays and returns one array; it stores the values for
+backward with `save`. `backward` takes the gradient of the output and returns one gradient for each input, or `None`
+where `needs` is false. This file records the graph, `engine` walks it, and the formulas are elsewhere.
 
-A gradient need not be a new array, which would have to be copied or added to where it belongs. Backward may write it
-to a `target`, as kernels do that make gradients of several parameters at once, or return it as a `Deferred`.
+A gradient need not be a new array, which would then have to be copied or added. Backward may write it to a `target`,
+as kernels do that compute gradients of several parameters at once, or return it as a `Deferred`.
 """
 
 import itertools
@@ -23,10 +23,10 @@ _sequence = itertools.count()
 
 
 class Deferred(NamedTuple):
-    """A gradient not computed yet, which can be written, or added to another, straight into where it belongs.
+    """A gradient that is not computed yet, so that it can be written or added directly to its destination.
 
-    `allocate()` returns an array for it. `write(out, addend)` fills such an array, in C order, with the gradient, and
-    with `addend` added to it, unless that is None: the array itself, or another one of its shape, which stays as it is.
+    `allocate()` returns an array for it. `write(out, addend)` fills such an array, in C order, with the gradient plus
+    `addend`: None, `out` itself, or another array of the same shape, which does not change.
     """
 
     allocate: Callable[[], Array]
@@ -34,7 +34,7 @@ class Deferred(NamedTuple):
 
 
 Gradient: TypeAlias = Array | Deferred | Target | None
-# What an edge of the graph leads to: the function that made an input, a leaf that wants a gradient, or nothing.
+# The end of an edge of the graph: the function that made an input, a leaf that wants a gradient, or None.
 Origin: TypeAlias = Union["Function", "tensors.Tensor", None]
 
 
@@ -49,7 +49,7 @@ class Function:
 
     @classmethod
     def apply(cls, *inputs: Any, **settings: Any) -> "tensors.Tensor":
-        """Run forward on `inputs` (tensors, or arrays and numbers, which get no gradient)."""
+        """Run forward on `inputs`: tensors, or arrays and numbers, which get no gradient."""
         recording = _recording.get()
         function = cls(tuple(recording and _requires_grad(item) for item in inputs))
         arrays = [cls.values_of(item) if isinstance(item, tensors.Tensor) else item for item in inputs]
@@ -63,7 +63,7 @@ class Function:
 
     @staticmethod
     def values_of(tensor: "tensors.Tensor") -> Array:
-        """Return what `forward` is given of an input."""
+        """Return the array that `forward` receives for an input tensor."""
         return tensor.compute_copy
 
     def forward(self, *inputs: Any, **settings: Any) -> Array:
@@ -73,7 +73,7 @@ class Function:
         raise NotImplementedError
 
     def save(self, *values: Any) -> None:
-        """Keep `values` for backward, which unpacks `self.saved`."""
+        """Store `values` for backward, which unpacks `self.saved`."""
         self._saved = values
 
     @property
@@ -85,10 +85,10 @@ class Function:
         return self._saved
 
     def target(self, number: int, like: Array) -> Target | None:
-        """Return where backward may write its gradient by input `number`, before it returns it there; None if unneeded.
+        """Return a target for the gradient by input `number`, which backward fills and returns; None if not needed.
 
-        For a leaf this is its gradient, or else a new array, in C order, of the shape and dtype of `like`. A leaf that
-        is an earlier input as well gets a new array for this one: kernels may write both at once.
+        For a leaf the target is its gradient buffer; otherwise it is a new array, in C order, with the shape and dtype
+        of `like`. A leaf that is also an earlier input gets a new array here, because kernels may write both at once.
         """
         if not self.needs[number]:
             return None
@@ -98,7 +98,7 @@ class Function:
         return Target(array_module(like).empty_like(like, order="C"), accumulate=False)
 
     def release(self) -> None:
-        """Let go of the saved arrays and of the graph behind: memory shrinks as backward goes."""
+        """Drop the saved arrays and the graph behind this function, so that memory shrinks as backward proceeds."""
         self._saved = None
         self.origins = ()
 
@@ -109,14 +109,14 @@ def _requires_grad(item: Any) -> bool:
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Record nothing inside the block (also usable as a decorator)."""
+    """Record nothing inside the block. Also usable as a decorator."""
     with _record(False):
         yield
 
 
 @contextmanager
 def enable_grad() -> Iterator[None]:
-    """Record inside the block, though it be within `no_grad`."""
+    """Record inside the block, even within `no_grad`."""
     with _record(True):
         yield
 

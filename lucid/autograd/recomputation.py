@@ -1,8 +1,8 @@
-"""Recomputation: what a part of a model computes is not kept for backward, but made again by it (Chen et al., 2016).
+"""Recomputation: backward computes the activations of a part of a model again, instead of storing them.
 
-In the graph one node, a `Recomputed`, stands for all the functions of the part. Backward, when it comes to the node,
-runs the part again and walks the functions recorded then. They lead to the same tensors and parameters, so gradients,
-the order of their sums, and ready hooks are those of a graph that was kept.
+One node of the graph, a `Recomputed`, stands for all functions of the part. When backward reaches the node, it runs the
+part again and walks the newly recorded functions instead. They lead to the same tensors and parameters, so gradients,
+the order of their sums, and ready hooks are the same as without recomputation. Chen et al., 2016.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from lucid.autograd.tensor import Tensor
 
 
 class Recomputed(Function):
-    """Stands for the functions of a part; its origins are the functions and leaves that these led to."""
+    """The node that stands for the functions of a part; its origins are the functions and leaves behind the part."""
 
     def __init__(self, run: Callable[[], Tensor]) -> None:
         super().__init__(needs=())
         self.save(run, random.state())
 
     def run_again(self) -> Function:
-        """Run the part as it was run before, and return the last function recorded."""
+        """Run the part again with the same random numbers, and return the last function that it records."""
         run, state = self.saved
         with enable_grad(), random.using(state):
             last = run().origin
@@ -31,12 +31,12 @@ class Recomputed(Function):
 
 
 def recompute(function: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
-    """Return `function(*inputs, **options)`, and keep for backward no more than `inputs`.
+    """Return `function(*inputs, **options)`, storing only `inputs` for backward.
 
-    Backward calls `function` once more, with the same random numbers. It has to compute the same again: leave the
-    values and modes that it reads as they are until then.
+    Backward calls `function` once more, with the same random numbers. The second call must compute the same result: do
+    not change the values and modes that `function` reads before then.
     """
-    # Made first: what the part records has later sequence numbers, what it leads to has earlier ones.
+    # Created first: functions inside the part have later sequence numbers, functions behind it have earlier ones.
     node = Recomputed(partial(function, *inputs, **options))
     result = function(*inputs, **options)
     last = result.origin
@@ -47,7 +47,7 @@ def recompute(function: Callable[..., Tensor], *inputs: Any, **options: Any) -> 
 
 
 def _origins_before(sequence: int, last: Function) -> tuple[Origin, ...]:
-    """Return the leaves behind `last`, and the functions with earlier numbers, without going beyond these."""
+    """Return the leaves and the functions with earlier numbers that the functions of the part lead to."""
     found: list[Origin] = []
     seen: set[Origin] = {None, last}
     stack: list[Origin] = [last]

@@ -1,6 +1,6 @@
-"""Masks tokens for the masked language model: which, by what, and the labels, for a whole batch at once.
+"""Masking of tokens for the masked language model, a whole batch at once (Devlin et al., 2018, section 3.1).
 
-Used by the data room for training batches and by the model for batches made by hand (Devlin et al. 2018, section 3.1).
+`data` masks training batches with it, and the model masks batches that are made by hand.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from lucid.backend import Array, array_module
 from lucid.random import Coordinates, Purpose, integers, random_words, uniform
 
-# The label of what does not count, as in PyTorch: unmasked positions, and sequences without a second segment.
+# The label, as in PyTorch, of unmasked positions and of sequences without a second segment.
 IGNORE_INDEX = -100
 
 
@@ -18,8 +18,8 @@ IGNORE_INDEX = -100
 class Masking:
     """How tokens are masked.
 
-    Of the chosen tokens, a share `replace_probability` becomes `mask_token_id`, a share `random_probability` a random
-    id below `vocab_size`, and the rest stay as they are. No sample has more than `max_predictions` chosen.
+    Each chosen token becomes `mask_token_id` with `replace_probability`, a random id below `vocab_size` with
+    `random_probability`, and otherwise stays as it is. At most `max_predictions` tokens of a sample are chosen.
     """
 
     mask_token_id: int
@@ -39,16 +39,16 @@ def mask_tokens(
     coordinates: Coordinates,
     continues_word: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Return the masked ids and the labels, both like `input_ids`, integer [B, T].
+    """Return the masked ids and the labels, both with the shape and dtype of `input_ids`, integer [B, T].
 
-    Of the tokens where `candidates`, bool [B, T], is True, each sample has min(max_predictions, max(1,
-    round(probability * length))) chosen without replacement, or all of them if they are fewer, or none if probability
-    is 0; `lengths`, integer [B], counts all tokens but padding. Labels are the original ids where chosen,
-    `ignore_index` elsewhere. The choice is a function of the arguments and of `coordinates` only, row by row.
+    Among the tokens with `candidates` (bool [B, T]) True, each sample draws min(max_predictions, max(1,
+    round(probability * length))) without replacement, all of them if they are fewer, and none if probability is 0.
+    `lengths` (integer [B]) counts all tokens but padding. Labels are the original ids of chosen tokens and
+    `ignore_index` elsewhere. The choice in each row depends only on the row's arguments and coordinates.
 
-    With `continues_word`, bool [B, T], True where a token belongs to the word of the token before it, whole words are
-    chosen: in random order each word that the number has room for, so that a few tokens fewer may be. What becomes of
-    a chosen token is still drawn for each alone, as in BERT's whole word masking (`create_pretraining_data.py`).
+    `continues_word` (bool [B, T]) is True where a token belongs to the same word as the token before it. With it whole
+    words are chosen, in random order, as long as they fit into the number, so that slightly fewer tokens may be chosen.
+    The replacement is still drawn for each token, as in BERT's whole word masking (`create_pretraining_data.py`).
     """
     xp = array_module(input_ids)
     length = input_ids.shape[1]
@@ -79,9 +79,9 @@ def mask_tokens(
 
 
 def _in_random_order(candidates: Array, order: Array) -> Array:
-    """Return int64 [B, T]: the positions of each row, the candidates first, in the order of their random words."""
+    """Return int64 [B, T]: the positions of each row ordered by their random words, candidates first."""
     xp = array_module(candidates)
-    # The position in the low bits makes the keys distinct and comes out of the sort with them.
+    # The position in the low bits makes the keys distinct, and is read from the sorted keys.
     keys = order.astype(np.uint64) << np.uint64(31) | xp.arange(candidates.shape[1], dtype=np.uint64)
     keys |= (~candidates).astype(np.uint64) << np.uint64(63)
     keys.sort(axis=1)
@@ -89,22 +89,22 @@ def _in_random_order(candidates: Array, order: Array) -> Array:
 
 
 def _whole_words(candidates: Array, continues_word: Array, order: Array, counts: Array) -> tuple[Array, Array, Array]:
-    """Return row, position and number in its row, all int64 [M], of the tokens of whole words, up to `counts` a row."""
+    """Return int64 [M] each: row, position and number in its row of the chosen tokens, at most `counts` in a row."""
     xp = array_module(candidates)
     rows, length = candidates.shape
-    # A word whose beginning is cut off, or may not be masked, begins with what is left of it.
+    # If the beginning of a word is cut off or not a candidate, the word begins with its next candidate.
     begins = candidates & ~continues_word
     begins[:, 1:] |= candidates[:, 1:] & ~candidates[:, :-1]
     begins[:, 0] = candidates[:, 0]
     start = xp.maximum.accumulate(xp.where(begins, xp.arange(length), 0), axis=1)
-    # The tokens of a word have the random word of its first, so they stand side by side in the random order.
+    # All tokens of a word get the random number of its first, so that they are adjacent in the random order.
     positions = _in_random_order(candidates, xp.take_along_axis(order, start, axis=1))
     word = xp.cumsum(xp.take_along_axis(begins, positions, axis=1), axis=1) - 1
     in_order = xp.arange(length) < candidates.sum(axis=1)[:, None]
     word_of_all = (word + xp.arange(rows)[:, None] * length)[in_order]
     sizes = xp.bincount(word_of_all, minlength=rows * length).reshape(rows, length)
 
-    # The words that fit one after another, then what else does: what once had no room never has.
+    # First the leading words that fit, then any later ones that still fit. A word that once did not fit never will.
     taken = xp.cumsum(sizes, axis=1) <= counts[:, None]
     left = counts - (sizes * taken).sum(axis=1)
     taken |= sizes == 0
@@ -116,5 +116,5 @@ def _whole_words(candidates: Array, continues_word: Array, order: Array, counts:
         taken[waiting, number] = True
         left[waiting] -= sizes[waiting, number]
     chosen = in_order & xp.take_along_axis(taken, word, axis=1)
-    row, place = xp.nonzero(chosen)
-    return row, positions[row, place], (xp.cumsum(chosen, axis=1) - 1)[row, place]
+    row, slot = xp.nonzero(chosen)
+    return row, positions[row, slot], (xp.cumsum(chosen, axis=1) - 1)[row, slot]

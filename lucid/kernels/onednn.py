@@ -1,7 +1,7 @@
 """oneDNN's matrix product, called through its C interface.
 
-The library comes with the wheel `onednn-cpu-gomp` and is loaded by the first product. It gets one
-thread: what the kernels' threads divide is divided by the caller. Transposes are strides; nothing is reordered for it.
+The wheel `onednn-cpu-gomp` has the library, and the first product loads it. Each product runs on one thread; callers
+divide the work. Transposes are strides: no matrix is reordered first.
 """
 
 import ctypes
@@ -21,18 +21,18 @@ from lucid.kernels.signal_stack import use_signal_stack
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 WHEEL = "onednn-cpu-gomp"
 
-# The C interface's numbers: dnnl_data_type_t, the arguments of a product, dnnl_cpu_isa_t, and the rest.
+# Constants of the C interface: dnnl_data_type_t, the arguments of a product, dnnl_cpu_isa_t, and others.
 _DATA_TYPES = {BFLOAT16: 2, np.dtype(np.float32): 3}
 _LEFT, _RIGHT, _OUT, _BIAS = 1, 33, 17, 41
 _BFLOAT16_INSTRUCTIONS = 0x80
 _CPU, _IN_ORDER, _STRICT = 1, 1, 0
 _UNIMPLEMENTED = 3
-# A training step has about 50 different products. Each number of rows, or of masked positions, makes new ones, and so
-# does each length of a sequence in attention; compiling one takes half a millisecond, and those of rows 0.2 MB.
+# A training step has about 50 different products. Each new number of rows or of masked positions, and in attention each
+# new length of a sequence, adds more. Compiling one takes half a millisecond; a product of rows occupies 0.2 MB.
 _MOST_PRODUCTS = 512
 
 
-class Unimplemented(Exception):  # noqa: N818  # not an error yet: the caller knows what to do instead
+class Unimplemented(Exception):  # noqa: N818  # not an error yet: the caller has another way
     """oneDNN has no such product on this processor."""
 
 
@@ -41,7 +41,7 @@ class _Argument(ctypes.Structure):
 
 
 class _Strided(NamedTuple):
-    """How an array lies in memory; strides are in bytes."""
+    """The layout of an array in memory; strides are in bytes."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -56,12 +56,12 @@ class _Library:
         number, scale = ctypes.c_int, ctypes.c_float
         self.functions.dnnl_post_ops_append_sum.argtypes = [ctypes.c_void_p, scale, ctypes.c_int32, number]
         self.engine = self.make("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
-        # Done in a moment, and thus without letting go of the GIL, which another thread would then have to give back.
+        # PyDLL: the call is short, so it does not release the GIL, which it would have to wait for afterwards.
         self.set_address = ctypes.PyDLL(str(path)).dnnl_memory_set_data_handle
         self.set_address.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 
     def call(self, name: str, *arguments: Any) -> None:
-        """Call a function. Raises `Unimplemented`, or `RuntimeError` for any other status than success."""
+        """Call a function. Raises `Unimplemented`, or `RuntimeError` for any other failure."""
         status = getattr(self.functions, name)(*arguments)
         if status == _UNIMPLEMENTED:
             raise Unimplemented(name)
@@ -69,14 +69,14 @@ class _Library:
             raise RuntimeError(f"oneDNN's {name} ended with status {status}")
 
     def make(self, name: str, *arguments: Any) -> ctypes.c_void_p:
-        """Call a function that makes an object, and return this."""
+        """Call a function that creates an object, and return the object."""
         made = ctypes.c_void_p()
         self.call(name, ctypes.byref(made), *arguments)
         return made
 
 
 class _Product:
-    """A product of arrays that lie in memory in one way, compiled by oneDNN for it; used by one thread alone."""
+    """A product that oneDNN has compiled for arrays of one layout in memory; only one thread uses it."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class _Product:
     def _attributes(self, accumulate: bool) -> ctypes.c_void_p:
         library = self._library
         attributes = library.make("dnnl_primitive_attr_create")
-        # Else an environment variable of oneDNN's could have float32 products computed in less.
+        # Without this an environment variable of oneDNN could lower the precision of float32 products.
         library.call("dnnl_primitive_attr_set_fpmath_mode", attributes, _STRICT)
         if accumulate:
             following = library.make("dnnl_post_ops_create")
@@ -124,7 +124,7 @@ class _Product:
         return attributes
 
     def run(self, stream: ctypes.c_void_p, *arrays: Array) -> None:
-        """Compute. The arrays come in the order of the constructor's layouts."""
+        """Compute the product. The arrays have the order of the constructor's layouts."""
         for memory, array in zip(self._memories, arrays, strict=True):
             self._library.set_address(memory, array.__array_interface__["data"][0])
         self._library.call("dnnl_primitive_execute", self._primitive, stream, len(arrays), self._arguments)
@@ -138,13 +138,13 @@ class _Product:
 
 
 class _Thread(threading.local):
-    """What a thread computes with. Products keep scratch memory of the thread that made them, so each has its own."""
+    """The products of one thread. A product owns scratch memory, so threads cannot share it."""
 
     def __init__(self, library: _Library) -> None:
-        # Products compiled for AVX2 let the stack pointer point into scratch memory: a signal that came meanwhile would
-        # be handled there, and write over what lies below.
+        # Products compiled for AVX2 point the stack pointer into scratch memory. A signal handler that ran there would
+        # overwrite the memory below.
         use_signal_stack()
-        # OpenMP keeps this number for each thread that calls it.
+        # OpenMP keeps this number per calling thread.
         library.functions.omp_set_num_threads(1)
         self.stream = library.make("dnnl_stream_create", library.engine, _IN_ORDER)
         self.product = functools.lru_cache(_MOST_PRODUCTS)(functools.partial(_Product, library))
@@ -152,7 +152,7 @@ class _Thread(threading.local):
 
 @functools.cache
 def is_installed() -> bool:
-    """Return whether the wheel is installed. Loads nothing."""
+    """Return whether the wheel is installed, without loading the library."""
     return _path() is not None
 
 
@@ -185,11 +185,11 @@ def _thread() -> _Thread:
 
 
 def multiply(left: Array, right: Array, out: Array, bias: Array | None = None, accumulate: bool = False) -> None:
-    """Write (or add) left [M, K] times right [K, N], plus bias [N], to out [M, N], by this thread alone.
+    """Write (or add) left [M, K] times right [K, N], plus bias [N], to out [M, N], on this thread.
 
-    left and right are both float32 or both bfloat16, with any strides but 0; bias is float32, and so is the addition;
-    out is float32, or bfloat16 if they are. No dimension may be 0. Raises `Unimplemented`, and `ConfigError` if oneDNN
-    cannot be loaded.
+    left and right are both float32 or both bfloat16, with any strides but 0; bias and the accumulation are float32; out
+    is float32, or bfloat16 if the factors are. No dimension may be 0. Raises `Unimplemented`, and `ConfigError` if
+    oneDNN cannot be loaded.
     """
     thread = _thread()
     arrays = [left, right, out] + ([] if bias is None else [bias[None]])
@@ -202,12 +202,12 @@ def _layout(array: Array) -> _Strided:
 
 
 def has_bfloat16_instructions() -> bool:
-    """Return whether this processor multiplies bfloat16 numbers by instructions of its own."""
+    """Return whether this processor has bfloat16 instructions."""
     return bool(_instructions() & _BFLOAT16_INSTRUCTIONS)
 
 
 def name() -> str:
-    """Return the library's name, its version, and the number by which it calls the instructions that it uses."""
+    """Return the library's name, its version, and its number for the instruction set in use."""
 
     class Version(ctypes.Structure):
         _fields_ = (("major", ctypes.c_int), ("minor", ctypes.c_int), ("patch", ctypes.c_int))

@@ -1,4 +1,4 @@
-"""How fast products of linear layers can be here: the library in use, at a model's shapes, with this rank's threads."""
+"""The rate at which this machine computes products of linear layers, with a model's shapes and this rank's threads."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -9,20 +9,20 @@ from lucid import kernels
 from lucid.backend import CPU, Array, array_module, device_of, to_host
 from lucid.kernels.targets import Target
 
-# More rows than these are hardly faster a row, and would take long, or much memory, on the CPU and on a GPU.
+# More rows are hardly faster per row, and would take too long on a CPU, or too much memory on a GPU.
 _MOST_ROWS, _MOST_ROWS_ON_GPU = 512, 16_384
-# Products of which only the last is waited for: it is long compared with the products of a GPU.
+# Products between two waits: on a GPU a wait takes long compared with a product.
 _CALLS, _CALLS_ON_GPU = 1, 20
-# The first also warms up: the library prepares its product, and memory is fetched.
+# The first repetition also warms up: the library prepares its product, and memory is allocated.
 _REPETITIONS = 3
 
 
 def product_rate(shapes: Iterable[tuple[int, int]], rows: int, like: Array) -> float:
-    """Return FLOP/s of the forward product, and of those of both gradients, with weights of `shapes` (O, I), together.
+    """Return the FLOP/s of the forward product and both gradients' products together, for weights of `shapes` (O, I).
 
-    Each product counts with its shortest time. Arrays are of the dtype and on the device of `like`, but for the
-    gradients of weights, which are not bfloat16; operands are rounded beforehand, as `kernels.set_precision` says.
-    Takes as long as training does for 3 x 512 rows at most; on a GPU, for a million.
+    The shortest time of each product counts. Arrays have the dtype and device of `like`, except that gradients of
+    weights are never bfloat16; inputs are rounded beforehand. The measurement takes as long as training on at most
+    3 x 512 rows, or on a million on a GPU.
     """
     most, calls = (_MOST_ROWS, _CALLS) if device_of(like) == CPU else (_MOST_ROWS_ON_GPU, _CALLS_ON_GPU)
     rows, flops, seconds = min(rows, most), 0, 0.0
@@ -34,7 +34,7 @@ def product_rate(shapes: Iterable[tuple[int, int]], rows: int, like: Array) -> f
 
 
 def _products(rows: int, outputs: int, inputs: int, like: Array) -> list[Callable[[], Array]]:
-    """Return the three products of a linear layer, each of which returns its result."""
+    """Return the three products of a linear layer as functions that return their results."""
     kernel = kernels.products_of(like)
     out = array_module(like).empty((outputs, inputs), np.promote_types(like.dtype, np.float32))
     x, gradient, weight = (
@@ -53,13 +53,13 @@ def _products(rows: int, outputs: int, inputs: int, like: Array) -> list[Callabl
 
 
 def _numbers(rows: int, columns: int, like: Array) -> Array:
-    # Not zeros, by which some processors run cooler and faster.
+    # Not zeros, with which some processors run cooler and therefore faster.
     numbers = array_module(like).linspace(-1, 1, rows * columns, dtype=np.promote_types(like.dtype, np.float32))
     return numbers.astype(like.dtype, copy=False).reshape(rows, columns)
 
 
 def _shortest(product: Callable[[], Array], calls: int) -> float:
-    """Return the seconds of a product, the fewest that some in a row took on average."""
+    """Return the seconds of a product: the least average over `calls` products in a row."""
     times = []
     for _ in range(_REPETITIONS):
         started = time.perf_counter()

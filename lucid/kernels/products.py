@@ -1,7 +1,7 @@
-"""Products of linear layers on the CPU: by oneDNN where it is installed, in float32 or bfloat16, or by NumPy's BLAS.
+"""Products of linear layers on the CPU: with oneDNN if it is installed, in float32 or bfloat16, or with NumPy's BLAS.
 
-In bfloat16 the operands are rounded and the products added in float32. These functions take operands as they are given,
-rounded or not, and need no compiled kernels. `cpu/gemm.py` rounds operands and sums the gradients of biases.
+In bfloat16 the factors are rounded, and the products accumulate in float32. These functions multiply their inputs as
+they are, rounded or not, and need no compiled kernels. `cpu/gemm.py` rounds inputs and sums the gradients of biases.
 """
 
 from itertools import product
@@ -13,20 +13,20 @@ from lucid.errors import ConfigError
 from lucid.kernels import onednn, reference, threads
 from lucid.kernels.targets import Target
 
-# Multiply-adds that take about as long as going through one element does.
+# The number of multiply-adds that take about as long as processing one element.
 _OPERATIONS_AN_ELEMENT = 16
-# Threads share columns, in blocks of this many, rather than rows: each then packs its own part of the right factor.
+# Threads divide columns, in blocks of this many, and not rows: each then packs its own part of the right factor.
 _COLUMNS = 64
-# oneDNN is faster with some columns after others than with very many at once: by a quarter in float32 for 3,072.
+# oneDNN is faster with fewer columns at once: by a quarter in float32 for 3,072.
 _COLUMNS_AT_ONCE = 1536
-# So it is with rows, and addends: a third with the 30,522 of a vocabulary.
+# The same holds for rows and for the inner dimension: by a third for the 30,522 of a vocabulary.
 _AT_ONCE = 4096
 
 _precision = "float32"
 
 
 def set_precision(precision: str) -> str | None:
-    """Let products take operands of this precision, as `lucid.kernels.set_precision` says."""
+    """Round the inputs of products to this precision: see `lucid.kernels.set_precision`."""
     global _precision
     warning = None
     if precision == "bfloat16":
@@ -49,17 +49,17 @@ def _check_bfloat16() -> str | None:
 
 
 def rounds() -> bool:
-    """Return whether operands are to be rounded to bfloat16."""
+    """Return whether products round their inputs to bfloat16."""
     return _precision == "bfloat16"
 
 
 def library_name() -> str:
-    """Return which library computes the products, with its version."""
+    """Return the name and version of the library that computes the products."""
     return onednn.name() if onednn.is_installed() else "NumPy's"
 
 
 def product_input(x: Array) -> Array:
-    """Return x as `lucid.kernels.Kernels.product_input` does, without haste."""
+    """Return x like `Kernels.product_input`, rounded by NumPy, which is slower."""
     return reference.round_to_bfloat16(x) if rounds() and x.dtype != onednn.BFLOAT16 else x
 
 
@@ -93,7 +93,7 @@ def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target) -> None
 
 
 def _matrix(x: Array) -> Array:
-    """Return x in C order; some columns of such an array stay where they are."""
+    """Return x in C order, without a copy if it is some columns of an array in C order."""
     in_rows = x.ndim == 2 and x.strides[1] == x.itemsize and x.strides[0] > 0
     return x if in_rows else np.ascontiguousarray(x)
 
@@ -123,5 +123,5 @@ def _multiply(left: Array, right: Array, out: Array, bias: Array | None = None, 
 
 
 def _parts(start: int, stop: int, most: int) -> list[slice]:
-    """Return slices of at most so many numbers that make up `range(start, stop)`."""
+    """Return slices of length `most` or less that cover `range(start, stop)`."""
     return [slice(first, min(stop, first + most)) for first in range(start, stop, most)]

@@ -1,4 +1,4 @@
-"""Which rows of an array are which sequences: the encoder works on rows without padding, sequence after sequence."""
+"""The sequences among the token rows: the encoder works on rows without padding, sequence after sequence."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,17 +10,17 @@ import numpy as np
 from lucid.backend import Array, array_module, to_device
 from lucid.random import Coordinates
 
-# The most rows of a piece that the kernels of attention on a GPU work on: see `Sequences.tiles`.
+# The most rows of a tile, the unit of work of attention on a GPU: see `Sequences.tiles`.
 TILE = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """S sequences as N rows, one after another, taken from a grid of B x T slots.
+    """S sequences, taken from a grid of B x T slots, as N token rows, one sequence after another.
 
-    Sequence s is rows bounds[s] to bounds[s + 1] - 1, and lies in slots that follow one another; it may be empty. Row r
-    is slot `slots[r]`, an integer: slot t of row b of the grid is number b * T + t. `length` is T. `mask` (bool [N])
-    says which rows may be attended to; None: all. `tables` are what has been made of the bounds for kernels, by name.
+    Sequence s is token rows bounds[s] to bounds[s + 1] - 1, in adjacent slots; it may be empty. Token row r is slot
+    `slots[r]`, an integer: slot t of grid row b has number b * T + t. `length` is T. `mask` (bool [N]) says which token
+    rows are keys; None means all. `tables` caches the tables for kernels, by name.
     """
 
     bounds: tuple[int, ...]
@@ -31,15 +31,15 @@ class Sequences:
 
     @classmethod
     def padded(cls, like: Array, mask: Array | None) -> "Sequences":
-        """Return all slots of a grid, shaped as `like` [B, T], of which `mask` (bool [B, T]) may be attended to."""
+        """Return all slots of a grid, shaped like `like` [B, T]; `mask` (bool [B, T]) says which are keys."""
         return cls._of(like, [like.shape[1]] * len(like), mask)
 
     @classmethod
     def unpadded(cls, like: Array, mask: Array | None, labelled: Array | None = None) -> "Sequences":
-        """Return each sequence of a grid, shaped as `like` [B, T], up to its last slot in `mask` or `labelled`.
+        """Return each sequence of a grid, shaped like `like` [B, T], up to its last slot in `mask` or `labelled`.
 
-        Both are bool [B, T]. What is left out changes nothing in what is kept; a sequence without any slot in `mask`
-        is kept whole, since its slots attend to all of it.
+        Both are bool [B, T]. The omitted slots influence none of the others. A sequence without any slot in `mask` is
+        kept whole, because its slots attend to all of it.
         """
         T = like.shape[1]
         if mask is None:
@@ -50,7 +50,7 @@ class Sequences:
 
     @classmethod
     def packed(cls, sequence_ids: Array) -> "Sequences":
-        """Return the sequences that `sequence_ids` [B, T] numbers: in each row from 1 on, and 0 in padding."""
+        """Return the sequences that `sequence_ids` [B, T] numbers: from 1 in each grid row, with 0 for padding."""
         slots = np.flatnonzero(sequence_ids)
         starts = np.flatnonzero(begins(sequence_ids).reshape(-1)[slots])
         return cls((*starts.tolist(), len(slots)), slots, sequence_ids.shape[1])
@@ -63,9 +63,9 @@ class Sequences:
         return cls((0, *accumulate(lengths)), slots, T, None if keys is None or keys.all() else keys)
 
     def filled_up(self, rows: int, sequences: int) -> "Sequences":
-        """Return these and empty or made-up ones: `rows` rows and `sequences` sequences in all. Without a mask only.
+        """Return these sequences and more, empty or made of filler: `rows` rows and `sequences` sequences in total.
 
-        Made-up rows stand at slot 0. There have to be as many more sequences as the made-up rows fill, T rows each.
+        There must be no mask. Filler rows have slot 0. The additional sequences must suffice for them, T rows each.
         """
         assert self.mask is None
         ends = np.arange(1, sequences - len(self.bounds) + 2) * self.length + self.bounds[-1]
@@ -79,7 +79,7 @@ class Sequences:
         return {"slots": self.slots, **({} if self.mask is None else {"mask": self.mask}), **tables}
 
     def of_arrays(self, arrays: Mapping[str, Array]) -> "Sequences":
-        """Return these sequences with `arrays`, those of the method of this name, elsewhere."""
+        """Return these sequences with other copies of their `arrays`, for example on a GPU."""
         tables = dict(arrays)
         return replace(self, slots=tables.pop("slots"), mask=tables.pop("mask", None), tables=tables)
 
@@ -91,17 +91,17 @@ class Sequences:
 
     @property
     def count(self) -> int:
-        """S."""
+        """The number of sequences, S."""
         return len(self.bounds) - 1
 
     @property
     def rows(self) -> list[slice]:
-        """The rows of each sequence."""
+        """The token rows of each sequence."""
         return [slice(start, stop) for start, stop in pairwise(self.bounds)]
 
     @property
     def first_rows(self) -> Array:
-        """The number of each sequence's first row: int64 [S]. That of an empty one is some row."""
+        """The first token row of each sequence: int64 [S]. An empty sequence has an arbitrary row."""
         return self._table("first_rows", lambda: np.minimum(self.bounds[:-1], max(0, self.bounds[-1] - 1)))
 
     @property
@@ -111,16 +111,16 @@ class Sequences:
 
     @cached_property
     def areas(self) -> list[slice]:
-        """For each sequence, its part of an array that has L x L elements for each sequence of length L."""
+        """For each sequence, its slice of an array with L x L elements for each sequence of length L."""
         ends = accumulate(((rows.stop - rows.start) ** 2 for rows in self.rows), initial=0)
         return [slice(start, stop) for start, stop in pairwise(ends)]
 
     @property
     def tiles(self) -> Array:
-        """The pieces of the sequences, of at most `TILE` rows: int64 [K, 4], K = ceil(N / TILE) + S.
+        """The tiles of the sequences, of at most `TILE` rows each: int64 [K, 4], K = ceil(N / TILE) + S.
 
-        Each is (first row, number of rows, first row of its sequence, length of its sequence); those that are not
-        needed are zeros, at the end. How many there are follows from N and S alone.
+        A tile is (first row, number of rows, first row of its sequence, length of its sequence). Unused tiles are
+        zeros, at the end, so that K follows from N and S alone.
         """
         return self._table("tiles", self._tiles)
 
@@ -136,24 +136,24 @@ class Sequences:
         return table
 
     def _table(self, name: str, make: Callable[[], np.ndarray]) -> Array:
-        """Return a table in int64, made when it is first asked for, where the slots are."""
+        """Return a table as int64 on the device of the slots, computed on first use."""
         if name not in self.tables:
             self.tables[name] = array_module(self.slots).asarray(make().astype(np.int64))
         return self.tables[name]
 
     def rows_of(self, grid: Array) -> Array:
-        """Return the rows [N, ...] of `grid` [B, T, ...]."""
+        """Return the token rows [N, ...] of `grid` [B, T, ...]."""
         return grid.reshape(-1, *grid.shape[2:])[self.slots]
 
     def coordinates(self, samples: Coordinates) -> Coordinates:
-        """Return where each row draws, given where each row of the grid does."""
+        """Return the coordinates of each token row, given those of each grid row."""
         xp = array_module(self.slots)
         of_row = xp.asarray(samples.counters)[self.slots // self.length]
         return Coordinates(samples.seed, of_row, self.slots % self.length)
 
 
 def begins(sequence_ids: Array) -> Array:
-    """Return bool [B, T]: in which slots of a grid of sequence numbers [B, T] a sequence begins."""
+    """Return bool [B, T]: whether a sequence begins in each slot of a grid of sequence numbers [B, T]."""
     begins = sequence_ids > 0
     begins[:, 1:] &= sequence_ids[:, 1:] != sequence_ids[:, :-1]
     return begins

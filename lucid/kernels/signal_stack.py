@@ -1,15 +1,15 @@
-"""A stack for signals alone, for threads whose own stack pointer is not to be trusted (sigaltstack(2)).
+"""An alternate signal stack (sigaltstack(2)) for threads whose own stack pointer cannot be trusted.
 
-Python has all its handlers run on such a stack where a thread has one (SA_ONSTACK).
+Python installs all its handlers with SA_ONSTACK, so that they run on such a stack if the thread has one.
 """
 
 import ctypes
 from typing import Any
 
 _DISABLED = 2
-# A handler of Python's takes little; what the kernel saves beside it, with the registers of AMX, about 11 KB.
+# Python's handlers need little; the registers that the kernel saves, with those of AMX, need about 11 KB.
 _BYTES = 1 << 16
-# Stacks are kept for ever: a signal may come as long as their thread is there.
+# Stacks are never freed: a signal may arrive as long as their thread exists.
 _stacks: list[Any] = []
 
 
@@ -18,7 +18,7 @@ class _Stack(ctypes.Structure):
 
 
 def use_signal_stack() -> None:
-    """Have signals that come to this thread handled on a stack of their own, unless it has one."""
+    """Give this thread an alternate signal stack, unless it has one."""
     sigaltstack = ctypes.CDLL(None).sigaltstack
     present = _Stack()
     if sigaltstack(None, ctypes.byref(present)) == 0 and present.flags & _DISABLED:

@@ -1,4 +1,4 @@
-"""Where the gradients of parameters go: kernels write them to where they are needed, or add them there."""
+"""The destinations of parameters' gradients, to which kernels write or add."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from lucid.backend import Array
 
 
 class Target(NamedTuple):
-    """An array that gets a gradient of its shape: it is overwritten, or added to if `accumulate` says so."""
+    """The array that receives a gradient of its shape; `accumulate` says whether to add or to overwrite."""
 
     out: Array
     accumulate: bool

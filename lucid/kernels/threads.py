@@ -1,4 +1,4 @@
-"""Work of kernels divided among the threads of this rank. They release the GIL; no result depends on the division."""
+"""The division of work among the threads of this rank. Kernels release the GIL; no result depends on the division."""
 
 import functools
 import os
@@ -9,20 +9,20 @@ from itertools import pairwise
 
 from threadpoolctl import ThreadpoolController
 
-# Below this a thread would take longer to be woken than to do its part.
+# With fewer elements, waking a thread takes longer than its work.
 _ELEMENTS_A_THREAD = 65_536
 _limit: int | None = None
 
 
 def limit(count: int) -> None:
-    """Let kernels take `count` threads from now on."""
+    """Let kernels use `count` threads from now on."""
     global _limit
     _limit = count
 
 
 @contextmanager
 def limit_kept() -> Iterator[None]:
-    """Put back, after the block, the limit that was set before it."""
+    """Restore the limit after the block."""
     global _limit
     before = _limit
     try:
@@ -32,7 +32,7 @@ def limit_kept() -> Iterator[None]:
 
 
 def count() -> int:
-    """Return how many threads kernels take: as set, or else as many as a BLAS would by the environment."""
+    """Return the number of threads of kernels: the limit, or else the number that a BLAS takes from the environment."""
     return _default_count() if _limit is None else _limit
 
 
@@ -43,9 +43,10 @@ def _default_count() -> int:
 
 
 def split(total: int, elements: int, work: Callable[[slice], None]) -> None:
-    """Call `work` on slices that make up `range(total)`, at the same time where `elements` are enough for it.
+    """Call `work` on slices that cover `range(total)`, in parallel if there are enough `elements`.
 
-    `elements` is how many numbers `work` goes through in all. Parts are equal up to one; the caller does the first.
+    `elements` is the total number of elements that `work` processes. The slices' lengths differ by at most one; the
+    calling thread works on the first.
     """
     parts = min(count(), total, elements // _ELEMENTS_A_THREAD)
     if parts < 2:
@@ -59,7 +60,7 @@ def split(total: int, elements: int, work: Callable[[slice], None]) -> None:
 
 
 def split_products(total: int, elements: int, work: Callable[[slice], None]) -> None:
-    """Like `split`, for work that multiplies small matrices: each thread does so alone, without those of the BLAS."""
+    """Like `split`, for work that multiplies small matrices: meanwhile the BLAS uses one thread per product."""
     if count() == 1:
         work(slice(0, total))
         return

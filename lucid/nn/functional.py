@@ -1,4 +1,4 @@
-"""The fused operations that BERT is made of, differentiable: each one is a kernel of the catalogue and its backward.
+"""The differentiable fused operations of BERT: each is a kernel of the catalogue and its backward.
 
 Shapes: B batch, T length, C width, V vocabulary, N rows. Arguments are tensors; ids, labels and masks are arrays.
 """
@@ -26,28 +26,28 @@ T = TypeVar("T")
 class Linear(Function):
     @staticmethod
     def values_of(tensor: Tensor) -> Array:
-        # A bias is added by the product, in the type of its result.
+        # The product adds the bias, in the dtype of its result.
         return tensor.linear_copy
 
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         kernel = kernels.of(x)
-        operands = kernel.product_input(x), kernel.product_input(weight)
-        self.save(*operands, weight, x.dtype)
-        return kernel.linear(*operands, bias)
+        inputs = kernel.product_input(x), kernel.product_input(weight)
+        self.save(*inputs, weight, x.dtype)
+        return kernel.linear(*inputs, bias)
 
     def backward(self, gradient: Array) -> Any:
         x, factor, weight, dtype = self.saved
-        rounded = kernels.of(gradient).product_input(gradient)
+        product_input = kernels.of(gradient).product_input(gradient)
         by_parameters = self.target(1, weight), self.target(2, weight[:, 0])
-        _put_by_parameters(gradient, rounded, x, *by_parameters)
-        by_x = _by_rows(rounded, [factor], x, dtype) if self.needs[0] else None
+        _put_by_parameters(gradient, product_input, x, *by_parameters)
+        by_x = _by_rows(product_input, [factor], x, dtype) if self.needs[0] else None
         return by_x, *by_parameters
 
 
 class JoinedLinear(Function):
-    """Several linear maps of the same rows, their outputs side by side: each product writes its own columns.
+    """Several linear maps of the same rows, with their outputs side by side: each product writes its own columns.
 
-    Where their parameters lie one behind the other, as `flatten` lays them, they are one map, and one product.
+    If their parameters are adjacent in memory, as `flatten` places them, one product computes all.
     """
 
     @staticmethod
@@ -66,25 +66,25 @@ class JoinedLinear(Function):
 
     def backward(self, gradient: Array) -> Any:
         x, factors, weights, dtype = self.saved
-        half, rounded = 1 + len(weights), kernels.of(gradient).product_input(gradient)
+        half, product_input = 1 + len(weights), kernels.of(gradient).product_input(gradient)
         by_weights = [self.target(1 + number, weight) for number, weight in enumerate(weights)]
         by_biases = [self.target(half + number, weight[:, 0]) for number, weight in enumerate(weights)]
         layers = _fewest(by_weights, by_biases, _as_one_target)
         columns = _columns(weights) if len(layers) > 1 else [slice(None)]
         for part, by_parameters in zip(columns, layers, strict=True):
-            _put_by_parameters(gradient[:, part], rounded[:, part], x, *by_parameters)
-        by_x = _by_rows(rounded, factors, x, dtype) if self.needs[0] else None
+            _put_by_parameters(gradient[:, part], product_input[:, part], x, *by_parameters)
+        by_x = _by_rows(product_input, factors, x, dtype) if self.needs[0] else None
         return by_x, *by_weights, *by_biases
 
 
 def _fewest(weights: Sequence[T], biases: Sequence[T], join: Callable[[Sequence[T]], T | None]) -> list[tuple[T, T]]:
-    """Return the weight and the bias of each layer; or of the one that all are, if both can be joined."""
+    """Return the weight and bias of each layer, or of one layer if all weights and all biases can be joined."""
     weight, bias = join(weights), join(biases)
     return list(zip(weights, biases, strict=True)) if weight is None or bias is None else [(weight, bias)]
 
 
 def _as_one_target(targets: Sequence[Target | None]) -> Target | None:
-    """Return what all targets are together, if they lie one behind the other and are treated alike."""
+    """Return one target in place of all, if they are adjacent in memory and either all overwrite or all add."""
     wanted = [target for target in targets if target is not None]
     if len(wanted) < len(targets) or len({target.accumulate for target in wanted}) > 1:
         return None
@@ -93,7 +93,7 @@ def _as_one_target(targets: Sequence[Target | None]) -> Target | None:
 
 
 def _by_rows(gradient: Array, factors: Sequence[Array], x: Array, dtype: np.dtype) -> Deferred:
-    """Return the gradient of linear maps, whose outputs lie side by side, by their input x, which was of `dtype`."""
+    """Return the gradient by x, which had `dtype`, of linear maps with their outputs side by side."""
     kernel = kernels.of(gradient)
 
     def write(out: Array, addend: Array | None) -> None:
@@ -104,22 +104,22 @@ def _by_rows(gradient: Array, factors: Sequence[Array], x: Array, dtype: np.dtyp
 
 
 def _put_by_parameters(
-    gradient: Array, rounded: Array, x: Array, by_weight: Target | None, by_bias: Target | None
+    gradient: Array, product_input: Array, x: Array, by_weight: Target | None, by_bias: Target | None
 ) -> None:
-    """Put the gradients of a linear map where they belong. `rounded` is the gradient as products take it.
+    """Write the gradients of a linear map to their targets. `product_input` is the gradient as products take it.
 
-    One product makes both, if both are wanted and the rounded rows are those to sum.
+    If both are wanted, and products take the gradient without rounding, one kernel computes both.
     """
     kernel = kernels.of(gradient)
-    sums_as_well = rounded.dtype == gradient.dtype
+    is_rounded = product_input.dtype != gradient.dtype
     if by_weight is not None:
-        kernel.linear_weight_gradient(rounded, x, by_weight, by_bias if sums_as_well else None)
-    if by_bias is not None and (by_weight is None or not sums_as_well):
+        kernel.linear_weight_gradient(product_input, x, by_weight, None if is_rounded else by_bias)
+    if by_bias is not None and (by_weight is None or is_rounded):
         kernel.linear_bias_gradient(gradient, by_bias)
 
 
 def _columns(weights: Iterable[Array]) -> list[slice]:
-    """Return the columns of the outputs of linear maps by these weights, side by side."""
+    """Return the columns of each map's output, for linear maps with these weights side by side."""
     return [slice(start, stop) for start, stop in pairwise(accumulate(map(len, weights), initial=0))]
 
 
@@ -254,8 +254,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-12) 
 def dropout(x: Tensor, probability: float, site: int = 0, training: bool = True) -> Tensor:
     """Zero elements of x [B, ...] with `probability`, less than 1, and scale up the rest, in training only.
 
-    `site` numbers the places of a model, so that no two draw the same mask. What is drawn depends on the coordinates
-    in force (`lucid.random.at`), or else on `lucid.manual_seed` and the number of calls.
+    `site` numbers the dropouts of a model, so that no two draw the same mask. The mask depends on the coordinates in
+    force (`lucid.random.at`), or else on `lucid.manual_seed` and the number of calls. Raises `ValueError` for another
+    probability.
     """
     if not 0 <= probability < 1:
         raise ValueError(f"probability is {probability}; it takes a number from 0 up to, not including, 1")
@@ -277,7 +278,7 @@ def dropout_add_layer_norm(
 ) -> Tensor:
     """Return layer_norm(dropout(x + bias) + residual, weight, shift) in one operation.
 
-    x and residual are [B, ..., C], bias, weight and shift [C]. Dropout is as in `dropout`.
+    x and residual are [B, ..., C], bias, weight and shift [C]. See `dropout` for `site` and `training`.
     """
     probability = dropout_probability if training else 0.0
     return DropoutAddLayerNorm.apply(
@@ -288,7 +289,7 @@ def dropout_add_layer_norm(
 def embedding(ids: Array, table: Tensor, padding_id: int | None = None, addend: Tensor | None = None) -> Tensor:
     """Return the rows of table [V, C] at ids [...] (integers in [0, V), checked by the caller): [..., C].
 
-    They are added to `addend` [..., C], if that is given. The row of `padding_id` gets no gradient from here.
+    `addend` [..., C] is added if given. The row of `padding_id` gets no gradient from this operation.
     """
     return Embedding.apply(table, addend, ids=ids, padding_id=padding_id)
 
@@ -301,10 +302,10 @@ def attention(
     site: int = 0,
     training: bool = True,
 ) -> Tensor:
-    """Multi-head scaled dot-product attention of each of the `sequences` to itself; returns [N, C].
+    """Return the multi-head scaled dot-product attention of each of the `sequences` to itself: [N, C].
 
-    Query, key and value of the rows, each [N, C], lie side by side in `joined` [N, 3C]. Dropout on the probabilities is
-    as in `dropout`, drawn at the coordinates of the rows.
+    Query, key and value of the rows, each [N, C], lie side by side in `joined` [N, 3C]. Dropout of the probabilities
+    draws at the coordinates of the rows.
     """
     probability = dropout_probability if training else 0.0
     return Attention.apply(joined, sequences=sequences, heads=heads, probability=probability, site=site)
@@ -319,8 +320,8 @@ def cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy of logits [N, V] at labels [N] (integers in [0, V), or `ignore_index`), in nats.
 
-    "mean" divides by the number of labels that count (0 if none does), "none" returns the losses [N]. With `vocabulary`
-    logits are [N, W], of which the first V columns count; the others get a gradient of 0.
+    "mean" divides by the number of labels other than `ignore_index` and is 0 if there are none; "none" returns the
+    losses [N]. With `vocabulary`, logits are [N, W] and only the first V columns count; the others get a gradient of 0.
     """
     losses = CrossEntropy.apply(logits, labels=labels, ignore_index=ignore_index, vocabulary=vocabulary)
     if reduction == "none":

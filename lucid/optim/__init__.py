@@ -1,4 +1,4 @@
-"""Optimizers over the flat buffers, clipping and the learning rate's schedule."""
+"""Optimizers over the flat buffers, clipping, and the schedule of the learning rate."""
 
 from lucid.optim.adamw import AdamW
 from lucid.optim.clipping import clip_scale, global_norm, not_finite

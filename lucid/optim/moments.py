@@ -37,7 +37,7 @@ class MomentOptimizer:
         self._corrected_betas = betas if bias_correction else None
         xp = array_module(flat.values)
         self._updates: Array = xp.zeros(1, np.int64)
-        # Of the elements that this process updates: slice after slice.
+        # The elements that this process updates, slice after slice.
         count = sum(part.state.stop - part.state.start for part in partition.slices)
         self.first_moments: Array = xp.zeros(count, flat.values.dtype)
         self.second_moments: Array = xp.zeros(count, flat.values.dtype)
@@ -84,8 +84,9 @@ class MomentOptimizer:
     def state_dict(self, kept: dict[str, Array] | None = None) -> dict[str, Array]:
         """Return the moments by parameter, in host memory: `first_moment.<name>` and `second_moment.<name>`.
 
-        All ranks call this; the first alone gets them. With `kept` they are copies in its buffers, which the first call
-        makes. Without, they are the moments themselves if this process updates all, or else copies.
+        All ranks call this; only the first rank's result is complete. With `kept` the moments are copied into its
+        buffers, which the first call allocates. Without it they are the moments themselves if this process updates
+        all parameters, and copies otherwise.
         """
         flat, buffers = self.flat, self._moments()
         if kept is not None or not self.partition.is_whole:
@@ -102,9 +103,9 @@ class MomentOptimizer:
         }
 
     def lay_out(self, moment: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the moments as `restore` takes them; `moment` returns those of a name that `state_dict` gave.
+        """Return the buffers for `restore`; `moment` returns the array of each name in `state_dict`.
 
-        Raises `ValueError` if one has another shape.
+        Raises `ValueError` if an array has another shape than its parameter.
         """
         buffers = {}
         for kind in self._moments():
@@ -117,10 +118,7 @@ class MomentOptimizer:
         return buffers
 
     def restore(self, buffers: Mapping[str, np.ndarray], updates: int) -> None:
-        """Take over the first rank's `buffers`, of `lay_out`, and the count of updates behind them.
-
-        All ranks call this.
-        """
+        """Load the first rank's `buffers`, which `lay_out` returned, and the count of updates. All ranks call this."""
         for kind, own in self._moments().items():
             in_host_memory = to_host(own)
             self.partition.scatter(buffers.get(kind), in_host_memory)

@@ -71,12 +71,12 @@ def choices(tmp_path, monkeypatch):
     Those that are kept for the user stay as they are.
     """
 
-    def folder_of(name, beside):
+    def cache_folder(name, sources):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         return folder
 
-    for name, value in (("folder_of", folder_of), ("_known", {}), ("_used", {})):
+    for name, value in (("cache_folder", cache_folder), ("_known", {}), ("_used", {})):
         monkeypatch.setattr(algorithms, name, value)
     plans.plan_of.cache_clear()
     yield tmp_path / "products"

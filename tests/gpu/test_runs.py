@@ -19,7 +19,7 @@ import pytest
 from launching import TRAIN
 from safetensors.numpy import load_file
 
-from lucid.kernels import compiled
+from lucid.kernels.cache import cache_folder
 from lucid.kernels.cuda import algorithms
 from lucid.training.checkpoints.store import find_model
 
@@ -215,7 +215,7 @@ def test_a_run_resumed_on_the_gpu_goes_on_bit_for_bit(on_gpu, tmp_path):
 def test_a_run_resumed_where_other_algorithms_are_the_fastest_goes_on_bit_for_bit(on_gpu, tmp_path, monkeypatch):
     """It brings those that it was made with. A run that begins there has other bits."""
     whole = on_gpu.train(BFLOAT16)
-    cache = compiled.folder_of("products", Path(algorithms.__file__).parent).parent
+    cache = cache_folder("products", Path(algorithms.__file__).parent).parent
     files = cache.glob(f"products/{on_gpu.card_name}*.jsonl")
     kept = max(files, key=lambda path: path.stat().st_mtime)
     choices = [json.loads(line) for line in kept.read_text().splitlines() if line]

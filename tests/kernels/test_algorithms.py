@@ -118,7 +118,7 @@ def test_damaged_lines_are_passed_over(kept, monkeypatch, damage):
 
 def test_where_nothing_can_be_kept_nothing_is_timed(monkeypatch):
     """Each process would find other bits."""
-    monkeypatch.setattr(algorithms, "folder_of", lambda name, beside: None)
+    monkeypatch.setattr(algorithms, "cache_folder", lambda name, sources: None)
     assert algorithms.chosen(CARD, PRODUCT, no_times) is None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lucid
-from lucid.kernels.compiled import locked
+from lucid.kernels.cache import locked
 
 # One kernel is enough here, and compiled sooner than all.
 PROGRAM = """

@@ -157,7 +157,7 @@ class TestKeeping:
 
     def test_what_cannot_be_kept_is_used_all_the_same(self, monkeypatch):
         kept = compiling.machine_code(CAST, "sm_90")
-        monkeypatch.setattr(compiling, "kept_in", lambda digest, beside: None)
+        monkeypatch.setattr(compiling, "kernel_folder", lambda digest, sources: None)
         assert compiling.machine_code(CAST, "sm_90") == kept
 
     def test_of_several_processes_one_compiles(self, tmp_path):

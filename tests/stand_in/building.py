@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lucid.errors import ConfigError
 from lucid.files import written_aside
-from lucid.kernels.compiled import kept_in, locked
+from lucid.kernels.cache import kernel_folder, locked
 
 FOLDER = Path(__file__).parent
 COMPILER = shutil.which("g++")
@@ -72,7 +72,7 @@ def _build(built: Path) -> None:
 
 def kept(name: str, digest: str) -> Path:
     """Return a folder for what is made of sources of this digest."""
-    folder = kept_in(digest, FOLDER)
+    folder = kernel_folder(digest, FOLDER)
     if folder is None:
         raise ConfigError("there is no folder to keep the stand-in for CUDA in")
     (folder / name).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What kernels take: arrays in C order."""
+"""Conversion of arrays to the form that kernels take: C order."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lucid.backend import Array
 
 
 def plain(x: Array, dtype: Any = np.float32) -> Array:
-    """Return `x` in C order and of this dtype: itself, or a copy where it is not."""
+    """Return `x` in C order and in this dtype, without a copy if it has both."""
     return np.ascontiguousarray(x, dtype)
 
 

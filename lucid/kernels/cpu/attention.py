@@ -1,4 +1,4 @@
-"""Attention, a few heads of a sequence at a time: their scores stay in the cache between the matrix products."""
+"""Attention, a few heads of a sequence at a time, so that scores stay in the cache between the matrix products."""
 
 import math
 from bisect import bisect_left
@@ -20,7 +20,7 @@ from lucid.kernels.cpu.philox import DropoutArguments, dropout_arguments, fill_f
 from lucid.kernels.cpu.sums import row_product, row_sum
 from lucid.kernels.sequences import Sequences
 
-# The scores of as many heads as fit are made at once: half of a usual second-level cache.
+# Heads are grouped up to this many scores: half of a typical second-level cache.
 _SCORES_AT_ONCE = 131_072
 
 # The types of `_Group.dropout_arguments`: the last parameters of a kernel for the heads of one sequence.
@@ -29,25 +29,25 @@ _DROPOUT_TYPES = read(1, types.uint64), types.uint64, types.float64, types.int64
 
 @dataclass(frozen=True)
 class _Group:
-    """Heads [start, stop) of one sequence, the rows of which are these."""
+    """Some heads of one sequence, which occupies `rows`."""
 
     rows: slice
     heads: slice
-    # Where the squares of all the sequence's heads lie in an array of those of all sequences.
+    # The slice of all the sequence's heads in a flat array of [L, L] squares of all sequences.
     squares: slice
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """The shape [heads, L, L] of their scores."""
+        """The shape [heads, L, L] of the group's scores."""
         length = self.rows.stop - self.rows.start
         return self.heads.stop - self.heads.start, length, length
 
     def of(self, x: Array) -> Array:
-        """Return their part of x [N, H, D] as [heads, L, D]."""
+        """Return the group's part of x [N, H, D] as [heads, L, D]."""
         return x[self.rows].transpose(1, 0, 2)[self.heads]
 
     def squares_of(self, x: Array) -> Array:
-        """Return their part of x, flat, as [heads, L, L]."""
+        """Return the group's part of the flat array x as [heads, L, L]."""
         _, length, _ = self.shape
         return x[self.squares].reshape(-1, length, length)[self.heads]
 
@@ -62,7 +62,7 @@ class _Group:
 
 
 def _groups(sequences: Sequences, heads: int) -> list[_Group]:
-    """Return the groups of all sequences; those of one are of equal size if possible, so that few products differ."""
+    """Return the groups of all sequences, of equal size within a sequence if possible, so that few products differ."""
     groups = []
     for rows, area in zip(sequences.rows, sequences.areas, strict=True):
         if area.start == area.stop:
@@ -75,8 +75,8 @@ def _groups(sequences: Sequences, heads: int) -> list[_Group]:
     return groups
 
 
-def _share(groups: list[_Group], work: Callable[[Iterator[tuple[_Group, Array, Array]]], None]) -> None:
-    """Call `work` on groups, each with two arrays of the shape of its scores, dividing them among the threads."""
+def _divide(groups: list[_Group], work: Callable[[Iterator[tuple[_Group, Array, Array]]], None]) -> None:
+    """Divide the groups among the threads, and call `work` on each, with two arrays of the shape of its scores."""
     starts = list(accumulate((math.prod(group.shape) for group in groups), initial=0))
 
     def work_on(elements: slice) -> None:
@@ -91,7 +91,7 @@ def _share(groups: list[_Group], work: Callable[[Iterator[tuple[_Group, Array, A
 
 @part
 def _softmax(scores: Array, mask: Array, scale: np.float32, y: Array) -> None:
-    """Write the softmax of one row of scores. Where the mask is 0, the score counts as the least number."""
+    """Write the softmax of one row of scores. A score with mask 0 is replaced by the least number."""
     most = order_of(LEAST)
     for column in range(scores.shape[0]):
         score = scores[column] * scale if mask[column] else LEAST
@@ -118,7 +118,7 @@ def _masked_softmax(
     position: int,
     length: int,
 ) -> None:
-    """Write the probabilities, and those that dropout keeps over the scores."""
+    """Write the probabilities, and overwrite the scores with the probabilities after dropout."""
     factors, words = scratch(scores.shape[2])
     for head in range(scores.shape[0]):
         for row in range(scores.shape[1]):
@@ -143,7 +143,7 @@ def _masked_softmax_gradient(
     position: int,
     length: int,
 ) -> None:
-    """Turn the gradient by the kept probabilities into that by the scores, in key; make them again as well."""
+    """Replace the gradient by the probabilities after dropout by that by the scores; write these probabilities too."""
     factors, words = scratch(gradient.shape[2])
     for head in range(gradient.shape[0]):
         for row in range(gradient.shape[1]):
@@ -173,7 +173,7 @@ def attention(joined: Array, sequences: Sequences, heads: int, dropout: Dropout)
             _masked_softmax(scores, mask[group.rows], scale, group.squares_of(probabilities), *of_dropout)
             multiply_here(product_input_here(scores), group.of(v), group.of(output))
 
-    _share(_groups(sequences, heads), work)
+    _divide(_groups(sequences, heads), work)
     return output.reshape(N, H * D), probabilities
 
 
@@ -196,7 +196,7 @@ def attention_gradient(
             multiply_here(factor, group.of(k), group.of(by_query))
             multiply_here(factor.swapaxes(1, 2), group.of(q), group.of(by_key))
 
-    _share(_groups(sequences, heads), work)
+    _divide(_groups(sequences, heads), work)
     return by_joined.reshape(N, 3 * H * D)
 
 

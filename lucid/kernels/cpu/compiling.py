@@ -1,7 +1,7 @@
-"""How kernels are declared, and compiled: all at once on the first use of any, once per machine.
+"""Declaration and compilation of kernels: the first use of any compiles all, once per machine.
 
-Each kernel has one signature, so that one compiled form serves all calls. The compiled forms are kept on disk under a
-digest of this folder's sources: Numba itself looks only at the file a kernel stands in, not at those it calls into.
+Each kernel has one signature, so that one compiled form serves all calls. A folder named after a digest of this
+package's sources keeps the compiled forms, because Numba notices changes only in a kernel's own file.
 """
 
 import functools
@@ -20,7 +20,7 @@ from numba.core import event
 from numba.extending import intrinsic
 
 from lucid.errors import ConfigError
-from lucid.kernels.compiled import announcement, kept_in, locked
+from lucid.kernels.cache import announcement, kernel_folder, locked
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ def kernel(*parameters: types.Type) -> Callable[[Kernel], Kernel]:
     """Declare a function as a kernel with parameters of these types. It returns nothing and releases the GIL."""
 
     def declare(function: Kernel) -> Kernel:
-        # NumPy's division: Python's would test each divisor, and a loop with a branch is not vectorised.
+        # NumPy's division: Python's tests each divisor, and LLVM does not vectorise a loop with a branch.
         dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
         _declared.append((dispatcher, types.void(*parameters)))
         return dispatcher
@@ -53,31 +53,31 @@ def kernel(*parameters: types.Type) -> Callable[[Kernel], Kernel]:
 def part(function: Kernel) -> Kernel:
     """Declare a function that kernels call and LLVM inlines.
 
-    No fast-math: not-a-number and infinities go through, and an element's result does not depend on whether it falls
-    into the vectorised body of a loop or into its remainder.
+    Without fast-math: NaN and infinities propagate, and an element's result does not depend on whether the vectorised
+    body of a loop or its remainder computes it.
     """
     return numba.njit(error_model="numpy")(function)
 
 
 def reduction(function: Kernel) -> Kernel:
-    """Declare a `part` that sums: LLVM may reorder the additions, which it does by the number of addends alone."""
+    """Declare a `part` that sums. LLVM may reorder the additions, in an order that depends only on their number."""
     return numba.njit(error_model="numpy", fastmath={"reassoc", "contract"})(function)
 
 
 def instruction(generator: Callable[..., Any]) -> Any:
-    """Declare a function that kernels call and that stands for one LLVM instruction.
+    """Declare a function that stands for one LLVM instruction in kernels.
 
-    `generator` takes the typing context and the types of the arguments, as `numba.extending.intrinsic` says.
+    `generator` takes the typing context and the types of the arguments: see `numba.extending.intrinsic`.
     """
     return intrinsic(generator)
 
 
 @functools.cache
 def load() -> None:
-    """Load all kernels from the disk, or compile them, if that has not been done.
+    """Load all kernels from the disk, or compile them if they are not there.
 
-    The processes of a machine load at once. Where a kernel is missing they take turns, so that one compiles and says
-    so, and the others find its work. Raises `ConfigError` if what lies on the disk cannot be read.
+    The processes of a machine load at the same time. If a kernel is missing they take turns: one announces and compiles
+    it, and the others load the result. Raises `ConfigError` if the files cannot be read.
     """
     folder = _cache_folder()
     _load_numba_without_scipy()
@@ -90,10 +90,10 @@ def load() -> None:
 
 
 def _load_numba_without_scipy() -> None:
-    """Load what Numba has for NumPy's functions, without SciPy's linear algebra.
+    """Load Numba's versions of NumPy's functions without SciPy's linear algebra.
 
-    Numba imports that only to see whether it is installed, which takes a third of the time that all kernels take to
-    load. None of them uses it; programs that do can still load it. A Numba that looks in another way is only slower.
+    Numba imports SciPy's only to see whether it is installed, which takes a third of the time to load all kernels. No
+    kernel uses it; programs that do can still load it. With a Numba that checks in another way, loading is slower.
     """
     try:
         linalg: Any = import_module("numba.np.linalg")
@@ -109,7 +109,7 @@ def _load_numba_without_scipy() -> None:
 
 
 def _load_from(folder: Path | None, listener: event.Listener) -> None:
-    """Load the kernels kept in `folder`; compile and keep the others, each of which `listener` hears of."""
+    """Load the kernels in `folder`; compile and store the others, and notify `listener` of each."""
     with _cache_in(folder), event.install_listener("numba:compile", listener):
         for dispatcher, signature in _declared:
             if folder is not None:
@@ -117,7 +117,7 @@ def _load_from(folder: Path | None, listener: event.Listener) -> None:
             try:
                 dispatcher.compile(signature)
             except (OSError, EOFError, pickle.UnpicklingError) as error:
-                # A full disk is no reason to stop: the kernel is compiled, just not kept.
+                # A full disk is no reason to stop: the kernel is compiled but not stored.
                 if not dispatcher.signatures:
                     raise ConfigError(
                         f"the compiled kernels in {folder} cannot be read ({error}): delete it"
@@ -126,12 +126,12 @@ def _load_from(folder: Path | None, listener: event.Listener) -> None:
         dispatcher.disable_compile()
 
 
-class _Missing(Exception):  # noqa: N818  # no error: it is compiled then
+class _Missing(Exception):  # noqa: N818  # no error: the kernel is compiled then
     """A kernel is not on the disk."""
 
 
 class _Refusal(event.Listener):  # type: ignore[misc]  # mypy does not read Numba
-    """Raises `_Missing` where a kernel would be compiled."""
+    """Raises `_Missing` when a kernel would be compiled."""
 
     def on_start(self, event: Any) -> None:
         raise _Missing
@@ -141,7 +141,7 @@ class _Refusal(event.Listener):  # type: ignore[misc]  # mypy does not read Numb
 
 
 class _Announcement(event.Listener):  # type: ignore[misc]  # mypy does not read Numba
-    """Says once that kernels are being compiled, when the first is."""
+    """Announces the compilation of the first kernel, and no other."""
 
     def __init__(self, folder: Path | None) -> None:
         self._message: str | None = announcement(folder)
@@ -157,16 +157,16 @@ class _Announcement(event.Listener):  # type: ignore[misc]  # mypy does not read
 
 
 def _cache_folder() -> Path | None:
-    """Return a writable folder for the compiled forms of just these sources, if there is one."""
+    """Return a writable folder for the compiled forms of exactly these sources, if there is one."""
     digest = hashlib.sha256()
     for source in sorted(_SOURCES.glob("*.py")):
         digest.update(source.read_bytes())
-    return kept_in(digest.hexdigest(), _SOURCES)
+    return kernel_folder(digest.hexdigest(), _SOURCES)
 
 
 @contextmanager
 def _cache_in(folder: Path | None) -> Iterator[None]:
-    """Let Numba keep its files in `folder` during the block."""
+    """Make Numba store its files in `folder` inside the block."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder or "")
     try:

@@ -1,4 +1,4 @@
-"""Cross-entropy over a wide vocabulary, forward and backward: each row of logits is in the cache from pass to pass."""
+"""Cross-entropy over a wide vocabulary: each row of logits stays in the cache from pass to pass."""
 
 import math
 

@@ -1,7 +1,6 @@
-"""Products of linear layers and attention: those of `kernels/products.py`, with operands that are rounded here.
+"""Products of linear layers and attention: `kernels/products.py` computes them, this file rounds their inputs.
 
-Weights, activations and gradients stay float32 arrays. What lies between the products of attention is rounded by the
-product that makes it.
+Weights, activations and gradients stay float32 arrays. A product of attention itself rounds its result for the next.
 """
 
 import numpy as np
@@ -17,7 +16,7 @@ from lucid.kernels.targets import Target
 
 @kernel(read(1, types.uint32), write(1, types.uint16))
 def _round(x: Array, y: Array) -> None:
-    """Round float32 to bfloat16, to the nearest, ties to even; what is not a number stays so."""
+    """Round float32 to bfloat16, to the nearest, ties to even; NaN stays NaN."""
     for element in range(x.shape[0]):
         bits = x[element]
         rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
@@ -36,7 +35,7 @@ def product_input(x: Array) -> Array:
 
 
 def product_input_here(x: Array) -> Array:
-    """Return `product_input` of x, which is in C order, by this thread alone."""
+    """Return `product_input` of x, which is in C order, computed on this thread."""
     if not products.rounds():
         return x
     y = np.empty(x.shape, onednn.BFLOAT16)
@@ -45,7 +44,7 @@ def product_input_here(x: Array) -> Array:
 
 
 def multiply_here(left: Array, right: Array, out: Array) -> None:
-    """Write left [G, M, K] times right [G, K, N], two operands, to out [G, M, N], by this thread alone."""
+    """Write left [G, M, K] times right [G, K, N], each a `product_input`, to out [G, M, N] on this thread."""
     if onednn.is_installed():
         onednn.multiply(left, right, out)
     else:

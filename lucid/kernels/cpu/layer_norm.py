@@ -31,7 +31,7 @@ def _normalise(x: Array, weight: Array, bias: Array, epsilon: np.float32, y: Arr
 def _along(
     gradient: Array, x: Array, weight: Array, mean: np.float32, reciprocal: np.float32
 ) -> tuple[np.float32, np.float32]:
-    """Return the sums of the weighted gradient, and of that times the normalised row."""
+    """Return the sum of the weighted gradient, and the sum of its product with the normalised row."""
     total, product = ZERO, ZERO
     for column in range(x.shape[0]):
         weighted = gradient[column] * weight[column]
@@ -51,7 +51,7 @@ def _normalise_gradient(
     weight_sums: Array,
     bias_sums: Array,
 ) -> None:
-    """Write one row of the gradient by x, and add to those by weight and bias."""
+    """Write one row of the gradient by x, and add to the gradients by weight and bias."""
     width = np.float32(x.shape[0])
     total, product = _along(gradient, x, weight, mean, reciprocal)
     shift, slope = total / width, product / width

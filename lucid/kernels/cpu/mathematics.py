@@ -1,7 +1,7 @@
-"""Scalar functions without branches or calls, of which LLVM makes vector instructions. All in float32.
+"""Scalar functions without branches or calls, which LLVM turns into vector instructions. All are float32.
 
-Numba's own `exp`, `erf` and `tanh` call the C library, element by element. Multiply-and-add is written out as `fma`,
-so that the same element gives the same bits wherever it stands in a loop.
+Numba's own `exp`, `erf` and `tanh` call the C library for each element. Multiply-and-add is an explicit `fma`, so that
+an element gives the same bits at any position in a loop.
 """
 
 from typing import Any
@@ -15,11 +15,11 @@ ZERO, HALF, ONE, TWO = (np.float32(number) for number in (0, 0.5, 1, 2))
 LEAST = np.finfo(np.float32).min
 
 _LOG2_E = np.float32(1.4426950408889634)
-# log(2) in two parts: the first has so few bits that its product with a small integer is exact.
+# log(2) in two parts. The first has so few bits that its product with a small integer is exact.
 _LOG_2_HIGH, _LOG_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-# Added to a number below 2**22, it leaves the nearest integer in the lowest bits.
+# Added to a number below 2**22, this leaves the nearest integer in the lowest bits.
 _ROUND = np.float32(1.5 * 2**23)
-# Below this exp is no normal number any more.
+# Below this exp is subnormal.
 _EXP_LEAST = np.float32(-87.3)
 _NORMAL_MOST = np.float32(14)
 _SLOPE_MOST = np.float32(16)
@@ -62,20 +62,20 @@ def number_of(context: Any, bits: Any) -> Any:
 
 @part
 def order_of(x: np.float32) -> np.int32:
-    """Return an int32 that is greater for a greater x: the maximum of integers is vectorised."""
+    """Return an int32 that orders like x: LLVM vectorises the maximum of integers."""
     bits = bits_of(x)
     return bits if bits >= 0 else np.int32(bits ^ _ALL_BUT_SIGN)
 
 
 @part
 def number_at(order: np.int32) -> np.float32:
-    """Return the number whose order this is."""
+    """Return the number with this order."""
     return number_of(order if order >= 0 else np.int32(order ^ _ALL_BUT_SIGN))
 
 
 @part
 def exp(x: np.float32) -> np.float32:
-    """Return e**x for x up to 88, to 1.5 units in the last place; 0 where that is no normal number.
+    """Return e**x for x up to 88, to 1.5 units in the last place; 0 if the result is subnormal.
 
     Coefficients from Cephes (Moshier), `expf`.
     """
@@ -95,13 +95,13 @@ def exp(x: np.float32) -> np.float32:
 
 @part
 def normal_tail(x: np.float32) -> tuple[np.float32, np.float32]:
-    """Return exp(-x**2 / 2) and, of a standard normal variable, the probability to exceed x, for x >= 0.
+    """Return exp(-x**2 / 2) and the probability that a standard normal variable exceeds x, for x >= 0.
 
-    The second is the first times a polynomial in 1 / (1 + 0.21 x), fitted here to a relative error of 2e-8.
+    The second is the first times a polynomial in 1 / (1 + 0.21 x), fitted to a relative error of 2e-8.
     """
     x = _NORMAL_MOST if x > _NORMAL_MOST else x
     square = x * x
-    # What rounding took off the square would be an error of the same size, but relative, of the exponential.
+    # The rounding error of the square would become a relative error of the exponential.
     lost = fma(x, x, -square)
     bell = exp(-HALF * square)
     bell = fma(bell, -HALF * lost, bell)
@@ -134,7 +134,7 @@ def gelu_slope(x: np.float32) -> np.float32:
 
 @part
 def sigmoid(x: np.float32) -> tuple[np.float32, np.float32]:
-    """Return 1 / (1 + exp(-x)) and what it lacks of 1."""
+    """Return 1 / (1 + exp(-x)), and 1 minus it."""
     small = exp(-abs(x))
     more = ONE / (ONE + small)
     less = small * more

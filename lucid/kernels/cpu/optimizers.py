@@ -1,4 +1,4 @@
-"""AdamW and LAMB: one pass over values, gradients and moments (LAMB: a second over all but gradients)."""
+"""AdamW and LAMB: one pass over values, gradients and moments; LAMB has a second one over all but the gradients."""
 
 import math
 
@@ -131,8 +131,7 @@ def _lamb_moments(
             stop = min(start + _CHUNK, bounds[block + 1])
             value, gradient, update = values[start:stop], gradients[start:stop], room[: stop - start]
             first, second = first_moments[start:stop], second_moments[start:stop]
-            # A loop of its own: over more than four arrays LLVM does not check that they are apart, and goes one by
-            # one.
+            # A separate loop: with more than four arrays LLVM does not check for overlap, and does not vectorise.
             for element in range(gradient.shape[0]):
                 first[element], second[element] = _moments(
                     gradient[element], first[element], second[element], first_beta, second_beta, scale

@@ -1,7 +1,7 @@
-"""Sums: along a row, over the rows, and over a whole buffer.
+"""Sums along a row, over the rows, and over a whole buffer.
 
-They do not depend on how the work is split. Along a row the order of additions follows from its length; over rows,
-blocks of a fixed size are summed, and then their sums in order; over a buffer, blocks that the caller says.
+They do not depend on the division of the work. Along a row the order of additions follows from its length. Over rows,
+the sums of blocks of a fixed size are added in order. Over a buffer, the caller defines the blocks.
 """
 
 import numpy as np
@@ -64,7 +64,7 @@ def add_to(sums: Array, row: Array) -> None:
 
 @part
 def add_four_to(sums: Array, one: Array, two: Array, three: Array, four: Array) -> None:
-    """Add four rows to the sums of their columns, which are read and written once."""
+    """Add four rows to the sums of their columns, reading and writing the sums once."""
     for column in range(sums.shape[0]):
         sums[column] += (one[column] + two[column]) + (three[column] + four[column])
 
@@ -75,13 +75,13 @@ def block_sums(rows: int, width: int) -> Array:
 
 
 def rows_of(blocks: slice) -> slice:
-    """Return the rows that these blocks are made of."""
+    """Return the rows of these blocks."""
     return slice(blocks.start * ROWS, blocks.stop * ROWS)
 
 
 @part
 def _row(x: Array, row: int, stride: int, width: int) -> Array:
-    """Return a row of a matrix that lies in x [elements], its rows `stride` apart."""
+    """Return a row of the matrix in x [elements], whose rows begin `stride` elements apart."""
     return x[row * stride : row * stride + width]
 
 
@@ -121,9 +121,9 @@ def linear_bias_gradient(gradient: Array, by_bias: Target) -> None:
 
 
 def _elements(x: Array) -> tuple[Array, int]:
-    """Return the elements of x [..., C] from its first to its last, and how far apart rows of C begin.
+    """Return the memory of x [..., C] as a flat array, and the number of elements between its rows.
 
-    Some columns of a matrix in C order stay where they are.
+    Some columns of a matrix in C order are not copied.
     """
     if x.ndim == 2 and len(x) and x.strides[1] == x.itemsize and x.strides[0] >= x.shape[1] * x.itemsize:
         stride = x.strides[0] // x.itemsize

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lucid.backend import gpu_library
-from lucid.kernels.compiled import folder_of, locked
+from lucid.kernels.cache import cache_folder, locked
 
 # A first use loads what it needs, so each work is done once before it is timed. Then the works take turns: in each turn
 # a work is done several times.
@@ -161,5 +161,5 @@ def _keep(path: Path, product: str, number: int) -> Choice:
 
 
 def _file(card: str) -> Path | None:
-    folder = folder_of("products", Path(__file__).parent)
+    folder = cache_folder("products", Path(__file__).parent)
     return None if folder is None else folder / f"{re.sub('[^A-Za-z0-9]+', '-', card)}.jsonl"

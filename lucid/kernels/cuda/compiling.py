@@ -15,7 +15,7 @@ from typing import Any
 
 from lucid.errors import ConfigError
 from lucid.files import written_aside
-from lucid.kernels.compiled import announcement, kept_in, locked
+from lucid.kernels.cache import announcement, kernel_folder, locked
 
 SOURCES = Path(__file__).parent
 
@@ -57,7 +57,7 @@ def machine_code(form: Variant, architecture: str) -> bytes:
     Raises `ConfigError` if NVRTC cannot be loaded.
     """
     nvrtc = _nvrtc()
-    folder = kept_in(_digest_of_sources(), SOURCES)
+    folder = kernel_folder(_digest_of_sources(), SOURCES)
     with locked(folder):
         kept = None if folder is None else folder / _file_name(form, architecture, nvrtc.getVersion())
         if kept is not None and kept.exists():

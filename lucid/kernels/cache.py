@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept, and which of several processes compiles them."""
+"""The folders that keep compiled kernels, and the lock that lets one of several processes compile them."""
 
 import fcntl
 import os
@@ -8,17 +8,17 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
-def kept_in(digest: str, beside: Path) -> Path | None:
-    """Return a writable folder for what is compiled from sources of this digest, if there is one: see `folder_of`."""
-    return folder_of(f"kernels-{digest[:16]}", beside)
+def kernel_folder(digest: str, sources: Path) -> Path | None:
+    """Return the `cache_folder` for kernels compiled from sources with this digest."""
+    return cache_folder(f"kernels-{digest[:16]}", sources)
 
 
-def folder_of(name: str, beside: Path) -> Path | None:
-    """Return a writable folder of this name for what this machine need not make anew, if there is one.
+def cache_folder(name: str, sources: Path) -> Path | None:
+    """Return a writable folder of this name that outlives the process, or None if there is none.
 
-    It is where the user says, or in the home, or among the sources, which lie in `beside`.
+    The function tries in order: `$NUMBA_CACHE_DIR`, `~/.cache/lucid`, and `__pycache__` in the folder `sources`.
     """
-    for base in _bases(beside):
+    for base in _bases(sources):
         folder = base / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -29,27 +29,27 @@ def folder_of(name: str, beside: Path) -> Path | None:
     return None
 
 
-def _bases(beside: Path) -> Iterator[Path]:
+def _bases(sources: Path) -> Iterator[Path]:
     if "NUMBA_CACHE_DIR" in os.environ:
         yield Path(os.environ["NUMBA_CACHE_DIR"])
     yield Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lucid"
-    yield beside / "__pycache__"
+    yield sources / "__pycache__"
 
 
 def announcement(folder: Path | None) -> str:
-    """Return what to tell the user when kernels are about to be compiled."""
+    """Return the message for the user before kernels are compiled."""
     kept = f"once per machine ({folder})" if folder else "for this process alone: no folder for them is writable"
     return f"lucid: compiling kernels, {kept}\n"
 
 
 @contextmanager
 def locked(folder: Path | None, shared: bool = False) -> Iterator[None]:
-    """Keep other processes out of the block while we are in it; if `shared`, those alone that do not share it."""
+    """Keep other processes out of the block, or, if `shared`, only those that do not share it."""
     if folder is None:
         yield
         return
     with ExitStack() as held:
-        # Some network file systems have no locks, and another user's may not be ours. What is kept is whole even so.
+        # Some network file systems have no locks, and the lock file may be another user's. Files are whole even so.
         with suppress(OSError):
             file = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
             held.callback(os.close, file)
