@@ -169,7 +169,7 @@ def test_a_connection_that_hangs_at_its_end_does_not_delay_the_end_of_the_job(nc
     monkeypatch.setattr(nccl_module, "_SECONDS_TO_LEAVE", 0.01)
     gate = threading.Event()
     monkeypatch.setattr(nccl, "_connection", SimpleNamespace(abort=gate.wait, destroy=gate.wait))
-    monkeypatch.setattr(nccl, "_is_left", False)
+    monkeypatch.setattr(nccl, "_has_left", False)
     nccl.on_abort()
     nccl.on_close()
     # It reports no failure any more: that would only be its end.
