@@ -1,4 +1,4 @@
-"""Law 8: nothing happens on import; and what starts often loads no library that it does not need.
+"""Invariant 8: nothing happens on import; and frequent starts load no library that they do not need.
 
 Every module of lucid is imported, alone, in a process of its own.
 """

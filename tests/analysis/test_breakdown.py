@@ -1,4 +1,4 @@
-"""Where the time of a step goes: the parts are apart, add up, and are taken from steps like any other."""
+"""Where the time of a step goes: the parts do not overlap, add up, and come from ordinary steps."""
 
 import itertools
 import threading
@@ -23,7 +23,7 @@ ALL_STEPS = breakdown._WARM_UP_STEPS + 2 * STEPS + 1
 
 @pytest.fixture
 def ticks(monkeypatch):
-    """A clock that goes on by a second whenever it is read."""
+    """A clock that advances by a second whenever it is read."""
     seconds = itertools.count()
     monkeypatch.setattr(breakdown.time, "perf_counter", lambda: next(seconds))
 
@@ -40,7 +40,7 @@ def measured(run_file):
     return run, measure(run, clock, STEPS)
 
 
-def test_what_is_timed_within_something_counts_once(ticks):
+def test_time_of_nested_calls_counts_once(ticks):
     clock = Clock()
     clock.running = True
     inner = clock.timed("inner", lambda: None)
@@ -50,7 +50,7 @@ def test_what_is_timed_within_something_counts_once(ticks):
     assert found == {"outer": (3, 1), "inner": (2, 2)}
 
 
-def test_other_threads_and_other_times_do_not_count():
+def test_other_threads_and_times_without_the_clock_do_not_count():
     clock = Clock()
     timed = clock.timed("work", lambda: "done")
     assert timed() == "done"
@@ -61,7 +61,7 @@ def test_other_threads_and_other_times_do_not_count():
     assert clock.parts["work"].calls == 0
 
 
-def test_the_bytes_are_those_of_the_arrays_in_and_out():
+def test_bytes_are_those_of_argument_and_result_arrays():
     clock = Clock()
     clock.running = True
     clock.timed("copy", np.copy)(np.zeros(10))
@@ -79,7 +79,7 @@ def test_the_parts_add_up_to_the_step(measured):
     assert result.python + sum(part.seconds for part in result.parts.values()) == pytest.approx(result.seconds)
 
 
-def test_every_step_counts_the_same_calls(measured):
+def test_every_step_has_the_same_calls(measured):
     run, result = measured
     # Of an encoder layer query, key and value are one.
     linear_layers = 2 * 4 + 4
@@ -88,7 +88,7 @@ def test_every_step_counts_the_same_calls(measured):
     assert result.sequences == run.config.train.global_batch
 
 
-def test_timed_steps_leave_the_weights_of_any_others(measured, run_file):
+def test_timed_steps_give_the_same_weights(measured, run_file):
     timed, _ = measured
     plain = run_of(run_file, SingleCommunicator())
     trainer = Trainer(plain)

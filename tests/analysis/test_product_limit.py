@@ -24,7 +24,7 @@ def locations(host, masks, threads):
         (OWN, 2, 2),
     ],
 )
-def test_as_many_ranks_of_a_host_count_as_have_cores(masks, threads, count):
+def test_as_many_ranks_of_a_host_measure_as_have_cores(masks, threads, count):
     ranks = locations("a", masks, threads) + locations("b", masks, threads)
     counted = [rank for rank in range(len(ranks)) if has_cores(ranks, rank)]
     assert counted == [*range(count), *range(len(masks), len(masks) + count)]

@@ -1,4 +1,4 @@
-"""`lucid bench step`: a table that adds up, of any number of ranks."""
+"""`lucid bench step`: a table that adds up, on any number of ranks."""
 
 import re
 
@@ -10,7 +10,7 @@ SMALL = ["bench", "step", "--size", "small", "--length", "16", "--batch", "2", "
 
 
 def milliseconds(output):
-    """The column of milliseconds by the first column, indentation included."""
+    """Return the column of milliseconds by the first column, indentation included."""
     rows = re.findall(r"^(?:\[0\] )?( *\S[\w, -]*?) {2,}([\d,]+\.\d\d) +\d+\.\d%", output, re.MULTILINE)
     return {name: float(number.replace(",", "")) for name, number in rows}
 
@@ -40,7 +40,7 @@ def test_settings_can_be_given_without_a_file(capsys):
     assert "  dropout" not in times
 
 
-def test_a_second_phase_is_measured_without_the_first_and_whatever_its_time(capsys):
+def test_a_second_phase_is_measured_without_the_first_and_without_its_time_limit(capsys):
     assert lucid(*SMALL, "initial_checkpoint=/nowhere", "train.max_hours=1e-9") == 0
     assert "sequences/s" in capsys.readouterr().out
 
@@ -53,7 +53,7 @@ def test_two_ranks_communicate(run_ranks, run_file, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_says_what_to_measure(run_file, capsys):
+def test_a_file_and_size_options_exclude_each_other(run_file, capsys):
     assert lucid("bench", "step", run_file, "--size", "base") == 2
     assert "says what to measure" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The commands, from text to a model for others: on files, in this process, by their words."""
+"""The commands, from text to an exported model, run in this process."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def run_folder(corpus_folder, tmp_path_factory):
     return folder / "run"
 
 
-def test_training_says_where_things_are(lucid, run_folder):
+def test_training_prints_the_paths_of_its_results(lucid, run_folder):
     code, output, _ = lucid("train", run_folder.parent / "run.yaml")
     assert code == 0
     assert "goes on from step 6" in output
@@ -100,7 +100,7 @@ def test_a_refused_start_leaves_nothing(lucid, run_folder):
     assert sorted((run_folder / "checkpoints").iterdir()) == before
 
 
-def test_another_corpus_tokenizer_or_seed_is_taken_if_accepted(lucid, run_folder, text_file, tmp_path):
+def test_another_corpus_tokenizer_or_seed_can_be_accepted(lucid, run_folder, text_file, tmp_path):
     file, copy = run_folder.parent / "run.yaml", tmp_path / "copy"
     shutil.copytree(run_folder, copy)
     assert lucid("prepare", text_file, "--output", tmp_path / "corpus", "--vocab-size", 190)[0] == 0
@@ -119,7 +119,7 @@ def test_another_corpus_tokenizer_or_seed_is_taken_if_accepted(lucid, run_folder
     assert "train.accept_changed.0" in lucid("train", file, "train.accept_changed=[model]")[2]
 
 
-def test_dropout_may_change_and_is_told(lucid, run_folder, tmp_path):
+def test_dropout_may_change_and_the_change_is_reported(lucid, run_folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run_folder, copy)
     overrides = f"run_folder={copy}", "model.hidden_dropout_prob=0.2", "model.initializer_range=0.01"
@@ -129,14 +129,14 @@ def test_dropout_may_change_and_is_told(lucid, run_folder, tmp_path):
     assert change in output
 
 
-def test_a_missing_package_is_told_before_anything_is_made(lucid, run_folder, tmp_path, monkeypatch):
+def test_a_missing_package_is_reported_before_anything_is_written(lucid, run_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     overrides = f"run_folder={tmp_path / 'run'}", "train.tensorboard=true"
     assert "tensorboardX is not installed" in lucid("train", run_folder.parent / "run.yaml", *overrides)[2]
     assert not (tmp_path / "run").exists()
 
 
-def test_commands_take_the_checkpoint_of_the_latest_start(lucid, run_folder, tmp_path):
+def test_commands_take_the_checkpoint_of_the_latest_attempt(lucid, run_folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run_folder, copy)
     shutil.copytree(copy / "checkpoints/0001-00000006", copy / "checkpoints/0031-00000004")
@@ -153,7 +153,7 @@ def test_a_finished_run_is_evaluated_once_in_its_metrics(lucid, run_folder):
     assert [line["step"] for line in lines if "held_out_mlm_loss" in line] == [3, 6]
 
 
-def test_a_change_of_settings_is_told(lucid, run_folder, tmp_path):
+def test_a_change_of_settings_is_reported(lucid, run_folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run_folder, copy)
     overrides = f"run_folder={copy}", "train.steps=8", "data.sequence_length=16"
@@ -195,7 +195,7 @@ def test_prediction_fills_the_masks_and_judges_the_next_sentence(lucid, run_fold
     assert re.fullmatch(r"the second sentence (follows|does not follow) \(\d+\.\d% that it does\)", follows)
 
 
-def test_a_model_that_knows_no_pairs_is_evaluated_on_its_tokens_alone(lucid, run_folder, tmp_path):
+def test_a_model_without_pairs_is_evaluated_on_tokens_alone(lucid, run_folder, tmp_path):
     model, corpus = tmp_path / "model", yaml.safe_load((run_folder.parent / "run.yaml").read_text())["data"]["path"]
     lucid("export", run_folder, model)
     BERTForPreTraining(BERTConfig(**{**RUN["model"], "type_vocab_size": 1})).save_pretrained(model)
@@ -217,13 +217,13 @@ def test_a_tokenizer_with_more_tokens_than_its_model_is_refused(lucid, run_folde
     assert not (tmp_path / "other").exists()
 
 
-def test_a_run_without_pairs_is_not_asked_for_one(lucid, run_folder, tmp_path):
+def test_a_run_without_pairs_refuses_next(lucid, run_folder, tmp_path):
     lucid("train", run_folder.parent / "run.yaml", f"run_folder={tmp_path / 'run'}", "data.nsp=false", "train.steps=1")
     assert "was trained without pairs" in lucid("predict", tmp_path / "run", "ba co.", "--next", "fe.")[2]
     assert lucid("predict", tmp_path / "run", "ba [MASK].")[0] == 0
 
 
-def test_words_that_are_no_text_are_refused(lucid, run_folder):
+def test_text_that_is_not_utf_8_is_refused(lucid, run_folder):
     code, _, errors = lucid("predict", run_folder, "ba \udcff [MASK].")
     assert code == 2
     assert "is not UTF-8" in errors
@@ -318,21 +318,21 @@ def test_the_plot_is_drawn_where_asked(lucid, run_folder, tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_is_drawn_whose_held_out_tokens_could_not_be_masked(lucid, run_folder, tmp_path):
+def test_a_run_without_masked_held_out_tokens_can_be_plotted(lucid, run_folder, tmp_path):
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     lines[-1]["held_out_frequency_loss"] = None
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert lucid("plot", tmp_path)[0] == 0
 
 
-def test_a_picture_that_cannot_be_drawn_does_not_fail_a_run(lucid, run_folder, tmp_path, monkeypatch):
+def test_a_plot_that_cannot_be_drawn_does_not_fail_a_run(lucid, run_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: 1 / 0)
     code, output, _ = lucid("train", run_folder.parent / "run.yaml", f"run_folder={tmp_path / 'run'}")
     assert code == 0
     assert "loss plot   none: division by zero" in output
 
 
-def test_a_picture_is_where_it_is_said_to_be_or_refused(lucid, run_folder, tmp_path):
+def test_a_plot_is_written_to_the_named_file_or_refused(lucid, run_folder, tmp_path):
     for name in ("curve.pdf", "curve.svg"):
         assert lucid("plot", run_folder, "--output", tmp_path / name)[1] == f"{tmp_path / name}\n"
         assert (tmp_path / name).stat().st_size > 1000
@@ -348,7 +348,7 @@ def test_a_picture_is_where_it_is_said_to_be_or_refused(lucid, run_folder, tmp_p
 
 
 @pytest.mark.parametrize("command", [["plan"], ["train", "--print-config"], ["train", "run_folder=again"]])
-def test_an_output_that_is_full_is_a_sentence(run_folder, tmp_path, command):
+def test_a_full_output_is_one_sentence(run_folder, tmp_path, command):
     program = [sys.executable, "-m", "lucid", command[0], str(run_folder.with_name("run.yaml")), *command[1:]]
     with open("/dev/full", "w") as full:
         finished = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60, check=False)
@@ -356,7 +356,7 @@ def test_an_output_that_is_full_is_a_sentence(run_folder, tmp_path, command):
     assert finished.stderr == b"lucid: the output could not be written: No space left on device\n"
 
 
-def test_a_model_without_room_is_a_sentence(lucid, run_folder, tmp_path):
+def test_a_model_without_room_is_one_sentence(lucid, run_folder, tmp_path):
     overrides = f"run_folder={tmp_path / 'run'}", "model.hidden_size=2000000000"
     code, _, errors = lucid("train", run_folder.with_name("run.yaml"), *overrides)
     assert code == 1
@@ -379,7 +379,7 @@ def test_tensorboard_events_are_written_if_asked(lucid, run_folder, tmp_path):
 
 
 def test_each_line_is_written_in_one_piece(run_folder):
-    """As the lines of several ranks go into one log. An unbuffered Python writes a line's end apart from it."""
+    """Several ranks write to one log; an unbuffered Python would write the end of a line separately."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # it keeps apart what is written apart
     with ours, theirs:
         command = [sys.executable, "-u", "-m", "lucid", "plan", str(run_folder.with_name("run.yaml"))]

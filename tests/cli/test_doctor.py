@@ -1,4 +1,4 @@
-"""`lucid doctor`: on this machine alone, on several ranks, on two hosts, and what it makes of what is not well."""
+"""`lucid doctor`: on this machine alone, on several ranks and on two hosts, and its verdicts on problems."""
 
 import json
 import os
@@ -56,16 +56,16 @@ def doctor(capsys):
 
 @pytest.fixture
 def quick_disk(monkeypatch):
-    """The disk is judged by one block."""
+    """Let the disk be judged by one block."""
     monkeypatch.setattr(storage, "_MOST_BYTES", 1)
 
 
 def subjects(levels):
-    """The first words of what stands after the level."""
+    """Return the first words after the levels."""
     return {rest.split("  ")[0] for rest in levels}
 
 
-def test_one_process_says_what_this_machine_has(doctor, tmp_path):
+def test_one_process_reports_on_this_machine(doctor, tmp_path):
     code, levels = doctor("--folder", tmp_path)
     assert code == 0
     assert {"Python", "libraries", "MPI", "products", "GPU", "cores", "memory", "network", "checkpoints"} <= subjects(
@@ -75,7 +75,7 @@ def test_one_process_says_what_this_machine_has(doctor, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_not_there_yet_is_measured_where_it_will_be_and_not_made(doctor, quick_disk, tmp_path):
+def test_a_missing_folder_is_measured_in_its_nearest_parent_and_not_made(doctor, quick_disk, tmp_path):
     code, levels = doctor("--folder", tmp_path / "runs" / "new")
     (line,) = [line for line in levels if line.startswith("checkpoints")]
     assert (code, f"{tmp_path} takes" in line) == (0, True)
@@ -89,7 +89,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_and_exit_code_1(doctor):
     assert line.startswith("checkpoints    /proc cannot be written (")
 
 
-def test_several_ranks_measure_their_sums_and_one_speaks(run_ranks, tmp_path):
+def test_several_ranks_measure_sums_and_one_reports(run_ranks, tmp_path):
     finished = run_ranks(2, *DOCTOR, str(tmp_path), seconds=SECONDS)
     assert finished.returncode == 0, finished.stdout
     for size in (4, 64):
@@ -98,7 +98,7 @@ def test_several_ranks_measure_their_sums_and_one_speaks(run_ranks, tmp_path):
     assert finished.stdout.count("libraries") == 1
 
 
-def test_an_error_that_one_rank_finds_ends_all_with_exit_code_1(run_ranks):
+def test_an_error_on_one_rank_gives_all_exit_code_1(run_ranks):
     finished = run_ranks(2, *QUICK_DOCTOR, "/proc/runs", seconds=SECONDS)
     assert finished.returncode == 1, finished.stdout
     assert "all-reduce" in finished.stdout
@@ -125,7 +125,7 @@ def test_two_hosts_are_measured_inside_and_between(hosts, mpiexec, tmp_path):
 
 
 @several_ranks
-def test_where_memory_is_short_larger_arrays_are_left_out(communicator):
+def test_with_little_memory_larger_arrays_are_left_out(communicator):
     small, large = network.measure_network(communicator, 13e6)
     assert (small.level, small.text.partition(" in ")[0]) == (Level.OK, "4 MB")
     assert large.level == Level.WARNING
@@ -143,14 +143,14 @@ def test_every_rank_has_the_same_findings_on_several_nodes(communicator):
 
 
 @several_ranks
-def test_clocks_that_are_apart_are_warned_of(communicator):
+def test_clocks_that_differ_are_a_warning(communicator):
     apart = network.judge_clocks(communicator, lambda: time.time() + 5 * communicator.rank)
     milliseconds = float(apart.text.removeprefix("at most ").partition(" ms")[0].replace(",", ""))
     assert apart.level == Level.WARNING
     assert milliseconds == pytest.approx(5000 * (communicator.size - 1), abs=500)
 
 
-def test_sums_that_are_wrong_are_an_error():
+def test_wrong_sums_are_an_error():
     array = np.ones(1000, np.float32)
     array[7] = 2
     finding = network._judge_sum(SingleCommunicator(), array, right=1, seconds=1.0)
@@ -158,7 +158,7 @@ def test_sums_that_are_wrong_are_an_error():
     assert "wrong sums" in finding.text
 
 
-def test_a_sum_is_told_with_its_rate():
+def test_a_sum_is_reported_with_its_rate():
     array = np.ones(1_000_000, np.float32)
     finding = network._judge_sum(SingleCommunicator(), array, right=1, seconds=0.2)
     assert finding == (Level.OK, "all-reduce", "4 MB in 200.0 ms, 0.02 GB/s")
@@ -185,7 +185,7 @@ def test_a_library_that_is_missing_or_too_old_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize(("answer", "level"), [(None, Level.ERROR), ("Open MPI v5.0.8, package: x", Level.OK)])
-def test_one_process_says_which_mpi_it_would_load(monkeypatch, answer, level):
+def test_one_process_reports_the_mpi_that_it_would_load(monkeypatch, answer, level):
     monkeypatch.setattr(software, "_ask_mpi4py", lambda question: answer)
     finding = software._mpi(SingleCommunicator())
     assert finding.level == level
@@ -214,7 +214,7 @@ def fake_cupy(gpus, nccl):
 
 @pytest.fixture
 def with_gpus(monkeypatch):
-    """A function that puts a CuPy in the real one's place, which sees some GPUs."""
+    """A function that replaces CuPy by a fake with some GPUs."""
 
     def put(*, gpus, nccl=True):
         cupy = fake_cupy(gpus, nccl)
@@ -224,25 +224,25 @@ def with_gpus(monkeypatch):
     return put
 
 
-def test_gpus_are_told_with_what_drives_them(with_gpus):
+def test_gpus_are_reported_with_their_software(with_gpus):
     with_gpus(gpus=4)
     text = software._gpu().text
     assert text.startswith("4 x NVIDIA H200, CuPy 14.0.1, CUDA 13.1, driver for CUDA 12.9, NCCL 2.28")
 
 
-def test_gpus_without_nccl_are_warned_of(with_gpus):
+def test_gpus_without_nccl_are_a_warning(with_gpus):
     with_gpus(gpus=1, nccl=False)
     assert software._gpu().level == Level.WARNING
 
 
-def test_no_gpu_is_said_plainly(with_gpus, monkeypatch):
+def test_a_machine_without_gpus_is_ok(with_gpus, monkeypatch):
     with_gpus(gpus=0)
     assert software._gpu() == (Level.OK, "GPU", "no GPU (CuPy is installed)")
     monkeypatch.setitem(sys.modules, "cupy", None)  # its import fails
     assert backend.gpu_software() is None
 
 
-def test_a_gpu_that_cupy_is_missing_for_is_warned_of(monkeypatch, tmp_path):
+def test_a_gpu_without_cupy_is_a_warning(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(software, "_NVIDIA", tmp_path)
     finding = software._gpu()
@@ -257,7 +257,7 @@ def levels_of(found, places):
     return {finding.subject: (finding.level, finding.text) for finding in judge_hosts(found, places)}
 
 
-def test_the_worst_host_speaks_for_all():
+def test_findings_are_about_the_worst_host():
     found = [host("a", ranks=2), host("b", ranks=2, memory_free=2e9, shared=0.1e9), host("c", ranks=2)]
     places = [RankLocation(name, (0, 1), 2, 1, "cpu") for name in "aabbcc"]
     levels = levels_of(found, places)
@@ -267,7 +267,7 @@ def test_the_worst_host_speaks_for_all():
     assert levels["network"] == (Level.OK, "eth0 10 Gbit/s on a and 2 more")
 
 
-def test_more_threads_than_cores_are_warned_of():
+def test_more_threads_than_cores_are_a_warning():
     shared = [RankLocation("a", (0, 1), 2, 2, "cpu")] * 2
     level, text = levels_of([host(ranks=2)], shared)["cores"]
     assert (level, text.startswith("4 threads on 2 cores: they take turns")) == (Level.WARNING, True)
@@ -275,7 +275,7 @@ def test_more_threads_than_cores_are_warned_of():
     assert levels_of([host(ranks=2)], own)["cores"] == (Level.OK, "2 threads on 2 cores")
 
 
-def test_interfaces_are_those_that_are_up_with_their_speeds(monkeypatch, tmp_path):
+def test_interfaces_that_are_up_are_reported_with_their_speeds(monkeypatch, tmp_path):
     for name, (state, speed) in {
         "lo": ("unknown", "0"), "eth0": ("up", "25000"), "eth1": ("down", "1000"), "veth": ("up", "-1")
     }.items():  # fmt: skip
@@ -290,13 +290,13 @@ def test_interfaces_are_those_that_are_up_with_their_speeds(monkeypatch, tmp_pat
     assert hosts_module.interfaces() == {"eth0": 25.0, "veth": 0.0, "mlx5_0:1": 200.0}
 
 
-def test_a_slow_disk_is_warned_of(quick_disk, monkeypatch, tmp_path):
+def test_a_slow_disk_is_a_warning(quick_disk, monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "_SLOW", 1e15)
     finding = storage.measure_storage(tmp_path)
     assert finding.level == Level.WARNING
     assert "choose a faster disk" in finding.text
 
 
-def test_a_disk_with_little_room_is_warned_of(quick_disk, monkeypatch, tmp_path):
+def test_a_disk_with_little_room_is_a_warning(quick_disk, monkeypatch, tmp_path):
     monkeypatch.setattr(storage, "_CHECKPOINT", 1e18)
     assert "make room" in storage.measure_storage(tmp_path).text

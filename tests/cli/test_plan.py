@@ -1,4 +1,4 @@
-"""`lucid plan` says what a run will be, by what is there, and refuses what `lucid train` would refuse."""
+"""`lucid plan` says what a run will need and do, and refuses what `lucid train` would refuse."""
 
 import re
 import shutil
@@ -51,7 +51,7 @@ def settings_file(run_file):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("ranks", [1, 8])
-def test_every_recipe_is_planned_before_its_data_are_there(plan, recipe, ranks):
+def test_every_recipe_can_be_planned_before_its_corpus_exists(plan, recipe, ranks):
     code, lines, errors = plan(recipe, "--ranks", ranks, "data.path=/nowhere/corpus", *TINY)
     config = load(recipe)
     assert (code, errors) == (0, "")
@@ -62,7 +62,7 @@ def test_every_recipe_is_planned_before_its_data_are_there(plan, recipe, ranks):
     assert lines.get("start") == (f"{given} is missing" if given else None)
 
 
-def test_a_plan_says_what_the_corpus_gives_and_a_rank_takes(plan, settings_file, corpus_folder):
+def test_a_plan_describes_the_corpus_and_the_needs_of_a_rank(plan, settings_file, corpus_folder):
     code, lines, _ = plan(settings_file, "--ranks", 2)
     assert code == 0
     config, corpus = load(settings_file), Corpus.open(corpus_folder)
@@ -86,7 +86,7 @@ def test_a_checkpoint_is_as_large_as_planned(plan, settings_file):
     assert tensors == pytest.approx(checkpoint_bytes(load(settings_file)), rel=0.2)
 
 
-def test_a_run_that_was_begun_goes_on(plan, settings_file):
+def test_a_begun_run_is_planned_to_resume(plan, settings_file):
     with pytest.raises(SystemExit):
         main(["train", str(settings_file), "train.steps=3"])
     assert "goes on from step 3" in plan(settings_file)[1]["start"]
@@ -99,7 +99,7 @@ def test_a_run_that_was_begun_goes_on(plan, settings_file):
     assert "is of another model (hidden_size 16 instead of 32)" in errors
 
 
-def test_what_a_run_starts_from_has_to_fit(plan, settings_file, corpus_folder, tmp_path):
+def test_a_model_to_start_from_must_fit(plan, settings_file, corpus_folder, tmp_path):
     folder = tmp_path / "model"
     assert plan(settings_file, f"initial_model={folder}")[1]["start"] == f"{folder} is missing"
     BERTForPreTraining(load(settings_file).model).save_pretrained(folder)
@@ -122,14 +122,14 @@ def test_what_a_run_starts_from_has_to_fit(plan, settings_file, corpus_folder, t
         (("data.path=/proc/version",), "/proc/version"),
     ],
 )
-def test_what_cannot_be_started_is_refused_in_a_sentence(plan, settings_file, arguments, fragment):
+def test_a_run_that_cannot_start_is_refused_in_a_sentence(plan, settings_file, arguments, fragment):
     code, lines, errors = plan(settings_file, *arguments)
     assert (code, lines) == (2, {})
     assert fragment in errors
     assert "Traceback" not in errors
 
 
-def test_more_ranks_and_a_divided_optimizer_take_less_of_each(settings_file):
+def test_more_ranks_and_a_sharded_optimizer_take_less_of_each_rank(settings_file):
     whole = memory(load(settings_file), 4)
     divided = memory(load(settings_file, ["optimizer.sharded=true"]), 4)
     assert divided.rank["moments"] == -(-whole.rank["moments"] // 4)
@@ -139,7 +139,7 @@ def test_more_ranks_and_a_divided_optimizer_take_less_of_each(settings_file):
     assert exact.rank["gradients"] == 3 * whole.rank["gradients"]  # four micro-batches: ceil(log2(4)) + 1 buffers
 
 
-def test_as_many_ranks_have_room_as_memory_allows(settings_file):
+def test_the_number_of_ranks_with_room_follows_from_memory(settings_file):
     need = memory(load(settings_file, ["optimizer.sharded=true"]), 4)
     first = need.of_rank + need.checkpoint + sum(need.host.values())
     assert need.ranks_within(first - 1) == 0
@@ -147,14 +147,14 @@ def test_as_many_ranks_have_room_as_memory_allows(settings_file):
     assert need.ranks_within(first + 2 * need.of_rank) == 3
 
 
-def test_a_model_without_room_here_is_planned_for_elsewhere(plan, settings_file):
+def test_a_model_too_large_for_this_machine_can_be_planned(plan, settings_file):
     code, lines, _ = plan(settings_file, "model.hidden_size=1000000")
     assert code == 0
     assert lines["memory"].endswith("room for 0 ranks")
     assert lines["time"].startswith("not known: this machine has no room")
 
 
-def test_only_what_is_left_of_a_run_is_work(plan, settings_file):
+def test_work_counts_only_the_steps_that_are_left(plan, settings_file):
     whole = plan(settings_file)[1]["work"]
     assert whole.endswith("in all")
     with pytest.raises(SystemExit):
@@ -164,14 +164,14 @@ def test_only_what_is_left_of_a_run_is_work(plan, settings_file):
     assert lines["work"].endswith("to come")
 
 
-def test_a_gpu_is_planned_where_there_is_none(plan, settings_file):
+def test_a_run_on_gpus_can_be_planned_without_one(plan, settings_file):
     code, lines, _ = plan(settings_file, "train.device=cuda", "train.precision=bfloat16")
     assert code == 0
     assert "of its GPU" in lines["memory"]
     assert "lucid bench step" in lines["time"]
 
 
-def test_one_rank_speaks_of_all_that_were_launched(run_ranks, settings_file):
+def test_one_rank_plans_for_all_launched_ranks(run_ranks, settings_file):
     finished = run_ranks(2, "-m", "mpi4py", "-m", "lucid", "plan", str(settings_file), seconds=60)
     assert finished.returncode == 0, finished.stdout
     assert re.findall(r"^\[\d\] ranks +(.*)$", finished.stdout, re.MULTILINE) == [

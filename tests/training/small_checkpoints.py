@@ -1,4 +1,4 @@
-"""A tiny model with moments, and what a checkpoint of it is written from."""
+"""A tiny model with moments, and snapshots of it."""
 
 from dataclasses import replace
 
@@ -42,6 +42,6 @@ def trained_model(config=CONFIG):
 
 
 def snapshot(trained, step=1, config=CONFIG):
-    """Return what `write_checkpoint` takes."""
+    """Return a snapshot for `write_checkpoint`."""
     model, optimizer = trained
     return Snapshot(replace(STATE, step=step), config, model.state_dict(), optimizer.state_dict(), tokenizer_files=[])

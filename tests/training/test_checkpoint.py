@@ -1,4 +1,4 @@
-"""Law 6: a checkpoint is whole or it isn't there."""
+"""Invariant 6: a checkpoint is whole or it isn't there."""
 
 import json
 import os
@@ -34,14 +34,14 @@ def folder(tmp_path):
 
 
 def rewrite(path, content):
-    """Replace a file of a checkpoint, and its checksum, as whoever makes a checkpoint can."""
+    """Replace a file of a checkpoint and its checksum, as anyone who makes checkpoints can."""
     path.write_bytes(content)
     manifest_file = path.parent / "manifest.json"
     manifest = json.loads(manifest_file.read_text())
     manifest_file.write_text(json.dumps(manifest | {path.name: sha256(content).hexdigest()}))
 
 
-def test_what_was_saved_comes_back(tmp_path):
+def test_a_saved_checkpoint_can_be_loaded(tmp_path):
     trained, window = trained_model(), (0.1, 2.0, 3.0, float("nan"), 5.0, 6.0)
     written = snapshot(trained, step=3)
     write_checkpoint(tmp_path / "whole", replace(written, state=replace(written.state, window=window)))
@@ -61,7 +61,7 @@ def test_what_was_saved_comes_back(tmp_path):
     assert optimizer.updates == 1
 
 
-def test_whoever_may_read_the_folder_may_read_all_files_in_it(tmp_path):
+def test_users_who_can_read_the_folder_can_read_all_its_files(tmp_path):
     before = os.umask(0o022)
     try:
         write_checkpoint(tmp_path / "whole", snapshot(trained_model()))
@@ -72,7 +72,7 @@ def test_whoever_may_read_the_folder_may_read_all_files_in_it(tmp_path):
 
 @pytest.mark.parametrize("name", [*FILES, "manifest.json"])
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "removed", "a folder", "a pipe"])
-def test_damage_is_found_and_the_file_named(folder, name, damage):
+def test_damage_is_found_and_the_file_is_named(folder, name, damage):
     path = folder / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -95,7 +95,7 @@ def test_damage_is_found_and_the_file_named(folder, name, damage):
     "content",
     ["", "[]", "{}", '{"../../etc/passwd": "0"}', '{"state.json": "0"}', '{"state.json": 0}', "null", "[" * 9999],
 )
-def test_a_damaged_manifest_is_an_error_of_ours(folder, content):
+def test_a_damaged_manifest_is_a_checkpoint_error(folder, content):
     (folder / "manifest.json").write_text(content)
     with pytest.raises(CheckpointError):
         open_checkpoint(folder)
@@ -110,7 +110,7 @@ def test_a_damaged_manifest_is_an_error_of_ours(folder, content):
         ({"config": None}, "config is missing or of the wrong kind"),
     ],
 )
-def test_a_state_that_cannot_be_is_refused(folder, change, fragment):
+def test_an_impossible_state_is_refused(folder, change, fragment):
     state = json.loads((folder / "state.json").read_text()) | change
     rewrite(folder / "state.json", json.dumps(state).encode())
     with pytest.raises(CheckpointError, match=fragment):
@@ -137,7 +137,7 @@ class Payload:
         return (open, (str(self.made), "w"))
 
 
-def test_a_pickle_is_never_loaded_wherever_it_lies(folder, tmp_path):
+def test_a_pickle_is_never_loaded_from_any_file(folder, tmp_path):
     payload = pickle.dumps(Payload(tmp_path / "made"))
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "extra.pkl"):
         (folder / name).write_bytes(payload)
@@ -159,7 +159,7 @@ def test_a_pickle_is_never_loaded_wherever_it_lies(folder, tmp_path):
     assert not (tmp_path / "made").exists()
 
 
-def test_a_corpus_with_objects_in_it_is_refused_unread(corpus_folder, tmp_path):
+def test_a_corpus_with_pickled_objects_is_refused_unread(corpus_folder, tmp_path):
     copy = tmp_path / "corpus"
     copy.mkdir()
     for path in corpus_folder.iterdir():
@@ -194,7 +194,7 @@ store.CheckpointStore(Path(sys.argv[1])).claim(2, None).save(snapshot(trained_mo
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
-def test_a_writer_killed_in_the_middle_leaves_the_checkpoint_before(folder, name):
+def test_a_writer_killed_in_the_middle_leaves_the_earlier_checkpoint(folder, name):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     killed = subprocess.run([sys.executable, "-c", KILLED, str(folder.parent), name], env=environment, timeout=60)
     assert killed.returncode == -signal.SIGKILL

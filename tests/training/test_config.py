@@ -1,4 +1,4 @@
-"""Settings: what is accepted, and what is said of what is not."""
+"""Settings: which are accepted, and the messages about others."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_printed_settings_can_be_loaded_again(file, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/*.yaml")), ids=lambda path: path.name)
-def test_the_configurations_that_come_with_lucid_are_valid(path):
+def test_the_recipes_of_lucid_are_valid(path):
     load(path)
 
 
@@ -103,7 +103,7 @@ def test_numbers_are_read_as_they_look(text, value):
     assert type(parse_yaml(text)) is type(value)
 
 
-def test_gradients_rounded_on_the_way_have_no_exact_reduction(file):
+def test_the_exact_reduction_refuses_gradients_rounded_between_nodes(file):
     with pytest.raises(ConfigError, match=r"exact, but distributed\.wire_dtype is bfloat16"):
         load(file, ["train.reduction=exact", "train.micro_batch=1", "distributed.wire_dtype=bfloat16"])
 
@@ -122,7 +122,7 @@ def test_settings_of_earlier_versions_are_read(file):
     assert from_dict(stored) == settings
 
 
-def test_what_follows_the_clock_has_no_exact_reduction(file):
+def test_the_exact_reduction_refuses_a_time_limit(file):
     with pytest.raises(ConfigError, match="the learning rate follows the clock"):
         load(file, ["train.reduction=exact", "train.micro_batch=1", "train.max_hours=24"])
 
@@ -151,7 +151,7 @@ def test_every_setting_is_described(file):
     assert all(re.search(r"(:|  # [A-Z].*\.)$", line) for line in load(file).as_yaml().splitlines())
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"none\.yaml is not there"):
         load(tmp_path / "none.yaml")
 

@@ -1,4 +1,4 @@
-"""A corpus that misbehaves, on the real command line: found when a run starts, and when it changes under a run."""
+"""A damaged corpus, on the real command line: found when a run starts, or when the corpus changes during a run."""
 
 import os
 import re
@@ -27,18 +27,18 @@ def corpus(corpus_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def overrides(corpus: Path) -> list[str]:
-    """Those of a run on that corpus, far too long to end by itself, with a checkpoint every second step."""
+    """Settings of a run on that corpus, far too long to end by itself, with a checkpoint every second step."""
     return [f"data.path={corpus}", "train.steps=1000000", "train.checkpoint_every=2"]
 
 
 @pytest.fixture
 def command(mpiexec: str, run_file: Path, overrides: list[str]) -> list[str]:
-    """What starts that run on two ranks: a rank that finds the change ends all."""
+    """The command of that run on two ranks: a rank that finds the change ends all."""
     return [mpiexec, "-n", "2", sys.executable, *TRAIN, str(run_file), *overrides]
 
 
 def flip_a_bit(path: Path) -> None:
-    """Write into the file where it lies, its size and its place unchanged."""
+    """Write into the file in place, without changing its size."""
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         last = file.read(1)[0]
@@ -47,12 +47,12 @@ def flip_a_bit(path: Path) -> None:
 
 
 def cut_short(path: Path) -> None:
-    """Take a byte off the end: what is mapped of the last page stays, so that this test cannot end by SIGBUS."""
+    """Cut the last byte off: the last page stays mapped, so that this test cannot end by SIGBUS."""
     os.truncate(path, path.stat().st_size - 1)
 
 
 def replace(path: Path) -> None:
-    """Put another file in its place, as copying tools do."""
+    """Replace the file by another one, as copying tools do."""
     path.with_suffix(".new").write_bytes(path.read_bytes())
     path.with_suffix(".new").replace(path)
 
@@ -85,13 +85,15 @@ def assert_corpus_error(process: subprocess.Popen[str], path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [cut_short, replace], ids=lambda change: change.__name__)
-def test_a_corpus_changed_under_a_run_ends_it(change: Callable[[Path], None], command: list[str], corpus: Path) -> None:
+def test_a_corpus_changed_during_a_run_ends_it(
+    change: Callable[[Path], None], command: list[str], corpus: Path
+) -> None:
     with running(command) as process:
         change(corpus / SHARD)
         assert_corpus_error(process, corpus / SHARD)
 
 
-def test_a_run_goes_on_when_its_corpus_is_put_back(
+def test_a_run_resumes_when_its_corpus_is_restored(
     command: list[str], overrides: list[str], train_until, corpus: Path, corpus_folder: Path, tmp_path: Path
 ) -> None:
     with running(command) as process:
@@ -102,7 +104,7 @@ def test_a_run_goes_on_when_its_corpus_is_put_back(
     assert f"goes on from step {reached}" in train_until(2, "run", reached + 2, *overrides)
 
 
-def test_a_corpus_prepared_anew_under_a_run_ends_it(command: list[str], corpus: Path, tmp_path: Path) -> None:
+def test_a_corpus_prepared_anew_during_a_run_ends_it(command: list[str], corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("One is here. Two is here.\n\nThree is there. Four is there.")
     with running(command) as process:
         prepare([tmp_path / "other.txt"], corpus, vocab_size=200, held_out=0, overwrite=True)

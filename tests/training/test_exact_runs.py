@@ -1,4 +1,4 @@
-"""Law 1 to the last bit: under the exact reduction a run's weights are the same on any number of ranks it may have.
+"""Invariant 1 bit for bit: the exact reduction gives the same weights on any number of ranks that it allows.
 
 And replicas that drift apart end the run.
 """
@@ -45,7 +45,7 @@ def test_eight_ranks_give_the_weights_and_losses_of_one(weights, run_ranks, run_
     assert (digest(tmp_path / "run"), losses(tmp_path / "run")) == weights(1)
 
 
-def test_a_tree_that_is_not_of_a_power_of_two_is_shared_out_too(weights):
+def test_a_number_of_micro_batches_that_is_no_power_of_two_works(weights):
     settings = ("train.global_batch=12", "train.micro_batch=2", "optimizer.name=lamb")
     assert weights(1, *settings) == weights(2, *settings)
 
@@ -79,19 +79,19 @@ def test_the_number_of_data_workers_changes_no_bit(weights, workers):
     assert weights(2, f"data.workers={workers}") == weights(2)
 
 
-def test_a_number_of_ranks_that_the_tree_cannot_have_is_refused(on_ranks, run_file):
+def test_a_number_of_ranks_that_does_not_fit_the_tree_is_refused(on_ranks, run_file):
     finished = on_ranks(3, "train", run_file, *EXACT, "train.global_batch=12")
     assert finished.returncode == 2, finished.stdout
     assert re.search(r"12 micro-batches .* can be summed on 1 or 2 or 4 ranks, not on 3", finished.stdout)
 
 
-def test_the_start_says_what_the_exact_reduction_takes(on_ranks, run_file):
+def test_the_start_reports_the_cost_of_the_exact_reduction(on_ranks, run_file):
     finished = on_ranks(2, "train", run_file, *EXACT, "train.steps=6")
     assert "exact reduction: 8 micro-batches a rank in up to 4 gradient buffers" in finished.stdout
     assert "1 thread a rank" in finished.stdout
 
 
-def test_going_on_with_what_may_change_a_bit_is_said(on_ranks, run_file, train_until, tmp_path):
+def test_resuming_in_an_environment_that_may_change_bits_is_reported(on_ranks, run_file, train_until, tmp_path):
     train_until(2, "run", 5, *EXACT)
     again = (*EXACT, f"run_folder={tmp_path / 'run'}")
     finished = on_ranks(1, "train", run_file, *again, "train.threads_per_rank=2", "train.micro_batch=2")

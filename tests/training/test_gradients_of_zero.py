@@ -1,4 +1,4 @@
-"""A step whose gradient is exactly 0 would teach nothing: that is an error, unless its batch has no labels."""
+"""A gradient of exactly 0 is an error, unless the batch has no labels."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def trainer_of(request, run_file):
     return make
 
 
-def test_it_ends_training_before_a_checkpoint(trainer_of, monkeypatch):
+def test_a_gradient_of_zero_ends_training_before_a_checkpoint(trainer_of, monkeypatch):
     trainer = trainer_of("train.checkpoint_every=1")
     gradients = trainer._micro_batches.gradients
 
@@ -40,7 +40,7 @@ def test_it_ends_training_before_a_checkpoint(trainer_of, monkeypatch):
     assert checkpoints[-1] == "0001-00000002"
 
 
-def test_a_batch_without_labels_ends_nothing(trainer_of):
+def test_a_batch_without_labels_does_not_end_training(trainer_of):
     trainer = trainer_of("data.mlm_probability=0", "data.nsp=false")
     assert trainer.train(StopRequest())
     assert not to_host(trainer.run.ddp.flat.gradients).any()

@@ -1,4 +1,4 @@
-"""What an earlier version has written is read: settings, a corpus, and a checkpoint, from which a run goes on."""
+"""Files of an earlier version are read: settings, a corpus, and a checkpoint from which a run resumes."""
 
 import json
 import shutil

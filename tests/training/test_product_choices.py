@@ -1,4 +1,4 @@
-"""The algorithms of a run's products: those of the first rank, or of the run that it goes on with, on all ranks."""
+"""The algorithms of a run's products: all ranks take those of the resumed run or of the first rank."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from lucid.training import product_choices
 from lucid.training.product_choices import ProductChoices, choices_so_far, merged, take_first_ranks_choices
 
 
-def test_what_all_ranks_have_is_recorded_once_and_what_differs_by_rank():
+def test_common_choices_are_recorded_once_and_different_ones_by_rank():
     told = {"card": {"a": 0}, "other": {"a": 7}}
     choices = merged(told, [{}, {"card": {"b": 1}}, {"card": {"a": 2, "b": None, "c": 3}}, {"other": {"b": 8}}])
     assert choices == ProductChoices(
@@ -22,14 +22,14 @@ def test_what_all_ranks_have_is_recorded_once_and_what_differs_by_rank():
     assert choices.of(2) == {"card": {"a": 2, "b": None, "c": 3}, "other": {"a": 7, "b": 8}}
 
 
-def test_it_comes_back_from_a_checkpoints_text():
+def test_choices_survive_a_checkpoint():
     choices = ProductChoices({"card": {"a": 0, "b": None}}, {"2": {"card": {"a": 2}}})
     assert parse_dataclass(ProductChoices, json.dumps(asdict(choices)).encode()) == choices
 
 
 @pytest.fixture
 def new_process(monkeypatch, tmp_path):
-    """Becomes a process that has chosen nothing, on a machine that has kept nothing."""
+    """A function that makes this process one without choices, on a machine that has stored none."""
     machines = iter(range(100))
 
     def begin():
@@ -42,7 +42,7 @@ def new_process(monkeypatch, tmp_path):
 
 @pytest.fixture
 def card(new_process):
-    """The kind of card that there is. Nothing is chosen or kept yet."""
+    """The GPU model of this machine. Nothing is chosen or stored yet."""
     new_process()
     return plans.card_of("cuda:0")
 
@@ -52,7 +52,7 @@ def never():
 
 
 @pytest.mark.emulated
-def test_what_the_run_had_before_counts_more_than_what_the_machine_has_kept(card):
+def test_choices_of_the_run_precede_those_stored_on_the_machine(card):
     for product in "abc":
         algorithms.chosen(card, product, lambda: {0: 2.0, 1: 1.0})
     communicator = connect("single", "cuda")
@@ -63,7 +63,7 @@ def test_what_the_run_had_before_counts_more_than_what_the_machine_has_kept(card
 
 
 @pytest.mark.emulated
-def test_what_the_run_had_on_another_kind_of_card_does_not_count_here_and_stays_recorded(card):
+def test_choices_for_another_gpu_model_are_not_used_but_stay_recorded(card):
     communicator, before = connect("single", "cuda"), {"another": {"a": 0}}
     take_first_ranks_choices(communicator, ProductChoices(before))
     assert algorithms.chosen(card, "a", lambda: {0: 2.0, 1: 1.0}) == 1
@@ -71,7 +71,7 @@ def test_what_the_run_had_on_another_kind_of_card_does_not_count_here_and_stays_
 
 
 @pytest.mark.emulated
-def test_a_run_that_goes_on_twice_keeps_what_it_has_not_met_in_between(card, new_process):
+def test_a_run_resumed_twice_keeps_choices_that_it_did_not_need_in_between(card, new_process):
     communicator = connect("single", "cuda")
     for product, number in (("a", 3), ("b", None)):
         algorithms.chosen(card, product, lambda number=number: {} if number is None else {number: 1.0})
@@ -87,8 +87,8 @@ def test_a_run_that_goes_on_twice_keeps_what_it_has_not_met_in_between(card, new
 
 @pytest.mark.emulated
 @pytest.mark.mpi(min_size=2)
-def test_all_ranks_take_the_first_ones_and_record_their_own(card, staged):
-    """Each on a machine of its own."""
+def test_all_ranks_take_the_first_ranks_choices_and_record_their_own(card, staged):
+    """Each rank is on its own machine."""
     rank = staged.rank
     algorithms.chosen(card, "a", lambda: {rank: 1.0})
     take_first_ranks_choices(staged, None)
@@ -102,7 +102,7 @@ def test_all_ranks_take_the_first_ones_and_record_their_own(card, staged):
 
 @pytest.mark.emulated
 @pytest.mark.mpi(min_size=2)
-def test_ranks_with_other_kinds_of_card_have_choices_of_their_own(card, staged, monkeypatch):
+def test_ranks_with_another_gpu_model_have_their_own_choices(card, staged, monkeypatch):
     rank, last = staged.rank, staged.size - 1
     own = "old" if rank == last else "new"
     monkeypatch.setattr(plans, "card_of", lambda device: own)
@@ -118,7 +118,7 @@ def test_ranks_with_other_kinds_of_card_have_choices_of_their_own(card, staged, 
 
 @pytest.mark.emulated
 @pytest.mark.mpi(min_size=2)
-def test_ranks_send_only_what_the_first_does_not_have(card, staged, monkeypatch):
+def test_ranks_send_only_choices_that_the_first_rank_lacks(card, staged, monkeypatch):
     sent, gather_texts = [], product_choices.gather_texts
 
     def gathered(communicator, text):

@@ -1,4 +1,4 @@
-"""Laws 1 to 3 on the command line: the number of ranks changes nothing, and neither does a stop in between."""
+"""Invariants 1 to 3 on the command line: neither the number of ranks nor a stop in between changes a run."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_the_loss_curve_does_not_depend_on_ranks_or_micro_batches(undisturbed, l
     assert_same_curve(one, losses(undisturbed(4, "train.micro_batch=1", "data.workers=2")))
 
 
-def test_a_run_as_users_start_it_is_that_of_the_pool_of_ranks(run_ranks, run_file, tmp_path, undisturbed, losses):
+def test_a_run_under_mpiexec_gives_the_losses_of_the_rank_pool(run_ranks, run_file, tmp_path, undisturbed, losses):
     finished = run_ranks(2, *TRAIN, str(run_file))
     assert finished.returncode == 0, finished.stdout
     assert "finished at step 50 of 50" in finished.stdout
@@ -59,7 +59,7 @@ def test_a_run_resumed_from_step_20_on_other_ranks_gives_the_same_curve(ranks, t
     assert_same_curve(losses(undisturbed(2)), train(ranks, "resumed"))
 
 
-def test_a_run_resumed_on_as_many_ranks_goes_on_bit_for_bit(train, undisturbed, losses, tmp_path):
+def test_a_run_resumed_on_as_many_ranks_continues_bit_for_bit(train, undisturbed, losses, tmp_path):
     cut_back(undisturbed(2), tmp_path / "resumed", 40)
     assert train(2, "resumed") == losses(undisturbed(2))
     assert last_weights(tmp_path / "resumed") == last_weights(undisturbed(2))
@@ -84,7 +84,7 @@ def test_a_signal_stops_all_ranks_at_one_step_and_the_run_goes_on(
     assert train(2, "run") == losses(undisturbed(2))
 
 
-def test_a_stop_between_two_lines_of_the_log_adds_none(train_until, tmp_path, losses):
+def test_a_stop_between_two_lines_of_the_log_adds_no_line(train_until, tmp_path, losses):
     """Its steps count in the next line, which the resumed run writes."""
     settings = ("train.log_every=100000", "train.steps=100000", "train.evaluate_every=3", "train.evaluation_samples=4")
     train_until(2, "run", 4, *settings)
@@ -102,7 +102,7 @@ def test_settings_that_differ_between_ranks_cannot_split_the_run(rank_pool, run_
     assert "finished at step 6 of 6" in results[0].output
 
 
-def test_without_pairs_nothing_is_said_of_them(train, tmp_path):
+def test_without_pairs_the_log_has_no_nsp_metrics(train, tmp_path):
     train(2, "run", "data.nsp=false", "train.steps=6", "model.type_vocab_size=1")
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]

@@ -62,7 +62,7 @@ def assert_trained(lines):
     assert [line["step"] for line in lines if "held_out_perplexity" in line] == [2, 4, 5]
 
 
-def test_every_recipe_is_tried_here():
+def test_these_tests_cover_every_recipe():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         "small_cpu",
         "bert_base_phase1",
@@ -78,14 +78,14 @@ def test_the_small_recipe_runs(run_small):
 
 
 @pytest.mark.parametrize("name", ["bert_base", "bert_large_lamb"])
-def test_both_phases_run_the_second_from_the_first(name, run_small, tmp_path):
+def test_the_second_phase_starts_from_the_first(name, run_small, tmp_path):
     assert_trained(run_small(f"{name}_phase1"))
     assert_trained(run_small(f"{name}_phase2", f"initial_checkpoint={tmp_path / f'{name}_phase1'}"))
     (checkpoint,) = (tmp_path / f"{name}_phase2/checkpoints").glob("*-00000005")
     assert json.loads((checkpoint / "state.json").read_text())["optimizer_updates"] == 10
 
 
-def test_a_model_of_hugging_face_is_continued(run_small, corpus_folder, tmp_path):
+def test_training_continues_from_a_hugging_face_model(run_small, corpus_folder, tmp_path):
     BERTForPreTraining(BERTConfig(**SHAPE)).save_pretrained(tmp_path / "model")
     for path in (corpus_folder / "tokenizer").iterdir():
         shutil.copyfile(path, tmp_path / "model" / path.name)
@@ -93,7 +93,7 @@ def test_a_model_of_hugging_face_is_continued(run_small, corpus_folder, tmp_path
 
 
 @pytest.mark.parametrize("name", ["bert_base", "bert_large_lamb"])
-def test_the_phases_are_of_one_model_and_optimizer(name):
+def test_both_phases_have_the_same_model_and_optimizer(name):
     first, second = (load(CONFIGS / f"{name}_phase{phase}.yaml") for phase in (1, 2))
     assert second.initial_checkpoint == first.run_folder
     assert first.model == second.model
@@ -102,7 +102,7 @@ def test_the_phases_are_of_one_model_and_optimizer(name):
     assert (first.data.sequence_length, second.data.sequence_length) == (128, 512)
 
 
-def test_the_two_phases_of_bert_base_are_one_decay_over_a_million_steps():
+def test_the_two_phases_of_bert_base_follow_one_decay_over_a_million_steps():
     first, second = (load(CONFIGS / f"bert_base_phase{phase}.yaml") for phase in (1, 2))
     steps = first.train.steps + second.train.steps
     assert steps == 1_000_000

@@ -1,4 +1,4 @@
-"""A run as a program has it: `lucid.training.run`."""
+"""A run from a program: `lucid.training.run`."""
 
 from threadpoolctl import threadpool_info
 
@@ -15,7 +15,7 @@ def threads_of_libraries():
     return {library["filepath"]: library["num_threads"] for library in threadpool_info()}
 
 
-def test_a_run_leaves_threads_and_seed_of_the_process_as_they_were(run_file, losses, tmp_path):
+def test_a_run_restores_threads_and_seed_of_the_process(run_file, losses, tmp_path):
     random.manual_seed(3)
     before, of_libraries = (threads.count(), random.state()), threads_of_libraries()
     settings = load(run_file, ["train.steps=6", f"train.threads_per_rank={threads.count() + 1}", "train.seed=5"])
@@ -25,7 +25,7 @@ def test_a_run_leaves_threads_and_seed_of_the_process_as_they_were(run_file, los
     assert list(losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_run_that_is_asked_to_stop_says_so_and_goes_on_from_there(run_file, capsys):
+def test_a_run_stopped_on_request_says_so_and_can_be_resumed(run_file, capsys):
     settings, stop = load(run_file, ["train.steps=6"]), StopRequest()
     stop.requested = True
     assert run(settings, SingleCommunicator(), stop) == ExitCode.STOPPED
@@ -34,7 +34,7 @@ def test_a_run_that_is_asked_to_stop_says_so_and_goes_on_from_there(run_file, ca
     assert "finished at step 6 of 6" in capsys.readouterr().out
 
 
-def test_a_precision_chosen_within_a_block_is_put_back(monkeypatch):
+def test_a_precision_chosen_within_a_block_is_restored(monkeypatch):
     chosen = []
     monkeypatch.setattr(products, "set_precision", chosen.append)
     monkeypatch.delenv("LUCID_KERNELS", raising=False)

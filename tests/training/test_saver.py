@@ -1,4 +1,4 @@
-"""Checkpoints are written beside the training, one at a time, and a failure is told without ending it."""
+"""Checkpoints are written in the background, one at a time; a failure is reported and does not end training."""
 
 import threading
 from dataclasses import replace
@@ -35,7 +35,7 @@ def saver(store, trained, reports):
 
 @pytest.fixture
 def gate(monkeypatch):
-    """Writing in the background waits until this is set."""
+    """An event for which writing in the background waits."""
     gate = threading.Event()
     write = store_module.write_checkpoint
 
@@ -56,7 +56,7 @@ def steps(store):
 
 
 def finish(saver, trained, state):
-    """What the trainer does at the end of a run."""
+    """Finish as the trainer does at the end of a run."""
     if not saver.has_saved(state):
         saver.finish(state, trained[1].state_dict())
 
@@ -67,7 +67,7 @@ def in_the_way(store, step):
     return path
 
 
-def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(store, saver, trained, gate):
+def test_training_continues_while_a_checkpoint_is_written_and_does_not_change_it(store, saver, trained, gate):
     model, optimizer = trained
     before = {name: array.copy() for name, array in (model.state_dict() | optimizer.state_dict()).items()}
     saver.begin(at(1))
@@ -82,7 +82,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(s
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_one_at_a_time_is_under_way(store, saver, trained, gate):
+def test_one_checkpoint_at_a_time_is_written(store, saver, trained, gate):
     saver.begin(at(1))
     threading.Timer(0, gate.set).start()
     saver.begin(at(2))
@@ -91,7 +91,7 @@ def test_one_at_a_time_is_under_way(store, saver, trained, gate):
     assert steps(store) == [1, 2]
 
 
-def test_the_last_one_is_there_when_it_is_finished(store, saver, trained, gate):
+def test_finish_returns_after_the_last_checkpoint_is_written(store, saver, trained, gate):
     gate.set()
     saver.begin(at(1))
     finish(saver, trained, at(2))
@@ -107,7 +107,7 @@ def test_a_step_that_has_a_checkpoint_is_not_written_again(store, saver, trained
     finish(saver, trained, at(1))
 
 
-def test_a_failure_in_the_background_is_told_once_and_the_next_one_is_tried(store, saver, reports):
+def test_a_failure_in_the_background_is_reported_once_and_the_next_checkpoint_is_tried(store, saver, reports):
     saver.begin(at(1))
     saver.wait()
     in_the_way(store, 2)
@@ -122,7 +122,7 @@ def test_a_failure_in_the_background_is_told_once_and_the_next_one_is_tried(stor
     assert steps(store) == [1, 3]
 
 
-def test_what_failed_in_the_background_is_written_at_the_end(store, saver, trained, reports):
+def test_a_checkpoint_that_failed_in_the_background_is_written_at_the_end(store, saver, trained, reports):
     obstacle = in_the_way(store, 2)
     saver.begin(at(2))
     saver.wait()
@@ -139,7 +139,7 @@ def test_a_failure_at_the_end_is_an_error(store, saver, trained, reports):
     assert reports == []
 
 
-def test_only_what_is_written_in_the_background_is_copied(saver, trained, monkeypatch):
+def test_only_checkpoints_in_the_background_are_copied(saver, trained, monkeypatch):
     written = []
     monkeypatch.setattr(store_module, "write_checkpoint", lambda folder, snapshot: written.append(snapshot))
     finish(saver, trained, at(1))

@@ -1,4 +1,4 @@
-"""A run whose checkpoints fail: it goes on, says so, and loses nothing that it had."""
+"""A run whose checkpoints fail: it reports that, continues, and loses no earlier checkpoint."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from lucid.training.trainer import Trainer
 
 @contextmanager
 def writer_disturbed(step, disturb):
-    """In the middle of the checkpoint of `step` the writer calls `disturb` with the path that it writes to."""
+    """Let the writer call `disturb` with the path of its file in the middle of the checkpoint of `step`."""
     write = hub.write_tensors
 
     def disturbed(path, tensors):
@@ -60,7 +60,7 @@ def hung_at_20_and_wrong_at_23():
         yield
 
 
-def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_as_if_it_had_not(
+def test_a_run_killed_while_it_writes_a_checkpoint_resumes_as_if_undisturbed(
     run_within, run_ranks, run_file, undisturbed, tmp_path, losses
 ):
     killed = run_within(2, killed_at_40, "train", str(run_file))
@@ -78,7 +78,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_as_if_it_had_not(
     assert not list(store.folder.glob(".partial-*"))
 
 
-def test_a_checkpoint_that_fails_under_way_is_told_and_the_run_goes_on(on_ranks, run_file, tmp_path):
+def test_a_checkpoint_that_fails_during_the_run_is_reported_and_the_run_continues(on_ranks, run_file, tmp_path):
     finished = on_ranks(2, "train", run_file, within=partial(writer_disturbed, 40, fill_the_disk))
     assert finished.returncode == 0, finished.stdout
     assert "0001-00000040 could not be written: No space left on device; the newest whole one is" in finished.stdout

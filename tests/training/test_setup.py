@@ -1,4 +1,4 @@
-"""The start of a run: weights that come from elsewhere are not drawn first."""
+"""The start of a run: weights that are loaded or received are not drawn first."""
 
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
@@ -10,7 +10,7 @@ from lucid.training.trainer import Trainer
 
 
 class OneOfTwo(SingleCommunicator):
-    """A rank that takes itself for the second of two, as long as it does not communicate."""
+    """A rank that appears as the second of two, as long as it does not communicate."""
 
     rank, size = 1, 2
 
@@ -25,7 +25,7 @@ def test_only_the_first_rank_draws_initial_weights(run_file, draws):
     assert sum(draws) == sum(drawn)
 
 
-def test_a_run_that_goes_on_draws_no_weights(run_file, draws):
+def test_a_resumed_run_draws_no_weights(run_file, draws):
     config = load(run_file, ["train.steps=6"])
     with StopRequest() as stop:
         Trainer(open_run(config, SingleCommunicator())).train(stop)
@@ -34,7 +34,7 @@ def test_a_run_that_goes_on_draws_no_weights(run_file, draws):
     assert not draws
 
 
-def test_a_run_draws_no_weights_that_a_model_brings(run_file, draws, tmp_path):
+def test_a_run_that_starts_from_a_model_draws_no_weights(run_file, draws, tmp_path):
     config = load(run_file)
     BERTForPreTraining(config.model).save_pretrained(tmp_path / "model")
     draws.clear()

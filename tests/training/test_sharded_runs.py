@@ -1,4 +1,4 @@
-"""Runs whose optimizer is sharded, on the real command line: weights, moments and losses are those of the unsharded."""
+"""Runs with a sharded optimizer, on the real command line, give the weights, moments and losses of unsharded runs."""
 
 import itertools
 import os
@@ -42,7 +42,7 @@ def results(undisturbed, losses):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
-def test_two_ranks_give_the_bits_of_two_unsharded(results, optimizer):
+def test_two_ranks_give_the_bits_of_two_unsharded_ranks(results, optimizer):
     settings = ("train.steps=12", "train.checkpoint_every=5", "train.evaluate_every=6", f"optimizer.name={optimizer}")
     settings += (*LARGER, "distributed.bucket_megabytes=0.2", "train.check_replicas_every=4")
     assert results(2, *settings, SHARDED) == results(2, *settings)
@@ -54,7 +54,9 @@ def test_under_the_exact_reduction_four_ranks_give_the_bits_of_one(results, back
     assert results(4, *settings, SHARDED, f"distributed.backend={backend}") == results(1, *settings)
 
 
-def test_a_run_resumed_on_ever_other_ranks_sharded_or_not_goes_on_bit_for_bit(results, train, train_until, tmp_path):
+def test_a_run_resumed_on_changing_numbers_of_ranks_sharded_or_not_continues_bit_for_bit(
+    results, train, train_until, tmp_path
+):
     settings = (*EXACT, "train.checkpoint_every=4")
     for ranks, step, is_sharded in ((4, 3, True), (2, 7, False), (1, 11, True)):
         train_until(ranks, "stopped", step, *settings, f"optimizer.sharded={str(is_sharded).lower()}")
@@ -64,7 +66,7 @@ def test_a_run_resumed_on_ever_other_ranks_sharded_or_not_goes_on_bit_for_bit(re
 
 @contextmanager
 def a_bit_flipped(own_share):
-    """In the fifth update a bit flips in the weights that rank 1 has: in its share, or in that of another rank."""
+    """In the fifth update a bit flips in the weights of rank 1: in its own shard, or in that of another rank."""
     publish, steps = sharding.Sharded.publish, itertools.count(1)
 
     def flip_after(self):
@@ -99,7 +101,7 @@ def test_gradients_that_are_not_finite_end_the_run_and_name_the_parameters(on_ra
 
 @contextmanager
 def update_failing(fail):
-    """In the midst of the fifth update, of which the others wait for the end, rank 1 calls `fail`."""
+    """Rank 1 calls `fail` during the fifth update, while the others wait for its end."""
     publish, steps = sharding.Sharded.publish, itertools.count(1)
 
     def failing(self):
@@ -131,15 +133,15 @@ def rank_hanging():
     [(rank_killed, ""), (rank_raising, "on purpose"), (rank_hanging, "rank 1")],
     ids=["killed", "failed", "hung"],
 )
-def test_a_rank_that_fails_in_the_midst_of_an_update_ends_all(run_within, run_file, fault, expected):
+def test_a_rank_that_fails_during_an_update_ends_all(run_within, run_file, fault, expected):
     finished = run_within(3, fault, "train", str(run_file), SHARDED, "train.watchdog_seconds=4")
     assert finished.returncode != 0, finished.stdout
     assert expected in finished.stdout
 
 
 @pytest.mark.parametrize("on_each", [1, 2])
-def test_ranks_on_two_hosts_give_the_bits_of_the_unsharded(hosts, mpiexec, run_file, tmp_path, losses, on_each):
-    """Two numbers have one sum, whoever adds them: those of the hosts."""
+def test_ranks_on_two_hosts_give_the_bits_of_an_unsharded_run(hosts, mpiexec, run_file, tmp_path, losses, on_each):
+    """The order of the sum of two hosts does not matter."""
     settings = (*LARGER, "train.steps=12", "train.checkpoint_every=5", "distributed.bucket_megabytes=0.2")
     for name, overrides in (("whole", ()), ("sharded", (SHARDED,))):
         finished = subprocess.run(

@@ -1,4 +1,4 @@
-"""Training on a corpus most of whose sequences are far shorter than what the settings allow: rows without padding."""
+"""Training on a corpus whose sequences are mostly far shorter than the settings allow: token rows without padding."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def settings(short_documents):
     )  # fmt: skip
 
 
-def test_the_samples_are_of_many_lengths_and_mostly_padding(short_documents):
+def test_the_samples_have_many_lengths_and_are_mostly_padding(short_documents):
     sampler = Sampler(Corpus.open(short_documents), SamplerSettings(sequence_length=128), seed=0)
     lengths = sampler.batch(0, range(64)).attention_mask.sum(axis=1)
     assert lengths.mean() < 64
@@ -62,7 +62,7 @@ def test_under_the_exact_reduction_two_ranks_give_the_losses_of_one_bit_for_bit(
     assert losses(undisturbed(1, *exact)) == losses(undisturbed(2, *exact))
 
 
-def test_a_run_on_packed_rows_that_was_stopped_goes_on_bit_for_bit(undisturbed, losses, train, train_until, settings):
+def test_a_stopped_run_on_packed_rows_resumes_bit_for_bit(undisturbed, losses, train, train_until, settings):
     exact = (*settings, *EXACT, "data.packing=True")
     train_until(2, "stopped", 7, *exact)
     assert train(1, "stopped", *exact) == losses(undisturbed(1, *exact))

@@ -1,4 +1,4 @@
-"""Fencing by name: each start of a run writes under a number of its own, and the newest checkpoint is the latest's."""
+"""Fencing by name: each attempt writes under its own number, and the latest attempt has the newest checkpoint."""
 
 import errno
 import os
@@ -42,12 +42,12 @@ def names(store):
     return sorted(path.name for path in store.folder.iterdir() if not path.name.startswith(".incarnation-"))
 
 
-def test_none_is_there_before_the_first(store):
+def test_a_new_store_has_no_checkpoint(store):
     assert store.newest() == (None, [])
     assert not store.folder.exists()
 
 
-def test_the_newest_are_kept(store, save):
+def test_the_newest_checkpoints_are_kept(store, save):
     attempt = store.claim(2, None)
     for step in (1, 2, 10):
         save(attempt, step)
@@ -70,14 +70,14 @@ def test_numbers_are_compared_as_numbers(store, save):
     assert store.newest()[0].folder.name == "10000-00000005"
 
 
-def test_each_start_has_a_number_of_its_own_even_if_it_never_saves(store, save):
+def test_each_attempt_has_its_own_number_even_if_it_never_saves(store, save):
     assert [store.claim(2, None).number for _ in range(3)] == [1, 2, 3]
     save(store.claim(2, None), 1)
     shutil.rmtree(store.folder / ".incarnation-0004")
     assert store.claim(2, None).number == 5
 
 
-def test_starts_at_once_never_share_a_number(store):
+def test_simultaneous_attempts_never_share_a_number(store):
     together, numbers = threading.Barrier(8), []
 
     def start():
@@ -92,8 +92,8 @@ def test_starts_at_once_never_share_a_number(store):
     assert len(set(numbers)) == 8
 
 
-def test_a_start_that_finds_its_number_taken_and_swept_takes_a_later_one(store, save, monkeypatch):
-    """Between its look at the folder and its claim, two others start, and the second one sweeps the first's marker."""
+def test_an_attempt_whose_number_was_taken_and_removed_takes_a_later_one(store, save, monkeypatch):
+    """Between its look at the folder and its claim, two others start, and the second removes the first one's marker."""
 
     def look_before_the_others_come(folder):
         monkeypatch.undo()
@@ -106,7 +106,7 @@ def test_a_start_that_finds_its_number_taken_and_swept_takes_a_later_one(store, 
     assert store.claim(2, None).number == 3
 
 
-def test_an_orphan_neither_replaces_nor_hides_nor_removes_what_is_newer(store, save):
+def test_a_stale_process_neither_replaces_nor_hides_nor_removes_newer_checkpoints(store, save):
     orphan = store.claim(1, None)
     start = save(orphan, 500)
     successor = store.claim(1, start)
@@ -120,7 +120,7 @@ def test_an_orphan_neither_replaces_nor_hides_nor_removes_what_is_newer(store, s
     assert names(store) == ["0002-00000800"]
 
 
-def test_what_an_orphan_wrote_does_not_push_out_what_the_run_went_on_from(store, save):
+def test_checkpoints_of_a_stale_process_do_not_displace_the_resumed_one(store, save):
     orphan = store.claim(9, None)
     successor = store.claim(2, save(orphan, 500))
     save(orphan, 1000)
@@ -128,7 +128,7 @@ def test_what_an_orphan_wrote_does_not_push_out_what_the_run_went_on_from(store,
     assert names(store) == ["0001-00000500", "0002-00000600"]
 
 
-def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(store, save):
+def test_a_damaged_checkpoint_does_not_displace_a_whole_one(store, save):
     first = store.claim(9, None)
     save(first, 500)
     (save(first, 1000) / "state.json").unlink()
@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(store, save):
     assert names(store) == ["0001-00000500", "0002-00000600"]
 
 
-def test_what_older_attempts_left_is_swept_away(store, save):
+def test_leftovers_of_older_attempts_are_removed(store, save):
     for _ in range(2):
         store.claim(2, None)
     (store.folder / ".partial-0001-00000007").mkdir()
@@ -224,7 +224,7 @@ def test_a_disk_that_may_not_be_written_says_so_and_leaves_the_checkpoint_before
     assert store.newest()[0].folder == first
 
 
-def test_what_is_in_the_way_is_said_and_left_alone(store, save):
+def test_a_file_in_the_way_is_reported_and_left_alone(store, save):
     attempt = store.claim(2, None)
     save(attempt, 1)
     (store.folder / ".partial-0001-00000002").write_text("in the way")

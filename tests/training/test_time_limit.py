@@ -1,4 +1,4 @@
-"""`train.max_hours`: the schedule and the run end with the time in training, which is that of all starts together."""
+"""`train.max_hours`: the schedule and the run end with the training time of all attempts together."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def test_a_run_ends_with_its_time_saved_logged_and_evaluated(run_for, lines, sta
     assert lines() == before
 
 
-def test_time_before_a_stop_counts_and_time_stopped_does_not(run_for, train_until, lines, state):
+def test_only_training_time_counts_including_that_of_earlier_attempts(run_for, train_until, lines, state):
     train_until(2, "run", 8, *ENDLESS, "train.max_hours=24")
     stopped = state()
     assert 0 < stopped["training_seconds"] < 3600
