@@ -1,6 +1,5 @@
 """`lucid prepare`: turns text into a corpus for training."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,8 @@ from lucid.data import Manifest
 from lucid.data.manifest import DROPPED_FILE
 from lucid.distributed.communicators.announcement import announced
 from lucid.errors import LaunchError
+from lucid.launch.limits import available_cores
 from lucid.preparation import prepare as prepare_corpus
-
-# This many processes take less than a gibibyte of memory together.
-_MOST_PROCESSES = 12
 
 
 def prepare(
@@ -55,7 +52,7 @@ def prepare(
         int | None,
         typer.Option(
             min=1,
-            help=f"Processes that share the work. Default: one for each core, at most {_MOST_PROCESSES}.",
+            help="Processes that share the work. Default: one for each core.",
             show_default=False,
         ),
     ] = None,
@@ -93,7 +90,7 @@ def prepare(
             drop_duplicates=drop_duplicates,
             strict=strict,
             overwrite=overwrite,
-            processes=processes or min(len(os.sched_getaffinity(0)), _MOST_PROCESSES),
+            processes=processes or available_cores(),
             report=bar,
         )
     _print_summary(manifest, output, bar.stage)
