@@ -46,8 +46,8 @@ def _submit(
         str | None,
         typer.Option(
             metavar="T",
-            help="The longest time until the run saves and is queued again, as SLURM writes it: minutes, H:M:S or "
-            "D-H:M:S. Default: that of the template.",
+            help="The longest time until the run saves and is queued again, as SLURM writes it: minutes, HH:MM:SS or "
+            "D-HH:MM:SS. Default: that of the template.",
         ),
     ] = None,
     sweep: Annotated[
