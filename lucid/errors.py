@@ -1,4 +1,4 @@
-"""The exceptions that users see: each says what was wrong, where, and what to do about it; and the exit codes.
+"""The exceptions that users see, and the exit codes. A message says what is wrong, where, and what to do about it.
 
 The command line prints the message of a `LucidError`, without a traceback, and exits with its `exit_code`.
 """
@@ -11,20 +11,20 @@ class ExitCode(IntEnum):
     """How a process ended, for schedulers and scripts."""
 
     FINISHED = 0
-    FAILED = 1  # an error that is not the user's, or the run itself cannot go on
+    FAILED = 1  # an error that is not the user's, or the run itself cannot continue
     REFUSED = 2  # a mistake in the settings or the input: starting again changes nothing
-    STOPPED = 75  # stopped by a signal and saved: start again to go on
-    HUNG = 86  # the watchdog ended a run in which ranks waited for one that did not come
+    STOPPED = 75  # stopped by a signal and saved: start again to continue
+    HUNG = 86  # the watchdog ended a run in which ranks waited for a rank that did not come
     INTERRUPTED = 130  # from the keyboard
 
 
 class LucidError(Exception):
-    """Something that the user can mend: the message is for them."""
+    """An error that the user can correct; its message is for them."""
 
     exit_code: int = ExitCode.REFUSED
-    # Whether every rank knows of it, so that all can end in order and one can speak for them.
+    # Whether every rank has this error, so that all can end in order and only the first prints it.
     agreed = False
-    # Whether the user has been told already.
+    # Whether the message has been printed.
     reported = False
 
 
@@ -41,21 +41,21 @@ class CheckpointError(LucidError):
 
 
 class LaunchError(LucidError):
-    """The processes were not started the way the run needs them."""
+    """The processes were not started in the way that the run needs."""
 
 
 class TrainingError(LucidError):
-    """The run itself cannot go on."""
+    """The run itself cannot continue."""
 
     exit_code = ExitCode.FAILED
 
 
-# What only writing fails with.
+# The errors that only writing can cause.
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
 def fault_of_the_machine(error: BaseException) -> str | None:
-    """Return a sentence on an error that neither the user nor lucid has made: no memory, or an output that is full."""
+    """Return a sentence about an error of the machine: no memory, or a full output. None for any other error."""
     if isinstance(error, MemoryError):
         return f"memory ran out ({error or 'no more can be had'}): lucid plan says what a run takes"
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, flushed to the disk, then renamed into place."""
+"""Files that are complete or absent: written under another name, flushed to the disk, then renamed."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 @contextmanager
 def written_aside(path: Path, error_class: type[LucidError]) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of `path` when the block ends, and vanishes if it fails.
+    """Open a file for writing that replaces `path` when the block ends, and is deleted if the block fails.
 
-    Raises `error_class` if it cannot be written, as on a full disk.
+    Raises `error_class` if writing fails, for example on a full disk.
     """
     aside = path.with_name(path.name + ".partial")
     try:
@@ -36,7 +36,7 @@ def written_aside(path: Path, error_class: type[LucidError]) -> Iterator[BinaryI
 
 
 def flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def flush(path: Path) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text. All that may be wrong with it is a `ValueError`, its nesting too."""
+    """Return the value of a JSON text. Any fault of the text is a `ValueError`, too deep nesting included."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -53,7 +53,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_dataclass(kind: type[T], text: bytes) -> T:
-    """Return the `kind` that a JSON text describes. `ValueError` names the first value that cannot be there."""
+    """Return the `kind` that a JSON text describes. Raises a `ValueError` that names the first wrong value."""
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:

@@ -51,7 +51,7 @@ def batch(seed=0):
     return np.random.default_rng(seed).integers(0, VOCABULARY, SAMPLES)
 
 
-def share(ids, group):
+def local_part(ids, group):
     """This rank's part of the samples, on the group's device."""
     return to_device(np.array_split(ids, group.size)[group.rank], group.device)
 
@@ -94,13 +94,13 @@ def test_all_ranks_start_with_the_weights_of_the_first(ddp):
 def test_the_gradients_are_those_of_one_process(ddp, group):
     for step in range(3):
         ddp.zero_grad()
-        loss_of(ddp(share(batch(step), group))).backward()
+        loss_of(ddp(local_part(batch(step), group))).backward()
         assert_gradients(ddp, gradients_of_one(ddp.module.state_dict(), (batch(step), {})))
 
 
 def test_ranks_may_reach_different_parameters(ddp, group):
     rarely = group.rank == group.size - 1
-    loss_of(ddp(share(batch(), group), rarely=rarely)).backward()
+    loss_of(ddp(local_part(batch(), group), rarely=rarely)).backward()
     parts = [
         (part, {"rarely": rank == group.size - 1}) for rank, part in enumerate(np.array_split(batch(), group.size))
     ]
@@ -112,10 +112,10 @@ def test_accumulation_adds_up_and_communicates_once(ddp, group):
         if micro_batch < 2:
             with ddp.accumulate():
                 # Only the first micro-batch reaches this branch: its gradients must be summed too.
-                loss_of(ddp(share(batch(micro_batch), group), rarely=micro_batch == 0)).backward()
+                loss_of(ddp(local_part(batch(micro_batch), group), rarely=micro_batch == 0)).backward()
             assert ddp.partition._communicator.reduced == []
         else:
-            loss_of(ddp(share(batch(micro_batch), group))).backward()
+            loss_of(ddp(local_part(batch(micro_batch), group))).backward()
     assert len(ddp.partition._communicator.reduced) == len(ddp.partition.buckets)
     everything = [(batch(micro_batch), {"rarely": micro_batch == 0}) for micro_batch in range(3)]
     assert_gradients(ddp, gradients_of_one(ddp.module.state_dict(), *everything))
@@ -124,12 +124,12 @@ def test_accumulation_adds_up_and_communicates_once(ddp, group):
 def test_an_exception_within_accumulate_ends_it(ddp, group):
     with pytest.raises(KeyError), ddp.accumulate():
         raise KeyError
-    loss_of(ddp(share(batch(), group))).backward()
+    loss_of(ddp(local_part(batch(), group))).backward()
     assert ddp.partition._communicator.reduced
 
 
 def test_every_gradient_is_in_one_bucket(ddp, group):
-    loss_of(ddp(share(batch(), group))).backward()
+    loss_of(ddp(local_part(batch(), group))).backward()
     assert sum(ddp.partition._communicator.reduced) >= sum(
         segment.stop - segment.start for segment in ddp.flat.segments
     )
@@ -216,7 +216,7 @@ def test_an_interrupted_backward_does_not_count_as_a_whole_one(group):
     def interrupt():
         raise KeyboardInterrupt
 
-    ids = share(batch(), group)
+    ids = local_part(batch(), group)
     loss = loss_of(ddp(ids))
     ddp.module.first.bias.add_ready_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):

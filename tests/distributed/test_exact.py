@@ -98,10 +98,10 @@ def test_the_micro_batches_of_one_rank_are_summed_along_the_tree(leaves, communi
 def test_ranks_share_one_tree(group, bucket_megabytes):
     if MICRO_BATCHES % group.size:
         pytest.skip("the tree cannot be shared out evenly")
-    share = MICRO_BATCHES // group.size
-    ddp = DistributedDataParallel(Model().to(group.device), group, bucket_megabytes, exact_micro_batches=share)
+    leaves = MICRO_BATCHES // group.size
+    ddp = DistributedDataParallel(Model().to(group.device), group, bucket_megabytes, exact_micro_batches=leaves)
     for first in (0, 3):
-        take_step(ddp, range(first + group.rank * share, first + (group.rank + 1) * share))
+        take_step(ddp, range(first + group.rank * leaves, first + (group.rank + 1) * leaves))
         assert_bits(ddp, range(first, first + MICRO_BATCHES))
 
 

@@ -1,6 +1,6 @@
 """The lockstep of ranks on shared memory, in one process: threads stand for ranks, and a schedule says who runs when.
 
-Ranks may have helpers, further threads that carry their shares on. A thread runs only while it has the turn, and gives
+Ranks may have helpers, further threads that advance their tasks. A thread runs only while it has the turn, and gives
 it back at every point where another rank could come in between: before and after each number that is told or read, each
 element that is read or written, and while it waits.
 """
@@ -99,7 +99,7 @@ class Rank:
             for element in range(bucket.start, bucket.stop):
                 self.memory[self.rank, element] = value_of(step, element, self.rank)
                 turns.give()
-            numbers.append(self.lockstep.issue(lambda bucket=bucket: self.share(turns, bucket)))
+            numbers.append(self.lockstep.issue(lambda bucket=bucket: self.task(turns, bucket)))
         for bucket, number in zip(BUCKETS, numbers, strict=True):
             self.lockstep.complete(number)
             for element in range(bucket.start, bucket.stop):
@@ -108,7 +108,7 @@ class Rank:
                 assert self.memory[self.rank, element] == total, f"rank {self.rank}, step {step}, element {element}"
                 self.memory[self.rank, element] = -1
 
-    def share(self, turns, bucket):
+    def task(self, turns, bucket):
         # Element by element: each read and each write is a point; between elements other tasks continue.
         for element in range(bucket.start + self.rank, bucket.stop, len(self.memory)):
             total = 0
@@ -182,12 +182,12 @@ def test_a_helper_finishes_tasks_that_the_rank_does_not_wait_for():
     lockstep = Lockstep(0, list(np.zeros((1, NUMBERS), np.int64)), fence=lambda: None, idle=lambda attempts: None)
     done = []
 
-    def share(number):
+    def task(number):
         for step in range(3):
             yield done.append((number, step))
 
     for number in (1, 2):
-        lockstep.issue(lambda number=number: share(number))
+        lockstep.issue(lambda number=number: task(number))
     helper = threading.Thread(target=lambda: [lockstep.advance() for _ in iter(lockstep.has_tasks, False)])
     helper.start()
     helper.join()

@@ -65,7 +65,7 @@ def test_a_run_resumed_on_changing_numbers_of_ranks_sharded_or_not_continues_bit
 
 
 @contextmanager
-def a_bit_flipped(own_share):
+def a_bit_flipped(own_shard):
     """In the fifth update a bit flips in the weights of rank 1: in its own shard, or in that of another rank."""
     publish, steps = sharding.Sharded.publish, itertools.count(1)
 
@@ -73,17 +73,17 @@ def a_bit_flipped(own_share):
         publish(self)
         if self._communicator.rank == 1 and next(steps) == 5:
             start = self.slices[0].elements.start
-            self.flat.values.view("uint8")[4 * start if own_share else 0] ^= 1
+            self.flat.values.view("uint8")[4 * start if own_shard else 0] ^= 1
 
     with mock.patch.object(sharding.Sharded, "publish", flip_after):
         yield
 
 
-@pytest.mark.parametrize("own_share", [False, True])
-def test_a_copy_that_drifts_apart_is_found(on_ranks, run_file, own_share):
+@pytest.mark.parametrize("own_shard", [False, True])
+def test_a_copy_that_drifts_apart_is_found(on_ranks, run_file, own_shard):
     """Over MPI each rank has a copy of all weights."""
     settings = (SHARDED, "distributed.backend=mpi", "train.check_replicas_every=5")
-    finished = on_ranks(3, "train", run_file, *settings, within=partial(a_bit_flipped, own_share))
+    finished = on_ranks(3, "train", run_file, *settings, within=partial(a_bit_flipped, own_shard))
     assert finished.returncode == TrainingError.exit_code, finished.stdout
     assert re.search(r"after step 5: rank 1 holds other weights than the rest, in [\w.]+", finished.stdout)
 
