@@ -1,7 +1,7 @@
-"""Times the sum of an array over the ranks of one machine: MPI's all-reduce beside the one in shared memory.
+"""Times the sum of an array over the ranks of one machine: MPI's all-reduce against the sum in shared memory.
 
-The sides take turns; printed are medians with the least and the most, in ms, and the median of the ratios of each turn.
-"reduce_scatter" is the half without writing the sum back to all ranks; its ratio is to MPI's.
+The two take turns. The output has medians with minimum and maximum, in ms, and the median of the ratios of each turn.
+"reduce_scatter" does not write the sum back to all ranks; its ratio is to MPI's.
 
     OMP_NUM_THREADS=1 mpiexec -n 2 python -m mpi4py benchmarks/all_reduce.py [--turns 9]
 """

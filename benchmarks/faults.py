@@ -1,8 +1,9 @@
 """Times how long a run on two ranks takes to end, or to recover, after each kind of fault.
 
-A small run, the watchdog at `--watchdog` seconds. The fault is planted into rank 1 (or, where it says so, comes from
-outside) at step 20; the time runs from then to the end of the launcher, or for restarts to the next step that is
-logged. Printed are medians of `--turns` runs with the least and the most, the exit code, and the line that says it.
+It is a small run, with a watchdog of `--watchdog` seconds. The fault happens at step 20, in rank 1 or, if the output
+says so, outside of the run. The time is measured from the fault to the end of the launcher, or, with restarts, to the
+next step in the log. The output has medians of `--turns` runs with minimum and maximum, the exit code, and the line of
+the message.
 
     python benchmarks/faults.py [--turns 3] [--watchdog 5]
 """
@@ -24,7 +25,7 @@ from lucid.preparation import prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# `lucid train`, in which one rank notes the time before step 20, and then meets its fault.
+# `lucid train`, in which one rank records the time before step 20, and then runs into its fault.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
@@ -92,7 +93,7 @@ def make_run(folder: Path, watchdog: float) -> Path:
 
 
 def time_fault(run_file: Path, fault: str, folder: Path) -> tuple[float, int, str]:
-    """Return seconds from the fault to the end of the launcher, its exit code, and what was said last."""
+    """Return the seconds from the fault to the end of the launcher, its exit code, and the last message."""
     command = [str(Path(sys.executable).parent / "mpiexec"), "-n", "2", sys.executable]
     program = PROGRAM.replace("        FAULT\n", f"        {fault}\n")
     command += ["-m", "lucid.launch.rank_parent", "-m", "mpi4py"]
@@ -107,7 +108,7 @@ def time_fault(run_file: Path, fault: str, folder: Path) -> tuple[float, int, st
 
 
 def time_restart(run_file: Path, folder: Path) -> float:
-    """Return seconds from the kill of a rank to the next step that is logged by the run that goes on."""
+    """Return the seconds from the kill of a rank to the next step that the restarted run logs."""
     sys.path.append(str(REPOSITORY / "tests"))
     from launching import rank_processes
 

@@ -1,18 +1,18 @@
-"""Times the sum of gradients over two hosts beside backward: alone, after it, and while it goes on.
+"""Times the sum of gradients over two hosts relative to backward: alone, after backward, and during it.
 
-The two hosts are network namespaces on this machine, joined by a link that is shaped to a rate: that needs root. Each
-has one rank with one thread. In turn, on one model, one batch and the same buckets:
+The two hosts are network namespaces of this machine, joined by a link of limited rate; this needs root. Each host has
+one rank with one thread. Four measurements take turns, with the same model, batch and buckets:
 
-- backward: a backward pass, and nothing is sent;
-- communication: the buckets are summed, and nothing is computed;
-- after: backward, and then the buckets are summed;
-- during: each bucket is summed from when it is ready on, as in training.
+- backward: a backward pass, without communication;
+- communication: the sums of the buckets, without computation;
+- after: backward, and then the sums of the buckets;
+- during: the sum of each bucket starts when it is ready, as in training.
 
-Hidden is the part of the communication that makes a step no longer: 1 - (both - backward) / communication, where "both"
-is "after" or "during". It cannot exceed backward / communication. On a busy machine backward's time varies by more than
-all of the communication takes. So the time that a rank waits for its sums, when backward has nothing to compute any
-more, is printed as well, and what is hidden by that measure: 1 - waiting / communication. It leaves out what the thread
-that carries the sums takes from backward. Medians over turns, with the least and the most.
+The hidden part of the communication does not make a step longer: it is 1 - (both - backward) / communication, where
+"both" is "after" or "during". It cannot exceed backward / communication. On a busy machine the time of backward varies
+by more than the whole communication takes. So the benchmark also prints how long a rank waits for its sums after
+backward, and the hidden part by this measure: 1 - waiting / communication. This measure does not count the time that
+the thread for the sums takes from backward. All figures are medians over turns, with minimum and maximum.
 
     python benchmarks/overlap.py [--size medium|base] [--batch 16] [--rates 1000 200] [--wire-dtype bfloat16]
 """
@@ -74,7 +74,7 @@ class TimedWork:
 
 
 def ways(communicator: Timed, options: argparse.Namespace) -> dict[str, Callable[[], float]]:
-    """Return what is timed: each does its step and returns the seconds that it took, without the forward pass."""
+    """Return the four measurements: each runs its step, and returns its seconds without the forward pass."""
     config = BERTConfig(**SIZES[options.size])
     batch = made_up.make_batch(config, options.batch, options.length)
     lucid.manual_seed(0)
@@ -115,7 +115,7 @@ def ways(communicator: Timed, options: argparse.Namespace) -> dict[str, Callable
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Let the ways take turns, on each rank, and print on the first what came of it."""
+    """Run the measurements in turn on each rank, and print the results on the first."""
     with session() as group:
         kernels.set_precision(options.precision)
         communicator = Timed(choose(group, "auto", options.wire_dtype))
@@ -149,7 +149,7 @@ def spread(values: list[float]) -> str:
 
 
 def shape(hosts: Hosts, megabits: float) -> None:
-    """Let the link carry so many million bits a second, each way."""
+    """Limit the link to this many million bits a second, each way."""
     for namespace in hosts.namespaces:
         limits = ["rate", f"{megabits}mbit", "burst", "256kb", "latency", "100ms"]
         ip("netns", "exec", namespace, "tc", "qdisc", "replace", "dev", LINK, "root", "tbf", *limits)

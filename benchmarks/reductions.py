@@ -1,8 +1,8 @@
-"""Times the exact reduction of gradients beside the fast one, on several ranks.
+"""Times the exact reduction of gradients against the fast one, on several ranks.
 
-First the sum over ranks alone, of a buffer as large as the model's gradients; then whole steps of `--micro-batches`
-micro-batches a rank. The two take turns; printed are medians with the least and the most, and the median of the ratios
-of each turn.
+It first times the sum over ranks alone, of a buffer as large as the model's gradients; then whole steps of
+`--micro-batches` micro-batches a rank. The two reductions take turns. The output has medians with minimum and maximum,
+and the median of the ratios of each turn.
 
     OMP_NUM_THREADS=1 mpiexec -n 2 python benchmarks/reductions.py [--backend mpi] [--size small|base]
 """
@@ -46,7 +46,7 @@ def sums(communicator: Communicator, count: int) -> Sides:
 
 
 def steps(communicator: Communicator, config: BERTConfig, options: argparse.Namespace) -> Sides:
-    """Return both kinds of step, each on a model of its own."""
+    """Return both kinds of step, each with its own model."""
     batch = make_batch(config, options.batch, options.length)
 
     def make(exact_micro_batches: int | None) -> Callable[[], None]:
@@ -73,7 +73,7 @@ def steps(communicator: Communicator, config: BERTConfig, options: argparse.Name
 
 
 def compare(communicator: Communicator, title: str, sides: Sides, turns: int) -> None:
-    """Let the sides take turns, and print their times on the first rank."""
+    """Run the two sides in turn, and print their times on the first rank."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):
         for name, action in sides.items():

@@ -1,8 +1,9 @@
-"""Times and weighs training with the optimizer's state divided over the ranks, beside training with a copy on each.
+"""Measures time and memory of training with a sharded optimizer, and with a whole optimizer on each rank.
 
-Steps of both take turns; printed are the medians of forward with backward and the sum over ranks, of clipping with the
-update, and of gathering the moments for a checkpoint, and the median of the ratios of whole steps. Alone, a side also
-says what memory it takes: the proportional set size, in which what ranks share counts once. The largest rank, and all.
+Steps of both take turns. The output has the medians of backward with the sum over ranks, of clipping with the update,
+and of gathering the moments for a checkpoint, and the median of the ratios of whole steps. With `--side` only one of
+them runs, and the output also has its memory on the largest rank and on all: the proportional set size, which counts
+memory that ranks share once.
 
     OMP_NUM_THREADS=1 mpiexec -n 2 python benchmarks/sharded.py [--size small|base] [--backend mpi]
     OMP_NUM_THREADS=1 mpiexec -n 2 python benchmarks/sharded.py --side sharded
@@ -66,7 +67,7 @@ class Side:
 
 
 def proportional_set_size() -> int:
-    """Return the bytes this process takes; what several processes map counts in parts that add up to one."""
+    """Return the bytes of memory of this process. Each of n processes that share a page counts 1/n of it."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 

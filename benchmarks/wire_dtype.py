@@ -1,8 +1,8 @@
 """Compares the losses of runs whose gradients travel between nodes as float32 and as bfloat16.
 
-Two ranks train on one machine, each of which takes itself for a node, so that half of the terms and all of the sums are
-rounded. A third run, in float32 with another seed, shows what differences mean nothing. Printed are the losses of each
-window of the log, the largest relative difference of any, that of the second half, and the losses on held-out text.
+Two ranks train on one machine. Each of them acts as a node, so that half of the terms and all of the sums are rounded.
+A third run, in float32 with another seed, shows which differences mean nothing. The output has the losses of each
+window of the log, the largest relative difference, also that of the second half, and the losses on held-out text.
 
     python benchmarks/wire_dtype.py [configs/small_cpu.yaml] [--steps 400]
 """
