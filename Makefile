@@ -7,7 +7,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: help train test test-all test-slurm test-gpu card-check soak lint bench bench-kernels bench-peers bench-gpu \
-	bench-gpu-launches clean slurm-programs
+	bench-gpu-launches dist clean slurm-programs
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"

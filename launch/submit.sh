@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
-# `lucid submit` with the Python of this checkout or of the active environment. See --help.
+# `lucid submit` with the Python of slurm/site.env, of the active environment or of this checkout. See --help.
 set -euo pipefail
-source "$(dirname -- "${BASH_SOURCE[0]}")/python.sh"
+checkout=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ -z ${PYTHON:-} && -r $checkout/slurm/site.env ]]; then
+    PYTHON=$(set +eu && source "$checkout/slurm/site.env" >/dev/null && echo "${PYTHON:-}")
+fi
+source "$checkout/launch/python.sh"
 exec "$python" -m lucid submit "$@"

@@ -1,6 +1,6 @@
-"""The hosts of a hostfile: what they are called, and which of them a run can be started on.
+"""Hostfiles: the names of hosts, and which hosts a run can be started on.
 
-`mpirun` asks before a start, `supervise` before a restart, the way mpiexec reaches hosts.
+`mpirun` asks hosts before a start, and `supervise` before a restart. They are reached in the way of mpiexec.
 """
 
 import os
@@ -16,13 +16,13 @@ from pathlib import Path
 from lucid.errors import LaunchError
 
 SECONDS_TO_ANSWER = 10.0
-# What ssh leaves with when it fails itself, rather than the command that it runs.
+# The exit code of ssh when it fails itself, and not the command that it runs.
 _NOT_REACHED = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def read(path: Path) -> tuple[str, ...]:
-    """Return the names in the hostfile `path`, one a line; `LaunchError` says which line is not one."""
+    """Return the names in the hostfile `path`, one a line. Raises `LaunchError`, which names the wrong line."""
     names: list[str] = []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         name = line.partition("#")[0].strip()
@@ -42,9 +42,9 @@ def read(path: Path) -> tuple[str, ...]:
 
 
 def unusable(hosts: Sequence[str], python: str = sys.executable) -> dict[str, str]:
-    """Return a sentence for each of `hosts` on which `python` cannot be started in this folder. All are asked at once.
+    """Return a sentence for each of `hosts` on which `python` cannot be started in this folder.
 
-    This machine is not asked. Nobody is asked for a password: a host that wants one is unusable.
+    All hosts but this machine are asked at the same time. A host that asks for a password is unusable.
     """
     questions = {host: _Question(host, python) for host in hosts if not _is_this_machine(host)}
     deadline = time.monotonic() + SECONDS_TO_ANSWER
@@ -65,13 +65,13 @@ class _Question:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # without a terminal nobody is asked for a password
+                start_new_session=True,  # without a terminal ssh cannot ask for a password
             )
         except OSError:
             self._process = None
 
     def answer(self, deadline: float) -> str:
-        """Return what is wrong with the host, or "". Waits until `deadline` on the monotonic clock."""
+        """Return what is wrong with the host, or "". Wait until `deadline` (`time.monotonic`)."""
         if self._process is None:
             return f"{self._host} cannot be reached: there is no {self._launcher} on this machine (openssh-client)"
         try:
@@ -101,7 +101,7 @@ def _advice(said: str, host: str) -> str:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Return whether `host` is a name or an address of this machine: only its own can be bound."""
+    """Return whether `host` is a name or an address of this machine: a socket can bind no other."""
     if host in ("localhost", socket.gethostname()):
         return True
     try:

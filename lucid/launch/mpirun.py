@@ -1,7 +1,8 @@
 """Starts the ranks of a run: `lucid launch`.
 
-`options.parse` reads the arguments, `look_around` finds out about MPI and this machine, `plan` decides, and touches
-nothing. Then this process becomes mpiexec, so that signals reach it; with --restarts it supervises such processes.
+`options.parse` reads the arguments, `look_around` finds the programs, cores, GPUs and hosts, and `plan` is a pure
+function that returns the command. Then this process becomes mpiexec, so that signals reach mpiexec. With --restarts it
+supervises such processes instead.
 """
 
 import io
@@ -26,15 +27,15 @@ from lucid.launch.supervise import Progress, say, supervise
 MOST_SENTENCES = 5
 WIDTH_OF_A_TERMINAL = 120
 
-# A step frees and takes the same large arrays again: let glibc keep them, rather than fetch fresh pages each time.
+# Each step frees and allocates the same large arrays: glibc keeps them, and need not fetch fresh pages each time.
 MEMORY_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What there is to start ranks with: programs, `mpi`'s name, the cores and GPUs of a host, and the hosts.
+    """The programs, the name of the MPI, the cores and GPUs of each host, and the hosts.
 
-    Without a hostfile there are no names of `hosts`: there is one host, this machine.
+    Without a hostfile `hosts` is empty: the only host is this machine.
     """
 
     python: str
@@ -47,7 +48,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Launch:
-    """What is run: `command` with the environment variables in `variables` more, and `threads` per rank."""
+    """The command to run, the environment variables to add, and the threads of each rank."""
 
     command: tuple[str, ...]
     variables: dict[str, str]
@@ -56,7 +57,7 @@ class Launch:
 
 
 def number_of_ranks(options: Options, there: Surroundings) -> int:
-    """Return how many ranks there are to be in all."""
+    """Return the number of ranks on all hosts together."""
     if options.ranks is not None:
         return options.ranks
     if options.gpus and not there.gpus:
@@ -73,9 +74,9 @@ def threads_of_a_rank(environment: Mapping[str, str], cores: int, ranks: int) ->
 def plan(
     options: Options, there: Surroundings, environment: Mapping[str, str], width: str = "", is_root: bool = False
 ) -> Launch:
-    """Return what starts the ranks; `LaunchError` where `environment` asks for something impossible.
+    """Return the command that starts the ranks. Raises `LaunchError` for a wrong value in `environment`.
 
-    `width` is the width in columns of the terminal that the run writes to; "" if it writes to none.
+    `width` is the width in columns of the terminal that the run writes to, or "" if it writes to none.
     """
     ranks, hosts = number_of_ranks(options, there), max(1, len(there.hosts))
     ranks_per_host = -(-ranks // hosts)
@@ -84,7 +85,7 @@ def plan(
     if ranks_per_host > there.cores and there.mpi == "MPICH":
         variables[YIELD_VARIABLE] = environment.get(YIELD_VARIABLE) or "1"
     if width:
-        # The ranks write into the launcher's pipe. These tell them (rich) that a terminal is at its end: the live line.
+        # The ranks write to a pipe of the launcher. These tell rich that it ends in a terminal, for the live line.
         variables |= {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": width}
     if there.mpi == "MPICH":
         line = ["-f", options.hostfile, "-ppn", str(ranks_per_host)] if options.hostfile else []
@@ -92,10 +93,9 @@ def plan(
         names = [*variables, *(name for name in ("PYTHONPATH", "UCX_NET_DEVICES") if environment.get(name))]
         line = _options_of_open_mpi(options.hostfile, ranks_per_host, names, is_root)
         variables |= _agent_of_open_mpi(environment.get("HYDRA_LAUNCHER_EXEC"))
-    # A rank's parent tells of its end what the rank itself cannot.
     parent = [there.python, "-m", "lucid.launch.rank_parent"]
-    # Only ranks that take all cores are bound: two runs side by side would be bound to the same first ones. Their
-    # parents bind them, as launchers do not heed the cores that a scheduler or taskset has left us.
+    # Ranks are bound only if they take all cores: otherwise two runs would be bound to the same first cores. Their
+    # parents bind them, because MPI's launchers ignore the affinity mask that a scheduler or taskset has set.
     if options.gpus:
         parent.append("--gpus")
     elif ranks_per_host * threads == there.cores:
@@ -121,12 +121,12 @@ def _options_of_open_mpi(hosts: str, ranks_per_host: int, variables: Iterable[st
 
 
 def _agent_of_open_mpi(program: str | None) -> dict[str, str]:
-    """Return the variables that make Open MPI reach hosts by `program`: by its names in versions 5 and 4."""
+    """Return the variables by which Open MPI 5 and 4 reach hosts with `program`."""
     return {"PRTE_MCA_plm_ssh_agent": program, "OMPI_MCA_plm_rsh_agent": program} if program else {}
 
 
 def mpi_of(report: str) -> str:
-    """Return which MPI a launcher or a library calls itself."""
+    """Return the MPI that the version text of a launcher or a library names."""
     if any(name in report for name in ("Open MPI", "OpenRTE", "PRRTE")):
         return "Open MPI"
     if any(name in report for name in ("HYDRA", "MPICH", "Intel(R) MPI", "MVAPICH")):
@@ -135,9 +135,9 @@ def mpi_of(report: str) -> str:
 
 
 def look_around(python: str, options: Options) -> Surroundings:
-    """Find out with what, and on what, ranks can be started; `LaunchError` where something is missing."""
+    """Return the programs and the machines to start ranks with. Raises `LaunchError` if something is missing."""
     mpiexec = _find_mpiexec(python)
-    # At once: each takes its time to start.
+    # Both run at the same time, because each is slow to start.
     questions = _ask([mpiexec, "--version"]), _ask([python, "-m", "mpi4py", "--mpi-lib-version"])
     (_, launcher), (loads_mpi, library) = map(_answer, questions)
     if not loads_mpi:
@@ -175,21 +175,20 @@ def _ask(command: Sequence[str]) -> subprocess.Popen[str] | None:
 
 
 def _answer(process: subprocess.Popen[str] | None) -> tuple[bool, str]:
-    """Return whether the command did what it was asked, and what it printed."""
+    """Return whether the command succeeded, and what it printed."""
     if process is None:
         return False, ""
     output, _ = process.communicate()
-    return process.returncode == 0, output.replace("\0", "")  # with which Open MPI ends its version
+    return process.returncode == 0, output.replace("\0", "")  # Open MPI ends its version with one
 
 
 def main(words: Sequence[str], progress: Progress) -> int:
-    """Start what the words after `lucid launch` ask for, and do not return.
+    """Run `lucid launch` with the words after it. This process becomes mpiexec, if nothing prevents it.
 
-    Returns the exit code where nothing is started, and with --restarts that of the run. `progress` is asked before a
-    restart.
+    Otherwise it returns an exit code: with --restarts that of the run. `progress` is called before a restart.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this process without a traceback
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
     try:
@@ -227,7 +226,7 @@ def _width_of_the_terminal() -> str:
 
 def _become(command: Sequence[str]) -> NoReturn:
     """Run `command` in place of this process."""
-    # What Python has ignored since it began would be ignored there as well.
+    # Python ignores these signals from its start, and the command would inherit that.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     try:

@@ -1,8 +1,8 @@
-"""Which cores and which GPU of its host a rank gets: what `rank_parent` does before the rank starts.
+"""Which cores and which GPU of its host a rank gets. `rank_parent` places a rank before it starts.
 
-The cores that this process may use are dealt out in blocks, NUMA domain after NUMA domain: so there is one rank a
-core, or one a domain, where their numbers fit. With GPUs each rank gets one of them, and its share of the cores near
-it, as if every GPU had a rank: two runs that use different GPUs never meet on a core.
+The ranks of a host get equal blocks of its cores, one NUMA domain after the other. As many ranks as cores get a core
+each, and as many ranks as domains a domain each. With GPUs each rank gets one GPU, and a part of the cores near it, as
+if every GPU had a rank: so two runs on different GPUs never share a core.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lucid.errors import LaunchError
-from lucid.launch.limits import available_cores
+from lucid.launch.limits import ROOT, allowed_cpus, available_cores, numbers_in, physical_cores
 from lucid.launch.rank_status import lent_descriptor
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ YIELD_VARIABLE = "MPIR_CVAR_ENABLE_HEAVY_YIELD"
 
 @dataclass(frozen=True)
 class GPU:
-    """A GPU by the name that CUDA_VISIBLE_DEVICES takes, and the hardware threads near it (none: not known)."""
+    """A GPU by its name in CUDA_VISIBLE_DEVICES, and the hardware threads near it (none: not known)."""
 
     name: str
     cpus: frozenset[int] = frozenset()
@@ -32,28 +32,28 @@ class GPU:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a process may use of its host: cores as their hardware threads, in the order of NUMA domains, and GPUs."""
+    """The cores and GPUs of a host that a process may use. A core is the set of its hardware threads."""
 
     cores: tuple[frozenset[int], ...]
     gpus: tuple[GPU, ...]
 
     @classmethod
-    def read(cls, allowed: frozenset[int], visible: str | None, root: Path = Path("/")) -> "Machine":
-        """Find out from the files below `root`.
+    def read(cls, allowed: frozenset[int], visible: str | None, root: Path = ROOT) -> "Machine":
+        """Read the files of the kernel below `root`.
 
-        `allowed` are the hardware threads of the affinity mask, `visible` is CUDA_VISIBLE_DEVICES.
+        `allowed` is the affinity mask (hardware threads), `visible` the value of CUDA_VISIBLE_DEVICES.
         """
         gpus = _gpus(root)
         if visible is not None:
             gpus = [_named(name.strip(), gpus) for name in visible.split(",") if name.strip()]
-        return cls(tuple(_cores(allowed, root)), tuple(gpus))
+        return cls(physical_cores(allowed, root), tuple(gpus))
 
     def cores_of(self, rank: int, ranks: int) -> frozenset[int]:
-        """Return the hardware threads of rank `rank` of the `ranks` of this host."""
+        """Return the hardware threads for rank `rank` of the `ranks` on this host."""
         return frozenset().union(*_share(self.cores, rank, ranks))
 
     def cores_near(self, gpu: GPU) -> frozenset[int]:
-        """Return the share that `gpu` has of the cores near it; of all, where none of those near it may be used."""
+        """Return the hardware threads for the rank on `gpu`: its part of the cores near it, or else of all cores."""
         near = [core for core in self.cores if core & gpu.cpus]
         neighbours = [other for other in self.gpus if other.cpus == gpu.cpus]
         return frozenset().union(*_share(near or self.cores, neighbours.index(gpu), len(neighbours)))
@@ -61,7 +61,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class LocalRank:
-    """The place of a rank among those of its host, and whether its launcher gives each of them resources of its own."""
+    """The number of a rank among those of its host, and whether its launcher gives each its own resources."""
 
     rank: int
     ranks: int
@@ -69,7 +69,7 @@ class LocalRank:
 
     @classmethod
     def announced(cls, environment: Mapping[str, str]) -> "LocalRank":
-        """Return what the launcher says: MPICH's, Open MPI's, or srun; alone without any."""
+        """Return what MPICH's launcher, Open MPI's, or srun announces; without a launcher, rank 0 of 1."""
         for rank, ranks in (
             ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
             ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
@@ -77,22 +77,23 @@ class LocalRank:
             if rank in environment and ranks in environment:
                 return cls(int(environment[rank]), int(environment[ranks]), has_its_own=False)
         if "SLURM_STEP_ID" in environment and "SLURM_LOCALID" in environment:
-            # srun tells no number for this host alone, and binds tasks itself: their number is not needed.
+            # srun does not announce the number of tasks on this host. It binds them itself, so it is not needed.
             return cls(int(environment["SLURM_LOCALID"]), 0, has_its_own=True)
         return cls(0, 1, has_its_own=False)
 
 
 def place(environment: MutableMapping[str, str], bind: bool, with_gpus: bool) -> None:
-    """Bind this process to its rank's cores and choose its rank's GPU, for what it starts with `environment`.
+    """Bind this process to the cores of its rank (`bind`), or choose the rank's GPU and cores near it (`with_gpus`).
 
-    `bind` deals out the cores, `with_gpus` GPUs and the cores near them. Raises `LaunchError`.
+    The number of threads and the GPU are written to `environment`, for the program that the process starts with it.
+    Raises `LaunchError` if the host has too few GPUs.
     """
     local = LocalRank.announced(environment)
-    machine = Machine.read(frozenset(os.sched_getaffinity(0)), environment.get("CUDA_VISIBLE_DEVICES"))
+    machine = Machine.read(allowed_cpus(), environment.get("CUDA_VISIBLE_DEVICES"))
     cores: frozenset[int] = frozenset()
     if with_gpus:
         gpu = _gpu_of(local, machine.gpus)
-        # The order of the numbers that a scheduler may have given.
+        # A scheduler may have given numbers, which are in this order.
         environment.update({"CUDA_VISIBLE_DEVICES": gpu.name, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
         cores = machine.cores_near(gpu)
     elif bind:
@@ -103,10 +104,10 @@ def place(environment: MutableMapping[str, str], bind: bool, with_gpus: bool) ->
 
 
 def take_share(environment: MutableMapping[str, str]) -> None:
-    """Give a rank that `mpiexec` started without `lucid launch` its share of the host, as `lucid launch` would.
+    """Give a rank that mpiexec started without `lucid launch` the cores and threads that `lucid launch` would give it.
 
-    It has to be called before a library reads the number of threads from `environment`. Nothing changes for a process
-    without a launcher, below a `rank_parent`, or bound already, as by srun.
+    Call it before any library reads the number of threads from `environment`. It changes nothing for a process that has
+    no launcher, that a `rank_parent` has placed, or that its launcher has bound, as srun does.
     """
     local = LocalRank.announced(environment)
     if local.ranks < 2 or lent_descriptor() is not None or _is_bound():
@@ -122,7 +123,7 @@ def take_share(environment: MutableMapping[str, str]) -> None:
 
 
 def _is_bound() -> bool:
-    """Return whether the launcher has bound this process: launchers do not bind themselves."""
+    """Return whether the launcher has bound this process. Launchers bind ranks, but not themselves."""
     try:
         return os.sched_getaffinity(0) != os.sched_getaffinity(os.getppid())
     except (AttributeError, OSError):
@@ -150,19 +151,9 @@ def _limit_threads(environment: MutableMapping[str, str], cores: int) -> None:
 
 
 def _share(items: Sequence[T], index: int, count: int) -> Sequence[T]:
-    """Return part `index` of `count` of `items`: at least one of them, which may then be another part's as well."""
+    """Return part `index` of `count` equal parts of `items`. If there are too few items, parts share them."""
     start, stop = (len(items) * part // count for part in (index, index + 1))
     return items[start : max(stop, start + 1)]
-
-
-def _cores(allowed: frozenset[int], root: Path) -> list[frozenset[int]]:
-    system = root / "sys/devices/system"
-    domains: dict[int, int] = {}
-    for path in system.glob("node/node*/cpulist"):
-        domains |= dict.fromkeys(_numbers(path), int(path.parent.name.removeprefix("node")))
-    siblings = {cpu: _numbers(system / f"cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in allowed}
-    cores = {others & allowed or frozenset({cpu}) for cpu, others in siblings.items()}
-    return sorted(cores, key=lambda core: (domains.get(min(core), 0), min(core)))
 
 
 def _gpus(root: Path) -> list[GPU]:
@@ -172,13 +163,13 @@ def _gpus(root: Path) -> list[GPU]:
         lines = (line.partition(":") for line in (folder / "information").read_text().splitlines())
         about = {key.strip(): value.strip() for key, _, value in lines}
         if _may_be_opened(root / f"dev/nvidia{about.get('Device Minor', '')}"):
-            near = _numbers(root / f"sys/bus/pci/devices/{folder.name}/local_cpulist")
+            near = numbers_in(root / f"sys/bus/pci/devices/{folder.name}/local_cpulist")
             found.append(GPU(about["GPU UUID"], near))
     return found
 
 
 def _may_be_opened(device: Path) -> bool:
-    """Return whether a scheduler lets this process use `device`: a control group forbids no less than to open it."""
+    """Return whether a scheduler lets this process open `device`; its control groups forbid exactly that."""
     try:
         os.close(os.open(device, os.O_RDWR))
     except OSError:
@@ -187,17 +178,7 @@ def _may_be_opened(device: Path) -> bool:
 
 
 def _named(name: str, gpus: Sequence[GPU]) -> GPU:
-    """Return the GPU that CUDA_VISIBLE_DEVICES calls `name`: a number, the beginning of a UUID, or else unknown."""
+    """Return the GPU that CUDA_VISIBLE_DEVICES calls `name`: a number, the start of a UUID, or an unknown name."""
     if name.isdigit():
         return GPU(name, gpus[int(name)].cpus if int(name) < len(gpus) else frozenset())
     return next((gpu for gpu in gpus if gpu.name.startswith(name)), GPU(name))
-
-
-def _numbers(path: Path) -> frozenset[int]:
-    """Return the numbers that a file of the kernel lists, such as 0-3,8; none where it is not there."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return frozenset()
-    ranges = [part.partition("-") for part in text.split(",") if part]
-    return frozenset(number for low, _, high in ranges for number in range(int(low), int(high or low) + 1))

@@ -2,15 +2,15 @@
 
     mpiexec -n 4 python -m lucid.launch.rank_parent [--bind] [--gpus] -m mpi4py -m lucid train run.yaml
 
-A rank that is killed, or that a library ends by `_exit`, says nothing, and the launcher knows neither its step nor the
+A rank that is killed, or that a library ends with `_exit`, says nothing, and mpiexec knows neither its step nor the
 collective it was in. So a parent process starts the rank as its child, and lends it a page of memory for its status
-(`rank_status`). When the rank has ended without a word, its parent says which rank it was, what happened and where, in
-one line. It leaves with the rank's exit code, and the launcher ends the other ranks.
+(`rank_status`). If the rank ends without a word, its parent says in one line which rank it was, what happened, and
+where. It exits with the rank's exit code, and mpiexec ends the other ranks.
 
-Before it starts the rank it also gives it cores (`--bind`) or a GPU (`--gpus`), as `placement` says.
+Before it starts the rank, the parent gives it cores (`--bind`) or a GPU (`--gpus`), as `placement` says.
 
-The launcher's connection to the rank stays open in the parent as well: otherwise the launcher would see it break, and
-end all ranks before the parent has said a word. Every rank's start waits for this file, so it loads little.
+The parent keeps mpiexec's connection to the rank open. Otherwise mpiexec would see it break, and end all ranks before
+the parent has spoken. Each rank's start waits for this module, so it imports little.
 """
 
 import ctypes
@@ -27,19 +27,19 @@ from lucid.launch.rank_status import PAGE_BYTES, RankStatus, lend_page
 
 _PLACEMENT = ("--bind", "--gpus")
 
-# A terminal sends SIGINT to the rank as well: the parent only has to survive it.
+# A terminal sends SIGINT to the rank too; the parent only has to survive it.
 _PASSED_ON = {signal.SIGTERM, signal.SIGUSR1}
 _AWAITED = _PASSED_ON | {signal.SIGINT, signal.SIGCHLD}
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-# The launcher may drop what it has not read of a rank's output when it ends the ranks.
+# When mpiexec ends the ranks, it may drop output that it has not read yet.
 _SECONDS_TO_FORWARD = 0.2
-# Until the rank that speaks for its host has ended all.
+# Time for the rank that speaks for its host to end all ranks.
 _SECONDS_TO_SPEAK = 5.0
 
 
 def main() -> int:
-    """Run `python ARGUMENTS` as the rank; return its exit code, 128 + N after signal N."""
+    """Run Python with this process's arguments as the rank; return its exit code, or 128 + N after signal N."""
     arguments = sys.argv[1:]
     options = set(itertools.takewhile(_PLACEMENT.__contains__, arguments))
     if options and not _place(options):
@@ -51,9 +51,9 @@ def main() -> int:
     code = os.waitstatus_to_exitcode(_wait(_start([sys.executable, *arguments[len(options) :]])))
     message = _last_words(code, page, out_of_memory=_out_of_memory_kills() > kills_before)
     if message:
-        os.write(2, message.encode())  # in one piece, so that the ranks' messages do not mix
+        os.write(2, message.encode())  # in one write, so that messages of ranks do not mix
         time.sleep(_SECONDS_TO_FORWARD)
-    # With 0 as well a rank that left the others alone has failed.
+    # A rank that has left the others alone has failed, even with exit code 0.
     code = 128 - code if code < 0 else code or int(message != "")
     if message:
         _end_all(code)
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def _place(options: set[str]) -> bool:
-    """Give the rank its cores and its GPU; return whether it can be started. One rank of the host says why not."""
+    """Place the rank; return whether that succeeded. One rank of the host says why not."""
     try:
         placement.place(os.environ, bind="--bind" in options, with_gpus="--gpus" in options)
     except LaunchError as refusal:
@@ -77,9 +77,9 @@ def _place(options: set[str]) -> bool:
 def _start(command: list[str]) -> int:
     """Start `command` as a child that ends when this process does, and return its id.
 
-    The signals in `_AWAITED` no longer act on this process, but wait for `_wait`. SIGUSR1, which asks for a stop, and
-    which schedulers send to the rank as well, whatever it is doing, does not end the child: it is kept until
-    `StopRequest` takes it, and is ignored after that.
+    This process blocks the signals in `_AWAITED` for `_wait`. Schedulers may send SIGUSR1, which asks for a stop, to
+    the rank at any time. It must not end the rank: the kernel keeps it until `StopRequest` takes it, and afterwards the
+    rank ignores it.
     """
     parent = os.getpid()
     library = ctypes.CDLL(None)
@@ -100,7 +100,7 @@ def _start(command: list[str]) -> int:
 
 
 def _wait(child: int) -> int:
-    """Return the status with which `child` ends, and pass signals on to it until then."""
+    """Wait for the end of `child` and return its status. Until then, pass signals on to it."""
     while True:
         number = signal.sigwait(_AWAITED)
         if number in _PASSED_ON:
@@ -113,7 +113,7 @@ def _wait(child: int) -> int:
 def _end_all(code: int) -> None:
     """Ask MPICH's launcher to end all ranks with `code`, as MPI_Abort does.
 
-    Unasked it ends those on other hosts only when a rank dies of a signal, not when a process such as this one leaves.
+    By itself it ends the ranks of other hosts only if a rank dies of a signal, not if a process such as this one exits.
     """
     if "MPI_LOCALNRANKS" in os.environ and "PMI_FD" in os.environ:
         try:
@@ -123,7 +123,7 @@ def _end_all(code: int) -> None:
 
 
 def _last_words(code: int, page: int | None, out_of_memory: bool) -> str:
-    """Return the line that says what became of the rank, or "" if nothing happened that it has not said itself."""
+    """Return a line on how the rank ended, or "" if it ended in order or has said why itself."""
     host = os.uname().nodename
     status = _read(page)
     if status is not None and status.ranks:
@@ -133,7 +133,7 @@ def _last_words(code: int, page: int | None, out_of_memory: bool) -> str:
     elif code < 0:
         who, where = f"a rank on {host}", "before it had found the others" if status else "at an unknown step"
     else:
-        # A command that needs no other ranks, such as --help, or a mistake found before they are needed.
+        # A command that needs no other ranks, such as --help, or a mistake that was found before they were needed.
         return ""
     return f"{who} {_what_happened(code, out_of_memory)} {where}, all ranks end\n"
 
@@ -151,7 +151,7 @@ def _what_happened(code: int, out_of_memory: bool) -> str:
 
 
 def _out_of_memory_kills() -> int:
-    """Return how many processes of this machine the kernel has killed for lack of memory; 0 where it does not tell."""
+    """Return how many processes of this machine the kernel has killed for lack of memory; 0 if it does not say."""
     try:
         with open("/proc/vmstat") as counters:
             return next((int(line.split()[1]) for line in counters if line.startswith("oom_kill ")), 0)

@@ -1,6 +1,6 @@
-"""Whether a run is started again after a failure, when, and with how many ranks: the rule of `supervise`.
+"""The rule of restarts: whether to start a run again after a failure, when, and with how many ranks.
 
-It is a function of what is known of all attempts, and touches nothing.
+The rule is a pure function of the attempts so far.
 """
 
 import signal
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from lucid.errors import ExitCode
 
-# In seconds. A fault that passes by itself, such as a file system that remounts, has mostly passed within a minute;
-# longer waits would only cost a long run with many faults its time.
+# In seconds. Faults that pass by themselves, such as a file system that remounts, mostly pass within a minute. Longer
+# waits would only delay long runs with many faults.
 LONGEST_WAIT = 60
 
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for: how often and how soon (seconds) to start again, and where. Without hostfile, no hosts."""
+    """What the user asked for. `backoff` is in seconds; without a hostfile there are no `hosts`."""
 
     restarts: int
     ranks: int
@@ -27,7 +27,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Attempt:
-    """How an attempt ended: exit code, step of the newest whole checkpoint (0: none), and which hosts answer since."""
+    """How an attempt ended: exit code, step of the newest whole checkpoint (0: none), and the hosts that answer now."""
 
     exit_code: int
     step: int
@@ -36,7 +36,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Restart:
-    """To start again after `wait` seconds. The sentence is for the user."""
+    """Start again after `wait` seconds. The sentence is for the user."""
 
     ranks: int
     hosts: tuple[str, ...]
@@ -46,13 +46,13 @@ class Restart:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """To end with the exit code of the last attempt."""
+    """End with the exit code of the last attempt."""
 
     sentence: str
 
 
 def decide(order: Order, attempts: Sequence[Attempt], allowed: Callable[[int], bool]) -> Restart | GiveUp:
-    """Return what follows from the attempts so far; `allowed` says whether the settings allow a number of ranks."""
+    """Return what to do after these attempts. `allowed` says whether the settings allow a number of ranks."""
     last, count = attempts[-1], len(attempts)
     checkpoint = f"step {last.step:,}" if last.step else "none"
     what = f"{_in_words(last.exit_code)}, newest checkpoint: {checkpoint}"
@@ -75,14 +75,14 @@ def decide(order: Order, attempts: Sequence[Attempt], allowed: Callable[[int], b
 
 
 def _most_ranks(order: Order, hosts_left: int, allowed: Callable[[int], bool]) -> int:
-    """Return the largest allowed number of ranks that puts no more of them on a host than before, or 0."""
+    """Return the largest allowed number of ranks with no more of them on a host than before, or 0."""
     ranks_per_host = -(-order.ranks // len(order.hosts))
     most = min(order.ranks, ranks_per_host * hosts_left)
     return next((ranks for ranks in range(most, 0, -1) if allowed(ranks)), 0)
 
 
 def _in_words(exit_code: int) -> str:
-    # The launcher's code may be those of several ranks, or-ed: only what is certain is put into words.
+    # mpiexec may combine the exit codes of several ranks bit by bit: say only what is certain.
     if exit_code < 0:
         return f"the launcher was killed by {signal.Signals(-exit_code).name}"
     return f"{'stopped and saved' if exit_code == ExitCode.STOPPED else 'failed'} with exit code {exit_code}"

@@ -1,9 +1,8 @@
 """Starts a run again after a failure, from its newest checkpoint: `lucid launch --restarts N`.
 
-Each attempt is a `lucid launch` of its own, without restarts. After one that failed, or that stopped and saved (exit
-code 75), `restart_rule.decide` says from what is known of all attempts whether to go on, and with how many ranks on
-which hosts; this file finds that out, and does it. As the number of ranks is not a hyperparameter, a run that goes on
-with fewer has the same curve.
+Each attempt is a `lucid launch` without restarts, in a process of its own. After an attempt that failed, or that
+stopped and saved (exit code 75), `restart_rule.decide` says whether to start again, and with how many ranks on which
+hosts. The number of ranks is not a hyperparameter: a run that goes on with fewer keeps its loss curve.
 """
 
 import ctypes
@@ -19,18 +18,18 @@ from lucid.launch import hostfile
 from lucid.launch.options import Options, Restarts
 from lucid.launch.restart_rule import Attempt, GiveUp, Order, decide
 
-# Given a run's file and overrides: the step of its newest whole checkpoint, and whether it allows a number of ranks.
+# From a run's file and overrides to the step of its newest whole checkpoint, and which numbers of ranks it allows.
 Progress = Callable[[Path, Sequence[str]], tuple[int, Callable[[int], bool]]]
 
-# After these nothing is gained by another start: finished, a mistake in the settings or the input, Ctrl-C.
+# After these another start gains nothing.
 FINAL = (ExitCode.FINISHED, ExitCode.REFUSED, ExitCode.INTERRUPTED)
-# Any of them asks for the end of the run, not of an attempt: a scheduler that warns with SIGUSR1 wants the checkpoint
-# and the exit code before the time is over, to queue the run again.
+# Each of them ends the run, and not only the attempt: a scheduler that sends SIGUSR1 before its time limit waits for
+# the checkpoint and the exit code, and queues the run again itself.
 STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))
 
 
 def supervise(options: Options, restarts: Restarts, ranks: int, hosts: tuple[str, ...], progress: Progress) -> int:
-    """Run until the end, or until `decide` gives up; return the exit code of the last attempt. Raises `LucidError`."""
+    """Run attempts until one is final or `decide` gives up; return the exit code of the last. Raises `LucidError`."""
     min_ranks = ranks if restarts.min_ranks is None else restarts.min_ranks
     if min_ranks > ranks:
         raise LaunchError(f"--min-ranks is {min_ranks}, but the run starts with {ranks}: lower it")
@@ -64,10 +63,10 @@ def say(sentence: str) -> None:
 
 
 def _run(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> tuple[int, bool]:
-    """Run one attempt; return its exit code (-N: killed by signal N), and whether it was asked to stop.
+    """Run one attempt; return its exit code (-N: killed by signal N), and whether a signal asked it to stop.
 
-    `STOP_SIGNALS` and SIGCHLD are blocked in this process, so that none is lost between two looks. A stop signal is
-    passed on to the launcher alone: it is in a process group of its own, where Ctrl-C does not reach it a second time.
+    This process blocks `STOP_SIGNALS` and SIGCHLD and waits for them, so that it loses none. It passes a stop signal on
+    to the attempt, which is in its own process group: so Ctrl-C does not reach it twice.
     """
     process = _start(ranks, hosts, arguments)
     stop_asked = False
@@ -80,17 +79,17 @@ def _run(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> tuple[in
 
 
 def _start(ranks: int, hosts: Sequence[str], arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start `lucid launch` such that it cannot outlive this process."""
+    """Start an attempt that cannot outlive this process."""
     options, descriptors = ["-n", str(ranks)], []
     if hosts:
-        # A hostfile in memory: there is nothing to clean up, however this ends.
+        # A hostfile in memory leaves nothing behind, however this process ends.
         descriptors.append(os.memfd_create("hosts"))
         os.write(descriptors[0], "".join(f"{host}\n" for host in hosts).encode())
         options += ["--hostfile", f"/dev/fd/{descriptors[0]}"]
     parent, libc = os.getpid(), ctypes.CDLL(None)
 
     def before_it_runs() -> None:
-        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the launcher, and with it all ranks, end when we do
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: mpiexec and all ranks end with us
         if os.getppid() != parent:
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS | {signal.SIGCHLD})

@@ -116,7 +116,7 @@ def test_the_doctor_says_what_the_nodes_of_a_job_can_do(submit):
     job = submit("--nodes", "2", "doctor")
     assert job.wait() == "COMPLETED", job.output
     assert re.search(r"hosts +2 hosts, 2 ranks", job.output)
-    assert re.search(r"between hosts +440 MB in", job.output)
+    assert re.search(r"all-reduce +64 MB in", job.output)
 
 
 def test_gpu_nodes_get_a_rank_for_each_gpu(submit, run_file):
