@@ -1,44 +1,44 @@
-// Attention of all sequences and heads, forward, without the scores ever being in memory: of a block's rows, the scores
-// with some keys are made, normalised as far as is known, multiplied by the values, and forgotten.
+// Forward attention of all sequences and heads, which never stores the scores: a block computes the scores of its rows
+// with some keys, normalises them as far as is known, multiplies them by the values, and discards them.
 //
 // Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023. Query, key and value lie side by side in `joined`
 // [N, 3C].
 #include "attention.cuh"
 
-// Writes `output` [N, C], the log of the sum of exponentials of each row and head, `log_sums` [H, N], and what dropout
-// keeps (`Kept`), where it drops.
+// Writes `output` [N, C], the logarithm of the sum of exponentials of each row and head to `log_sums` [H, N], and, with
+// dropout, the bits of `Kept`.
 extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) attention(
     const ELEMENT *__restrict__ joined, const long long *__restrict__ tiles, const bool *__restrict__ mask, float scale,
     ELEMENT *__restrict__ output, float *__restrict__ log_sums, unsigned *__restrict__ kept_words, unsigned key_blocks,
-    long long rows, int grid_length, DRAWS) {
+    long long rows, int grid_length, DROPOUT_PARAMETERS) {
     alignas(16) __shared__ Stored own[ROWS * STRIDE];
     alignas(16) __shared__ Stored key_tiles[STAGES][STEP * STRIDE];
     alignas(16) __shared__ Stored value_tiles[STAGES][STEP * STRIDE];
     const Piece piece(tiles);
     if (piece.empty()) return;
     const Keys keys(mask, piece, scale);
-    const Dropout dropout(samples, positions, piece, grid_length, PLACE);
+    const Dropout dropout(samples, positions, piece, grid_length, DROPOUT_KEY);
     const Kept<unsigned> kept(kept_words, piece, key_blocks);
     const int before = positions_before(positions, piece);
     const long long width = static_cast<long long>(gridDim.y) * HEAD;
     const ELEMENT *queries = joined + piece.first * 3 * width + blockIdx.y * HEAD;
-    const auto bring_step = [&](int stage, int begin) {
-        bring<STEP>(key_tiles[stage], queries + width, 3 * width, begin, piece.length);
-        bring<STEP>(value_tiles[stage], queries + 2 * width, 3 * width, begin, piece.length);
+    const auto load_step = [&](int stage, int begin) {
+        load_tile<STEP>(key_tiles[stage], queries + width, 3 * width, begin, piece.length);
+        load_tile<STEP>(value_tiles[stage], queries + 2 * width, 3 * width, begin, piece.length);
     };
 
-    bring<ROWS>(own, queries, 3 * width, piece.begin, piece.length);
-    if (STAGES == 2) bring_step(0, -before);
+    load_tile<ROWS>(own, queries, 3 * width, piece.begin, piece.length);
+    if (STAGES == 2) load_step(0, -before);
     Stored *own_rows = own + warp() * 16 * STRIDE;
     const int first_row = piece.begin + warp() * 16;
     const float factor = keys.scale * LOG2_E;
     float sums[WIDTH / 8][4] = {}, most[2] = {LEAST, LEAST}, total[2] = {};
     int stage = 0;
     for (int begin = -before; begin < piece.length; begin += STEP) {
-        if (STAGES == 1) bring_step(0, begin);
-        wait_for_what_was_brought();
+        if (STAGES == 1) load_step(0, begin);
+        wait_for_tiles();
         __syncthreads();
-        if (STAGES == 2 && begin + STEP < piece.length) bring_step(1 - stage, begin + STEP);
+        if (STAGES == 2 && begin + STEP < piece.length) load_step(1 - stage, begin + STEP);
         float scores[STEP / 8][4];
         times_rows<STEP>(scores, factors_of(own_rows), key_tiles[stage]);
         const bool all_count = keys.all_count(begin, begin + STEP);
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) atte
             const float before = most[half];
             most[half] = fmaxf(before, greatest);
             correction[half] = power_of_two((before - most[half]) * factor);
-            // The product below is fused into the difference: of LEAST and itself that is what rounding loses, not 0.
+            // The product below is fused into the difference, which for LEAST would be a rounding error, not 0.
             const float offset = most[half] == LEAST ? 0 : most[half] * factor;
             float sum = 0;
 #pragma unroll
@@ -94,12 +94,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, TENSOR_CORES ? 3 : 1) atte
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         total[half] = over_four(total[half], Sum());
-        reciprocal[half] = dropout.place.keep_scale / total[half];
+        reciprocal[half] = dropout.dropout_key.keep_scale / total[half];
         const int row = first_row + lane() / 4 + 8 * half;
         if (lane() % 4 != 0 || row >= piece.stop) continue;
         log_sums[blockIdx.y * rows + piece.first + row] = most[half] * keys.scale + logf(total[half]);
     }
     write_rows(
-        output + (piece.first + first_row) * width + blockIdx.y * HEAD, width, 0, piece.stop - first_row, own_rows, sums,
-        reciprocal[0], reciprocal[1]);
+        output + (piece.first + first_row) * width + blockIdx.y * HEAD, width, 0, piece.stop - first_row, own_rows,
+        sums, reciprocal[0], reciprocal[1]);
 }

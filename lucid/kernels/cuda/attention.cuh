@@ -1,8 +1,8 @@
-// What attention's kernels share: which rows a block works on, which keys count, and what dropout keeps.
+// The common parts of attention's kernels: the rows of a block, the keys that count, and the bits that dropout keeps.
 //
-// A block has ROWS rows of one sequence and head: a part, blockIdx.z, of piece blockIdx.x of `Sequences.tiles`, at head
-// blockIdx.y. It goes over the sequence's other rows STEP by STEP. Positions in a sequence are integers from 0 to below
-// its length; those outside stand for nothing.
+// A block works on ROWS rows of one sequence and head: part blockIdx.z of tile blockIdx.x of `Sequences.tiles`, at head
+// blockIdx.y. It iterates over the rows of the sequence in steps of STEP. Positions are integers from 0 to below the
+// sequence's length; there are no rows at other positions.
 #pragma once
 
 #include "element.cuh"
@@ -11,9 +11,9 @@
 #include "warp_product.cuh"
 
 constexpr int ROWS = 16 * WARPS;
-// Scores are taken to base 2.
+// Exponentials have base 2.
 constexpr float LOG2_E = 1.4426950408889634f;
-// So low that it counts for nothing beside any score, but not so low that a multiple of it overflows.
+// So low that its exponential is 0 next to any score, but not so low that its multiples overflow.
 constexpr float LEAST = -1e38f;
 
 struct Piece {
@@ -36,15 +36,15 @@ struct AnyOf {
     __device__ unsigned operator()(unsigned x, unsigned y) const { return x | y; }
 };
 
-// Joins what the four threads have that hold one row.
+// Joins the values of the four threads that hold one row.
 template <class Join>
 __device__ inline float over_four(float x, Join join) {
     x = join(x, opposite(x, 1));
     return join(x, opposite(x, 2));
 }
 
-// Which positions of a sequence count as keys. Where none does, all count alike: scores are then multiplied by next to
-// nothing, by which LEAST still is low enough.
+// The positions of a sequence that count as keys. If no position does, attention is uniform: scores are scaled to
+// nearly zero, so that they stay above LEAST.
 struct Keys {
     const bool *mask;
     int length;
@@ -67,34 +67,34 @@ struct Keys {
 
     __device__ bool counts(int key) const { return exists(key) && (mask == nullptr || mask[key]); }
 
-    // The score that stands for that of a key which does not count. One that does not exist has no weight even where
-    // nothing else has any, so that what is not finite is seen.
+    // Replaces the score of a key that does not count. A key that does not exist gets minus infinity, and so no weight
+    // even if no other key counts, so that numbers that are not finite stay visible.
     __device__ float score(float x, int key) const {
         return counts(key) ? x : exists(key) ? LEAST : __uint_as_float(0xFF800000u);
     }
 };
 
-// How many positions in front of a sequence's first one keys are taken from: there begins a block of random words, in
-// every row. `positions` are null where no sequence stands in the middle of a grid's row, or nothing is dropped.
+// Returns how many positions before a sequence's first one the iteration over keys begins, so that it begins with a
+// block of random words in every row. `positions` is null if all sequences begin a grid row, or nothing is dropped.
 __device__ inline int positions_before(const long long *positions, const Piece &piece) {
     return WHOLE && positions != nullptr ? static_cast<int>(positions[piece.first] % 4) : 0;
 }
 
-// The number of a key counted from the first one that is taken: of one that begins a block of random words, and so of
-// all that begin a step.
+// Returns the number of a key, counted from where the iteration begins, for a key that begins a block of random words,
+// as the first key of each step does.
 __device__ inline unsigned number_of(int key) { return static_cast<unsigned>(key + 3) & ~3u; }
 
-// What dropout draws for the rows and keys of a sequence: at row i and key number j, corner + i * grid_length + j.
+// Dropout of a sequence's probabilities: row i and key number j draw element corner + i * grid_length + j.
 struct Dropout {
-    Place place;
+    DropoutKey dropout_key;
     long long sample;
     unsigned long long corner;
     unsigned grid_length;
 
     __device__ Dropout(
         const long long *samples, const long long *positions, const Piece &piece, int given_grid_length,
-        const Place &given_place)
-        : place(given_place), sample(0), corner(0), grid_length(static_cast<unsigned>(given_grid_length)) {
+        const DropoutKey &given_key)
+        : dropout_key(given_key), sample(0), corner(0), grid_length(static_cast<unsigned>(given_grid_length)) {
         if (samples == nullptr) return;
         const long long position = positions == nullptr ? 0 : positions[piece.first];
         sample = samples[piece.first];
@@ -102,29 +102,30 @@ struct Dropout {
                  positions_before(positions, piece);
     }
 
-    // For four keys, the first number of which is a multiple of 4: bit i is set if key i of them is kept. Where lines
-    // are WHOLE, they have a block of random words to themselves.
+    // Returns the bits of four keys, the first of which has a number that is a multiple of 4: bit i is set if key i is
+    // kept. If lines are WHOLE, the four keys use exactly one block of random words.
     __device__ unsigned keeps(unsigned row, unsigned key_number) const {
         if (WHOLE) {
             const unsigned first_block = static_cast<unsigned>(corner / 4);
-            return bits_of(philox(place, sample, first_block + row * (grid_length / 4) + key_number / 4));
+            return bits_of(philox(dropout_key, sample, first_block + row * (grid_length / 4) + key_number / 4));
         }
         const unsigned long long element = corner + row * static_cast<unsigned long long>(grid_length) + key_number;
         const auto block = static_cast<unsigned>(element / 4);
-        const unsigned bits = bits_of(philox(place, sample, block)) | bits_of(philox(place, sample, block + 1)) << 4;
+        const unsigned first = bits_of(philox(dropout_key, sample, block));
+        const unsigned bits = first | bits_of(philox(dropout_key, sample, block + 1)) << 4;
         return bits >> element % 4 & 15;
     }
 
     __device__ unsigned bits_of(const Words &words) const {
-        return (words.first >= place.threshold) | (words.second >= place.threshold) << 1 |
-               (words.third >= place.threshold) << 2 | (words.fourth >= place.threshold) << 3;
+        return (words.first >= dropout_key.threshold) | (words.second >= dropout_key.threshold) << 1 |
+               (words.third >= dropout_key.threshold) << 2 | (words.fourth >= dropout_key.threshold) << 3;
     }
 };
 
-// What dropout keeps, a bit for each element: forward draws and writes it, the gradient reads it. There are 32 words
-// for 16 rows and 64 keys, of [H, 4K, blocks of keys, 32] in all, K being the number of pieces. Keys are numbered from
-// the first on that is taken (`positions_before`). Row r of the 16 and key k of the 64 have bit k / 8 * 4 + k % 4 of
-// word k / 4 % 2 * 16 + r % 8 * 2 + r / 8: what a thread needs of two rows, or of four, lies side by side.
+// One bit for each probability: whether dropout keeps it. Forward draws and writes the bits, and backward reads them.
+// 32 words hold 16 rows and 64 keys; all words are [H, 4K, blocks of keys, 32], where K is the number of tiles. Key
+// numbers begin where the iteration does (`positions_before`). Row r of 16 and key k of 64 have bit k / 8 * 4 + k % 4
+// of word k / 4 % 2 * 16 + r % 8 * 2 + r / 8, so that the words that a thread needs, of two or four rows, are adjacent.
 template <class Word>
 struct Kept {
     Word *words;
@@ -136,13 +137,13 @@ struct Kept {
 
     __device__ bool drops() const { return words != nullptr; }
 
-    // The words of the 16 rows and 64 keys of which these are one.
+    // Returns the words of the 16 rows and 64 keys that include this row and key.
     __device__ Word *of(unsigned row, unsigned key_number) const {
         return words + static_cast<unsigned long long>(first + row / 16 * key_blocks + key_number / 64) * 32;
     }
 };
 
-// As many bits as forward makes at once for a word.
+// The type for the bits of a word that one step of forward computes.
 template <int BITS>
 struct PartOfWord;
 template <>
@@ -152,9 +153,9 @@ struct PartOfWord<16> { using Type = unsigned short; };
 template <>
 struct PartOfWord<8> { using Type = unsigned char; };
 
-// Draws what is kept of a warp's 16 rows of scores, from `row` on, and COUNT columns, which are keys from `key_number`
-// on, and writes it down. Each block of words is made by one thread for the two whose keys it is for. Element [j][i] of
-// a thread is kept if bit 4j + i % 2 of `words[i / 2]` is set.
+// Draws and writes the bits of a warp's 16 rows of scores from `row` on and COUNT keys from `key_number` on. A block of
+// random words serves the keys of two threads; one of them computes it. Element [j][i] of a thread is kept if bit
+// 4j + i % 2 of `words[i / 2]` is set.
 template <int COUNT>
 __device__ inline void keep_across(
     unsigned (&words)[2], const Dropout &dropout, const Kept<unsigned> &kept, int row, unsigned key_number) {
@@ -169,7 +170,7 @@ __device__ inline void keep_across(
     for (int i = 0; i < 2; ++i) words[i] = __shfl_sync(0xFFFFFFFFu, bits, lane() / 2 * 2 + i) >> lane() % 2 * 2;
 }
 
-// Reads the same, for any number of columns that does not go beyond the 64 keys.
+// Reads the same bits, for any number of keys up to the end of the 64.
 __device__ inline void kept_across(
     unsigned (&words)[2], const Kept<const unsigned> &kept, int row, unsigned key_number) {
     const unsigned *own = kept.of(row, key_number) + lane() % 4 / 2 * 16 + lane() / 4 * 2;
@@ -178,8 +179,8 @@ __device__ inline void kept_across(
     for (int i = 0; i < 2; ++i) words[i] = pair.at[i] >> (key_number % 64 / 2 + lane() % 2 * 2);
 }
 
-// Reads it where the 16 rows are keys and the COUNT columns are rows of scores, from `row` on. Element [j][i] of a
-// thread is kept if bit i / 2 * 4 of `words[j][i % 2]` is set. All are, where nothing is dropped.
+// Reads the bits if the 16 rows are keys and the COUNT columns are rows of scores from `row` on. Element [j][i] of a
+// thread is kept if bit i / 2 * 4 of `words[j][i % 2]` is set. If nothing is dropped, all bits are set.
 template <int COUNT>
 __device__ inline void kept_down(
     unsigned (&words)[COUNT / 8][2], const Kept<const unsigned> &kept, int row, unsigned key_number) {

@@ -1,16 +1,16 @@
-// The gradient of attention: probabilities are made again from the scores and the logs of their sums, never stored.
+// The gradient of attention, which computes the probabilities again from the scores and the logarithms of their sums.
 //
-// One kernel has rows of queries and goes over the keys; the other has keys and goes over the queries. So each sum is
-// made by one block, in one order. Dao, "FlashAttention-2", 2023, algorithm 2, cut in two.
+// In one kernel a block has rows of queries and iterates over the keys; in the other it has keys and iterates over the
+// queries. So one block computes each sum, in a fixed order. Dao, "FlashAttention-2", 2023, algorithm 2, split in two.
 //
-// What dropout keeps is read as forward has written it: drawn again, it would take half as long again.
+// The kernels read the bits of dropout that forward wrote: drawing them again would take half as long again.
 #include "attention.cuh"
 
-// The assembler chooses how many registers a thread has, but for narrow heads: of those it would keep some in memory.
+// The assembler chooses the number of registers of a thread, except for narrow heads, where it would spill some.
 constexpr int LEAST_BLOCKS = WIDTH < 48 ? 1 : 0;
 
-// Writes the queries' columns of `by_joined` [N, 3C], and for each row and head the product of `gradient` and `output`
-// (both [N, C]), `along` [H, N], which the other kernel needs.
+// Writes the queries' columns of `by_joined` [N, 3C], and to `along` [H, N], for the other kernel, the inner product of
+// `gradient` and `output` (both [N, C]) for each row and head.
 extern "C" __global__ void __launch_bounds__(THREADS, LEAST_BLOCKS) attention_query_gradient(
     const ELEMENT *__restrict__ gradient, const ELEMENT *__restrict__ joined, const ELEMENT *__restrict__ output,
     const float *__restrict__ log_sums, const long long *__restrict__ tiles, const bool *__restrict__ mask, float scale,
@@ -28,16 +28,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, LEAST_BLOCKS) attention_qu
     const long long width = static_cast<long long>(gridDim.y) * HEAD;
     const ELEMENT *queries = joined + piece.first * 3 * width + blockIdx.y * HEAD;
     const long long of_output = piece.first * width + blockIdx.y * HEAD;
-    const auto bring_step = [&](int stage, int begin) {
-        bring<STEP>(key_tiles[stage], queries + width, 3 * width, begin, piece.length);
-        bring<STEP>(value_tiles[stage], queries + 2 * width, 3 * width, begin, piece.length);
+    const auto load_step = [&](int stage, int begin) {
+        load_tile<STEP>(key_tiles[stage], queries + width, 3 * width, begin, piece.length);
+        load_tile<STEP>(value_tiles[stage], queries + 2 * width, 3 * width, begin, piece.length);
     };
 
-    bring<ROWS>(own_queries, queries, 3 * width, piece.begin, piece.length);
-    bring<ROWS>(own_gradients, gradient + of_output, width, piece.begin, piece.length);
-    wait_for_what_was_brought();
+    load_tile<ROWS>(own_queries, queries, 3 * width, piece.begin, piece.length);
+    load_tile<ROWS>(own_gradients, gradient + of_output, width, piece.begin, piece.length);
+    wait_for_tiles();
     __syncthreads();
-    if (STAGES == 2) bring_step(0, -before);
+    if (STAGES == 2) load_step(0, -before);
     Stored *query_rows = own_queries + warp() * 16 * STRIDE;
     const Stored *gradient_rows = own_gradients + warp() * 16 * STRIDE;
     const int first_row = piece.begin + warp() * 16;
@@ -56,12 +56,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, LEAST_BLOCKS) attention_qu
     float by_query[WIDTH / 8][4] = {};
     int stage = 0;
     for (int begin = -before; begin < piece.length; begin += STEP) {
-        if (STAGES == 1) bring_step(0, begin);
+        if (STAGES == 1) load_step(0, begin);
         unsigned stay[2];
         if (kept.drops()) kept_across(stay, kept, first_row, number_of(begin));
-        wait_for_what_was_brought();
+        wait_for_tiles();
         __syncthreads();
-        if (STAGES == 2 && begin + STEP < piece.length) bring_step(1 - stage, begin + STEP);
+        if (STAGES == 2 && begin + STEP < piece.length) load_step(1 - stage, begin + STEP);
         float scores[STEP / 8][4], by_probability[STEP / 8][4];
         times_rows<STEP>(scores, factors_of(query_rows), key_tiles[stage]);
         times_rows<STEP>(by_probability, factors_of(gradient_rows), value_tiles[stage]);
@@ -113,9 +113,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, LEAST_BLOCKS) attention_ke
     const ELEMENT *queries = joined + piece.first * 3 * width + blockIdx.y * HEAD;
     const ELEMENT *gradients = gradient + piece.first * width + blockIdx.y * HEAD;
     const long long of_head = blockIdx.y * rows + piece.first;
-    const auto bring_step = [&](int stage, int begin) {
-        bring<STEP>(query_tiles[stage], queries, 3 * width, begin, piece.length);
-        bring<STEP>(gradient_tiles[stage], gradients, width, begin, piece.length);
+    const auto load_step = [&](int stage, int begin) {
+        load_tile<STEP>(query_tiles[stage], queries, 3 * width, begin, piece.length);
+        load_tile<STEP>(gradient_tiles[stage], gradients, width, begin, piece.length);
         const int row = begin + static_cast<int>(threadIdx.x);
         if (threadIdx.x >= STEP) return;
         const bool exists = row < piece.length;
@@ -125,21 +125,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, LEAST_BLOCKS) attention_ke
 
     Stored *key_rows = own_keys + warp() * 16 * STRIDE, *value_rows = own_values + warp() * 16 * STRIDE;
     const float factor = keys.scale * LOG2_E;
-    // Keys begin where blocks of words do; so the last piece of a sequence may have some more than it has room for.
+    // Keys begin where blocks of random words do, so the last tile of a sequence may have more keys than it holds.
     const int stop = piece.stop == piece.length ? piece.length : piece.stop - before;
     for (int first = piece.begin - before; first < stop; first += ROWS) {
-        bring<ROWS>(own_keys, queries + width, 3 * width, first, piece.length);
-        bring<ROWS>(own_values, queries + 2 * width, 3 * width, first, piece.length);
-        if (STAGES == 2) bring_step(0, 0);
+        load_tile<ROWS>(own_keys, queries + width, 3 * width, first, piece.length);
+        load_tile<ROWS>(own_values, queries + 2 * width, 3 * width, first, piece.length);
+        if (STAGES == 2) load_step(0, 0);
         const int first_key = first + warp() * 16;
         const bool counts[2] = {keys.counts(first_key + lane() / 4), keys.counts(first_key + lane() / 4 + 8)};
         float by_key[WIDTH / 8][4] = {}, by_value[WIDTH / 8][4] = {};
         int stage = 0;
         for (int begin = 0; begin < piece.length; begin += STEP) {
-            if (STAGES == 1) bring_step(0, begin);
-            wait_for_what_was_brought();
+            if (STAGES == 1) load_step(0, begin);
+            wait_for_tiles();
             __syncthreads();
-            if (STAGES == 2 && begin + STEP < piece.length) bring_step(1 - stage, begin + STEP);
+            if (STAGES == 2 && begin + STEP < piece.length) load_step(1 - stage, begin + STEP);
             float scores[STEP / 8][4], by_probability[STEP / 8][4];
             times_rows<STEP>(scores, factors_of(key_rows), query_tiles[stage]);
             unsigned stay[STEP / 8][2];

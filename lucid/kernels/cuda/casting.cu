@@ -1,4 +1,4 @@
-// Rounds float to bfloat16, to nearest, ties to even.
+// Rounds float to bfloat16, to the nearest, ties to even.
 #include "element.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -1,12 +1,12 @@
-// Cross-entropy over a wide vocabulary, and what is the most probable in it: a block of threads to a row.
+// Cross-entropy, and the most probable id, over a wide vocabulary. Each block of threads works on one row.
 //
-// Rows are `width` apart. Of the columns the first `vocabulary` count; those behind it are there for the alignment.
+// Rows begin `width` elements apart. Only the first `vocabulary` columns count; the others align the rows.
 #include "element.cuh"
 #include "reduction.cuh"
 
 constexpr float LEAST = -3.402823466e38f;
 
-// A sum of exponentials, of numbers less the greatest so far.
+// A sum of exponentials of numbers minus the greatest so far.
 struct Exponentials {
     float most, sum;
 };
@@ -22,7 +22,7 @@ __device__ inline Exponentials opposite(Exponentials x, int offset) {
     return {opposite(x.most, offset), opposite(x.sum, offset)};
 }
 
-// Puts `x` where columns do not count, of those from `column` on.
+// Writes `x` to the columns from `column` on that do not count.
 __device__ inline void fill_rest(float (&values)[VECTOR], int column, int vocabulary, float x) {
     if (column + VECTOR <= vocabulary) return;
 #pragma unroll
@@ -31,7 +31,7 @@ __device__ inline void fill_rest(float (&values)[VECTOR], int column, int vocabu
 
 __device__ inline float minus_infinity() { return __uint_as_float(0xFF800000u); }
 
-// The logits are read once: the sum is scaled down whenever a greater one turns up.
+// Reads the logits once: a greater logit scales down the sum so far.
 extern "C" __global__ void __launch_bounds__(THREADS) cross_entropy(
     const ELEMENT *__restrict__ logits, const long long *__restrict__ labels, long long ignore_index,
     float *__restrict__ losses, float *__restrict__ log_sum, int width, int vocabulary) {
@@ -81,7 +81,7 @@ struct Entry {
     int column;
 };
 
-// Of equals the one that comes first.
+// Prefers the first of equals.
 struct Greater {
     __device__ Entry operator()(Entry one, Entry other) const {
         return other.x > one.x || (other.x == one.x && other.column < one.column) ? other : one;
@@ -93,7 +93,7 @@ __device__ inline Entry opposite(Entry entry, int offset) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) argmax(
-    const ELEMENT *__restrict__ x, long long *__restrict__ places, int width, int vocabulary) {
+    const ELEMENT *__restrict__ x, long long *__restrict__ columns, int width, int vocabulary) {
     const ELEMENT *own = x + static_cast<long long>(blockIdx.x) * width;
     // A thread without a column must not win over one with a column.
     Entry found = {LEAST, vocabulary};
@@ -105,5 +105,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) argmax(
         for (int i = 0; i < VECTOR; ++i) found = Greater()(found, {values[i], column + i});
     }
     found = over_row(found, Greater());
-    if (threadIdx.x == 0) places[blockIdx.x] = found.column < vocabulary ? found.column : 0;
+    if (threadIdx.x == 0) columns[blockIdx.x] = found.column < vocabulary ? found.column : 0;
 }

@@ -1,6 +1,7 @@
-// What rows are made of: ELEMENT, which is float or bfloat16, VECTOR of them in one access. All arithmetic is in float.
+// The elements of rows: ELEMENT is float or bfloat16, and an access reads or writes VECTOR of them. All arithmetic is
+// in float.
 //
-// The compiler is told both: -DELEMENT=bfloat16 -DVECTOR=8. Nothing here needs a header of CUDA's.
+// The compiler's flags define both: -DELEMENT=bfloat16 -DVECTOR=8. No CUDA header is needed.
 #pragma once
 
 struct bfloat16 {
@@ -13,7 +14,7 @@ __device__ inline float number(bfloat16 x) { return __uint_as_float(static_cast<
 
 __device__ inline void store(float &target, float x) { target = x; }
 
-// To nearest, ties to even; what is not a number stays so.
+// Rounds to the nearest, ties to even; NaN stays NaN.
 __device__ inline void store(bfloat16 &target, float x) {
 #ifdef __CUDA_ARCH__
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(target.bits) : "f"(x));
@@ -24,7 +25,7 @@ __device__ inline void store(bfloat16 &target, float x) {
 #endif
 }
 
-// What x is once it has been stored.
+// Returns x rounded as if stored and loaded.
 template <class Element>
 __device__ inline float as_stored(float x) {
     Element element;
@@ -32,7 +33,7 @@ __device__ inline float as_stored(float x) {
     return number(element);
 }
 
-// COUNT numbers side by side; a thread reads and writes 16 bytes at once.
+// COUNT adjacent numbers; a thread accesses 16 bytes at once.
 template <class Element, int COUNT>
 struct alignas(sizeof(Element) * COUNT < 16 ? sizeof(Element) * COUNT : 16) Vector {
     Element at[COUNT];
@@ -53,7 +54,7 @@ __device__ inline void store(Element *target, const float (&x)[COUNT]) {
     *reinterpret_cast<Vector<Element, COUNT> *>(target) = vector;
 }
 
-// Writes zeros where there is nothing to load.
+// Loads from `source`, or writes zeros if it is null.
 template <int COUNT, class Element>
 __device__ inline void load_if_any(const Element *source, float (&x)[COUNT]) {
     if (source != nullptr) {

@@ -1,6 +1,6 @@
-// Bias and activation in one pass; its backward in one pass as well, with the bias's gradient. Dropout.
+// Bias and activation in one pass, and their backward with the bias's gradient in one pass. Dropout.
 //
-// A block is LANES x GROUPS threads and goes through ROWS rows.
+// A block has LANES x GROUPS threads and works on ROWS rows.
 #include "element.cuh"
 #include "philox.cuh"
 #include "reduction.cuh"
@@ -10,7 +10,7 @@ constexpr float SQRT_TWO_OVER_PI = 0.79788456f;
 constexpr float DENSITY_AT_0 = 0.39894228f;
 constexpr float CUBIC = 0.044715f;
 
-// The normal distribution. erff loses the digits of the lower tail, which bfloat16 does not have.
+// The normal distribution. erff loses digits in the lower tail, but bfloat16 does not have these digits.
 __device__ inline float distribution(float x, float) { return normcdff(x); }
 __device__ inline float distribution(float x, bfloat16) { return 0.5f + 0.5f * erff(x * SQRT_HALF); }
 
@@ -26,14 +26,14 @@ struct GeluNew {
     __device__ static float value(float x) { return 0.5f * x * (1 + tangent(x)); }
     __device__ static float slope(float x) {
         const float t = tangent(x);
-        // Where tanh is flat, x squared may have overflown: infinity times 0 is not a number.
+        // Where tanh is flat, x * x may have overflowed: infinity times 0 is NaN.
         const float rise = t * t == 1 ? 0.0f : (1 - t * t) * (SQRT_TWO_OVER_PI * (1 + 3 * CUBIC * x * x));
         return 0.5f * (1 + t) + 0.5f * x * rise;
     }
 };
 
 struct Relu {
-    // What is not a number stays so.
+    // NaN stays NaN.
     __device__ static float value(float x) { return x < 0 ? 0 : x; }
     __device__ static float slope(float x) { return x > 0 ? 1 : 0; }
 };
@@ -58,7 +58,7 @@ __device__ inline void activate(
     }
 }
 
-// `sums` [blocks, C] gets the sums of the gradient over each block's rows.
+// Writes to `sums` [blocks, C] the sums of the gradient over each block's rows.
 template <class Kind>
 __device__ inline void activate_gradient(
     const ELEMENT *__restrict__ gradient, const ELEMENT *__restrict__ x, const float *__restrict__ bias,
@@ -100,9 +100,10 @@ ACTIVATION(gelu, Gelu)
 ACTIVATION(gelu_new, GeluNew)
 ACTIVATION(relu, Relu)
 
-// x is `samples` of `size` elements each.
+// x has `size` elements in each sample.
 extern "C" __global__ void __launch_bounds__(LANES *GROUPS)
-    dropout(const ELEMENT *__restrict__ x, ELEMENT *__restrict__ y, long long count, long long size, DRAWS) {
+    dropout(
+        const ELEMENT *__restrict__ x, ELEMENT *__restrict__ y, long long count, long long size, DROPOUT_PARAMETERS) {
     const long long thread = static_cast<long long>(blockIdx.x) * (LANES * GROUPS) + threadIdx.x;
     const long long element = thread * VECTOR;
     if (element >= count) return;
@@ -110,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(LANES *GROUPS)
     const long long first = (positions == nullptr ? 0 : positions[sample] * size) + element % size;
     float values[VECTOR], factors[VECTOR];
     load(x + element, values);
-    keep_factors(PLACE, samples[sample], first, VECTOR % 4 == 0, factors);
+    keep_factors(DROPOUT_KEY, samples[sample], first, VECTOR % 4 == 0, factors);
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) values[i] *= factors[i];
     store(y + element, values);

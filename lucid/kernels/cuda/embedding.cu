@@ -1,8 +1,8 @@
-// Rows of a table at ids, and the gradient of the table, in a fixed order: rows are taken sorted by id, in chunks of ROWS.
-// A table of parameters has its gradient in float, one of other rows (those that have labels) in their own type: OUT.
+// Look-ups in a table, and the table's gradient in a fixed order: rows are summed sorted by id, in chunks of ROWS. The
+// gradient has the type OUT: float for a table of parameters, ELEMENT for a table of activations (rows with labels).
 //
-// An id's rows that lie within one chunk are added up and written at once. Those of an id that goes on into the next
-// chunk leave a sum for each chunk in `parts` [chunks, 2, C]: the first one at 1, those that continue at 0.
+// If all rows of an id are in one chunk, their sum is written at once. If an id continues into the next chunk, each
+// chunk leaves a sum in `parts` [chunks, 2, C]: the first chunk at index 1, the later ones at index 0.
 #include "element.cuh"
 
 #if OUT_IS_FLOAT
@@ -21,7 +21,7 @@ __device__ inline void add_to(Out *target, const float (&sum)[VECTOR]) {
     store(target, values);
 }
 
-// `order` [N] are the rows of `gradient` sorted by their ids, which are `ids` [N].
+// `order` [N] has the rows of `gradient` sorted by id, and `ids` [N] the sorted ids.
 extern "C" __global__ void __launch_bounds__(THREADS) add_within_chunks(
     const ELEMENT *__restrict__ gradient, const long long *__restrict__ ids, const long long *__restrict__ order,
     long long padding_id, Out *__restrict__ out, float *__restrict__ parts, long long rows, int width) {
@@ -30,14 +30,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_within_chunks(
     const long long first = static_cast<long long>(blockIdx.x) * ROWS, stop = min(rows, first + ROWS);
     bool starts_here = first == 0 || ids[first - 1] != ids[first];
     float sum[VECTOR] = {};
-    for (long long place = first; place < stop; ++place) {
+    for (long long position = first; position < stop; ++position) {
         float values[VECTOR];
-        const long long id = ids[place];
-        load(gradient + order[place] * width + column, values);
+        const long long id = ids[position];
+        load(gradient + order[position] * width + column, values);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) sum[i] += values[i];
-        const bool ends_here = place + 1 == rows || ids[place + 1] != id;
-        if (!ends_here && place + 1 < stop) continue;
+        const bool ends_here = position + 1 == rows || ids[position + 1] != id;
+        if (!ends_here && position + 1 < stop) continue;
         if (!starts_here || !ends_here) {
             store(parts + (2 * static_cast<long long>(blockIdx.x) + starts_here) * width + column, sum);
         } else if (id != padding_id) {
@@ -49,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) add_within_chunks(
     }
 }
 
-// Adds up the sums of the id that begins in this chunk and goes on into the next, if there is one.
+// Adds up the sums of the id that begins in this chunk and continues into the next, if there is one.
 extern "C" __global__ void __launch_bounds__(THREADS) add_across_chunks(
     const long long *__restrict__ ids, long long padding_id, Out *__restrict__ out, const float *__restrict__ parts,
     long long rows, int width) {
@@ -77,14 +77,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) look_up(
     ELEMENT *__restrict__ y, int width) {
     const int column = own_column();
     if (column >= width) return;
-    const long long row = blockIdx.x, place = row * width + column;
+    const long long row = blockIdx.x, element = row * width + column;
     float values[VECTOR];
     load(table + ids[row] * width + column, values);
     if (addend != nullptr) {
         float others[VECTOR];
-        load(addend + place, others);
+        load(addend + element, others);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) values[i] += others[i];
     }
-    store(y + place, values);
+    store(y + element, values);
 }

@@ -1,31 +1,31 @@
-// Layer normalisation, alone or together with the bias, the dropout and the residual sum before it.
+// Layer normalisation, alone or fused with the bias, the dropout and the residual sum before it.
 //
-// The threads of one threadIdx.y hold a whole row in registers, so that it is read once: SLOTS or GRADIENT_SLOTS times
-// VECTOR numbers each, those at columns threadIdx.x * VECTOR + slot * blockDim.x * VECTOR.
+// The threads of one threadIdx.y hold a whole row in registers, so that they read it once. Each holds SLOTS or
+// GRADIENT_SLOTS times VECTOR numbers, at columns threadIdx.x * VECTOR + slot * blockDim.x * VECTOR.
 #include "element.cuh"
 #include "philox.cuh"
 #include "reduction.cuh"
 
 __device__ inline int column_of(int slot) { return (slot * blockDim.x + threadIdx.x) * VECTOR; }
 
-// Where a row draws: elements from `first` on of a sample. A row of the array has its own coordinates.
-struct Drawn {
+// The sample in which a row draws, and its first element there. Each row of the array has coordinates.
+struct DropoutOrigin {
     long long sample, first;
 
-    __device__ Drawn(const long long *samples, const long long *positions, long long row, int width)
+    __device__ DropoutOrigin(const long long *samples, const long long *positions, long long row, int width)
         : sample(samples == nullptr ? 0 : samples[row]), first(positions == nullptr ? 0 : positions[row] * width) {}
 };
 
-// Without `bias` and `residual` x itself is normalised; `total` may be null then.
+// Without `bias` and `residual` this normalises x itself, and `total` may be null.
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise(
     const ELEMENT *__restrict__ x, const float *__restrict__ bias, const ELEMENT *__restrict__ residual,
     const float *__restrict__ weight, const float *__restrict__ shift, float epsilon, ELEMENT *__restrict__ total,
     ELEMENT *__restrict__ y, float *__restrict__ mean, float *__restrict__ reciprocal, long long rows, int width,
-    DRAWS) {
+    DROPOUT_PARAMETERS) {
     const long long row = static_cast<long long>(blockIdx.x) * blockDim.y + threadIdx.y;
     const bool inside = row < rows;
     const long long start = row * width;
-    const Drawn drawn(inside ? samples : nullptr, inside ? positions : nullptr, row, width);
+    const DropoutOrigin origin(inside ? samples : nullptr, inside ? positions : nullptr, row, width);
     float values[SLOTS][VECTOR], sum = 0;
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
@@ -38,12 +38,12 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise(
 #pragma unroll
             for (int i = 0; i < VECTOR; ++i) values[slot][i] += other[i];
             if (samples != nullptr) {
-                keep_factors(PLACE, drawn.sample, drawn.first + column, VECTOR % 4 == 0, factors);
+                keep_factors(DROPOUT_KEY, origin.sample, origin.first + column, VECTOR % 4 == 0, factors);
 #pragma unroll
                 for (int i = 0; i < VECTOR; ++i) values[slot][i] *= factors[i];
             }
             load(residual + start + column, other);
-            // Backward reads what is stored: that is what has to be normalised.
+            // Backward reads the stored sum, so normalise the sum as stored.
 #pragma unroll
             for (int i = 0; i < VECTOR; ++i) values[slot][i] = as_stored<ELEMENT>(values[slot][i] + other[i]);
             store(total + start + column, values[slot]);
@@ -81,17 +81,17 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise(
     }
 }
 
-// What a thread adds up over the rows, of the columns that it holds.
+// A thread's sums over the rows, for the columns that it holds.
 struct ColumnSums {
     float by_weight[GRADIENT_SLOTS][VECTOR], by_shift[GRADIENT_SLOTS][VECTOR], by_bias[GRADIENT_SLOTS][VECTOR];
 };
 
-// `sums` [3, blocks, C] gets those over each block's rows: of the gradients by weight, shift and bias. That by bias is
-// of what dropout makes of the gradient by x, which goes to `by_x` unless that is null.
+// Writes to `sums` [3, blocks, C] the sums over each block's rows of the gradients by weight, shift and bias. The
+// gradient by bias sums the gradient by x after dropout. If elements are dropped, `by_x` gets this gradient.
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise_gradient(
     const ELEMENT *__restrict__ gradient, const ELEMENT *__restrict__ x, const float *__restrict__ weight,
     const float *__restrict__ mean, const float *__restrict__ reciprocal, ELEMENT *__restrict__ by_total,
-    ELEMENT *__restrict__ by_x, float *__restrict__ sums, long long rows, int width, DRAWS) {
+    ELEMENT *__restrict__ by_x, float *__restrict__ sums, long long rows, int width, DROPOUT_PARAMETERS) {
     const long long first = static_cast<long long>(blockIdx.x) * ROWS;
     ColumnSums columns = {};
     for (int offset = 0; offset < ROWS; offset += blockDim.y) {
@@ -99,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise_gradient
         const bool inside = offset + threadIdx.y < ROWS && row < rows;
         const long long start = row * width;
         const float middle = inside ? mean[row] : 0, scale = inside ? reciprocal[row] : 0;
-        const Drawn drawn(inside ? samples : nullptr, inside ? positions : nullptr, row, width);
+        const DropoutOrigin origin(inside ? samples : nullptr, inside ? positions : nullptr, row, width);
         float by_y[GRADIENT_SLOTS][VECTOR], normalised[GRADIENT_SLOTS][VECTOR], total = 0, product = 0;
 #pragma unroll
         for (int slot = 0; slot < GRADIENT_SLOTS; ++slot) {
@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1) normalise_gradient
             store(by_total + start + column, values);
             if (samples != nullptr) {
                 float factors[VECTOR];
-                keep_factors(PLACE, drawn.sample, drawn.first + column, VECTOR % 4 == 0, factors);
+                keep_factors(DROPOUT_KEY, origin.sample, origin.first + column, VECTOR % 4 == 0, factors);
 #pragma unroll
                 for (int i = 0; i < VECTOR; ++i) values[i] = as_stored<ELEMENT>(values[i]) * factors[i];
                 store(by_x + start + column, values);

@@ -1,11 +1,11 @@
-// AdamW and LAMB over flat buffers of float. `rounded` is null, or gets the new values as bfloat16.
+// AdamW and LAMB over flat buffers of float. `bfloat16_copy`, if not null, gets the new values as bfloat16.
 //
-// `factors` [4] are the learning rate, what gradients are multiplied by, and the factors of Adam's direction and of the
-// root in it. Where the second is not finite, nothing changes.
+// `factors` [4] are the learning rate, the scale of the gradients, and the factors of Adam's direction and of its root.
+// If the scale is not finite, nothing changes.
 #include "element.cuh"
 #include "reduction.cuh"
 
-// How gradients are folded into the moments, and how Adam's direction follows from these.
+// The constants by which gradients update the moments and the moments give Adam's direction.
 #define RATES float first_beta, float first_rest, float second_beta, float second_rest, float epsilon
 
 struct Factors {
@@ -21,7 +21,7 @@ struct Factors {
           are_finite(factors[1] - factors[1] == 0) {}
 };
 
-// One thread: counts an update, unless the gradient's scale is not finite.
+// Counts an update, unless the gradient's scale is not finite. Runs in one thread.
 extern "C" __global__ void __launch_bounds__(1) update_factors(
     const double *__restrict__ learning_rate, const double *__restrict__ gradient_scale,
     long long *__restrict__ updates, double *__restrict__ factors, double first_beta, double second_beta) {
@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(1) update_factors(
     factors[3] = 1 / sqrt(1 - pow(second_beta, number));
 }
 
-// Some elements of the buffers, in registers.
+// Elements of the buffers, in registers.
 struct Elements {
     float values[VECTOR], first_moments[VECTOR], second_moments[VECTOR];
 
@@ -60,14 +60,15 @@ struct Elements {
     }
 };
 
-__device__ inline void store_values(float *values, bfloat16 *rounded, long long element, const float (&x)[VECTOR]) {
+__device__ inline void store_values(
+    float *values, bfloat16 *bfloat16_copy, long long element, const float (&x)[VECTOR]) {
     store(values + element, x);
-    if (rounded != nullptr) store(rounded + element, x);
+    if (bfloat16_copy != nullptr) store(bfloat16_copy + element, x);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) adamw(
     float *__restrict__ values, const float *__restrict__ gradients, float *__restrict__ first_moments,
-    float *__restrict__ second_moments, bfloat16 *__restrict__ rounded, const double *__restrict__ given_factors,
+    float *__restrict__ second_moments, bfloat16 *__restrict__ bfloat16_copy, const double *__restrict__ given_factors,
     long long count, double weight_decay, RATES) {
     const long long element = (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x) * VECTOR;
     const Factors factors(given_factors);
@@ -80,10 +81,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw(
     store(second_moments + element, own.second_moments);
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i) own.values[i] = own.values[i] * left - own.direction(i, factors, epsilon) * rate;
-    store_values(values, rounded, element, own.values);
+    store_values(values, bfloat16_copy, element, own.values);
 }
 
-// `squares` [K, 2] gets the sums of the squares of values and of update in each block [bounds[k], bounds[k + 1]).
+// Writes to `squares` [K, 2] the sums of the squares of values and update in each block [bounds[k], bounds[k + 1]).
 extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_moments(
     const float *__restrict__ values, const float *__restrict__ gradients, float *__restrict__ first_moments,
     float *__restrict__ second_moments, const long long *__restrict__ bounds, double *__restrict__ squares,
@@ -112,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_moments(
     squares[2 * blockIdx.x + 1] = of_update;
 }
 
-// A block of threads to a parameter, whose blocks are [first_blocks[p], first_blocks[p + 1]).
+// Each block of threads works on one parameter, whose blocks are [first_blocks[p], first_blocks[p + 1]).
 extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_rates(
     const double *__restrict__ squares, const long long *__restrict__ first_blocks,
     const double *__restrict__ given_factors, double *__restrict__ rates, int adapting) {
@@ -132,7 +133,7 @@ extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_rates(
 // Subtracts the update times the rate of its block.
 extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_update(
     float *__restrict__ values, const float *__restrict__ first_moments, const float *__restrict__ second_moments,
-    bfloat16 *__restrict__ rounded, const long long *__restrict__ bounds, const double *__restrict__ rates,
+    bfloat16 *__restrict__ bfloat16_copy, const long long *__restrict__ bounds, const double *__restrict__ rates,
     const double *__restrict__ given_factors, float weight_decay, float epsilon) {
     const Factors factors(given_factors);
     const auto rate = static_cast<float>(rates[blockIdx.x]);
@@ -145,6 +146,6 @@ extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_update(
             const float update = own.direction(i, factors, epsilon) + own.values[i] * weight_decay;
             own.values[i] -= update * rate;
         }
-        store_values(values, rounded, element, own.values);
+        store_values(values, bfloat16_copy, element, own.values);
     }
 }

@@ -1,7 +1,7 @@
-// Sums among the threads of a block, in an order that the block's shape alone decides: no atomics.
+// Sums among the threads of a block, in an order that depends only on the block's shape, without atomics.
 //
-// The threads of one row of a block (one threadIdx.y) work on one row of an array; blockDim.x is a multiple of 32. All
-// threads of the block have to come here together.
+// The threads with one threadIdx.y work on one row of an array; blockDim.x is a multiple of 32. All threads of a block
+// must call these functions together.
 #pragma once
 
 constexpr int MOST_WARPS = 32;
@@ -12,7 +12,7 @@ struct Sum {
     __device__ Number operator()(Number x, Number y) const { return x + y; }
 };
 
-// Two sums that are made together, for half the barriers.
+// Two sums at once, which need half the barriers.
 struct Two {
     float first, second;
 };
@@ -25,7 +25,7 @@ struct Greatest {
     __device__ float operator()(float x, float y) const { return fmaxf(x, y); }
 };
 
-// What the thread whose number in its warp differs by the bit `offset` has.
+// Returns the x of the thread in this warp whose number differs in the bit `offset`.
 template <class Number>
 __device__ inline Number opposite(Number x, int offset) { return __shfl_xor_sync(0xFFFFFFFFu, x, offset); }
 
@@ -38,7 +38,7 @@ __device__ inline Number over_warp(Number x, Join join) {
     return x;
 }
 
-// Joins what the threads of a row have; each of them gets the result.
+// Joins the values of the threads of a row; all of them get the result.
 template <class Number, class Join>
 __device__ inline Number over_row(Number x, Join join) {
     x = over_warp(x, join);
@@ -49,13 +49,13 @@ __device__ inline Number over_row(Number x, Join join) {
     __syncthreads();
     if (lane == 0) own[warp] = x;
     __syncthreads();
-    // The joins are of the same numbers in the same order in each thread.
+    // Each thread joins the same numbers in the same order.
     x = own[0];
     for (unsigned other = 1; other < warps; ++other) x = join(x, own[other]);
     return x;
 }
 
-// Adds up what threads of one threadIdx.x have; those of threadIdx.y 0 get the sums.
+// Adds the values of the threads with one threadIdx.x; the thread with threadIdx.y 0 gets the sum.
 template <int COUNT>
 __device__ inline void over_groups(float (&sums)[COUNT]) {
     __shared__ float room[COUNT][MOST_GROUPED_THREADS];

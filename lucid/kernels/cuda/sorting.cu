@@ -1,13 +1,13 @@
-// A stable sort of ids by digits of 8 bits, the lowest first: one pass a digit, of two kernels. Nothing is atomic.
+// A stable sort of ids by digits of 8 bits, the lowest first, without atomics. Each digit takes a pass of two kernels.
 //
-// A block goes through CHUNK ids. Its thread d minds digit d: it reads the chunk's ids one by one, in their order.
+// A block works on CHUNK ids. Its thread d handles digit d, and reads the chunk's ids one by one, in their order.
 #include "element.cuh"
 
 constexpr int DIGITS = 256;
 
 __device__ inline int digit_of(long long id, int shift) { return static_cast<int>(id >> shift) & (DIGITS - 1); }
 
-// Brings the digits of the block's ids into shared memory. Returns how many there are.
+// Loads the digits of the block's ids into shared memory, and returns their number.
 __device__ inline int load_digits(const long long *ids, long long count, int shift, int (&digits)[CHUNK]) {
     const long long first = static_cast<long long>(blockIdx.x) * CHUNK;
     const int here = static_cast<int>(min(count - first, static_cast<long long>(CHUNK)));
@@ -16,7 +16,7 @@ __device__ inline int load_digits(const long long *ids, long long count, int shi
     return here;
 }
 
-// `counts` [blocks, DIGITS] gets how often each digit occurs in each block's ids [N].
+// Writes to `counts` [blocks, DIGITS] how often each digit occurs in each block's ids [N].
 extern "C" __global__ void __launch_bounds__(DIGITS)
     count_digits(const long long *__restrict__ ids, int *__restrict__ counts, long long count, int shift) {
     __shared__ int digits[CHUNK];
@@ -26,8 +26,8 @@ extern "C" __global__ void __launch_bounds__(DIGITS)
     counts[static_cast<long long>(blockIdx.x) * DIGITS + own] = total;
 }
 
-// Moves ids, and the numbers of the rows that they are of, behind all with a lower digit, and all with the same digit
-// before them. Without `rows` [N] they are numbered as they come.
+// Moves each id, and the number of its row, behind all ids with a lower digit and the earlier ids with the same digit.
+// Without `rows` [N] the rows are numbered in order.
 extern "C" __global__ void __launch_bounds__(DIGITS) place_by_digit(
     const long long *__restrict__ ids, const long long *__restrict__ rows, const int *__restrict__ counts,
     long long *__restrict__ sorted_ids, long long *__restrict__ sorted_rows, long long count, int shift) {
@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(DIGITS) place_by_digit(
         total += found;
         before += block < blockIdx.x ? found : 0;
     }
-    // The sums of all totals up to each digit's.
+    // Prefix sums of the digits' totals.
     ends[own] = total;
     __syncthreads();
     for (int distance = 1; distance < DIGITS; distance *= 2) {

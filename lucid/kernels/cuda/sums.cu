@@ -1,8 +1,8 @@
-// Sums over rows, in two passes: over the rows of each block, then over the blocks. Sums of squares over a flat buffer.
+// Sums over rows, in two passes: over the rows of each block, and over the blocks. Sums of squares over a flat buffer.
 #include "element.cuh"
 #include "reduction.cuh"
 
-// `sums` [blocks, C] gets the sums of x [N, C] over each block's rows.
+// Writes to `sums` [blocks, C] the sums of x [N, C] over each block's rows.
 extern "C" __global__ void __launch_bounds__(LANES *GROUPS)
     column_sums(const ELEMENT *__restrict__ x, float *__restrict__ sums, long long rows, int width) {
     const int column = (blockIdx.y * LANES + threadIdx.x) * VECTOR;
@@ -20,8 +20,8 @@ extern "C" __global__ void __launch_bounds__(LANES *GROUPS)
     if (inside && threadIdx.y == 0) store(sums + static_cast<long long>(blockIdx.x) * width + column, total);
 }
 
-// Each of three vectors [C], unless it is null, gets the sums of its part of `sums` [3, blocks, C] over the blocks. They
-// are added to it if its bit in `added` is set.
+// Writes to each of three vectors [C], unless null, the sums of its part of `sums` [3, blocks, C] over the blocks, or
+// adds them if its bit in `added` is set.
 extern "C" __global__ void __launch_bounds__(LANES *BLOCK_GROUPS) block_sums(
     const float *__restrict__ sums, float *__restrict__ first, float *__restrict__ second, float *__restrict__ third,
     int added, int blocks, int width) {
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(LANES *BLOCK_GROUPS) block_sums(
     if (column < width && threadIdx.y == 0) out[column] = added >> blockIdx.y & 1 ? out[column] + total[0] : total[0];
 }
 
-// `sums` [K] gets the sums of the squares of x in each block [bounds[k], bounds[k + 1]).
+// Writes to `sums` [K] the sums of the squares of x in each block [bounds[k], bounds[k + 1]).
 extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK)
     squared_sums(const ELEMENT *__restrict__ x, const long long *__restrict__ bounds, double *__restrict__ sums) {
     const long long stop = bounds[blockIdx.x + 1];
@@ -56,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK)
     if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
 
-// `root` gets the square root of the sum of all. One block does it: there are some thousands.
+// Writes to `root` the square root of the sum of all sums, of which there are thousands: one block suffices.
 extern "C" __global__ void __launch_bounds__(THREADS_OF_ROOT)
     root_of_sum(const double *__restrict__ sums, double *__restrict__ root, long long count) {
     double total = 0;

@@ -1,8 +1,8 @@
-// Products of 16 rows, which one warp has, with a tile in shared memory: by tensor cores, from bfloat16, where
-// TENSOR_CORES is 1; else by fused additions, from float. Both are added in float.
+// Products of a warp's 16 rows with a tile in shared memory: with tensor cores on bfloat16 if TENSOR_CORES is 1, and
+// with fused multiply-add on float otherwise. Both accumulate in float.
 //
-// HEAD is the number of columns of a tile, WARPS that of warps in a block. A warp's part of a result of 16 rows and 8n
-// columns is float [n][4]: thread 4g + c holds at [j] the columns 8j + 2c and the next, of row g, then of row g + 8.
+// A tile has HEAD columns, a block WARPS warps. A thread's part of a result of 16 rows and 8n columns is float [n][4]:
+// thread 4g + c holds at [j] columns 8j + 2c and 8j + 2c + 1 of row g, and then of row g + 8.
 #pragma once
 
 #include "element.cuh"
@@ -17,13 +17,13 @@ __device__ inline int warp() { return static_cast<int>(threadIdx.x / 32); }
 
 using Stored = bfloat16;
 constexpr int WIDTH = HEAD;
-// Rows begin an odd number of 16 bytes apart, so that eight of them, read at once, lie in different banks.
+// Rows begin an odd multiple of 16 bytes apart, so that eight rows that are read at once are in different banks.
 constexpr int STRIDE = WIDTH + 8;
 constexpr int PIECES = WIDTH / 8;
-// Tiles come in turns: while one is worked on, the next is on its way.
+// Double buffering: the next tile is loaded during the work on this one.
 constexpr int STAGES = 2;
 
-// Sixteen rows as factors from the left.
+// Sixteen rows as left factors.
 struct Factors {
     unsigned at[WIDTH / 16][4];
 };
@@ -37,9 +37,9 @@ __device__ inline Factors factors_of(const Stored *rows) {
     return factors;
 }
 
-// Begins to bring rows [first, first + COUNT) of `source` into a tile; those outside of [0, length) become zeros.
+// Begins to load rows [first, first + COUNT) of `source` into a tile; rows outside of [0, length) become zeros.
 template <int COUNT>
-__device__ inline void bring(Stored *tile, const ELEMENT *source, long long stride, int first, int length) {
+__device__ inline void load_tile(Stored *tile, const ELEMENT *source, long long stride, int first, int length) {
 #pragma unroll
     for (int begin = 0; begin < COUNT * PIECES; begin += THREADS) {
         const int slot = begin + static_cast<int>(threadIdx.x), row = slot / PIECES, piece = slot % PIECES;
@@ -54,9 +54,9 @@ __device__ inline void bring_float(float *target, const float *source, bool exis
     copy_float_later(target, source, exists);
 }
 
-__device__ inline void wait_for_what_was_brought() { wait_for_copies(); }
+__device__ inline void wait_for_tiles() { wait_for_copies(); }
 
-// result = the rows in `factors` times the COUNT rows of a tile, transposed.
+// result = the rows of `factors` times the transposed tile of COUNT rows.
 template <int COUNT>
 __device__ inline void times_rows(float (&result)[COUNT / 8][4], const Factors &factors, const Stored *tile) {
     static_assert(COUNT % 16 == 0);
@@ -78,7 +78,7 @@ __device__ inline void times_rows(float (&result)[COUNT / 8][4], const Factors &
     }
 }
 
-// sum += x, rounded to bfloat16, times the COUNT rows of a tile.
+// sum += x, rounded to bfloat16, times the tile of COUNT rows.
 template <int COUNT>
 __device__ inline void add_times(float (&sum)[WIDTH / 8][4], const float (&x)[COUNT / 8][4], const Stored *tile) {
     static_assert(COUNT % 16 == 0);
@@ -113,7 +113,7 @@ struct Factors {
 __device__ inline Factors factors_of(const Stored *rows) { return {rows}; }
 
 template <int COUNT>
-__device__ inline void bring(Stored *tile, const ELEMENT *source, long long stride, int first, int length) {
+__device__ inline void load_tile(Stored *tile, const ELEMENT *source, long long stride, int first, int length) {
     for (int slot = static_cast<int>(threadIdx.x); slot < COUNT * WIDTH; slot += THREADS) {
         const int row = slot / WIDTH, column = slot % WIDTH;
         const bool exists = first + row >= 0 && first + row < length && column < HEAD;
@@ -125,7 +125,7 @@ __device__ inline void bring_float(float *target, const float *source, bool exis
     *target = exists ? *source : 0.0f;
 }
 
-__device__ inline void wait_for_what_was_brought() {}
+__device__ inline void wait_for_tiles() {}
 
 template <int COUNT>
 __device__ inline void times_rows(float (&result)[COUNT / 8][4], const Factors &factors, const Stored *tile) {
@@ -179,8 +179,8 @@ __device__ inline void add_times(float (&sum)[WIDTH / 8][4], const float (&x)[CO
 
 #endif
 
-// Writes x, of which row g is multiplied by `upper` and row g + 8 by `lower`, to rows [begin, stop) of the 16 rows of
-// `target`. `rows` is the warp's room in shared memory, which it spoils.
+// Writes x to rows [begin, stop) of the 16 rows of `target`, with row g multiplied by `upper` and row g + 8 by `lower`.
+// Overwrites `rows`, the warp's buffer in shared memory.
 __device__ inline void write_rows(
     ELEMENT *target, long long stride, int begin, int stop, Stored *rows, const float (&x)[WIDTH / 8][4], float upper,
     float lower) {
@@ -213,8 +213,8 @@ __device__ inline void write_rows(
 #endif
 }
 
-// The products of the warp's 16 rows in shared memory with those of `others`, row by row: thread 2r + 1 and the one
-// before get that of row r. Those from `stop` on are zeros.
+// Returns inner products of the warp's 16 rows in shared memory with the rows of `others`: threads 2r and 2r + 1 get
+// the product of row r, which is zero from row `stop` on.
 __device__ inline float dots_of_rows(const Stored *rows, const ELEMENT *others, long long stride, int stop) {
     const int row = lane() / 2;
     const Stored *own = rows + row * STRIDE;
