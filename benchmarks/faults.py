@@ -121,7 +121,7 @@ def time_restart(run_file: Path, folder: Path) -> float:
         if not killed and line.startswith("step     20/"):
             os.kill(rank_processes(process.pid)[-1], 9)
             killed = time.time()
-        elif "goes on from step" in line:
+        elif "resumes from step" in line:
             break
     next(process.stdout)
     seconds = time.time() - killed

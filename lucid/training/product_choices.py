@@ -79,13 +79,15 @@ def choices_so_far(communicator: Communicator) -> ProductChoices:
     from lucid.kernels.cuda import algorithms, plans
 
     own, cards = algorithms.used(), gather_texts(communicator, plans.card_of(communicator.device))
-    told: OfCards = json.loads(broadcast_text(communicator, json.dumps(own)))
+    common: OfCards = json.loads(broadcast_text(communicator, json.dumps(own)))
     for card in dict.fromkeys(cards[1:]):
         if card != cards[0]:
-            told[card] = json.loads(broadcast_text(communicator, json.dumps(own.get(card, {})), root=cards.index(card)))
-    different = differences(own, told)
+            common[card] = json.loads(
+                broadcast_text(communicator, json.dumps(own.get(card, {})), root=cards.index(card))
+            )
+    different = differences(own, common)
     texts = gather_texts(communicator, json.dumps(different) if different else "")
-    return merged(told, [json.loads(text) if text else {} for text in texts])
+    return merged(common, [json.loads(text) if text else {} for text in texts])
 
 
 def differences(own: Mapping[str, Choices], others: Mapping[str, Choices]) -> OfCards:
@@ -100,12 +102,12 @@ def differences(own: Mapping[str, Choices], others: Mapping[str, Choices]) -> Of
     return found
 
 
-def merged(told: Mapping[str, Choices], of_ranks: Sequence[Mapping[str, Choices]]) -> ProductChoices:
-    """Return the common choices `told`, together with the different ones of each rank.
+def merged(common: Mapping[str, Choices], of_ranks: Sequence[Mapping[str, Choices]]) -> ProductChoices:
+    """Return the `common` choices together with the different ones of each rank.
 
-    A choice that is missing in `told` is common in the version of the lowest rank that has it.
+    For a product without a common choice, that of the lowest rank with one becomes common.
     """
-    of_all: OfCards = {card: dict(choices) for card, choices in told.items()}
+    of_all: OfCards = {card: dict(choices) for card, choices in common.items()}
     for choices in of_ranks:
         for card, different in choices.items():
             of_all[card] = {**different, **of_all.get(card, {})}

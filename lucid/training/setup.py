@@ -126,13 +126,13 @@ def _open_alone(
         kernels.of(np.zeros(0, np.float32))  # loads or compiles the kernels now, and not in the first step
     else:
         kernels.check_gpu_kernels()
-    messages = [said for said in (communicator.remark, remark) if said]
+    messages = [text for text in (communicator.remark, remark) if text]
     corpora = open_corpora(config)
     random.manual_seed(config.train.seed)
     if communicator.rank > 0:
         return corpora, _overwritten_model(config), None, messages
-    checkpoint, said = find_start(config, corpora, store)
-    messages.extend(said)
+    checkpoint, of_start = find_start(config, corpora, store)
+    messages.extend(of_start)
     if checkpoint is None and config.initial_model is not None:
         return corpora, _initial_model(config, config.initial_model), None, messages
     # A run that starts at step 0 with another run's weights has computed nothing yet.

@@ -21,17 +21,17 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> t
     Reads no weights. Raises a `LucidError` if the checkpoint, or the initial model, does not fit the settings.
     """
     checkpoint, problems = store.newest()
-    said = [f"passed over a checkpoint: {problem}" for problem in problems]
+    messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
     if checkpoint is not None:
-        said.extend(_check_same_run(config, corpora, checkpoint))
-        said.append(f"goes on from step {checkpoint.state.step:,} ({checkpoint.folder})")
+        messages.extend(_check_same_run(config, corpora, checkpoint))
+        messages.append(f"resumes from step {checkpoint.state.step:,} ({checkpoint.folder})")
     elif config.initial_checkpoint is not None:
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
-        said.append(f"starts with the weights and moments of {checkpoint.folder}")
+        messages.append(f"starts with the weights and moments of {checkpoint.folder}")
     elif config.initial_model is not None:
         _check_initial_model(config, config.initial_model)
-        said.append(f"starts with the weights of {config.initial_model}")
-    return checkpoint, said
+        messages.append(f"starts with the weights of {config.initial_model}")
+    return checkpoint, messages
 
 
 # Fields of a model's configuration that determine the meaning of its weights.
@@ -105,7 +105,7 @@ def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfi
     before = from_dict(checkpoint.state.config)
     difference = _shape_difference(before.model, now.model)
     if difference:
-        raise CheckpointError(f"{checkpoint.folder} is of another model ({difference}): {advice}")
+        raise CheckpointError(f"{checkpoint.folder} was trained with another model ({difference}): {advice}")
     if before.optimizer.name != now.optimizer.name:
         raise CheckpointError(f"{checkpoint.folder} was trained with optimizer.name={before.optimizer.name}: {advice}")
     return before

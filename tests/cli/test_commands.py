@@ -61,7 +61,7 @@ def run_folder(corpus_folder, tmp_path_factory):
 def test_training_prints_the_paths_of_its_results(lucid, run_folder):
     code, output, _ = lucid("train", run_folder.parent / "run.yaml")
     assert code == 0
-    assert "goes on from step 6" in output
+    assert "resumes from step 6" in output
     assert re.search(r"held out: MLM loss \d\.\d+ \(by token frequency: \d\.\d+\), perplexity", output)
     for line in ("checkpoint  ", "metrics     ", "loss plot   "):
         (found,) = [found for found in output.splitlines() if found.startswith(line)]
@@ -86,7 +86,7 @@ def test_a_run_is_not_continued_with_another_model_corpus_or_seed(lucid, run_fol
     file = run_folder.parent / "run.yaml"
     code, _, errors = lucid("train", file, "model.hidden_size=32")
     assert (code, errors.count("\n")) == (2, 1)
-    assert "is of another model (hidden_size 16 instead of 32)" in errors
+    assert "was trained with another model (hidden_size 16 instead of 32)" in errors
     assert "beyond train.steps=3" in lucid("train", file, "train.steps=3")[2]
     code, _, errors = lucid("train", file, "train.seed=5")
     assert (code, errors.count("\n")) == (2, 1)
@@ -290,14 +290,17 @@ def test_a_second_phase_starts_with_weights_and_moments_and_a_new_schedule(lucid
     # The next start goes on with the new run, whatever has become of the old one.
     code, output, _ = lucid("train", file, *overrides, "train.steps=3", f"initial_checkpoint={tmp_path / 'gone'}")
     assert code == 0
-    assert "goes on from step 1" in output
+    assert "resumes from step 1" in output
 
 
 def test_a_second_phase_of_another_kind_is_refused(lucid, run_folder, text_file, tmp_path):
     file = run_folder.parent / "run.yaml"
     overrides = f"initial_checkpoint={run_folder}", f"run_folder={tmp_path / 'next'}"
     for override, fragment in (
-        ("model.hidden_size=32", "is of another model (hidden_size 16 instead of 32): choose another initial_chec"),
+        (
+            "model.hidden_size=32",
+            "was trained with another model (hidden_size 16 instead of 32): choose another initial_chec",
+        ),
         ("optimizer.name=lamb", "was trained with optimizer.name=adamw: choose another initial_checkpoint"),
         (f"initial_model={run_folder}", "initial_model and initial_checkpoint are both set"),
         (f"run_folder={run_folder}", "initial_checkpoint lies in run_folder"),

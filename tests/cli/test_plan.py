@@ -89,14 +89,14 @@ def test_a_checkpoint_is_as_large_as_planned(plan, settings_file):
 def test_a_begun_run_is_planned_to_resume(plan, settings_file):
     with pytest.raises(SystemExit):
         main(["train", str(settings_file), "train.steps=3"])
-    assert "goes on from step 3" in plan(settings_file)[1]["start"]
+    assert "resumes from step 3" in plan(settings_file)[1]["start"]
     # Whatever has become of what it started from.
-    assert "goes on from step 3" in plan(settings_file, "initial_model=/nowhere/model")[1]["start"]
+    assert "resumes from step 3" in plan(settings_file, "initial_model=/nowhere/model")[1]["start"]
     start = plan(settings_file, "data.path=/nowhere/corpus")[1]["start"]
     assert start.endswith("checkpoints; whether it fits shows when the corpus is there")
     code, _, errors = plan(settings_file, "model.hidden_size=32")
     assert code == 2
-    assert "is of another model (hidden_size 16 instead of 32)" in errors
+    assert "was trained with another model (hidden_size 16 instead of 32)" in errors
 
 
 def test_a_model_to_start_from_must_fit(plan, settings_file, corpus_folder, tmp_path):

@@ -115,7 +115,7 @@ def test_a_run_whose_rank_is_killed_ends_with_the_weights_of_an_undisturbed_one(
     os.kill(run.ranks()[0], signal.SIGKILL)
     run.read_until("lucid launch: failed with exit code")
     assert "newest checkpoint: step 40; restart 1 of 3 in 0 s with 2 ranks" in run.output
-    run.read_until("goes on from step 40")
+    run.read_until("resumes from step 40")
     assert run.finish() == 0, run.output
     assert "finished at step 150 of 150" in run.output
     assert weights(tmp_path / "run") == weights(undisturbed)

@@ -101,7 +101,7 @@ def test_a_run_resumes_when_its_corpus_is_restored(
         assert_corpus_error(process, corpus / SHARD)
     shutil.copyfile(corpus_folder / SHARD, corpus / SHARD)
     reached = CheckpointStore(tmp_path / "run/checkpoints").newest()[0].state.step
-    assert f"goes on from step {reached}" in train_until(2, "run", reached + 2, *overrides)
+    assert f"resumes from step {reached}" in train_until(2, "run", reached + 2, *overrides)
 
 
 def test_a_corpus_prepared_anew_during_a_run_ends_it(command: list[str], corpus: Path, tmp_path: Path) -> None:

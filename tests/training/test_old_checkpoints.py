@@ -23,5 +23,5 @@ def test_a_run_of_an_earlier_version_goes_on_along_its_curve(tmp_path, monkeypat
     curve = losses(Path("run"))
     with pytest.raises(SystemExit) as leaving:
         main(["train", "run.yaml"])
-    assert (leaving.value.code, "goes on from step 4" in capsys.readouterr().out) == (0, True)
+    assert (leaving.value.code, "resumes from step 4" in capsys.readouterr().out) == (0, True)
     assert losses(Path("run")) == pytest.approx(curve, rel=1e-4)

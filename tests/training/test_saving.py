@@ -71,7 +71,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_resumes_as_if_undisturbed(
     assert (checkpoint.state.step, problems) == (20, [])
     resumed = run_ranks(2, *TRAIN, str(run_file))
     assert resumed.returncode == 0, resumed.stdout
-    assert "goes on from step 20" in resumed.stdout
+    assert "resumes from step 20" in resumed.stdout
     assert losses(tmp_path / "run") == losses(undisturbed(2))
     weights = [find_model(folder) / "model.safetensors" for folder in (tmp_path / "run", undisturbed(2))]
     assert weights[0].read_bytes() == weights[1].read_bytes()
