@@ -67,11 +67,10 @@ def _exact_reduction(run: Run) -> list[str]:
     micro_batches = run.config.exact_micro_batches(run.communicator.size)
     if micro_batches is None:
         return []
-    buffers, size = buffers_needed(micro_batches), run.ddp.flat.gradients.nbytes
+    buffers, size = count(buffers_needed(micro_batches), "gradient buffer"), run.ddp.flat.gradients.nbytes
     return [
-        f"exact reduction: {micro_batches} micro-batch{'es' * (micro_batches > 1)} a rank in up to {buffers} gradient "
-        f"buffer{'s' * (buffers > 1)} of {size / 1e6:,.0f} MB, {run.config.threads_per_rank} thread"
-        f"{'s' * (run.config.threads_per_rank != 1)} a rank"
+        f"exact reduction: {micro_batches} micro-batch{'es' * (micro_batches > 1)} a rank in up to {buffers} of "
+        f"{size / 1e6:,.0f} MB, {count(run.config.threads_per_rank or 1, 'thread')} a rank"
     ]
 
 

@@ -23,7 +23,7 @@ from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
-from lucid.training.start import changed_numerics, find_start
+from lucid.training.start import changed_environment, find_start
 from lucid.training.window import WindowSums
 
 
@@ -137,7 +137,7 @@ def _open_alone(
         return corpora, _initial_model(config, config.initial_model), None, messages
     # A run that starts at step 0 with another run's weights has computed nothing yet.
     if checkpoint is not None and checkpoint.state.step > 0:
-        messages.extend(changed_numerics(config, checkpoint.state, communicator.device))
+        messages.extend(changed_environment(config, checkpoint.state, communicator.device))
     model = BERTForPreTraining(config.model) if checkpoint is None else _overwritten_model(config)
     return corpora, model, checkpoint, messages
 

@@ -126,7 +126,7 @@ def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
     return sentences
 
 
-def changed_numerics(now: RunConfig, state: TrainingState, device: str) -> list[str]:
+def changed_environment(now: RunConfig, state: TrainingState, device: str) -> list[str]:
     """Return a sentence if the exact reduction may give other bits than before, because of another environment."""
     difference = _difference(numerical_environment(device), state.numerics)
     if now.train.reduction == "fast" or not difference:
