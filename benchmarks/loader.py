@@ -1,4 +1,4 @@
-"""Times the making of batches alone, on one core: how many sequences a second the data room can feed.
+"""Times the making of batches alone, on one core: how many sequences a second the data package can feed.
 
 The process is bound to one core; printed are medians of sequences (packed: rows) a second over the turns, by the clock
 and by the core's own time, which other work on the machine does not change. Settings take turns. Beside it stands what

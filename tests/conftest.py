@@ -115,9 +115,9 @@ def communicator(request: pytest.FixtureRequest) -> Iterator[ProcessGroup]:
 
 
 def _close(group: ProcessGroup, session: pytest.Session) -> None:
-    """Give back the memory that ranks share, unless a test has failed, on this rank alone perhaps.
+    """Release the memory that ranks share, unless a test has failed, which it may have on this rank only.
 
-    MPI is ended at exit: pytest-mpi asks it once more, for its summary.
+    MPI ends at exit, because pytest-mpi uses it for its summary.
     """
     if not session.testsfailed and session.config.getoption("--only-mpi"):
         from mpi4py import MPI
@@ -134,7 +134,7 @@ def shared_memory(communicator: ProcessGroup) -> Communicator:
 
 @pytest.fixture(scope="session")
 def several_nodes(communicator: ProcessGroup, request: pytest.FixtureRequest) -> Iterator[Communicator]:
-    """The communicator between ranks that take themselves for several nodes."""
+    """The communicator between ranks that act as several nodes."""
     group = SeveralNodes()
     yield choose(group, "shared_memory")
     _close(group, request.session)
@@ -142,13 +142,13 @@ def several_nodes(communicator: ProcessGroup, request: pytest.FixtureRequest) ->
 
 @pytest.fixture(scope="session")
 def nccl(communicator: ProcessGroup) -> Communicator:
-    """The communicator between GPUs, of which this rank has one of its own."""
+    """The communicator between GPUs; each rank has its own."""
     return NCCLCommunicator(communicator, device_for(communicator, "cuda"))
 
 
 @pytest.fixture(scope="session")
 def staged(shared_memory: Communicator) -> Communicator:
-    """The communicator between GPUs over shared memory of the host."""
+    """The communicator between GPUs through shared memory of the host."""
     return StagedCommunicator(shared_memory, device_for(shared_memory, "cuda"))
 
 
@@ -194,7 +194,7 @@ GROUPS = (
 
 @pytest.fixture(params=GROUPS)
 def group(request: pytest.FixtureRequest, communicator: ProcessGroup) -> Communicator:
-    """A group of any size: a test that takes it runs in plain `pytest`, and on every number of ranks and backend."""
+    """A group of any size. A test that uses it runs in plain `pytest`, and with every backend on several ranks."""
     return communicator if request.param in ("alone", "mpi") else request.getfixturevalue(request.param)
 
 
