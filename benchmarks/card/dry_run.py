@@ -56,12 +56,12 @@ class DryRun:
 
 
 class Plan:
-    """Stands for a plan of `plans`, and for the way that it goes."""
+    """Stands for a plan of `plans`, and for its chosen candidate."""
 
-    is_whole = True
+    is_fused = True
 
     def __init__(self, product: Any, launches: list[Launch]) -> None:
-        self.way, self._product, self._launches = self, product, launches
+        self.chosen, self._product, self._launches = self, product, launches
 
     def run(self, operands: Any) -> None:
         first, second, out, addend, vector, *_ = operands

@@ -52,12 +52,12 @@ def made(monkeypatch):
 @pytest.fixture
 def no_epilogues(monkeypatch):
     """A library that has products alone."""
-    found = plans.Form.algorithms
+    found = plans.PreparedProduct.algorithms
 
     def plain_alone(form, most):
         return found(form, most) if form.product.epilogue == cublaslt.Epilogue.DEFAULT else []
 
-    monkeypatch.setattr(plans.Form, "algorithms", plain_alone)
+    monkeypatch.setattr(plans.PreparedProduct, "algorithms", plain_alone)
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), SHAPES)
@@ -164,7 +164,7 @@ class TestPartsOfWiderArrays:
 
     def test_and_are_not_written_to(self, machine, element):
         x, weight, y = (machine.put(normal(*shape, dtype=element)) for shape in ((5, 6), (4, 6), (5, 8)))
-        with pytest.raises(ValueError, match="are written to rows"):
+        with pytest.raises(ValueError, match="need an output in row order"):
             machine.kernels.linear(x, weight, None, y[:, ::2])
 
 
@@ -290,7 +290,7 @@ def test_what_the_library_refuses_is_told_with_the_product(machine, monkeypatch)
 
 
 def test_a_product_without_any_algorithm_is_an_error(machine, monkeypatch):
-    monkeypatch.setattr(plans.Form, "algorithms", lambda form, most: [])
+    monkeypatch.setattr(plans.PreparedProduct, "algorithms", lambda form, most: [])
     with pytest.raises(RuntimeError, match=r"no algorithm for TN BIAS.*, 3 x 2 by 3 float32"):
         machine.run("linear", normal(2, 3), normal(4, 3), normal(4))
 
@@ -436,15 +436,15 @@ class TestTimedAlgorithms:
         assert len(tried) == 2 * len(found)
 
     def test_one_that_the_library_refuses_when_it_is_run_is_not_taken(self, machine, arrays, monkeypatch):
-        run, refused = plans.Way.run, []
+        run, refused = plans.Candidate.run, []
 
-        def refuse_the_first(way, operands):
-            refused.append(way.algorithm)
-            if way.algorithm is refused[0]:
+        def refuse_the_first(candidate, operands):
+            refused.append(candidate.algorithm)
+            if candidate.algorithm is refused[0]:
                 raise RuntimeError("cublasLtMatmul ended with status 13")
-            run(way, operands)
+            run(candidate, operands)
 
-        monkeypatch.setattr(plans.Way, "run", refuse_the_first)
+        monkeypatch.setattr(plans.Candidate, "run", refuse_the_first)
         x, weight, *_ = arrays
         y = machine.kernels.linear(x, weight, None)
         assert_close(machine, "linear", y, machine.get(x).astype(float) @ machine.get(weight).astype(float).T)

@@ -1,14 +1,13 @@
-"""Which of several algorithms makes a product: what was timed once on a kind of card is kept, and is the truth.
+"""The choice among algorithms for a product: each kind of card is timed once, and the stored result is final.
 
-To time again might give another choice, and with it other bits. So a choice is made once: the first process that meets
-a product on a kind of card times, writes a line to a file beside the compiled kernels, and all that come later read it.
-Of several that write at once, the line that comes first in the file counts for all. Where nothing can be kept, nothing
-is chosen by time. Nobody holds a lock while it waits for its GPU: ranks that wait for each other's locks and for each
-other's collectives would never end.
+Timing again might give another choice, and so other bits. Therefore the first process that meets a product on a kind of
+card times the algorithms and appends a line to a file next to the compiled kernels, and later processes read the line.
+If several processes write at once, the first line in the file counts for all. If nothing can be stored, nothing is
+timed. No process holds a lock while it waits for its GPU: ranks that wait for each other's locks and for each other's
+collectives would deadlock.
 
-A choice is the number of an algorithm, or None: the library's own choice. It is None where nothing could be measured or
-kept, and such a choice is never written to the file. A run that goes on elsewhere brings the choices that it was made
-with: `used`, and `give`.
+A choice is the number of an algorithm, or None for the library's own choice. It is None if nothing could be measured or
+stored, and None is never written to the file. A run that continues elsewhere takes its choices along: `used`, `give`.
 """
 
 import json
@@ -22,29 +21,29 @@ from pathlib import Path
 from lucid.backend import gpu_library
 from lucid.kernels.cache import cache_folder, locked
 
-# A first use loads what it needs, so each work is done once before it is timed. Then the works take turns: in each turn
-# a work is done several times.
+# Each work runs once before it is timed, because a first use loads libraries and code. Then the works take turns, each
+# with several runs per turn.
 _TURNS, _IN_A_TURN = 3, 3
-# A work that comes later is taken only if it is faster by more than what measuring is off by.
+# A later work is chosen only if it is faster by more than this error of measurement.
 _GAIN = 0.02
 
 Choice = int | None
 
-# By kind of card, the choice for each product: all that are known, and those that a run records.
+# The choice for each product by kind of card: all known ones, and those that the run records.
 _known: dict[str, dict[str, Choice]] = {}
 _used: dict[str, dict[str, Choice]] = {}
 
 
 def chosen(card: str, product: str, seconds: Callable[[], Mapping[int, float]] | None) -> Choice:
-    """Return the number of the algorithm that makes `product` on this kind of card, None for the library's own choice.
+    """Return the number of the algorithm for `product` on this kind of card, or None for the library's own choice.
 
-    If there is no choice yet, `seconds` is called. It returns how long each algorithm takes, by number: infinity for
-    one that failed, nothing at all if there was no room to measure. The choice is kept. If `seconds` is None, nothing
-    is chosen now, and the answer is None.
+    If there is no choice yet, this calls `seconds` and stores the choice. `seconds` returns the time of each algorithm
+    by number: infinity for one that failed, and nothing at all if there was no memory to measure. If `seconds` is None,
+    nothing is chosen now, and the result is None.
     """
     known = _known.setdefault(card, {})
     if product not in known:
-        # What this process was given, or has chosen, stays.
+        # Choices that this process was given, or made, take precedence.
         _known[card] = known = kept(card) | known
     if product not in known:
         if seconds is None:
@@ -55,7 +54,7 @@ def chosen(card: str, product: str, seconds: Callable[[], Mapping[int, float]] |
 
 
 def _choose(card: str, product: str, seconds: Callable[[], Mapping[int, float]]) -> Choice:
-    """Return the fastest algorithm, once it is kept; None if it cannot be kept, or could not be measured."""
+    """Store and return the fastest algorithm; return None if it cannot be stored or measured."""
     path = _file(card)
     if path is None:
         return None
@@ -64,21 +63,21 @@ def _choose(card: str, product: str, seconds: Callable[[], Mapping[int, float]])
 
 
 def kept(card: str) -> dict[str, Choice]:
-    """Return the choices that this machine has kept, by product."""
+    """Return the choices that are stored on this machine, by product."""
     path = _file(card)
     return {} if path is None else dict(_choices_in(path))
 
 
 def used() -> dict[str, dict[str, Choice]]:
-    """Return, by kind of card, what a run records: what it had recorded before, and what was asked for since."""
+    """Return the choices that a run records, by kind of card: those recorded before, and those used since."""
     return {card: dict(choices) for card, choices in _used.items()}
 
 
 def give(recorded: Mapping[str, Mapping[str, Choice]], others: Mapping[str, Mapping[str, Choice]]) -> None:
-    """Let a run begin: forget all choices, and let those of `recorded` and `others`, by kind of card, hold instead.
+    """Replace all choices at the start of a run by those of `recorded` and `others`, by kind of card.
 
-    They count more than what the machine has kept, and `recorded` more than `others`. The run has recorded `recorded`
-    before, and goes on recording it.
+    `recorded` takes precedence over `others`, and both over the choices stored on the machine. The run has recorded
+    `recorded` before, and continues to record it.
     """
     _known.clear()
     _used.clear()
@@ -88,15 +87,15 @@ def give(recorded: Mapping[str, Mapping[str, Choice]], others: Mapping[str, Mapp
 
 
 def fastest(seconds: Mapping[int, float]) -> int:
-    """Return the number of the first one that is as good as the fastest."""
+    """Return the number of the first algorithm that is about as fast as the fastest."""
     least = min(seconds.values())
     return next(number for number, each in seconds.items() if each <= least * (1 + _GAIN))
 
 
 def seconds_of(works: Sequence[Callable[[], None]]) -> list[float]:
-    """Return how long each work takes on the current stream, by the card's events; infinity for one that fails.
+    """Return the seconds of each work on the current stream, measured with the card's events; infinity if it fails.
 
-    It blocks until they are done. A work that is refused raises `RuntimeError`.
+    This blocks until all are done. A work that fails raises `RuntimeError`.
     """
     cuda = gpu_library().cuda
     least = [0.0 if _can_be_done(work) else math.inf for work in works]
@@ -127,12 +126,12 @@ def _can_be_done(work: Callable[[], None]) -> bool:
 
 
 def _choices_in(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the choices in a file, those that count last."""
+    """Yield the choices in a file in reverse order, so that in a dict the first line of a product wins."""
     lines = []
     with suppress(OSError):
         lines = path.read_bytes().splitlines()
     for line in reversed(lines):
-        # A line that was cut short, or written by somebody else, is none.
+        # Skip a line that is truncated or not one of ours.
         with suppress(ValueError, KeyError, TypeError, RecursionError):
             choice = json.loads(line)
             product, number = choice["product"], choice["algorithm"]
@@ -141,11 +140,11 @@ def _choices_in(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _keep(path: Path, product: str, number: int) -> Choice:
-    """Write a choice to the file, and return the one that counts, as another process may have been first.
+    """Write a choice to the file, and return the one that counts: another process may have been first.
 
-    Return None if it cannot be written.
+    Return None if the file cannot be written.
     """
-    # It begins a line of its own, whatever the last writer left.
+    # The leading newline ends any line that another writer left unfinished.
     line = b"\n" + json.dumps({"product": product, "algorithm": number}).encode() + b"\n"
     with locked(path.parent):
         found = dict(_choices_in(path))

@@ -1,4 +1,4 @@
-"""From float32 to bfloat16. Operands of products are what they are: with bfloat16, arrays are of it themselves."""
+"""Rounding from float32 to bfloat16. On a GPU products never round their inputs: bfloat16 runs have bfloat16 arrays."""
 
 import ml_dtypes
 import numpy as np

@@ -1,8 +1,8 @@
-"""CUDA C++ becomes machine code by NVRTC, once per machine and form; what it makes is kept on the disk.
+"""Compilation of CUDA C++ by NVRTC, once per machine and form; a folder keeps the machine code.
 
-A program is one `.cu` file of this folder. It is compiled for one architecture, one type of element, and one number of
-elements in a memory access at a time, with the constants of its geometry, which the Python beside it chooses. Nothing
-of this needs a GPU.
+A program is one `.cu` file of this folder. A form of it is compiled for one architecture, one type of element, one
+number of elements per memory access, and the constants of its geometry, which the Python file of the same name chooses.
+Compilation needs no GPU.
 """
 
 import functools
@@ -19,14 +19,14 @@ from lucid.kernels.cache import announcement, kernel_folder, locked
 
 SOURCES = Path(__file__).parent
 
-# Numbers below the normal ones are not set to zero, division and roots are exactly rounded, products are fused into
-# additions: all as NVRTC has it, but said, since CuPy's own compiler says otherwise.
+# Subnormal numbers are kept, division and roots are exactly rounded, and multiply-add is fused. These are NVRTC's
+# defaults, made explicit because CuPy's own compiler has others.
 _FLAGS = "-std=c++17", "-ftz=false", "-prec-div=true", "-prec-sqrt=true", "-fmad=true"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of a program: `element` is "float32" or "bfloat16", `vector` how many of them are read at once."""
+    """One form of a program: `element` is "float32" or "bfloat16", `vector` the number of elements per access."""
 
     program: str
     element: str
@@ -40,19 +40,19 @@ class Variant:
 
     @property
     def definitions(self) -> tuple[str, ...]:
-        """What the compiler is told of the form."""
+        """The compiler's flags that define the form."""
         element = {"float32": "float"}.get(self.element, self.element)
         pairs = (("ELEMENT", element), ("VECTOR", self.vector), *self.constants)
         return tuple(f"-D{name}={value}" for name, value in pairs)
 
 
 def variant(program: str, element: str, vector: int, **constants: int) -> Variant:
-    """Return a form of a program, with the constants that the program's source leaves open."""
+    """Return a form of a program, with values for the constants that its source leaves undefined."""
     return Variant(program, element, vector, tuple(constants.items()))
 
 
 def machine_code(form: Variant, architecture: str) -> bytes:
-    """Return the cubin of a form for an architecture such as "sm_90": from the disk, or compiled, and kept there.
+    """Return the cubin of a form for an architecture such as "sm_90", from the disk or compiled and stored there.
 
     Raises `ConfigError` if NVRTC cannot be loaded.
     """
@@ -65,20 +65,20 @@ def machine_code(form: Variant, architecture: str) -> bytes:
         _announce(folder)
         cubin, _ = compiled(form, architecture)
         if kept is not None:
-            # A full disk is no reason to stop: the kernel is compiled, just not kept.
+            # A full disk is no reason to stop: the kernel is compiled but not stored.
             with suppress(ConfigError), written_aside(kept, ConfigError) as file:
                 file.write(cubin)
         return cubin
 
 
 def compiled(form: Variant, architecture: str, *more_flags: str) -> tuple[bytes, str]:
-    """Return the cubin, and what the compiler said."""
+    """Return the cubin and the compiler's messages."""
     nvrtc = _nvrtc()
     program = nvrtc.createProgram(form.source.read_text(), form.source.name, (), ())
     try:
         flags = f"-arch={architecture}", *_FLAGS, f"-I{SOURCES}", *form.definitions, *more_flags
         nvrtc.compileProgram(program, flags)
-        # CuPy takes the last byte for the end of a text. The driver does not miss it, NVIDIA's tools do.
+        # CuPy strips the last byte as the end of a string. The driver does not need it, but NVIDIA's tools do.
         return nvrtc.getCUBIN(program) + b"\0", nvrtc.getProgramLog(program).strip("\0\n ")
     except nvrtc.NVRTCError as error:
         log = nvrtc.getProgramLog(program).strip("\0\n ")

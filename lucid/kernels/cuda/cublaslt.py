@@ -1,8 +1,7 @@
 """cuBLASLt's C interface, as far as a matrix product needs it.
 
-The library comes with NVIDIA's wheel of cuBLAS (extras `cuda12`, `cuda13`), or with the system's CUDA, and is loaded by
-the first product. Every function that is called has its types here; numbers and structures are those of `cublasLt.h`,
-which the tests compare them with.
+The library is in NVIDIA's wheel of cuBLAS (extras `cuda12`, `cuda13`) or in the system's CUDA; the first product loads
+it. This file has the types of all functions in use; tests compare constants and structures with `cublasLt.h`.
 """
 
 import ctypes
@@ -20,7 +19,7 @@ from lucid.errors import ConfigError
 
 
 class Operation(IntEnum):
-    """cublasOperation_t: what a matrix is before it is multiplied."""
+    """cublasOperation_t: what happens to a matrix before the product."""
 
     N = 0
     T = 1
@@ -72,16 +71,16 @@ class HeuristicResult(ctypes.Structure):
     )
 
 
-# cublasComputeType_t: float32 is multiplied as it is, not as TF32; bfloat16 is added up in float32.
+# cublasComputeType_t: float32 is not reduced to TF32; bfloat16 accumulates in float32.
 COMPUTE_32F = 68
 # cudaDataType.
 DATA_TYPES = {np.dtype(np.float32): 0, np.dtype(ml_dtypes.bfloat16): 14}
-# cublasLtReductionScheme_t: parts of a sum are kept in the type of sums alone, or in the product's type as well.
+# cublasLtReductionScheme_t: partial sums have the type of the accumulation only, or also the type of the product.
 REDUCTION_IN_COMPUTE_TYPE, REDUCTION_IN_ANY_TYPE = 2, 7
-# cublasStatus_t: no algorithm does what is asked for.
+# cublasStatus_t: no algorithm supports the request.
 NOT_SUPPORTED = 15
 
-# Objects of the library, and addresses in host or device memory, go in as such; what it makes comes back by reference.
+# Objects of the library, and addresses in host or device memory, are passed as such; new objects return by reference.
 _ADDRESS, _MADE, _NUMBER, _SIZE = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_size_t
 _SET_ATTRIBUTE = _ADDRESS, _NUMBER, _ADDRESS, _SIZE
 
@@ -106,7 +105,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
 
 
 class Library:
-    """The loaded library: `functions` has those of `FUNCTIONS`, with their types."""
+    """The loaded library: `functions` has the functions of `FUNCTIONS`, with their types."""
 
     def __init__(self, path: str) -> None:
         self.functions = ctypes.CDLL(path)
@@ -119,23 +118,23 @@ class Library:
         self.functions.cublasLtGetVersion.restype = ctypes.c_size_t
 
     def check(self, status: int, name: str, subject: object) -> None:
-        """Raise `RuntimeError`, which names the function and what it was called for, unless all went well."""
+        """Raise `RuntimeError`, which names the function and the subject of the call, unless the status is success."""
         if status:
             reason = self.functions.cublasLtGetStatusString(status).decode()
             raise RuntimeError(f"{name} ended with status {status} ({reason}) for {subject}")
 
     def call(self, name: str, subject: object, *arguments: Any) -> None:
-        """Call a function for `subject`, which an error will name."""
+        """Call a function for `subject`, which errors name."""
         self.check(getattr(self.functions, name)(*arguments), name, subject)
 
     def make(self, name: str, subject: object, *arguments: Any) -> ctypes.c_void_p:
-        """Call a function that makes an object, and return this."""
+        """Call a function that creates an object, and return the object."""
         made = ctypes.c_void_p()
         self.call(name, subject, ctypes.byref(made), *arguments)
         return made
 
     def set_attribute(self, name: str, subject: object, made: ctypes.c_void_p, attribute: int, value: Any) -> None:
-        """Set an attribute of an object that the library made to the ctypes `value`."""
+        """Set an attribute of one of the library's objects to the ctypes `value`."""
         self.call(name, subject, made, attribute, ctypes.byref(value), ctypes.sizeof(value))
 
     @property
@@ -145,7 +144,7 @@ class Library:
 
 
 def library() -> Library:
-    """Return the library for the CUDA that CuPy is made for. Raises `ConfigError` if it cannot be loaded."""
+    """Return the library for CuPy's version of CUDA. Raises `ConfigError` if it cannot be loaded."""
     import cupy
 
     return load(cupy.cuda.runtime.runtimeGetVersion() // 1000)
@@ -153,7 +152,7 @@ def library() -> Library:
 
 @functools.cache
 def load(major: int) -> Library:
-    """Return the library for CUDA 12 or 13, from the environment's wheel if it is there, or else the system's.
+    """Return the library for CUDA 12 or 13, from the wheel if it is installed, or else from the system.
 
     Raises `ConfigError` if it cannot be loaded.
     """

@@ -1,9 +1,9 @@
-"""Products of linear layers by cuBLASLt, in float32 or bfloat16, added up in float32.
+"""Products of linear layers by cuBLASLt, in float32 or bfloat16, accumulated in float32.
 
-cuBLASLt takes matrices by columns. A matrix of ours, which lies by rows, is its own transpose to it: so it is asked for
-the transpose of each product, along whose columns the bias then goes. A matrix may be some columns of a wider one.
+cuBLASLt's matrices are in column order, so it sees our matrices in row order as their transposes. We therefore ask for
+the transpose of each product, whose columns the bias is added to. A matrix may be some columns of a wider one.
 
-After its first time a product is a call on CuPy's current stream, and can be captured: `plans.py` says how it is made.
+After its first time a product is one call on CuPy's current stream, and can be captured. See `plans.py`.
 """
 
 import functools
@@ -24,8 +24,8 @@ def linear(x: Array, weight: Array, bias: Array | None, out: Array | None = None
     y = empty(x, len(rows), len(weight), dtype=x.dtype) if out is None else out
     if bias is not None:
         bias = round_to_bfloat16(bias) if y.dtype == BFLOAT16 != bias.dtype else plain(bias, y.dtype)
-    beside = None if bias is None else functools.partial(operator.iadd, y, bias)
-    _multiply(factor, rows, y, None, (Operation.T, Operation.N), Epilogue.BIAS, bias, beside)
+    fallback = None if bias is None else functools.partial(operator.iadd, y, bias)
+    _multiply(factor, rows, y, None, (Operation.T, Operation.N), Epilogue.BIAS, bias, fallback)
     return y.reshape(*x.shape[:-1], len(weight)) if out is None else out
 
 
@@ -49,23 +49,23 @@ def linear_weight_gradient(gradient: Array, x: Array, by_weight: Target, by_bias
     if by_bias is None:
         _multiply(factor, rows, out, addend, operations)
         return
-    # The product writes its sums, and cannot add them.
+    # The epilogue writes the sums, and cannot add them.
     sums = array_module(x).empty_like(by_bias.out) if by_bias.accumulate else by_bias.out
-    sum_beside = functools.partial(linear_bias_gradient, gradient, Target(sums, False))
-    _multiply(factor, rows, out, addend, operations, Epilogue.BGRADB, sums, sum_beside)
+    sum_after = functools.partial(linear_bias_gradient, gradient, Target(sums, False))
+    _multiply(factor, rows, out, addend, operations, Epilogue.BGRADB, sums, sum_after)
     if by_bias.accumulate:
         put(sums, by_bias)
 
 
 def _operands(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return two arrays as matrices in rows of one type: bfloat16 if one of them is that."""
+    """Return two arrays as matrices in row order of one dtype: bfloat16 if one of them has it."""
     if x.dtype != y.dtype:
         x, y = (array if array.dtype == BFLOAT16 else round_to_bfloat16(array) for array in (x, y))
     return _matrix(x), _matrix(y)
 
 
 def _matrix(x: Array) -> Array:
-    """Return x [..., C] as [N, C] in rows; some columns of an array in C order stay where they are."""
+    """Return x [..., C] as [N, C] in row order, without a copy if it is some columns of an array in C order."""
     matrix = x if x.ndim == 2 else plain(x).reshape(-1, x.shape[-1])
     return matrix if _is_in_rows(matrix) else plain(matrix)
 
@@ -83,21 +83,21 @@ def _multiply(
     operations: tuple[Operation, Operation],
     epilogue: Epilogue = Epilogue.DEFAULT,
     vector: Array | None = None,
-    beside: Callable[[], object] | None = None,
+    fallback: Callable[[], object] | None = None,
 ) -> None:
-    """Write a product, as cuBLASLt sees the matrices, to `out`, and do with `vector` what `epilogue` says.
+    """Write a product, as cuBLASLt sees the matrices, plus `addend` to `out`, with `vector` in the epilogue.
 
-    To the product `addend` is added, if it is given: `out` itself, or another matrix of its shape. Where no algorithm
-    does what `epilogue` says, `beside` does it after the product. It may be done several times.
+    `addend` is None, `out` itself, or another matrix of its shape. If no algorithm supports the epilogue, `fallback`
+    does its work after the product; timing may call `fallback` several times.
     """
-    beside = beside if vector is not None and beside is not None else _nothing
+    fallback = fallback if vector is not None and fallback is not None else _nothing
     if first.size == 0 or second.size == 0:
         if addend is not out:
             out[...] = 0 if addend is None else addend
-        beside()
+        fallback()
         return
     if not _is_in_rows(out):
-        raise ValueError(f"products are written to rows, and not to strides of {out.strides} bytes")
+        raise ValueError(f"products need an output in row order, not with strides of {out.strides} bytes")
     fits = vector is not None and vector.dtype == out.dtype
     if not fits:
         vector, epilogue = None, Epilogue.DEFAULT
@@ -105,18 +105,18 @@ def _multiply(
     product = Product(layout_of(first), layout_of(second), layout_of(out), operations, epilogue, alignment)
     plan, stream = plan_of(device_of(out), product, are_timed()), _stream()
     workspace = workspace_of(array_module(out), device_of(out), stream)
-    if addend is not None and addend is not out and not _lies_alike(addend, out):
+    if addend is not None and addend is not out and not _has_same_layout(addend, out):
         out[...] = addend
         addend = out
     operands = Operands(first, second, out, addend, vector, workspace, stream)
-    way = plan.way or plan.choose(operands, beside)
-    way.run(operands)
-    if not (fits and way.is_whole):
-        beside()
+    chosen = plan.chosen or plan.choose(operands, fallback)
+    chosen.run(operands)
+    if not (fits and chosen.is_fused):
+        fallback()
 
 
-def _lies_alike(x: Array, out: Array) -> bool:
-    """Return whether the library may read x as it reads `out`."""
+def _has_same_layout(x: Array, out: Array) -> bool:
+    """Return whether x has the layout of `out`, so that the library can read it as an addend."""
     return _is_in_rows(x) and layout_of(x)[:4] == layout_of(out)[:4] and alignment_of(x) >= alignment_of(out)
 
 

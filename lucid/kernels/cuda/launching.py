@@ -1,4 +1,4 @@
-"""How kernels are started: which form of a program fits the arrays, how many threads, and on which device."""
+"""The launch of kernels: the form of a program that fits the arrays, the number of threads, and the device."""
 
 import functools
 import math
@@ -11,9 +11,9 @@ from lucid.errors import ConfigError
 from lucid.kernels.cuda.compiling import Variant, machine_code
 
 WARP = 32
-# The most that a thread reads or writes at once.
+# The widest access of a thread.
 _ACCESS_BYTES = 16
-# Sums over rows are made in blocks of this many, so that they do not depend on the device.
+# Sums over rows add blocks of this many rows, so that they do not depend on the device.
 ROWS = 64
 
 
@@ -23,25 +23,24 @@ def blocks_of(count: int, size: int) -> int:
 
 
 def vector_width(width: int, first: Array, *others: Array | None) -> int:
-    """Return how many elements of the first array threads may read at once, if rows have `width`: a power of two.
+    """Return how many elements of the first array a thread may access at once in rows of `width` elements.
 
-    As many as 16 bytes hold, or one: rows have to consist of whole accesses, all of which begin on a multiple of their
-    size, in each of the arrays.
+    The number fills 16 bytes if each row consists of whole aligned accesses in all the arrays; otherwise it is 1.
     """
     widest = _ACCESS_BYTES // first.itemsize
     return widest if width % widest == 0 and all(is_aligned(array) for array in (first, *others)) else 1
 
 
 def is_aligned(array: Array | None) -> bool:
-    """Return whether an array begins where threads may read as much as they can at once. None does."""
+    """Return whether an array, or None, begins at an address that allows the widest access."""
     return array is None or address(array) % _ACCESS_BYTES == 0
 
 
 def threads_of_row(width: int, held: int, most: int, together: int) -> tuple[int, int]:
-    """Return (threads of a row, rows of a block) where each thread holds up to `held` elements of a row.
+    """Return (threads per row, rows per block) if each thread holds up to `held` elements of a row.
 
-    The threads of a row are whole warps. A block has about `together` threads, and one row at least. Raises
-    `ConfigError` if a row takes more than `most` threads.
+    The threads of a row are whole warps. A block has about `together` threads, and at least one row. Raises
+    `ConfigError` if a row needs more than `most` threads.
     """
     threads = WARP * blocks_of(width, held * WARP)
     if threads > most:
@@ -52,10 +51,10 @@ def threads_of_row(width: int, held: int, most: int, together: int) -> tuple[int
 def launch(form: Variant, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any) -> None:
     """Start a kernel of a program on the current device and stream.
 
-    Arguments are CuPy arrays in C order, NumPy scalars of the parameter's type, or None for a null pointer.
+    Arguments are CuPy arrays in C order, NumPy scalars of the parameters' types, or None for a null pointer.
     """
     if 0 in grid:
-        return  # CuPy would start one block.
+        return  # CuPy would start one block
     import cupy
 
     device = cupy.cuda.Device()
@@ -70,7 +69,7 @@ def _function(form: Variant, kernel: str, device: int, architecture: str) -> Any
 
 @functools.cache
 def _module(form: Variant, device: int, architecture: str) -> Any:
-    """Return a program as loaded by the current device, which is `device`."""
+    """Return a program, loaded on the current device, which is `device`."""
     import cupy
 
     module = cupy.cuda.function.Module()
@@ -85,17 +84,17 @@ def _module(form: Variant, device: int, architecture: str) -> Any:
 
 
 def host_bounds(bounds: Array, *arrays: Array) -> tuple[Array, int]:
-    """Return the bounds of blocks on the device of `arrays`, and how many of their elements are read at once."""
+    """Return the bounds of blocks on the device of `arrays`, and the number of elements per access."""
     step = math.gcd(*bounds.tolist())
     return table_for(arrays[0], bounds), vector_width(step, *arrays)
 
 
 def table_for(like: Array, table: Array) -> Array:
-    """Return a table of integers in host memory as int64 on the device of `like`. It goes there once in a run."""
+    """Return a table of integers in host memory as int64 on the device of `like`; each table is copied only once."""
     return _on_device(array_module(like), device_of(like), np.asarray(table, np.int64).tobytes())
 
 
 @functools.lru_cache(maxsize=1024)
 def _on_device(xp: Any, device: str, table: bytes) -> Array:
-    """Return a table on the current device, which is `device`. There is one for each part that is updated at once."""
+    """Return a table on the current device, which is `device`. Each slice of an update has one."""
     return xp.asarray(np.frombuffer(table, np.int64))

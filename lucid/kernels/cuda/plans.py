@@ -1,8 +1,8 @@
-"""How cuBLASLt makes a product: the ways there are on a card, and the one that is taken.
+"""Plans for products by cuBLASLt: the candidates on a card, and the choice among them.
 
-There are several: the first algorithms of the library's heuristic, with what is done with the vector (the bias added,
-or its gradient summed) by the product itself, or beside it. The first of them is taken, so that every run on one kind
-of card gives the same bits; or, within `timed`, the fastest, which is found once and kept (`algorithms.py`).
+Candidates are the first algorithms of the library's heuristic, with the epilogue (the bias added, or its gradient
+summed) fused into the product or in a kernel after it. The plan takes the first candidate, so that every run on one
+kind of card gives the same bits; or, within `timed`, the fastest one, which is found once and stored (`algorithms.py`).
 https://docs.nvidia.com/cuda/cublas/#using-the-cublaslt-api
 """
 
@@ -26,13 +26,13 @@ from lucid.kernels.cuda.cublaslt import (
     PreferenceAttribute,
 )
 
-# What the library may keep parts of sums in, on each stream: NVIDIA's advice for Hopper.
+# The library's memory for parts of sums, on each stream: NVIDIA recommends this size for Hopper.
 WORKSPACE_BYTES = 32 * 2**20
-# So many of the heuristic's algorithms are timed, with what is done with the vector, and so many without.
+# The number of the heuristic's algorithms to time with a fused epilogue, and again without.
 TRIED = 8
-# No algorithm asks for matrices that begin on multiples of more.
+# No algorithm asks for a larger alignment.
 _MOST_ALIGNMENT = 256
-# A training step has about 50 different products. Each number of rows that batches are padded to makes new ones.
+# A training step has about 50 different products. Each number of rows to which batches are padded adds more.
 _MOST_PLANS = 1024
 
 _ZERO, _ONE = ctypes.c_float(0), ctypes.c_float(1)
@@ -42,7 +42,7 @@ _timed = False
 
 @contextmanager
 def timed() -> Iterator[None]:
-    """Inside the block, make products by the fastest algorithm; outside they are made by the heuristic's first."""
+    """Inside the block products use the fastest algorithm; outside they use the heuristic's first."""
     global _timed
     before, _timed = _timed, True
     try:
@@ -52,19 +52,19 @@ def timed() -> Iterator[None]:
 
 
 def are_timed() -> bool:
-    """Return whether this is inside of `timed`."""
+    """Return whether the caller is inside `timed`."""
     return _timed
 
 
 def give_choices(recorded: Mapping[str, Mapping[str, Choice]], others: Mapping[str, Mapping[str, Choice]]) -> None:
-    """Let these choices hold from now on: see `algorithms.give`."""
+    """Use these choices from now on: see `algorithms.give`."""
     algorithms.give(recorded, others)
     plan_of.cache_clear()
 
 
 @functools.cache
 def card_of(device: str) -> str:
-    """Return what choices of algorithms depend on, beside the product: the kind of card, and the library's version."""
+    """Return the kind of card and the library's version, on which choices of algorithms depend."""
     cupy, number = gpu_library(device), int(device.partition(":")[2])
     found, version = cupy.cuda.runtime.getDeviceProperties(number), cublaslt.library().version
     processors, kind = found["multiProcessorCount"], f"sm_{found['major']}{found['minor']}"
@@ -72,7 +72,7 @@ def card_of(device: str) -> str:
 
 
 class MatrixLayout(NamedTuple):
-    """How a matrix of ours lies in memory, as cuBLASLt sees it: its rows are columns, `stride` elements apart."""
+    """The layout of a matrix as cuBLASLt sees it: our rows are its columns, which begin `stride` elements apart."""
 
     rows: int
     columns: int
@@ -85,7 +85,7 @@ class MatrixLayout(NamedTuple):
 
 
 class Product(NamedTuple):
-    """A product of two matrices, and what is done with the vector that goes with it, which begins on `alignment`."""
+    """A product of two matrices with an epilogue, whose vector begins on a multiple of `alignment`."""
 
     first: MatrixLayout
     second: MatrixLayout
@@ -110,7 +110,7 @@ def alignment_of(x: Array) -> int:
 
 
 class Operands(NamedTuple):
-    """What a product is made of and where, now: `addend` may be `out`, or lies as `out` does."""
+    """The arrays and the stream of one product. `addend` may be `out`; otherwise it has the layout of `out`."""
 
     first: Array
     second: Array
@@ -121,8 +121,8 @@ class Operands(NamedTuple):
     stream: int
 
 
-class Form:
-    """A product made ready on one device, but for the algorithm."""
+class PreparedProduct:
+    """A product described to the library on one device, without an algorithm."""
 
     def __init__(self, device: str, product: Product) -> None:
         self.product, self._made = product, list[tuple[str, ctypes.c_void_p]]()
@@ -148,7 +148,7 @@ class Form:
             (MatmulAttribute.EPILOGUE, ctypes.c_uint32(epilogue)),
         ]
         if epilogue != Epilogue.DEFAULT:
-            # No address yet, but one that begins where those to come will: the heuristic looks at that alone.
+            # A placeholder with the alignment of the later addresses, which is all that the heuristic reads.
             attributes.append((MatmulAttribute.BIAS_POINTER, ctypes.c_void_p(self.product.alignment)))
         for attribute, value in attributes:
             self.library.set_attribute("cublasLtMatmulDescSetAttribute", self.product, made, attribute, value)
@@ -158,10 +158,10 @@ class Form:
         return self._make("cublasLtMatrixLayout", cublaslt.DATA_TYPES[layout.dtype], *layout[:3])
 
     def algorithms(self, most: int) -> list[Algorithm]:
-        """Return what the library takes for the fastest algorithms, at most so many, the fastest first."""
+        """Return at most `most` algorithms, in the order of their speed as the library estimates it."""
         preference = self._make("cublasLtMatmulPreference")
         first, second, out = (ctypes.c_uint32(layout.alignment) for layout in self.product[:3])
-        # Where sums are made in parts, these are float32 as well.
+        # Partial sums, if there are any, are float32 too.
         is_float32 = self.product.out.dtype == np.float32
         reduction = cublaslt.REDUCTION_IN_ANY_TYPE if is_float32 else cublaslt.REDUCTION_IN_COMPUTE_TYPE
         for attribute, value in (
@@ -185,115 +185,118 @@ class Form:
         return [result.algorithm for result in results[: count.value] if result.state == 0]
 
 
-class Way(NamedTuple):
-    """A form of a product and an algorithm for it. `is_whole` says whether it does with the vector what is asked."""
+class Candidate(NamedTuple):
+    """A product and an algorithm for it. `is_fused` says whether the product performs the epilogue itself."""
 
-    form: Form
+    prepared: PreparedProduct
     algorithm: Algorithm
-    is_whole: bool
+    is_fused: bool
 
     def run(self, operands: Operands) -> None:
-        """Start the product of matrices that lie as planned."""
-        (first, second, out, addend, vector, workspace, stream), form = operands, self.form
-        if vector is not None and self.is_whole:
+        """Start the product of matrices with the planned layouts."""
+        (first, second, out, addend, vector, workspace, stream), prepared = operands, self.prepared
+        if vector is not None and self.is_fused:
             value, name = ctypes.c_void_p(address(vector)), "cublasLtMatmulDescSetAttribute"
-            form.library.set_attribute(name, form.product, form.description, MatmulAttribute.BIAS_POINTER, value)
-        first_layout, second_layout, out_layout = form.layouts
+            described = prepared.product, prepared.description
+            prepared.library.set_attribute(name, *described, MatmulAttribute.BIAS_POINTER, value)
+        first_layout, second_layout, out_layout = prepared.layouts
         beta, source = (_ZERO, out) if addend is None else (_ONE, addend)
         factors = ctypes.byref(_ONE), address(first), first_layout, address(second), second_layout
         results = ctypes.byref(beta), address(source), out_layout, address(out), out_layout
         context = self.algorithm, address(workspace), WORKSPACE_BYTES, stream
-        handles = form.product, form.handle, form.description
-        form.library.call("cublasLtMatmul", *handles, *factors, *results, *context)
+        handles = prepared.product, prepared.handle, prepared.description
+        prepared.library.call("cublasLtMatmul", *handles, *factors, *results, *context)
 
 
 class Plan:
-    """How a product is made on one device: the ways that there are, by number, and the one that is taken.
+    """The candidates for a product on one device, by number, and the chosen one.
 
-    There is one way alone unless `timed`. `way` is None until one of several is chosen.
+    Unless `timed` there is only one candidate. `chosen` is None until one of several is chosen.
     """
 
     def __init__(self, device: str, product: Product, timed: bool) -> None:
         self.product, self._device = product, device
         most = TRIED if timed else 1
-        self._ways = dict(enumerate(self._whole(most)))
+        self._candidates = dict(enumerate(self._fused(most)))
         plain = product._replace(epilogue=Epilogue.DEFAULT, alignment=0)
-        if product != plain and (timed or not self._ways):
-            form = Form(device, plain)
-            self._ways |= {TRIED + number: Way(form, each, False) for number, each in enumerate(form.algorithms(most))}
-        if not self._ways:
+        if product != plain and (timed or not self._candidates):
+            prepared = PreparedProduct(device, plain)
+            unfused = [Candidate(prepared, each, False) for each in prepared.algorithms(most)]
+            self._candidates |= dict(enumerate(unfused, TRIED))
+        if not self._candidates:
             raise RuntimeError(f"cuBLASLt has no algorithm for {product}")
-        self.way = self.first if len(self._ways) == 1 else None
+        self.chosen = self.first if len(self._candidates) == 1 else None
 
     @property
-    def first(self) -> Way:
-        """The way that the library takes for the fastest."""
-        return next(iter(self._ways.values()))
+    def first(self) -> Candidate:
+        """The candidate that the library expects to be the fastest."""
+        return next(iter(self._candidates.values()))
 
-    def _whole(self, most: int) -> list[Way]:
-        """Return at most so many ways that do with the vector what is asked, none where the library refuses that."""
+    def _fused(self, most: int) -> list[Candidate]:
+        """Return at most `most` candidates with a fused epilogue, none if the library does not support it."""
         try:
-            form = Form(self._device, self.product)
-            return [Way(form, each, True) for each in form.algorithms(most)]
+            prepared = PreparedProduct(self._device, self.product)
+            return [Candidate(prepared, each, True) for each in prepared.algorithms(most)]
         except RuntimeError:
             if self.product.epilogue == Epilogue.DEFAULT:
                 raise
             return []
 
-    def choose(self, operands: Operands, beside: Callable[[], object]) -> Way:
-        """Return the way to go from now on: the one that was chosen before, or the fastest with these operands.
+    def choose(self, operands: Operands, fallback: Callable[[], object]) -> Candidate:
+        """Choose a candidate for all later products: the one stored before, or the fastest with these operands.
 
-        While the stream captures, nothing can be timed: without a choice the first way is taken, and nothing is kept.
+        Nothing can be timed while the stream captures: without a stored choice this returns the first candidate, and
+        stores nothing.
         """
         is_capturing = _is_capturing()
-        timing = None if is_capturing else functools.partial(self._seconds, operands, beside)
+        timing = None if is_capturing else functools.partial(self._seconds, operands, fallback)
         number = algorithms.chosen(card_of(self._device), str(self.product), timing)
-        way = self.first if number is None else self._ways.get(number, self.first)
+        candidate = self.first if number is None else self._candidates.get(number, self.first)
         if number is not None or not is_capturing:
-            self.way = way
-        return way
+            self.chosen = candidate
+        return candidate
 
-    def _seconds(self, operands: Operands, beside: Callable[[], object]) -> dict[int, float]:
-        """Return how long each way takes, by number; nothing if there is no room to find that out.
+    def _seconds(self, operands: Operands, fallback: Callable[[], object]) -> dict[int, float]:
+        """Return the seconds of each candidate, by number; nothing if the GPU has no memory for the measurement.
 
-        What is in `out` stays if it is to be added to.
+        The measurement does not change an `out` to which the product adds.
         """
         import cupy
 
         for _ in range(2):
-            # Memory that goes back to the card: none of what is kept for the steps, or for graphs.
+            # A pool of its own, whose memory returns to the card: not the steps' memory, nor the graphs'.
             pool = cupy.cuda.MemoryPool()
             try:
                 with cupy.cuda.using_allocator(pool.malloc):
-                    return self._timed(operands, beside)
+                    return self._timed(operands, fallback)
             except cupy.cuda.memory.OutOfMemoryError:
                 cupy.get_default_memory_pool().free_all_blocks()
             finally:
                 pool.free_all_blocks()
         return {}
 
-    def _timed(self, operands: Operands, beside: Callable[[], object]) -> dict[int, float]:
+    def _timed(self, operands: Operands, fallback: Callable[[], object]) -> dict[int, float]:
         if operands.addend is operands.out:
-            other = _alike(operands.out)
+            other = _empty_like(operands.out)
             operands = operands._replace(out=other, addend=other)
 
-        def do(way: Way) -> None:
-            way.run(operands)
-            if not way.is_whole:
-                beside()
+        def do(candidate: Candidate) -> None:
+            candidate.run(operands)
+            if not candidate.is_fused:
+                fallback()
 
-        works = [functools.partial(do, way) for way in self._ways.values()]
-        return dict(zip(self._ways, algorithms.seconds_of(works), strict=True))
+        works = [functools.partial(do, each) for each in self._candidates.values()]
+        return dict(zip(self._candidates, algorithms.seconds_of(works), strict=True))
 
 
-def _alike(x: Array) -> Array:
-    """Return an array whose rows lie as those of x do."""
+def _empty_like(x: Array) -> Array:
+    """Return an uninitialised array with the layout of x."""
     return array_module(x).empty((len(x), layout_of(x).stride), x.dtype)[:, : x.shape[1]]
 
 
 @functools.lru_cache(_MOST_PLANS)
 def plan_of(device: str, product: Product, timed: bool) -> Plan:
-    """Return the plan of a product on the current device, which is `device`, with one way or with several to time.
+    """Return the plan of a product on the current device, which is `device`; see `Plan` for `timed`.
 
     Raises `RuntimeError` if the library cannot multiply such matrices.
     """
@@ -302,15 +305,15 @@ def plan_of(device: str, product: Product, timed: bool) -> Plan:
 
 @functools.cache
 def _handle(device: str) -> ctypes.c_void_p:
-    """Return the library's context on the current device, which is `device`. It stays."""
+    """Return the library's context on the current device, which is `device`. It is never freed."""
     return cublaslt.library().make("cublasLtCreate", device)
 
 
 @functools.cache
 def workspace_of(xp: Any, device: str, stream: int) -> Array:
-    """Return memory on the current device, which is `device`, for the products on one stream. It stays.
+    """Return memory on the current device, which is `device`, for the products on one stream. It is never freed.
 
-    So it is not from where this thread takes the arrays of a micro-batch, which it would cut in two.
+    Therefore it does not come from this thread's pool for the arrays of a micro-batch, which it would fragment.
     """
     with xp.cuda.using_allocator(xp.get_default_memory_pool().malloc):
         return xp.empty(WORKSPACE_BYTES, np.uint8)

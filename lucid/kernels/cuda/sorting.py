@@ -1,4 +1,4 @@
-"""A stable sort of ids, for sums in a fixed order. It can be captured in a graph, as a library's need not be."""
+"""A stable sort of ids, for sums in a fixed order. A CUDA graph can capture it, unlike some libraries' sorts."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from lucid.kernels.cuda.arrays import empty, plain
 from lucid.kernels.cuda.compiling import Variant, variant
 from lucid.kernels.cuda.launching import blocks_of
 
-# Of a digit, and how many values it has.
+# The bits of a digit, and the number of its values.
 _BITS, _DIGITS = 8, 256
 _CHUNK = 512
 
@@ -19,9 +19,9 @@ def form() -> Variant:
 
 
 def sorted_by_id(ids: Array, bound: int) -> tuple[Array, Array]:
-    """Return ids [N], integers in [0, bound), in rising order, and the place of each before: int64 [N] both.
+    """Return ids [N], integers in [0, bound), in rising order, and the former index of each: int64 [N] both.
 
-    What has the same id stays in its order.
+    Equal ids keep their order.
     """
     ids, rows = plain(ids, np.int64), None
     count, chunks = np.int64(len(ids)), blocks_of(len(ids), _CHUNK)
