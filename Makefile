@@ -1,8 +1,8 @@
-# Everything a newcomer types. Needs Python >= 3.11 with venv, and make; no compiler, no MPI, no GPU.
+# Needs Python >= 3.11 with venv, and make; no compiler, no MPI, no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
-# Tests run in so many processes; those that share ranks or files run in one of them.
+# The number of processes that run tests. Tests that share ranks or files run in the same process.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
@@ -12,24 +12,24 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
 	@echo "make test    run the tests that a change can break, on one rank and on several, in WORKERS=2 processes."
-	@echo "             GPU_CI=yes installs NVIDIA's libraries, which some tests need, though no GPU"
-	@echo "make test-all      run these and the long ones: faults, restarts, every combination, planted faults, SLURM"
+	@echo "             GPU_CI=yes installs NVIDIA's libraries for tests that need these, but no GPU"
+	@echo "make test-all      run these and the long tests: faults, restarts, all combinations, planted faults, SLURM"
 	@echo "make test-slurm    run jobs on a SLURM that the tests start; needs Debian's slurm-wlm and munge"
-	@echo "make test-gpu   run all that needs a GPU: kernels, runs, NCCL, compute-sanitizer; minutes."
-	@echo "             CUDA=cuda12 for drivers that know no CUDA 13"
+	@echo "make test-gpu   run the tests that need a GPU: kernels, runs, NCCL, compute-sanitizer (minutes)."
+	@echo "             CUDA=cuda12 is for drivers without CUDA 13"
 	@echo "make card-check"
-	@echo "             find out in 9 minutes whether all is right and fast on this machine's GPU"
-	@echo "make soak    kill a run a hundred times; SEED=7 draws other moments and victims"
+	@echo "             check in 9 minutes whether this machine's GPU gives right results at full speed"
+	@echo "make soak    kill a run a hundred times; SEED=7 draws other ranks and moments"
 	@echo "make lint    check style and types"
-	@echo "make bench   say where the time of a training step of BERT-base goes"
+	@echo "make bench   show where the time of a training step of BERT-base goes"
 	@echo "make bench-kernels"
-	@echo "             time every compiled kernel, beside NumPy and, where it is installed, PyTorch"
+	@echo "             time each compiled kernel, and NumPy and PyTorch (if installed) for comparison"
 	@echo "make bench-peers"
-	@echo "             time a step of BERT-base beside PyTorch and JAX, which get an environment of their own"
+	@echo "             time a step of BERT-base in lucid, PyTorch and JAX, in an environment of their own"
 	@echo "make bench-gpu-launches"
-	@echo "             list what a step asks of a GPU, and what it takes at least; needs none, but g++"
+	@echo "             list the GPU launches of a step and their least time; needs g++, but no GPU"
 	@echo "make bench-gpu"
-	@echo "             time a step of BERT on a GPU, beside PyTorch, for which TORCH=.../python has an environment"
+	@echo "             time a step of BERT on a GPU in lucid and PyTorch (of the environment TORCH=.../python)"
 	@echo "make dist    build the wheel and the source distribution into dist/"
 	@echo "make clean   remove .venv and .venv-peers (data/ and runs/ stay)"
 

@@ -1,6 +1,6 @@
-# Sourced by the templates beside it, and by `lucid submit`: the values of the site, and how ranks are run in a job.
+# The templates in this folder and `lucid submit` source this file: it reads site.env, and runs the ranks of a job.
 
-# First of all: a signal that came before would end the job.
+# This comes first: until the trap is set, the signal would end the job.
 preempted=""
 trap 'preempted=yes' USR1
 
@@ -12,15 +12,15 @@ fail() {
     exit 2
 }
 
-# Where bash computes with a variable, it would run a command that stands in it: `x[$(command)]`.
+# In arithmetic, bash runs a command that a variable contains: `x[$(command)]`. So only digits are allowed.
 for name in SLURM_JOB_NUM_NODES SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_ON_NODE SLURM_RESTART_COUNT \
     SLURM_ARRAY_TASK_ID; do
     [[ ${!name:-0} =~ ^[0-9]+$ ]] || fail "$name is '${!name}', which is not a number"
 done
 
 site=$folder/site.env
-[[ -r $site ]] || fail "$site is missing: copy site.env.example beside it, and fill it in"
-set +eu # a stranger's script
+[[ -r $site ]] || fail "$site is missing: copy site.env.example to it, and fill it in"
+set +eu # site.env is the user's script
 source "$site"
 read -rd '' -a modules <<<"${MODULES:-}"
 for module in "${modules[@]}"; do
@@ -32,9 +32,9 @@ set -eu
 
 PYTHON=${PYTHON:-${LUCID_PYTHON:-python3}}
 python=$(type -P -- "$PYTHON") || fail "there is no '$PYTHON', which PYTHON in $site names"
-PATH=$(dirname "$python"):$PATH # its mpiexec comes first
+PATH=$(dirname "$python"):$PATH # mpiexec of this Python comes first
 
-# Launchers take this word for the end of a command, and run what follows as another one.
+# To launchers, a colon ends the command, and the words after it are another command.
 refuse_colons() {
     local argument
     for argument; do
@@ -45,23 +45,23 @@ refuse_colons() {
 # Runs `lucid ARGUMENTS` on all ranks of the job, in place of this shell.
 run_ranks() {
     refuse_colons "$@"
-    # As many threads as were asked of SLURM, whatever the login shell had set.
+    # The threads are those that SLURM was asked for, even if the login shell had set others.
     export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK OPENBLAS_NUM_THREADS=$SLURM_CPUS_PER_TASK
     export MKL_NUM_THREADS=$SLURM_CPUS_PER_TASK NUMBA_NUM_THREADS=$SLURM_CPUS_PER_TASK
-    # A step frees and takes the same large arrays again: let glibc keep them (as lucid/launch/mpirun.py does).
+    # Each step frees and allocates the same large arrays: glibc keeps them (as in lucid/launch/mpirun.py).
     export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296
     local launcher
     read -ra launcher <<<"$LAUNCHER"
     if [[ $launcher == srun ]]; then
-        # Since SLURM 22.05 srun does not take the cores from the job any more. And one failing rank ends all.
+        # Since SLURM 22.05 srun no longer takes the number of cores from the job. One failing rank ends all ranks.
         launcher+=(--cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1)
     fi
     if [[ $LAUNCHER == *pmi2* ]]; then
-        # Over UCX MPICH 5.0 sends kilobytes of its memory along with each address, and SLURM refuses a line of more
-        # than 1,023 characters: a start failed now and then.
+        # MPICH 5.0 over UCX appends kilobytes of memory to each address, and SLURM refuses lines of more than 1,023
+        # characters: starts failed now and then.
         export MPIR_CVAR_CH4_NETMOD=${MPIR_CVAR_CH4_NETMOD:-ofi}
     fi
-    # Open MPI gives ranks a terminal, but this is a file: no live line (rich).
+    # Open MPI gives ranks a terminal, but the job's output is a file: rich must not draw a live line.
     export TTY_COMPATIBLE=0 TTY_INTERACTIVE=0
     if [[ -n ${INTERFACE:-} ]]; then
         export HYDRA_IFACE=$INTERFACE UCX_NET_DEVICES=$INTERFACE FI_TCP_IFACE=$INTERFACE NCCL_SOCKET_IFNAME=$INTERFACE
@@ -74,16 +74,16 @@ run_ranks() {
         "$python" -m lucid.launch.rank_parent -m mpi4py -m lucid "$@"
 }
 
-# Where the site wants it, runs `lucid doctor` on all ranks before the first start of a job, which ends if the doctor
-# finds an error: nodes that cannot do their work are found in half a minute, not in the morning.
+# If site.env says so, runs `lucid doctor` on all ranks before the first start of a job. The job ends if the doctor
+# finds an error: so broken nodes show in half a minute, and not the next morning.
 check_nodes() {
     if [[ -n ${CHECK_NODES:-} && ${SLURM_RESTART_COUNT:-0} == 0 ]]; then
         (run_ranks doctor) || fail "lucid doctor has found errors on $SLURM_JOB_NODELIST, and training was not started"
     fi
 }
 
-# Runs `lucid train ARGUMENTS` to its end, or until SIGUSR1 asks for the nodes: then the ranks save, and the job is
-# queued again, to go on where it was. After scancel, which sends SIGTERM, they save as well, and that is the end.
+# Runs `lucid train ARGUMENTS` until it ends, or until SIGUSR1 asks for the nodes. Then the ranks save, and the job is
+# queued again and resumes. After scancel, which sends SIGTERM, the ranks save too, but the job ends.
 train_or_requeue() {
     local code=0 step asking=()
     echo "slurm: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
@@ -93,7 +93,7 @@ train_or_requeue() {
     trap 'kill -s TERM "$step" || true' TERM
     trap 'preempted=yes; keep_asking "$step"' USR1
     if [[ -n $preempted ]]; then keep_asking "$step"; fi
-    # A signal to this shell ends `wait`, but not the ranks.
+    # A signal to this shell interrupts `wait`, but does not end the ranks.
     until wait "$step" || ! kill -0 "$step"; do :; done 2>/dev/null
     wait "$step" || code=$?
     trap '' USR1 TERM
@@ -102,23 +102,23 @@ train_or_requeue() {
     exit "$code"
 }
 
-# Asks process $1 to stop until it has ended: launchers lose a signal that comes before the ranks do. It does so in a
-# shell of its own, which is ended when the ranks have, since it holds the job's output open.
+# Asks process $1 to stop, again and again until it ends: launchers lose signals that come before the ranks have
+# started. A background shell does so. It holds the job's output open, so it is killed when the ranks have ended.
 keep_asking() {
     while kill -s USR1 "$1"; do sleep 5; done &>/dev/null &
     asking+=("$!")
 }
 
-# 75: all ranks have saved. Above 128, or under MPICH's mpiexec the signal's number: one was killed while it started or
-# ended, by the signal, or by srun because another rank had left before it.
+# 75: all ranks have saved. Above 128, or the signal's number under MPICH's mpiexec: a rank was killed while it started
+# or ended, either by the signal, or by srun because another rank had ended before it.
 may_go_on() {
     (($1 == 75 || $1 > 128 || $1 == $(kill -l USR1)))
 }
 
 requeue() {
     local job=$SLURM_JOB_ID
-    # The number of an array's last task is that of the whole array.
+    # The last task of an array has the job number of the whole array.
     if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
     echo "slurm: SIGUSR1 came and the ranks have ended, job $job is queued again"
-    scontrol requeue "$job" || fail "job $job could not be queued again: submit it again, and it goes on where it was"
+    scontrol requeue "$job" || fail "job $job could not be queued again: submit it again, and it resumes"
 }

@@ -256,3 +256,14 @@ def test_a_rank_that_its_launcher_has_bound_keeps_its_cores():
         [sys.executable, "-c", program], env=os.environ | hydra(0, 2), capture_output=True, text=True, check=True
     )
     assert finished.stdout.startswith(f"[{allowed[-1]}] ")
+
+
+def test_two_ranks_of_a_real_mpiexec_get_what_lucid_launch_would_give_them(mpiexec):
+    cores = available_cores()
+    machine = Machine.read(frozenset(os.sched_getaffinity(0)), None)
+    kept = {name: text for name, text in os.environ.items() if name not in (*THREAD_VARIABLES, YIELD_VARIABLE)}
+    output = subprocess.check_output([mpiexec, "-n", "2", sys.executable, "-c", SHARE], env=kept, text=True)
+    takes_all = 2 * max(1, cores // 2) == cores
+    threads, yields = max(1, cores // 2), "1" if cores < 2 else None
+    blocks = [machine.cores_of(rank, 2) if takes_all else os.sched_getaffinity(0) for rank in range(2)]
+    assert sorted(output.splitlines()) == sorted(f"{sorted(block)} {threads} {threads} {yields}" for block in blocks)

@@ -151,7 +151,7 @@ def test_a_folder_that_sbatch_would_take_for_more_variables_is_refused(run, home
 @pytest.mark.parametrize(
     ("site", "sentence"),
     [
-        (None, "{site} is missing: copy site.env.example beside it, and fill it in"),
+        (None, "{site} is missing: copy site.env.example to it, and fill it in"),
         ("LAUNCHER=ssh", "LAUNCHER in {site} is 'ssh': it has to begin with srun or mpiexec"),
         ("MODULES=nothing", "module load nothing has failed: MODULES in {site} is 'nothing'"),
         (f"{SITE}PYTHON=/nowhere", "there is no '/nowhere', which PYTHON in {site} names"),
@@ -278,7 +278,7 @@ def test_a_job_that_cannot_be_queued_again_says_how_to_go_on(run, tmp_path):
     ends = SIGNALLED.format(code=75)
     finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
     assert finished.returncode == 2
-    assert "job 7 could not be queued again: submit it again, and it goes on where it was" in finished.stderr
+    assert "job 7 could not be queued again: submit it again, and it resumes" in finished.stderr
 
 
 def test_templates_in_the_present_folder_come_before_those_of_the_checkout(plan, home, tmp_path):
