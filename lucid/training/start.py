@@ -54,7 +54,7 @@ def _check_initial_model(config: RunConfig, folder: Path) -> None:
 
 def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> Checkpoint:
     """Return another run's checkpoint at step 0 of this run. Raises `CheckpointError` if it does not fit."""
-    _check_fits(config, checkpoint, "choose another initial_checkpoint, or take the settings back")
+    _check_fits(config, checkpoint, "choose another initial_checkpoint, or restore the settings")
     if checkpoint.state.tokenizer != corpora.tokenizer_hash:
         raise CheckpointError(
             f"{checkpoint.folder} was trained with another tokenizer than that of {config.data.path}: prepare the text "
@@ -80,7 +80,7 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
     These are another model or optimizer, a step beyond the last, and a corpus, tokenizer or seed that has changed
     without being named in `train.accept_changed`.
     """
-    advice = "choose another run_folder, or take the settings back"
+    advice = "choose another run_folder, or restore the settings"
     before, now, state = _check_fits(config, checkpoint, advice), config, checkpoint.state
     if state.step > now.train.steps:
         raise CheckpointError(

@@ -49,7 +49,7 @@ class CheckpointStore:
                 problems.append(str(error))
         if problems:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} can be used ({problems[0]}): mend it, or move the folder away to "
+                f"no checkpoint in {self.folder} can be used ({problems[0]}): repair it, or move the folder away to "
                 "begin anew"
             )
         return None, problems
