@@ -1,4 +1,4 @@
-"""A SLURM of its own for tests: munged, slurmctld and two slurmd on this machine, on free ports and in one folder."""
+"""A SLURM for tests: munged, slurmctld and two slurmd on this machine, on free ports and in one folder."""
 
 import getpass
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from hosts import until
 
-# A run of some seconds, on a machine that is busy with other things.
+# The limit for a run of a few seconds on a busy machine.
 SECONDS = 150
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "setpriv")
 NODES = ("node1", "node2")
 
-# No job waits for a scheduler that looks once a minute, and one that is queued again waits for cred_expire, not for two
-# minutes. The GPUs are none: SLURM counts files.
+# The scheduler looks every few seconds, not once a minute. A job that is queued again waits for cred_expire, not for two
+# minutes. The GPUs are plain files, which SLURM counts.
 CONFIGURATION = """
 ClusterName=lucid-tests
 SlurmctldHost=localhost(127.0.0.1)
@@ -53,12 +53,12 @@ PartitionName=tests Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 
 
 def program(name: str) -> str | None:
-    """Where a program is; daemons are not in every user's path."""
+    """Return the path of a program. Daemons are not in every user's PATH."""
     return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
 class Cluster:
-    """Two nodes of four cores. `start` before, `stop` after; commands need `variables`."""
+    """Two nodes of four cores. Commands need the environment variables in `variables`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,7 +75,7 @@ class Cluster:
             ports = {name: each.getsockname()[1] for name, each in sockets.items()}
         text = CONFIGURATION.format(folder=self.folder, user=getpass.getuser(), **ports)
         (self.folder / "slurm.conf").write_text(text)
-        # Without it slurmd asks for a mounted control group.
+        # Without this file slurmd needs a mounted control group.
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null,/dev/zero\n")
         munge = self.folder / "munge"
@@ -91,7 +91,7 @@ class Cluster:
         until(lambda: self.run(*ready, check=False).strip() == str(len(NODES)))
 
     def stop(self) -> None:
-        """End the jobs, and then the daemons, each of which may need those before it."""
+        """End the jobs, and then the daemons in reverse order, since each may need those before it."""
         self.run("scancel", f"--user={getpass.getuser()}", check=False)
         until(lambda: self.processes() == [], SECONDS)
         for daemon in reversed(self._daemons):
@@ -99,7 +99,7 @@ class Cluster:
             daemon.wait(SECONDS)
 
     def _start(self, *command: str) -> None:
-        """Start a daemon that ends with this process, however that ends."""
+        """Start a daemon that ends with this process."""
         self._daemons.append(
             subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", program(command[0]), *command[1:]],
@@ -111,7 +111,7 @@ class Cluster:
         )
 
     def run(self, *command: str, check: bool = True) -> str:
-        """Run a command of SLURM; return what it printed."""
+        """Run a command of SLURM, and return its output."""
         finished = subprocess.run(
             [program(command[0]) or command[0], *command[1:]],
             env=os.environ | self.variables,
@@ -125,15 +125,15 @@ class Cluster:
         return finished.stdout
 
     def processes(self) -> list[int]:
-        """All that jobs have started, on either node."""
+        """Return the processes of all jobs, on both nodes."""
         return self._with_variable(b"SLURM_JOB_ID=")
 
     def ranks(self) -> list[int]:
-        """The processes of ranks, below their parents."""
+        """Return the processes of ranks, without their parents."""
         return self._with_variable(b"LUCID_RANK_STATUS_PAGE=")
 
     def _with_variable(self, name: bytes) -> list[int]:
-        """The processes that were started with this variable, and by this SLURM."""
+        """Return the processes of this SLURM whose environment has this variable."""
         ours = f"SLURM_CONF={self.folder}/slurm.conf".encode()
         found = []
         for environment in Path("/proc").glob("[0-9]*/environ"):
@@ -151,7 +151,7 @@ class Job:
         self.cluster, self.number, self.log = cluster, number, log
 
     def shown(self, name: str) -> str:
-        """What SLURM knows of it by this name."""
+        """Return the field of this name in `scontrol show job`."""
         return re.search(rf"\b{name}=(\S*)", self.cluster.run("scontrol", "show", "job", self.number))[1]
 
     @property
@@ -159,12 +159,12 @@ class Job:
         return self.log.read_text() if self.log.exists() else ""
 
     def wait_for(self, fragment: str) -> None:
-        """Wait until its output has `fragment`."""
+        """Wait until its output contains `fragment`."""
         until(lambda: fragment in self.output or self._ended(), SECONDS)
         assert fragment in self.output, f"{self.shown('JobState')}:\n{self.output}"
 
     def wait(self) -> str:
-        """Wait until it has ended; return how."""
+        """Wait until it has ended, and return its state."""
         until(self._ended, SECONDS)
         return self.shown("JobState")
 
@@ -172,5 +172,5 @@ class Job:
         return self.shown("JobState") not in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED")
 
     def signal(self) -> None:
-        """Send what SLURM sends two minutes before a job's time is over."""
+        """Send the signal that SLURM sends two minutes before a job's time limit."""
         self.cluster.run("scancel", "--signal=USR1", "--batch", self.number)

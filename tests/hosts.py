@@ -1,4 +1,4 @@
-"""Two hosts on one machine, for tests of what goes over a network: network namespaces, joined by a link.
+"""Two hosts on one machine, for tests over a network: two network namespaces with a link between them.
 
 They are called "near" and "far", and know each other by these names. They need root, and a kernel that permits
 namespaces.
@@ -15,8 +15,8 @@ from pathlib import Path
 SECONDS = 60
 LINK = "link0"
 
-# Stands for ssh: runs the command in the other namespace, under a name of its own. With the same one, or the same
-# shared memory, MPI would take both for one host. Other hosts are for ssh itself.
+# Replaces ssh: runs the command in the other namespace with a hostname and shared memory of its own. Otherwise MPI would
+# take both for one host. Commands for other hosts go to ssh itself.
 ENTER = """#!/bin/bash
 while [[ $1 == -* ]]; do shift; done
 host=$1
@@ -27,16 +27,16 @@ exec ip netns exec {namespace} unshare --uts --ipc bash -c "hostname far; $*"
 
 
 class Hosts:
-    """Two network namespaces, joined by a link; the run is started in the first."""
+    """Two network namespaces with a link between them. A run is started in the first."""
 
     def __init__(self, folder):
         self.namespaces = [f"lucid-{os.getpid()}-{host}" for host in ("near", "far")]
         self.enter = folder / "enter"
 
     def make(self):
-        """Make both, or raise `OSError` or `CalledProcessError` where that is not permitted."""
+        """Make both. Raises `OSError` or `CalledProcessError` if that is not permitted."""
         for namespace in self.namespaces:
-            # What lies there takes the place of the file in /etc, for what `ip netns exec` runs.
+            # For commands under `ip netns exec`, files in this folder replace those in /etc.
             names = Path("/etc/netns", namespace, "hosts")
             names.parent.mkdir(parents=True)
             names.write_text("127.0.0.1 localhost\n10.77.0.1 near\n10.77.0.2 far\n")
@@ -68,12 +68,12 @@ class Hosts:
         return [int(pid) for pid in found.stdout.split()]
 
     def mpiexec(self, launcher, ranks):
-        """The command that starts as many `ranks` on each host."""
+        """Return the command that starts `ranks` ranks on each host."""
         by_ssh = ["-launcher", "ssh", "-launcher-exec", str(self.enter)]
         return [*self.on_near(launcher), *by_ssh, "-hosts", "near,far", "-ppn", str(ranks), "-n", str(2 * ranks)]
 
     def on_near(self, *command):
-        """What runs `command` on the near host."""
+        """Return the command that runs `command` on the near host."""
         named = ["unshare", "--uts", "--ipc", "bash", "-c", 'hostname near; exec "$@"', "near"]
         return ["ip", "netns", "exec", self.namespaces[0], *named, *command]
 
@@ -81,7 +81,7 @@ class Hosts:
         ip("-n", self.namespaces[0], "link", "set", LINK, state)
 
     def bytes_sent(self):
-        """How much has gone over the link, from the near end."""
+        """Return how many bytes the near host has sent over the link."""
         counter = f"/sys/class/net/{LINK}/statistics/tx_bytes"
         return int(subprocess.check_output(["ip", "netns", "exec", self.namespaces[0], "cat", counter]))
 
@@ -91,7 +91,7 @@ def ip(*arguments):
 
 
 def until(condition, seconds=SECONDS):
-    """Wait for what comes about by itself, soon."""
+    """Wait until `condition` returns true, for at most `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Containerfile: what it copies and installs is there. No test builds it, as that takes a registry of images."""
+"""Containerfile: all files and extras that it names exist. No test builds it, because that needs a registry."""
 
 import re
 import tomllib
@@ -15,14 +15,14 @@ def arguments(instruction):
     return [rest for name, rest in INSTRUCTIONS if name == instruction]
 
 
-def test_it_is_made_of_instructions_from_an_image_to_a_command():
+def test_its_instructions_lead_from_an_image_to_a_command():
     names = [name for name, _ in INSTRUCTIONS]
     assert names[0] == "FROM"
     assert set(names) == {"FROM", "RUN", "ARG", "COPY", "ENV", "WORKDIR", "ENTRYPOINT", "CMD"}
     assert arguments("ENTRYPOINT") == ['["lucid"]']
 
 
-def test_it_copies_all_that_the_wheel_is_built_from():
+def test_it_copies_all_sources_of_the_wheel():
     copied = {source for line in arguments("COPY") for source in line.split()[:-1]}
     assert all((REPOSITORY / source).exists() for source in copied)
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -30,7 +30,7 @@ def test_it_copies_all_that_the_wheel_is_built_from():
     assert copied == {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"], *wheel}
 
 
-def test_it_installs_extras_that_there_are():
+def test_its_extras_exist():
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     (default,) = arguments("ARG")
     named = re.findall(r"EXTRAS=([\w,]+)", TEXT)

@@ -1,6 +1,6 @@
-"""The wheel is the whole tool: built, installed into an empty environment far from the checkout, and used there.
+"""The wheel is the whole tool: these tests install it into an empty environment, and use it far from the checkout.
 
-It is installed with the package index that pip is configured for, as `make` installs the environment of the tests.
+pip takes the other packages from its configured index, as for the environment of the tests.
 """
 
 import os
@@ -43,7 +43,7 @@ def names_in(wheel):
     return set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_has_all_of_the_package_recipes_and_job_templates(distributions):
+def test_the_wheel_contains_the_package_the_recipes_and_the_job_templates(distributions):
     wheel, _ = distributions
     expected = {"lucid/py.typed"}
     for top in ("lucid", "configs", "slurm"):
@@ -67,7 +67,7 @@ def test_the_source_distribution_builds_the_same_wheel(distributions, tmp_path):
 
 
 class Installation:
-    """The wheel in an environment of its own, used in an empty folder with an empty home."""
+    """The wheel in its own environment, used in an empty folder with an empty home."""
 
     def __init__(self, folder, wheel):
         self.folder = folder / "here"
@@ -98,7 +98,7 @@ class Installation:
         return finished.stdout
 
 
-def test_what_is_installed_lists_prepares_trains_predicts_and_submits(distributions, tmp_path):
+def test_the_installed_wheel_prepares_trains_predicts_and_submits(distributions, tmp_path):
     here = Installation(tmp_path, distributions[0])
     assert "small_cpu" in here.run("lucid", "recipes")
     (here.folder / "my.yaml").write_text(here.run("lucid", "recipes", "small_cpu"))
@@ -115,7 +115,7 @@ def test_what_is_installed_lists_prepares_trains_predicts_and_submits(distributi
 
 
 def sees_types(here):
-    """Whether a type checker takes the annotations of the installed package."""
+    """Return whether a type checker uses the annotations of the installed package."""
     program = "from lucid.launch.limits import available_cores\nreveal_type(available_cores())"
     command = [sys.executable, "-m", "mypy", "--python-executable", here.program("python"), "-c", program]
     finished = subprocess.run(command, cwd=here.folder, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Hostfiles: what a hostfile names, and which hosts can be used. Whole runs are in test_two_hosts.py."""
+"""Hostfiles: reading them, and asking which hosts can be used. test_two_hosts.py has whole runs."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ import pytest
 from lucid.errors import LaunchError
 from lucid.launch import hostfile
 
-# Stands for ssh, which hands a shell what stands after the name. 198.51.100.0/24 is set aside for documentation: no
+# Replaces ssh, which passes the words after the name to a shell. 198.51.100.0/24 is reserved for documentation: no
 # machine has such an address.
 SSH = """#!/bin/sh
 host=$1
@@ -25,7 +25,7 @@ esac
 
 @pytest.fixture
 def ssh(tmp_path, monkeypatch):
-    """A function that puts a stand-in for ssh into place, which says `said` of one host."""
+    """A function that replaces ssh by a script, which prints `said` for one host."""
 
     def put(said="") -> None:
         launcher = tmp_path / "launcher"
@@ -46,7 +46,7 @@ def write(tmp_path):
     return write
 
 
-def test_comments_and_empty_lines_are_no_hosts(write):
+def test_comments_and_empty_lines_name_no_hosts(write):
     assert hostfile.read(write("# ours\n\nnode1\n  node-2.cluster  # slow\n10.0.0.3\n")) == (
         "node1",
         "node-2.cluster",
@@ -67,13 +67,13 @@ def test_comments_and_empty_lines_are_no_hosts(write):
         ("node\x00\n", r"line 1 of .* is 'node\\x00'"),
     ],
 )
-def test_a_line_that_is_no_name_is_refused_with_its_number(write, text, sentence):
+def test_a_line_without_a_valid_name_is_refused_with_its_number(write, text, sentence):
     with pytest.raises(LaunchError, match=sentence):
         hostfile.read(write(text))
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", socket.gethostname()])
-def test_this_machine_is_known_and_not_asked(host, monkeypatch):
+def test_this_machine_is_not_asked(host, monkeypatch):
     monkeypatch.setenv("HYDRA_LAUNCHER_EXEC", "/bin/false")
     assert hostfile.unusable([host]) == {}
 
@@ -100,7 +100,7 @@ def test_every_other_host_is_asked_whether_python_runs_in_this_folder(ssh, monke
         ("ssh: connect to host x port 22: No route to host", "`ssh 198.51.100.2 true` has to work"),
     ],
 )
-def test_a_host_that_lets_nobody_in_is_named_with_sshs_last_words_and_what_to_do(ssh, said, advice):
+def test_a_host_that_refuses_the_login_is_named_with_the_message_of_ssh_and_advice(ssh, said, advice):
     ssh(said)
     sentence = hostfile.unusable(["198.51.100.1", "198.51.100.2"])["198.51.100.2"]
     assert sentence.startswith(f"198.51.100.2 cannot be reached ({said})")
@@ -108,7 +108,7 @@ def test_a_host_that_lets_nobody_in_is_named_with_sshs_last_words_and_what_to_do
     assert "it starts" not in sentence
 
 
-def test_a_host_that_says_nothing_in_time_is_given_up(ssh, monkeypatch):
+def test_a_host_that_does_not_answer_in_time_is_unusable(ssh, monkeypatch):
     ssh()
     monkeypatch.setattr(hostfile, "SECONDS_TO_ANSWER", 0.1)
     assert hostfile.unusable(["198.51.100.4"])["198.51.100.4"].startswith("198.51.100.4 did not answer within 0.1 s")

@@ -1,4 +1,4 @@
-"""What a process may use of its machine, on file systems that are made up."""
+"""How much of its machine a process may use, read from made-up file systems."""
 
 import subprocess
 import sys
@@ -68,7 +68,7 @@ def test_the_cores_are_those_that_this_process_may_use():
     ],
     ids=["none", "unlimited", "version-2", "version-1", "container"],
 )
-def test_the_least_limit_of_all_control_groups_counts(tmp_path, files, limits):
+def test_the_lowest_limit_of_all_control_groups_applies(tmp_path, files, limits):
     for name, text in files.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

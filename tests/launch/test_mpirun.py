@@ -1,4 +1,4 @@
-"""lucid launch: what it decides, what would be run, what is run, and what it says when it cannot."""
+"""lucid launch: its options, its plan, the commands that it runs, and its messages."""
 
 import itertools
 import os
@@ -40,13 +40,13 @@ def option(command, name):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder that the user is in, with a CONFIG named run.yaml."""
+    """The current folder of the user, with a CONFIG named run.yaml."""
     (tmp_path / "run.yaml").touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-# What is asked for.
+# Options.
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_restarts_have_options_of_their_own(folder):
 
 
 @pytest.mark.parametrize("word", ["-h", "--help"])
-def test_help_says_how(word, capsys):
+def test_help_prints_the_usage(word, capsys):
     assert launch.run([word, "--nonsense"]) == 0
     assert capsys.readouterr().out == USAGE
 
@@ -112,7 +112,7 @@ def test_a_wrong_call_is_refused_with_one_sentence(folder, capsys, arguments, me
     assert printed.err.startswith(f"lucid launch: {message}")
 
 
-# What is decided.
+# The plan.
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_with_gpus_the_parents_of_ranks_deal_them_out():
         (17, TWO_HOSTS, "9 ranks on node1 share 8 cores and take turns: start at most 16 (-n)"),
     ],
 )
-def test_more_ranks_than_cores_are_warned_of(ranks, there, warning):
+def test_more_ranks_than_cores_cause_a_warning(ranks, there, warning):
     assert plan(Options(ranks=ranks), there, {}).warning == warning
 
 
@@ -198,7 +198,7 @@ def test_ranks_that_share_cores_yield_them_unless_the_user_says_otherwise():
     assert plan(Options(ranks=9), EIGHT_CORES, {variable: "0"}).variables[variable] == "0"
 
 
-def test_glibc_keeps_its_memory_and_ranks_know_of_a_terminal():
+def test_glibc_keeps_its_memory_and_ranks_learn_about_a_terminal():
     variables = plan(Options(ranks=1), EIGHT_CORES, {}).variables
     assert variables.items() >= MEMORY_VARIABLES.items()
     assert "TTY_COMPATIBLE" not in variables
@@ -212,7 +212,7 @@ def test_lucid_runs_below_a_parent_on_every_rank():
     assert command == ("bin/mpiexec", "-n", "3", *python)
 
 
-def test_the_doctor_is_started_as_the_run_would_be():
+def test_the_doctor_is_started_like_a_run():
     run = plan(Options("train", ("run.yaml",), ranks=2), EIGHT_CORES, {}).command
     doctor = plan(Options("doctor", ("--folder", "runs"), ranks=2), EIGHT_CORES, {}).command
     assert doctor == (*run[: run.index("train")], "doctor", "--folder", "runs")
@@ -224,7 +224,7 @@ def test_hosts_come_from_the_hostfile():
 
 
 @pytest.mark.parametrize("is_root", [False, True])
-def test_open_mpi_is_spoken_to_in_its_own_way(is_root):
+def test_open_mpi_gets_options_and_variables_of_its_own(is_root):
     environment = {"UCX_NET_DEVICES": "ib0", "PYTHONPATH": "", "HYDRA_LAUNCHER_EXEC": "rsh"}
     launch = plan(Options(ranks=64), OPEN_MPI, environment, is_root=is_root)
     words = ["--oversubscribe", "--map-by", "ppr:64:node", "--bind-to", "none"]
@@ -232,11 +232,11 @@ def test_open_mpi_is_spoken_to_in_its_own_way(is_root):
         words += ["-x", name]
     words += ["--allow-run-as-root"] * is_root
     assert list(launch.command[1 : launch.command.index("python")]) == ["-n", "64", *words]
-    # By its names in versions 5 and 4.
+    # The names in versions 5 and 4.
     assert launch.variables["PRTE_MCA_plm_ssh_agent"] == launch.variables["OMPI_MCA_plm_rsh_agent"] == "rsh"
 
 
-def test_open_mpi_gets_the_hostfile_and_what_ranks_have_to_know_of_a_terminal():
+def test_open_mpi_gets_the_hostfile_and_the_variables_of_a_terminal():
     there = Surroundings("python", "bin/mpiexec", "Open MPI", cores=8, hosts=("a", "b"))
     command = plan(Options(ranks=4, hostfile="hosts"), there, {"PYTHONPATH": "here"}, width="90").command
     assert command[3:10] == ("--oversubscribe", "--hostfile", "hosts", "--map-by", "ppr:2:node", "--bind-to", "none")
@@ -257,11 +257,11 @@ def test_open_mpi_gets_the_hostfile_and_what_ranks_have_to_know_of_a_terminal():
         ("srun", "an unknown MPI"),
     ],
 )
-def test_launchers_and_libraries_are_known_by_what_they_call_themselves(report, name):
+def test_the_mpi_follows_from_the_version_text(report, name):
     assert mpi_of(report) == name
 
 
-# What is found out.
+# Programs and machines.
 
 
 def executable(path, text):
@@ -287,7 +287,7 @@ def programs(folder, mpiexec):
     return make
 
 
-def test_gpus_are_those_that_are_visible_and_hosts_those_of_the_file(programs, folder, monkeypatch):
+def test_the_visible_gpus_and_the_hosts_of_the_file_are_found(programs, folder, monkeypatch):
     (folder / "hosts").write_text("node1\n# node2 is away\n\nnode3\n")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,7")
     python = programs()
@@ -314,7 +314,7 @@ def test_an_mpi_that_does_not_fit_is_refused(programs, said, sentence):
         mpirun.look_around(python, Options())
 
 
-def test_where_there_is_no_mpiexec_it_says_how_to_get_it(folder, monkeypatch):
+def test_without_mpiexec_the_message_says_how_to_install_it(folder, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(LaunchError, match=r"^there is no mpiexec beside bin/python or in the PATH: bin/python -m pip"):
         mpirun.look_around("bin/python", Options())
@@ -325,7 +325,7 @@ def test_a_hostfile_with_a_mistake_is_refused(programs):
         mpirun.look_around(programs(), Options(hostfile="/dev/null"))
 
 
-def test_hosts_that_cannot_be_used_are_told_of_in_a_few_sentences(folder, monkeypatch, capsys):
+def test_at_most_five_unusable_hosts_are_reported_by_name(folder, monkeypatch, capsys):
     monkeypatch.setattr(mpirun, "look_around", lambda *_: TWO_HOSTS)
     monkeypatch.setattr(mpirun.hostfile, "unusable", lambda *_: {f"node{n}": f"node{n} is down" for n in range(1, 8)})
     assert launch.run(["run.yaml"]) == 1
@@ -334,14 +334,14 @@ def test_hosts_that_cannot_be_used_are_told_of_in_a_few_sentences(folder, monkey
     assert sentences[5:] == ["lucid launch: 2 other hosts cannot be used either"]
 
 
-# What is run.
+# The command.
 
-# Stands for the Python of a rank and its parent: does what $RANK says, or else runs them.
+# Replaces the Python of a rank and its parent: runs $RANK, or Python if it is empty.
 RANK = """#!/bin/sh
 [ -z "$RANK" ] || eval "$RANK"
 exec {python} "$@"
 """
-# Stands for mpiexec: has it run the program above in place of Python.
+# Replaces mpiexec: runs the program above in place of Python.
 MPIEXEC = """#!/bin/bash
 words=()
 for word; do
@@ -362,7 +362,7 @@ STOPS_WHEN_ASKED = 'trap "echo stops; exit 75" TERM; echo ready; while :; do sle
 
 @pytest.fixture
 def start(folder, mpiexec):
-    """A function that starts the script, in an environment whose mpiexec is a stand-in."""
+    """A function that starts the script in an environment with a replaced mpiexec."""
     python = folder / "bin" / "python"
     rank = executable(folder / "bin" / "rank", RANK.format(python=python))
     executable(folder / "bin" / "mpiexec", MPIEXEC.format(mpiexec=mpiexec, python=python, rank=rank))
@@ -395,7 +395,7 @@ def finish(start):
     return run
 
 
-def test_a_run_on_two_ranks_is_trained_to_its_end(finish, run_file):
+def test_a_run_on_two_ranks_trains_to_its_end(finish, run_file):
     settings = ("train.steps=2", "optimizer.warmup_steps=1")
     code, output, errors = finish("-n", "2", str(run_file), *settings, **FEW_CORES, LUCID_KERNELS="reference")
     assert code == 0, errors
@@ -414,7 +414,7 @@ def test_dry_run_prints_the_command_for_a_shell_and_runs_nothing(finish, folder)
     assert tuple(shlex.split(command)) == plan(Options("train", settings, ranks=1), there, {}).command
 
 
-def test_ranks_that_take_turns_are_warned_of(finish):
+def test_ranks_that_take_turns_cause_a_warning(finish):
     code, _, errors = finish("--dry-run", "-n", str(available_cores() + 1), "run.yaml")
     assert code == 0
     assert "take turns: start at most" in errors
@@ -432,7 +432,7 @@ def test_ranks_that_take_turns_are_warned_of(finish):
         (("--hostfile", "/dev/null", "run.yaml"), {}, "lucid launch: the hostfile '/dev/null' names no host"),
     ],
 )
-def test_what_cannot_be_started_is_one_sentence(finish, arguments, variables, sentence):
+def test_an_impossible_start_is_refused_with_one_sentence(finish, arguments, variables, sentence):
     code, output, errors = finish(*arguments, **variables)
     assert (code, output) == (2, "")
     assert errors.startswith(sentence)

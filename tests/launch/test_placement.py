@@ -1,4 +1,4 @@
-"""Placement: which cores and which GPU a rank gets, on machines that are made of files."""
+"""Placement: the cores and the GPU of a rank, on machines that consist of made-up files."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def machine(tmp_path):
 
 
 def cores(threads):
-    """The cores of hardware threads, as the numbers of their first."""
+    """The cores of hardware threads, by the number of their first thread."""
     assert all((cpu + 8) % 16 in threads for cpu in threads)
     return sorted(cpu for cpu in threads if cpu < 8)
 
@@ -74,12 +74,12 @@ def test_more_ranks_than_cores_take_turns(machine):
     assert sorted(core for share in each for core in share) == sorted([*range(8), *range(8)])
 
 
-def test_only_what_the_affinity_mask_allows_is_dealt_out(machine):
+def test_ranks_get_only_cores_in_the_affinity_mask(machine):
     allowed = machine(allowed={1, 3, 9})
     assert [allowed.cores_of(rank, 2) for rank in range(2)] == [{1, 9}, {3}]
 
 
-def test_a_machine_that_tells_nothing_has_a_core_for_each_hardware_thread(tmp_path):
+def test_without_information_each_hardware_thread_counts_as_a_core(tmp_path):
     unknown = Machine.read(frozenset({0, 1}), None, tmp_path)
     assert unknown == Machine((frozenset({0}), frozenset({1})), ())
 
@@ -90,7 +90,7 @@ def test_gpus_that_are_near_the_same_cores_share_them(machine):
     assert [cores(there.cores_near(gpu)) for gpu in there.gpus] == [[0, 2], [4, 6], [1, 3, 5, 7]]
 
 
-def test_a_gpu_far_from_all_cores_that_may_be_used_shares_these(machine):
+def test_a_gpu_far_from_all_allowed_cores_shares_these(machine):
     there = machine(allowed={1, 9}, gpus=(0,))
     assert there.cores_near(there.gpus[0]) == {1, 9}
 
@@ -106,13 +106,13 @@ def test_a_gpu_far_from_all_cores_that_may_be_used_shares_these(machine):
         ("", [], []),
     ],
 )
-def test_what_a_scheduler_made_visible_is_kept_to(machine, visible, names, domains):
+def test_only_gpus_that_a_scheduler_made_visible_are_used(machine, visible, names, domains):
     gpus = machine(visible=visible, gpus=(0, 0, 1)).gpus
     assert [gpu.name for gpu in gpus] == names
     assert [min(gpu.cpus) if gpu.cpus else None for gpu in gpus] == domains
 
 
-def test_a_gpu_that_may_not_be_opened_is_not_there(machine, tmp_path):
+def test_a_gpu_that_may_not_be_opened_is_left_out(machine, tmp_path):
     machine(gpus=(0, 1))
     (tmp_path / "dev/nvidia0").unlink()
     assert [gpu.name for gpu in machine(gpus=()).gpus] == ["GPU-1a-b"]
@@ -132,17 +132,17 @@ def test_a_gpu_that_may_not_be_opened_is_not_there(machine, tmp_path):
     ],
     ids=["alone", "hydra", "openmpi-in-slurm", "srun", "batch-script"],
 )
-def test_the_place_on_the_host_is_what_the_launcher_says(environment, local):
+def test_the_local_rank_is_the_one_that_the_launcher_announces(environment, local):
     assert LocalRank.announced(environment) == local
 
 
-def test_a_rank_gets_the_gpu_of_its_place():
+def test_a_rank_gets_the_gpu_of_its_local_number():
     gpus = [GPU("a"), GPU("b")]
     assert [placement._gpu_of(LocalRank(rank, 2, has_its_own=False), gpus).name for rank in (0, 1)] == ["a", "b"]
     assert placement._gpu_of(LocalRank(1, 0, has_its_own=True), gpus).name == "b"
 
 
-def test_the_only_gpu_that_srun_shows_a_rank_is_its_own():
+def test_the_only_gpu_that_srun_shows_to_a_rank_belongs_to_it():
     assert placement._gpu_of(LocalRank(3, 0, has_its_own=True), [GPU("0")]).name == "0"
 
 
@@ -215,7 +215,7 @@ print(sorted(os.sched_getaffinity(0)), *(os.environ.get(name) for name in names)
 
 
 def share(**environment):
-    """What a process takes that `environment` was announced to."""
+    """Return the cores and threads of a process with these variables of a launcher."""
     kept = {name: text for name, text in os.environ.items() if name not in (*THREAD_VARIABLES, YIELD_VARIABLE)}
     command = [sys.executable, "-c", SHARE]
     return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Restarts after faults: what is decided after each attempt, from what is known of all of them."""
+"""Restarts after faults: the decision after each attempt, from all attempts so far."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def test_waits_double_up_to_a_minute():
     assert waits == [2, 4, 8, 32, 60, 60, 60]
 
 
-def test_after_as_many_restarts_as_were_asked_for_it_gives_up():
+def test_it_gives_up_after_the_allowed_number_of_restarts():
     order = Order(restarts=2, ranks=4, min_ranks=4, backoff=2)
     assert isinstance(decide(order, failures(10, 20), shares(12)), Restart)
     decision = decide(order, failures(10, 20, 30), shares(12))
@@ -62,7 +62,7 @@ def test_after_as_many_restarts_as_were_asked_for_it_gives_up():
 
 @pytest.mark.parametrize("exit_code", [9, 75])
 @pytest.mark.parametrize(("steps", "newest"), [((0, 0), "none"), ((20, 40, 40), "step 40"), ((40, 20), "step 20")])
-def test_without_a_newer_checkpoint_between_two_failures_it_gives_up(steps, newest, exit_code):
+def test_it_gives_up_without_a_newer_checkpoint_between_two_failures(steps, newest, exit_code):
     decision = decide(ALONE, failures(*steps, exit_code=exit_code), shares(12))
     assert isinstance(decision, GiveUp)
     assert f"with exit code {exit_code}, newest checkpoint: {newest}; gives up after {len(steps)} starts" in (
@@ -98,12 +98,12 @@ def test_a_host_that_answers_again_is_used_again():
         ((), 96, "0 ranks on 0 hosts (a, b, c did not answer)"),
     ],
 )
-def test_with_room_for_too_few_ranks_it_gives_up(hosts, global_batch, room):
+def test_it_gives_up_if_the_hosts_have_room_for_too_few_ranks(hosts, global_batch, room):
     decision = decide(THREE_HOSTS, failures(40, hosts=hosts), shares(global_batch))
     assert isinstance(decision, GiveUp)
     assert decision.sentence.endswith(f"gives up after 1 start: {room}, and --min-ranks is 4")
 
 
-def test_all_ranks_are_kept_where_the_hosts_left_have_room_for_them():
+def test_all_ranks_are_kept_if_the_other_hosts_have_room_for_them():
     order = Order(restarts=1, ranks=4, min_ranks=4, backoff=2, hosts=("a", "b", "c"))
     assert decide(order, failures(40, hosts=("a", "b")), shares(12)).ranks == 4

@@ -1,4 +1,4 @@
-"""lucid submit and the job templates where there is no SLURM: what they would run, and what they refuse."""
+"""lucid submit and the job templates without SLURM: the commands that they run, and what they refuse."""
 
 import os
 import re
@@ -22,7 +22,7 @@ IN_A_JOB = {
     "SLURM_NTASKS_PER_NODE": "4",
     "SLURM_CPUS_PER_TASK": "3",
 }
-# Stands for srun: says what ranks would get, and ends as $ENDS says.
+# Replaces srun: prints the command and variables of ranks, and runs $ENDS.
 SRUN = """#!/bin/bash
 echo "srun $*"
 echo "$OMP_NUM_THREADS $NUMBA_NUM_THREADS $MPIR_CVAR_CH4_NETMOD $UCX_NET_DEVICES $NUMBA_CACHE_DIR"
@@ -32,7 +32,7 @@ eval "$ENDS"
 
 @pytest.fixture
 def home(tmp_path):
-    """lucid's folder, with a slurm/site.env of its own, beside commands that stand for SLURM's."""
+    """A checkout with its own slurm/site.env, and scripts in place of SLURM's commands."""
     home = tmp_path / "home"
     shutil.copytree(REPOSITORY / "slurm", home / "slurm", ignore=shutil.ignore_patterns("site.env"))
     for name in ("launch", "lucid"):
@@ -47,7 +47,7 @@ def home(tmp_path):
 
 @pytest.fixture
 def run(home, run_file, tmp_path):
-    """A function that runs a script of lucid's folder, beside the settings run.yaml."""
+    """A function that runs a script of the checkout in a folder with the settings run.yaml."""
 
     def run(script, *arguments, **variables):
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
@@ -132,7 +132,7 @@ def test_bad_input_is_refused_with_one_sentence(run, arguments, sentence):
     assert finished.stderr.count("\n") == 1
 
 
-def test_where_there_is_no_slurm_nothing_is_submitted(run, tmp_path):
+def test_without_slurm_nothing_is_submitted(run, tmp_path):
     for name in ("bash", "dirname", "basename"):
         (tmp_path / "bin" / name).symlink_to(shutil.which(name))
     finished = run("launch/submit.sh", "run.yaml", PATH=str(tmp_path / "bin"))
@@ -140,7 +140,7 @@ def test_where_there_is_no_slurm_nothing_is_submitted(run, tmp_path):
     assert finished.stderr == "lucid: there is no sbatch: this is no login node of a SLURM cluster\n"
 
 
-def test_a_folder_that_sbatch_would_take_for_more_variables_is_refused(run, home, tmp_path):
+def test_a_folder_with_a_comma_is_refused(run, home, tmp_path):
     (home / "slurm").rename(tmp_path / "a,b")
     finished = run("launch/submit.sh", "--dry-run", "--slurm", "a,b", "evaluate", "run")
     assert (finished.returncode, finished.stdout) == (2, "")
@@ -157,7 +157,7 @@ def test_a_folder_that_sbatch_would_take_for_more_variables_is_refused(run, home
         (f"{SITE}PYTHON=/nowhere", "there is no '/nowhere', which PYTHON in {site} names"),
     ],
 )
-def test_a_site_that_is_not_described_is_refused_with_one_sentence(run, home, script, site, sentence):
+def test_a_missing_or_wrong_site_is_refused_with_one_sentence(run, home, script, site, sentence):
     (home / "slurm" / "site.env").unlink()
     if site is not None:
         (home / "slurm" / "site.env").write_text(site)
@@ -166,13 +166,13 @@ def test_a_site_that_is_not_described_is_refused_with_one_sentence(run, home, sc
     assert finished.stderr.splitlines()[-1].startswith("slurm: " + sentence.format(site=home / "slurm" / "site.env"))
 
 
-def test_the_example_of_a_site_is_one(run, home):
+def test_the_example_of_a_site_works(run, home):
     shutil.copy(home / "slurm" / "site.env.example", home / "slurm" / "site.env")
     finished = run("launch/submit.sh", "--dry-run", "evaluate", "run", PYTHON=sys.executable)
     assert finished.returncode == 0, finished.stderr
 
 
-def test_ranks_get_the_cores_that_were_asked_of_slurm_and_the_values_of_the_site(run, home, tmp_path):
+def test_ranks_get_the_cores_of_the_job_and_the_values_of_the_site(run, home, tmp_path):
     (home / "slurm" / "site.env").write_text(f"{SITE}INTERFACE=ib0\nSCRATCH={tmp_path}\n")
     finished = run("slurm/evaluate.sbatch", "runs/mine", **IN_A_JOB)
     command, variables = finished.stdout.splitlines()
@@ -182,7 +182,7 @@ def test_ranks_get_the_cores_that_were_asked_of_slurm_and_the_values_of_the_site
     assert variables == f"3 3 ofi ib0 {tmp_path}/lucid-kernels"
 
 
-def test_jobs_and_mpirun_make_the_same_settings_of_glibc(run, home):
+def test_jobs_and_lucid_launch_set_glibc_in_the_same_way(run, home):
     (home.parent / "bin" / "srun").write_text("#!/bin/sh\nenv\n")
     finished = run("slurm/evaluate.sbatch", "runs/mine", **IN_A_JOB)
     assert {f"{name}={value}" for name, value in MEMORY_VARIABLES.items()} <= set(finished.stdout.splitlines())
@@ -197,7 +197,7 @@ def test_a_command_in_place_of_a_number_is_refused_and_not_run(run, tmp_path, va
     assert not (tmp_path / "made").exists()
 
 
-def test_what_the_site_and_arguments_hold_is_passed_on_word_by_word_and_not_run(run, home, tmp_path):
+def test_words_of_the_site_and_of_arguments_are_passed_on_and_not_run(run, home, tmp_path):
     (home / "slurm" / "site.env").write_text(f"PYTHON={sys.executable}\nLAUNCHER='srun * $(touch made)'\n")
     finished = run("slurm/evaluate.sbatch", "$(touch made)", "; touch made", "*", **IN_A_JOB)
     command = finished.stdout.splitlines()[0]
@@ -218,7 +218,7 @@ def test_an_array_task_without_a_value_is_refused(run):
     assert "task 2 of the array has no value in train.seed=1,2: --array=0-1" in finished.stderr
 
 
-def test_as_many_ranks_as_gpus_or_none(run):
+def test_a_job_needs_as_many_ranks_as_gpus(run):
     finished = run("slurm/pretrain_gpu.sbatch", "run.yaml", SLURM_GPUS_ON_NODE="2", **IN_A_JOB)
     assert finished.returncode == 2
     assert "4 ranks on 2 GPUs a node: ask for as many of one as of the other" in finished.stderr
@@ -232,7 +232,7 @@ def test_as_many_ranks_as_gpus_or_none(run):
         ("1", "[[ $* != *doctor ]]", 0, ["train"]),
     ],
 )
-def test_where_the_site_wants_it_nodes_are_checked_before_the_first_start(run, home, restarts, ends, code, commands):
+def test_nodes_are_checked_before_the_first_start_if_the_site_says_so(run, home, restarts, ends, code, commands):
     (home / "slurm" / "site.env").write_text(f"{SITE}CHECK_NODES=yes\n")
     finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, SLURM_RESTART_COUNT=restarts, **IN_A_JOB)
     assert finished.returncode == code
@@ -258,7 +258,7 @@ SIGNALLED = "trap 'exit {code}' USR1; kill -USR1 $PPID; while :; do sleep 0.01; 
         (SIGNALLED.format(code=2), 2, False),
     ],
 )
-def test_a_job_is_queued_again_when_its_nodes_were_asked_for_and_it_has_not_failed(run, ends, code, queued_again):
+def test_a_preempted_job_is_queued_again_unless_it_failed(run, ends, code, queued_again):
     finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
     assert finished.returncode == code, finished.stderr
     assert ("scontrol requeue 7\n" in finished.stdout) == queued_again
@@ -273,7 +273,7 @@ def test_a_task_is_queued_again_without_the_rest_of_its_array(run):
     assert "-seed-2\n" in finished.stdout
 
 
-def test_a_job_that_cannot_be_queued_again_says_how_to_go_on(run, tmp_path):
+def test_a_job_that_cannot_be_queued_again_says_how_to_resume(run, tmp_path):
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     ends = SIGNALLED.format(code=75)
     finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
@@ -281,12 +281,12 @@ def test_a_job_that_cannot_be_queued_again_says_how_to_go_on(run, tmp_path):
     assert "job 7 could not be queued again: submit it again, and it resumes" in finished.stderr
 
 
-def test_templates_in_the_present_folder_come_before_those_of_the_checkout(plan, home, tmp_path):
+def test_templates_in_the_current_folder_take_precedence(plan, home, tmp_path):
     shutil.copytree(home / "slurm", tmp_path / "slurm")
     assert f"{tmp_path}/slurm/evaluate.sbatch" in plan("evaluate", "run")
 
 
-def test_where_there_are_no_templates_it_says_how_to_get_them(run, home):
+def test_without_templates_the_message_says_how_to_get_them(run, home):
     shutil.rmtree(home / "slurm")
     finished = run("launch/submit.sh", "--dry-run", "evaluate", "run")
     assert (finished.returncode, finished.stdout) == (2, "")

@@ -1,4 +1,4 @@
-"""Supervision: what it refuses. Its rule is in test_restart_rule.py, whole runs in faults/test_restarts.py."""
+"""Supervision: what it refuses. test_restart_rule.py tests the rule, and faults/test_restarts.py whole runs."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from lucid.launch.options import Options, Restarts
 from lucid.launch.supervise import supervise
 
 
-def test_more_ranks_at_least_than_at_the_start_are_refused():
+def test_a_minimum_above_the_number_of_ranks_is_refused():
     restarts = Restarts(1, min_ranks=3)
     with pytest.raises(LaunchError, match="--min-ranks is 3, but the run starts with 2: lower it"):
         supervise(Options(arguments=("run.yaml",)), restarts, 2, ("a", "b"), lambda *_: pytest.fail("asked"))

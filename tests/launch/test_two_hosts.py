@@ -1,4 +1,4 @@
-"""lucid launch --hostfile: runs over two hosts, and what it says of hosts that cannot be used."""
+"""lucid launch --hostfile: runs over two hosts, and messages about unusable hosts."""
 
 import os
 import shutil
@@ -17,13 +17,13 @@ STEPS = 10
 
 @pytest.fixture(autouse=True)
 def reference_kernels(monkeypatch):
-    """Hosts have nothing to do with kernels, and the reference needs no loading."""
+    """These tests do not depend on kernels, and the reference kernels load fast."""
     monkeypatch.setenv("LUCID_KERNELS", "reference")
 
 
 @pytest.fixture
 def launch(hosts, run_file, tmp_path):
-    """A function that runs the script on the near host, with a hostfile of `names`, and returns what came of it."""
+    """A function that runs the script on the near host with a hostfile of `names`, and returns the finished process."""
 
     def run(names, *arguments, **environment):
         (tmp_path / "hosts").write_text("".join(f"{name}\n" for name in names))
@@ -62,7 +62,7 @@ def test_an_unknown_host_is_named_before_anything_is_started(launch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_host_that_nobody_listens_on_is_named(launch, tmp_path):
+def test_a_host_without_an_ssh_server_is_named(launch, tmp_path):
     if not shutil.which("ssh"):
         pytest.skip("there is no ssh: apt-get install openssh-client")
     finished = launch(["near", "far"], "-n", "2", HYDRA_LAUNCHER_EXEC="")

@@ -1,4 +1,4 @@
-"""A SLURM for the tests in this folder, and lucid as it is set up for it. They are left out unless asked for."""
+"""A SLURM for the tests in this folder, and a checkout that is configured for it. -m slurm selects these tests."""
 
 import os
 import shutil
@@ -37,13 +37,13 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def reference_kernels(monkeypatch):
-    """Jobs have nothing to do with kernels, and the reference needs no loading."""
+    """These tests do not depend on kernels, and the reference kernels load fast."""
     monkeypatch.setenv("LUCID_KERNELS", "reference")
 
 
 @pytest.fixture
 def home(tmp_path):
-    """lucid's folder, with a slurm/site.env of its own."""
+    """A checkout with its own slurm/site.env."""
     home = tmp_path / "home"
     shutil.copytree(REPOSITORY / "slurm", home / "slurm", ignore=shutil.ignore_patterns("site.env"))
     for name in ("launch", "lucid"):

@@ -1,4 +1,4 @@
-"""Jobs of the templates in slurm/, submitted by launch/submit.sh, on a real SLURM."""
+"""Jobs from the templates in slurm/, submitted with launch/submit.sh to a real SLURM."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from launching import TRAIN
 
 from lucid.training.checkpoints.store import find_model
 
-# Long enough that a run is not over before what it has printed is answered with a signal.
+# Long enough that a run does not end before the test has answered a printed line with a signal.
 LONG = ("train.steps=200", "train.log_every=10")
 SHORT = ("train.steps=6", "optimizer.warmup_steps=2")
 
@@ -51,7 +51,7 @@ def test_a_preempted_job_goes_on_and_ends_with_the_weights_of_an_undisturbed_run
     assert weights(tmp_path / "run") == weights(undisturbed)
 
 
-def test_a_signal_that_comes_before_the_ranks_is_taken_in_the_end(submit, run_file):
+def test_a_signal_that_comes_before_the_ranks_is_not_lost(submit, run_file):
     job = submit(str(run_file), "--nodes", "2", "train.steps=4000")
     job.wait_for("start 1, on node[1-2]")
     job.signal()
@@ -95,7 +95,7 @@ def test_an_array_trains_once_for_each_seed_and_only_the_task_that_is_preempted_
     assert curves[0] != curves[1]
 
 
-def test_ranks_that_do_not_find_each_other_are_refused_with_the_way_out(submit, run_file):
+def test_ranks_that_do_not_find_each_other_are_refused_with_advice(submit, run_file):
     job = submit(str(run_file), "--nodes", "2", launcher="srun --mpi=none")
     assert job.wait() == "FAILED"
     assert job.output.count("(srun) announced 2 processes, but the MPI library") == 1
@@ -121,7 +121,7 @@ def test_the_doctor_says_what_the_nodes_of_a_job_can_do(submit):
 
 def test_gpu_nodes_get_a_rank_for_each_gpu(submit, run_file):
     options = ("--nodes", "2", "--gpus-per-node", "1", "--threads-per-rank", "1")
-    # SLURM's GPUs are files here, on which nothing can be computed.
+    # SLURM's GPUs are plain files here, so the run computes on the CPU.
     job = submit(str(run_file), *options, *SHORT, "train.device=cpu")
     assert job.wait() == "COMPLETED", job.output
     assert "on 2 ranks with 6 each" in job.output
