@@ -1,4 +1,4 @@
-"""The documents name files that are there."""
+"""The documents are whole, and the files that they name exist."""
 
 import re
 from pathlib import Path
@@ -20,3 +20,8 @@ def test_every_file_that_a_document_names_is_there(document: Path) -> None:
 
 def test_the_architecture_names_files() -> None:
     assert len(NAMED.findall((REPOSITORY / "docs" / "architecture.md").read_text())) > 20
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_document_has_a_gap_to_be_filled(document: Path) -> None:
+    assert re.findall(r"^[A-Z]+$|\b(?:TODO|FIXME|XXX)\b", document.read_text(), re.MULTILINE) == []

@@ -1,9 +1,11 @@
 """Which package may import which (docs/architecture.md has the table)."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
+from isolation import REPOSITORY
 
 import lucid
 
@@ -12,7 +14,6 @@ LUCID = Path(lucid.__file__).parent
 # What each package may import, besides itself and `errors`. The longest name that fits counts; `""` is
 # lucid/__init__.py.
 EVERYTHING = {""}
-BELOW_MODELS = {"backend", "random", "kernels", "autograd", "nn"}
 MAY_IMPORT = {
     "errors": set(),
     "version": set(),
@@ -23,17 +24,28 @@ MAY_IMPORT = {
     "kernels": {"files", "backend", "random"},
     "autograd": {"backend", "random", "kernels"},
     "nn": {"backend", "random", "kernels", "autograd"},
-    "models": BELOW_MODELS | {"files"},
+    "models": {"files", "backend", "random", "kernels", "autograd", "nn"},
     "optim": {"backend", "kernels", "nn.parameters"},
     "data": {"files", "backend", "random", "kernels.masking"},
     "preparation": {"files", "backend", "data.manifest", "data.tokenizer"},
-    "launch": {"files"},
+    "launch": set(),
     "distributed": {"backend", "launch"},
     "distributed.communicators": {"backend", "launch"},
     "distributed.health": {"backend", "version", "distributed.communicators", "launch"},
     "distributed.parallel": {"backend", "autograd", "nn.module", "nn.parameters", "distributed.communicators"},
-    "training": BELOW_MODELS | {"files", "gpu_async", "models", "optim", "data", "distributed"},
-    "analysis": BELOW_MODELS | {"files", "gpu_async", "models", "optim", "data", "distributed", "training"},
+    "training": {
+        "files",
+        "backend",
+        "gpu_async",
+        "random",
+        "kernels",
+        "nn",
+        "models",
+        "optim",
+        "data",
+        "distributed",
+    },
+    "analysis": {"files", "backend", "kernels", "models", "distributed", "training"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "": EVERYTHING,
@@ -97,6 +109,18 @@ def test_a_module_imports_only_what_its_package_may(path):
 @pytest.mark.parametrize("path", sorted(LUCID.iterdir()), ids=lambda path: path.name)
 def test_every_package_is_in_the_table(path):
     assert path.name in ("__init__.py", "__init__.pyi", "__pycache__", "py.typed") or path.stem in MAY_IMPORT
+
+
+def test_the_architecture_shows_the_same_table():
+    text = (REPOSITORY / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (`[^|]+) \|[^|]+\| ([^|]+) \|$", text.partition("## Packages")[2], re.MULTILINE)
+    shown = {
+        name.removesuffix(".py").strip("/").replace("/", "."): set(imports.split(", ")) - {"nothing"}
+        for names, imports in rows
+        for name in re.findall("`([a-z_/]+(?:[.]py)?)`", names)
+    }
+    expected = {name: imports for name, imports in MAY_IMPORT.items() if name not in ("", "cli", "__main__")}
+    assert {name: shown.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
