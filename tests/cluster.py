@@ -16,8 +16,8 @@ SECONDS = 150
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "setpriv")
 NODES = ("node1", "node2")
 
-# The scheduler looks every few seconds, not once a minute. A job that is queued again waits for cred_expire, not for two
-# minutes. The GPUs are plain files, which SLURM counts.
+# The scheduler looks every few seconds, not once a minute. A job that is queued again waits for cred_expire, not for
+# two minutes. The GPUs are plain files, which SLURM counts.
 CONFIGURATION = """
 ClusterName=lucid-tests
 SlurmctldHost=localhost(127.0.0.1)

@@ -15,8 +15,8 @@ from pathlib import Path
 SECONDS = 60
 LINK = "link0"
 
-# Replaces ssh: runs the command in the other namespace with a hostname and shared memory of its own. Otherwise MPI would
-# take both for one host. Commands for other hosts go to ssh itself.
+# Replaces ssh: runs the command in the other namespace with a hostname and shared memory of its own. Otherwise MPI
+# would take both for one host. Commands for other hosts go to ssh itself.
 ENTER = """#!/bin/bash
 while [[ $1 == -* ]]; do shift; done
 host=$1
