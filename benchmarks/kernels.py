@@ -1,8 +1,8 @@
-"""Times every compiled kernel beside the NumPy reference and, where it is installed, PyTorch, at BERT-base's shapes.
+"""Times every compiled kernel, the NumPy reference and, if it is installed, PyTorch, at BERT-base's shapes.
 
-The sides take turns. Printed are medians over the turns with their spread, what the kernel moves or computes a second,
-and the medians of the ratios of each turn: how many times longer the others take. PyTorch's side is what its users
-write for the same result, out of its own fused operations; a dash is where it has none.
+The sides take turns. The table has the medians over the turns with their spread, the bytes or operations per second,
+and the medians of each turn's ratios: how many times longer the others take. PyTorch's side is the code that its users
+write for the same result, with its own fused operations; a dash means that it has none.
 
     python benchmarks/kernels.py [--length 128] [--batch 8] [--turns 7] [--only NAME] [--precision bfloat16]
 """
@@ -33,7 +33,7 @@ except ImportError:
 
 WIDTH, HEADS, VOCABULARY, OPTIMIZED = 768, 12, 30_522, 24_000_000
 PROBABILITY, PURPOSE, EPSILON = 0.1, 1 << 16, 1e-12
-# Learning rate and gradient scale, then what corrects the moments.
+# The learning rate, the gradient scale, and both bias corrections.
 FACTORS = np.array([1e-4, 1.0, 2.0, 2.0**0.5])
 SETTINGS = AdamSettings(betas=(0.9, 0.999), epsilon=1e-6, weight_decay=0.01)
 BOUNDS = np.append(np.arange(0, OPTIMIZED, BLOCK), OPTIMIZED)

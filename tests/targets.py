@@ -1,11 +1,11 @@
-"""Kernels that put gradients by parameters into targets, called as if they returned them after all else."""
+"""Calls kernels that write gradients by parameters to targets as if they returned these last."""
 
 import numpy as np
 
 from lucid.backend import array_module
 from lucid.kernels.targets import Target
 
-# How many targets the kernels take, at the end of their arguments.
+# The number of targets at the end of a kernel's arguments.
 TARGETS = {
     "linear_bias_gradient": 1,
     "activation_gradient": 1,
@@ -15,7 +15,7 @@ TARGETS = {
 
 
 def call(kernels, name, *arguments, **settings):
-    """Return a kernel's results, and what it has written to its targets, as a tuple."""
+    """Return a kernel's results and the gradients in its targets as a tuple."""
     targets = new_targets(name, arguments)
     results = getattr(kernels, name)(*arguments, *targets, **settings)
     results = () if results is None else results if isinstance(results, tuple) else (results,)
@@ -23,7 +23,7 @@ def call(kernels, name, *arguments, **settings):
 
 
 def new_targets(name, arguments, value=np.nan, accumulate=False):
-    """Return targets for a kernel that is given these arguments, filled with a number."""
+    """Return targets, filled with a number, for a kernel with these arguments."""
     if name not in TARGETS:
         return []
     (width, dtype), xp = (arguments[0].shape[-1], arguments[0].dtype), array_module(arguments[0])
@@ -32,7 +32,7 @@ def new_targets(name, arguments, value=np.nan, accumulate=False):
 
 
 def assert_targets_are_heeded(kernels, name, *arguments, to_host=np.asarray):
-    """What is to be added is added, and what is not wanted is left out."""
+    """Assert that a kernel adds to targets if asked, and omits gradients that are not wanted."""
     alone = call(kernels, name, *arguments)
     added = new_targets(name, arguments, 3.0, accumulate=True)
     getattr(kernels, name)(*arguments, *added)

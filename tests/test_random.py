@@ -46,7 +46,7 @@ def test_step_and_sample_are_the_halves_of_one_word(step, sample):
     assert (int(word) >> 32 & 0xFFFFFFFF, int(word) & 0xFFFFFFFF) == (step, sample)
 
 
-def test_counters_that_are_filled_anew_draw_anew():
+def test_new_values_of_the_counters_give_new_draws():
     """Recorded steps write the counters of each step to where those of the first one lay."""
     samples, x = np.array([5, 2**40 + 8]), np.ones((2, 9), np.float32)
     one, other = Coordinates.of(7, 11, samples), Coordinates.of(7, 12, samples)
@@ -58,7 +58,7 @@ def test_counters_that_are_filled_anew_draw_anew():
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 40_000])
-def test_a_sample_draws_the_same_in_any_company_and_any_length(count):
+def test_a_sample_draws_the_same_words_in_any_batch_and_for_any_length(count):
     together = random_words(3, Coordinates.of(7, 2, np.array([5, 8, 5])), count)
     alone = random_words(3, Coordinates.of(7, 2, np.array([8])), count + 9)
     assert together.shape == (3, count)

@@ -11,7 +11,7 @@ TESTS = ROOT / "tests" / "gpu"
 SELECTED = (
     "TestAttention and second_run",
     "TestAttention and forward_and_backward",
-    "TestAttention and one_row",
+    "TestAttention and packed_sequences",
     "TestOrder and second_run",
 )
 LINES_SHOWN = 6

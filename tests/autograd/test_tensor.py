@@ -1,4 +1,4 @@
-"""Tensors feel like PyTorch's and sit well beside NumPy."""
+"""Tensors follow PyTorch and work together with NumPy."""
 
 import numpy as np
 import pytest

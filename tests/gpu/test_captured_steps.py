@@ -1,4 +1,4 @@
-"""What a GPU is told once it can do again: captured optimizer steps and embedding gradients, on other numbers."""
+"""A GPU repeats captured optimizer steps and embedding gradients on other numbers."""
 
 import ml_dtypes
 import numpy as np
@@ -19,7 +19,7 @@ class Layers(nn.Module):
 
 
 class Stepped:
-    """Layers on the GPU whose optimizer steps by the gradient and the learning rate that lie in its memory."""
+    """Layers on the GPU whose optimizer reads the gradient and the learning rate from its memory."""
 
     def __init__(self, optimizer, weights, device):
         layers = Layers().to(device)
@@ -45,7 +45,7 @@ class Stepped:
 
 @pytest.fixture
 def capture(machine):
-    """A function that runs another one, then captures it, and returns the graph and what the function returned."""
+    """A function that runs another one, then captures it, and returns the graph and the function's result."""
     import cupy
 
     # Kept until the test is over: the graph works in its memory. A launch follows what the default stream was given.
@@ -63,7 +63,7 @@ def capture(machine):
 
 
 @pytest.mark.parametrize("optimizer", [AdamW, LAMB])
-def test_a_captured_step_does_what_a_step_does(machine, capture, optimizer):
+def test_a_captured_step_equals_a_step(machine, capture, optimizer):
     weights = Layers().state_dict()
     eager, replayed = (Stepped(optimizer, weights, machine.device) for _ in range(2))
     count = len(eager.flat.values)
@@ -101,7 +101,7 @@ def test_a_captured_embedding_gradient_follows_its_ids(machine, capture, element
 
 
 @pytest.mark.parametrize("optimizer", [AdamW, LAMB])
-def test_moments_come_from_and_go_to_host_memory(machine, optimizer):
+def test_moments_are_restored_from_and_saved_to_host_memory(machine, optimizer):
     weights = Layers().state_dict()
     source, target = (Stepped(optimizer, weights, machine.device) for _ in range(2))
     source.set(1e-2, RANDOM.standard_normal(len(source.flat.values), dtype=np.float32))

@@ -254,7 +254,8 @@ def test_all_that_lucid_asks_for_is_looked_for(check):
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = {check.wanted.normal(re.split("[<>=;]", each)[0].strip()) for each in settings["dependencies"]}
     looked_for = {check.wanted.normal(each) for each in check.wanted.ALL.values()}
-    assert asked <= looked_for
+    # oneDNN is for CPUs, and its wheel has no module.
+    assert asked - {"onednn-cpu-gomp"} <= looked_for
 
 
 def test_help_says_what_to_bring(check, capsys):

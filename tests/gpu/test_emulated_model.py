@@ -1,4 +1,4 @@
-"""A BERT that learns on a GPU: the CUDA kernels get along with all that its operations give them."""
+"""A BERT that learns on a GPU: the CUDA kernels take all arguments that its operations pass."""
 
 import ml_dtypes
 import numpy as np
@@ -45,7 +45,7 @@ def test_joined_parameters_are_one_array_in_every_buffer(machine):
     assert backend.as_one([machine.put(np.ones(4)), machine.put(np.ones(4))]) is None
 
 
-def test_a_matrix_that_was_transposed_gets_its_gradient(machine):
+def test_a_transposed_matrix_gets_its_gradient(machine):
     x, weight = np.eye(3, 4, dtype=np.float32), np.arange(8, dtype=np.float32).reshape(4, 2)
     matrix = lucid.tensor(machine.put(weight), requires_grad=True)
     product = nn.functional.linear(lucid.tensor(machine.put(x)), matrix.transpose(0, 1))
@@ -54,7 +54,7 @@ def test_a_matrix_that_was_transposed_gets_its_gradient(machine):
     np.testing.assert_array_equal(matrix.grad.numpy(), x.T @ np.ones((3, 2)))
 
 
-def test_a_bias_is_added_by_a_product_as_it_is_rounded_and_elsewhere_as_it_is(machine):
+def test_a_product_adds_the_rounded_bias_and_other_operations_the_exact_one(machine):
     layer, exact = nn.Linear(4, 3).to(machine.device), np.float32([1 + 2**-12, 0, -1])
     layer.bias.data[...] = machine.put(exact)
     flatten(layer, bfloat16_copy=True)
@@ -66,7 +66,7 @@ def test_a_bias_is_added_by_a_product_as_it_is_rounded_and_elsewhere_as_it_is(ma
 
 
 @pytest.mark.parametrize("optimizer_class", [AdamW, LAMB])
-def test_losses_norms_and_weights_are_those_of_the_reference(machine, optimizer_class):
+def test_losses_norms_and_weights_equal_those_of_the_reference(machine, optimizer_class):
     generator = np.random.default_rng(1)
     ids = generator.integers(1, V, (B, T))
     batch = {
@@ -79,5 +79,5 @@ def test_losses_norms_and_weights_are_those_of_the_reference(machine, optimizer_
     expected, expected_weights = train(optimizer_class, batch, np.float64, "cpu")
     got, weights = train(optimizer_class, batch, np.float32, machine.device)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    # Where a gradient is all rounding errors, as keys' biases have it, Adam makes whole steps of them.
+    # If a gradient consists of rounding errors, like that of the keys' biases, Adam turns them into whole steps.
     assert np.median(np.abs(weights - expected_weights)) < 1e-6

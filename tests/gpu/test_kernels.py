@@ -1,7 +1,7 @@
 """Invariant 4: the CUDA kernels agree with the reference, which is given the same numbers in double precision.
 
-Each test runs on a GPU, if there is one, and in the emulation, which shows errors of the arithmetic, the geometry and
-the arguments, but none of a GPU's own approximations or of memory that threads share at the same time.
+Each test runs on a GPU, if there is one, and in the emulation. The emulation finds errors in the arithmetic, the
+geometry and the arguments, but not a GPU's own approximations, or races between threads.
 """
 
 from itertools import pairwise
@@ -21,15 +21,15 @@ from lucid.random import Coordinates
 
 RANDOM = np.random.default_rng()
 PURPOSE = 1 << 16
-# Widths for whole accesses and for single ones, a warp to a row and several; rows for one block and for several.
+# Widths for wide and for single accesses, and for one warp or several per row; rows for one block and for several.
 SHAPES = [(1, 1, 1), (2, 3, 5), (3, 1, 64), (2, 35, 33), (1, 66, 768)]
-# Of the largest number, in spacings: of float32, sums of many; of bfloat16, some roundings.
+# Relative to the largest number, in spacings: float32 sums many numbers, bfloat16 is rounded a few times.
 TOLERANCES = {"float32": 64, "bfloat16": 2}
 
 
 @pytest.fixture(params=[None, 0.1, 0.5], ids=["no dropout", "dropout 0.1", "dropout 0.5"])
 def drawn(request):
-    """A function of the batch size that returns how to drop out."""
+    """A function of the batch size that returns the dropout."""
 
     def of(samples):
         if request.param is None:
@@ -49,7 +49,7 @@ class TestActivation:
     @pytest.mark.parametrize("shape", [*SHAPES, (0, 4)])
     def test_it_agrees_forward_and_backward(self, machine, element, kind, shape):
         x, bias, gradient = normal(*shape, scale=3, dtype=element), normal(shape[-1]), normal(*shape, dtype=element)
-        # The tail of a GELU, which may be all there is, is a small difference of numbers as large as these.
+        # The tail of a GELU, perhaps the only part, is a small difference of numbers of about this size.
         settings = {"spacings": TOLERANCES, "least": 1.0}
         machine.assert_agrees("activation", x, bias, kind, **settings)
         machine.assert_agrees("activation", x, None, kind, **settings)
@@ -64,7 +64,7 @@ class TestActivation:
         expected = reference.activation_gradient(np.ones(x.shape), x.astype(np.float64), None, kind, None)
         np.testing.assert_allclose(slope, expected, rtol=2e-6, atol=1e-6)
 
-    def test_what_is_not_finite_goes_through(self, machine, kind):
+    def test_nan_and_infinity_propagate(self, machine, kind):
         x = np.array([[np.nan, np.inf]], np.float32)
         assert not np.isfinite(machine.run("activation", x, None, kind)[0]).any()
         by_x, by_bias = machine.run("activation_gradient", x, np.ones_like(x), None, kind)
@@ -74,7 +74,7 @@ class TestActivation:
 
 @pytest.mark.parametrize("shape", [*SHAPES, (3,), (2, 3, 2, 5), (1, 1, 4097)])
 @pytest.mark.parametrize("probability", [0.1, 0.9])
-def test_dropout_is_the_reference_bit_for_bit(machine, shape, probability):
+def test_dropout_equals_the_reference_bit_for_bit(machine, shape, probability):
     x = normal(*shape)
     for seed, step in ((0, 0), (2**64 - 1, 2**32 - 1)):
         coordinates = Coordinates.of(seed, step, np.arange(shape[0]) + 2**32 - 2)
@@ -82,7 +82,7 @@ def test_dropout_is_the_reference_bit_for_bit(machine, shape, probability):
         np.testing.assert_array_equal(machine.run("dropout", *settings)[0], reference.dropout(*settings))
 
 
-def test_dropout_of_rows_is_that_of_the_grid_they_are_from(machine, element):
+def test_token_rows_draw_the_dropout_of_their_grid(machine, element):
     grid, mask = normal(3, 70, 32, dtype=element), np.arange(70) < np.array([[70], [1], [25]])
     coordinates, sequences = Coordinates.of(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
     [expected] = machine.run("dropout", grid, Dropout(0.3, PURPOSE, coordinates))
@@ -91,7 +91,7 @@ def test_dropout_of_rows_is_that_of_the_grid_they_are_from(machine, element):
     np.testing.assert_array_equal(got, expected[mask])
 
 
-def test_a_number_that_is_none_survives_dropout(machine):
+def test_nan_survives_dropout(machine):
     x = np.full((1, 1000), np.nan, np.float32)
     assert np.isnan(machine.run("dropout", x, Dropout(0.5, PURPOSE, Coordinates.of(0, 0, np.arange(1))))[0]).all()
 
@@ -112,7 +112,7 @@ class TestLayerNorm:
         np.testing.assert_array_equal(y, 1)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_spoils_its_row_and_no_other(self, machine, bad):
+    def test_nan_and_infinity_propagate_within_their_row_only(self, machine, bad):
         x, ones = normal(2, 40), np.ones(40, np.float32)
         x[1, 17] = bad
         y, _, _ = machine.run("layer_norm", x, ones, ones, 1e-12)
@@ -126,7 +126,7 @@ class TestLayerNorm:
         dropout = drawn(shape[0])
         arguments = x, bias, residual, weight, shift, 1e-12, dropout
         y, total, *statistics = found = machine.run("dropout_add_layer_norm", *arguments)
-        # What is normalised is the sum as it is stored: where all its numbers are alike, rounding it changes much.
+        # The kernel normalises the stored sum: if all its numbers are nearly equal, rounding changes the result much.
         expected_total = expected("dropout_add_layer_norm", *arguments)[1]
         expected_rest = expected("layer_norm", total, weight, shift, 1e-12)
         kind = element.name
@@ -135,7 +135,7 @@ class TestLayerNorm:
         arguments = gradient, found[1], weight, *found[2:], dropout
         machine.assert_agrees("dropout_add_layer_norm_gradient", *arguments, spacings=TOLERANCES)
 
-    def test_rows_of_a_grid_draw_as_the_grid_does(self, machine):
+    def test_token_rows_draw_the_dropout_of_their_grid(self, machine):
         grid, mask = normal(3, 20, 12), np.arange(20) < np.array([[20], [3], [7]])
         coordinates, sequences = Coordinates.of(7, 2, np.array([9, 4, 5])), Sequences.unpadded(mask, mask)
         bias, rows = normal(12), sequences.rows_of(grid)
@@ -146,7 +146,7 @@ class TestLayerNorm:
 
 
 def sequences_of(lengths, holes=False):
-    """Sequences of these lengths, out of a grid with a column more than the longest, perhaps with keys left out."""
+    """Sequences of these lengths from a grid one column longer than the longest; with holes, some rows are no keys."""
     length = max(lengths) + 1
     mask = np.arange(length) < np.array(lengths)[:, None]
     if holes:
@@ -213,9 +213,9 @@ class TestAttention:
         arrays = normal(37, 3 * head, dtype=element), normal(37, head, dtype=element)
         self.assert_agrees(machine, sequences, 1, dropout, *arrays)
 
-    # Where the grid's length is a multiple of 4, keys are taken from where blocks of random words begin.
+    # If the grid's length is a multiple of 4, the iteration over keys begins with a block of random words.
     @pytest.mark.parametrize("length", [144, 145])
-    def test_sequences_in_one_row_draw_where_they_stand_in_it(self, machine, element, length):
+    def test_packed_sequences_draw_at_their_positions_in_the_row(self, machine, element, length):
         ids = np.zeros((2, length), int)
         for row, starts in enumerate([[0, 5, 69, 72, 142], [0, 127]]):
             for number, (start, stop) in enumerate(pairwise(starts)):
@@ -226,7 +226,7 @@ class TestAttention:
         arrays = normal(rows, 96, dtype=element), normal(rows, 32, dtype=element)
         self.assert_agrees(machine, sequences, 2, dropout, *arrays)
 
-    def test_empty_sequences_and_rows_of_none_are_left_alone(self, machine, element):
+    def test_empty_sequences_and_filler_rows_agree(self, machine, element):
         slots = np.concatenate([np.arange(20), np.zeros(7, int)])
         sequences = Sequences((0, 9, 9, 20, 27, 27), slots, 20)
         dropout = self.dropout(sequences, 0.4, [8])
@@ -245,7 +245,7 @@ class TestAttention:
             machine, sequences, 1, NO_DROPOUT, normal(8, 48, dtype=element), normal(8, 16, dtype=element)
         )
 
-    # Multiples of what scores are multiplied by, rounded, lie above those of the least number, or below.
+    # With these sizes the rounded scale of the scores, times the least number, errs in either direction.
     @pytest.mark.parametrize("head", [16, 24, 32, 40, 64, 80, 96, 128])
     def test_keys_that_do_not_count_may_fill_whole_tiles(self, machine, element, head):
         mask = np.ones((3, 150), bool)
@@ -267,14 +267,14 @@ class TestAttention:
         for one, other in zip(*made, strict=True):
             np.testing.assert_array_equal(machine.get(one), machine.get(other))
 
-    def test_scores_as_large_as_these_do_not_overflow(self, machine, element):
+    def test_large_scores_do_not_overflow(self, machine, element):
         sequences = sequences_of([20])
         joined, gradient = normal(20, 48, scale=100, dtype=element), normal(20, 16, dtype=element)
-        # What is lost of a score of 10,000 is a part of its exponential.
+        # The rounding error of a score of 10,000 is a relative error of its exponential.
         tolerances = {"float32": 2**16, "bfloat16": 8}
         self.assert_agrees(machine, sequences, 1, NO_DROPOUT, joined, gradient, tolerances)
 
-    def test_backward_needs_a_bit_of_each_score_where_some_are_dropped(self, machine, element):
+    def test_backward_needs_one_bit_for_each_score_with_dropout(self, machine, element):
         sequences, heads, joined = sequences_of([130, 7, 64]), 2, normal(201, 96, dtype=element)
         for probability, bits in ((0.0, 0), (0.1, 2 * (256 + 3 * 64) * 192)):
             dropout = self.dropout(sequences, probability, [0, 1, 2])
@@ -285,7 +285,7 @@ class TestAttention:
             assert sum(array.nbytes for array in saved if array is not None) == others + bits // 8
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, machine, element, bad):
+    def test_nan_and_infinity_propagate_within_their_sequence_only(self, machine, element, bad):
         joined, gradient = normal(5, 96, dtype=element), normal(5, 32, dtype=element)
         joined[1, 16] = bad
         settings = settings_of(machine, (sequences_of([3, 2]), 2, NO_DROPOUT))
@@ -336,7 +336,7 @@ class TestCrossEntropy:
         np.testing.assert_array_equal(got, counted[:4].argmax(axis=1))
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_goes_through(self, machine, bad):
+    def test_nan_and_infinity_propagate(self, machine, bad):
         logits, labels = normal(2, 40), np.array([3, 3])
         logits[1, 17] = bad
         losses, log_sum = machine.run("cross_entropy", logits, labels, -100)
@@ -369,8 +369,8 @@ def test_ids_are_sorted_and_equal_ones_keep_their_order(machine, count, bound):
     np.testing.assert_array_equal(got, ids[order])
 
 
-def test_gradients_of_rows_are_of_their_type(machine, element):
-    """Those of look-ups in activations, of which some rows have labels."""
+def test_gradients_of_activations_have_their_dtype(machine, element):
+    """These are gradients of look-ups in activations, some rows of which have labels."""
     ids, gradient = np.array([7, 0, 3, 0, 0]), normal(5, 16, dtype=element)
     gradient[3:] = 0
     got = np.zeros((9, 16), element)
@@ -388,7 +388,7 @@ def test_rows_of_a_table_are_looked_up(machine, element, shape):
 
 @pytest.mark.parametrize("width", [3, 16])
 @pytest.mark.parametrize("other", [np.float32, ml_dtypes.bfloat16])
-def test_rows_that_are_looked_up_are_added_to_others(machine, element, width, other):
+def test_looked_up_rows_are_added_to_others(machine, element, width, other):
     table, ids = normal(40, width, dtype=element), RANDOM.integers(0, 40, (3, 7))
     addend = normal(3, 7, width, dtype=other)
     expected = addend + table[ids]
@@ -399,7 +399,7 @@ def test_rows_that_are_looked_up_are_added_to_others(machine, element, width, ot
 
 
 @pytest.mark.parametrize("width", [2, 7, 40, 1100])
-def test_the_place_of_the_greatest_is_the_first_of_equals(machine, element, width):
+def test_argmax_returns_the_first_of_equals(machine, element, width):
     x = RANDOM.integers(-3, 4, (33, width)).astype(element)
     np.testing.assert_array_equal(machine.run("argmax", x)[0], x.astype(np.float64).argmax(axis=1))
     assert machine.run("argmax", x.reshape(3, 11, width))[0].shape == (3, 11)
@@ -424,7 +424,7 @@ def test_sums_of_squares_agree_in_double_precision(machine, bounds):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_sum_of_squares_with_what_is_not_finite_is_not_finite(machine, bad):
+def test_a_sum_of_squares_with_nan_or_infinity_is_not_finite(machine, bad):
     x = normal(70_000)
     x[66_000] = bad
     sums = machine.update("squared_sums", [x], np.array([0, 30_000, 60_000, 70_000]))
@@ -440,7 +440,7 @@ def test_the_root_of_a_sum_agrees(machine):
 
 
 SETTINGS = AdamSettings(betas=(0.9, 0.98), epsilon=1e-6, weight_decay=0.1)
-# Learning rate and gradient scale, then what corrects the moments.
+# The learning rate, the gradient scale, and both bias corrections.
 FACTORS = np.array([1e-2, 0.3, 1 / 0.19, 1 / 0.2])
 
 
@@ -507,7 +507,7 @@ def test_without_a_finite_scale_an_update_changes_nothing(machine, scale):
 
 
 @pytest.mark.parametrize("betas", [(0.9, 0.999), None])
-def test_factors_are_those_of_the_next_update(machine, betas):
+def test_factors_belong_to_the_next_update(machine, betas):
     updates, expected_updates = machine.put(np.zeros(1, np.int64)), np.zeros(1, np.int64)
     for _ in range(3):
         got = machine.kernels.update_factors(machine.put(np.array(1e-3)), 0.5, updates, betas)
@@ -538,7 +538,7 @@ def test_rounding_is_to_the_nearest_ties_to_even_and_keeps_what_is_not_finite(ma
 
 
 def arguments_of_gradients(element):
-    """The arguments of all kernels that put gradients into targets, without these, by name."""
+    """The arguments, without targets, of all kernels that write gradients to targets, by name."""
     x, gradient = (normal(2, 70, 40, dtype=element) for _ in range(2))
     weight, statistics = normal(40), np.abs(normal(140, 1))
     dropout = Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(2)))
@@ -557,7 +557,7 @@ class TestTargets:
         assert_targets_are_heeded(machine.kernels, name, *arguments, to_host=machine.get)
 
     @pytest.mark.parametrize("accumulate", [False, True])
-    def test_those_of_another_type_or_not_side_by_side_are_put_there_too(self, machine, accumulate):
+    def test_targets_may_have_another_dtype_or_strides(self, machine, accumulate):
         [expected] = machine.run("linear_bias_gradient", x := normal(70, 8))
         for dtype in (np.float32, ml_dtypes.bfloat16):
             room = machine.put(np.ones((8, 2), dtype))
@@ -568,7 +568,7 @@ class TestTargets:
 
 
 class TestOrder:
-    """Results are the same bits in every run, and wherever a row stands."""
+    """Results have the same bits in every run and at every position of a row."""
 
     def test_a_second_run_gives_the_same_bits(self, machine, element):
         x, gradient = normal(2, 200, 40, dtype=element), normal(2, 200, 40, dtype=element)
@@ -586,7 +586,7 @@ class TestOrder:
         for one, other in zip(run(), run(), strict=True):
             np.testing.assert_array_equal(one, other)
 
-    # The emulation can have the threads of a block in any order; on a GPU this is one more run.
+    # The emulation can run the threads of a block in any order; on a GPU this is one more run.
     @pytest.mark.parametrize("order", ["last first", "1", "2"])
     def test_the_order_of_threads_and_copies_changes_no_bit(self, machine, element, order, monkeypatch):
         x, gradient, bias = normal(150, 64, dtype=element), normal(150, 64, dtype=element), normal(64)
@@ -623,7 +623,7 @@ class TestOrder:
         np.testing.assert_array_equal(whole[2:], part)
 
 
-def test_arrays_that_are_not_in_c_order_are_taken(machine, element):
+def test_kernels_take_arrays_that_are_not_in_c_order(machine, element):
     x = normal(6, 8, dtype=element)
     on_device = machine.put(x)
     got = machine.get(machine.kernels.activation(on_device.T, None, "relu"))
@@ -632,13 +632,13 @@ def test_arrays_that_are_not_in_c_order_are_taken(machine, element):
     np.testing.assert_allclose(machine.get(got), x[:, ::2].astype(np.float32).sum(axis=0), rtol=1e-5, atol=1e-5)
 
 
-def test_arrays_that_begin_anywhere_are_taken(machine, element):
+def test_kernels_take_arrays_with_any_alignment(machine, element):
     x = normal(1 + 4 * 16, dtype=element)
     got = machine.get(machine.kernels.activation(machine.put(x)[1:].reshape(4, 16), None, "relu"))
     np.testing.assert_array_equal(got, np.maximum(x[1:].reshape(4, 16), 0))
 
 
-def test_dropout_follows_what_is_written_to_its_counters(machine, element, expected):
+def test_dropout_follows_new_values_of_its_counters(machine, element, expected):
     x, coordinates = normal(3, 40, dtype=element), Coordinates.of(1 << 40 | 9, 2**31 + 5, np.arange(3) + 2**33)
     dropout = Dropout(0.4, PURPOSE, machine.put(Coordinates.of(1 << 40 | 9, 4, np.arange(3))))
     machine.run("dropout", x, dropout)

@@ -1,6 +1,6 @@
-"""Products by cuBLASLt agree with the reference, on a GPU and in the emulation, which refuses what the library would.
+"""Products by cuBLASLt agree with the reference, on a GPU and in the emulation, which refuses the same as the library.
 
-Arrays are filled in place, so that what lies beside a part of a wider array can be seen to stay.
+Arrays are written in place, so that the tests see that elements next to a part of a wider array do not change.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ from lucid.kernels.targets import Target
 RANDOM = np.random.default_rng()
 # Rows, inputs and outputs: one of each, odd ones, whole accesses, and no rows.
 SHAPES = [(1, 1, 1), (3, 5, 7), (16, 64, 32), (70, 33, 2), (2, 24, 1022), (0, 8, 4)]
-# Errors as parts of the largest number, in spacings of the type: float32 sums many; what is bfloat16 is rounded once,
-# and twice more where parts of a sum are.
+# Errors relative to the largest number, in spacings of the dtype: float32 sums many numbers; bfloat16 is rounded once,
+# and twice more if partial sums are.
 TOLERANCES = {"float32": 32, "bfloat16": 1}
 
 
@@ -38,7 +38,7 @@ def assert_close(machine, name, got, expected, spacings=TOLERANCES, least=0.0):
 
 @pytest.fixture
 def made(monkeypatch):
-    """How many objects of each kind the library has been asked to make."""
+    """The number of objects of each kind that the library has created."""
     counts, make = Counter(), cublaslt.Library.make
 
     def counted(self, name, *arguments):
@@ -51,7 +51,7 @@ def made(monkeypatch):
 
 @pytest.fixture
 def no_epilogues(monkeypatch):
-    """A library that has products alone."""
+    """A library without epilogues."""
     found = plans.PreparedProduct.algorithms
 
     def plain_alone(form, most):
@@ -68,7 +68,7 @@ class TestEveryShape:
         bias = None if bias_type is None else normal(outputs, dtype=bias_type)
         y = machine.kernels.linear(*map(machine.put, (x, weight, bias)))
         assert y.dtype == element
-        # A bias is rounded to the rows' type, and may be larger than what it adds up to with a single product.
+        # A bias is rounded to the rows' dtype, and may be larger than its sum with a single product.
         least = 0.0 if bias is None else float(np.abs(bias).max())
         assert_close(machine, "linear", y, reference.linear(*doubled(x, weight, bias)), least=least)
 
@@ -122,7 +122,7 @@ def test_leading_dimensions_are_rows(machine, element):
 
 
 class TestPartsOfWiderArrays:
-    """Some columns are read, written and added to where they are, and nothing beside them is touched."""
+    """Some columns are read, written and added to without a copy, and nothing next to them changes."""
 
     def test_forward(self, machine, element):
         joined, x, weight, bias = (normal(*s, dtype=element) for s in ((5, 24), (5, 20), (8, 12), (8,)))
@@ -157,19 +157,19 @@ class TestPartsOfWiderArrays:
         outside = np.concatenate([machine.get(flat)[:64], machine.get(flat)[160:], machine.get(sums)[np.r_[:8, 16:24]]])
         np.testing.assert_array_equal(outside, 1)
 
-    def test_columns_that_do_not_lie_side_by_side_are_copied_to_be_read(self, machine, element):
+    def test_strided_columns_are_copied_before_the_product(self, machine, element):
         x, weight = normal(5, 24, dtype=element), normal(12, 8, dtype=element)
         y = machine.kernels.linear(machine.put(x)[:, ::2], machine.put(weight).T, None)
         assert_close(machine, "linear", y, reference.linear(*doubled(x[:, ::2], weight.T), None))
 
-    def test_and_are_not_written_to(self, machine, element):
+    def test_strided_outputs_are_refused(self, machine, element):
         x, weight, y = (machine.put(normal(*shape, dtype=element)) for shape in ((5, 6), (4, 6), (5, 8)))
         with pytest.raises(ValueError, match="need an output in row order"):
             machine.kernels.linear(x, weight, None, y[:, ::2])
 
 
 @pytest.mark.parametrize("other", [np.float32, ml_dtypes.bfloat16])
-def test_an_addend_lies_in_any_way_and_is_of_either_type(machine, element, other):
+def test_an_addend_may_have_any_layout_and_either_dtype(machine, element, other):
     gradient, weight, room = normal(5, 8, dtype=element), normal(8, 12, dtype=element), normal(13, 24, dtype=other)
     on_device, views = machine.put(room), [np.s_[:5, :12], np.s_[:5, 7:19], np.s_[:10:2, ::2], np.s_[3:4, :12]]
     for view in views:
@@ -198,11 +198,11 @@ class TestTypes:
         assert machine.run("linear", ones, ones, None)[0].item() == 4096
 
     def test_parts_of_sums_are_not_rounded_to_bfloat16(self, machine):
-        """257, which would be one, is no number of bfloat16."""
+        """A partial sum of 257 would not be a bfloat16 number."""
         row, ones = np.array([[256, 1, 1, 0]], ml_dtypes.bfloat16), np.ones((1, 4), ml_dtypes.bfloat16)
         assert machine.run("linear", row, ones, None)[0].item() == 258
 
-    def test_bias_sums_of_another_type_than_the_product_are_made_beside_it(self, machine):
+    def test_bias_sums_of_another_dtype_use_a_kernel_of_their_own(self, machine):
         gradient, x = normal(70, 8, dtype=ml_dtypes.bfloat16), normal(70, 4, dtype=ml_dtypes.bfloat16)
         out, sums = machine.put(normal(8, 4, dtype=ml_dtypes.bfloat16)), machine.put(normal(8))
         targets = Target(out, False), Target(sums, False)
@@ -213,7 +213,7 @@ class TestTypes:
 
 @pytest.fixture
 def arrays(machine, element):
-    """Rows, a weight, a bias, a gradient by the rows' products, and what gets those by weight and bias."""
+    """Rows, a weight, a bias, a gradient by their product, and targets for the gradients by weight and bias."""
     shapes = (70, 16), (8, 16), (8,), (70, 8)
     on_device = [machine.put(normal(*shape, dtype=element)) for shape in shapes]
     return *on_device, machine.put(normal(8, 16)), machine.put(normal(8))
@@ -236,7 +236,7 @@ def test_a_library_without_the_epilogues_gives_the_same_numbers(machine, arrays,
 @pytest.mark.emulated
 @pytest.mark.parametrize("machine", ["emulated"], indirect=True)
 @pytest.mark.parametrize("status", [cublaslt.NOT_SUPPORTED, 7])
-def test_whatever_the_library_answers_for_an_epilogue_that_it_has_not(machine, monkeypatch, element, status):
+def test_any_refusal_of_an_epilogue_leads_to_the_fallback(machine, monkeypatch, element, status):
     refused = dict.fromkeys((cublaslt.Epilogue.BIAS, cublaslt.Epilogue.BGRADB), status)
     monkeypatch.setattr(cublaslt.library().functions, "refused", refused)
     x, weight, bias = (normal(*shape, dtype=element) for shape in ((70, 16), (8, 16), (8,)))
@@ -244,10 +244,10 @@ def test_whatever_the_library_answers_for_an_epilogue_that_it_has_not(machine, m
     assert_close(machine, "linear", y, reference.linear(*doubled(x, weight, bias)), {"float32": 32, "bfloat16": 2})
 
 
-def test_a_second_call_makes_nothing_anew(machine, arrays, made):
+def test_a_second_call_creates_no_objects(machine, arrays, made):
     first = run_all(machine, *arrays)
     found = made["cublasLtMatmulDescCreate"]
-    # A card's library may have no epilogue: then what is done with the vector is done beside.
+    # A card's library may have no epilogue: then a fallback does its work.
     assert found == 3 if machine.kind == "emulated" else 3 <= found <= 5
     made.clear()
     for one, other in zip(first, run_all(machine, *arrays), strict=True):
@@ -255,7 +255,7 @@ def test_a_second_call_makes_nothing_anew(machine, arrays, made):
     assert not made
 
 
-def test_captured_products_follow_what_their_factors_become(machine, arrays):
+def test_captured_products_follow_new_values_of_their_factors(machine, arrays):
     import cupy
 
     x, weight, bias, gradient, out, sums = arrays
@@ -283,7 +283,7 @@ def test_captured_products_follow_what_their_factors_become(machine, arrays):
     assert_close(machine, "linear_weight_gradient", sums, gradient.sum(axis=0))
 
 
-def test_what_the_library_refuses_is_told_with_the_product(machine, monkeypatch):
+def test_an_error_of_the_library_names_the_product(machine, monkeypatch):
     monkeypatch.setattr(cublaslt, "COMPUTE_32F", 9999)
     with pytest.raises(RuntimeError, match=r"(ended with status .*|no algorithm) for TN DEFAULT.*, 3 x 2 by 3 float32"):
         machine.run("linear", normal(2, 3), normal(4, 3), None)
@@ -295,8 +295,8 @@ def test_a_product_without_any_algorithm_is_an_error(machine, monkeypatch):
         machine.run("linear", normal(2, 3), normal(4, 3), normal(4))
 
 
-def test_elsewhere_than_in_training_the_librarys_own_choice_is_taken(machine, arrays, monkeypatch, choices):
-    """Whatever training has found to be the fastest."""
+def test_outside_training_the_library_chooses(machine, arrays, monkeypatch, choices):
+    """Even if training has found another algorithm to be the fastest."""
     before = run_all(machine, *arrays)
     monkeypatch.setattr(algorithms, "fastest", lambda seconds: list(seconds)[-1])
     with plans.timed():
@@ -310,7 +310,7 @@ def test_elsewhere_than_in_training_the_librarys_own_choice_is_taken(machine, ar
 
 
 class TestTimedAlgorithms:
-    """The first time that a product is made in training, all ways to make it are timed, and the best is kept."""
+    """In training the first use of a product times all candidates and stores the fastest."""
 
     @pytest.fixture(autouse=True)
     def timed(self):
@@ -319,7 +319,7 @@ class TestTimedAlgorithms:
 
     @pytest.fixture
     def asked(self, monkeypatch):
-        """How many works were timed, product by product; a list of choices sets what is found to be the fastest."""
+        """The number of works timed for each product; a list of choices sets which is found to be the fastest."""
         counts, forced = [], []
         seconds_of = algorithms.seconds_of
 
@@ -340,7 +340,7 @@ class TestTimedAlgorithms:
         if machine.kind == "emulated":
             assert counts == [6, 3, 6]
         else:
-            # One that can be made in one way alone is not timed.
+            # A product with one candidate is not timed.
             assert 1 <= timed <= 3
         for one, other in zip(first, run_all(machine, *arrays), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -351,14 +351,14 @@ class TestTimedAlgorithms:
         assert len(counts) == timed
 
     @pytest.mark.parametrize("place", [0, 1, -1])
-    def test_whichever_is_chosen_gives_the_numbers(self, machine, arrays, asked, place):
+    def test_every_choice_gives_the_same_numbers(self, machine, arrays, asked, place):
         asked[1].append(place)
         x, weight, bias, gradient = doubled(*map(machine.get, arrays[:4]))
         expected = [x @ weight.T + bias, gradient @ weight, gradient.T @ x, gradient.sum(axis=0)]
         for got, one in zip(run_all(machine, *arrays), expected, strict=True):
             assert_close(machine, "linear", got, one, {"float32": 32, "bfloat16": 2})
 
-    def test_timing_leaves_what_is_added_to(self, machine, arrays, asked):
+    def test_timing_does_not_change_the_addend(self, machine, arrays, asked):
         x, weight, _, gradient, out, sums = arrays
         counts, _ = asked
         before = machine.get(out).astype(np.float64)
@@ -371,7 +371,7 @@ class TestTimedAlgorithms:
         assert_close(machine, "linear_weight_gradient", sums, gradient.sum(axis=0))
         assert_close(machine, "linear_input_gradient", total, x + gradient @ weight, {"float32": 32, "bfloat16": 1})
 
-    def test_while_a_stream_captures_nothing_is_timed_and_nothing_kept(self, machine, arrays, asked, choices):
+    def test_nothing_is_timed_or_stored_during_a_capture(self, machine, arrays, asked, choices):
         import cupy
 
         x, weight, *_ = arrays
@@ -390,7 +390,7 @@ class TestTimedAlgorithms:
             machine.kernels.linear(x, weight, None)
         assert len(counts) == 1
 
-    def test_a_choice_that_the_library_does_not_offer_is_not_taken(self, machine, arrays):
+    def test_a_choice_that_the_library_does_not_offer_is_ignored(self, machine, arrays):
         x, weight, *_ = arrays
         expected = machine.get(x).astype(float) @ machine.get(weight).astype(float).T
         assert_close(machine, "linear", machine.kernels.linear(x, weight, None), expected)
@@ -400,7 +400,7 @@ class TestTimedAlgorithms:
 
     @pytest.fixture
     def no_room(self, monkeypatch):
-        """How often measuring is tried, all or only the first of which find no room."""
+        """The attempts to measure; all, or only the first, find no memory."""
         import cupy
 
         tried, seconds_of = [], algorithms.seconds_of
@@ -415,7 +415,7 @@ class TestTimedAlgorithms:
         monkeypatch.setattr(algorithms, "seconds_of", full)
         return tried, always
 
-    def test_without_room_for_timing_the_first_is_taken_and_nothing_kept(self, machine, arrays, no_room, choices):
+    def test_without_memory_for_timing_the_first_candidate_is_used(self, machine, arrays, no_room, choices):
         tried, _ = no_room
         with_none = run_all(machine, *arrays)
         plans.plan_of.cache_clear()
@@ -427,7 +427,7 @@ class TestTimedAlgorithms:
         assert len(found) == 3 or machine.kind == "card"
         assert not list(choices.glob("*.jsonl"))
 
-    def test_memory_that_nobody_uses_makes_room_for_timing(self, machine, arrays, no_room):
+    def test_unused_memory_is_freed_for_timing(self, machine, arrays, no_room):
         tried, always = no_room
         always[0] = False
         run_all(machine, *arrays)
@@ -435,7 +435,7 @@ class TestTimedAlgorithms:
         assert None not in found.values()
         assert len(tried) == 2 * len(found)
 
-    def test_one_that_the_library_refuses_when_it_is_run_is_not_taken(self, machine, arrays, monkeypatch):
+    def test_a_candidate_that_fails_is_not_chosen(self, machine, arrays, monkeypatch):
         run, refused = plans.Candidate.run, []
 
         def refuse_the_first(candidate, operands):

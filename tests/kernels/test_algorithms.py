@@ -1,4 +1,4 @@
-"""A choice among algorithms is made once on a kind of card: what is in the file counts, whoever wrote it first."""
+"""Each kind of card has one choice among algorithms: the first one in the file counts."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ CARD, PRODUCT = "Some GPU, sm_90", "TN DEFAULT at 0: 2 x 3"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A machine that has kept nothing, and a process that knows nothing."""
+    """A machine without stored choices, and a process without any."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     forget(monkeypatch)
     return tmp_path
@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def kept(folder):
-    """The file of choices, of which there is one."""
+    """The only file of choices."""
 
     def found():
         [path] = folder.glob("products/*.jsonl")
@@ -30,7 +30,7 @@ def kept(folder):
 
 
 def forget(monkeypatch):
-    """Be a new process."""
+    """Forget all choices, like a new process."""
     monkeypatch.setattr(algorithms, "_known", {})
     monkeypatch.setattr(algorithms, "_used", {})
 
@@ -49,15 +49,15 @@ def test_the_fastest_is_chosen_and_kept_for_later_processes(monkeypatch):
     assert algorithms.chosen(CARD, PRODUCT, no_times) == 1
 
 
-def test_one_that_is_hardly_faster_does_not_come_before_an_earlier_one():
+def test_a_hardly_faster_algorithm_does_not_replace_an_earlier_one():
     assert algorithms.fastest({0: 1.5, 4: 1.01, 8: 1.0}) == 4
 
 
-def test_one_that_failed_is_not_chosen():
+def test_a_failed_algorithm_is_not_chosen():
     assert algorithms.fastest({0: float("inf"), 1: 5.0}) == 1
 
 
-def test_other_products_and_cards_have_their_own(monkeypatch):
+def test_each_product_and_card_has_its_own_choice(monkeypatch):
     assert algorithms.chosen(CARD, PRODUCT, times(2, 1)) == 1
     assert algorithms.chosen(CARD, "NT", times(1, 2)) == 0
     assert algorithms.chosen("Other GPU, sm_80", PRODUCT, times(1, 2)) == 0
@@ -65,14 +65,14 @@ def test_other_products_and_cards_have_their_own(monkeypatch):
     assert algorithms.chosen(CARD, PRODUCT, no_times) == 1
 
 
-def test_without_times_there_is_no_choice_and_nothing_is_kept(folder):
+def test_without_times_there_is_no_choice_and_nothing_is_stored(folder):
     assert algorithms.chosen(CARD, PRODUCT, None) is None
     assert not list(folder.rglob("*.jsonl"))
     assert algorithms.chosen(CARD, PRODUCT, times(2, 1)) == 1
     assert algorithms.chosen(CARD, PRODUCT, None) == 1
 
 
-def test_who_times_at_the_same_time_takes_what_the_first_has_written(monkeypatch):
+def test_a_process_that_timed_at_the_same_time_takes_the_first_written_choice(monkeypatch):
     def while_another_process_is_faster():
         known, used = algorithms._known, algorithms._used
         forget(monkeypatch)
@@ -105,7 +105,7 @@ for product in range(50):
         b'{"product": "TN DEFAULT at 0: 2 x 3", "algorithm": -1}',
     ],
 )  # fmt: skip
-def test_damaged_lines_are_passed_over(kept, monkeypatch, damage):
+def test_damaged_lines_are_skipped(kept, monkeypatch, damage):
     algorithms.chosen(CARD, "NT", times(2, 1))
     with kept().open("ab") as file:
         file.write(damage)
@@ -116,8 +116,8 @@ def test_damaged_lines_are_passed_over(kept, monkeypatch, damage):
     assert algorithms.chosen(CARD, "NT", no_times) == 1
 
 
-def test_where_nothing_can_be_kept_nothing_is_timed(monkeypatch):
-    """Each process would find other bits."""
+def test_nothing_is_timed_if_nothing_can_be_stored(monkeypatch):
+    """Each process would otherwise get other bits."""
     monkeypatch.setattr(algorithms, "cache_folder", lambda name, sources: None)
     assert algorithms.chosen(CARD, PRODUCT, no_times) is None
 
@@ -134,24 +134,24 @@ INFINITY = float("inf")
 
 
 @pytest.mark.parametrize("seconds", [times(), times(INFINITY, INFINITY)], ids=["no room", "all failed"])
-def test_a_choice_that_was_not_measured_holds_in_this_process_alone(folder, monkeypatch, seconds):
+def test_a_choice_without_measurement_holds_in_this_process_only(folder, monkeypatch, seconds):
     assert algorithms.chosen(CARD, PRODUCT, seconds) is None
     assert algorithms.chosen(CARD, PRODUCT, no_times) is None
-    # A run that goes on makes the product as before.
+    # A resumed run computes the product as before.
     assert algorithms.used() == {CARD: {PRODUCT: None}}
     assert not list(folder.rglob("*.jsonl"))
     forget(monkeypatch)
     assert algorithms.chosen(CARD, PRODUCT, times(2, 1)) == 1
 
 
-def test_what_was_recorded_counts_more_than_what_was_given_and_that_more_than_what_was_kept():
+def test_recorded_choices_precede_given_ones_and_these_precede_stored_ones():
     for product in (PRODUCT, "NN", "TT"):
         assert algorithms.chosen(CARD, product, times(3, 1, 2)) == 1
     algorithms.give({CARD: {PRODUCT: 0}}, {CARD: {PRODUCT: 2, "NN": 2}})
     assert [algorithms.chosen(CARD, product, no_times) for product in (PRODUCT, "NN", "TT")] == [0, 2, 1]
 
 
-def test_what_a_run_has_recorded_stays_recorded_and_what_it_asks_for_comes_to_it():
+def test_a_run_keeps_its_recorded_choices_and_adds_those_it_uses():
     algorithms.chosen(CARD, "TT", times(1, 2))
     algorithms.give({CARD: {PRODUCT: 3}, "Other GPU": {PRODUCT: None}}, {CARD: {"NN": 2, "NT": 1}})
     assert algorithms.chosen(CARD, "NN", no_times) == 2

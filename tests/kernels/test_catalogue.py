@@ -36,7 +36,7 @@ def test_an_implementation_has_no_kernel_of_its_own(implementation):
 
 
 class TestChoice:
-    """Which kernels an array gets. The choice is made once a process, so each test here forgets it first."""
+    """The choice of kernels for an array. A process chooses once, so each test forgets the choice first."""
 
     @pytest.fixture(autouse=True)
     def forgotten_choice(self, monkeypatch):
@@ -66,7 +66,7 @@ class TestChoice:
         monkeypatch.setenv("LUCID_KERNELS", "reference")
         assert kernels.of(array) is reference
 
-    def test_the_environment_may_ask_for_the_reference(self, monkeypatch):
+    def test_the_environment_can_select_the_reference(self, monkeypatch):
         monkeypatch.setenv("LUCID_KERNELS", "reference")
         assert kernels.of(np.zeros(1, np.float32)) is reference
 

@@ -1,4 +1,4 @@
-"""Kernels are compiled once, by one of the processes that want them, and kept where something can be kept."""
+"""One of the processes that need a kernel compiles it, and stores it if a folder is writable."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 import lucid
 from lucid.kernels.cache import locked
 
-# One kernel is enough here, and compiled sooner than all.
+# One kernel suffices here, and compiles faster than all.
 PROGRAM = """
 import numpy as np
 from lucid.kernels.cpu import compiling, linear_bias_gradient
@@ -29,7 +29,7 @@ SOURCES = Path(lucid.__file__).parent
 
 @pytest.fixture(scope="module")
 def start():
-    """A function that starts the program in a process with these variables; no folder of the user is touched."""
+    """A function that starts the program with these environment variables, away from the user's folders."""
 
     def run(sources=SOURCES, **environment):
         return subprocess.Popen(
@@ -45,7 +45,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def compiled(start, tmp_path_factory):
-    """A folder in which three processes wanted the kernel at once, and what they said."""
+    """A folder in which three processes needed the kernel at once, and their messages."""
     folder = tmp_path_factory.mktemp("compiled")
     return folder, messages(*(start(NUMBA_CACHE_DIR=str(folder)) for _ in range(3)))
 
@@ -57,13 +57,13 @@ def cache(compiled, tmp_path):
 
 
 def messages(*processes):
-    """Return what the processes wrote to their stderr, when all have ended in order."""
+    """Return the standard error of the processes, after all have succeeded."""
     found = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), found
     return found
 
 
-def test_of_several_processes_one_compiles_and_says_so_and_the_others_find_its_work(start, compiled, cache):
+def test_one_of_several_processes_announces_and_compiles_and_the_others_load_the_result(start, compiled, cache):
     folder, written = compiled
     said = [text for text in written if text]
     assert len(said) == 1
@@ -78,7 +78,7 @@ def test_processes_that_find_all_kernels_load_them_at_once(start, tmp_path):
         assert messages(start(NUMBA_CACHE_DIR=str(tmp_path))) == [""]
 
 
-def test_where_the_home_cannot_be_written_kernels_are_kept_beside_their_sources(start, tmp_path):
+def test_kernels_are_stored_next_to_their_sources_if_the_home_is_not_writable(start, tmp_path):
     sources = shutil.copytree(SOURCES, tmp_path / "lucid", ignore=shutil.ignore_patterns("__pycache__"))
     beside = sources / "kernels/cpu/__pycache__"
     [said] = messages(start(sources, XDG_CACHE_HOME="/dev/null"))
@@ -86,14 +86,14 @@ def test_where_the_home_cannot_be_written_kernels_are_kept_beside_their_sources(
     assert messages(start(sources, XDG_CACHE_HOME="/dev/null")) == [""]
 
 
-def test_where_nothing_can_be_written_kernels_are_compiled_for_the_process(start, tmp_path):
+def test_kernels_are_compiled_for_the_process_if_no_folder_is_writable(start, tmp_path):
     sources = shutil.copytree(SOURCES, tmp_path / "lucid", ignore=shutil.ignore_patterns("__pycache__"))
     (sources / "kernels/cpu/__pycache__").touch()
     [said] = messages(start(sources, XDG_CACHE_HOME="/dev/null", NUMBA_CACHE_DIR="/dev/null"))
     assert said.startswith("lucid: compiling kernels, for this process alone")
 
 
-def test_a_change_of_any_source_compiles_anew(start, tmp_path):
+def test_a_change_of_any_source_leads_to_a_new_compilation(start, tmp_path):
     sources = shutil.copytree(SOURCES, tmp_path / "lucid", ignore=shutil.ignore_patterns("__pycache__"))
     cache = str(tmp_path / "cache")
     assert "compiling" in messages(start(sources, NUMBA_CACHE_DIR=cache))[0]
@@ -102,7 +102,7 @@ def test_a_change_of_any_source_compiles_anew(start, tmp_path):
     assert "compiling" in messages(start(sources, NUMBA_CACHE_DIR=cache))[0]
 
 
-def test_a_damaged_file_is_an_error_that_says_what_to_do(start, cache):
+def test_a_damaged_file_is_an_error_with_advice(start, cache):
     for kept in cache.rglob("*.nbc"):
         kept.write_bytes(kept.read_bytes()[:-100])
     process = start(NUMBA_CACHE_DIR=str(cache))
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_an_error_that_says_what_to_do(start, cache):
     assert "delete it" in written
 
 
-def test_a_lock_that_cannot_be_taken_keeps_nobody_out(tmp_path):
+def test_without_a_lock_processes_still_proceed(tmp_path):
     (tmp_path / "lock").mkdir()
     with locked(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]

@@ -22,7 +22,7 @@ SHAPES = [(1, 1, 1), (2, 3, 5), (3, 1, 64), (2, 70, 33), (1, 129, 768)]
 
 @pytest.fixture(scope="module")
 def cpu():
-    """The compiled kernels, whatever the environment says."""
+    """The compiled kernels, regardless of the environment."""
     from lucid.kernels import cpu
 
     cpu.load()
@@ -31,7 +31,7 @@ def cpu():
 
 @pytest.fixture(params=[None, 0.1, 0.5], ids=["no dropout", "dropout 0.1", "dropout 0.5"])
 def drawn(request):
-    """A function of the batch size that returns how to drop out."""
+    """A function of the batch size that returns the dropout."""
 
     def of(samples):
         if request.param is None:
@@ -75,7 +75,7 @@ class TestActivation:
         assert_agrees(cpu, "activation", x, None, kind)
         assert_agrees(cpu, "activation_gradient", np.ones_like(x), x, None, kind)
 
-    def test_what_is_not_finite_goes_through(self, cpu, kind):
+    def test_nan_and_infinity_propagate(self, cpu, kind):
         x = np.array([[np.nan, np.inf]], np.float32)
         assert not np.isfinite(cpu.activation(x, None, kind)).any()
         assert np.isnan(cpu.activation(np.zeros((1, 1), np.float32), np.float32([np.nan]), kind)).all()
@@ -84,7 +84,7 @@ class TestActivation:
         assert not np.isfinite(by_bias).any()
 
 
-def test_gelu_is_exact_to_some_units_in_the_last_place_in_its_tail_too(cpu):
+def test_gelu_is_accurate_to_some_units_in_the_last_place_even_in_its_tail(cpu):
     x = np.linspace(-12.5, 8, 20_001, dtype=np.float32)[None]
     expected = reference.activation(x.astype(np.float64), None, "gelu")
     np.testing.assert_allclose(cpu.activation(x, None, "gelu"), expected, rtol=16 * ULP)
@@ -92,7 +92,7 @@ def test_gelu_is_exact_to_some_units_in_the_last_place_in_its_tail_too(cpu):
 
 @pytest.mark.parametrize("shape", [*SHAPES, (3,), (2, 3, 2, 5), (1, 1, 4097)])
 @pytest.mark.parametrize("probability", [0.1, 0.9])
-def test_dropout_is_the_reference_bit_for_bit(cpu, shape, probability):
+def test_dropout_equals_the_reference_bit_for_bit(cpu, shape, probability):
     x = normal(*shape)
     for seed, step in ((0, 0), (2**64 - 1, 2**32 - 1)):
         coordinates = Coordinates.of(seed, step, np.arange(shape[0]) + 2**32 - 2)
@@ -100,7 +100,7 @@ def test_dropout_is_the_reference_bit_for_bit(cpu, shape, probability):
         np.testing.assert_array_equal(cpu.dropout(x, dropout), reference.dropout(x, dropout))
 
 
-def test_dropout_of_rows_is_that_of_the_grid_they_are_from(cpu):
+def test_token_rows_draw_the_dropout_of_their_grid(cpu):
     grid, mask = normal(3, 70, 33), np.arange(70) < np.array([[70], [1], [25]])
     dropout = Dropout(0.3, PURPOSE, Coordinates.of(7, 2, np.array([9, 4, 5])))
     sequences = Sequences.unpadded(mask, mask)
@@ -110,7 +110,7 @@ def test_dropout_of_rows_is_that_of_the_grid_they_are_from(cpu):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_a_number_that_is_none_survives_dropout(cpu):
+def test_nan_survives_dropout(cpu):
     x = np.full((1, 1000), np.nan, np.float32)
     assert np.isnan(cpu.dropout(x, Dropout(0.5, PURPOSE, Coordinates.of(0, 0, np.arange(1))))).all()
 
@@ -128,7 +128,7 @@ class TestLayerNorm:
         np.testing.assert_array_equal(y, 1)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_spoils_its_row_and_no_other(self, cpu, bad):
+    def test_nan_and_infinity_propagate_within_their_row_only(self, cpu, bad):
         x, ones = normal(2, 40), np.ones(40, np.float32)
         x[1, 17] = bad
         y, _, _ = cpu.layer_norm(x, ones, ones, 1e-12)
@@ -147,7 +147,7 @@ class TestLayerNorm:
 
 
 def sequences_of(lengths, holes=False):
-    """Sequences of these lengths, out of a grid with a column more than the longest, perhaps with keys left out."""
+    """Sequences of these lengths from a grid one column longer than the longest; with holes, some rows are no keys."""
     length = max(lengths) + 1
     mask = np.arange(length) < np.array(lengths)[:, None]
     if holes:
@@ -182,7 +182,7 @@ class TestAttention:
         _, probabilities = assert_agrees(cpu, "attention", joined, *settings)
         assert_agrees(cpu, "attention_gradient", gradient, joined, probabilities, *settings, ulps=64)
 
-    def test_more_heads_than_are_made_at_once_agree(self, cpu, drawn):
+    def test_several_groups_of_heads_agree(self, cpu, drawn):
         sequences = sequences_of([250, 30])
         settings = sequences, 5, of_rows(drawn(2), sequences)
         joined, gradient = normal(280, 30), normal(280, 10)
@@ -205,7 +205,7 @@ class TestAttention:
         np.testing.assert_array_equal(second, 0.25)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_goes_through_its_sequence_and_no_other(self, cpu, bad):
+    def test_nan_and_infinity_propagate_within_their_sequence_only(self, cpu, bad):
         joined, gradient = normal(5, 12), normal(5, 4)
         joined[1, 2] = bad
         settings = sequences_of([3, 2]), 2, NO_DROPOUT
@@ -246,7 +246,7 @@ class TestCrossEntropy:
         np.testing.assert_array_equal(kernels.argmax(logits[:4], 50), counted[:4].argmax(axis=1))
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_what_is_not_finite_goes_through(self, cpu, bad):
+    def test_nan_and_infinity_propagate(self, cpu, bad):
         logits, labels = normal(2, 40), np.array([3, 3])
         logits[1, 17] = bad
         losses, log_sum = cpu.cross_entropy(logits, labels, -100)
@@ -274,14 +274,14 @@ def test_bias_gradients_agree(cpu, shape):
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("rows", [1, 64, 1000])
-def test_bias_gradients_of_some_columns_are_those_of_all(cpu, dtype, rows):
+def test_bias_gradients_of_some_columns_equal_those_of_all(cpu, dtype, rows):
     gradient = normal(rows, 99).astype(dtype)
     whole, *parts = (call(cpu, "linear_bias_gradient", gradient[:, part])[0] for part in np.s_[:, :33, 33:])
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def arguments_of_gradients():
-    """The arguments of all kernels that put gradients into targets, without these, by name."""
+    """The arguments, without targets, of all kernels that write gradients to targets, by name."""
     x, gradient, weight, statistics = normal(2, 70, 33), normal(2, 70, 33), normal(33), np.abs(normal(140, 1))
     dropout = Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(2)))
     return {
@@ -319,7 +319,7 @@ def test_a_sum_of_squares_with_an_infinity_is_not_finite(cpu):
 
 
 SETTINGS = AdamSettings(betas=(0.9, 0.98), epsilon=1e-6, weight_decay=0.1)
-# Learning rate and gradient scale, then what corrects the moments.
+# The learning rate, the gradient scale, and both bias corrections.
 FACTORS = np.array([1e-2, 0.3, 1 / 0.19, 1 / 0.2])
 
 
@@ -339,7 +339,7 @@ def test_adamw_agrees(cpu, count):
 
 
 def lamb_steps(kernels, buffers, bounds):
-    """Take two steps in place, of another rate in each block, and return the sums of squares."""
+    """Take two steps in place, with a different rate in each block, and return the sums of squares."""
     rates = 1e-2 * np.arange(1.0, len(bounds))
     squares = []
     for _ in range(2):
@@ -382,7 +382,7 @@ def test_optimizers_round_the_new_values_too(cpu):
 
 
 class TestDivision:
-    """Results do not depend on where a row stands, or on how many threads share the rows."""
+    """Results do not depend on the position of a row, or on the number of threads."""
 
     @pytest.fixture
     def every_kernel(self, cpu):
@@ -423,7 +423,7 @@ class TestDivision:
         for one, other in zip(alone, every_kernel(), strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def test_work_of_any_size_is_done_by_the_threads_that_are_allowed(self, monkeypatch):
+    def test_work_of_any_size_uses_the_allowed_threads(self, monkeypatch):
         monkeypatch.setattr(threads, "_limit", 5)
         before = set(threading.enumerate())
         for parts in (2, 3, 4, 5, 9):
@@ -432,7 +432,7 @@ class TestDivision:
             assert sorted(number for part in done for number in range(parts)[part]) == list(range(parts))
         assert len(set(threading.enumerate()) - before) <= 4
 
-    def test_a_sequence_gives_the_same_bits_alone_and_among_others(self, cpu):
+    def test_a_sequence_gives_the_same_bits_alone_and_in_a_batch(self, cpu):
         joined, gradient = normal(70, 24), normal(70, 8)
         dropout = Dropout(0.3, PURPOSE, Coordinates.of(3, 1, np.arange(3)))
         together = sequences_of([20, 40, 10])
@@ -459,7 +459,7 @@ class TestDivision:
             np.testing.assert_array_equal(part, cpu.activation(x, bias, "gelu")[..., :count])
 
 
-def test_arrays_that_are_read_only_or_not_in_c_order_are_taken(cpu):
+def test_kernels_take_arrays_that_are_read_only_or_not_in_c_order(cpu):
     x = normal(6, 5)
     x.flags.writeable = False
     np.testing.assert_array_equal(cpu.activation(x.T, None, "relu"), np.maximum(x.T, 0))

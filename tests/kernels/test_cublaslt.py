@@ -1,4 +1,4 @@
-"""What lucid says of cuBLASLt's C interface is what the library's header says, and the library takes it.
+"""lucid's declarations of cuBLASLt's C interface agree with the header, and the library accepts them.
 
 The wheels of cuBLAS and of the CUDA runtime have the headers, and the library loads without a GPU: only its context,
 and what is computed, needs one. The products themselves are tested in `tests/gpu/`.
@@ -30,7 +30,7 @@ NUMBERS = {
     **{f"CUBLASLT_MATMUL_DESC_{each.name}": each for each in cublaslt.MatmulAttribute},
     **{f"CUBLASLT_MATMUL_PREF_{each.name}": each for each in cublaslt.PreferenceAttribute},
 }
-# The header's own headers want more of CUDA than is needed here: these stand for them.
+# Stand-ins for the headers that cublasLt.h includes, which need more of CUDA.
 PROLOGUE = """
 #include <cstddef>
 #include <cstdio>
@@ -63,7 +63,7 @@ C_TYPES = {
 
 
 def headers():
-    """The folder with cublasLt.h and what it cannot do without."""
+    """A folder with cublasLt.h and the headers that it needs."""
     spec = importlib.util.find_spec("nvidia")
     for root in (spec and spec.submodule_search_locations) or ():
         folder = Path(root, "cu13", "include")
@@ -86,7 +86,7 @@ def library():
 
 @needs_headers
 @pytest.mark.skipif(COMPILER is None, reason="no C++ compiler to read the header with")
-def test_numbers_and_structures_are_those_of_the_header(tmp_path):
+def test_constants_and_structures_equal_those_of_the_header(tmp_path):
     result = "cublasLtMatmulHeuristicResult_t"
     expected = [int(number) for number in NUMBERS.values()]
     expected += [ctypes.sizeof(cublaslt.Algorithm), ctypes.sizeof(cublaslt.HeuristicResult)]
@@ -102,21 +102,21 @@ def test_numbers_and_structures_are_those_of_the_header(tmp_path):
 
 
 def declared(name):
-    """What a function returns and takes, by the header: types without names and comments."""
+    """The return type and the parameters' types of a function in the header, without names and comments."""
     text = re.sub(r"/\*.*?\*/|//[^\n]*", "", (HEADERS / "cublasLt.h").read_text(), flags=re.DOTALL)
     [(returned, arguments)] = re.findall(rf"([\w *]+?)\s*CUBLASWINAPI\s+{name}\s*\(([^)]*)\)", text)
     return returned.strip(), [re.sub(r"(\bconst\b\s*|\s+)", " ", each).strip() for each in arguments.split(",")]
 
 
 def is_pointer(c_type):
-    """Whether a parameter's declaration is that of an address: of something, of an object, or of a stream."""
+    """Whether a parameter is declared as an address, an object of the library, or a stream."""
     objects = "cublasLtHandle_t", "cublasLtMatmulDesc_t", "cublasLtMatrixLayout_t", "cublasLtMatmulPreference_t"
     return "*" in c_type or "[]" in c_type or c_type.split()[0] in (*objects, "cudaStream_t")
 
 
 @needs_headers
 @pytest.mark.parametrize("name", sorted(cublaslt.FUNCTIONS))
-def test_a_function_takes_what_the_header_declares(name):
+def test_functions_have_the_types_that_the_header_declares(name):
     returned, parameters = declared(name)
     assert returned == "cublasStatus_t"
     types = cublaslt.FUNCTIONS[name]
@@ -196,7 +196,7 @@ def test_the_library_of_the_wheel_comes_before_the_systems(monkeypatch, tmp_path
     assert loaded == [*wheels, "libcublasLt.so.14"]
 
 
-def test_it_is_the_library_for_the_cuda_that_cupy_is_made_for(monkeypatch):
+def test_the_library_has_the_version_of_cuda_that_cupy_has(monkeypatch):
     runtime = type("runtime", (), {"runtimeGetVersion": staticmethod(lambda: 12090)})
     monkeypatch.setitem(sys.modules, "cupy", type("cupy", (), {"cuda": type("cuda", (), {"runtime": runtime})}))
     monkeypatch.setattr(cublaslt, "load", lambda major: major)

@@ -12,9 +12,9 @@ import pytest
 from lucid.errors import ConfigError
 from lucid.kernels.cuda import compiling
 
-# What fits into the registers of one mostly fits into those of the others, which are left to the long tests.
+# Kernels that fit into the registers of one mostly fit into those of the others, which only the long tests compile.
 ARCHITECTURES = ["sm_90", *(pytest.param(name, marks=pytest.mark.long) for name in ("sm_80", "sm_100"))]
-# How many elements are read at once: as many as 16 bytes hold, or one; and where the vocabulary is even, two.
+# Elements per access: as many as fit in 16 bytes, or one; and two if the vocabulary is even.
 VECTORS = {"float32": [1, 4], "bfloat16": [1, 8]}
 
 
@@ -27,7 +27,7 @@ HEADS = {
 
 
 def forms_of(program):
-    """Every form of a program that the Python beside it asks for, or every kind of form, where that is any number."""
+    """Every form of a program that its Python file can ask for, or every kind of form if their number is unbounded."""
     if program.startswith("attention"):
         form = importlib.import_module("lucid.kernels.cuda.attention").form
         return [form(program, element, *kind) for element, kinds in HEADS.items() for kind in kinds]
@@ -69,7 +69,7 @@ def name_of(form):
 
 
 def resources(log):
-    """For each kernel in the assembler's report its registers, and the bytes that it keeps in memory instead."""
+    """For each kernel in the assembler's report its registers and its spilled bytes."""
     found = re.findall(
         r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
         r".*?Used (\d+) registers",
@@ -129,7 +129,7 @@ class TestKeeping:
         assert compiling.machine_code(CAST, "sm_90") == first
 
     def test_it_is_a_whole_file_for_nvidias_tools(self):
-        """Its table of program headers, which comes last, ends where the file does."""
+        """The table of program headers, which comes last, ends at the end of the file."""
         cubin = compiling.machine_code(CAST, "sm_90")
         [start], (size, count) = struct.unpack_from("<Q", cubin, 0x20), struct.unpack_from("<HH", cubin, 0x36)
         assert start + size * count == len(cubin)
@@ -142,7 +142,7 @@ class TestKeeping:
         compiling.machine_code(CAST, "sm_80")
         assert len(list(tmp_path.rglob("*.cubin"))) == 4
 
-    def test_a_change_of_any_source_compiles_anew(self, monkeypatch, tmp_path):
+    def test_a_change_of_any_source_leads_to_a_new_compilation(self, monkeypatch, tmp_path):
         sources = shutil.copytree(compiling.SOURCES, tmp_path / "sources")
         monkeypatch.setattr(compiling, "SOURCES", sources)
         compiling._digest_of_sources.cache_clear()
@@ -155,12 +155,12 @@ class TestKeeping:
         compiling._digest_of_sources.cache_clear()
         assert len(list(tmp_path.rglob("*.cubin"))) == 2
 
-    def test_what_cannot_be_kept_is_used_all_the_same(self, monkeypatch):
+    def test_machine_code_that_cannot_be_stored_is_still_used(self, monkeypatch):
         kept = compiling.machine_code(CAST, "sm_90")
         monkeypatch.setattr(compiling, "kernel_folder", lambda digest, sources: None)
         assert compiling.machine_code(CAST, "sm_90") == kept
 
-    def test_of_several_processes_one_compiles(self, tmp_path):
+    def test_one_of_several_processes_compiles(self, tmp_path):
         program = """
 from lucid.kernels.cuda import compiling
 from lucid.kernels.cuda.casting import form

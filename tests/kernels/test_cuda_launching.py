@@ -1,4 +1,4 @@
-"""How kernels are handed to CuPy, whose module and device are replaced here: nothing needs a GPU."""
+"""The launch of kernels through CuPy, whose module and device are replaced here. Nothing here needs a GPU."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ FORM = variant("casting", "float32", 1)
 
 @pytest.fixture
 def launched(monkeypatch):
-    """What is given to CuPy, on a card that is number 1 and whose architecture is sm_90."""
+    """The calls to CuPy, on card number 1 with architecture sm_90."""
     calls = []
 
     class Module:

@@ -1,4 +1,4 @@
-"""Law 4 for the products of linear layers and attention: either library and precision, against double precision."""
+"""Invariant 4 for products of linear layers and attention: each library and precision, against double precision."""
 
 import os
 import re

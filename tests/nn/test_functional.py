@@ -224,7 +224,7 @@ class TestJoinedLinear:
         assert products["linear"] == products["linear_input_gradient"] == 2
         assert products["linear_weight_gradient"] == {None: 2, "weight": 2, "bias": 4}[frozen]
 
-    def test_arrays_side_by_side_by_chance_are_not_taken_for_one(self):
+    def test_arrays_that_are_adjacent_by_chance_are_not_joined(self):
         room = np.arange(24.0)
         whole = [room[:12].reshape(3, 4), room[12:].reshape(3, 4)]
         np.testing.assert_array_equal(as_one(whole), room.reshape(6, 4))
@@ -263,7 +263,7 @@ def test_attention_with_a_mask_is_its_definition():
     check_gradients(lambda x: functional.attention(x, sequences, 2), JOINED.reshape(6, 12))
 
 
-def test_attention_without_padding_is_that_of_the_rows_that_are_left():
+def test_attention_without_padding_agrees_on_the_remaining_rows():
     mask = np.array([[True, False, True], [True, False, False]])
     sequences = Sequences.unpadded(mask, mask)
     rows = sequences.rows_of(JOINED)
@@ -280,7 +280,7 @@ def test_attention_without_any_key_is_finite():
     assert np.isfinite(functional.attention(lucid.tensor(JOINED.reshape(6, 12)), sequences, heads=2).numpy()).all()
 
 
-def test_dropout_in_attention_has_the_gradient_of_what_it_did():
+def test_dropout_in_attention_has_the_gradient_of_its_own_mask():
     mask = np.array([[True, True, False], [True, True, True]])
     for sequences in (Sequences.padded(mask, mask), Sequences.unpadded(mask, mask)):
         rows = sequences.rows_of(JOINED)
@@ -293,7 +293,7 @@ def test_dropout_in_attention_has_the_gradient_of_what_it_did():
         check_gradients(dropped, rows)
 
 
-def test_cross_entropy_ignores_the_rows_it_is_told_to():
+def test_cross_entropy_ignores_rows_with_the_ignored_label():
     logits = RANDOM.standard_normal((5, 7)) * 10
     labels = np.array([3, -100, 0, 6, -100])
     shifted = logits - logits.max(1, keepdims=True)
@@ -313,7 +313,7 @@ def test_cross_entropy_of_huge_logits_is_finite():
     assert loss.item() == pytest.approx(1e4)
 
 
-def test_cross_entropy_of_nothing_is_zero():
+def test_cross_entropy_without_labels_is_zero():
     assert functional.cross_entropy(lucid.tensor(X[0]), np.full(3, -100)).item() == 0
 
 
@@ -324,7 +324,7 @@ class TestDropout:
         with random.at(coordinates):
             return functional.dropout(x, probability, site).numpy()
 
-    def test_it_drops_the_share_and_scales_the_rest(self):
+    def test_it_drops_with_the_probability_and_scales_the_rest(self):
         y = self.dropped(self.x)
         assert (y == 0).mean() == pytest.approx(0.3, abs=0.02)
         np.testing.assert_allclose(y[y != 0], 1 / 0.7)
@@ -354,7 +354,7 @@ class TestDropout:
     def test_outside_training_it_does_nothing(self):
         assert functional.dropout(self.x, 0.3, training=False) is self.x
 
-    def test_by_hand_it_follows_manual_seed(self):
+    def test_calls_by_hand_follow_manual_seed(self):
         def draw():
             return functional.dropout(self.x, 0.5).numpy()
 
