@@ -59,7 +59,7 @@ def test_the_naive_gradients_are_those_of_the_real_version(group, options):
     assert_same(naive, real, group)
 
 
-def test_they_are_after_several_micro_batches_too(group):
+def test_after_several_micro_batches_they_are_too(group):
     naive = NaiveDataParallel(Model(seed=group.rank).to(group.device), group)
     real = DistributedDataParallel(Model(seed=group.rank).to(group.device), group)
     for step in range(3):
