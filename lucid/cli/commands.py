@@ -13,7 +13,7 @@ COMMANDS = {
     "train": "Train a run, or resume it from its newest checkpoint. For several ranks see lucid launch.",
     "launch": "Start the ranks of a run with the MPI of this Python environment, on this machine or on several hosts.",
     "submit": "Submit a job to SLURM: train, prepare, evaluate or doctor. Print the command that does it.",
-    "recipes": "List the recipes: the settings of runs from which to make your own.",
+    "recipes": "List the recipes: settings of runs to start your own from.",
     "evaluate": "Print a model's loss and accuracy on held-out documents. Under mpiexec, ranks share the work.",
     "predict": "Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.",
     "export": "Export a run's newest checkpoint as a model folder for transformers.",

@@ -1,4 +1,4 @@
-"""`lucid launch`: starts the ranks of a run. `lucid.launch` does it, and this adds what it asks of a run's settings."""
+"""`lucid launch`: starts the ranks of a run with `lucid.launch`, to which it adds the reading of settings."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ from lucid.launch import mpirun
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Start what `arguments` ask for. Return its exit code, if this process does not become mpiexec."""
+    """Start ranks as `arguments` say. Return an exit code if this process does not become mpiexec."""
     return mpirun.main(arguments, progress)
 
 
 def progress(config: Path, overrides: Sequence[str]) -> tuple[int, Callable[[int], bool]]:
-    """Return the step of a run's newest whole checkpoint (0: none), and whether its settings allow a number of ranks.
+    """Return the step of a run's newest whole checkpoint (0: none), and a test of which numbers of ranks it allows.
 
-    It is called after a failure only, and loads the libraries that read settings and checkpoints then. Raises
+    The libraries that read settings and checkpoints are imported here, because only restarts need them. Raises
     `LucidError`.
     """
     from lucid.training.checkpoints.store import CheckpointStore

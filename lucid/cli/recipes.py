@@ -1,4 +1,4 @@
-"""`lucid recipes`: prints the run settings and the SLURM job templates that lucid comes with."""
+"""`lucid recipes`: prints the recipes, and writes the SLURM job templates, that come with lucid."""
 
 import shutil
 from pathlib import Path
@@ -16,9 +16,9 @@ def recipes(
         Path | None, typer.Option(metavar="DIR", help="Write the templates of SLURM jobs into this folder.")
     ] = None,
 ) -> None:
-    """List the recipes: the settings of runs from which to make your own.
+    """List the recipes: settings of runs to start your own from.
 
-    A recipe says where its numbers come from, and how to prepare its corpus.
+    Each recipe says where its numbers come from, and how to prepare its corpus.
 
     Examples:
 
@@ -37,7 +37,7 @@ def recipes(
 
 
 def shipped(name: str) -> Path:
-    """Return the folder `configs` or `slurm` of this lucid: in the package, or beside it in a checkout."""
+    """Return the folder `configs` or `slurm` of this lucid: in the package, or next to it in a checkout."""
     package = Path(lucid.__file__).parent
     installed = package / name
     return installed if installed.is_dir() else package.parent / name

@@ -1,4 +1,4 @@
-"""`lucid submit`: submits a job to SLURM, from the job templates and the description of the site beside them."""
+"""`lucid submit`: submits a job to SLURM, with a job template and the description of the cluster in site.env."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from lucid.errors import ExitCode, LaunchError
 from lucid.training.config import load
 
 _OTHER_COMMANDS = ("prepare", "evaluate", "doctor")
-# job.sh checks what the site says. What a site's own script prints does not belong to the answer.
+# job.sh checks site.env. The output of site.env itself does not belong to the answer.
 _ASK_SITE = 'source "$1/job.sh" >&2; printf "%s\\0" "${ACCOUNT:-}" "${CPU_PARTITION:-}" "${GPU_PARTITION:-}"'
 
 submit = typer.Typer(add_completion=False)
@@ -29,12 +29,13 @@ def _submit(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="CONFIG [KEY=VALUE]... | prepare|evaluate|doctor [ARGUMENT]...",
-            help="The run's YAML file and settings that replace the file's; or another command with its arguments.",
+            metavar="CONFIG|COMMAND [ARGUMENT]...",
+            help="A YAML file, and settings that replace those of the file (KEY=VALUE); or prepare, evaluate, doctor, "
+            "and the arguments of that command.",
             show_default=False,
         ),
     ],
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes. Default: 1.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Number of nodes. Default: 1.")] = None,
     ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on each node. Default: 1.")] = None,
     threads_per_rank: Annotated[
         int | None, typer.Option(min=1, help="Cores for each rank. Default: that of the template.")
@@ -65,9 +66,9 @@ def _submit(
 ) -> int:
     """Submit a job to SLURM: train, prepare, evaluate or doctor. Print the command that does it.
 
-    Account and partitions come from site.env beside the job templates; site.env.example says how to make it, and
-    `lucid recipes --slurm slurm` writes the templates. Paths are relative to this folder. The job's output goes to
-    NAME-JOB.out.
+    Account and partitions come from site.env in the folder of the job templates. `lucid recipes --slurm slurm` writes
+    the templates, and site.env.example among them explains site.env. Paths are relative to the current folder. The
+    output of a job goes to NAME-JOB.out.
 
     Examples:
 
@@ -82,7 +83,7 @@ def _submit(
     folder = _folder(slurm)
     site = subprocess.run(["bash", "-c", _ASK_SITE, "bash", folder], stdout=subprocess.PIPE, text=True, check=False)
     if site.returncode:
-        return ExitCode.REFUSED  # bash has told why
+        return ExitCode.REFUSED  # bash has said why
     command = job.command(folder, *site.stdout.split("\0")[:3])
     print(shlex.join(command), flush=True)
     if dry_run:
@@ -95,7 +96,7 @@ def _submit(
 
 @dataclass(frozen=True)
 class _Job:
-    """What was asked for."""
+    """The options and arguments of the command."""
 
     arguments: tuple[str, ...]
     nodes: int | None
@@ -110,7 +111,7 @@ class _Job:
         return self.arguments[0] not in _OTHER_COMMANDS
 
     def check(self) -> None:
-        """Raise `LucidError` for a mistake now, and not when the job starts."""
+        """Raise `LucidError` for a mistake, so that the user learns of it now and not when the job starts."""
         if ":" in self.arguments:
             raise LaunchError("the argument ':' is no setting: to launchers it begins another command; drop it")
         if self.time and not re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}", self.time):
@@ -132,7 +133,7 @@ class _Job:
         load(Path(config), [*overrides, *([self.sweep.partition(",")[0]] if self.sweep else [])])
 
     def command(self, folder: Path, account: str, cpu_partition: str, gpu_partition: str) -> list[str]:
-        """Return what submits the job from the templates in `folder`, for this account and these partitions."""
+        """Return the command that submits the job with a template in `folder`, for this account and partition."""
         template, arguments = "pretrain_cpu", self.arguments
         options = {
             "--export": f"ALL,LUCID_SLURM={folder},LUCID_PYTHON={sys.executable}",
