@@ -1,6 +1,6 @@
 # The templates in this folder and `lucid submit` source this file: it reads site.env, and runs the ranks of a job.
 
-# This comes first: until the trap is set, the signal would end the job.
+# Set this trap first: a signal before it would end the job.
 preempted=""
 trap 'preempted=yes' USR1
 
@@ -12,7 +12,7 @@ fail() {
     exit 2
 }
 
-# In arithmetic, bash runs a command that a variable contains: `x[$(command)]`. So only digits are allowed.
+# Bash arithmetic runs commands in the value of a variable (`x[$(command)]`): accept only numbers.
 for name in SLURM_JOB_NUM_NODES SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_ON_NODE SLURM_RESTART_COUNT \
     SLURM_ARRAY_TASK_ID; do
     [[ ${!name:-0} =~ ^[0-9]+$ ]] || fail "$name is '${!name}', which is not a number"
@@ -31,7 +31,7 @@ set -eu
     fail "LAUNCHER in $site is '${LAUNCHER:-}': it has to begin with srun or mpiexec"
 
 PYTHON=${PYTHON:-${LUCID_PYTHON:-python3}}
-python=$(type -P -- "$PYTHON") || fail "there is no '$PYTHON', which PYTHON in $site names"
+python=$(type -P -- "$PYTHON") || fail "there is no '$PYTHON': set PYTHON in $site"
 PATH=$(dirname "$python"):$PATH # mpiexec of this Python comes first
 
 # To launchers, a colon ends the command, and the words after it are another command.

@@ -12,6 +12,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     `lucid launch` is run without the other commands' libraries, so that it starts in milliseconds.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["--"]:  # it ends options, of which there are none before it
+        del given[0]
     if given[:1] == ["launch"]:
         from lucid.cli import launch
 

@@ -18,7 +18,7 @@ COMMANDS = {
     "predict": "Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.",
     "export": "Export a run's newest checkpoint as a model folder for transformers.",
     "plot": "Plot losses, accuracies and speed over the steps of a run.",
-    "doctor": "Check this machine before a long run, or the machines of all ranks, and say what to mend.",
+    "doctor": "Check this machine before a long run, or the machines of all ranks, and say what to fix.",
     "bench": "Measure how fast this machine trains.",
 }
 

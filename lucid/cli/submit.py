@@ -47,8 +47,8 @@ def _submit(
         str | None,
         typer.Option(
             metavar="T",
-            help="The longest time until the run saves and is queued again, as SLURM writes it: minutes, HH:MM:SS or "
-            "D-HH:MM:SS. Default: that of the template.",
+            help="Time limit of a job. Near it the run saves and is queued again. Minutes, HH:MM:SS or D-HH:MM:SS. "
+            "Default: that of the template.",
         ),
     ] = None,
     sweep: Annotated[
@@ -81,7 +81,9 @@ def _submit(
     job = _Job(tuple(arguments), nodes, ranks_per_node, threads_per_rank, gpus_per_node, time, sweep)
     job.check()
     folder = _folder(slurm)
-    site = subprocess.run(["bash", "-c", _ASK_SITE, "bash", folder], stdout=subprocess.PIPE, text=True, check=False)
+    environment = os.environ | {"LUCID_PYTHON": sys.executable}
+    ask = ["bash", "-c", _ASK_SITE, "bash", str(folder)]
+    site = subprocess.run(ask, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if site.returncode:
         return ExitCode.REFUSED  # bash has said why
     command = job.command(folder, *site.stdout.split("\0")[:3])
@@ -119,6 +121,8 @@ class _Job:
         if self.sweep and not re.fullmatch(r"[a-z_.]+=[^,]+(,[^,]+)*", self.sweep):
             raise LaunchError(f"--sweep takes KEY=VALUE,VALUE,..., got '{self.sweep}'")
         if not self.trains:
+            if self.arguments[0] == "prepare" and (self.nodes or 1) * (self.ranks_per_node or 1) > 1:
+                raise LaunchError("lucid prepare runs on one node: leave out --nodes and --ranks-per-node")
             if self.gpus_per_node or self.sweep:
                 raise LaunchError(f"--gpus-per-node and --sweep are for training, not for {self.arguments[0]}")
             return
@@ -130,7 +134,9 @@ class _Job:
         if self.gpus_per_node and self.ranks_per_node:
             raise LaunchError("--gpus-per-node brings one rank for each GPU: leave out --ranks-per-node")
         config, *overrides = self.arguments
-        load(Path(config), [*overrides, *([self.sweep.partition(",")[0]] if self.sweep else [])])
+        key, _, values = (self.sweep or "").partition("=")
+        for value in values.split(","):
+            load(Path(config), [*overrides, *([f"{key}={value}"] if key else [])])
 
     def command(self, folder: Path, account: str, cpu_partition: str, gpu_partition: str) -> list[str]:
         """Return the command that submits the job with a template in `folder`, for this account and partition."""

@@ -61,7 +61,7 @@ def number_of_ranks(options: Options, there: Surroundings) -> int:
     if options.ranks is not None:
         return options.ranks
     if options.gpus and not there.gpus:
-        raise LaunchError("--gpus: this machine has no GPU for a rank: say how many ranks there are to be (-n)")
+        raise LaunchError("--gpus: this machine has no GPU: give the number of ranks (-n)")
     return (there.gpus if options.gpus else there.cores) * max(1, len(there.hosts))
 
 
@@ -145,8 +145,8 @@ def look_around(python: str, options: Options) -> Surroundings:
         raise LaunchError(f"{python} cannot load MPI ({reason}): {_install_mpich(python)}")
     if mpi_of(launcher) != mpi_of(library):
         raise LaunchError(
-            f"{mpiexec} is of {mpi_of(launcher)}, but mpi4py in {python} loads {mpi_of(library)}: put the mpiexec of "
-            f"that first in the PATH, or {_install_mpich(python)}"
+            f"{mpiexec} belongs to {mpi_of(launcher)}, but mpi4py in {python} loads {mpi_of(library)}: put the mpiexec "
+            f"of {mpi_of(library)} first in the PATH, or {_install_mpich(python)}"
         )
     hosts = hostfile.read(Path(options.hostfile)) if options.hostfile else ()
     gpus = len(Machine.read(frozenset(), os.environ.get("CUDA_VISIBLE_DEVICES")).gpus) if options.gpus else 0
@@ -154,10 +154,10 @@ def look_around(python: str, options: Options) -> Surroundings:
 
 
 def _find_mpiexec(python: str) -> str:
-    beside = os.path.join(os.path.dirname(python), "mpiexec")
-    found = beside if os.access(beside, os.X_OK) else shutil.which("mpiexec")
+    own = os.path.join(os.path.dirname(python), "mpiexec")
+    found = own if os.access(own, os.X_OK) else shutil.which("mpiexec")
     if found is None:
-        raise LaunchError(f"there is no mpiexec beside {python} or in the PATH: {_install_mpich(python)}")
+        raise LaunchError(f"there is no mpiexec in the folder of {python} or in the PATH: {_install_mpich(python)}")
     return found
 
 

@@ -13,12 +13,12 @@ Usage: lucid launch [OPTION ...] CONFIG [key=value ...]
        lucid launch [OPTION ...] --doctor [--folder DIR]
 
 Start the ranks of a run with the MPI of this Python environment, on this machine or on several hosts. Each rank runs
-`lucid train CONFIG`, where key=value replaces a setting. With --doctor each runs `lucid doctor`, which says what ranks
-that are started in this way can do. Options may come before or after CONFIG.
+`lucid train CONFIG`, where key=value replaces a setting. With --doctor each rank runs `lucid doctor`
+instead, which checks the hosts as the run would use them. Options may come before or after CONFIG.
 
   -n N           number of ranks in all (default: on every host one for each physical core, or with --gpus for each GPU)
-  --hostfile F   hosts, one name a line. They see the same files and have as many cores and GPUs as this machine, and
-                 let you in without a password: by ssh, or by the program that $HYDRA_LAUNCHER_EXEC names
+  --hostfile F   hosts, one name a line. They share all files, have as many cores and GPUs as this machine, and accept
+                 ssh (or the program that $HYDRA_LAUNCHER_EXEC names) without a password
   --gpus         give each rank of a host its own GPU, and cores near it
   --dry-run      print the command and the threads per rank, and run nothing
   --restarts N   after a failure, or after the ranks have stopped and saved (exit code 75), start again from the newest
@@ -32,9 +32,9 @@ The exit code is that of the run. The launcher passes signals on to the ranks: a
 end with 75, after Ctrl-C they end with 130. This ends a run with --restarts, too: a scheduler that sends a signal
 before its time limit starts the run again itself.
 
-Each rank gets cores / ranks on its host as threads, unless OMP_NUM_THREADS is set. Ranks that take all cores together
-are bound to their share of them, one NUMA domain after the other. mpiexec is the one of the Python environment, or the
-one in the PATH if it belongs to the MPI that mpi4py loads.
+Each rank has as many threads as there are cores for each rank of its host, unless OMP_NUM_THREADS is set. If the ranks
+use all cores, each is bound to its own, one NUMA domain after the other. mpiexec is the one of the Python environment,
+or the one in the PATH if it belongs to the MPI that mpi4py loads.
 
 Examples:
 

@@ -59,6 +59,13 @@ class Machine:
         return frozenset().union(*_share(near or self.cores, neighbours.index(gpu), len(neighbours)))
 
 
+# The variables of MPICH's launcher and of Open MPI's: a rank's number among those of its host, and how many these are.
+_LOCAL_RANKS = (
+    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+)
+
+
 @dataclass(frozen=True)
 class LocalRank:
     """The number of a rank among those of its host, and whether its launcher gives each its own resources."""
@@ -70,10 +77,7 @@ class LocalRank:
     @classmethod
     def announced(cls, environment: Mapping[str, str]) -> "LocalRank":
         """Return what MPICH's launcher, Open MPI's, or srun announces; without a launcher, rank 0 of 1."""
-        for rank, ranks in (
-            ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-            ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-        ):
+        for rank, ranks in _LOCAL_RANKS:
             if rank in environment and ranks in environment:
                 return cls(int(environment[rank]), int(environment[ranks]), has_its_own=False)
         if "SLURM_STEP_ID" in environment and "SLURM_LOCALID" in environment:
@@ -113,9 +117,8 @@ def take_share(environment: MutableMapping[str, str]) -> None:
     if local.ranks < 2 or lent_descriptor() is not None or _is_bound():
         return
     cores = available_cores()
-    given = environment.get("OMP_NUM_THREADS", "")
-    threads = int(given) if given.isdigit() else max(1, cores // local.ranks)
-    environment.update({name: environment.get(name) or str(threads) for name in THREAD_VARIABLES})
+    threads = _threads(environment.get("OMP_NUM_THREADS", "")) or max(1, cores // local.ranks)
+    environment.update({name: str(_threads(environment.get(name, "")) or threads) for name in THREAD_VARIABLES})
     if local.ranks > cores:
         environment.setdefault(YIELD_VARIABLE, "1")
     if local.ranks * threads == cores:
@@ -123,11 +126,28 @@ def take_share(environment: MutableMapping[str, str]) -> None:
 
 
 def _is_bound() -> bool:
-    """Return whether the launcher has bound this process. Launchers bind ranks, but not themselves."""
+    """Return whether the launcher has bound this process. Launchers bind ranks, but not themselves.
+
+    A script may stand between the two: the launcher is the first ancestor without a rank in its environment.
+    """
     try:
-        return os.sched_getaffinity(0) != os.sched_getaffinity(os.getppid())
+        ancestor = os.getppid()
+        while _is_of_a_rank(ancestor):
+            ancestor = _parent(ancestor)
+        return os.sched_getaffinity(0) != os.sched_getaffinity(ancestor)
     except (AttributeError, OSError):
         return True  # not known
+
+
+def _is_of_a_rank(process: int) -> bool:
+    variables = Path(f"/proc/{process}/environ").read_text(errors="replace").split("\0")
+    return any(variable.startswith(f"{rank}=") for variable in variables for rank, _ in _LOCAL_RANKS)
+
+
+def _parent(process: int) -> int:
+    # The name of the program, in parentheses, may contain spaces.
+    _, _, fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")
+    return int(fields.split()[1])
 
 
 def _gpu_of(local: LocalRank, gpus: Sequence[GPU]) -> GPU:
@@ -135,19 +155,22 @@ def _gpu_of(local: LocalRank, gpus: Sequence[GPU]) -> GPU:
         return gpus[0]
     ranks = max(local.ranks, local.rank + 1)
     if ranks > len(gpus):
-        there = f"{len(gpus) or 'no'} GPU{'s' * (len(gpus) != 1)}"
+        usable = f"{len(gpus) or 'no'} usable GPU{'s' * (len(gpus) != 1)}"
         way_out = f"start at most {len(gpus)} on a host (-n), or leave out --gpus" if gpus else "leave out --gpus"
         raise LaunchError(
-            f"{os.uname().nodename} has {there} that {ranks} rank{'s' * (ranks != 1)} could use, and each needs one of "
-            f"its own: {way_out}"
+            f"{os.uname().nodename} has {usable} for {ranks} rank{'s' * (ranks != 1)}, which need one each: {way_out}"
         )
     return gpus[local.rank]
 
 
 def _limit_threads(environment: MutableMapping[str, str], cores: int) -> None:
     for variable in THREAD_VARIABLES:
-        given = environment.get(variable, "")
-        environment[variable] = str(min(int(given), cores) if given.isdigit() else cores)
+        environment[variable] = str(min(_threads(environment.get(variable, "")) or cores, cores))
+
+
+def _threads(given: str) -> int:
+    """Return the number of threads that a variable names; 0 if it names none."""
+    return int(given) if given.isdigit() else 0
 
 
 def _share(items: Sequence[T], index: int, count: int) -> Sequence[T]:

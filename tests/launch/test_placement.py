@@ -149,10 +149,10 @@ def test_the_only_gpu_that_srun_shows_to_a_rank_belongs_to_it():
 @pytest.mark.parametrize(
     ("local", "gpus", "there"),
     [
-        (LocalRank(0, 3, has_its_own=False), 2, "has 2 GPUs that 3 ranks could use.*start at most 2"),
-        (LocalRank(0, 1, has_its_own=False), 0, "has no GPUs that 1 rank could use.*its own: leave out --gpus$"),
-        (LocalRank(0, 2, has_its_own=False), 1, "has 1 GPU that 2 ranks"),
-        (LocalRank(2, 0, has_its_own=True), 2, "has 2 GPUs that 3 ranks"),
+        (LocalRank(0, 3, has_its_own=False), 2, "has 2 usable GPUs for 3 ranks.*start at most 2"),
+        (LocalRank(0, 1, has_its_own=False), 0, "has no usable GPUs for 1 rank,.*: leave out --gpus$"),
+        (LocalRank(0, 2, has_its_own=False), 1, "has 1 usable GPU for 2 ranks"),
+        (LocalRank(2, 0, has_its_own=True), 2, "has 2 usable GPUs for 3 ranks"),
     ],
 )
 def test_more_ranks_than_gpus_are_refused(local, gpus, there):
@@ -189,7 +189,7 @@ def test_a_parent_that_finds_too_few_gpus_refuses_in_one_sentence():
     finished = start_parent("--gpus", CUDA_VISIBLE_DEVICES="")
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.startswith("lucid: ")
-    assert "has no GPUs" in finished.stderr
+    assert "has no usable GPUs" in finished.stderr
 
 
 def test_the_parent_shows_its_rank_one_gpu():
@@ -236,6 +236,10 @@ def test_ranks_of_a_bare_mpiexec_share_cores_and_threads():
     assert share(**hydra(0, cores + 1)) == f"{allowed} 1 1 1"
 
 
+def test_a_number_of_threads_that_is_none_is_not_taken():
+    assert share(**hydra(0, 2), OMP_NUM_THREADS="0") == share(**hydra(0, 2))
+
+
 def test_a_process_without_a_launcher_and_one_that_srun_binds_keep_what_they_have():
     allowed = sorted(os.sched_getaffinity(0))
     assert share() == f"{allowed} None None None"
@@ -247,11 +251,15 @@ def test_a_rank_below_a_parent_keeps_what_that_gave_it():
     assert start_parent(program=SHARE, **hydra(1, 2), OMP_NUM_THREADS="").stdout.startswith(f"{allowed}  ")
 
 
-def test_a_rank_that_its_launcher_has_bound_keeps_its_cores():
+START_RANK = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {SHARE!r}])"
+
+
+@pytest.mark.parametrize("program_of_launcher", [SHARE, START_RANK], ids=["the rank", "a script that starts the rank"])
+def test_a_rank_that_its_launcher_has_bound_keeps_its_cores(program_of_launcher):
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
         pytest.skip("there is one core to be bound to")
-    program = f"import os; os.sched_setaffinity(0, [{allowed[-1]}])\n{SHARE}"
+    program = f"import os; os.sched_setaffinity(0, [{allowed[-1]}])\n{program_of_launcher}"
     finished = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | hydra(0, 2), capture_output=True, text=True, check=True
     )

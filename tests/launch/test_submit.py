@@ -101,8 +101,8 @@ def test_a_sweep_is_an_array_with_a_task_for_each_value(plan, home):
 
 
 def test_other_commands_keep_their_own_options(plan, home):
-    command = plan("--nodes", "2", "prepare", "a b.txt", "--output", "corpus")
-    assert command[-5:] == ["--nodes=2", f"{home}/slurm/prepare.sbatch", "a b.txt", "--output", "corpus"]
+    command = plan("--nodes", "2", "evaluate", "a b", "--samples", "64")
+    assert command[-5:] == ["--nodes=2", f"{home}/slurm/evaluate.sbatch", "a b", "--samples", "64"]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,11 @@ def test_other_commands_keep_their_own_options(plan, home):
         (("evaluate", "run", ":", "touch", "made"), "the argument ':' is no setting"),
         (("run.yaml", "train.stps=2"), "train.stps"),
         (("run.yaml", "--sweep", "train.sed=1,2"), "train.sed"),
+        (("run.yaml", "--sweep", "train.seed=1,x"), "train.seed"),
+        (
+            ("--nodes", "2", "prepare", "text", "--output", "corpus"),
+            "lucid prepare runs on one node: ",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_one_sentence(run, arguments, sentence):
@@ -154,7 +159,7 @@ def test_a_folder_with_a_comma_is_refused(run, home, tmp_path):
         (None, "{site} is missing: copy site.env.example to it, and fill it in"),
         ("LAUNCHER=ssh", "LAUNCHER in {site} is 'ssh': it has to begin with srun or mpiexec"),
         ("MODULES=nothing", "module load nothing has failed: MODULES in {site} is 'nothing'"),
-        (f"{SITE}PYTHON=/nowhere", "there is no '/nowhere', which PYTHON in {site} names"),
+        (f"{SITE}PYTHON=/nowhere", "there is no '/nowhere': set PYTHON in {site}"),
     ],
 )
 def test_a_missing_or_wrong_site_is_refused_with_one_sentence(run, home, script, site, sentence):

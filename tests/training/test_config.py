@@ -67,6 +67,7 @@ def test_the_recipes_of_lucid_are_valid(path):
             "model.hiden_size=3",
             "the key model.hiden_size is unknown; did you mean model.hidden_size?",
         ),
+        ("train.attention=auto", "the key train.attention is gone: there is one implementation of attention now"),
         ("zzz=3", "the command line: the key zzz is unknown; `lucid train --print-config` lists the known ones"),
         ("train.steps=many", "the command line: train.steps is 'many', but it should be a valid integer"),
         ("train.steps=true", "the command line: train.steps: neither true nor false can stand here"),
@@ -152,7 +153,7 @@ def test_every_setting_is_described(file):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.yaml is not there"):
+    with pytest.raises(ConfigError, match=r"none\.yaml does not exist"):
         load(tmp_path / "none.yaml")
 
 

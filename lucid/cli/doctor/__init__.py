@@ -26,7 +26,7 @@ _SECONDS_WITHOUT_ANSWER = 60.0
 def doctor(
     folder: Annotated[Path, typer.Option(help="Folder in which checkpoints will be written.")] = Path("runs"),
 ) -> int:
-    """Check this machine before a long run, or the machines of all ranks, and say what to mend.
+    """Check this machine before a long run, or the machines of all ranks, and say what to fix.
 
     Each line is ok, a warning or an error; the last two say what to do. Exit code 1: there is an error. 2: the ranks
     cannot work together at all. 0: neither. This takes seconds, and writes and removes 256 MB in the folder.

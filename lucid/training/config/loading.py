@@ -15,6 +15,8 @@ from lucid.training.config.yaml_text import LARGEST, parse_yaml
 _MOST_SENTENCES = 20
 # Characters of a value in a message.
 _LONGEST_VALUE = 100
+# Settings of earlier versions.
+_REMOVED = {"train.attention": "there is one implementation of attention now; remove the key"}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -26,7 +28,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST + 1)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} is not there: give the path of a run's YAML file") from error
+        raise ConfigError(f"{path} does not exist: give the path of a run's YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     try:
@@ -45,10 +47,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def from_dict(content: dict[str, Any]) -> RunConfig:
     """Return the settings that `as_dict` returned. Raises `ConfigError` if another version of lucid wrote them."""
-    train = content.get("train")
-    if isinstance(train, dict):
-        # Earlier versions had a choice of kernels for attention.
-        content = content | {"train": {name: value for name, value in train.items() if name != "attention"}}
+    content = {
+        section: {name: value for name, value in settings.items() if f"{section}.{name}" not in _REMOVED}
+        if isinstance(settings, dict)
+        else settings
+        for section, settings in content.items()
+    }
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
@@ -82,6 +86,8 @@ def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
     where = "the command line" if overridden else str(path)
     match item["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
+            if key in _REMOVED:
+                return f"{where}: the key {key} is gone: {_REMOVED[key]}"
             close = difflib.get_close_matches(key, descriptions(), n=1, cutoff=0.6)
             hint = f"; did you mean {close[0]}?" if close else "; `lucid train --print-config` lists the known ones"
             return f"{where}: the key {key} is unknown{hint}"
