@@ -213,5 +213,5 @@ def gpu_library(device: str = "cuda") -> ModuleType:
             f"device {device!r} needs CuPy, which is not installed: pip install 'lucid-bert[cuda13]' (or cuda12)"
         ) from error
     if not cupy.cuda.is_available() or index >= cupy.cuda.runtime.getDeviceCount():
-        raise ConfigError(f"device {device!r} is not there: no such GPU is visible to this process")
+        raise ConfigError(f"device {device!r} does not exist: no such GPU is visible to this process")
     return cupy

@@ -28,10 +28,10 @@ def plot_run(run_folder: Path, output: Path) -> None:
     except ImportError as error:
         raise ConfigError("plots need matplotlib, which is not installed: pip install matplotlib") from error
     if not output.suffix or output.is_dir():
-        raise ConfigError(f"{output} names no picture format: let its name end in .png, .pdf or .svg")
+        raise ConfigError(f"{output}: the name must end in .png, .pdf or .svg")
     path = run_folder / METRICS_FILE
     if not path.is_file():
-        raise DataError(f"{path} is not there: is {run_folder} the folder of a run?")
+        raise DataError(f"{path} does not exist: is {run_folder} the folder of a run?")
     lines = read_lines(path)
     panels = [panel for panel in _PANELS if any(line.get(panel[0]) is not None for line in lines)]
     if not panels:

@@ -100,7 +100,7 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]
     if source is not None and not source.exists():
         return 0, [("start", f"{source} is missing")]
     if corpora is None:
-        return 0, [("start", f"{source}; whether it fits shows when the corpus is there")] if source else []
+        return 0, [("start", f"{source}; not checked, because the corpus is missing")] if source else []
     checkpoint, messages = find_start(config, corpora, store)
     return checkpoint.state.step if checkpoint else 0, [("start", message) for message in messages]
 

@@ -42,7 +42,7 @@ def predict(
     folder = find_model(model)
     bert, tokenizer = load_model(folder)
     if second is not None and bert.config.type_vocab_size < 2:
-        raise ConfigError(f"the model in {folder} knows no pairs (its type_vocab_size is 1): leave out --next")
+        raise ConfigError(f"the model in {folder} cannot judge pairs (its type_vocab_size is 1): leave out --next")
     if second is not None and not _has_learnt_pairs(folder):
         raise ConfigError(f"the model in {folder} was trained without pairs (data.nsp is false): leave out --next")
     bert.to(CPU if device == Device.CPU else use_gpu(device, 0)).eval()

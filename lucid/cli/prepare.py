@@ -60,8 +60,8 @@ def prepare(
 ) -> None:
     """Prepare a corpus: split text into sentences, tokenize them, and write shards that training reads.
 
-    Run again with the same inputs and options, it goes on where it was cut short. If the corpus is there already, it
-    does nothing. It runs on one machine, and the corpus does not depend on the number of processes.
+    Run the same command again to resume an interrupted preparation. If the corpus exists, the command does nothing. It
+    runs on one machine, and the corpus does not depend on the number of processes.
 
     Examples:
 

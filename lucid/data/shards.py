@@ -191,7 +191,7 @@ def _boundaries(folder: Path, shard: Shard, part: str, total: int) -> Array:
 
 
 def _version(path: Path) -> tuple[int, int] | None:
-    """Return the size and the time of a file, one of which changes when it is written to; None if it is not there.
+    """Return the size and the time of a file, one of which changes when it is written to; None if it does not exist.
 
     The inode is left out, because some network file systems change the inode of a file now and then.
     """

@@ -57,8 +57,8 @@ def run_tasks(
             yield from _handed_out(tasks, connections)
     except (EOFError, ConnectionError) as gone:
         raise DataError(
-            "a worker process was killed, or could not start, as when memory runs out: run the same command again, "
-            "which goes on from there, perhaps with fewer --processes"
+            "a worker process was killed or did not start, perhaps for lack of memory: run the same command again to "
+            "resume, with fewer --processes if needed"
         ) from gone
 
 

@@ -121,7 +121,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
         folders.sort()
         for path in (Path(place, name) for name in names if name.endswith(SUFFIXES)):
             if not path.exists():
-                raise DataError(f"{str(path)!r} is a broken link: mend it, or remove it")
+                raise DataError(f"{str(path)!r} is a broken link: fix it or remove it")
             if path.is_file():
                 yield path
 

@@ -340,8 +340,8 @@ def test_a_plot_is_written_to_the_named_file_or_refused(lucid, run_folder, tmp_p
         assert lucid("plot", run_folder, "--output", tmp_path / name)[1] == f"{tmp_path / name}\n"
         assert (tmp_path / name).stat().st_size > 1000
     for place, sentence in (
-        (tmp_path / "curve", "let its name end in .png, .pdf or .svg"),
-        (tmp_path, "let its name end in .png, .pdf or .svg"),
+        (tmp_path / "curve", "the name must end in .png, .pdf or .svg"),
+        (tmp_path, "the name must end in .png, .pdf or .svg"),
         (tmp_path / "curve.foo", "could not be drawn"),
         (tmp_path / "nowhere" / "curve.png", "nowhere/curve.png could not be written: No such file or directory"),
     ):
@@ -406,12 +406,12 @@ def test_every_command_has_help_with_examples(lucid, command):
     [
         (["trian"], "No such command 'trian'"),
         (["train"], "Missing argument 'CONFIG'"),
-        (["train", "/nowhere/run.yaml"], "/nowhere/run.yaml is not there"),
-        (["plan", "/nowhere/run.yaml"], "/nowhere/run.yaml is not there"),
+        (["train", "/nowhere/run.yaml"], "/nowhere/run.yaml does not exist"),
+        (["plan", "/nowhere/run.yaml"], "/nowhere/run.yaml does not exist"),
         (["evaluate", "/nowhere"], "/nowhere is neither the folder of a run nor that of a model"),
         (["predict", "/nowhere", "x [MASK]"], "/nowhere is neither the folder of a run nor that of a model"),
         (["export", "/nowhere", "/nowhere/else"], "/nowhere is neither the folder of a run nor that of a model"),
-        (["plot", "/nowhere"], "/nowhere/metrics.jsonl is not there"),
+        (["plot", "/nowhere"], "/nowhere/metrics.jsonl does not exist"),
         (["prepare", "/nowhere", "--output", "/tmp/never-made"], "/nowhere"),
     ],
 )

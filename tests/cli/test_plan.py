@@ -93,7 +93,7 @@ def test_a_begun_run_is_planned_to_resume(plan, settings_file):
     # Whatever has become of what it started from.
     assert "resumes from step 3" in plan(settings_file, "initial_model=/nowhere/model")[1]["start"]
     start = plan(settings_file, "data.path=/nowhere/corpus")[1]["start"]
-    assert start.endswith("checkpoints; whether it fits shows when the corpus is there")
+    assert start.endswith("checkpoints; not checked, because the corpus is missing")
     code, _, errors = plan(settings_file, "model.hidden_size=32")
     assert code == 2
     assert "was trained with another model (hidden_size 16 instead of 32)" in errors

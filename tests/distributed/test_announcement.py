@@ -69,7 +69,7 @@ def test_a_launcher_need_not_announce_the_size(environment):
 
 def test_a_world_of_another_size_is_refused_with_advice(environment):
     environment(PMI_RANK=1, PMI_SIZE=4)
-    with pytest.raises(LaunchError, match=r"announced 4 processes.* knows of 1.*mpiexec.*srun --mpi=pmi2"):
+    with pytest.raises(LaunchError, match=r"started 4 processes.* sees 1.*mpiexec.*srun --mpi=pmi2"):
         check_world_size(1)
 
 
@@ -79,7 +79,7 @@ def test_singletons_are_refused(environment):
     program = "from lucid.distributed import connect; connect()"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert finished.returncode == 1
-    assert "LaunchError: the launcher (Open MPI) announced 4 processes" in finished.stderr
+    assert "LaunchError: the launcher (Open MPI) started 4 processes" in finished.stderr
 
 
 def test_single_is_refused_where_a_launcher_started_several(environment):

@@ -23,13 +23,13 @@ def test_the_cpu_needs_nothing(communicator):
 
 @pytest.mark.parametrize("backend", ["auto", "nccl", "mpi"])
 def test_a_missing_gpu_is_an_error_of_one_sentence(communicator, no_gpu, backend):
-    with pytest.raises(LucidError, match=r"^device 'cuda' (is not there|needs CuPy)"):
+    with pytest.raises(LucidError, match=r"^device 'cuda' (does not exist|needs CuPy)"):
         choose(communicator, backend, device="cuda")
 
 
 @pytest.mark.mpi(min_size=2)
 def test_all_ranks_learn_of_a_missing_gpu(communicator, no_gpu):
-    with pytest.raises(LucidError, match=r"^device 'cuda' (is not there|needs CuPy)") as refusal:
+    with pytest.raises(LucidError, match=r"^device 'cuda' (does not exist|needs CuPy)") as refusal:
         choose(communicator, "auto", device="cuda")
     assert refusal.value.agreed
 

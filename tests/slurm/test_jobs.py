@@ -98,7 +98,7 @@ def test_an_array_trains_once_for_each_seed_and_only_the_task_that_is_preempted_
 def test_ranks_that_do_not_find_each_other_are_refused_with_advice(submit, run_file):
     job = submit(str(run_file), "--nodes", "2", launcher="srun --mpi=none")
     assert job.wait() == "FAILED"
-    assert job.output.count("(srun) announced 2 processes, but the MPI library") == 1
+    assert job.output.count("(srun) started 2 processes, but MPI sees 1") == 1
     assert "srun --mpi=pmi2" in job.output
     assert "Traceback" not in job.output
 

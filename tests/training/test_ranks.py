@@ -127,7 +127,7 @@ def test_evaluation_does_not_depend_on_ranks(undisturbed, on_ranks):
         ("train.globalbatch=8", "the key train.globalbatch is unknown; did you mean train.global_batch?"),
         ("data.path=/nowhere", "/nowhere does not exist"),
         ("model.vocab_size=100", "model.vocab_size is 100, but the tokenizer"),
-        ("initial_model=/nowhere", "/nowhere/config.json is not there"),
+        ("initial_model=/nowhere", "/nowhere/config.json does not exist"),
         ("run_folder=/proc/nowhere", "run_folder: /proc/nowhere could not be made"),
     ],
 )

@@ -73,8 +73,8 @@ def check_world_size(world_size: int) -> None:
     if announcement is None or announcement.size in (None, world_size):
         return
     raise LaunchError(
-        f"the launcher ({announcement.launcher}) announced {announcement.size} processes, but the MPI library that "
-        f"this one loaded knows of {world_size}: they do not belong together. {how_to_launch(announcement.size)}"
+        f"the launcher ({announcement.launcher}) started {announcement.size} processes, but MPI sees {world_size}: the "
+        f"launcher belongs to another MPI library. {how_to_launch(announcement.size)}"
     )
 
 

@@ -44,7 +44,7 @@ def read_config(folder: Path) -> BERTConfig:
     try:
         settings = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"{path} is not there: is {folder} the folder of a model?") from error
+        raise CheckpointError(f"{path} does not exist: is {folder} the folder of a model?") from error
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(settings, dict) or settings.get("model_type", "bert") != "bert":
@@ -96,7 +96,7 @@ def check_size(folder: Path, config: BERTConfig) -> None:
     if not path.exists():
         others = sorted(found.name for found in folder.glob("*.bin"))
         hint = f"; {others[0]} is a pickle, which lucid does not read: save it as safetensors" if others else ""
-        raise CheckpointError(f"{path} is not there{hint}")
+        raise CheckpointError(f"{path} does not exist{hint}")
     rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
     layer = config.hidden_size * 4 + config.intermediate_size * 2
     least = config.hidden_size * (rows + config.num_hidden_layers * layer)

@@ -50,7 +50,7 @@ class CheckpointStore:
         if problems:
             raise CheckpointError(
                 f"no checkpoint in {self.folder} can be used ({problems[0]}): repair it, or move the folder away to "
-                "begin anew"
+                "start over"
             )
         return None, problems
 
@@ -74,7 +74,7 @@ class CheckpointStore:
                     return Attempt(self.folder, number, keep, resumed)
         except OSError as error:
             raise CheckpointError(
-                f"{self.folder} cannot be written ({error.strerror or error}): choose another run_folder, or mend it"
+                f"{self.folder} cannot be written ({error.strerror or error}): choose another run_folder, or fix this"
             ) from error
 
 

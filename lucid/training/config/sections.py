@@ -48,7 +48,7 @@ class Settings(BaseModel):
     @classmethod
     def _refuse_booleans_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("neither true nor false can stand here")
+            raise ValueError("it takes neither true nor false")
         return value
 
 

@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
         names = set()
         for key, _ in node.value:  # scalars: only they can be keys of a dict
             if key.value in names:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands here twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} occurs twice", key.start_mark)
             names.add(key.value)
         return mapping
 
