@@ -36,7 +36,7 @@ def _bases(sources: Path) -> Iterator[Path]:
     yield sources / "__pycache__"
 
 
-def announcement(folder: Path | None) -> str:
+def compiling_message(folder: Path | None) -> str:
     """Return the message for the user before kernels are compiled."""
     kept = f"once per machine ({folder})" if folder else "for this process alone: no folder for them is writable"
     return f"lucid: compiling kernels, {kept}\n"

@@ -15,7 +15,7 @@ LONGEST_WAIT = 60
 
 
 @dataclass(frozen=True)
-class Order:
+class RestartPolicy:
     """What the user asked for. `backoff` is in seconds; without a hostfile there are no `hosts`."""
 
     restarts: int
@@ -26,7 +26,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptEnd:
     """How an attempt ended: exit code, step of the newest whole checkpoint (0: none), and the hosts that answer now."""
 
     exit_code: int
@@ -51,33 +51,33 @@ class GiveUp:
     sentence: str
 
 
-def decide(order: Order, attempts: Sequence[Attempt], allowed: Callable[[int], bool]) -> Restart | GiveUp:
+def decide(policy: RestartPolicy, attempts: Sequence[AttemptEnd], allowed: Callable[[int], bool]) -> Restart | GiveUp:
     """Return what to do after these attempts. `allowed` says whether the settings allow a number of ranks."""
     last, count = attempts[-1], len(attempts)
     checkpoint = f"step {last.step:,}" if last.step else "none"
     what = f"{_in_words(last.exit_code)}, newest checkpoint: {checkpoint}"
     starts = _counted(count, "start")
-    if count > order.restarts:
-        return GiveUp(f"{what}; gives up after {starts}, as --restarts is {order.restarts}")
+    if count > policy.restarts:
+        return GiveUp(f"{what}; gives up after {starts}, as --restarts is {policy.restarts}")
     if count > 1 and last.step <= attempts[-2].step:
         return GiveUp(f"{what}; gives up after {starts}, the last of which brought no newer checkpoint")
-    lost = [host for host in order.hosts if host not in last.hosts]
-    ranks = _most_ranks(order, len(last.hosts), allowed) if lost else order.ranks
-    room = _counted(ranks, "rank")
-    if order.hosts:
-        room += f" on {_counted(len(last.hosts), 'host')}"
+    lost = [host for host in policy.hosts if host not in last.hosts]
+    ranks = _most_ranks(policy, len(last.hosts), allowed) if lost else policy.ranks
+    where = _counted(ranks, "rank")
+    if policy.hosts:
+        where += f" on {_counted(len(last.hosts), 'host')}"
     if lost:
-        room += f" ({', '.join(lost)} did not answer)"
-    if ranks < order.min_ranks:
-        return GiveUp(f"{what}; gives up after {starts}: {room}, and --min-ranks is {order.min_ranks}")
-    wait = min(order.backoff * 2 ** (count - 1), LONGEST_WAIT)
-    return Restart(ranks, last.hosts, wait, f"{what}; restart {count} of {order.restarts} in {wait} s with {room}")
+        where += f" ({', '.join(lost)} did not answer)"
+    if ranks < policy.min_ranks:
+        return GiveUp(f"{what}; gives up after {starts}: {where}, and --min-ranks is {policy.min_ranks}")
+    wait = min(policy.backoff * 2 ** (count - 1), LONGEST_WAIT)
+    return Restart(ranks, last.hosts, wait, f"{what}; restart {count} of {policy.restarts} in {wait} s with {where}")
 
 
-def _most_ranks(order: Order, hosts_left: int, allowed: Callable[[int], bool]) -> int:
+def _most_ranks(policy: RestartPolicy, hosts_left: int, allowed: Callable[[int], bool]) -> int:
     """Return the largest allowed number of ranks with no more of them on a host than before, or 0."""
-    ranks_per_host = -(-order.ranks // len(order.hosts))
-    most = min(order.ranks, ranks_per_host * hosts_left)
+    ranks_per_host = -(-policy.ranks // len(policy.hosts))
+    most = min(policy.ranks, ranks_per_host * hosts_left)
     return next((ranks for ranks in range(most, 0, -1) if allowed(ranks)), 0)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from lucid.errors import ExitCode, LaunchError
 from lucid.launch import hostfile
 from lucid.launch.options import Options, Restarts
-from lucid.launch.restart_rule import Attempt, GiveUp, Order, decide
+from lucid.launch.restart_rule import AttemptEnd, GiveUp, RestartPolicy, decide
 
 # From a run's file and overrides to the step of its newest whole checkpoint, and which numbers of ranks it allows.
 Progress = Callable[[Path, Sequence[str]], tuple[int, Callable[[int], bool]]]
@@ -33,10 +33,10 @@ def supervise(options: Options, restarts: Restarts, ranks: int, hosts: tuple[str
     min_ranks = ranks if restarts.min_ranks is None else restarts.min_ranks
     if min_ranks > ranks:
         raise LaunchError(f"--min-ranks is {min_ranks}, but the run starts with {ranks}: lower it")
-    order = Order(restarts.most, ranks, min_ranks, restarts.backoff, hosts)
+    policy = RestartPolicy(restarts.most, ranks, min_ranks, restarts.backoff, hosts)
     config, *overrides = options.arguments
     attempt_options = ["--gpus"] if options.gpus else []
-    attempts: list[Attempt] = []
+    attempts: list[AttemptEnd] = []
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS | {signal.SIGCHLD})
     while True:
         exit_code, stop_asked = _run(ranks, hosts, (*attempt_options, *options.arguments))
@@ -44,10 +44,10 @@ def supervise(options: Options, restarts: Restarts, ranks: int, hosts: tuple[str
         if stop_asked or exit_code in FINAL:
             return status
         step, allowed = progress(Path(config), overrides)
-        lost = hostfile.unusable(order.hosts)
-        answering = tuple(host for host in order.hosts if host not in lost)
-        attempts.append(Attempt(exit_code, step, answering))
-        decision = decide(order, attempts, allowed)
+        lost = hostfile.unusable(policy.hosts)
+        answering = tuple(host for host in policy.hosts if host not in lost)
+        attempts.append(AttemptEnd(exit_code, step, answering))
+        decision = decide(policy, attempts, allowed)
         say(decision.sentence)
         if isinstance(decision, GiveUp):
             return status

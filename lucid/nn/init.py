@@ -35,7 +35,7 @@ _TAIL_BELOW = (
     2.50464946208309415979e0, -1.42182922854787788574e-1, -3.80806407691578277194e-2, -9.33259480895457427372e-4,
 )  # fmt: skip
 
-_drawing: ContextVar[bool] = ContextVar("drawing", default=True)
+_draws_weights: ContextVar[bool] = ContextVar("drawing", default=True)
 
 
 @contextmanager
@@ -44,17 +44,17 @@ def without_draws(wanted: bool = True) -> Iterator[None]:
 
     Later draws are the same as if these weights had been drawn.
     """
-    token = _drawing.set(_drawing.get() and not wanted)
+    token = _draws_weights.set(_draws_weights.get() and not wanted)
     try:
         yield
     finally:
-        _drawing.reset(token)
+        _draws_weights.reset(token)
 
 
 def truncated_normal(shape: tuple[int, ...], deviation: float) -> Array:
     """Return float32 from a normal distribution truncated at two standard deviations, as in the original BERT."""
     coordinates = random.coordinates_by_hand(rows=1)
-    if not _drawing.get():
+    if not _draws_weights.get():
         return zeros(*shape)
     count = int(np.prod(shape))
     words = random.random_words(random.Purpose.BY_HAND, coordinates, count)[0]

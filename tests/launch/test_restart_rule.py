@@ -2,10 +2,10 @@
 
 import pytest
 
-from lucid.launch.restart_rule import Attempt, GiveUp, Order, Restart, decide
+from lucid.launch.restart_rule import AttemptEnd, GiveUp, RestartPolicy, Restart, decide
 
-ALONE = Order(restarts=5, ranks=4, min_ranks=4, backoff=2)
-THREE_HOSTS = Order(restarts=5, ranks=12, min_ranks=4, backoff=2, hosts=("a", "b", "c"))
+ALONE = RestartPolicy(restarts=5, ranks=4, min_ranks=4, backoff=2)
+THREE_HOSTS = RestartPolicy(restarts=5, ranks=12, min_ranks=4, backoff=2, hosts=("a", "b", "c"))
 
 
 def shares(global_batch):
@@ -14,7 +14,7 @@ def shares(global_batch):
 
 
 def failures(*steps, exit_code=9, hosts=()):
-    return [Attempt(exit_code, step, hosts) for step in steps]
+    return [AttemptEnd(exit_code, step, hosts) for step in steps]
 
 
 @pytest.mark.parametrize("exit_code", [1, 9, 75, 86, 255, -9])
@@ -28,15 +28,15 @@ def test_a_fault_and_a_stop_that_saved_are_followed_by_a_restart(exit_code):
     ("attempt", "sentence"),
     [
         (
-            Attempt(9, 1240),
+            AttemptEnd(9, 1240),
             "failed with exit code 9, newest checkpoint: step 1,240; restart 1 of 5 in 2 s with 4 ranks",
         ),
         (
-            Attempt(75, 40),
+            AttemptEnd(75, 40),
             "stopped and saved with exit code 75, newest checkpoint: step 40; restart 1 of 5 in 2 s with 4 ranks",
         ),
         (
-            Attempt(-9, 0),
+            AttemptEnd(-9, 0),
             "the launcher was killed by SIGKILL, newest checkpoint: none; restart 1 of 5 in 2 s with 4 ranks",
         ),
     ],
@@ -46,15 +46,15 @@ def test_a_restart_is_one_line(attempt, sentence):
 
 
 def test_waits_double_up_to_a_minute():
-    order = Order(restarts=2000, ranks=1, min_ranks=1, backoff=2)
-    waits = [decide(order, failures(*range(1, count + 1)), shares(12)).wait for count in (1, 2, 3, 5, 6, 7, 2000)]
+    policy = RestartPolicy(restarts=2000, ranks=1, min_ranks=1, backoff=2)
+    waits = [decide(policy, failures(*range(1, count + 1)), shares(12)).wait for count in (1, 2, 3, 5, 6, 7, 2000)]
     assert waits == [2, 4, 8, 32, 60, 60, 60]
 
 
 def test_it_gives_up_after_the_allowed_number_of_restarts():
-    order = Order(restarts=2, ranks=4, min_ranks=4, backoff=2)
-    assert isinstance(decide(order, failures(10, 20), shares(12)), Restart)
-    decision = decide(order, failures(10, 20, 30), shares(12))
+    policy = RestartPolicy(restarts=2, ranks=4, min_ranks=4, backoff=2)
+    assert isinstance(decide(policy, failures(10, 20), shares(12)), Restart)
+    decision = decide(policy, failures(10, 20, 30), shares(12))
     assert decision == GiveUp(
         "failed with exit code 9, newest checkpoint: step 30; gives up after 3 starts, as --restarts is 2"
     )
@@ -105,5 +105,5 @@ def test_it_gives_up_if_the_hosts_have_room_for_too_few_ranks(hosts, global_batc
 
 
 def test_all_ranks_are_kept_if_the_other_hosts_have_room_for_them():
-    order = Order(restarts=1, ranks=4, min_ranks=4, backoff=2, hosts=("a", "b", "c"))
-    assert decide(order, failures(40, hosts=("a", "b")), shares(12)).ranks == 4
+    policy = RestartPolicy(restarts=1, ranks=4, min_ranks=4, backoff=2, hosts=("a", "b", "c"))
+    assert decide(policy, failures(40, hosts=("a", "b")), shares(12)).ranks == 4

@@ -20,7 +20,7 @@ from numba.core import event
 from numba.extending import intrinsic
 
 from lucid.errors import ConfigError
-from lucid.kernels.cache import announcement, kernel_folder, locked
+from lucid.kernels.cache import compiling_message, kernel_folder, locked
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
@@ -144,7 +144,7 @@ class _Announcement(event.Listener):  # type: ignore[misc]  # mypy does not read
     """Announces the compilation of the first kernel, and no other."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._message: str | None = announcement(folder)
+        self._message: str | None = compiling_message(folder)
 
     def on_start(self, event: Any) -> None:
         if self._message is not None:

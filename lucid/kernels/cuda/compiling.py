@@ -15,7 +15,7 @@ from typing import Any
 
 from lucid.errors import ConfigError
 from lucid.files import written_aside
-from lucid.kernels.cache import announcement, kernel_folder, locked
+from lucid.kernels.cache import compiling_message, kernel_folder, locked
 
 SOURCES = Path(__file__).parent
 
@@ -115,5 +115,5 @@ def _file_name(form: Variant, architecture: str, version: tuple[int, int]) -> st
 
 @functools.cache
 def _announce(folder: Path | None) -> None:
-    sys.stderr.write(announcement(folder))
+    sys.stderr.write(compiling_message(folder))
     sys.stderr.flush()
