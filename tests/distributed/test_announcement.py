@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lucid.distributed import connect, is_first_rank
+from lucid.distributed.communicators import announcement
 from lucid.distributed.communicators.announcement import announced, check_world_size
 from lucid.errors import LaunchError
 
@@ -67,15 +68,19 @@ def test_a_launcher_need_not_announce_the_size(environment):
     check_world_size(4)
 
 
-def test_a_world_of_another_size_is_refused_with_advice(environment):
-    environment(PMI_RANK=1, PMI_SIZE=4)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_world_of_another_size_is_refused_with_advice_by_the_first_rank_first(environment, monkeypatch, rank):
+    waits = []
+    monkeypatch.setattr(announcement.time, "sleep", waits.append)
+    environment(PMI_RANK=rank, PMI_SIZE=4)
     with pytest.raises(LaunchError, match=r"started 4 processes.* sees 1.*mpiexec.*srun --mpi=pmi2"):
         check_world_size(1)
+    assert [wait > 0 for wait in waits] == [True] * rank
 
 
 def test_singletons_are_refused(environment):
     # As under the mpiexec of another MPI: the size is announced, but this MPI's own channel is not there.
-    environment(OMPI_COMM_WORLD_RANK=1, OMPI_COMM_WORLD_SIZE=4)
+    environment(OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=4)
     program = "from lucid.distributed import connect; connect()"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert finished.returncode == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lucid.launch.restart_rule import AttemptEnd, GiveUp, RestartPolicy, Restart, decide
+from lucid.launch.restart_rule import AttemptEnd, GiveUp, Restart, RestartPolicy, decide
 
 ALONE = RestartPolicy(restarts=5, ranks=4, min_ranks=4, backoff=2)
 THREE_HOSTS = RestartPolicy(restarts=5, ranks=12, min_ranks=4, backoff=2, hosts=("a", "b", "c"))

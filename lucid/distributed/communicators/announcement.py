@@ -7,6 +7,7 @@ process would silently train alone.
 
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,9 @@ _LAUNCHERS = (
 )
 
 
+_SECONDS_FOR_THE_FIRST_RANK = 10
+
+
 def announced() -> Announcement | None:
     """Return the launcher's announcement, or None if no launcher started this process."""
     for launcher in _LAUNCHERS:
@@ -68,10 +72,15 @@ def is_first_rank() -> bool:
 
 
 def check_world_size(world_size: int) -> None:
-    """Raise `LaunchError` unless MPI's world has the size that the launcher announced."""
+    """Raise `LaunchError` unless MPI's world has the size that the launcher announced.
+
+    The first rank raises it first, because it alone speaks, and srun kills all ranks as soon as one has failed.
+    """
     announcement = announced()
     if announcement is None or announcement.size in (None, world_size):
         return
+    if announcement.rank > 0:
+        time.sleep(_SECONDS_FOR_THE_FIRST_RANK)
     raise LaunchError(
         f"the launcher ({announcement.launcher}) started {announcement.size} processes, but MPI sees {world_size}: the "
         f"launcher belongs to another MPI library. {how_to_launch(announcement.size)}"
