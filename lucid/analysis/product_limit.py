@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import ml_dtypes
 
+from lucid.analysis.product_rate import product_rate
 from lucid.backend import CPU, Array, device_of
 from lucid.distributed import RankLocation, locate_ranks
 from lucid.kernels import threads
-from lucid.kernels.product_rate import product_rate
 from lucid.training.config import RunConfig
 from lucid.training.setup import Run
 

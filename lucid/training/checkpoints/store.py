@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lucid.errors import CheckpointError
 from lucid.training.checkpoints.checkpoint import ASIDE, Checkpoint, Snapshot, open_checkpoint, write_checkpoint
 
-# An empty folder with this prefix and a number claims an attempt.
+# An empty folder with this prefix and a number claims an attempt. The prefix is part of the format.
 _MARKER = ".incarnation-"
 _NAME = re.compile(rf"({re.escape(ASIDE)}|{re.escape(_MARKER)})?(\d{{4,}})(?:-(\d{{8,}}))?")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lucid import kernels
+from lucid.analysis.product_rate import product_rate
 from lucid.kernels import reference
-from lucid.kernels.product_rate import product_rate
 
 
 class Spy:
