@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 comma := ,
+# With GPU_CI=yes the environment has NVIDIA's libraries as well.
+DEVELOPMENT := .venv/installed-dev$(if $(GPU_CI),-gpu-ci)
 # The number of processes that run tests. Tests that share ranks or files run in the same process.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
@@ -37,13 +39,13 @@ train: .venv/installed
 	$(BIN)/lucid prepare python-docs --output data/python-docs --vocab-size 4096
 	PYTHON=$(BIN)/python launch/mpirun.sh -n 2 configs/small_cpu.yaml
 
-test: .venv/installed-dev
+test: $(DEVELOPMENT)
 	$(PYTEST)
 
-test-all: .venv/installed-dev slurm-programs
+test-all: $(DEVELOPMENT) slurm-programs
 	$(PYTEST) -m ''
 
-test-slurm: .venv/installed-dev slurm-programs
+test-slurm: $(DEVELOPMENT) slurm-programs
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
 slurm-programs:
@@ -58,10 +60,10 @@ test-gpu: .venv/installed-gpu
 card-check: .venv/installed-gpu
 	$(BIN)/python benchmarks/card_check.py
 
-soak: .venv/installed-dev
+soak: $(DEVELOPMENT)
 	$(BIN)/python -m pytest -m long tests/faults/test_kills.py --kills 100 --kill-seed $(or $(SEED),1)
 
-lint: .venv/installed-dev
+lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -76,13 +78,13 @@ bench-peers: .venv-peers/installed
 	.venv-peers/bin/python benchmarks/peers/run.py
 
 bench-gpu-launches: GPU_CI = yes
-bench-gpu-launches: .venv/installed-dev
+bench-gpu-launches: .venv/installed-dev-gpu-ci
 	$(BIN)/python benchmarks/gpu_launches.py
 
 bench-gpu: .venv/installed-gpu
 	$(BIN)/python benchmarks/gpu_step.py --torch-python $(or $(TORCH),$(BIN)/python)
 
-dist: .venv/installed-dev
+dist: $(DEVELOPMENT)
 	$(BIN)/python -m hatchling build --clean
 
 clean:
@@ -95,10 +97,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot]'
 	touch $@
 
-.venv/installed-dev: pyproject.toml | .venv/bin/python
+.venv/installed-dev .venv/installed-dev-gpu-ci: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[mpich,plot,tensorboard,dev$(if $(GPU_CI),$(comma)gpu-ci)]'
-	touch $@ .venv/installed
+	touch $@ .venv/installed-dev .venv/installed
 
 .venv/installed-gpu: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot,dev,$(or $(CUDA),cuda13)]'

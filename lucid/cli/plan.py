@@ -21,9 +21,9 @@ from lucid.models.bert.memory import parameter_count
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import Corpora, open_corpora
+from lucid.training.estimates import checkpoint_bytes, flops_of_sample, memory
 from lucid.training.formatting import count, duration, quantity
 from lucid.training.numerical_environment import limit_threads
-from lucid.training.requirements import checkpoint_bytes, flops_of_sample, memory
 from lucid.training.start import find_start
 
 # A line of the plan: its subject and its text. A line without a subject continues the one before.

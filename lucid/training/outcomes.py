@@ -13,8 +13,8 @@ from lucid.distributed import wait_for_device
 from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.optim import not_finite
+from lucid.training.log_window import Window
 from lucid.training.setup import Run
-from lucid.training.window import Window
 
 
 @dataclass(frozen=True)

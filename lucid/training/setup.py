@@ -21,10 +21,10 @@ from lucid.training.checkpoints.checkpoint import Checkpoint, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, open_corpora
+from lucid.training.log_window import WindowSums
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.start import changed_environment, find_start
-from lucid.training.window import WindowSums
 
 
 @dataclass

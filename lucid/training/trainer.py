@@ -21,15 +21,15 @@ from lucid.models.bert.flops import forward_flops
 from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
-from lucid.training.control import ControlMessage, StepControl
+from lucid.training.estimates import memory
 from lucid.training.evaluation import evaluate
 from lucid.training.graphs import GraphedMicroBatches
+from lucid.training.log_window import Window
 from lucid.training.micro_batches import LocalBatch, MicroBatches
 from lucid.training.outcomes import Outcome, Outcomes
 from lucid.training.reports import FirstRankReports, Reports
-from lucid.training.requirements import memory
 from lucid.training.setup import Run
-from lucid.training.window import Window
+from lucid.training.step_message import ControlMessage, StepControl
 
 
 class Trainer:

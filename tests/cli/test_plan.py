@@ -12,7 +12,7 @@ from lucid.data import Corpus, Manifest
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import load
-from lucid.training.requirements import checkpoint_bytes, memory
+from lucid.training.estimates import checkpoint_bytes, memory
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 TINY = (

@@ -7,8 +7,8 @@ from texts import made_up_text
 from lucid.data import Corpus, Sampler, SamplerSettings
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.preparation import prepare
-from lucid.training.control import ControlMessage
 from lucid.training.micro_batches import LocalBatch
+from lucid.training.step_message import ControlMessage
 
 EXACT = ("train.reduction=exact", "train.micro_batch=2")
 

@@ -29,7 +29,7 @@ from typing import Any
 from lucid.distributed.communicators.agreement import gather_texts, is_agreed
 from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, Communicator, SideChannel
 from lucid.distributed.health.guard import print_and_abort, report_and_abort
-from lucid.distributed.health.hang import Sighting, describe
+from lucid.distributed.health.hang_report import Sighting, describe
 from lucid.errors import ExitCode, TrainingError
 from lucid.launch.rank_status import RankStatus
 

@@ -22,8 +22,8 @@ from lucid.files import flush, parse_dataclass, parse_json, sha256_of
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.optim.moments import MomentOptimizer
+from lucid.training.log_window import WindowSums
 from lucid.training.product_choices import ProductChoices
-from lucid.training.window import WindowSums
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lucid.distributed.health.hang import Sighting, describe
+from lucid.distributed.health.hang_report import Sighting, describe
 from lucid.launch.rank_status import RankStatus
 
 HOSTS = ["node1", "node1", "node2", "node2"]
