@@ -43,7 +43,7 @@ test: $(DEVELOPMENT)
 	$(PYTEST)
 
 test-all: $(DEVELOPMENT) slurm-programs
-	$(PYTEST) -m ''
+	$(PYTEST) -m '' --durations=20
 
 test-slurm: $(DEVELOPMENT) slurm-programs
 	$(BIN)/python -m pytest -m slurm tests/slurm
