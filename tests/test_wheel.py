@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 
 import pytest
@@ -57,8 +56,7 @@ def test_the_wheel_contains_the_package_the_recipes_and_the_job_templates(distri
 
 def test_the_source_distribution_builds_the_same_wheel(distributions, tmp_path):
     wheel, sdist = distributions
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(sdist, tmp_path)
     (source,) = tmp_path.iterdir()
     (again,) = build(source, tmp_path / "dist", "-t", "wheel")
     assert (again.name, names_in(again)) == (wheel.name, names_in(wheel))
