@@ -113,3 +113,10 @@ def test_all_of_that_holds_in_hostile_surroundings(options, tmp_path):
     (passed,) = re.findall(r"(\d+) passed", finished.stdout)
     assert int(passed) >= 7
     assert not (tmp_path / "left_by_a_test").exists()
+
+
+@pytest.mark.xdist_group("one worker")
+@pytest.mark.parametrize("number", range(4))
+def test_the_tests_of_a_group_share_a_worker(request, number):
+    """pytest-xdist divides groups by the names of tests, to which it adds the group."""
+    assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@one worker")
