@@ -116,7 +116,6 @@ def test_all_of_that_holds_in_hostile_surroundings(options, tmp_path):
 
 
 @pytest.mark.xdist_group("one worker")
-@pytest.mark.parametrize("number", range(4))
-def test_the_tests_of_a_group_share_a_worker(request, number):
+def test_the_tests_of_a_group_share_a_worker(request):
     """pytest-xdist divides groups by the names of tests, to which it adds the group."""
     assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@one worker")

@@ -76,7 +76,7 @@ def test_a_rank_whose_watchdog_cannot_run_ends_the_run(train_with):
 
 
 def test_a_rank_in_an_endless_loop_ends_the_run_and_shows_where_it_is(train_with):
-    finished = train_with("[None for _ in iter(int, 1)]")
+    finished = train_with("any(number for number in iter(int, 1))")
     assert_ended(finished, WAITING + r"rank 1 on \S+ is at step 7, outside of any collective")
     assert re.search(r"rank 1:   <string>:\d+ in step", finished.stdout)
 
