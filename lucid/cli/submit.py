@@ -38,7 +38,7 @@ def _submit(
     nodes: Annotated[int | None, typer.Option(min=1, help="Number of nodes. Default: 1.")] = None,
     ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on each node. Default: 1.")] = None,
     threads_per_rank: Annotated[
-        int | None, typer.Option(min=1, help="Cores for each rank. Default: that of the template.")
+        int | None, typer.Option(min=1, help="Cores for each rank. Default: the template's.")
     ] = None,
     gpus_per_node: Annotated[
         int | None, typer.Option(min=1, help="Train on GPU nodes, with one rank for each GPU.")
@@ -48,7 +48,7 @@ def _submit(
         typer.Option(
             metavar="T",
             help="Time limit of a job. Near it the run saves and is queued again. Minutes, HH:MM:SS or D-HH:MM:SS. "
-            "Default: that of the template.",
+            "Default: the template's.",
         ),
     ] = None,
     sweep: Annotated[
@@ -60,7 +60,7 @@ def _submit(
     ] = None,
     slurm: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder of the job templates. Default: slurm, or that of the checkout."),
+        typer.Option(metavar="DIR", help="The folder of the job templates. Default: slurm, or the checkout's."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command, and do not submit.")] = False,
 ) -> int:
