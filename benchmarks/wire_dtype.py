@@ -2,7 +2,7 @@
 
 Two ranks train on one machine. Each of them acts as a node, so that half of the terms and all of the sums are rounded.
 A third run, in float32 with another seed, shows which differences mean nothing. The output has the losses of each
-window of the log, the largest relative difference, also that of the second half, and the losses on held-out text.
+window of the log, the largest relative difference, in all and in the second half, and the losses on held-out text.
 
     python benchmarks/wire_dtype.py [configs/small_cpu.yaml] [--steps 400]
 """

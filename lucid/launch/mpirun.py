@@ -185,7 +185,7 @@ def _answer(process: subprocess.Popen[str] | None) -> tuple[bool, str]:
 def main(words: Sequence[str], progress: Progress) -> int:
     """Run `lucid launch` with the words after it. This process becomes mpiexec, if nothing prevents it.
 
-    Otherwise it returns an exit code: with --restarts that of the run. `progress` is called before a restart.
+    Otherwise it returns an exit code: with --restarts the run's. `progress` is called before a restart.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this process without a traceback

@@ -28,7 +28,7 @@ instead, which checks the hosts as the run would use them. Options may come befo
   --min-ranks K  with --hostfile: leave out hosts that do not answer before a restart, as long as the settings allow K
                  ranks or more on the others (default: as many as at the start). The loss curve stays the same
 
-The exit code is that of the run. The launcher passes signals on to the ranks: after SIGTERM and SIGUSR1 they save and
+The exit code is the run's. The launcher passes signals on to the ranks: after SIGTERM and SIGUSR1 they save and
 end with 75, after Ctrl-C they end with 130. This ends a run with --restarts, too: a scheduler that sends a signal
 before its time limit starts the run again itself.
 

@@ -62,7 +62,7 @@ class Parameter(Tensor):
         return padded if padded.shape == self.shape else padded[: len(self)]
 
     def gradient_target(self, shape: tuple[int, ...]) -> Target:
-        """Return where to write or add a contribution of `shape`, this parameter's or that of `padded`."""
+        """Return where to write or add a contribution of `shape`, which is this parameter's or `padded`'s."""
         padded = self._padded_gradient
         if padded is None or padded.shape == self.shape:
             return super().gradient_target(shape)

@@ -78,7 +78,7 @@ class Window:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time of the block: that of an evaluation or a checkpoint."""
+        """Do not count the time of the block, which evaluates or saves."""
         began = time.perf_counter()
         yield
         self._started += time.perf_counter() - began

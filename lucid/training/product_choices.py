@@ -105,7 +105,7 @@ def differences(own: Mapping[str, Choices], others: Mapping[str, Choices]) -> Of
 def merged(common: Mapping[str, Choices], of_ranks: Sequence[Mapping[str, Choices]]) -> ProductChoices:
     """Return the `common` choices together with the different ones of each rank.
 
-    For a product without a common choice, that of the lowest rank with one becomes common.
+    A product without a common choice gets the choice of the lowest rank that has one.
     """
     of_all: OfCards = {card: dict(choices) for card, choices in common.items()}
     for choices in of_ranks:

@@ -59,7 +59,7 @@ class Run:
         return self.communicator.rank == 0
 
     def state(self, window: WindowSums) -> TrainingState:
-        """Return the state for a checkpoint; `window` is that of `Window.totals`. All ranks call this."""
+        """Return the state for a checkpoint; `window` comes from `Window.totals`. All ranks call this."""
         return TrainingState(
             step=self.step,
             samples_consumed=self.samples_consumed,

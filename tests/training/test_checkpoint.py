@@ -217,5 +217,5 @@ def test_a_model_is_found_by_run_checkpoint_or_folder(folder, tmp_path):
     write_checkpoint(folder.with_name("0002-00000003"), snapshot(trained_model(), step=3))
     assert find_model(tmp_path) == folder.with_name("0002-00000003")
     assert find_model(folder) == folder
-    with pytest.raises(CheckpointError, match="neither the folder of a run nor that of a model"):
+    with pytest.raises(CheckpointError, match="neither a run's folder nor a model's"):
         find_model(tmp_path / "elsewhere")

@@ -2,7 +2,7 @@
 
 Each process sums one part of the array: it receives that part from all others, adds, and sends the sum to all. So each
 process sends and receives 2 (P - 1) / P times the array, the least that an all-reduce can. The order of additions is
-fixed: it is that of the exact reduction's tree.
+fixed: it follows the exact reduction's tree.
 
 In bfloat16 messages are half as large. Each term is rounded when it is sent, except the adding process's own. Terms are
 added as float32, and the sum is rounded. So the error is at most 2**-8 of the result and of the terms, on any number of

@@ -16,7 +16,7 @@ Why a fast rank never touches data that a slow rank still needs:
 - Within one operation, no two tasks touch the same element of an array, except elements that no task writes.
 - Of two operations on one array, the caller issues the second after the first has returned, when all were done with
   the first. So no rank still works on the first, and none begins the second before the slowest rank is ready for it.
-  Numbers only rise, so no rank mistakes the signal of an earlier operation for that of a later one.
+  Numbers only rise, so no rank mistakes an earlier operation's signal for a later one's.
 
 A task may have to wait for messages from other nodes. So it is an iterable, each step of which does what is possible
 now. `advance` takes one step of each task under way. Several are under way at once, so that the messages of one travel

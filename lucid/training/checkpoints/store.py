@@ -171,5 +171,5 @@ def find_model(path: Path) -> Path:
     if (path / "checkpoints").is_dir():
         return find_checkpoint(path).folder
     if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} is neither the folder of a run nor that of a model (it has no config.json)")
+        raise CheckpointError(f"{path} is neither a run's folder nor a model's (it has no config.json)")
     return path

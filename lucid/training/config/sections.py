@@ -142,7 +142,7 @@ class TrainSettings(Settings):
     max_hours: PositiveNumber | None = Field(
         None,
         description="Most hours of training; the learning rate then decays to its end in that time. Only training time "
-        "counts, including that of earlier starts. null: steps alone.",
+        "counts, in this attempt and earlier ones. null: steps alone.",
     )
     global_batch: PositiveInteger = Field(
         description="Sequences in a step, over all ranks; with data.packing, rows. A multiple of the number of ranks."
