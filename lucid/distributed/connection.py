@@ -8,7 +8,7 @@ from typing import Literal
 
 from lucid.backend import CPU
 from lucid.distributed.communicators.agreement import is_agreed
-from lucid.distributed.communicators.announcement import announced
+from lucid.distributed.communicators.announcement import announced, is_alone
 from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.distributed.communicators.devices import device_for, why_not_nccl
@@ -38,13 +38,14 @@ def connect(backend: Backend = "auto", device: str = CPU) -> Communicator:
 def join(group: Literal["auto", "single", "mpi"] = "auto") -> ProcessGroup:
     """Find the other processes.
 
-    "auto" uses MPI if a launcher announced itself in the environment; otherwise the process is alone. Raises
-    `LaunchError` if the processes were not started in the way that `group` needs, or run different versions.
+    "auto" uses MPI if a launcher announced several processes in the environment; otherwise the process is alone, and
+    needs no MPI. Raises `LaunchError` if the processes were not started in the way that `group` needs, or run different
+    versions.
     """
     if group not in ("auto", "single", "mpi"):
         raise ConfigError(f"backend {group!r} is not known: use 'auto', 'single', 'mpi', 'shared_memory' or 'nccl'")
     announcement = announced()
-    if group == "mpi" or (group == "auto" and announcement is not None):
+    if group == "mpi" or (group == "auto" and not is_alone()):
         return _with_one_version(MPICommunicator())
     if announcement is not None and announcement.size != 1:
         raise LaunchError(

@@ -8,7 +8,9 @@ import pytest
 
 from lucid.distributed import connect, is_first_rank
 from lucid.distributed.communicators import announcement
-from lucid.distributed.communicators.announcement import announced, check_world_size
+from lucid.distributed.communicators.announcement import announced, check_world_size, is_alone
+from lucid.distributed.communicators.single import SingleCommunicator
+from lucid.distributed.connection import join
 from lucid.errors import LaunchError
 
 PREFIXES = ("PMI", "OMPI_", "SLURM_", "MPI_LOCAL")
@@ -30,6 +32,7 @@ def environment(monkeypatch):
 
 def test_nothing_is_announced_to_a_process_started_by_itself(environment):
     assert announced() is None
+    assert is_alone()
     assert is_first_rank()
     check_world_size(1)
 
@@ -66,6 +69,45 @@ def test_a_launcher_need_not_announce_the_size(environment):
     assert announced().size is None
     assert is_first_rank()
     check_world_size(4)
+
+
+# A shell of srun or salloc, whose launcher no longer listens.
+LEFT_OVER = {"PMI_RANK": 0, "PMI_SIZE": 1, "PMI_FD": 77}
+ONE_TASK = {"SLURM_STEP_ID": 0, "SLURM_PROCID": 0, "SLURM_STEP_NUM_TASKS": 1, "SLURM_LOCALID": 0}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        LEFT_OVER,
+        ONE_TASK,
+        {**LEFT_OVER, **ONE_TASK},
+        {**ONE_TASK, "PMIX_RANK": 0, "PMIX_NAMESPACE": "slurm.pmix.7.0"},
+        {"OMPI_COMM_WORLD_RANK": 0, "OMPI_COMM_WORLD_SIZE": 1, "PMIX_RANK": 0, "PMIX_NAMESPACE": "prterun-a-1@1"},
+    ],
+    ids=["pmi", "srun", "pmi-srun", "pmix-srun", "openmpi"],
+)
+def test_an_announced_world_of_one_is_alone_and_starts_no_mpi(environment, variables):
+    environment(**variables)
+    assert is_alone()
+    communicator = join()
+    assert (communicator.size, type(communicator)) == (1, SingleCommunicator)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PMIX_RANK": 0},
+        # srun -n 4 in a shell of a step of one task, whose variables it does not replace
+        {**LEFT_OVER, **ONE_TASK, "SLURM_STEP_NUM_TASKS": 4},
+        # a launcher of PMIx in such a shell
+        {**ONE_TASK, "PMIX_RANK": 0, "PMIX_NAMESPACE": "prterun-a-1@1"},
+    ],
+    ids=["unknown-size", "left-over-pmi", "left-over-srun"],
+)
+def test_mpi_says_how_many_processes_there_are_where_launchers_do_not_agree(environment, variables):
+    environment(**variables)
+    assert not is_alone()
 
 
 @pytest.mark.parametrize("rank", [0, 1])

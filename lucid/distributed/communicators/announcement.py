@@ -8,6 +8,7 @@ process would silently train alone.
 import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,18 +52,37 @@ _SECONDS_FOR_THE_FIRST_RANK = 10
 
 def announced() -> Announcement | None:
     """Return the launcher's announcement, or None if no launcher started this process."""
+    return next(_announcements(), None)
+
+
+def _announcements() -> Iterator[Announcement]:
+    """Yield the announcements of all launchers, inner ones first."""
     for launcher in _LAUNCHERS:
         rank = _number(launcher.rank)
         if rank is None or (launcher.proof and launcher.proof not in os.environ):
             continue
         local_ranks = [number for number in map(_number, launcher.local_ranks) if number is not None]
-        return Announcement(
+        yield Announcement(
             launcher=launcher.name,
             rank=rank,
             size=_number(launcher.size) if launcher.size else None,
             local_rank=local_ranks[0] if local_ranks else None,
         )
-    return None
+
+
+def is_alone() -> bool:
+    """Return whether this process is the only one: no launcher started it, or every one started a single process.
+
+    In a shell that a launcher started, such as salloc's or that of `srun --pty bash`, MPI may not be able to start: the
+    connection to the launcher that the variables name is gone. If two launchers differ, one set of variables is a
+    leftover, and MPI has to say how many processes there are.
+    """
+    sizes = {announcement.launcher: announcement.size for announcement in _announcements()}
+    # Both set PMIx's rank too, which comes without a size.
+    of_srun = "srun" in sizes and os.environ.get("PMIX_NAMESPACE", "").startswith("slurm.")
+    if "Open MPI" in sizes or of_srun:
+        sizes.pop("PMIx", None)
+    return set(sizes.values()) <= {1}
 
 
 def is_first_rank() -> bool:
