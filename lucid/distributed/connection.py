@@ -73,7 +73,7 @@ def choose(group: ProcessGroup, backend: Backend, wire_dtype: WireDtype = "float
     which sums in `wire_dtype`. If NCCL is not available, gradients go through the host's memory, over the backend that
     "auto" chooses on the CPU, and `remark` gives the reason. "mpi" and "shared_memory" select this way explicitly.
 
-    Raises an agreed `LaunchError` if this group cannot use `backend` or `wire_dtype`, and an agreed `LucidError` if a
+    Raises an agreed `LaunchError` if this group cannot use `backend` or `wire_dtype`, and an agreed `ConfigError` if a
     rank has no such device.
     """
     if backend == "single" and group.size > 1:

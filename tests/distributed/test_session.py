@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from lucid.distributed import all_or_none, gather_texts, session
-from lucid.errors import DataError, LucidError, TrainingError
+from lucid.errors import ConfigError, DataError, LucidError, TrainingError
 
 SECONDS = 20
 
@@ -25,8 +25,27 @@ def test_the_first_ranks_error_is_raised_on_all(group):
 
     with pytest.raises(LucidError, match=f"^disk of rank {max(last - 1, 0)} is full: naïve$") as caught:
         all_or_none(group, action)
+    assert type(caught.value) is TrainingError
     assert caught.value.exit_code == TrainingError.exit_code
     assert caught.value.agreed
+
+
+class DiskError(DataError):
+    """An error that other ranks need not know the class of."""
+
+    exit_code = 7
+
+
+@pytest.mark.parametrize(("kind", "agreed"), [(ConfigError, ConfigError), (DiskError, DataError)])
+def test_every_rank_catches_an_agreed_error_by_its_class(group, kind, agreed):
+    def action():
+        if group.rank == group.size - 1:
+            raise kind("a \udcff name")
+
+    with pytest.raises(agreed, match="^a \udcff name$") as caught:
+        all_or_none(group, action)
+    assert type(caught.value) is agreed
+    assert caught.value.exit_code == kind.exit_code
 
 
 def test_every_rank_gets_the_texts_of_all_in_order(group):

@@ -1,11 +1,13 @@
 """How all ranks learn what only some know: texts, and errors, so that all ranks end in order with one message."""
 
+import json
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 
+from lucid import errors
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.errors import LucidError
 
@@ -15,9 +17,9 @@ T = TypeVar("T")
 def all_or_none(communicator: Communicator, action: Callable[[], T]) -> T:
     """Return the result of `action` on this rank, if it succeeds on every rank.
 
-    If `action` raises a `LucidError` on some ranks, every rank raises the error of the lowest of them as a plain
-    `LucidError`, with its message and exit code, and marked `agreed`. `action` must not communicate. All ranks call
-    this together.
+    If `action` raises a `LucidError` on some ranks, every rank raises the error of the lowest of them: one of the same
+    class of `lucid.errors`, with its message and exit code, and marked `agreed`. `action` must not communicate. All
+    ranks call this together.
     """
     error: LucidError | None = None
     result = None
@@ -73,12 +75,17 @@ def broadcast_text(communicator: Communicator, text: str, root: int = 0) -> str:
 
 def _broadcast_error(communicator: Communicator, error: LucidError | None, root: int) -> LucidError:
     """Return rank `root`'s error on all ranks."""
-    shared = LucidError(broadcast_text(communicator, str(error), root))
-    exit_code = np.array([error.exit_code if error else 0], np.int64)
-    communicator.broadcast(exit_code, root)
-    shared.exit_code = int(exit_code[0])
+    sent = [] if error is None else [_class_name(error), int(error.exit_code), str(error)]
+    name, exit_code, message = json.loads(broadcast_text(communicator, json.dumps(sent), root))
+    shared: LucidError = getattr(errors, name)(message)
+    shared.exit_code = exit_code
     shared.agreed = True
     return shared
+
+
+def _class_name(error: LucidError) -> str:
+    """Return the name of the error's class, or of its nearest base, in `lucid.errors`, where all ranks find it."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
 
 
 def _encode(text: str) -> np.ndarray:

@@ -36,7 +36,7 @@ class _RankGPU:
 def device_for(communicator: Communicator, device: str) -> str:
     """Choose this rank's device, and return its name: "cpu", or "cuda:N" for "cuda" or "cuda:N".
 
-    All ranks call this. Raises an agreed `LucidError` if a rank has no GPU.
+    All ranks call this. Raises an agreed `ConfigError` if a rank has no GPU.
     """
     if device == CPU:
         return CPU
