@@ -281,6 +281,30 @@ def test_no_memory_is_left_after_any_kind_of_end(run_ranks, last):
     assert int(finished.stdout.split("used: ")[1].split()[0]) < 16
 
 
+# Two ranks hold a model whose values each has for itself, and one whose values they share; then they disconnect.
+AFTERWARDS = """
+import sys
+from lucid.distributed import DistributedDataParallel, connect
+from lucid.nn import Linear
+
+communicator = connect("shared_memory")
+models = [DistributedDataParallel(Linear(3, 2), communicator, sharded=sharded) for sharded in (False, True)]
+before = [{name: values.copy() for name, values in model.module.state_dict().items()} for model in models]
+communicator.close()
+for model, values in zip(models, before):
+    after = model.module.state_dict()
+    assert all((values[name] == after[name]).all() for name in values)
+    model.flat.gradients[:] = 1
+sys.stdout.write("readable\\n")
+"""
+
+
+def test_arrays_remain_after_the_communicator_has_closed(run_ranks):
+    finished = run_ranks(2, "-c", AFTERWARDS, seconds=SECONDS)
+    assert finished.returncode == 0, finished.stdout
+    assert finished.stdout.count("readable") == 2
+
+
 def test_one_process_for_several_ranks_is_refused_once(run_ranks):
     finished = run_ranks(2, "-c", PROGRAM.format(backend="single", last=""), seconds=SECONDS)
     assert finished.returncode == LaunchError.exit_code

@@ -108,14 +108,14 @@ class Communicator(Protocol):
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         """Return zeros [count] on `device`, in the memory that is fastest to communicate, for a flat buffer.
 
-        All ranks call this together, and communicate the same parts of it. `close` releases the memory.
+        All ranks call this together, and communicate the same parts of it. It remains valid after `close`.
         """
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
         """Return zeros [count] on `device` for a flat parameter buffer, if possible one for all ranks of a node.
 
         All ranks call this together. Each writes only its own part, and calls `all_gather` before any rank reads;
-        `broadcast` accepts the array too. `close` releases the memory.
+        `broadcast` accepts the array too. It remains valid after `close`.
         """
 
     def sums_along_tree(self, array: Array) -> bool:

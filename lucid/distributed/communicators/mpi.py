@@ -27,7 +27,7 @@ from lucid.distributed.communicators.communicator import (
     check_swap,
 )
 from lucid.distributed.communicators.mpi_side_channel import MPISideChannel
-from lucid.distributed.communicators.mpi_window import MPIWindow
+from lucid.distributed.communicators.node_memory import NodeMemory
 from lucid.distributed.communicators.progress import ProgressThread
 from lucid.distributed.communicators.status_writer import StatusWriter
 
@@ -61,7 +61,7 @@ class MPICommunicator(Communicator):
         self._under_way: set[_Requests] = set()
         self._node = self._ranks_of_this_node()
         self.local_rank: int = self._node.rank
-        self._windows: list[MPIWindow] = []
+        self._fences: list[Any] = []
         self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
         # The ranks with this rank's `local_rank`, one on each node.
         self._counterparts = self._ranks.Split(self.local_rank, self.rank)
@@ -125,12 +125,21 @@ class MPICommunicator(Communicator):
     def sums_along_tree(self, array: Array) -> bool:
         return False
 
-    def allocate_window(self, size: int) -> MPIWindow:
-        """Return memory that the ranks of this node share, `size` bytes each, until `close`. All of them call this."""
+    def allocate_shared(self, size: int) -> NodeMemory:
+        """Return memory that the ranks of this node share, `size` bytes each. All of them call this."""
         with self.status.waiting("allocate", size):
-            window = MPIWindow(self._mpi, self._node, size)
-        self._windows.append(window)
-        return window
+            return NodeMemory(self._node, size)
+
+    def memory_fence(self) -> Callable[[], None]:
+        """Return a function that keeps the processor from moving memory accesses across its call, until `close`.
+
+        All ranks of this node call this.
+        """
+        # Python has no such function, but MPI has one for the windows that it allocates.
+        window = self._mpi.Win.Allocate_shared(1, 1, comm=self._node)
+        window.Lock_all(self._mpi.MODE_NOCHECK)  # MPI wants `Sync` to be within an epoch
+        self._fences.append(window)
+        return window.Sync
 
     def all_reduce_over_nodes(self, array: Array, wire_dtype: np.dtype[Any]) -> Iterator[None]:
         """Replace `array` by its sum over `counterparts`, step by step, as `between_nodes.all_reduce` does.
@@ -182,8 +191,9 @@ class MPICommunicator(Communicator):
         self.status.report_end()
         for thread in self._progress_threads:
             thread.stop()
-        for window in self._windows:
-            window.free()
+        for window in self._fences:
+            window.Unlock_all()
+            window.Free()
         for listener in self._listeners:
             listener.on_close()
         for ranks in (self._counterparts, self._node, self._ranks):

@@ -1,7 +1,7 @@
 """The communicator that reduces within a node without messages: each process reads the memory of the others.
 
-`allocate` returns memory that all ranks of the node can read and write (`mpi_window.py`). An array there is reduced in
-place: each rank adds its slice of the arrays of all ranks, and writes the sum to all. This reads and writes every byte
+`allocate` returns memory that all ranks of the node can read and write (`node_memory.py`). An array there is reduced
+in place: each rank adds its slice of the arrays of all ranks, and writes the sum to all. This reads and writes every byte
 once, while MPI would also copy messages. `lockstep.py` explains in which order this happens, and why it is safe.
 
 Between nodes, the ranks with the same slice, one on each node, sum it by messages (`between_nodes.py`) before each
@@ -31,9 +31,9 @@ from lucid.distributed.communicators.communicator import Work, check_array, chec
 from lucid.distributed.communicators.layered import LayeredCommunicator
 from lucid.distributed.communicators.lockstep import NUMBERS, Lockstep
 from lucid.distributed.communicators.mpi import MPICommunicator
-from lucid.distributed.communicators.mpi_window import MPIWindow, pages
+from lucid.distributed.communicators.node_memory import NodeMemory, pages, shared_folder
 from lucid.distributed.communicators.status_writer import StatusWriter
-from lucid.errors import ConfigError, LucidError
+from lucid.errors import ConfigError
 
 # At first a rank yields, for about 2 milliseconds: to sleep would take longer than to add 4 MB. Then it sleeps, so that
 # a rank that needs this core gets it.
@@ -42,7 +42,7 @@ _SECONDS_TO_SLEEP = 1e-4
 
 
 class SharedMemoryCommunicator(LayeredCommunicator):
-    """The ranks of `base`, evenly spread over nodes. It closes with `base`, which releases the allocated memory."""
+    """The ranks of `base`, evenly spread over nodes. It closes with `base`."""
 
     _base: MPICommunicator
 
@@ -53,13 +53,14 @@ class SharedMemoryCommunicator(LayeredCommunicator):
         """
         super().__init__(base)
         self._required, self._wire_dtype = required, np.dtype(wire_dtype)
-        # Windows with an array for each rank, and windows with one array for all ranks of the node.
-        self._windows: list[MPIWindow] = []
-        self._node_windows: list[MPIWindow] = []
+        # Memory with an array for each rank, and memory with one array for all ranks of the node.
+        self._memories: list[NodeMemory] = []
+        self._common_memories: list[NodeMemory] = []
         self._lacks_space = False
-        self._signals = base.allocate_window(NUMBERS * np.dtype(np.int64).itemsize)
-        numbers = [part.view(np.int64)[:NUMBERS] for part in self._signals.parts]
-        self._lockstep = Lockstep(self.local_rank, numbers, self._signals.fence, self._idle)
+        signals = base.allocate_shared(NUMBERS * np.dtype(np.int64).itemsize).parts
+        self._node_size = len(signals)
+        numbers = [part.view(np.int64)[:NUMBERS] for part in signals]
+        self._lockstep = Lockstep(self.local_rank, numbers, base.memory_fence(), self._idle)
         self._progress = base.progress_thread(self._advance) if self.node_count > 1 else None
         if self.node_count > 1 and self._progress is None:
             self._print(
@@ -69,7 +70,7 @@ class SharedMemoryCommunicator(LayeredCommunicator):
 
     def all_reduce(self, array: Array) -> Work:
         check_array("array", array)
-        arrays = self._in_windows(array)
+        arrays = self._shared_arrays(array)
         if arrays is None:
             return self._base.all_reduce(array)
         start, stop = (array.size * rank // len(arrays) for rank in (self.local_rank, self.local_rank + 1))
@@ -80,7 +81,7 @@ class SharedMemoryCommunicator(LayeredCommunicator):
 
     def reduce_scatter(self, array: Array, bounds: Sequence[int]) -> Work:
         check_parts(array, bounds, self.size)
-        arrays = self._in_windows(array)
+        arrays = self._shared_arrays(array)
         if arrays is None:
             return self._base.reduce_scatter(array, bounds)
         return self._issue("reduce_scatter", array, partial(self._reduce_parts, arrays, bounds))
@@ -104,32 +105,32 @@ class SharedMemoryCommunicator(LayeredCommunicator):
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         """Return zeros [count] in shared memory; all ranks call this with the same arguments.
 
-        If too little of it is free, this returns ordinary memory, or raises an agreed `LucidError` if shared memory is
+        If too little of it is free, this returns ordinary memory, or raises an agreed `ConfigError` if shared memory is
         required.
         """
         size = count * np.dtype(dtype).itemsize
-        window = self._allocate_window(size)
-        if window is None:
+        memory = self._allocate_shared(size)
+        if memory is None:
             return self._base.allocate(count, dtype)
-        self._windows.append(window)
-        return window.parts[self.local_rank][:size].view(dtype)
+        self._memories.append(memory)
+        return memory.parts[self.local_rank][:size].view(dtype)
 
     def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
         """Return zeros [count] that all ranks of the node share. The rest is as in `allocate`."""
         size = count * np.dtype(dtype).itemsize
         # Each rank provides a part of it, so that the memory is spread over their cores.
-        window = self._allocate_window(-(-size // len(self._signals.parts)))
-        if window is None:
+        memory = self._allocate_shared(-(-size // self._node_size))
+        if memory is None:
             return self._base.allocate_for_node(count, dtype)
-        self._node_windows.append(window)
-        return window.whole[:size].view(dtype)
+        self._common_memories.append(memory)
+        return memory.whole[:size].view(dtype)
 
     def sums_along_tree(self, array: Array) -> bool:
-        if self._in_windows(array) is None:
+        if self._shared_arrays(array) is None:
             return False
         return self.node_count == 1 or (self._base.nodes_are_subtrees and self._travels_as(array.dtype) == array.dtype)
 
-    def _allocate_window(self, size: int) -> MPIWindow | None:
+    def _allocate_shared(self, size: int) -> NodeMemory | None:
         """Return memory of `size` bytes for each rank; None if there is too little, and it is not required.
 
         After the first None there are only Nones: gradients in ordinary memory do not synchronise the ranks in the way
@@ -138,21 +139,23 @@ class SharedMemoryCommunicator(LayeredCommunicator):
         if self._lacks_space:
             return None
         try:
-            all_or_none(self._base, partial(self._check_space, pages(size) * len(self._signals.parts)))
-        except LucidError as lack:
+            all_or_none(self._base, partial(self._check_space, pages(size) * self._node_size))
+        except ConfigError as lack:
             if self._required:
                 raise
             self._print(f"lucid: gradients go by plain MPI in float32, more slowly: {lack}\n")
             self._lacks_space = True
             return None
-        return self._base.allocate_window(size)
+        return self._base.allocate_shared(size)
 
     def _check_space(self, needed: int) -> None:
         """Raise `ConfigError` if less than `needed` bytes are free on this node."""
-        folder, free = self._signals.free_space() or ("", needed)
+        folder = shared_folder()
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
         if free < needed:
             raise ConfigError(
-                f"the {len(self._signals.parts)} ranks of a node need {needed / 2**20:,.0f} MiB more of shared memory, "
+                f"the {self._node_size} ranks of a node need {needed / 2**20:,.0f} MiB more of shared memory, "
                 f"but {folder} has {free / 2**20:,.0f} MiB free: make it larger (docker and podman: "
                 f"--shm-size={-(-needed // 2**30) + 1}g), or set distributed.backend to mpi"
             )
@@ -161,18 +164,18 @@ class SharedMemoryCommunicator(LayeredCommunicator):
         if self.rank == 0:
             sys.stderr.write(message)
 
-    def _in_windows(self, array: Array) -> list[Array] | None:
+    def _shared_arrays(self, array: Array) -> list[Array] | None:
         """Return the array of each rank of this node that corresponds to `array`, flat; None if it is not shared."""
-        for window in self._windows:
-            start = array.ctypes.data - window.address
+        for memory in self._memories:
+            start = array.ctypes.data - memory.address
             stop = start + array.nbytes
-            if start >= 0 and stop <= window.size:
-                return [part[start:stop].view(array.dtype) for part in window.parts]
+            if start >= 0 and stop <= memory.size:
+                return [part[start:stop].view(array.dtype) for part in memory.parts]
         return None
 
     def _is_node_memory(self, array: Array) -> bool:
         """Return whether `array` is one memory for all ranks of this node."""
-        return any(np.may_share_memory(array, window.whole) for window in self._node_windows)
+        return any(np.may_share_memory(array, memory.whole) for memory in self._common_memories)
 
     def _issue(self, collective: str, array: Array, task: Callable[[], Iterable[None]]) -> "_Issued":
         number = self._lockstep.issue(task)

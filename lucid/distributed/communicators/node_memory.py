@@ -1,0 +1,62 @@
+"""Memory that the ranks of a node share: a file in memory, which each of them maps, and which has no name afterwards.
+
+The system releases it with the last array that views it, or with the last process. So arrays remain valid when
+communication has ended; MPI's own shared memory would be gone.
+"""
+
+import mmap
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lucid.backend import Array
+
+_IN_MEMORY = Path("/dev/shm")
+
+
+class NodeMemory:
+    """Equally many bytes for each rank of a node, zeros at first, which all of them can read and write.
+
+    `parts` has the bytes [size] of every rank, in order of rank; this rank's begin at `address`. The parts are
+    adjacent: `whole` is all of them.
+    """
+
+    def __init__(self, node: Any, size: int) -> None:
+        """All ranks of the mpi4py communicator `node` call this. Raises `OSError` if there is too little memory."""
+        self.size = pages(size)
+        file = _open_together(node)
+        try:
+            # The pages come from the memory near this core. Without this, the first access to a page that the system
+            # does not have would be a bus error.
+            os.posix_fallocate(file, node.rank * self.size, self.size)
+            node.Barrier()  # the file now has the parts of all ranks
+            self.whole: Array = np.frombuffer(mmap.mmap(file, node.size * self.size), np.uint8)
+        finally:
+            os.close(file)
+        self.parts: list[Array] = np.split(self.whole, node.size)
+        self.address: int = self.parts[node.rank].ctypes.data
+
+
+def _open_together(node: Any) -> int:
+    """Return the descriptor of an empty file that no other process can open. All ranks of `node` call this."""
+    file, path = tempfile.mkstemp(prefix="lucid-", dir=shared_folder()) if node.rank == 0 else (-1, "")
+    path = node.bcast(path)
+    if node.rank > 0:
+        file = os.open(path, os.O_RDWR)
+    node.Barrier()
+    if node.rank == 0:
+        os.unlink(path)
+    return file
+
+
+def shared_folder() -> Path:
+    """Return the folder of files in memory, or that of temporary files if the system has none."""
+    return _IN_MEMORY if _IN_MEMORY.is_dir() else Path(tempfile.gettempdir())
+
+
+def pages(size: int) -> int:
+    """Return `size` in bytes, rounded up to whole pages of memory, at least one."""
+    return max(1, -(-size // mmap.PAGESIZE)) * mmap.PAGESIZE
