@@ -16,6 +16,13 @@ from lucid.files import parse_json, written_aside
 
 # The files that `save_tokenizer` writes, in this order.
 TOKENIZER_FILES = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
+LARGEST_VOCABULARY = 1 << 20
+# Bytes of one of these files: a vocabulary of the largest size has about half as many.
+_LARGEST_FILE = 1 << 26
+# Pieces of a word begin with this in every BERT; masking and decoding rely on it.
+_CONTINUING = "##"
+# Characters: longer words are unknown; BERT's limit is 100. The time of a word grows with the cube of its length.
+_LONGEST_WORD = 1000
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,12 @@ class SpecialTokens:
 SPECIAL_TEXTS = {"pad": "[PAD]", "unknown": "[UNK]", "classify": "[CLS]", "separator": "[SEP]", "mask": "[MASK]"}
 
 
-def special_tokens(tokenizer: Tokenizer) -> SpecialTokens:
-    """Return the ids of the special tokens. Raises `DataError` if one is missing."""
+def special_tokens(tokenizer: Tokenizer, name: str = "the tokenizer") -> SpecialTokens:
+    """Return the ids of the special tokens. Raises `DataError`, which calls the tokenizer `name`, if one is missing."""
     vocabulary = tokenizer.get_vocab()
     missing = [text for text in SPECIAL_TEXTS.values() if text not in vocabulary]
     if missing:
-        raise DataError(f"the tokenizer has no {', '.join(missing)}: BERT needs {', '.join(SPECIAL_TEXTS.values())}")
+        raise DataError(f"{name} has no {', '.join(missing)}: BERT needs {', '.join(SPECIAL_TEXTS.values())}")
     return SpecialTokens(**{name: vocabulary[text] for name, text in SPECIAL_TEXTS.items()})
 
 
@@ -73,13 +80,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         tokenizer = _parsed(folder / "tokenizer.json", _of_bert)
     elif (folder / "vocab.txt").is_file():
-        lines = _parsed(folder / "vocab.txt", lambda text: text.rstrip("\n").split("\n"))
         config = folder / "tokenizer_config.json"
         lowercase = _parsed(config, _lowercase) if config.is_file() else True
-        vocabulary = {line.rstrip("\r"): number for number, line in enumerate(lines)}
-        if len(vocabulary) != len(lines):
-            raise DataError(f"{folder / 'vocab.txt'} holds a token twice: each line is one token")
-        tokenizer = bert_tokenizer(vocabulary, lowercase=lowercase)
+        tokenizer = _parsed(folder / "vocab.txt", lambda text: bert_tokenizer(_vocabulary(text), lowercase))
     else:
         raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json or vocab.txt in it")
     return _checked(tokenizer, folder)
@@ -87,9 +90,27 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _LARGEST_FILE:
+            raise ValueError(f"it is larger than {_LARGEST_FILE >> 20} MiB")
+        return parse(path.read_text(encoding="utf-8-sig"))
     except Exception as error:  # `tokenizers` raises plain Exception on what it cannot read
         raise DataError(f"{path} cannot be read as a part of a tokenizer: {error}") from error
+
+
+def _vocabulary(text: str) -> dict[str, int]:
+    """Return the ids of the tokens of a `vocab.txt`. Raises `ValueError` if one stands there twice."""
+    lines = text.rstrip("\n").split("\n")
+    _check_size(len(lines))
+    vocabulary: dict[str, int] = {}
+    for number, token in enumerate(lines):
+        if vocabulary.setdefault(token, number) != number:
+            raise ValueError(f"line {number + 1} is {token!r}, as line {vocabulary[token] + 1} is: remove one of them")
+    return vocabulary
+
+
+def _check_size(tokens: int) -> None:
+    if tokens > LARGEST_VOCABULARY:
+        raise ValueError(f"it has {tokens:,} tokens, and a vocabulary may have {LARGEST_VOCABULARY:,}")
 
 
 # The components that a `tokenizer.json` may have. The library has more, some of which run any regular expression or
@@ -113,10 +134,21 @@ def _of_bert(text: str) -> Tokenizer:
         kind = settings.get("type") if isinstance(settings, dict) else settings
         if kind not in supported:
             raise ValueError(f"its {part} is {kind!r}; BERT's is {supported[-1]}")
-    if content["model"].get("unk_token") != SPECIAL_TEXTS["unknown"]:
-        raise ValueError(f"its unknown token is not {SPECIAL_TEXTS['unknown']}")
+    _check_model(content["model"])
     absent = dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
     return Tokenizer.from_str(json.dumps({**content, **absent}))
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    """Raise `ValueError` unless the settings of a WordPiece model are a BERT's, and encode any text soon."""
+    for name, expected in (("unk_token", SPECIAL_TEXTS["unknown"]), ("continuing_subword_prefix", _CONTINUING)):
+        if model.get(name) != expected:
+            raise ValueError(f"its {name} is {model.get(name)!r}; BERT's is {expected!r}")
+    longest = model.get("max_input_chars_per_word")
+    if type(longest) is not int or not 1 <= longest <= _LONGEST_WORD:
+        raise ValueError(f"its max_input_chars_per_word is {longest!r}; BERT's is 100, and {_LONGEST_WORD:,} the most")
+    if isinstance(model.get("vocab"), dict):
+        _check_size(len(model["vocab"]))
 
 
 def _lowercase(text: str) -> bool:
@@ -129,7 +161,7 @@ def _lowercase(text: str) -> bool:
 
 
 def _checked(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
-    special = special_tokens(tokenizer)
+    special = special_tokens(tokenizer, f"the tokenizer in {folder}")
     if tokenizer.get_vocab_size(with_added_tokens=True) != tokenizer.get_vocab_size(with_added_tokens=False):
         raise DataError(f"{folder} adds tokens outside its vocabulary: put them into vocab.txt, in place of [unusedN]")
     if set(tokenizer.get_vocab().values()) != set(range(tokenizer.get_vocab_size())):
@@ -166,7 +198,7 @@ def tokens_by_id(tokenizer: Tokenizer) -> list[str]:
 
 def continuing_tokens(tokenizer: Tokenizer) -> Array:
     """Return bool [V]: which tokens continue the word of the token before them."""
-    return np.array([token.startswith("##") for token in tokens_by_id(tokenizer)])
+    return np.array([token.startswith(_CONTINUING) for token in tokens_by_id(tokenizer)])
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

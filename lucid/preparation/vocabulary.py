@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from lucid.data.tokenizer import SPECIAL_TEXTS, bert_tokenizer
+from lucid.data.tokenizer import LARGEST_VOCABULARY, SPECIAL_TEXTS, bert_tokenizer
 from lucid.errors import DataError
 from lucid.files import written_aside
 from lucid.preparation.parts import Dropped, Portion, TextSettings, text_hash
@@ -21,7 +21,7 @@ from lucid.preparation.selection import HASH_RANGE, Census
 
 # Bytes of text that a tokenizer is trained on at most: training holds all its distinct words.
 SAMPLE_BYTES = 1 << 27
-SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 64, 1 << 20
+SMALLEST_VOCABULARY = 64
 # Rarer characters are unknown. (A Chinese corpus needs a tokenizer of its own.)
 _LARGEST_ALPHABET = 1000
 # The time of training grows with the square of a word's length, so long words are cut. They are unknown anyway.

@@ -58,6 +58,56 @@ def test_a_vocabulary_alone_is_enough(tokenizer: Tokenizer, tmp_path: Path) -> N
     assert tokenizer_hash(load_tokenizer(tmp_path)) == tokenizer_hash(tokenizer)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_token(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "fox"]), encoding="utf-8-sig")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}', encoding="utf-8-sig")
+    assert tokens_by_id(load_tokenizer(tmp_path)) == [*SPECIAL, "fox"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("max_input_chars_per_word", 10**18, "max_input_chars_per_word is 10{18}; BERT's is 100, and 1,000 the most"),
+        ("max_input_chars_per_word", 0, "max_input_chars_per_word is 0"),
+        ("max_input_chars_per_word", None, "max_input_chars_per_word is None"),
+        ("continuing_subword_prefix", "", "continuing_subword_prefix is ''; BERT's is '##'"),
+        ("continuing_subword_prefix", None, "continuing_subword_prefix is None; BERT's is '##'"),
+        ("unk_token", "unknown", r"unk_token is 'unknown'; BERT's is '\[UNK\]'"),
+        ("vocab", {"fox": 0}, r"the tokenizer in .* has no \[PAD\]"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_model_that_is_not_a_berts_is_an_error(
+    tokenizer: Tokenizer, tmp_path: Path, name: str, value: object, message: str
+) -> None:
+    content = json.loads(tokenizer.to_str())
+    content["model"][name] = value
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**content, "added_tokens": []}))
+    with pytest.raises(DataError, match=message) as error:
+        load_tokenizer(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+def test_a_vocabulary_beyond_the_limit_is_an_error(
+    tokenizer: Tokenizer, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = tokenizer.get_vocab_size()
+    monkeypatch.setattr("lucid.data.tokenizer.LARGEST_VOCABULARY", size - 1)
+    save_tokenizer(tokenizer, tmp_path / "all")
+    (tmp_path / "all" / name).rename(tmp_path / name)
+    with pytest.raises(DataError, match=rf"{name} .* it has {size} tokens, and a vocabulary may have {size - 1}"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_word_limit_of_other_models_is_kept(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    content = json.loads(tokenizer.to_str())
+    content["model"]["max_input_chars_per_word"] = 200
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert len(load_tokenizer(tmp_path).encode("x" * 150, add_special_tokens=False).ids) > 1
+    assert load_tokenizer(tmp_path).encode("x" * 250, add_special_tokens=False).tokens == ["[UNK]"]
+
+
 def test_a_cased_vocabulary_keeps_case_and_has_another_hash(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL, "Fox", "fox"]) + "\n")
     uncased = load_tokenizer(tmp_path)
@@ -78,9 +128,10 @@ def test_special_tokens_may_have_any_ids(tmp_path: Path) -> None:
     [
         ({}, "holds no tokenizer"),
         ({"vocab.txt": "[PAD]\n[UNK]\nfox\n"}, r"no \[CLS\], \[SEP\], \[MASK\]"),
-        ({"vocab.txt": "\n".join([*SPECIAL, "fox", "fox"])}, "a token twice"),
+        ({"vocab.txt": "\n".join([*SPECIAL, "fox", "", "fox"])}, r"vocab\.txt .*line 8 is 'fox', as line 6"),
         ({"vocab.txt": "\n".join(SPECIAL), "tokenizer_config.json": "{"}, r"tokenizer_config\.json cannot be read"),
         ({"tokenizer.json": "{}"}, r"tokenizer\.json cannot be read"),
+        ({"tokenizer.json": " " * ((1 << 26) + 1)}, r"tokenizer\.json .* is larger than 64 MiB"),
     ],
 )
 def test_a_folder_without_a_usable_tokenizer_is_an_error(tmp_path: Path, files: dict[str, str], message: str) -> None:
