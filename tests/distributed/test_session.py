@@ -42,9 +42,10 @@ def test_every_rank_catches_an_agreed_error_by_its_class(group, kind, agreed):
         if group.rank == group.size - 1:
             raise kind("a \udcff name")
 
-    with pytest.raises(agreed, match="^a \udcff name$") as caught:
+    with pytest.raises(agreed) as caught:
         all_or_none(group, action)
     assert type(caught.value) is agreed
+    assert str(caught.value) == "a \udcff name"
     assert caught.value.exit_code == kind.exit_code
 
 

@@ -1,8 +1,8 @@
 """The communicator that reduces within a node without messages: each process reads the memory of the others.
 
 `allocate` returns memory that all ranks of the node can read and write (`node_memory.py`). An array there is reduced
-in place: each rank adds its slice of the arrays of all ranks, and writes the sum to all. This reads and writes every byte
-once, while MPI would also copy messages. `lockstep.py` explains in which order this happens, and why it is safe.
+in place: each rank adds its slice of the arrays of all ranks, and writes the sum to all. This reads and writes every
+byte once, while MPI would also copy messages. `lockstep.py` explains in which order this happens, and why it is safe.
 
 Between nodes, the ranks with the same slice, one on each node, sum it by messages (`between_nodes.py`) before each
 writes it to all ranks of its node. So a node sends its sum, not the arrays of its ranks. A thread keeps this going
