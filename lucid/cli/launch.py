@@ -8,7 +8,7 @@ from lucid.launch import mpirun
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Start ranks as `arguments` say. Return an exit code if this process does not become mpiexec."""
+    """Start ranks as `arguments` say, and return the exit code."""
     return mpirun.main(arguments, progress)
 
 

@@ -1,11 +1,9 @@
 """Starts the ranks of a run: `lucid launch`.
 
 `options.parse` reads the arguments, `look_around` finds the programs, cores, GPUs and hosts, and `plan` is a pure
-function that returns the command. Then this process becomes mpiexec, so that signals reach mpiexec. With --restarts it
-supervises such processes instead.
+function that returns the command. `attempt` runs it, and with --restarts `supervise` runs one after the other.
 """
 
-import io
 import os
 import shlex
 import shutil
@@ -13,16 +11,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
+from lucid import output
 from lucid.errors import ExitCode, LaunchError, LucidError
-from lucid.launch import hostfile
+from lucid.launch import attempt, hostfile
+from lucid.launch.attempt import Ended, say
 from lucid.launch.limits import available_cores
 from lucid.launch.options import USAGE, Options, parse, positive_number
 from lucid.launch.placement import THREAD_VARIABLES, YIELD_VARIABLE, Machine
-from lucid.launch.supervise import Progress, say, supervise
+from lucid.launch.supervise import Progress, supervise
 
 MOST_SENTENCES = 5
 WIDTH_OF_A_TERMINAL = 120
@@ -183,14 +182,10 @@ def _answer(process: subprocess.Popen[str] | None) -> tuple[bool, str]:
 
 
 def main(words: Sequence[str], progress: Progress) -> int:
-    """Run `lucid launch` with the words after it. This process becomes mpiexec, if nothing prevents it.
-
-    Otherwise it returns an exit code: with --restarts the run's. `progress` is called before a restart.
-    """
+    """Run `lucid launch` with the words after it, and return its exit code. `progress` is called before a restart."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this process without a traceback
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may be any bytes
+    output.set_up()
     try:
         return _start(parse(words), progress)
     except LucidError as error:
@@ -203,36 +198,53 @@ def _start(options: Options, progress: Progress) -> int:
         print(USAGE, end="")
         return ExitCode.FINISHED
     there = look_around(sys.executable, options)
-    if options.restarts and not options.dry_run:
-        return supervise(options, options.restarts, number_of_ranks(options, there), there.hosts, progress)
-    width = "" if options.dry_run or not sys.stdout.isatty() else _width_of_the_terminal()
-    launch = plan(options, there, os.environ, width, is_root=os.geteuid() == 0)
-    if launch.warning:
-        say(f"warning: {launch.warning}")
+    ranks = number_of_ranks(options, there)
     if options.dry_run:
+        launch = plan(options, there, os.environ, is_root=os.geteuid() == 0)
+        _warn(launch)
         print(f"threads per rank: {launch.threads}")
         print(shlex.join(launch.command))
         return ExitCode.FINISHED
+
+    def start(ranks: int, hosts: tuple[str, ...]) -> Ended:
+        return _attempt(replace(options, ranks=ranks), replace(there, hosts=hosts))
+
+    attempt.block_signals()
+    if options.restarts:
+        return supervise(options, options.restarts, ranks, there.hosts, start, progress)
+    return start(ranks, there.hosts).status
+
+
+def _attempt(options: Options, there: Surroundings) -> Ended:
+    """Start the ranks on the hosts that `there` names, and wait for their end."""
     if unusable := hostfile.unusable(there.hosts):
         _tell_of(list(unusable.values()))
-        return ExitCode.FAILED
-    os.environ.update(launch.variables)
-    return _become(launch.command)
+        return Ended(ExitCode.FAILED, stop_asked=False)
+    descriptors = []
+    if there.hosts:
+        # A hostfile in memory leaves nothing behind, however this process ends.
+        descriptors.append(os.memfd_create("hosts"))
+        os.write(descriptors[0], "".join(f"{host}\n" for host in there.hosts).encode())
+        options = replace(options, hostfile=f"/dev/fd/{descriptors[0]}")
+    try:
+        width = _width_of_the_terminal() if sys.stdout.isatty() else ""
+        launch = plan(options, there, os.environ, width, is_root=os.geteuid() == 0)
+        _warn(launch)
+        return attempt.run(launch.command, launch.variables, descriptors, can_save=options.command == "train")
+    except OSError as error:
+        raise LaunchError(f"{there.mpiexec} cannot be started: {error.strerror}") from None
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _warn(launch: Launch) -> None:
+    if launch.warning:
+        say(f"warning: {launch.warning}")
 
 
 def _width_of_the_terminal() -> str:
     return os.environ.get("COLUMNS") or str(os.get_terminal_size().columns or WIDTH_OF_A_TERMINAL)
-
-
-def _become(command: Sequence[str]) -> NoReturn:
-    """Run `command` in place of this process."""
-    # Python ignores these signals from its start, and the command would inherit that.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    try:
-        os.execv(command[0], list(command))
-    except OSError as error:
-        raise LaunchError(f"{command[0]} cannot be started: {error.strerror}") from None
 
 
 def _tell_of(sentences: Sequence[str]) -> None:
