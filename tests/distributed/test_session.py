@@ -3,9 +3,12 @@
 import sys
 import threading
 
+import numpy as np
 import pytest
+from nodes import SeveralNodes
 
-from lucid.distributed import all_or_none, gather_texts, session
+from lucid.distributed import all_or_none, choose, gather_texts, session
+from lucid.distributed.connection import join
 from lucid.errors import ConfigError, DataError, LucidError, TrainingError
 
 SECONDS = 20
@@ -66,6 +69,23 @@ def test_a_session_restores_the_hooks():
     with pytest.raises(KeyError), session("single"):
         raise KeyError
     assert (sys.excepthook, threading.excepthook) == hooks
+
+
+def sum_that_nobody_waits_for(backend, nodes):
+    """Begin a sum, and close, as after an error that all ranks have; return whether the sum is there."""
+    communicator = choose(nodes(), backend)
+    array = communicator.allocate(2_000_000, np.float64)
+    array[:] = communicator.rank + 1
+    communicator.barrier()
+    communicator.all_reduce(array)
+    communicator.close()
+    return bool((array == 3).all())
+
+
+@pytest.mark.parametrize(("backend", "nodes"), [("mpi", join), ("shared_memory", SeveralNodes)])
+def test_what_is_under_way_has_ended_when_a_communicator_has_closed(rank_pool, backend, nodes):
+    results = rank_pool.run(2, sum_that_nobody_waits_for, backend, nodes, seconds=SECONDS)
+    assert [result.value for result in results] == [True, True], results
 
 
 # A program that runs BODY in a session, and then ends as the command line does.

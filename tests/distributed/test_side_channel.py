@@ -64,3 +64,13 @@ def test_a_message_arrives_while_the_main_thread_waits(communicator, channel):
         channel.send(b"question", peer)
     assert received(channel, len(others)) == dict.fromkeys(others, b"answer")
     communicator.barrier()
+
+
+@pytest.mark.mpi(min_size=2)
+def test_no_send_is_under_way_when_a_channel_has_closed(communicator):
+    """No rank receives before it closes, and MPI does not take so many long messages by itself."""
+    channel = communicator.side_channel()
+    for _ in range(50):
+        channel.send(bytes(LONGEST_MESSAGE), (communicator.rank + 1) % communicator.size)
+    channel.close()
+    assert channel._sending == []

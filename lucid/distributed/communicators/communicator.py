@@ -46,7 +46,7 @@ class SideChannel(Protocol):
         """Return the sender and the content of the next message that has arrived, or None."""
 
     def close(self) -> None:
-        """Release the channel. All ranks call this."""
+        """Release the channel when all messages have been delivered or dropped. All ranks call this, and wait."""
 
 
 class FailureListener(Protocol):
@@ -141,7 +141,10 @@ class Communicator(Protocol):
         """End all ranks at once with exit code `code`. Any thread may call this."""
 
     def close(self) -> None:
-        """Wait for the other ranks, and end communication in order. Blocks; all later communication is an error."""
+        """Wait for the other ranks, and for communication that no one has waited for; then end it in order.
+
+        Blocks. All later communication is an error.
+        """
 
 
 class Finished:

@@ -32,6 +32,8 @@ from lucid.distributed.communicators.progress import ProgressThread
 from lucid.distributed.communicators.status_writer import StatusWriter
 
 _SECONDS_TO_BE_KILLED = 5.0
+# At the end, for communication that no rank has waited for. All ranks have begun it.
+_SECONDS_TO_COMPLETE = 10.0
 # Messages of at most this size arrive whole. A rank that waits for one waits for other ranks, and can leave them the
 # processor: it yields for about 2 milliseconds, then sleeps between tests.
 _SMALL = 4096
@@ -58,7 +60,7 @@ class MPICommunicator(Communicator):
         self.status = StatusWriter(self.rank, self.size)
         # MPI reads and writes arrays until a request has completed. mpi4py does not keep them alive until then, and an
         # interrupted caller may never wait.
-        self._under_way: set[_Requests] = set()
+        self._under_way: dict[_Requests, None] = {}
         self._node = self._ranks_of_this_node()
         self.local_rank: int = self._node.rank
         self._fences: list[Any] = []
@@ -189,8 +191,12 @@ class MPICommunicator(Communicator):
     def close(self) -> None:
         self.barrier()
         self.status.report_end()
+        # An error that all ranks have may leave communication under way. MPI must not end before it, nor its arrays.
+        deadline = time.monotonic() + _SECONDS_TO_COMPLETE
         for thread in self._progress_threads:
-            thread.stop()
+            thread.stop(deadline)
+        while not all(work.has_ended() for work in list(self._under_way)) and time.monotonic() < deadline:
+            os.sched_yield()
         for window in self._fences:
             window.Unlock_all()
             window.Free()
@@ -215,7 +221,7 @@ class MPICommunicator(Communicator):
         self, collective: str, arrays: tuple[Array, ...], *requests: Any, then: Callable[[], None] | None = None
     ) -> "_Requests":
         work = _Requests(self._under_way, self.status, collective, arrays, requests, then)
-        self._under_way.add(work)
+        self._under_way[work] = None
         return work
 
 
@@ -246,7 +252,7 @@ class _Requests:
 
     def __init__(
         self,
-        under_way: set["_Requests"],
+        under_way: dict["_Requests", None],
         status: StatusWriter,
         collective: str,
         arrays: tuple[Array, ...],
@@ -262,7 +268,16 @@ class _Requests:
         with self._status.waiting(self._collective, self._arrays[0].nbytes):
             for request in self._requests:
                 _wait_for(request, sum(array.nbytes for array in self._arrays))
+        self._end()
+
+    def has_ended(self) -> bool:
+        """Return whether the arrays hold the result. Does not block."""
+        if self._requests and all(request.Test() for request in self._requests):
+            self._end()
+        return not self._requests
+
+    def _end(self) -> None:
         if self._then is not None:
             self._then()
         self._arrays, self._requests, self._then = (), (), None
-        self._under_way.discard(self)
+        del self._under_way[self]

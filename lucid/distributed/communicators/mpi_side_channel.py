@@ -2,13 +2,17 @@
 
 They travel on another duplicate of COMM_WORLD. So they cannot mix with the collectives of the main thread, and arrive
 while that thread waits. Nothing may block here: a peer may be stopped, or a link cut in the middle of a message. So
-there is always a posted receive for the longest message, which is only tested; a send that never ends is abandoned.
+there is always a posted receive for the longest message, which is only tested, and a send is never waited for. `close`
+alone waits: until the messages of all ranks have left, which then are all there.
 """
 
+import time
 from typing import Any
 
 from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, SideChannel
 from lucid.errors import LaunchError
+
+_SECONDS_BETWEEN_TESTS = 1e-4
 
 
 class MPISideChannel(SideChannel):
@@ -31,7 +35,7 @@ class MPISideChannel(SideChannel):
         self._sending: list[tuple[Any, bytes]] = []
 
     def send(self, message: bytes, peer: int) -> None:
-        self._sending = [(request, sent) for request, sent in self._sending if not request.Test()]
+        self._forget_sent()
         self._sending.append((self._ranks.Isend([message, self._mpi.BYTE], peer), message))
 
     def receive(self) -> tuple[int, bytes] | None:
@@ -43,9 +47,20 @@ class MPISideChannel(SideChannel):
         return status.source, message
 
     def close(self) -> None:
+        # A long message leaves only when its receiver takes it. So each rank goes on receiving until none sends.
+        all_have_sent = None
+        while all_have_sent is None or not all_have_sent.Test():
+            self.receive()
+            self._forget_sent()
+            if all_have_sent is None and not self._sending:
+                all_have_sent = self._ranks.Ibarrier()
+            time.sleep(_SECONDS_BETWEEN_TESTS)
         self._receipt.Cancel()
         self._receipt.Wait()
         self._ranks.Free()
+
+    def _forget_sent(self) -> None:
+        self._sending = [(request, sent) for request, sent in self._sending if not request.Test()]
 
     def _post_receipt(self) -> Any:
         return self._ranks.Irecv([self._arriving, self._mpi.BYTE], self._mpi.ANY_SOURCE)

@@ -1,5 +1,6 @@
 """A thread that keeps communication going while the main thread computes: MPI moves messages only during its calls."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ class ProgressThread:
     def __init__(self, advance: Callable[[], bool]) -> None:
         self._advance = advance
         self._thread: threading.Thread | None = None
-        self._work, self._ended = threading.Event(), False
+        self._work, self._deadline = threading.Event(), math.inf
 
     def wake(self) -> None:
         """Tell the thread that there is something to do."""
@@ -27,19 +28,21 @@ class ProgressThread:
             self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread, and wait until it has ended."""
-        self._ended = True
+    def stop(self, deadline: float) -> None:
+        """End the thread when there is nothing more to do, or at `deadline` (`time.monotonic`). Wait until then."""
+        self._deadline = deadline
         self._work.set()
         if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
-        while self._work.wait() and not self._ended:
+        while self._work.wait():
             self._work.clear()  # before `_advance`, so that a `wake` during it counts
             try:
-                while self._advance() and not self._ended:
+                while self._advance() and time.monotonic() < self._deadline:
                     time.sleep(_SECONDS_BETWEEN_CALLS)
             except BaseException:
                 # `advance` keeps the error, and the main thread raises it.
+                return
+            if self._deadline < math.inf:
                 return
