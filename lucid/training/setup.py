@@ -150,7 +150,7 @@ def _overwritten_model(config: RunConfig) -> BERTForPreTraining:
 
 def _initial_model(config: RunConfig, folder: Path) -> BERTForPreTraining:
     model = _overwritten_model(config)
-    given = BERTForPreTraining.from_pretrained(folder)
+    given, _ = BERTForPreTraining.read(folder)
     model.load_state_dict(given.with_vocabulary(config.model.vocab_size).state_dict())
     return model
 

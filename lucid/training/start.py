@@ -7,7 +7,8 @@ from pathlib import Path
 from lucid.data import Corpus, load_tokenizer, tokenizer_hash
 from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTConfig
-from lucid.models.bert.hub import check_size, read_config
+from lucid.models.bert.hub import read_config
+from lucid.models.bert.stored_weights import StoredWeights, stored_weights
 from lucid.training.checkpoints.checkpoint import Checkpoint, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict
@@ -29,8 +30,8 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> t
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
         messages.append(f"starts with the weights and moments of {checkpoint.folder}")
     elif config.initial_model is not None:
-        _check_initial_model(config, config.initial_model)
         messages.append(f"starts with the weights of {config.initial_model}")
+        messages.extend(_check_initial_model(config, config.initial_model).remarks())
     return checkpoint, messages
 
 
@@ -42,14 +43,15 @@ _SHAPE = {field.name for field in fields(BERTConfig)} - {
 }
 
 
-def _check_initial_model(config: RunConfig, folder: Path) -> None:
+def _check_initial_model(config: RunConfig, folder: Path) -> StoredWeights:
     check_tokenizer(folder, Corpus.open(config.data.path))
     given = read_config(folder)
-    check_size(folder, given)
+    weights = stored_weights(folder, given)
     # A larger vocabulary may be padded.
     difference = _shape_difference(given, config.model, _SHAPE - {"vocab_size"})
     if difference:
         raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
+    return weights
 
 
 def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> Checkpoint:

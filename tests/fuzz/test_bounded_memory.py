@@ -83,7 +83,7 @@ FROM_PRETRAINED = "BERTForPreTraining.from_pretrained(folder)"
         (settings_of_a_terabyte, LOAD, "is longer than 262,144 characters"),
         (line_of_a_small_archive, READ_ALL, "a.jsonl.gz:1: longer than 16 MiB"),
         (line_longer_than_memory, READ_ALL, "a.txt:1: longer than 16 MiB"),
-        (huge_model, FROM_PRETRAINED, "too few for the"),
+        (huge_model, FROM_PRETRAINED, "holds no weights of a BERT"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -169,5 +169,5 @@ def test_moments_that_do_not_fit_are_refused(whole: Path, folder: Path, change: 
 def test_a_model_larger_than_its_file_is_refused_before_memory_is_taken(whole: Path, folder: Path, name: str) -> None:
     content = json.loads((whole / "config.json").read_bytes())
     damage(whole, folder, "config.json", json.dumps({**content, name: 2**30}).encode())
-    with pytest.raises(CheckpointError, match=r"too few for the .* weights that config\.json asks for"):
+    with pytest.raises(CheckpointError, match=r"config\.json asks for"):
         BERTForPreTraining.from_pretrained(folder)

@@ -7,6 +7,7 @@ rewrites them beside this script, byte for byte the same with the versions that 
 - `bert_<hidden_act>/`: `config.json` and `model.safetensors` of a tiny random BertForPreTraining as transformers'
   `save_pretrained` writes them, and one safetensors file for each case of inputs: the inputs under their argument's
   name, the logits, the losses, and the gradients of the total loss (`gradient.<parameter or inputs_embeds>`).
+- `saved_names.json`: the names of the tensors that `save_pretrained` writes for each kind of BERT of this size.
 - `adamw.safetensors`, `adamw_uncorrected.safetensors`, `lamb.safetensors`: parameters before, gradients and learning
   rates of each step, parameters after each step.
 - `clipping.safetensors`: gradients, and what torch's `clip_grad_norm_` makes of them.
@@ -17,13 +18,14 @@ Everything is computed in float64 and stored in float32, so that a test against 
 import json
 import math
 import platform
+import tempfile
 from pathlib import Path
 
 import numpy
 import safetensors
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForPreTraining
 
@@ -39,6 +41,18 @@ CASES = {
     "relu": ("padded",),
 }
 
+KINDS = (
+    "BertForMaskedLM",
+    "BertForMultipleChoice",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertLMHeadModel",
+    "BertModel",
+)
+
 STEPS = 20
 BETAS = 0.9, 0.999
 EPS = 1e-6
@@ -52,6 +66,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     for hidden_act, cases in CASES.items():
         make_model(HERE / f"bert_{hidden_act}", hidden_act, cases)
+    make_saved_names()
     make_adamw()
     make_plain("adamw_uncorrected", adam_without_bias_correction)
     make_plain("lamb", lamb)
@@ -66,7 +81,7 @@ def main() -> None:
     (HERE / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
 
 
-def make_model(folder: Path, hidden_act: str, cases: tuple[str, ...]) -> None:
+def tiny_config(hidden_act: str) -> BertConfig:
     config = BertConfig(
         vocab_size=V,
         hidden_size=C,
@@ -77,6 +92,20 @@ def make_model(folder: Path, hidden_act: str, cases: tuple[str, ...]) -> None:
         hidden_act=hidden_act,
     )
     config._attn_implementation = "eager"
+    return config
+
+
+def make_saved_names() -> None:
+    names = {}
+    for kind in KINDS:
+        with tempfile.TemporaryDirectory() as folder:
+            getattr(transformers, kind)(tiny_config("gelu")).save_pretrained(folder)
+            names[kind] = sorted(load_file(Path(folder) / "model.safetensors"))
+    (HERE / "saved_names.json").write_text(json.dumps(names, indent=0) + "\n")
+
+
+def make_model(folder: Path, hidden_act: str, cases: tuple[str, ...]) -> None:
+    config = tiny_config(hidden_act)
     model = BertForPreTraining(config).eval()
     randomise(model)
     model.save_pretrained(folder)

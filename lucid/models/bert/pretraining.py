@@ -4,6 +4,7 @@ Devlin et al., "BERT: Pre-training of deep bidirectional transformers for langua
 B batch, T length, C width, V vocabulary, S sequences.
 """
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -27,6 +28,7 @@ from lucid.models.bert.arguments import (
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import BERTModel
 from lucid.models.bert.heads import HeadLoss, PreTrainingHeads, Reduction, most_probable
+from lucid.models.bert.stored_weights import StoredWeights, stored_weights
 from lucid.models.bert.token_rows import LabelledRows
 from lucid.nn import Module, functional, init
 from lucid.random import coordinates_by_hand
@@ -60,22 +62,32 @@ class BERTForPreTraining(Module):
     def from_pretrained(cls, folder: str | Path) -> "BERTForPreTraining":
         """Read a model from a folder with `config.json` and `model.safetensors`, as `transformers` writes them.
 
-        If they lack pooler or heads, these get new weights, with a warning. Raises `CheckpointError`.
+        If they lack pooler or heads, these get new weights; if they hold the head of another task, it is left out. A
+        warning says so. Raises `CheckpointError`.
         """
-        folder = Path(folder)
+        model, weights = cls.read(Path(folder))
+        for remark in weights.remarks():
+            warnings.warn(remark, stacklevel=2)
+        return model
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple["BERTForPreTraining", StoredWeights]:
+        """Do what `from_pretrained` does, without warnings; also return which parts are missing, and what is left out.
+
+        Raises `CheckpointError`.
+        """
         config = hub.read_config(folder)
-        hub.check_size(folder, config)
+        weights = stored_weights(folder, config)
         state = random.state()
         with init.without_draws():
             model = cls(config)
-        missing = hub.read_weights(folder, model)
-        if missing:
+        values = weights.read()
+        if weights.missing:
             with random.using(state):
-                drawn = dict(cls(config).named_parameters())
-            for name, parameter in model.named_parameters():
-                if name in missing:
-                    parameter.data[...] = drawn[name].data
-        return model
+                drawn = cls(config).state_dict()
+            values |= {name: array for name, array in drawn.items() if weights.is_missing(name)}
+        model.load_state_dict(values)
+        return model, weights
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` to a folder, from which `transformers` can load them."""

@@ -21,6 +21,7 @@ from lucid.errors import CheckpointError
 from lucid.files import flush, parse_dataclass, parse_json, sha256_of
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
+from lucid.models.bert.stored_weights import in_words, stored_weights
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.log_window import WindowSums
 from lucid.training.product_choices import ProductChoices
@@ -94,7 +95,10 @@ class Checkpoint:
 
     def load(self, model: BERTForPreTraining, optimizer: MomentOptimizer) -> dict[str, np.ndarray]:
         """Copy the weights into `model`, and return the moments for `optimizer.restore`."""
-        hub.read_weights(self.folder, model)
+        weights = stored_weights(self.folder, model.config)
+        if weights.missing:
+            raise CheckpointError(f"{self.folder} is damaged: it has no {in_words(weights.missing)}")
+        model.load_state_dict(weights.read())
         path = self.folder / OPTIMIZER_FILE
         try:
             # One moment at a time: all of them take twice as much memory as the weights.
