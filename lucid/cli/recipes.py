@@ -1,6 +1,5 @@
 """`lucid recipes`: prints the recipes, and writes the SLURM job templates, that come with lucid."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 import lucid
 from lucid.errors import ConfigError
+from lucid.files import written_aside
 
 
 def recipes(
@@ -69,5 +69,6 @@ def _write_templates(folder: Path) -> None:
             raise ConfigError(f"{folder / template.name} exists: remove it first, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for template in templates:
-        shutil.copy(template, folder)
+        with written_aside(folder / template.name, ConfigError) as file:
+            file.write(template.read_bytes())
     print(f"{folder} holds the templates. Copy site.env.example in it to site.env, and describe your cluster there.")

@@ -168,7 +168,7 @@ class _Job:
 def _folder(given: Path | None) -> Path:
     """Return the folder of the job templates as an absolute path."""
     here = Path("slurm")
-    folder = (given or (here if (here / "job.sh").is_file() else shipped("slurm"))).resolve()
+    folder = Path(os.path.realpath(given or (here if (here / "job.sh").is_file() else shipped("slurm"))))
     if not (folder / "job.sh").is_file() or folder.parent == Path(lucid.__file__).resolve().parent:
         raise LaunchError(f"there are no job templates in {given or here}: lucid recipes --slurm slurm writes them")
     if "," in f"{folder}{sys.executable}":

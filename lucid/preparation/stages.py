@@ -6,6 +6,7 @@ A run with other inputs or settings removes them, and starts from nothing.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -117,7 +118,7 @@ def _check_arguments(inputs: Sequence[str | Path], output: Path, held_out: float
     if not 0 <= held_out < 1:
         raise DataError(f"held_out is {held_out}: it is a fraction of the documents, at least 0 and below 1")
     for entry in inputs:
-        if Path(entry).is_dir() and output.resolve().is_relative_to(Path(entry).resolve()):
+        if Path(entry).is_dir() and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(entry)):
             raise DataError(f"output {output} lies within the input folder {entry}: choose a place outside")
     if output.exists() and not output.is_dir():
         raise DataError(f"output {output} is a file: choose a folder")

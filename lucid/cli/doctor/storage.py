@@ -18,8 +18,8 @@ _CHECKPOINT = 3 * 4 * parameter_count(BERTConfig())
 
 def measure_storage(folder: Path) -> Finding:
     """Write blocks to an unnamed file, each flushed to the disk, and judge the rate."""
-    # A missing folder will be on the disk of its nearest existing parent.
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    # A missing folder will be on the disk of its nearest existing parent. A link to nowhere exists, and is an error.
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     block = os.urandom(_BLOCK)
     try:
         free = os.statvfs(existing)

@@ -76,7 +76,8 @@ class DistributedDataParallel(Generic[ModuleT]):
         allocate_values = communicator.allocate_for_node if sharded else communicator.allocate
         self.flat = flat = flatten(module, communicator.allocate, allocate_values, bfloat16_copy)
         communicator.barrier()
-        bucket_elements = max(1, int(bucket_megabytes * 2**20) // flat.gradients.itemsize)
+        bucket_bytes = int(min(bucket_megabytes * 2**20, flat.gradients.nbytes))
+        bucket_elements = max(1, bucket_bytes // flat.gradients.itemsize)
         buckets = cut(flat, bucket_elements)
         self.partition = (Sharded if sharded else Replicated)(flat, communicator, buckets)
         self._reduction: Reduction

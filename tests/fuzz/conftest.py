@@ -1,0 +1,60 @@
+"""Commands in forks, and the files that they read."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from forks import ForkServer
+from small_run import SETTINGS
+from texts import made_up_text
+
+SITE = 'ACCOUNT="me"\nCPU_PARTITION="cpu"\nGPU_PARTITION="gpu"\nLAUNCHER="srun"\n'
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """Runs `lucid` commands in forks."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def originals(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, a corpus, the settings of a run, the run at step 2, its model, and templates of jobs."""
+    folder = tmp_path_factory.mktemp("originals")
+    (folder / "books").mkdir()
+    (folder / "books" / "a.txt").write_text(made_up_text(60, seed=1), encoding="utf-8")
+    (folder / "books" / "b.jsonl").write_text('{"text": "One is here. Two is here."}\n' * 3)
+    (folder / "hosts").write_text("localhost\n")
+    (folder / "run.yaml").write_text(yaml.safe_dump(run_of_two_steps()))
+    for command in (
+        ("prepare", "books", "-o", "corpus", "--vocab-size", 200, "--held-out", 0.1, "--processes", 1),
+        ("train", "run.yaml"),
+        ("export", "run", "model"),
+        ("recipes", "--slurm", "slurm"),
+    ):
+        result = forks.run(*command, folder=folder)
+        assert result.code == 0, result.errors
+    (folder / "slurm" / "site.env").write_text(SITE)
+    return folder
+
+
+def run_of_two_steps() -> dict[str, Any]:
+    """Return the settings of a short run; its paths are relative."""
+    settings: dict[str, Any] = json.loads(json.dumps(SETTINGS))
+    settings["model"]["num_hidden_layers"] = 1
+    settings["optimizer"]["warmup_steps"] = 0
+    settings["train"] |= {"steps": 2, "global_batch": 4, "evaluation_samples": 8}
+    settings["data"]["path"] = "corpus"
+    return {**settings, "run_folder": "run"}
+
+
+@pytest.fixture
+def folder(originals: Path, tmp_path: Path) -> Path:
+    """A copy of `originals` of one's own."""
+    return Path(shutil.copytree(originals, tmp_path / "folder"))
