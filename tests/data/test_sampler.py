@@ -248,7 +248,7 @@ def test_every_other_document_is_drawn_as_a_random_segment(corpus: Corpus) -> No
     chooser = PairChooser(corpus, find_spans(corpus, LONGEST), LONGEST, 0.0)
     words = random_words(Purpose.PAIR, Coordinates.of(1, 0, np.arange(20_000)), WORDS)
     pairs = chooser.choose(np.full(20_000, 9), words)
-    own = int(documents_of(corpus, chooser.corpus.sentences.at(chooser.spans[9:10]))[0])
+    own = int(documents_of(corpus, chooser.spans[9:10])[0])
     drawn = documents_of(corpus, pairs.second_start[pairs.labels == 1])
     assert set(drawn.tolist()) == set(range(corpus.document_count)) - {own}
 
@@ -260,30 +260,6 @@ def test_a_fraction_of_the_samples_is_short(corpus: Corpus) -> None:
     )
     assert abs(short.sum(axis=1).mean() - (3 + (2 + LONGEST) / 2)) < 5
     assert full.sum(axis=1).mean() > 55
-
-
-def test_spans_tile_the_documents_and_have_two_sentences_if_the_document_does(corpus: Corpus) -> None:
-    spans = find_spans(corpus, LONGEST)
-    starts = corpus.documents.at(np.arange(corpus.document_count + 1))
-    sizes = np.diff(spans)
-    assert set(starts.tolist()) <= set(spans.tolist())
-    single = np.isin(spans[:-1], starts[:-1][np.diff(starts) == 1])
-    assert (sizes[~single] >= 2).all()
-    assert (sizes[single] == 1).all()
-    # All but the last span of a document fill a sequence, and none goes on after it is full but for a lone sentence.
-    offsets = corpus.sentences.at(spans)
-    last = np.isin(spans[1:], starts)
-    assert (np.diff(offsets)[~last] >= LONGEST).all()
-    before_end = corpus.sentences.at(spans[1:] - 1) - offsets[:-1]
-    assert (before_end[~last] < LONGEST)[sizes[~last] > 2].all()
-
-
-def test_spans_do_not_depend_on_how_many_documents_are_cut_at_once(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together = find_spans(corpus, 40)
-    monkeypatch.setattr("lucid.data.spans._DOCUMENTS_AT_ONCE", 7)
-    assert (find_spans(corpus, 40) == together).all()
 
 
 def test_documents_of_one_sentence_give_both_labels(corpus_of: Callable[..., Corpus]) -> None:
