@@ -20,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(launch.run(given[1:]))
     if arguments is None:
         from lucid.launch.placement import take_share
+        from lucid.launch.processes import end_with_launcher
 
+        end_with_launcher()
         take_share(os.environ)
     from lucid.cli import app
 

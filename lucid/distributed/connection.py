@@ -20,6 +20,7 @@ from lucid.distributed.communicators.staged import StagedCommunicator
 from lucid.distributed.health.guard import abort_on_exception, report_and_abort
 from lucid.distributed.health.software import check_same_software
 from lucid.errors import ConfigError, LaunchError, LucidError
+from lucid.launch.processes import end_with_launcher
 
 Backend = Literal["auto", "single", "mpi", "shared_memory", "nccl"]
 # The communicators that find the other processes; the other backends are built on them.
@@ -44,6 +45,7 @@ def join(group: Literal["auto", "single", "mpi"] = "auto") -> ProcessGroup:
     """
     if group not in ("auto", "single", "mpi"):
         raise ConfigError(f"backend {group!r} is not known: use 'auto', 'single', 'mpi', 'shared_memory' or 'nccl'")
+    end_with_launcher()
     announcement = announced()
     if group == "mpi" or (group == "auto" and not is_alone()):
         return _with_one_version(MPICommunicator())

@@ -17,6 +17,7 @@ from typing import IO
 
 from lucid import output
 from lucid.errors import ExitCode
+from lucid.launch.processes import adopt_orphans, end_children
 
 # What each signal becomes for mpiexec. Every MPI passes SIGUSR1 on to the ranks, where it asks for a stop. A rank that
 # is still starting keeps it until then.
@@ -30,7 +31,7 @@ _PASSED_ON = {
 STOP_SIGNALS = frozenset(number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN)
 # Launchers lose signals that arrive before their ranks have started.
 _SECONDS_BETWEEN_REQUESTS = 5.0
-# A process that is left of mpiexec's may hold the output open.
+# A process that cannot be ended may hold the output open.
 _SECONDS_FOR_THE_OUTPUT = 2.0
 _SHOW_THE_CURSOR = "\x1b[?25h"
 
@@ -64,7 +65,9 @@ def run(command: Sequence[str], variables: Mapping[str, str], descriptors: Seque
     """Run `command`, an mpiexec, with more environment `variables` and open file `descriptors`, to its end.
 
     Signals ask the ranks to save and stop. The first Ctrl-C does, too, if they can save; the next ends them at once.
+    If mpiexec is killed, its ranks would end a moment later: nothing of the attempt is left when this returns.
     """
+    adopt_orphans()
     process = _start(command, variables, descriptors)
     copiers = [_copy(process.stdout, 1), _copy(process.stderr, 2)]
     asked: set[signal.Signals] = set()
@@ -73,6 +76,7 @@ def run(command: Sequence[str], variables: Mapping[str, str], descriptors: Seque
         if number == signal.SIGINT and (number in asked or not can_save):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            end_children()
             if sys.stdout.isatty():
                 print(_SHOW_THE_CURSOR, end="", flush=True)  # the live line of the first rank had hidden it
             return Ended(ExitCode.INTERRUPTED, stop_asked=True)
@@ -82,6 +86,7 @@ def run(command: Sequence[str], variables: Mapping[str, str], descriptors: Seque
             asked.add(number)
         if number != signal.SIGCHLD:
             process.send_signal(_PASSED_ON[number] if number else signal.SIGUSR1)
+    end_children()
     for copier in copiers:
         copier.join(_SECONDS_FOR_THE_OUTPUT)
     interrupted = signal.SIGINT in asked and process.returncode != ExitCode.FINISHED

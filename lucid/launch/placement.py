@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from lucid.errors import LaunchError
 from lucid.launch.limits import ROOT, allowed_cpus, available_cores, numbers_in, physical_cores
+from lucid.launch.processes import ancestors_of_rank
 from lucid.launch.rank_status import lent_descriptor
 
 T = TypeVar("T")
@@ -126,28 +127,11 @@ def take_share(environment: MutableMapping[str, str]) -> None:
 
 
 def _is_bound() -> bool:
-    """Return whether the launcher has bound this process. Launchers bind ranks, but not themselves.
-
-    A script may stand between the two: the launcher is the first ancestor without a rank in its environment.
-    """
+    """Return whether the launcher has bound this process. Launchers bind ranks, but not themselves."""
     try:
-        ancestor = os.getppid()
-        while _is_of_a_rank(ancestor):
-            ancestor = _parent(ancestor)
-        return os.sched_getaffinity(0) != os.sched_getaffinity(ancestor)
-    except (AttributeError, OSError):
+        return os.sched_getaffinity(0) != os.sched_getaffinity(ancestors_of_rank()[-1].number)
+    except (AttributeError, IndexError, OSError):
         return True  # not known
-
-
-def _is_of_a_rank(process: int) -> bool:
-    variables = Path(f"/proc/{process}/environ").read_text(errors="replace").split("\0")
-    return any(variable.startswith(f"{rank}=") for variable in variables for rank, _ in _LOCAL_RANKS)
-
-
-def _parent(process: int) -> int:
-    # The name of the program, in parentheses, may contain spaces.
-    _, _, fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")
-    return int(fields.split()[1])
 
 
 def _gpu_of(local: LocalRank, gpus: Sequence[GPU]) -> GPU:

@@ -23,6 +23,7 @@ import time
 
 from lucid.errors import ExitCode, LaunchError
 from lucid.launch import placement
+from lucid.launch.processes import end_with_launcher
 from lucid.launch.rank_status import PAGE_BYTES, RankStatus, lend_page
 
 _PLACEMENT = ("--bind", "--gpus")
@@ -47,8 +48,9 @@ def main() -> int:
         return ExitCode.REFUSED
     kills_before = _out_of_memory_kills()
     page = lend_page()
-    # Negative after a signal.
-    code = os.waitstatus_to_exitcode(_wait(_start([sys.executable, *arguments[len(options) :]])))
+    child = _start([sys.executable, *arguments[len(options) :]])
+    end_with_launcher()  # and so does the child
+    code = os.waitstatus_to_exitcode(_wait(child))  # negative after a signal
     message = _last_words(code, page, out_of_memory=_out_of_memory_kills() > kills_before)
     if message:
         os.write(2, message.encode())  # in one write, so that messages of ranks do not mix

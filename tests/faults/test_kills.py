@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pytest
-from launching import FEW_CORES, TRAIN, rank_processes
+from launching import FEW_CORES, TRAIN, descendants
 
 from lucid.training.checkpoints.store import find_model
 
@@ -65,14 +65,17 @@ def weights_of(run_folder):
 
 
 def kill_after_steps(process, steps, choose_victim):
-    """Kill a process of the run after it has printed this many more steps; return the last step that it printed."""
+    """Kill a process of the run after it has printed this many more steps; return the last step that it printed.
+
+    The processes are mpiexec, its proxy, and the ranks.
+    """
     step = 0
     for line in process.stdout:
         if found := re.match(rf"step +(\d+)/{STEPS}", line):
             step = int(found[1])
             steps -= 1
             if steps == 0:
-                os.kill(choose_victim([process.pid, *rank_processes(process.pid)]), signal.SIGKILL)
+                os.kill(choose_victim([process.pid, *descendants(process.pid)]), signal.SIGKILL)
                 break
     # Read the rest of the launcher's output: until then it could not end.
     process.communicate(timeout=60)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hosts import until
 from launching import FEW_CORES, descendants, rank_processes
 
+from lucid.launch.processes import Process
 from lucid.training.checkpoints.store import CheckpointStore, find_model
 
 pytestmark = pytest.mark.long
@@ -109,17 +111,38 @@ def weights(run_folder):
     return (find_model(run_folder) / "model.safetensors").read_bytes()
 
 
-def test_a_run_whose_rank_is_killed_ends_with_the_weights_of_an_undisturbed_one(start, undisturbed, losses, tmp_path):
+@pytest.mark.parametrize("victim", ["rank", "proxy", "launcher"])
+def test_a_run_of_which_a_process_is_killed_ends_like_an_undisturbed_one(start, victim, undisturbed, losses, tmp_path):
     run = start(*LONG)
     run.read_until("step  50/150")
-    os.kill(run.ranks()[0], signal.SIGKILL)
-    run.read_until("lucid launch: failed with exit code")
-    assert "newest checkpoint: step 40; restart 1 of 3 in 0 s with 2 ranks" in run.output
+    processes = descendants(run.process.pid)
+    launcher, proxy = processes[:2]
+    os.kill({"rank": run.ranks()[0], "proxy": proxy, "launcher": launcher}[victim], signal.SIGKILL)
+    run.read_until("newest checkpoint: step 40; restart 1 of 3 in 0 s with 2 ranks")
+    # The attempt that follows does not meet a rank of this one.
+    assert not any(map(Process.read, processes))
+    assert ("launcher was killed by SIGKILL" if victim == "launcher" else "failed with exit code") in run.output
     run.read_until("resumes from step 40")
     assert run.finish() == 0, run.output
     assert "finished at step 150 of 150" in run.output
     assert weights(tmp_path / "run") == weights(undisturbed)
     assert losses(tmp_path / "run") == losses(undisturbed)
+
+
+def test_a_run_goes_on_while_the_processes_above_its_ranks_are_suspended(start, losses, tmp_path):
+    run = start(*LONG)
+    run.read_until("step  50/150")
+    launcher, proxy = descendants(run.process.pid)[:2]
+    suspended = (run.process.pid, launcher, proxy)
+    for number in suspended:
+        os.kill(number, signal.SIGSTOP)
+    step = max(losses(tmp_path / "run"))
+    until(lambda: max(losses(tmp_path / "run")) > step)
+    for number in suspended:
+        os.kill(number, signal.SIGCONT)
+    assert run.finish() == 0, run.output
+    assert run.output.count("finished at step 150 of 150") == 1
+    assert "lucid launch:" not in run.output
 
 
 def test_a_lost_host_means_fewer_ranks_and_the_same_curve(start, undisturbed, losses, tmp_path):

@@ -1,0 +1,139 @@
+"""No process of a run outlives the others: ranks end with their launcher, and nothing is left of an attempt.
+
+A launcher starts ranks through a process on each host: MPICH's hydra_pmi_proxy, Open MPI's prted, SLURM's slurmstepd.
+If that process is killed, nobody ends its ranks: they would go on training by themselves, while the launcher waits for
+them. So each rank and its parent (`rank_parent`) watch the processes above them. Launchers notice when these ranks have
+ended, and end those of other hosts.
+
+The kernel offers PR_SET_PDEATHSIG for this. But it also ends a rank if only the *thread* that started the rank ends,
+and launchers may start ranks from threads.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+SECONDS_BETWEEN_LOOKS = 0.5
+# A process that waits for a dead file server does not end before that answers. It computes nothing any more.
+SECONDS_TO_DIE = 10.0
+
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+
+# Launchers set one of these for their ranks, and not for their own processes. Inner launchers come before outer ones:
+# mpiexec inside a step of SLURM inherits the variables of the step.
+_SLURM = "SLURM_STEP_ID"
+_VARIABLES_OF_RANKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", _SLURM)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process. Its start (a number of ticks) distinguishes it from a later process with the same number."""
+
+    number: int
+    parent: int
+    start: int
+
+    @classmethod
+    def read(cls, number: int) -> Self | None:
+        """Return the process `number`, or None if it has ended. Raises `OSError` if the system does not say."""
+        try:
+            text = Path(f"/proc/{number}/stat").read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        # The name of the program, in parentheses, may contain anything.
+        state, parent, *fields = text.rpartition(")")[2].split()
+        return None if state in "ZX" else cls(number, int(parent), int(fields[17]))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has certainly ended."""
+        try:
+            now = Process.read(self.number)
+        except OSError:  # for example: too many open files
+            return False
+        return now is None or now.start != self.start
+
+    def has_variable(self, name: str) -> bool:
+        """Return whether it was started with this variable. Processes of other users count as started without."""
+        try:
+            variables = Path(f"/proc/{self.number}/environ").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return any(variable.startswith(f"{name}=".encode()) for variable in variables)
+
+
+def ancestors_of_rank() -> list[Process]:
+    """Return the parent of this process, its parent, and so on up to the launcher's process, which is the last.
+
+    Scripts and a `rank_parent` may stand between. The list is empty for a process that no launcher has started, and on
+    a system that does not say.
+    """
+    variable = _variable_of_rank()
+    found: list[Process] = []
+    try:
+        ancestor = Process.read(os.getppid()) if variable else None
+        while variable and ancestor:
+            found.append(ancestor)
+            ancestor = Process.read(ancestor.parent) if ancestor.has_variable(variable) else None
+    except OSError:
+        return []
+    return found
+
+
+@cache
+def end_with_launcher() -> None:
+    """Start a thread that kills this process, a rank or its parent, soon after the launcher's process has ended.
+
+    It does the same if a process between the two ends, but not under SLURM: there a shell may end before the commands
+    that it has started in the background, and SLURM itself ends a step whose task has been killed.
+    """
+    ancestors = ancestors_of_rank()
+    watched = ancestors[-1:] if _variable_of_rank() == _SLURM else ancestors
+    if not watched:
+        return
+    import threading
+
+    threading.Thread(target=_kill_this_process_after, args=(watched,), daemon=True).start()
+
+
+def _kill_this_process_after(watched: list[Process]) -> None:
+    while not any(process.has_ended for process in watched):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of all its descendants that lose theirs, for `end_children`."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_children() -> None:
+    """Kill all children of this process, adopted ones included, and wait for their end."""
+    deadline = time.monotonic() + SECONDS_TO_DIE
+    # The children of a child that is killed are the next ones.
+    while (children := _children()) and time.monotonic() < deadline:
+        for child in children:
+            with suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, os.WNOHANG)
+        time.sleep(0.01)
+
+
+def _children() -> list[int]:
+    this = os.getpid()
+    try:
+        return [int(number) for number in Path(f"/proc/{this}/task/{this}/children").read_text().split()]
+    except OSError:
+        return []  # the system does not say
+
+
+def _variable_of_rank() -> str | None:
+    return next((name for name in _VARIABLES_OF_RANKS if name in os.environ), None)
