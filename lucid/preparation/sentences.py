@@ -4,15 +4,14 @@
 it. So the layout is read first, and each list item, heading and paragraph is split on its own.
 """
 
-import re
-from collections.abc import Iterator
+from itertools import groupby
 
 import sentencex
 
-_PARAGRAPH = re.compile(r"\n[ \t\f\v]*(?:\n[ \t\f\v]*)+")
-_BULLET = re.compile(r"(?:[-*+•]|\d{1,3}[.)])\s")
-# Characters: wrapped text has shorter lines than this. In wider text each line is a paragraph.
-_WIDEST_WRAP = 120
+from lucid.preparation.wrapping import unwrap
+
+# A short segment like "1." or "(*)", but not "12", is the number of a list item, which belongs to the next sentence.
+_LONGEST_NUMBER = 8
 
 
 def split_sentences(text: str, language: str = "en") -> list[str]:
@@ -20,34 +19,19 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
 
     `language`, a code like `de`, determines the abbreviations. An unknown code counts as English.
     """
-    paragraphs = "\n\n".join(part for paragraph in _PARAGRAPH.split(text) for part in _unwrap(paragraph))
+    # Text of a JSON line may end its lines in any way.
+    blocks = (rows for blank, rows in groupby(text.splitlines(), lambda row: not row.strip()) if not blank)
+    paragraphs = "\n\n".join(part for rows in blocks for part in unwrap(rows))
     sentences: list[str] = []
     number = ""
     for segment in sentencex.segment(language, paragraphs):
         sentence = " ".join([number, *segment.split()]).strip()
-        # A segment without a letter is the number of a list item, which belongs to the next sentence.
-        number = "" if any(map(str.isalpha, sentence)) else sentence
-        if sentence and not number:
+        if sentence and not _is_number(sentence):
             sentences.append(sentence)
+            sentence = ""
+        number = sentence
     return [*sentences, number] if number else sentences
 
 
-def _unwrap(paragraph: str) -> Iterator[str]:
-    """Join the lines of a paragraph that belong together, and yield the joined lines."""
-    lines = [line.rstrip() for line in paragraph.splitlines()]
-    width = max(map(len, lines), default=0)
-    joined: list[str] = []
-    for before, line in zip(["", *lines], lines, strict=False):
-        if joined and _starts_anew(before, line, width):
-            yield " ".join(joined)
-            joined = []
-        joined.append(line.strip())
-    yield " ".join(joined)
-
-
-def _starts_anew(before: str, line: str, width: int) -> bool:
-    """Return whether the line break was meant: the next word is not in lower case, and would have fitted above."""
-    words = line.split(maxsplit=1)
-    if not words or width > _WIDEST_WRAP or _BULLET.match(line.lstrip()):
-        return True
-    return not words[0][0].islower() and len(before) + 1 + len(words[0]) <= width
+def _is_number(sentence: str) -> bool:
+    return len(sentence) <= _LONGEST_NUMBER and not sentence[-1].isdigit() and not any(map(str.isalpha, sentence))

@@ -1,0 +1,120 @@
+"""Joins the lines of text that was wrapped, and keeps the lines of lists, captions, poems, logs and source code.
+
+A program that wraps text begins a new line where the next word does not fit. So the lines of wrapped text are full: the
+first word of the next line would have passed the width. Lines that mean something end anywhere.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+_BULLET = re.compile(r"(?:[-*+•]|\d{1,3}[.)])\s")
+# Columns: text is not wrapped to less, and in wider text each line is a paragraph.
+_NARROWEST, _WIDEST = 30, 120
+# Characters of two columns. A line may break before any ideograph, but not before the marks that follow it.
+_WIDE = re.compile(
+    "[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U00020000-\U0003fffd]"
+)
+_IDEOGRAPH = re.compile(
+    "[\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd][\u3001-\u3002\u300d-\u300f\uff01-\uff1f]*"
+)
+# Columns: longer words, such as addresses, say little about the width.
+_LONGEST_WORD = 20
+_OPENING = "\"'([{«‹„“”‘’¿¡"
+_CLOSING, _STOPS = "\"')]}»›”’", (".", "!", "?", ":", ";", "…", "。", "！", "？")
+_AFTER_STOP = re.compile(r"[.!?]\W{1,4}(\w)")
+# How often the lines of a list may be full by accident.
+_ACCIDENT = 0.01
+
+
+class _Line(NamedTuple):
+    """A line of a paragraph: its columns, with indentation, and the columns that its first word needs.
+
+    `goes_on`: it begins with a letter that is no capital. `is_item`: it begins with a bullet or a number.
+    """
+
+    text: str
+    columns: int
+    word: int
+    is_capital: bool
+    goes_on: bool
+    is_item: bool
+
+
+def unwrap(rows: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a paragraph, none of them blank; those that belong together are joined by a space."""
+    rows = [row.rstrip() for row in rows]
+    if not _NARROWEST <= (width := _width(rows)) <= _WIDEST:
+        yield from map(str.strip, rows)
+        return
+    lines = [_line(row) for row in rows]
+    cased = any(line.is_capital for line in lines) or _has_capital_after_stop(lines)
+    wrapped = _is_wrapped(lines, width, cased)
+    joined = [lines[0].text]
+    for before, line in pairwise(lines):
+        belongs = _is_full(before, line, width) if line.is_capital else _is_nearly_full(before, line, width)
+        if not wrapped or line.is_item or not (belongs or (cased and line.goes_on)):
+            yield " ".join(joined)
+            joined = []
+        joined.append(line.text)
+    yield " ".join(joined)
+
+
+def _width(rows: Sequence[str]) -> int:
+    """Return the columns of the widest line. One in eleven may be wider, as one with an address is."""
+    columns = sorted(map(_columns, rows))
+    return columns[-1 - len(columns) // 11] if columns else 0
+
+
+def _columns(text: str) -> int:
+    return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
+
+
+def _line(row: str) -> _Line:
+    text = row.strip()
+    word = text.split(maxsplit=1)[0]
+    ideograph = _IDEOGRAPH.match(text)
+    needed = _columns(ideograph[0]) if ideograph else 1 + min(_columns(word), _LONGEST_WORD)
+    item = _BULLET.match(text)
+    first = (text[item.end() if item else 0 :].lstrip(_OPENING) or text)[0]
+    is_capital = first.isupper() or first.istitle()
+    return _Line(text, _columns(row), needed, is_capital, first.isalpha() and not is_capital, item is not None)
+
+
+def _is_full(before: _Line, line: _Line, width: int) -> bool:
+    """Return whether the first word of `line` would not have fitted into the line before."""
+    return before.columns + line.word > width
+
+
+def _is_nearly_full(before: _Line, line: _Line, width: int) -> bool:
+    """Return the same of a line that somebody wrapped by hand, or altered later."""
+    return _is_full(before, line, width * 7 // 8)
+
+
+def _has_capital_after_stop(lines: Sequence[_Line]) -> bool:
+    return any(match[1].isupper() for line in lines for match in _AFTER_STOP.finditer(line.text))
+
+
+def _is_wrapped(lines: Sequence[_Line], width: int, cased: bool) -> bool:
+    """Return whether lines continue the line before because that was full."""
+    pairs = [(before, line) for before, line in pairwise(lines) if not line.is_item]
+    stops = [line.text.rstrip(_CLOSING).endswith(_STOPS) for line in lines]
+    may_belong = all(_is_nearly_full(before, line, width) or (cased and line.goes_on) for before, line in pairs)
+    if stops[-1] and 4 * sum(stops) <= len(stops) + 3 and may_belong:
+        return True  # sentences seldom end where lines do
+    breaks = [(before, line) for before, line in pairs if line.goes_on]
+    if cased:
+        return 0 < 2 * len(breaks) <= 3 * sum(_is_nearly_full(before, line, width) for before, line in breaks)
+    # Without capitals a list looks the same, and a few of its lines may be full by accident: seldom so of ideographs.
+    full = [before.columns for before, line in breaks if _is_full(before, line, width)]
+    if len(full) < (2 if _IDEOGRAPH.match(lines[0].text) else 4) or 10 * len(full) < 9 * len(breaks):
+        return False
+    # Full lines differ by less than a word, while a paragraph may end anywhere.
+    if lines[-1].columns < 2 * min(full) - max(full):
+        return True
+    # Would other lines of the text have been full, too, in the place of those that follow?
+    words = sorted(line.word for _, line in breaks)
+    return prod(1 - bisect_right(words, width - columns) / len(words) for columns in full) < _ACCIDENT
