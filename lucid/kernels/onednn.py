@@ -8,6 +8,7 @@ import ctypes
 import functools
 import importlib.metadata
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,13 +24,19 @@ WHEEL = "onednn-cpu-gomp"
 
 # Constants of the C interface: dnnl_data_type_t, the arguments of a product, dnnl_cpu_isa_t, and others.
 _DATA_TYPES = {BFLOAT16: 2, np.dtype(np.float32): 3}
-_LEFT, _RIGHT, _OUT, _BIAS = 1, 33, 17, 41
+_LEFT, _RIGHT, _OUT, _BIAS, _SCRATCH = 1, 33, 17, 41, 80
 _BFLOAT16_INSTRUCTIONS = 0x80
 _CPU, _IN_ORDER, _STRICT = 1, 1, 0
 _UNIMPLEMENTED = 3
+_SCRATCH_OF_CALLER, _SCRATCH_DESCRIPTION = 1, 136
 # A training step has about 50 different products. Each new number of rows or of masked positions, and in attention each
-# new length of a sequence, adds more. Compiling one takes half a millisecond; a product of rows occupies 0.2 MB.
-_MOST_PRODUCTS = 512
+# new length of a sequence, adds more. Compiling one takes half a millisecond.
+MOST_PRODUCTS = 1024
+# What a product occupies, with what each thread that runs it adds: 40 to 135 KB were measured, and 1 to 5 KB a thread.
+PRODUCT_BYTES = 150_000
+# Threads often need the same new product at once. oneDNN's own cache lets one of them compile it, and the others wait.
+_BEING_COMPILED = 64
+_CACHE_LINE = 64
 
 
 class Unimplemented(Exception):  # noqa: N818  # not an error yet: the caller has another way
@@ -55,6 +62,9 @@ class _Library:
         self.functions = ctypes.CDLL(str(path))
         number, scale = ctypes.c_int, ctypes.c_float
         self.functions.dnnl_post_ops_append_sum.argtypes = [ctypes.c_void_p, scale, ctypes.c_int32, number]
+        self.functions.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
+        self.functions.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+        self.call("dnnl_set_primitive_cache_capacity", _BEING_COMPILED)
         self.engine = self.make("dnnl_engine_create", _CPU, ctypes.c_size_t(0))
         # PyDLL: the call is short, so it does not release the GIL, which it would have to wait for afterwards.
         self.set_address = ctypes.PyDLL(str(path)).dnnl_memory_set_data_handle
@@ -75,8 +85,35 @@ class _Library:
         return made
 
 
+class _Call:
+    """What a thread passes to oneDNN when it runs a product; one thread at a time uses it."""
+
+    def __init__(self, library: _Library, descriptors: dict[int, ctypes.c_void_p]) -> None:
+        """Make memory objects for arrays with `descriptors`, by the numbers of the product's arguments."""
+        self._library = library
+        self._memories = [
+            library.make("dnnl_memory_create", descriptor, library.engine, None) for descriptor in descriptors.values()
+        ]
+        pairs = zip(descriptors, self._memories, strict=True)
+        self._arguments = (_Argument * len(descriptors))(*(_Argument(number, memory) for number, memory in pairs))
+
+    def run(self, primitive: ctypes.c_void_p, stream: ctypes.c_void_p, addresses: Sequence[int]) -> None:
+        """Run a product on the arrays at `addresses`, in the order of the descriptors."""
+        for memory, address in zip(self._memories, addresses, strict=True):
+            self._library.set_address(memory, address)
+        self._library.call("dnnl_primitive_execute", primitive, stream, len(addresses), self._arguments)
+        self._library.call("dnnl_stream_wait", stream)
+
+    def __del__(self) -> None:
+        for memory in getattr(self, "_memories", ()):
+            self._library.call("dnnl_memory_destroy", memory)
+
+
 class _Product:
-    """A product that oneDNN has compiled for arrays of one layout in memory; only one thread uses it."""
+    """A product that oneDNN has compiled for arrays of one layout in memory. Several threads may run it at once.
+
+    The caller of oneDNN owns the scratch memory. A product of oneDNN's with its own could serve one thread only.
+    """
 
     def __init__(
         self,
@@ -89,20 +126,24 @@ class _Product:
     ) -> None:
         self._library = library
         layouts = {_LEFT: left, _RIGHT: right, _OUT: out} | ({_BIAS: bias} if bias else {})
-        descriptors = {number: self._describe(layout) for number, layout in layouts.items()}
+        self._descriptors = {number: self._describe(layout) for number, layout in layouts.items()}
         attributes = self._attributes(accumulate)
-        of_arrays = (descriptors.get(number) for number in (_LEFT, _RIGHT, _BIAS, _OUT))
-        product = library.make("dnnl_matmul_primitive_desc_create", library.engine, *of_arrays, attributes)
+        of_arrays = (self._descriptors.get(number) for number in (_LEFT, _RIGHT, _BIAS, _OUT))
+        try:
+            product = library.make("dnnl_matmul_primitive_desc_create", library.engine, *of_arrays, attributes)
+        finally:
+            library.call("dnnl_primitive_attr_destroy", attributes)
         self._primitive = library.make("dnnl_primitive_create", product)
-        self._memories = [
-            library.make("dnnl_memory_create", descriptor, library.engine, None) for descriptor in descriptors.values()
-        ]
-        pairs = zip(layouts, self._memories, strict=True)
-        self._arguments = (_Argument * len(layouts))(*(_Argument(number, memory) for number, memory in pairs))
+        scratch = library.make("dnnl_memory_desc_clone", self._scratch_of(product))
+        self._descriptors[_SCRATCH] = scratch
+        self._scratch_bytes = library.functions.dnnl_memory_desc_get_size(scratch)
         library.call("dnnl_primitive_desc_destroy", product)
-        library.call("dnnl_primitive_attr_destroy", attributes)
-        for descriptor in descriptors.values():
-            library.call("dnnl_memory_desc_destroy", descriptor)
+        # Those that no thread uses at the moment.
+        self._calls: list[_Call] = []
+
+    def _scratch_of(self, product: ctypes.c_void_p) -> ctypes.c_void_p:
+        query = self._library.functions.dnnl_primitive_desc_query_md
+        return ctypes.c_void_p(query(product, _SCRATCH_DESCRIPTION, 0))
 
     def _describe(self, layout: _Strided) -> ctypes.c_void_p:
         dimensions = len(layout.shape)
@@ -116,6 +157,7 @@ class _Product:
         attributes = library.make("dnnl_primitive_attr_create")
         # Without this an environment variable of oneDNN could lower the precision of float32 products.
         library.call("dnnl_primitive_attr_set_fpmath_mode", attributes, _STRICT)
+        library.call("dnnl_primitive_attr_set_scratchpad_mode", attributes, _SCRATCH_OF_CALLER)
         if accumulate:
             following = library.make("dnnl_post_ops_create")
             library.call("dnnl_post_ops_append_sum", following, 1.0, 0, 0)
@@ -123,22 +165,25 @@ class _Product:
             library.call("dnnl_post_ops_destroy", following)
         return attributes
 
-    def run(self, stream: ctypes.c_void_p, *arrays: Array) -> None:
-        """Compute the product. The arrays have the order of the constructor's layouts."""
-        for memory, array in zip(self._memories, arrays, strict=True):
-            self._library.set_address(memory, array.__array_interface__["data"][0])
-        self._library.call("dnnl_primitive_execute", self._primitive, stream, len(arrays), self._arguments)
-        self._library.call("dnnl_stream_wait", stream)
+    def run(self, thread: "_Thread", *arrays: Array) -> None:
+        """Compute the product on this thread. The arrays have the order of the constructor's layouts."""
+        try:
+            call = self._calls.pop()
+        except IndexError:
+            call = _Call(self._library, self._descriptors)
+        addresses = [array.__array_interface__["data"][0] for array in arrays]
+        call.run(self._primitive, thread.stream, [*addresses, thread.scratch(self._scratch_bytes)])
+        self._calls.append(call)
 
     def __del__(self) -> None:
-        for memory in getattr(self, "_memories", ()):
-            self._library.call("dnnl_memory_destroy", memory)
+        for descriptor in getattr(self, "_descriptors", {}).values():
+            self._library.call("dnnl_memory_desc_destroy", descriptor)
         if hasattr(self, "_primitive"):
             self._library.call("dnnl_primitive_destroy", self._primitive)
 
 
 class _Thread(threading.local):
-    """The products of one thread. A product owns scratch memory, so threads cannot share it."""
+    """What a thread needs for products: a stream of oneDNN's, and scratch memory."""
 
     def __init__(self, library: _Library) -> None:
         # Products compiled for AVX2 point the stack pointer into scratch memory. A signal handler that ran there would
@@ -147,7 +192,14 @@ class _Thread(threading.local):
         # OpenMP keeps this number per calling thread.
         library.functions.omp_set_num_threads(1)
         self.stream = library.make("dnnl_stream_create", library.engine, _IN_ORDER)
-        self.product = functools.lru_cache(_MOST_PRODUCTS)(functools.partial(_Product, library))
+        self._scratch, self._address = np.empty(0, np.uint8), 0
+
+    def scratch(self, size: int) -> int:
+        """Return the address of `size` bytes, whose content the next call may overwrite."""
+        if len(self._scratch) < size + _CACHE_LINE:
+            self._scratch = np.empty(size + _CACHE_LINE, np.uint8)
+            self._address = -(-self._scratch.ctypes.data // _CACHE_LINE) * _CACHE_LINE
+        return self._address
 
 
 @functools.cache
@@ -184,6 +236,11 @@ def _thread() -> _Thread:
     return _Thread(_library())
 
 
+@functools.lru_cache(MOST_PRODUCTS)
+def _product(left: _Strided, right: _Strided, out: _Strided, bias: _Strided | None, accumulate: bool) -> _Product:
+    return _Product(_library(), left, right, out, bias, accumulate)
+
+
 def multiply(left: Array, right: Array, out: Array, bias: Array | None = None, accumulate: bool = False) -> None:
     """Write (or add) left [M, K] times right [K, N], plus bias [N], to out [M, N], on this thread.
 
@@ -191,10 +248,9 @@ def multiply(left: Array, right: Array, out: Array, bias: Array | None = None, a
     is float32, or bfloat16 if the factors are. No dimension may be 0. Raises `Unimplemented`, and `ConfigError` if
     oneDNN cannot be loaded.
     """
-    thread = _thread()
     arrays = [left, right, out] + ([] if bias is None else [bias[None]])
     layouts = [_layout(array) for array in arrays] + ([None] if bias is None else [])
-    thread.product(*layouts, accumulate).run(thread.stream, *arrays)
+    _product(*layouts, accumulate).run(_thread(), *arrays)
 
 
 def _layout(array: Array) -> _Strided:

@@ -6,6 +6,7 @@ import numpy as np
 
 from lucid.data import Sampler
 from lucid.distributed.parallel.exact import buffers_needed
+from lucid.kernels import onednn
 from lucid.models.bert.flops import forward_flops
 from lucid.models.bert.memory import NumberSizes, activation_bytes, parameter_count
 from lucid.training.config import RunConfig
@@ -62,6 +63,7 @@ def memory(config: RunConfig, size: int) -> Memory:
         batches = data.prefetch + data.workers + 2
         rank["batches"] = batches * config.local_batch(size) * data.sequence_length * _BYTES_OF_SLOT
         rank["the process"] = _PROCESS
+        rank["compiled products"] = onednn.MOST_PRODUCTS * onednn.PRODUCT_BYTES
         if config.optimizer.sharded:
             host["weights"] = rank.pop("weights")
     return Memory(rank, host, checkpoint_bytes(config))

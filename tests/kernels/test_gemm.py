@@ -247,16 +247,26 @@ class TestBits:
 
 
 @needs_onednn
-def test_a_thread_keeps_a_bounded_number_of_products():
-    def fill():
-        cache = onednn._thread().product
-        for columns in range(1, cache.cache_parameters()["maxsize"] + 20):
-            onednn.multiply(np.ones((1, 1), "f4"), np.ones((1, columns), "f4"), np.empty((1, columns), "f4"))
-        return cache.cache_info()
+def test_threads_share_a_product_and_run_it_at_once():
+    onednn._product.cache_clear()
+    pairs = [(normal(130, 64), normal(50, 64)) for _ in range(8)]
+    expected = [x.astype("f8") @ weight.astype("f8").T for x, weight in pairs]
+    numbers = [*range(8)] * 40
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda number: gemm.linear(*pairs[number], None), numbers))
+    for number, product in zip(numbers, got, strict=True):
+        np.testing.assert_allclose(product, expected[number], rtol=1e-4, atol=1e-4)
+    assert onednn._product.cache_info().currsize == 1
 
-    with ThreadPoolExecutor(1) as pool:
-        info = pool.submit(fill).result()
-    assert info.currsize == info.maxsize
+
+@needs_onednn
+def test_all_threads_together_keep_a_bounded_number_of_products():
+    def multiply(columns):
+        onednn.multiply(np.ones((1, 1), "f4"), np.ones((1, columns), "f4"), np.empty((1, columns), "f4"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(multiply, range(1, onednn.MOST_PRODUCTS + 20)))
+    assert onednn._product.cache_info().currsize == onednn.MOST_PRODUCTS
 
 
 needs_avx512 = pytest.mark.skipif(
