@@ -1,18 +1,75 @@
-"""Files that are complete or absent: written under another name, flushed to the disk, then renamed."""
+"""Files: read only if they are regular, written so that they are complete or absent, and locked.
 
+Standard library only: the launcher uses it.
+"""
+
+import errno
+import fcntl
+import functools
 import hashlib
-import json
+import io
 import os
+import re
+import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import BinaryIO, TextIO
 
 from lucid.errors import LucidError
 
-T = TypeVar("T")
+# A file or folder that is being written: its later name, then the host, the process and a number of its writer.
+_ASIDE = re.compile(r".+\.[^/]+-\d+-[0-9a-f]{8}\.partial", re.DOTALL)
+# Seconds after which such a file, if nobody has written to it, is the leftover of a writer that was killed.
+_ABANDONED = 3600
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading, never waiting for another process as the opening of a pipe does.
+
+    Raises `OSError`, also if `path` is a folder, a pipe, a socket or a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_mode(path, os.fstat(descriptor).st_mode)
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_is_file(path: Path) -> None:
+    """Raise the `OSError` of `open_file`, for libraries that open a file by its name."""
+    _check_mode(path, path.stat().st_mode)
+
+
+def _check_mode(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a regular file", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file. Raises `OSError` as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def open_text(path: Path, errors: str = "strict") -> TextIO:
+    """Open a regular file of UTF-8 for reading, after its byte order mark, if any. `errors` is one of `open`.
+
+    Raises `OSError` as `open_file` does.
+    """
+    return io.TextIOWrapper(open_file(path), encoding="utf-8-sig", errors=errors)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason of an error in a few words: for an `OSError` without its number and its path."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 @contextmanager
@@ -21,18 +78,47 @@ def written_aside(path: Path, error_class: type[LucidError]) -> Iterator[BinaryI
 
     Raises `error_class` if writing fails, for example on a full disk.
     """
-    aside = path.with_name(path.name + ".partial")
     try:
-        with aside.open("w+b") as file:
+        with replacing(path) as aside, aside.open("x+b") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+    except OSError as error:
+        raise error_class(f"{path} could not be written: {reason_of(error)}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a free name in the folder of `path`. The file or folder that the block makes there replaces `path`.
+
+    It is flushed to the disk before. If the block fails, it is removed. No other writer has the same name, so each of
+    several writers of `path` replaces it by something whole. Raises `OSError` if it cannot be written.
+    """
+    _remove_leftovers(path.parent)
+    aside = path.with_name(f"{path.name}.{os.uname().nodename}-{os.getpid()}-{os.urandom(4).hex()}.partial")
+    try:
+        yield aside
+        flush(aside)
         aside.replace(path)
         flush(path.parent)
-    except OSError as error:
-        raise error_class(f"{path} could not be written: {error.strerror or error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        _remove(aside)
+
+
+@functools.cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers have left in a folder; once in a process, because it lists the folder."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _ASIDE.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _ABANDONED:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with its files, if it is there and can be removed."""
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def flush(path: Path) -> None:
@@ -40,29 +126,69 @@ def flush(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a folder: its names are then as safe as they get.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text. Any fault of the text is a `ValueError`, too deep nesting included."""
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+def append(path: Path, content: bytes) -> None:
+    """Append all of `content` to a regular file, which is made if it is missing, or nothing. Raises `OSError`."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o666), "ab", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        _check_mode(path, status.st_mode)
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            os.ftruncate(file.fileno(), status.st_size)
+            raise
 
 
-def parse_dataclass(kind: type[T], text: bytes) -> T:
-    """Return the `kind` that a JSON text describes. Raises a `ValueError` that names the first wrong value."""
+def check_writable(folder: Path) -> None:
+    """Raise an `OSError` if no file can be made in `folder`; if that is missing, in the nearest folder that exists.
+
+    Nothing is left behind.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
-        return TypeAdapter(kind).validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{field} is missing or of the wrong kind" if field else first["msg"]) from error
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise OSError(error.errno, reason_of(error), str(existing)) from error
+
+
+def lock(path: Path, operation: int) -> BinaryIO | None:
+    """Open the file `path`, which is made if it is missing, and lock it until it is closed or the process ends.
+
+    `operation` is one of `fcntl.flock`. Raises `BlockingIOError` if it includes `LOCK_NB` and another process has the
+    lock. Returns None if the file cannot be opened, or if its file system has no locks: nothing is locked then.
+    """
+    file = _opened_for_locking(path)
+    if file is None:
+        return None
+    try:
+        fcntl.flock(file, operation)
+    except OSError as error:
+        file.close()
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return file
+
+
+def _opened_for_locking(path: Path) -> BinaryIO | None:
+    # Over NFS only a file that is open for writing can be locked exclusively. Another user's may not be writable.
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+        with suppress(OSError):
+            return open(os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), "rb", buffering=0)
+    return None
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a regular file's content, in hexadecimal. Raises `OSError` as `open_file` does."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lucid.errors import ConfigError, DataError
-from lucid.files import written_aside
+from lucid.files import reason_of, written_aside
 from lucid.training.metrics import METRICS_FILE, read_lines
 
 # (key in training lines, key in evaluation lines or None, title)
@@ -30,9 +30,12 @@ def plot_run(run_folder: Path, output: Path) -> None:
     if not output.suffix or output.is_dir():
         raise ConfigError(f"{output}: the name must end in .png, .pdf or .svg")
     path = run_folder / METRICS_FILE
-    if not path.is_file():
-        raise DataError(f"{path} does not exist: is {run_folder} the folder of a run?")
-    lines = read_lines(path)
+    try:
+        lines = read_lines(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path} does not exist: is {run_folder} the folder of a run?") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     panels = [panel for panel in _PANELS if any(line.get(panel[0]) is not None for line in lines)]
     if not panels:
         raise DataError(f"{path} has no losses yet: train some steps first")

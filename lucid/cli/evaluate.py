@@ -89,7 +89,7 @@ def _settings(
     folder: Path, bert: BERTForPreTraining, data: Path | None, sequence_length: int | None
 ) -> tuple[DataSettings, int]:
     """Return the settings and the seed of the samples: those of the run, or defaults for any other model."""
-    if (folder / STATE_FILE).is_file():
+    if (folder / STATE_FILE).exists():
         config = from_dict(open_checkpoint(folder).state.config)
         settings, seed = config.data, config.train.seed
     elif data is not None:

@@ -1,7 +1,5 @@
 """`lucid export`: makes a model folder for `transformers` from a checkpoint."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +8,7 @@ import typer
 from lucid.cli.model_folder import load_model
 from lucid.data.tokenizer import save_tokenizer
 from lucid.errors import CheckpointError
+from lucid.files import replacing
 from lucid.training.checkpoints.store import find_model
 
 
@@ -34,12 +33,7 @@ def export(
         raise CheckpointError(f"{output} exists and is not an empty folder: choose another")
     bert, tokenizer = load_model(source)
     bert = bert.with_vocabulary(tokenizer.get_vocab_size())
-    aside = output.absolute().with_name(f".{output.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
+    with replacing(output.absolute()) as aside:
         bert.save_pretrained(aside)
         save_tokenizer(tokenizer, aside)
-        os.replace(aside, output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     print(f"{output} holds the model of {source}")

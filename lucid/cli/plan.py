@@ -1,6 +1,5 @@
 """`lucid plan`: what a run will need and do, before it is started."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from typing import Annotated
@@ -24,6 +23,7 @@ from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.estimates import checkpoint_bytes, flops_of_sample, memory
 from lucid.training.formatting import count, duration, quantity
 from lucid.training.numerical_environment import limit_threads
+from lucid.training.run_folder import check_run_folder
 from lucid.training.start import find_start
 
 # A line of the plan: its subject and its text. A line without a subject continues the one before.
@@ -129,9 +129,8 @@ def _by_purpose(sizes: dict[str, int]) -> str:
 def _checkpoints(config: RunConfig) -> Line:
     """Return the sizes of checkpoints. Raises `ConfigError` if `run_folder` cannot be written."""
     train, folder = config.train, config.run_folder
+    check_run_folder(folder)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"run_folder is {folder}, but {existing} is not a folder that can be written: choose another")
     size, free = checkpoint_bytes(config), shutil.disk_usage(existing).free
     # While one is written, there is one more.
     most = size * (min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1)

@@ -68,4 +68,4 @@ def predict(
 
 def _has_learnt_pairs(folder: Path) -> bool:
     """Return whether the model's run, if known, trained on sentence pairs."""
-    return not (folder / STATE_FILE).is_file() or from_dict(open_checkpoint(folder).state.config).data.nsp
+    return not (folder / STATE_FILE).exists() or from_dict(open_checkpoint(folder).state.config).data.nsp

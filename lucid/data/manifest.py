@@ -17,7 +17,8 @@ from pydantic import AfterValidator, Field
 
 from lucid.data.tokenizer import SpecialTokens
 from lucid.errors import DataError
-from lucid.files import parse_dataclass, parse_json, sha256_of, written_aside
+from lucid.files import check_is_file, read_bytes, reason_of, sha256_of, written_aside
+from lucid.json_values import parse_dataclass, parse_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 2
@@ -110,15 +111,15 @@ class Manifest:
     def read(cls, folder: Path) -> "Manifest":
         """Read the manifest of the corpus in `folder`; `DataError` if it is missing, damaged, or of another version."""
         path = folder / MANIFEST_NAME
-        if not path.is_file():
+        if not path.exists():
             what = "has no manifest, so it is not a whole corpus" if folder.is_dir() else "does not exist"
             raise DataError(f"{folder} {what}: make it with `lucid prepare INPUT --output {folder}`")
         try:
-            text = path.read_bytes()
+            text = read_bytes(path)
             content = parse_json(text)
             checksum = content.pop("sha256")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise _damaged(path, str(error)) from error
+            raise _damaged(path, reason_of(error)) from error
         if content.get("format_version") != FORMAT_VERSION:
             raise DataError(
                 f"{path} was written by another version of lucid: prepare the corpus again, with --overwrite"
@@ -165,14 +166,15 @@ def _problem(folder: Path, checksums: bool, entry: tuple[str, FileRecord]) -> st
     name, record = entry
     path = folder / name
     try:
-        if not path.is_file():
+        if not path.exists():
             return f"{path} is missing"
+        check_is_file(path)
         if path.stat().st_size != record.bytes:
             return f"{path} has {path.stat().st_size} bytes instead of {record.bytes}"
         if checksums and sha256_of(path) != record.sha256:
             return f"{path} was altered: its checksum differs"
     except (OSError, ValueError) as error:
-        return f"{path} cannot be read ({error})"
+        return f"{path} cannot be read ({reason_of(error)})"
     return None
 
 

@@ -23,6 +23,7 @@ from lucid.data.manifest import (
 )
 from lucid.data.tokenizer import SpecialTokens
 from lucid.errors import DataError
+from lucid.files import check_is_file, reason_of
 
 # The number of boundaries checked at once.
 _BLOCK = 1 << 24
@@ -170,9 +171,10 @@ class Corpus:
 
 def _mapped(path: Path, dtype: np.dtype, length: int) -> Array:
     try:
+        check_is_file(path)
         array = open_memmap(path, mode="r")
     except Exception as error:  # NumPy evaluates the header, and may raise anything if it is damaged
-        _refuse(path, str(error) or type(error).__name__)
+        _refuse(path, reason_of(error))
     if array.shape != (length,) or array.dtype != dtype:
         _refuse(path, f"it holds {array.dtype}{list(array.shape)} instead of {dtype}[{length}]")
     # A plain view of the mapping, because indexing a `memmap` is slower.

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from lucid.backend import Array
 from lucid.errors import DataError
-from lucid.files import parse_json, written_aside
+from lucid.files import open_text, reason_of, written_aside
+from lucid.json_values import parse_json
 
 # The files that `save_tokenizer` writes, in this order.
 TOKENIZER_FILES = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
@@ -77,11 +78,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Both lucid and Hugging Face's BERT write such folders. Raises `DataError` if the folder holds no such tokenizer.
     """
-    if (folder / "tokenizer.json").is_file():
+    if (folder / "tokenizer.json").exists():
         tokenizer = _parsed(folder / "tokenizer.json", _of_bert)
-    elif (folder / "vocab.txt").is_file():
+    elif (folder / "vocab.txt").exists():
         config = folder / "tokenizer_config.json"
-        lowercase = _parsed(config, _lowercase) if config.is_file() else True
+        lowercase = _parsed(config, _lowercase) if config.exists() else True
         tokenizer = _parsed(folder / "vocab.txt", lambda text: bert_tokenizer(_vocabulary(text), lowercase))
     else:
         raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json or vocab.txt in it")
@@ -92,9 +93,10 @@ def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise ValueError(f"it is larger than {_LARGEST_FILE >> 20} MiB")
-        return parse(path.read_text(encoding="utf-8-sig"))
+        with open_text(path) as file:
+            return parse(file.read())
     except Exception as error:  # `tokenizers` raises plain Exception on what it cannot read
-        raise DataError(f"{path} cannot be read as a part of a tokenizer: {error}") from error
+        raise DataError(f"{path} cannot be read as a part of a tokenizer: {reason_of(error)}") from error
 
 
 def _vocabulary(text: str) -> dict[str, int]:

@@ -4,8 +4,10 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from lucid.files import lock
 
 
 def kernel_folder(digest: str, sources: Path) -> Path | None:
@@ -44,14 +46,10 @@ def compiling_message(folder: Path | None) -> str:
 
 @contextmanager
 def locked(folder: Path | None, shared: bool = False) -> Iterator[None]:
-    """Keep other processes out of the block, or, if `shared`, only those that do not share it."""
-    if folder is None:
-        yield
-        return
-    with ExitStack() as held:
-        # Some network file systems have no locks, and the lock file may be another user's. Files are whole even so.
-        with suppress(OSError):
-            file = os.open(folder / "lock", os.O_RDONLY | os.O_CREAT, 0o666)
-            held.callback(os.close, file)
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    """Keep other processes out of the block, or, if `shared`, only those that do not share it.
+
+    Without a folder, and where it cannot be locked, processes enter together: each compiles, and files are whole.
+    """
+    held = None if folder is None else lock(folder / "lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    with held or nullcontext():
         yield

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lucid.errors import LaunchError
+from lucid.files import open_text, reason_of
 
 SECONDS_TO_ANSWER = 10.0
 # The exit code of ssh when it fails itself, and not the command that it runs.
@@ -23,8 +24,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def read(path: Path) -> tuple[str, ...]:
     """Return the names in the hostfile `path`, one a line. Raises `LaunchError`, which names the wrong line."""
+    try:
+        with open_text(path, errors="replace") as file:
+            text = file.read()
+    except OSError as error:
+        raise LaunchError(f"the hostfile '{path}' cannot be read: {reason_of(error)}") from error
     names: list[str] = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         name = line.partition("#")[0].strip()
         if not name:
             continue

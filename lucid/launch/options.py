@@ -1,12 +1,13 @@
 """The options of `lucid launch`: what a user asks for."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lucid.errors import LaunchError
+from lucid.files import open_file, reason_of
 
 USAGE = """\
 Usage: lucid launch [OPTION ...] CONFIG [key=value ...]
@@ -141,6 +142,8 @@ def _whole_number(text: str, option: str) -> int:
 
 
 def _readable(path: str, name: str) -> str:
-    if not os.access(path, os.R_OK) or os.path.isdir(path):
-        raise LaunchError(f"{name} '{path}' cannot be read")
+    try:
+        open_file(Path(path)).close()
+    except OSError as error:
+        raise LaunchError(f"{name} '{path}' cannot be read: {reason_of(error)}") from error
     return path

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lucid.errors import DataError
-from lucid.files import parse_json
+from lucid.files import reason_of
+from lucid.json_values import parse_json
 from lucid.preparation.python_docs import python_documents
 from lucid.preparation.sources import (
     LONGEST_LINE,
@@ -21,7 +22,6 @@ from lucid.preparation.sources import (
     Source,
     find_sources,
     read_rows,
-    reason_of,
     scan,
 )
 

@@ -3,11 +3,12 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from lucid.errors import DataError
+from lucid.files import lock
 
 _LOCK = "preparing.lock"
 
@@ -24,30 +25,27 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):
+            path.unlink()
         if file is not None:
-            path.unlink(missing_ok=True)
             file.close()
 
 
 def _locked(path: Path) -> BinaryIO | None:
-    """Return the lock file, locked if the file system has locks; None if the file cannot be made."""
+    """Return the lock file, locked; None if it cannot be made or locked."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("wb")
         except OSError:
             return None
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.close()
             raise DataError(
                 f"another preparation is at work in {path.parent}, perhaps on another host: wait until it has ended, "
                 "or choose another folder"
             ) from error
-        except OSError:
-            return file
-        if _is_at(file, path):
+        if file is None or _is_at(file, path):
             return file
         # The last holder has just removed this file, and another process may hold a new one: try again.
         file.close()

@@ -32,7 +32,8 @@ from lucid.data.manifest import (
 )
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, special_tokens, tokenizer_hash
 from lucid.errors import DataError
-from lucid.files import parse_dataclass, written_aside
+from lucid.files import read_bytes, written_aside
+from lucid.json_values import parse_dataclass
 from lucid.preparation.parts import Dropped, load_part
 from lucid.preparation.selection import Selection, ShardPlan
 
@@ -133,7 +134,7 @@ def write_manifest(
     files: dict[str, FileRecord] = {}
     splits = {}
     for split, paths in records.items():
-        written = [parse_dataclass(ShardRecord, path.read_bytes()) for path in paths]
+        written = [parse_dataclass(ShardRecord, read_bytes(path)) for path in paths]
         splits[split] = _split([record.shard for record in written])
         with written_aside(output / frequencies_file(split), DataError) as file:
             np.save(file, np.sum([record.frequencies for record in written], axis=0, dtype=np.int64))

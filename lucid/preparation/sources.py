@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import zstandard
 
 from lucid.errors import DataError
+from lucid.files import open_file, reason_of, sha256_of
 from lucid.preparation.python_docs import module_files
 
 PYTHON_DOCS = "python-docs"
@@ -124,6 +125,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
                 raise DataError(f"{str(path)!r} is a broken link: fix it or remove it")
             if path.is_file():
                 yield path
+            elif not path.is_dir():
+                raise DataError(f"{str(path)!r} is a pipe, a socket or a device, not a file: move it away")
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def scan(source: Source, piece_bytes: int, text_field: str, whole_files: bool) -
     try:
         if source.kind == PARQUET:
             return _scan_table(path, piece_bytes, text_field)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             digested = _Digested(file)
             content = _unpacked(io.BufferedReader(digested, 1 << 20), path)
             between_documents = source.kind == _TEXT and not whole_files
@@ -156,11 +159,6 @@ def scan(source: Source, piece_bytes: int, text_field: str, whole_files: bool) -
             return Scan(digested.digest.hexdigest(), cuts[-1][0], cuts)
     except READ_ERRORS as error:
         return Scan(problem=reason_of(error))
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a file could not be read, in a few words."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _cuts(content: BinaryIO, piece_bytes: int, between_documents: bool) -> Iterator[tuple[int, int]]:
@@ -194,8 +192,7 @@ def _scan_python_docs() -> Scan:
 
 
 def _scan_table(path: Path, piece_bytes: int, column: str) -> Scan:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     with _table(path) as table:
         if column not in table.schema_arrow.names:
             raise EOFError(f"it has no column {column!r}")
@@ -266,7 +263,7 @@ class Contents:
         if self._content is None or self._path != source.path:
             self.close()
             path = Path(source.path)
-            self._file = path.open("rb")
+            self._file = open_file(path)
             self._path, self._content = source.path, _unpacked(self._file, path)
         self._content.seek(start)
         return self._content

@@ -30,7 +30,7 @@ from lucid.data.manifest import (
 )
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
 from lucid.errors import DataError
-from lucid.files import written_aside
+from lucid.files import read_bytes, written_aside
 from lucid.preparation.documents import Piece, pieces_of
 from lucid.preparation.lock import alone_in
 from lucid.preparation.parts import Dropped, PartWriter, Portion, TextSettings, load_dropped, part_path
@@ -144,7 +144,7 @@ def _begin(output: Path, made_from: dict[str, Any], settings: TextSettings) -> N
     conditions = {"format_version": FORMAT_VERSION, "piece_bytes": PIECE_BYTES, "strict": settings.strict, **made_from}
     content = json.dumps(conditions).encode()
     path = output / _UNFINISHED / _CONDITIONS
-    if (output / MANIFEST_NAME).exists() or not path.exists() or path.read_bytes() != content:
+    if (output / MANIFEST_NAME).exists() or not path.exists() or read_bytes(path) != content:
         _clear(output)
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(path, DataError) as file:

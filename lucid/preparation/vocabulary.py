@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from lucid.data.tokenizer import LARGEST_VOCABULARY, SPECIAL_TEXTS, bert_tokenizer
 from lucid.errors import DataError
-from lucid.files import written_aside
+from lucid.files import open_text, written_aside
 from lucid.preparation.parts import Dropped, Portion, TextSettings, text_hash
 from lucid.preparation.selection import HASH_RANGE, Census
 
@@ -72,14 +72,14 @@ def train_on_samples(samples: Sequence[Path], held_out: float, vocab_size: int, 
     """
     census = Census(left_out=left_out)
     for path in samples:
-        with path.open(encoding="utf-8") as file:
+        with open_text(path) as file:
             documents, lowest, first = json.loads(file.readline())
         census += Census(documents, tuple(lowest), first)
     threshold = census.threshold(held_out)
 
     def texts() -> Iterator[str]:
         for path in samples:
-            with path.open(encoding="utf-8") as file:
+            with open_text(path) as file:
                 next(file)
                 for line in file:
                     split, text = json.loads(line)

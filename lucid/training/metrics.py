@@ -2,17 +2,25 @@
 
 import json
 import math
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lucid.errors import ConfigError, TrainingError
-from lucid.files import parse_json, written_aside
+from lucid.errors import ConfigError
+from lucid.files import append, open_text, reason_of, written_aside
+from lucid.json_values import parse_json
+from lucid.training.tensorboard import Events
 
 METRICS_FILE = "metrics.jsonl"
 
+# The key `step`, and a number by the name of each metric.
+Entry = dict[str, Any]
+
 # A larger number, far beyond single precision, is damage.
 _LARGEST = 1e100
+# Entries that are kept while a file cannot be written.
+_MOST_WAITING = 100_000
 
 
 class MetricsLog:
@@ -20,13 +28,25 @@ class MetricsLog:
 
     A run that resumes at `first_step` drops later lines, because it takes those steps again. A run that had `ended`
     drops its last evaluation, which it does again, too.
+
+    A file that can no longer be written does not end the run: `warn` gets one sentence, entries are kept, and each
+    further entry tries again.
     """
 
-    def __init__(self, folder: Path, first_step: int, ended: bool, tensorboard: bool) -> None:
+    def __init__(
+        self, folder: Path, first_step: int, ended: bool, tensorboard: bool, warn: Callable[[str], None]
+    ) -> None:
         self.path = folder / METRICS_FILE
-        event_writer = _event_writer() if tensorboard else None
-        _make(folder)
-        entries = read_lines(self.path) if self.path.exists() else []
+        self._outputs = [_Output(self.path, _line, warn)]
+        if tensorboard:
+            events = Events()
+            beginning = events.beginning(first_step + 1)
+            self._outputs.append(_Output(events.file_in(folder), events.of_entry, warn, beginning))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            entries = read_lines(self.path) if self.path.exists() else []
+        except OSError as error:
+            raise ConfigError(f"run_folder: {error.filename} cannot be used: {reason_of(error)}") from error
         kept = [
             entry
             for entry in entries
@@ -35,34 +55,55 @@ class MetricsLog:
         ]
         with written_aside(self.path, ConfigError) as file:
             file.writelines(_line(entry) for entry in kept)
-        self._file = self.path.open("ab")
-        # TensorBoard drops its events of later steps.
-        self._events = event_writer(str(folder / "tensorboard"), purge_step=first_step + 1) if event_writer else None
 
-    def write(self, entry: dict[str, Any]) -> None:
-        """Write one line, which has the key `step`. Raises `TrainingError` if it cannot be written."""
-        try:
-            self._file.write(_line(entry))
-            self._file.flush()
-        except OSError as error:
-            raise TrainingError(f"{self.path} could not be written: {error.strerror or error}") from error
-        if self._events is not None:
-            for name, value in entry.items():
-                if name != "step" and math.isfinite(value):
-                    self._events.add_scalar(name, value, entry["step"])
+    def write(self, entry: Entry) -> None:
+        """Write one line, which has the key `step`."""
+        for output in self._outputs:
+            output.write(entry)
 
     def close(self) -> None:
-        # `write` has raised this error before.
-        with suppress(OSError):
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
+        for output in self._outputs:
+            output.write()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the entries of a metrics file, without lines that a kill or a full disk has damaged."""
+class _Output:
+    """A file that gets `bytes_of` each entry, later if it cannot be written for a while; a new file begins with these.
+
+    It is opened for each entry, so that a folder that was removed is noticed, and made again.
+    """
+
+    def __init__(
+        self, path: Path, bytes_of: Callable[[Entry], bytes], warn: Callable[[str], None], beginning: bytes = b""
+    ) -> None:
+        self._path, self._bytes_of, self._warn, self._beginning = path, bytes_of, warn, beginning
+        self._waiting: deque[Entry] = deque(maxlen=_MOST_WAITING)
+        self._is_failing = False
+
+    def write(self, *entries: Entry) -> None:
+        """Write the entries that wait, and then these."""
+        self._waiting.extend(entries)
+        try:
+            while self._waiting:
+                self._append(self._bytes_of(self._waiting[0]))
+                self._waiting.popleft()
+        except OSError as error:
+            if not self._is_failing:
+                self._warn(f"{self._path} could not be written: {reason_of(error)}; training goes on, and tries again")
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def _append(self, content: bytes) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        append(self._path, content if self._path.exists() else self._beginning + content)
+
+
+def read_lines(path: Path) -> list[Entry]:
+    """Return the entries of a metrics file, without lines that a kill or a full disk has damaged. Raises `OSError`."""
+    with open_text(path, errors="replace") as file:
+        text = file.read()
     entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             entry = parse_json(line)
         except ValueError:
@@ -81,24 +122,7 @@ def _is_plausible(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and abs(value) < _LARGEST)
 
 
-def _line(entry: dict[str, Any]) -> bytes:
+def _line(entry: Entry) -> bytes:
     """Return the entry as a line of JSON, in which NaN and infinity become null."""
     values = {name: value if value is not None and math.isfinite(value) else None for name, value in entry.items()}
     return json.dumps(values, allow_nan=False).encode() + b"\n"
-
-
-def _event_writer() -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            "train.tensorboard is true, but tensorboardX is not installed: pip install tensorboardX"
-        ) from error
-    return SummaryWriter
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run_folder: {folder} could not be made: {error.strerror}") from error

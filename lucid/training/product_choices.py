@@ -15,7 +15,7 @@ from pydantic import Field
 
 from lucid.backend import CPU, device_of
 from lucid.distributed import Communicator, DistributedDataParallel, broadcast_text, gather_texts, run_on_first_rank
-from lucid.files import parse_dataclass
+from lucid.json_values import parse_dataclass
 
 # The number of each product's algorithm; None: the library's own choice.
 Choices = dict[str, Annotated[int, Field(ge=0)] | None]

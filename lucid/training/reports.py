@@ -44,8 +44,8 @@ class FirstRankReports(Reports):
 
     def __init__(self, run: Run, ended: bool) -> None:
         train = run.config.train
-        self._log = MetricsLog(run.config.run_folder, run.step, ended, train.tensorboard)
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._log = MetricsLog(run.config.run_folder, run.step, ended, train.tensorboard, self.say)
         self._is_live = self._console.is_interactive
         self._progress = Progress(
             TextColumn("step"),

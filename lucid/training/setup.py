@@ -24,6 +24,7 @@ from lucid.training.corpora import Corpora, open_corpora
 from lucid.training.log_window import WindowSums
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
+from lucid.training.run_folder import check_run_folder
 from lucid.training.start import changed_environment, find_start
 
 
@@ -118,7 +119,8 @@ def _open_alone(
     """
     config.check_ranks(communicator.size)
     if communicator.rank == 0:
-        # First of all, so that a damaged corpus is reported as such, and not by a later error that it causes.
+        check_run_folder(config.run_folder)
+        # Before the rest, so that a damaged corpus is reported as such, and not by a later error that it causes.
         Corpus.open(config.data.path).verify()
     remark = None
     if communicator.device == CPU:

@@ -67,7 +67,7 @@ def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpo
 
 def check_tokenizer(folder: Path, corpus: Corpus) -> None:
     """Raise `ConfigError` if the tokenizer in the model's `folder`, if any, is not that of `corpus`."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.txt")):
         return
     if tokenizer_hash(load_tokenizer(folder)) != corpus.tokenizer_hash:
         raise ConfigError(

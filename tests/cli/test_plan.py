@@ -118,7 +118,7 @@ def test_a_model_to_start_from_must_fit(plan, settings_file, corpus_folder, tmp_
         (("--ranks", 8, "train.reduction=exact"), "can be summed on 1 or 2 or 4 ranks, not on 8"),
         (("model.vocab_size=10",), "model.vocab_size is 10, but the tokenizer of"),
         (("--ranks", 0), "--ranks"),
-        (("run_folder=/proc/version/run",), "/proc/version is not a folder that can be written"),
+        (("run_folder=/proc/version/run",), "/proc/version cannot be written (Not a directory)"),
         (("data.path=/proc/version",), "/proc/version"),
     ],
 )

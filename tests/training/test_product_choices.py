@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from lucid.distributed import connect
-from lucid.files import parse_dataclass
+from lucid.json_values import parse_dataclass
 from lucid.kernels.cuda import algorithms, plans
 from lucid.training import product_choices
 from lucid.training.product_choices import ProductChoices, choices_so_far, merged, take_first_ranks_choices

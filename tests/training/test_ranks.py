@@ -128,7 +128,7 @@ def test_evaluation_does_not_depend_on_ranks(undisturbed, on_ranks):
         ("data.path=/nowhere", "/nowhere does not exist"),
         ("model.vocab_size=100", "model.vocab_size is 100, but the tokenizer"),
         ("initial_model=/nowhere", "/nowhere/config.json does not exist"),
-        ("run_folder=/proc/nowhere", "run_folder: /proc/nowhere could not be made"),
+        ("run_folder=/proc/nowhere", "run_folder is /proc/nowhere, but /proc cannot be written ("),
     ],
 )
 def test_a_mistake_is_one_sentence_from_one_rank(override, fragment, on_ranks, run_file):

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lucid.backend import gpu_library
+from lucid.files import read_bytes
 from lucid.kernels.cache import cache_folder, locked
 
 # Each work runs once before it is timed, because a first use loads libraries and code. Then the works take turns, each
@@ -129,7 +130,7 @@ def _choices_in(path: Path) -> Iterator[tuple[str, int]]:
     """Yield the choices in a file in reverse order, so that in a dict the first line of a product wins."""
     lines = []
     with suppress(OSError):
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path).splitlines()
     for line in reversed(lines):
         # Skip a line that is truncated or not one of ours.
         with suppress(ValueError, KeyError, TypeError, RecursionError):

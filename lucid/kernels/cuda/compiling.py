@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lucid.errors import ConfigError
-from lucid.files import written_aside
+from lucid.files import read_bytes, written_aside
 from lucid.kernels.cache import compiling_message, kernel_folder, locked
 
 SOURCES = Path(__file__).parent
@@ -61,7 +61,7 @@ def machine_code(form: Variant, architecture: str) -> bytes:
     with locked(folder):
         kept = None if folder is None else folder / _file_name(form, architecture, nvrtc.getVersion())
         if kept is not None and kept.exists():
-            return kept.read_bytes()
+            return read_bytes(kept)
         _announce(folder)
         cubin, _ = compiled(form, architecture)
         if kept is not None:

@@ -14,7 +14,8 @@ import safetensors
 from safetensors.numpy import save_file
 
 from lucid.errors import CheckpointError
-from lucid.files import parse_json, written_aside
+from lucid.files import read_bytes, reason_of, replacing, written_aside
+from lucid.json_values import parse_json
 from lucid.models.bert.config import BERTConfig
 
 CONFIG_FILE = "config.json"
@@ -32,11 +33,11 @@ def read_config(folder: Path) -> BERTConfig:
     """Return the configuration in `folder`. Settings that are no field of `BERTConfig` are ignored."""
     path = folder / CONFIG_FILE
     try:
-        settings = parse_json(path.read_bytes())
+        settings = parse_json(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} does not exist: is {folder} the folder of a model?") from error
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path} does not describe a model")
     if settings.get("model_type", "bert") != "bert":
@@ -84,19 +85,16 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     Contiguous float32 arrays are not copied, and other threads run meanwhile.
     """
-    aside = path.with_name(f"{path.name}.partial")
     try:
-        # The library would make a file that only its owner can read. A file made here has the wanted permissions.
-        aside.touch()
-        permissions = stat.S_IMODE(aside.stat().st_mode)
-        arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
-        save_file(arrays, aside, metadata={"format": "pt"})
-        aside.chmod(permissions)
-        aside.replace(path)
+        with replacing(path) as aside:
+            # The library would make a file that only its owner can read. A file made here has the wanted permissions.
+            aside.touch()
+            permissions = stat.S_IMODE(aside.stat().st_mode)
+            arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
+            save_file(arrays, aside, metadata={"format": "pt"})
+            aside.chmod(permissions)
     except safetensors.SafetensorError as error:
         raise _as_os_error(error, path) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _as_os_error(error: safetensors.SafetensorError, path: Path) -> OSError:

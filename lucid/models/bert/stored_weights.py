@@ -15,7 +15,8 @@ import numpy as np
 import safetensors
 
 from lucid.errors import CheckpointError
-from lucid.files import parse_json
+from lucid.files import check_is_file, read_bytes, reason_of
+from lucid.json_values import parse_json
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.hub import WEIGHTS_FILE
 from lucid.models.bert.shapes import LAYER, parameter_shapes
@@ -195,14 +196,14 @@ def _tensors(source: Path) -> Iterator[_Tensor]:
 def _shards(index: Path) -> dict[Path, set[str]]:
     """Return the files that an index names, and the names of the tensors in each."""
     try:
-        places = parse_json(index.read_bytes())["weight_map"].items()
+        places = parse_json(read_bytes(index))["weight_map"].items()
         shards: dict[Path, set[str]] = {}
         for name, file in places:
             if Path(file).name != file or Path(file).suffix != ".safetensors":
                 raise ValueError(f"{file!r} is not the name of a safetensors file beside it")
             shards.setdefault(index.with_name(file), set()).add(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} does not say which tensor lies in which file: {error}") from error
+        raise CheckpointError(f"{index} does not say which tensor lies in which file: {reason_of(error)}") from error
     return shards
 
 
@@ -216,10 +217,11 @@ def _header(path: Path) -> Iterator[_Tensor]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        check_is_file(path)
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def _advice(folder: Path) -> str:

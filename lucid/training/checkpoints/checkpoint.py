@@ -18,7 +18,8 @@ from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
 from lucid.errors import CheckpointError
-from lucid.files import flush, parse_dataclass, parse_json, sha256_of
+from lucid.files import check_is_file, flush, read_bytes, reason_of, sha256_of
+from lucid.json_values import parse_dataclass, parse_json
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.models.bert.stored_weights import in_words, stored_weights
@@ -102,6 +103,7 @@ class Checkpoint:
         path = self.folder / OPTIMIZER_FILE
         try:
             # One moment at a time: all of them take twice as much memory as the weights.
+            check_is_file(path)
             with safe_open(path, framework="numpy") as file:
                 return optimizer.lay_out(file.get_tensor)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -139,19 +141,19 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in `folder`. Raises `CheckpointError` that says what is missing or altered."""
     try:
         _check_is_file(folder, MANIFEST_FILE)
-        manifest = parse_json((folder / MANIFEST_FILE).read_bytes())
+        manifest = parse_json(read_bytes(folder / MANIFEST_FILE))
         for name in sorted(_REQUIRED_FILES | manifest.keys()):
             _check_is_file(folder, name)
             if sha256_of(folder / name) != manifest.get(name):
                 raise CheckpointError(f"{folder / name} was altered: its checksum differs")
-        text = (folder / STATE_FILE).read_bytes()
+        text = read_bytes(folder / STATE_FILE)
         if parse_json(text).get("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{folder} was written by another version of lucid")
         return Checkpoint(folder, parse_dataclass(TrainingState, text))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is damaged: {error}") from error
+        raise CheckpointError(f"{folder} is damaged: {reason_of(error)}") from error
 
 
 def _check_is_file(folder: Path, name: str) -> None:

@@ -170,6 +170,6 @@ def find_model(path: Path) -> Path:
     """
     if (path / "checkpoints").is_dir():
         return find_checkpoint(path).folder
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").exists():
         raise CheckpointError(f"{path} is neither a run's folder nor a model's (it has no config.json)")
     return path

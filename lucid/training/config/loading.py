@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lucid.errors import ConfigError
+from lucid.files import open_text, reason_of
 from lucid.training.config.run_config import RunConfig, descriptions
 from lucid.training.config.yaml_text import LARGEST, parse_yaml
 
@@ -25,12 +26,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises `ConfigError` with one sentence for each mistake.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with open_text(path) as file:
             text = file.read(LARGEST + 1)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist: give the path of a run's YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        raise ConfigError(f"{path} cannot be read: {reason_of(error)}") from error
     try:
         content = parse_yaml(text)
     except ValueError as error:
