@@ -44,7 +44,7 @@ def main() -> int:
     arguments = sys.argv[1:]
     options = set(itertools.takewhile(_PLACEMENT.__contains__, arguments))
     if options and not _place(options):
-        _end_all(ExitCode.REFUSED)
+        end_all(ExitCode.REFUSED)
         return ExitCode.REFUSED
     kills_before = _out_of_memory_kills()
     page = lend_page()
@@ -58,7 +58,7 @@ def main() -> int:
     # A rank that has left the others alone has failed, even with exit code 0.
     code = 128 - code if code < 0 else code or int(message != "")
     if message:
-        _end_all(code)
+        end_all(code)
     return code
 
 
@@ -112,7 +112,7 @@ def _wait(child: int) -> int:
             return status
 
 
-def _end_all(code: int) -> None:
+def end_all(code: int) -> None:
     """Ask MPICH's launcher to end all ranks with `code`, as MPI_Abort does.
 
     By itself it ends the ranks of other hosts only if a rank dies of a signal, not if a process such as this one exits.

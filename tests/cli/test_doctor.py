@@ -20,6 +20,7 @@ from lucid.cli.doctor import network, software, storage
 from lucid.cli.doctor.findings import Level
 from lucid.cli.doctor.hosts import Host, judge_hosts
 from lucid.distributed import RankLocation
+from lucid.distributed.communicators.mpi_start import lack_of_shared_memory
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
 
@@ -249,8 +250,8 @@ def test_a_gpu_without_cupy_is_a_warning(monkeypatch, tmp_path):
     assert (finding.level, "pip install 'lucid-bert[cuda13]'" in finding.text) == (Level.WARNING, True)
 
 
-def host(name="a", ranks=1, memory_free=50e9, shared=50e9, interfaces=None):
-    return Host(name, ranks, int(64e9), int(memory_free), int(shared), interfaces or {"eth0": 10.0}, {})
+def host(name="a", ranks=1, memory_free=50e9, shared=50e9, interfaces=None, lack=None):
+    return Host(name, ranks, int(64e9), int(memory_free), int(shared), lack, interfaces or {"eth0": 10.0}, {})
 
 
 def levels_of(found, places):
@@ -265,6 +266,15 @@ def test_findings_are_about_the_worst_host():
     assert levels["memory"][0] == levels["shared memory"][0] == Level.WARNING
     assert levels["memory"][1].startswith("2.0 GB free of 64.0 for 2 ranks on b, the least: ")
     assert levels["network"] == (Level.OK, "eth0 10 Gbit/s on a and 2 more")
+
+
+def test_a_host_without_shared_memory_is_a_warning(tmp_path):
+    lack = lack_of_shared_memory(1, tmp_path / "missing")
+    level, text = levels_of([host(), host("b", lack=lack)], [RankLocation("a", (0,), 1, 1, "cpu")])["shared memory"]
+    assert level == Level.WARNING
+    assert text.startswith(
+        f"MPI could not start on b: {tmp_path}/missing, the folder of shared memory, is missing: mount"
+    )
 
 
 def test_more_threads_than_cores_are_a_warning():

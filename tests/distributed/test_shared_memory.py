@@ -240,9 +240,9 @@ except LucidError as error:
 """
 
 
-def private_shared_memory(mebibytes):
+def private_shared_memory(mebibytes, access="rw"):
     """A command that runs another one with a small private /dev/shm, and prints how many MiB it uses at the end."""
-    mount = f"mount -t tmpfs -o size={mebibytes}m tmpfs /dev/shm"
+    mount = f"mount -t tmpfs -o size={mebibytes}m,{access} tmpfs /dev/shm"
     unshare = ["unshare", *(["--map-root-user"] if os.geteuid() else []), "--mount"]
     try:
         subprocess.run([*unshare, "sh", "-c", mount], check=True, capture_output=True)
@@ -267,6 +267,27 @@ def test_auto_uses_mpi_for_arrays_that_do_not_fit_and_says_so(run_ranks):
     assert finished.returncode == 0, finished.stdout
     assert finished.stdout.count("shared: [True, False, False, False]") == 2
     assert finished.stdout.count("plain MPI in float32, more slowly") == 1
+
+
+@pytest.mark.parametrize(
+    ("within", "sentence"),
+    [((1,), "/dev/shm has 1.05 MB for 2 ranks"), ((64, "ro"), r"/dev/shm cannot be written (Read-only file system)")],
+)
+def test_where_mpi_cannot_start_for_lack_of_shared_memory_one_rank_says_so(run_ranks, within, sentence):
+    program = PROGRAM.format(backend="auto", last="")
+    finished = run_ranks(2, "-c", program, within=private_shared_memory(*within), seconds=SECONDS)
+    assert finished.returncode == LaunchError.exit_code, finished.stdout
+    assert finished.stdout.count("lucid: MPI cannot start on") == 1
+    assert sentence in finished.stdout
+    assert "--shm-size" in finished.stdout
+
+
+def test_mpi_starts_where_ucx_finds_too_little_shared_memory(run_ranks):
+    """UCX crashes if it finds a part of what it wants."""
+    program = PROGRAM.format(backend="auto", last="")
+    finished = run_ranks(2, "-c", program, within=private_shared_memory(18), seconds=SECONDS)
+    assert finished.returncode == 0, finished.stdout
+    assert finished.stdout.count("shared: [False, False, False, False]") == 2
 
 
 @pytest.mark.parametrize(

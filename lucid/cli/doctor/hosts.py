@@ -10,6 +10,7 @@ from pathlib import Path
 from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.software import libraries
 from lucid.distributed import RankLocation
+from lucid.distributed.communicators.mpi_start import SHARED_MEMORY, lack_of_shared_memory
 from lucid.launch.limits import memory_limit
 from lucid.models import BERTConfig
 from lucid.models.bert.memory import parameter_count
@@ -23,13 +24,17 @@ INFINIBAND = Path("/sys/class/infiniband")
 
 @dataclass(frozen=True)
 class Host:
-    """Resources of a host, as its first rank sees them. Sizes are in bytes; `interfaces()` returns the interfaces."""
+    """Resources of a host, as its first rank sees them. Sizes are in bytes; `interfaces()` returns the interfaces.
+
+    `shared_memory_lack` is a sentence if MPI cannot start.
+    """
 
     name: str
     ranks: int
     memory: int
     memory_free: int
     shared_memory_free: int
+    shared_memory_lack: str | None
     interfaces: dict[str, float]
     libraries: dict[str, str]
 
@@ -37,13 +42,15 @@ class Host:
     def here(cls, ranks: int) -> "Host":
         """Return the resources of this host, which has this number of ranks."""
         total, free = memory()
-        shared = os.statvfs("/dev/shm")
+        lack = lack_of_shared_memory(1)
+        shared = None if lack else os.statvfs(SHARED_MEMORY)
         return cls(
             name=platform.node(),
             ranks=ranks,
             memory=total,
             memory_free=free,
-            shared_memory_free=shared.f_bavail * shared.f_frsize,
+            shared_memory_free=shared.f_bavail * shared.f_frsize if shared else 0,
+            shared_memory_lack=lack,
             interfaces=interfaces(),
             libraries=libraries(),
         )
@@ -84,14 +91,7 @@ def judge_hosts(found: Sequence[Host], locations: Sequence[RankLocation]) -> Ite
         f"{least.memory_free / 1e9:,.1f} GB free of {least.memory / 1e9:,.1f}{_least_on(least, found)}",
         "BERT-base takes about 2 GB for each rank; start fewer ranks with more threads, or use optimizer.sharded",
     )
-    least = min(found, key=lambda host: host.shared_memory_free / host.ranks)
-    yield ok_if(
-        least.shared_memory_free / least.ranks >= _GRADIENTS_OF_BERT_BASE or least.ranks == 1,
-        "shared memory",
-        f"{least.shared_memory_free / 1e9:,.1f} GB free in /dev/shm{_least_on(least, found)}",
-        "the gradients of BERT-base take 0.44 GB for each rank, and slower messages carry them if there is no room; "
-        f"make it larger (docker and podman: --shm-size={least.ranks}g)",
-    )
+    yield _shared_memory(found)
     by_interfaces = defaultdict(list)
     for host in found:
         text = ", ".join(f"{name} {speed:g} Gbit/s" if speed else name for name, speed in host.interfaces.items())
@@ -99,6 +99,22 @@ def judge_hosts(found: Sequence[Host], locations: Sequence[RankLocation]) -> Ite
     for text, names in by_interfaces.items():
         where = f" on {names[0]}" + f" and {len(names) - 1} more" * (len(names) > 1) if len(found) > 1 else ""
         yield Finding(Level.OK, "network", f"{text}{where}")
+
+
+def _shared_memory(found: Sequence[Host]) -> Finding:
+    for host in found:
+        if host.shared_memory_lack:
+            return Finding(
+                Level.WARNING, "shared memory", f"MPI could not start on {host.name}: {host.shared_memory_lack}"
+            )
+    least = min(found, key=lambda host: host.shared_memory_free / host.ranks)
+    return ok_if(
+        least.shared_memory_free / least.ranks >= _GRADIENTS_OF_BERT_BASE or least.ranks == 1,
+        "shared memory",
+        f"{least.shared_memory_free / 1e9:,.1f} GB free in /dev/shm{_least_on(least, found)}",
+        "the gradients of BERT-base take 0.44 GB for each rank, and slower messages carry them if there is no room; "
+        f"make it larger (docker and podman: --shm-size={least.ranks}g)",
+    )
 
 
 def _cores(locations: Sequence[RankLocation]) -> Finding:

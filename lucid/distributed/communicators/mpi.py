@@ -27,6 +27,7 @@ from lucid.distributed.communicators.communicator import (
     check_swap,
 )
 from lucid.distributed.communicators.mpi_side_channel import MPISideChannel
+from lucid.distributed.communicators.mpi_start import prepare_start
 from lucid.distributed.communicators.node_memory import NodeMemory
 from lucid.distributed.communicators.progress import ProgressThread
 from lucid.distributed.communicators.status_writer import StatusWriter
@@ -49,6 +50,7 @@ class MPICommunicator(Communicator):
     """
 
     def __init__(self) -> None:
+        prepare_start()
         from mpi4py import MPI
 
         check_world_size(MPI.COMM_WORLD.size)

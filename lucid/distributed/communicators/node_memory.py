@@ -54,7 +54,7 @@ def _open_together(node: Any) -> int:
 
 def shared_folder() -> Path:
     """Return the folder of files in memory, or that of temporary files if the system has none."""
-    return _IN_MEMORY if _IN_MEMORY.is_dir() else Path(tempfile.gettempdir())
+    return _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
 
 
 def pages(size: int) -> int:
