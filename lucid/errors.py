@@ -4,6 +4,7 @@ The command line prints the message of a `LucidError`, without a traceback, and 
 """
 
 import errno
+import signal
 from enum import IntEnum
 
 
@@ -15,7 +16,8 @@ class ExitCode(IntEnum):
     REFUSED = 2  # a mistake in the settings or the input: starting again changes nothing
     STOPPED = 75  # stopped by a signal and saved: start again to continue
     HUNG = 86  # the watchdog ended a run in which ranks waited for a rank that did not come
-    INTERRUPTED = 130  # from the keyboard
+    INTERRUPTED = 130  # from the keyboard; a run is saved, unless a second Ctrl-C came
+    TERMINATED = 143  # by SIGTERM, a command that has nothing to save
 
 
 class LucidError(Exception):
@@ -26,6 +28,15 @@ class LucidError(Exception):
     agreed = False
     # Whether the message has been printed.
     reported = False
+
+
+class EndedBySignal(BaseException):
+    """A signal ends this process in order: what is half done is given up, child processes end, a line says so."""
+
+    def __init__(self, number: int) -> None:
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        super().__init__(f"ended by {name}")
+        self.exit_code = 128 + number
 
 
 class ConfigError(LucidError):
@@ -55,9 +66,11 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
 def fault_of_the_machine(error: BaseException) -> str | None:
-    """Return a sentence about an error of the machine: no memory, or a full output. None for any other error."""
+    """Return a sentence about an error of the machine: memory, disk, or encoding of names. None for any other error."""
     if isinstance(error, MemoryError):
         return f"memory ran out ({error or 'no more can be had'}): lucid plan says what a run takes"
+    if isinstance(error, UnicodeEncodeError):
+        return f"the name {error.object!r} is not {error.encoding}, the encoding of this shell: set PYTHONUTF8=1"
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
         return f"{error.filename or 'the output'} could not be written: {error.strerror}"
     return None

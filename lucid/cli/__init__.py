@@ -1,9 +1,16 @@
 """The command line: `lucid COMMAND ...`. One file a command; what they share is in `app`."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
+
+from lucid.errors import EndedBySignal
+
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -24,6 +31,32 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         end_with_launcher()
         take_share(os.environ)
-    from lucid.cli import app
+    with _ended_by_signals():
+        from lucid.cli import app
 
-    sys.exit(app.run(given))
+        sys.exit(app.run(given))
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise `EndedBySignal` within the block, and end this process with a line."""
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # the user may have ignored it
+            signal.signal(number, _end)
+    try:
+        yield
+    except EndedBySignal as ended:
+        from lucid.distributed.communicators.announcement import is_first_rank
+
+        if is_first_rank():
+            start = "\n" if sys.stderr.isatty() else ""  # the terminal has printed ^C
+            print(f"{start}lucid: {ended}", file=sys.stderr)
+        sys.exit(ended.exit_code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    raise EndedBySignal(number)

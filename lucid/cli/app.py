@@ -3,18 +3,22 @@
 A user's mistake is one sentence on standard error, from one rank only, and exit code 2.
 """
 
-import io
+import errno
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated
 
 import typer
 
+from lucid import output
 from lucid.cli.commands import Commands
 from lucid.distributed.communicators.announcement import is_first_rank
 from lucid.errors import ExitCode, LucidError, fault_of_the_machine
 from lucid.version import __version__
+
+# These commands make files. The options make them print instead.
+_REPORTING = (["prepare"], ["train"], ["submit"], ["export"], ["plot"])
+_PRINTING = frozenset(("-h", "--help", "--print-config"))
 
 app = typer.Typer(
     name="lucid",
@@ -43,32 +47,34 @@ def _options(
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line `arguments`, and return the exit code."""
-    _write_whole_lines()
+    output.set_up()
+    code = _run(arguments or ["--help"])
+    if code == ExitCode.FINISHED and _is_asked_for_its_output(arguments) and (fault := output.lost()):
+        if fault.errno == errno.EPIPE:  # such as head, which has read enough
+            return ExitCode.FINISHED
+        return _refuse(f"the output could not be written: {fault.strerror}", ExitCode.FAILED)
+    return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        code = app(args=arguments or ["--help"], standalone_mode=False, prog_name="lucid")
+        code = app(args=arguments, standalone_mode=False, prog_name="lucid")
     except LucidError as error:
         return error.exit_code if error.reported else _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
         return _refuse(f"{error.format_message()} (see lucid --help)", ExitCode.REFUSED)
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, UnicodeEncodeError) as error:
         if fault := fault_of_the_machine(error):
-            if isinstance(error, OSError) and error.filename is None:
-                with suppress(OSError):
-                    sys.stdout.close()  # otherwise Python would try to write its buffer once more
             return _refuse(fault, ExitCode.FAILED)
         if not isinstance(error, OSError) or error.filename is None:
             raise
         return _refuse(f"{error.filename}: {error.strerror}", ExitCode.REFUSED)
-    except (typer.Abort, KeyboardInterrupt):
-        return ExitCode.INTERRUPTED
     return code if isinstance(code, int) else ExitCode.FINISHED
 
 
-def _write_whole_lines() -> None:
-    """Write each line at once and in one piece, because other ranks may write to the same log."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, write_through=False)
+def _is_asked_for_its_output(arguments: Sequence[str]) -> bool:
+    """Return whether what the command prints is its result, and not only a report on it."""
+    return arguments[:1] not in _REPORTING or not _PRINTING.isdisjoint(arguments)
 
 
 def _refuse(message: str, code: int) -> int:

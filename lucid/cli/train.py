@@ -1,6 +1,8 @@
 """`lucid train`: trains a run, or resumes it."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +10,9 @@ import typer
 
 from lucid.analysis.plots import plot_run
 from lucid.cli.run_settings import ConfigFile, Overrides
-from lucid.distributed import StopRequest, is_first_rank, run_on_first_rank, session
+from lucid.distributed import StopRequest, announced, is_first_rank, run_on_first_rank, session
 from lucid.errors import ExitCode
+from lucid.launch.options import COMMAND_VARIABLE, command_line
 from lucid.training import run
 from lucid.training.config import from_dict, load
 
@@ -23,8 +26,9 @@ def train(
 ) -> int:
     """Train a run, or resume it from its newest checkpoint. For several ranks see lucid launch.
 
-    Exit code 0: the run has finished. 75: SIGTERM or SIGUSR1 stopped it after saving; start it again to resume. 2: the
-    settings or the input are wrong. 86: a rank was missing for longer than train.watchdog_seconds.
+    Exit code 0: the run has finished. 75: SIGTERM, SIGUSR1 or SIGHUP stopped it after saving; start it again to resume.
+    130: Ctrl-C did so. 2: the settings or the input are wrong. 86: a rank was missing for longer than
+    train.watchdog_seconds.
 
     Examples:
 
@@ -39,14 +43,27 @@ def train(
         if is_first_rank():
             print(settings.as_yaml(), end="")
         return ExitCode.FINISHED
-    with session() as group, StopRequest() as stop:
+    with StopRequest() as stop, session() as group:
         # All ranks use the first rank's settings, even if the file differs between hosts.
         text = run_on_first_rank(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
         settings = from_dict(json.loads(text))
         code = run(settings, group, stop)
         if code == ExitCode.FINISHED and group.rank == 0:
             print(f"loss plot   {_plot(settings.run_folder)}")
+        if code == ExitCode.STOPPED:
+            if group.rank == 0 and (command := _command()):
+                print(f"resume      {command}")
+            if group.all_reduce_scalar(stop.interrupted) > 0:
+                code = ExitCode.INTERRUPTED
         return code
+
+
+def _command() -> str:
+    """Return how to start this run again, or "" if that is up to who started it."""
+    started_by = os.environ.get(COMMAND_VARIABLE)
+    if started_by is not None:
+        return started_by
+    return command_line(sys.argv) if announced() is None else "by the same command"
 
 
 def _plot(folder: Path) -> str:

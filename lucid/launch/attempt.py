@@ -81,6 +81,8 @@ def run(command: Sequence[str], variables: Mapping[str, str], descriptors: Seque
                 print(_SHOW_THE_CURSOR, end="", flush=True)  # the live line of the first rank had hidden it
             return Ended(ExitCode.INTERRUPTED, stop_asked=True)
         if number == signal.SIGINT:
+            if sys.stderr.isatty():
+                print(file=sys.stderr)  # the terminal has printed ^C
             say("Ctrl-C: the run saves and stops after this step; a second Ctrl-C ends it at once")
         if number in STOP_SIGNALS:
             asked.add(number)

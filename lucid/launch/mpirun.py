@@ -19,7 +19,7 @@ from lucid.errors import ExitCode, LaunchError, LucidError
 from lucid.launch import attempt, hostfile
 from lucid.launch.attempt import Ended, say
 from lucid.launch.limits import available_cores
-from lucid.launch.options import USAGE, Options, parse, positive_number
+from lucid.launch.options import COMMAND_VARIABLE, USAGE, Options, command_line, parse, positive_number
 from lucid.launch.placement import THREAD_VARIABLES, YIELD_VARIABLE, Machine
 from lucid.launch.supervise import Progress, supervise
 
@@ -89,7 +89,8 @@ def plan(
     if there.mpi == "MPICH":
         line = ["-f", options.hostfile, "-ppn", str(ranks_per_host)] if options.hostfile else []
     else:
-        names = [*variables, *(name for name in ("PYTHONPATH", "UCX_NET_DEVICES") if environment.get(name))]
+        given = ("PYTHONPATH", "UCX_NET_DEVICES", COMMAND_VARIABLE)
+        names = [*variables, *(name for name in given if environment.get(name))]
         line = _options_of_open_mpi(options.hostfile, ranks_per_host, names, is_root)
         variables |= _agent_of_open_mpi(environment.get("HYDRA_LAUNCHER_EXEC"))
     parent = [there.python, "-m", "lucid.launch.rank_parent"]
@@ -186,6 +187,7 @@ def main(words: Sequence[str], progress: Progress) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this process without a traceback
     output.set_up()
+    os.environ.setdefault(COMMAND_VARIABLE, command_line(sys.argv))
     try:
         return _start(parse(words), progress)
     except LucidError as error:

@@ -1,6 +1,8 @@
 """The options of `lucid launch`: what a user asks for."""
 
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +31,9 @@ instead, which checks the hosts as the run would use them. Options may come befo
   --min-ranks K  with --hostfile: leave out hosts that do not answer before a restart, as long as the settings allow K
                  ranks or more on the others (default: as many as at the start). The loss curve stays the same
 
-The exit code is the run's. The launcher passes signals on to the ranks: after SIGTERM and SIGUSR1 they save and
-end with 75, after Ctrl-C they end with 130. This ends a run with --restarts, too: a scheduler that sends a signal
-before its time limit starts the run again itself.
+The exit code is the run's. After SIGTERM, SIGUSR1, SIGHUP (the terminal has closed) and Ctrl-C the ranks save and end:
+with 130 after Ctrl-C, or else with 75. A second Ctrl-C ends them at once. All of this ends a run with --restarts, too:
+a scheduler that sends a signal before its time limit starts the run again itself.
 
 Each rank has as many threads as there are cores for each rank of its host, unless OMP_NUM_THREADS is set. If the ranks
 use all cores, each is bound to its own, one NUMA domain after the other. mpiexec is the one of the Python environment,
@@ -49,6 +51,17 @@ Examples:
 
     lucid launch -n 16 --hostfile hosts --doctor
 """
+
+
+# The command that started all ranks of a run, for a rank that says how to resume it.
+COMMAND_VARIABLE = "LUCID_COMMAND"
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return a line for a shell that does what this process was started to do; `arguments` are its `sys.argv`."""
+    program, *rest = arguments
+    start = ["lucid"] if os.path.basename(program) == "lucid" else [sys.executable, "-m", "lucid"]
+    return shlex.join((*start, *rest))
 
 
 @dataclass(frozen=True)

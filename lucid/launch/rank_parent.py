@@ -28,8 +28,11 @@ from lucid.launch.rank_status import PAGE_BYTES, RankStatus, lend_page
 
 _PLACEMENT = ("--bind", "--gpus")
 
-# A terminal sends SIGINT to the rank too; the parent only has to survive it.
-_PASSED_ON = {signal.SIGTERM, signal.SIGUSR1}
+# A terminal and launchers send SIGINT to the rank too; the parent only has to survive it. SIGHUP may be ignored, as by
+# nohup, and stays so.
+_PASSED_ON = {signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP}
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    _PASSED_ON.remove(signal.SIGHUP)
 _AWAITED = _PASSED_ON | {signal.SIGINT, signal.SIGCHLD}
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>

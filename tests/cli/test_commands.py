@@ -350,7 +350,7 @@ def test_a_plot_is_written_to_the_named_file_or_refused(lucid, run_folder, tmp_p
         assert sentence in errors
 
 
-@pytest.mark.parametrize("command", [["plan"], ["train", "--print-config"], ["train", "run_folder=again"]])
+@pytest.mark.parametrize("command", [["plan"], ["train", "--print-config"]])
 def test_a_full_output_is_one_sentence(run_folder, tmp_path, command):
     program = [sys.executable, "-m", "lucid", command[0], str(run_folder.with_name("run.yaml")), *command[1:]]
     with open("/dev/full", "w") as full:

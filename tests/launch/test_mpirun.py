@@ -465,6 +465,38 @@ def test_a_signal_reaches_the_ranks(start):
     assert (process.returncode, output) == (75, "stops\n" * 2)
 
 
+def test_a_second_ctrl_c_ends_ranks_that_do_not_stop(start):
+    process = start("-n", "2", "run.yaml", RANK="trap '' USR1; echo ready; sleep 600")
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    process.send_signal(signal.SIGINT)
+    assert "a second Ctrl-C ends it at once" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_the_first_ctrl_c_ends_what_cannot_save(start):
+    process = start("-n", "1", "--doctor", RANK="echo ready; sleep 600")
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+
+
+def test_output_that_nobody_reads_does_not_end_the_ranks(start, folder):
+    """MPICH's launcher would end them all."""
+    process = start(
+        "-n", "1", "run.yaml", RANK=f"echo one; read _ < {folder}/go; echo two; echo > {folder}/done; exit 7"
+    )
+    os.mkfifo(folder / "go")
+    assert process.stdout.readline() == "one\n"
+    process.stdout.close()
+    (folder / "go").write_text("\n")
+    assert process.wait(timeout=60) == 7
+    assert (folder / "done").exists()
+    process.stderr.close()
+
+
 def test_ranks_are_started_on_the_hosts_of_the_file(finish, folder):
     (folder / "hosts").write_text("localhost\n")
     code, output, errors = finish("--hostfile", "hosts", "-n", "2", "run.yaml", RANK="echo here; exit 0")

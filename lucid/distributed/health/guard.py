@@ -5,19 +5,30 @@ collective. So an uncaught exception ends all ranks, in whichever way they were 
 stop after the step in which all of them know of it: the trainer sums `StopRequest.requested` over ranks.
 """
 
+import os
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Protocol, Self
 
+from lucid.distributed.communicators.announcement import is_first_rank
 from lucid.distributed.communicators.communicator import Communicator
-from lucid.errors import ExitCode, LucidError, fault_of_the_machine
+from lucid.errors import EndedBySignal, ExitCode, LucidError, fault_of_the_machine
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+# A signal that the user had ignored at the start stays so: nohup ignores SIGHUP, and a shell SIGINT in the background.
+# Parents of ranks ignore SIGUSR1 until here, so that it does not end a rank that is still starting.
+_MAY_STAY_IGNORED = (signal.SIGINT, signal.SIGHUP)
+# The terminal and a launcher may both send a rank SIGINT for one Ctrl-C.
+_SECONDS_OF_ONE_PRESS = 0.5
+_ON_INTERRUPT = "Ctrl-C: the run saves and stops after this step; a second Ctrl-C ends it at once"
+# All ranks get a signal that comes from their launcher, and the first speaks for them.
+_SECONDS_FOR_THE_FIRST_RANK = 1.0
 # The launcher reads a rank's output from a pipe, and discards unread output when the abort arrives.
 _SECONDS_TO_FORWARD = 0.2
 
@@ -25,9 +36,9 @@ _SECONDS_TO_FORWARD = 0.2
 def abort_on_exception(communicator: Communicator) -> None:
     """Make an uncaught exception in any thread of this process end all ranks.
 
-    The message names the rank. A `LucidError` shows its message and exits with its code, an interrupt from the keyboard
-    with 130; any other exception shows its traceback and exits with 1. `sys.exit` does not call the hook: on a single
-    rank it ends all ranks under `python -m mpi4py`, which the launchers use.
+    The message names the rank. A `LucidError` and `EndedBySignal` show their message and exit with their code, an
+    interrupt from the keyboard with 130; any other exception shows its traceback and exits with 1. `sys.exit` does not
+    call the hook: on a single rank it ends all ranks under `python -m mpi4py`, which the launchers use.
     """
 
     def main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -44,7 +55,11 @@ def abort_on_exception(communicator: Communicator) -> None:
 def report_and_abort(communicator: Communicator, error: BaseException) -> NoReturn:
     """Print the error of this rank, and end all ranks with its exit code."""
     code, message = _exit_code_and_message(error)
-    if communicator.size > 1:
+    if isinstance(error, EndedBySignal):
+        message = f"lucid: {message}"
+        if communicator.rank > 0:
+            time.sleep(_SECONDS_FOR_THE_FIRST_RANK)
+    elif communicator.size > 1:
         status = communicator.status.current
         message = f"rank {communicator.rank} of {communicator.size} failed {status}, all ranks end:\n{message}"
     print_and_abort(communicator, message, code)
@@ -63,7 +78,7 @@ def print_and_abort(communicator: Communicator, message: str, code: int) -> NoRe
 
 
 def _exit_code_and_message(error: BaseException) -> tuple[int, str]:
-    if isinstance(error, LucidError):
+    if isinstance(error, LucidError | EndedBySignal):
         return error.exit_code, str(error)
     if isinstance(error, SystemExit):
         # A rank that leaves alone has failed, even with exit code 0.
@@ -84,18 +99,22 @@ class Stop(Protocol):
 
 
 class StopRequest:
-    """Within `with StopRequest() as stop:`, SIGTERM and SIGUSR1 set `stop.requested` instead of ending the process.
+    """Within `with StopRequest() as stop:`, SIGTERM, SIGUSR1, SIGHUP and Ctrl-C set `stop.requested`.
 
-    Signals may arrive any number of times, and one that was blocked until now counts too. The end of the block restores
-    the earlier handlers. Only the main thread may use this.
+    `stop.interrupted` says whether Ctrl-C did. A second Ctrl-C raises `EndedBySignal`. The other signals may arrive any
+    number of times, and one that was blocked until now counts too. The end of the block restores the earlier handlers.
+    Only the main thread may use this.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.interrupted = False
+        self._interrupted_at = 0.0
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._request) for number in _SIGNALS}
+        for number in _SIGNALS:
+            if number not in _MAY_STAY_IGNORED or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._request)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self
 
@@ -105,3 +124,18 @@ class StopRequest:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        if number != signal.SIGINT:
+            return
+        if not self.interrupted:
+            self.interrupted, self._interrupted_at = True, time.monotonic()
+            _say(_ON_INTERRUPT)
+        elif time.monotonic() - self._interrupted_at > _SECONDS_OF_ONE_PRESS:
+            raise EndedBySignal(number)
+
+
+def _say(sentence: str) -> None:
+    """Print a sentence from the first rank, in a signal handler: a stream may be in the middle of another print."""
+    if is_first_rank():
+        start = "\n" if os.isatty(2) else ""
+        with suppress(OSError):
+            os.write(2, f"{start}lucid: {sentence}\n".encode())

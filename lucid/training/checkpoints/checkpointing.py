@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from lucid.distributed import all_or_none, is_agreed
+from lucid.errors import EndedBySignal
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.saver import Saver
 from lucid.training.setup import Run
@@ -62,7 +63,12 @@ class Checkpointing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the checkpoint in the background, unless this rank alone failed: the others wait for it to end."""
+        """Wait for the checkpoint in the background, unless this rank alone failed: the others wait for it to end.
+
+        A second Ctrl-C does not wait either.
+        """
+        if isinstance(error, EndedBySignal):
+            return
         in_order = error is None or is_agreed(error)
         if self._saver and (in_order or self._run.communicator.size == 1):
             with self._saving():

@@ -68,6 +68,11 @@ def _apply(content: dict[str, Any], override: str) -> str:
     names = key.strip().split(".")
     if not equals or not all(names):
         raise ConfigError(f"{override!r} on the command line is not of the form section.key=value")
+    if any("\udc80" <= letter <= "\udcff" for letter in override):  # bytes that Python could not decode
+        raise ConfigError(
+            f"{override!r} on the command line is not UTF-8, which settings and checkpoints are written in: rename the "
+            "file, or set PYTHONUTF8=1 if its name is UTF-8"
+        )
     section = content
     for name in names[:-1]:
         inner = section.setdefault(name, {})
