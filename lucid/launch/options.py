@@ -1,5 +1,6 @@
 """The options of `lucid launch`: what a user asks for."""
 
+import os
 import re
 import shlex
 import sys
