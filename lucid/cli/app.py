@@ -4,6 +4,7 @@ A user's mistake is one sentence on standard error, from one rank only, and exit
 """
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        code = app(args=arguments, standalone_mode=False, prog_name="lucid")
+        code = app(args=[*map(_with_home, arguments)], standalone_mode=False, prog_name="lucid")
     except LucidError as error:
         return error.exit_code if error.reported else _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
@@ -75,6 +76,12 @@ def _run(arguments: Sequence[str]) -> int:
 def _is_asked_for_its_output(arguments: Sequence[str]) -> bool:
     """Return whether what the command prints is its result, and not only a report on it."""
     return arguments[:1] not in _REPORTING or not _PRINTING.isdisjoint(arguments)
+
+
+def _with_home(word: str) -> str:
+    """Expand `~` in `--option=~/path`, which a shell leaves."""
+    option, equals, value = word.partition("=")
+    return f"{option}={os.path.expanduser(value)}" if equals and word.startswith("--") else word
 
 
 def _refuse(message: str, code: int) -> int:

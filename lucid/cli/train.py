@@ -30,6 +30,9 @@ def train(
     130: Ctrl-C did so. 2: the settings or the input are wrong. 86: a rank was missing for longer than
     train.watchdog_seconds.
 
+    In paths of settings, ~ is your home and $NAME a variable of the environment; the expanded path is recorded and
+    shown.
+
     Examples:
 
         lucid train my.yaml

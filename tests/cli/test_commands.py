@@ -82,6 +82,11 @@ def test_the_settings_can_be_printed(lucid, run_folder):
     assert yaml.safe_load(output)["train"]["steps"] == 99
 
 
+def test_the_home_in_an_option_is_the_users(lucid, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert lucid("plot", run_folder, "--output=~/curve.svg")[:2] == (0, f"{tmp_path}/curve.svg\n")
+
+
 def test_a_run_is_not_continued_with_another_model_corpus_or_seed(lucid, run_folder):
     file = run_folder.parent / "run.yaml"
     code, _, errors = lucid("train", file, "model.hidden_size=32")

@@ -50,6 +50,48 @@ def test_printed_settings_can_be_loaded_again(file, tmp_path):
     assert from_dict(config.as_dict()) == config
 
 
+@pytest.fixture
+def places(monkeypatch):
+    """A home and a variable that paths may name."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/$me")
+    monkeypatch.delenv("UNSET", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("~/x", "/home/me/x"),
+        ("~", "/home/me"),
+        ("$SCRATCH/r", "/scratch/$me/r"),
+        ("a/${SCRATCH}r", "a/scratch/$mer"),
+        ("./~x", "~x"),
+        ("a~/$$b", "a~/$b"),
+    ],
+)
+def test_homes_and_variables_in_paths_are_expanded_once(file, tmp_path, places, written, meant):
+    meant = meant.replace("a/scratch", "a//scratch")
+    names = ("run_folder", "data.path", "initial_model")
+    config = load(file, [f"{name}='{written}'" for name in names])
+    assert (config.run_folder, config.data.path, config.initial_model) == (Path(meant),) * 3
+    assert from_dict(config.as_dict()) == config
+    (tmp_path / "again.yaml").write_text(config.as_yaml())
+    assert load(tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        ("$UNSET/x", "the command line: run_folder: $UNSET/x names the variable UNSET, which is not set: set it"),
+        ("x/$", "x/$ has a $ that no variable's name follows: write $$"),
+        ("~nobody-here/x", "~nobody-here/x begins with the home of a user who has none here"),
+    ],
+)
+def test_a_path_that_cannot_be_expanded_is_refused(file, places, written, sentence):
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load(file, [f"run_folder='{written}'"])
+
+
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("configs/*.yaml")), ids=lambda path: path.name)
 def test_the_recipes_of_lucid_are_valid(path):
     load(path)

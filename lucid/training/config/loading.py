@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from lucid.errors import ConfigError
 from lucid.files import open_text, reason_of
+from lucid.training.config.paths import USERS_TEXT
 from lucid.training.config.run_config import RunConfig, descriptions
 from lucid.training.config.yaml_text import LARGEST, parse_yaml
 
@@ -23,7 +24,7 @@ _REMOVED = {"train.attention": "there is one implementation of attention now; re
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Return a run's settings from a YAML file; `overrides` are `dotted.key=value`, the value in YAML.
 
-    Raises `ConfigError` with one sentence for each mistake.
+    In paths, `~` and `$NAME` are expanded. Raises `ConfigError` with one sentence for each mistake.
     """
     try:
         with open_text(path) as file:
@@ -40,7 +41,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} holds no settings: it takes sections such as data, model and train")
     overridden = [_apply(content, override) for override in overrides]
     try:
-        return RunConfig.model_validate(content)
+        return RunConfig.model_validate(content, context=USERS_TEXT)
     except ValidationError as error:
         sentences = [_sentence(item, path, overridden) for item in error.errors()[:_MOST_SENTENCES]]
         raise ConfigError("\n".join(sentences)) from error

@@ -8,11 +8,11 @@ from pydantic import Field, model_validator
 
 from lucid.errors import ConfigError
 from lucid.models import BERTConfig
+from lucid.training.config.paths import USERS_TEXT, FilePath
 from lucid.training.config.sections import (
     MODEL_DESCRIPTIONS,
     DataSettings,
     DistributedSettings,
-    FilePath,
     OptimizerSettings,
     Settings,
     TrainSettings,
@@ -23,7 +23,8 @@ class RunConfig(Settings):
     """All settings of a run."""
 
     run_folder: FilePath = Field(
-        description="Folder for checkpoints, metrics and plots; a run that is already there is resumed."
+        description="Folder for checkpoints, metrics and plots; a run that is already there is resumed. In all paths "
+        "~ and $NAME are expanded, and recorded so; $$ is the character."
     )
     initial_model: FilePath | None = Field(
         None, description="Folder of a model to start from, in Hugging Face's format; null: random weights."
@@ -156,7 +157,7 @@ class RunConfig(Settings):
     def as_yaml(self) -> str:
         """Return all settings, defaults included, as YAML that `load` reads, with their descriptions as comments."""
         known, lines = descriptions(), []
-        for name, value in self.as_dict().items():
+        for name, value in self.model_dump(mode="json", context=USERS_TEXT).items():
             if isinstance(value, dict):
                 lines += [f"{name}:", *(f"  {_line(key, value[key], known[f'{name}.{key}'])}" for key in value)]
             else:

@@ -1,36 +1,19 @@
 """The sections of a run's settings: each setting with its default, its range and a description for users."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.connection import Backend
 from lucid.kernels import Precision
 from lucid.models.bert.encoder import Recomputation
+from lucid.training.config.paths import FilePath
 
 # The default of `train.watchdog_seconds`, and of commands that have no settings.
 WATCHDOG_SECONDS = 600.0
 
 
-def _check_not_empty(path: Any) -> Any:
-    if path == "":
-        raise ValueError("a path cannot be empty")
-    return path
-
-
-def _check_can_exist(path: Path) -> Path:
-    """Refuse a path that no file can have."""
-    name = str(path)
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in name):
-        raise ValueError("a path cannot hold this character")
-    if max(len(part.encode()) for part in (*path.parts, "")) > 255 or len(name.encode()) >= 4096:
-        raise ValueError("a path cannot be this long")
-    return path
-
-
-FilePath = Annotated[Path, BeforeValidator(_check_not_empty), AfterValidator(_check_can_exist)]
 # Steps and samples are 32-bit coordinates of the random numbers.
 PositiveInteger = Annotated[int, Field(ge=1, lt=2**31)]
 PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]

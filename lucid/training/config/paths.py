@@ -1,0 +1,56 @@
+"""Paths in settings. When settings are loaded, `~` and `$NAME` in them are expanded, as a shell would."""
+
+import os
+from pathlib import Path
+from string import Template
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SerializationInfo, ValidationInfo
+
+# The context in which a user's text is read and written. What lucid has recorded is taken as it is.
+USERS_TEXT = {"paths": "as users write them"}
+
+
+def _expanded(path: Any, info: ValidationInfo) -> Any:
+    if path == "":
+        raise ValueError("a path cannot be empty")
+    if info.context != USERS_TEXT or not isinstance(path, str):
+        return path
+    try:
+        expanded = Template(path).substitute(os.environ)
+    except KeyError as error:
+        name = error.args[0]
+        raise ValueError(
+            f"{path} names the variable {name}, which is not set: set it, or write the path out"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} has a $ that no variable's name follows: write $$ for the character") from error
+    home = os.path.expanduser(expanded)
+    if home.startswith("~"):
+        raise ValueError(f"{path} begins with the home of a user who has none here: write ./~ for a name with ~")
+    return home
+
+
+def _check_can_exist(path: Path) -> Path:
+    """Refuse a path that no file can have."""
+    name = str(path)
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in name):
+        raise ValueError("a path cannot hold this character")
+    if max(len(part.encode()) for part in (*path.parts, "")) > 255 or len(name.encode()) >= 4096:
+        raise ValueError("a path cannot be this long")
+    return path
+
+
+def _written(path: Path, info: SerializationInfo) -> str:
+    text = str(path)
+    if info.context != USERS_TEXT:
+        return text
+    return ("./" if text.startswith("~") else "") + text.replace("$", "$$")
+
+
+FilePath = Annotated[
+    Path,
+    BeforeValidator(_expanded),
+    AfterValidator(_check_can_exist),
+    PlainSerializer(_written, return_type=str, when_used="json"),
+]
