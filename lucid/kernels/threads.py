@@ -2,8 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -46,17 +46,34 @@ def split(total: int, elements: int, work: Callable[[slice], None]) -> None:
     """Call `work` on slices that cover `range(total)`, in parallel if there are enough `elements`.
 
     `elements` is the total number of elements that `work` processes. The slices' lengths differ by at most one; the
-    calling thread works on the first.
+    calling thread works on the first. If `work` raises an error, it is raised when no slice is being worked on any more.
     """
     parts = min(count(), total, elements // _ELEMENTS_A_THREAD)
     if parts < 2:
         work(slice(0, total))
         return
     ends = [total * part // parts for part in range(parts + 1)]
-    others = [_pool(count() - 1).submit(work, slice(start, stop)) for start, stop in pairwise(ends[1:])]
-    work(slice(0, ends[1]))
+    others: list[Future[None]] = []
+    try:
+        for start, stop in pairwise(ends[1:]):
+            others.append(_pool(count() - 1).submit(work, slice(start, stop)))
+        work(slice(0, ends[1]))
+    finally:
+        _wait_until_done(others)
     for other in others:
         other.result()
+
+
+def _wait_until_done(parts: Sequence[Future[None]]) -> None:
+    """Wait for `parts`, also after an error: they write into arrays that the caller may then free or reuse.
+
+    An interrupt from the keyboard is raised afterwards.
+    """
+    try:
+        wait(parts)
+    except BaseException:
+        _wait_until_done(parts)
+        raise
 
 
 def split_products(total: int, elements: int, work: Callable[[slice], None]) -> None:

@@ -26,10 +26,13 @@ def numerical_environment(device: str) -> dict[str, str]:
     blas = sorted(
         {f"{library['internal_api']} {library['version']} {library.get('architecture', '')}" for library in libraries}
     )
+    products = kernels.product_library()
+    blas_threads = max((library["num_threads"] for library in libraries), default=1)
     return {
-        "threads_per_rank": str(max((library["num_threads"] for library in libraries), default=1)),
+        # oneDNN computes on the threads that the kernels have.
+        "threads_per_rank": str(threads.count() if products.startswith("oneDNN") else blas_threads),
         "blas": ", ".join(blas) or "unknown",
         "numpy": np.__version__,
-        "products": kernels.product_library(),
+        "products": products,
         "kernels": getattr(kernels.of(np.empty(0, np.float32)), "__name__", "unknown"),
     }

@@ -1,14 +1,17 @@
 """A run from a program: `lucid.training.run`."""
 
-from threadpoolctl import threadpool_info
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from lucid import kernels, random
+from lucid.backend import CPU
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ExitCode
 from lucid.kernels import products, threads
 from lucid.training import run
 from lucid.training.config import load
+from lucid.training.numerical_environment import numerical_environment
 
 
 def threads_of_libraries():
@@ -32,6 +35,14 @@ def test_a_run_stopped_on_request_says_so_and_can_be_resumed(run_file, capsys):
     assert "stopped at step 0 of 6" in capsys.readouterr().out
     assert run(settings, SingleCommunicator(), StopRequest()) == ExitCode.FINISHED
     assert "finished at step 6 of 6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("library", "expected"), [("oneDNN 3.2.0 0xe7", "3"), ("NumPy's", "1")])
+def test_the_recorded_threads_are_those_that_divide_products(monkeypatch, library, expected):
+    monkeypatch.setattr(kernels, "product_library", lambda: library)
+    monkeypatch.setattr(threads, "_limit", 3)
+    with threadpool_limits(1):
+        assert numerical_environment(CPU)["threads_per_rank"] == expected
 
 
 def test_a_precision_chosen_within_a_block_is_restored(monkeypatch):
