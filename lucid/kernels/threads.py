@@ -46,7 +46,7 @@ def split(total: int, elements: int, work: Callable[[slice], None]) -> None:
     """Call `work` on slices that cover `range(total)`, in parallel if there are enough `elements`.
 
     `elements` is the total number of elements that `work` processes. The slices' lengths differ by at most one; the
-    calling thread works on the first. If `work` raises an error, it is raised when no slice is being worked on any more.
+    calling thread works on the first. If `work` raises an error, it is raised once no thread works on a slice.
     """
     parts = min(count(), total, elements // _ELEMENTS_A_THREAD)
     if parts < 2:

@@ -19,13 +19,28 @@ class Parameter(Tensor):
     the values, the copy and the gradient, so that their number is a multiple of `row_multiple`.
     """
 
+    # Values, copy and gradient buffer with the rows of zeros, once `flatten` has made them.
+    _padded_data: backend.Array | None = None
+
     def __init__(self, data: backend.Array) -> None:
         super().__init__(data, requires_grad=True)
         self.row_multiple = 1
-        # Values, copy and gradient buffer with the rows of zeros, once `flatten` has made them.
-        self._padded_data: backend.Array | None = None
         self._padded_copy: backend.Array | None = None
         self._padded_gradient: backend.Array | None = None
+
+    @property
+    def data(self) -> backend.Array:
+        """The values. After `flatten` to assign another array is a `RuntimeError`: the buffers would not follow."""
+        return self._data
+
+    @data.setter
+    def data(self, data: backend.Array) -> None:
+        if self.in_flat_buffers:
+            raise RuntimeError(
+                "an optimizer or DistributedDataParallel works on the flat buffers of these parameters: write to the "
+                "elements, move or convert the module before you make these, or load its state_dict() into another one"
+            )
+        self._data = data
 
     @property
     def linear_copy(self) -> backend.Array:
@@ -77,14 +92,16 @@ class Parameter(Tensor):
         if not isinstance(contribution, Target) or contribution.out is not self._padded_gradient:
             super().accumulate(contribution)
 
-    def replace_data(self, data: backend.Array) -> None:
-        """Hold `data` instead. Raises `RuntimeError` after `flatten`, because the flat buffers would not follow."""
-        if self._padded_data is not None:
-            raise RuntimeError(
-                "an optimizer or DistributedDataParallel works on the flat buffers of these parameters: move or "
-                "convert the module before you make these, or load its state_dict() into another one"
-            )
-        super().replace_data(data)
+    @property
+    def in_flat_buffers(self) -> bool:
+        """Whether `flatten` has moved this parameter."""
+        return self._padded_data is not None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Parameter":
+        """Return a parameter with these values in memory of its own. No optimizer and no reduction knows it."""
+        copy = type(self)(self.data.copy())
+        copy.requires_grad, copy.row_multiple = self.requires_grad, self.row_multiple
+        return copy
 
 
 class _Padded(Tensor):
@@ -104,7 +121,12 @@ class _Padded(Tensor):
 
 
 class Module:
-    """Base of all layers and models. Assigning a `Parameter` or a `Module` to an attribute registers it."""
+    """Base of all layers and models. Assigning a `Parameter` or a `Module` to an attribute registers it.
+
+    Only another one, or None, may then be assigned to it: anything else is a `TypeError`, because the parameter that
+    was trained and saved would not be the one that is used. After `flatten` a parameter cannot be replaced at all: this
+    is a `RuntimeError`.
+    """
 
     def __init__(self) -> None:
         self.training = True
@@ -115,11 +137,34 @@ class Module:
         self._joined: list[tuple[Parameter, ...]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
+        self._unregister(name, value)
         if isinstance(value, Parameter):
             self._parameters[name] = value
         elif isinstance(value, Module):
             self._modules[name] = value
         super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._unregister(name, None)
+        super().__delattr__(name)
+
+    def _unregister(self, name: str, value: Any) -> None:
+        """Forget the parameter or module `name`, if there is one, because `value` takes its place."""
+        for registered in (self.__dict__.get("_parameters", {}), self.__dict__.get("_modules", {})):
+            present = registered.get(name)
+            if present is None or present is value:
+                continue
+            if not (value is None or isinstance(value, Parameter | Module)):
+                raise TypeError(
+                    f"{name} is a {type(present).__name__}, which a {type(value).__name__} cannot replace: assign a "
+                    f"{'Parameter' if isinstance(present, Parameter) else 'Module'} or None, or write to its data"
+                )
+            if isinstance(present, Parameter) and present.in_flat_buffers:
+                raise RuntimeError(
+                    f"{name} is in flat buffers, on which an optimizer or DistributedDataParallel works: replace it "
+                    "before you make these, or write to its data"
+                )
+            del registered[name]
 
     def join(self, *parameters: Parameter) -> None:
         """Make `flatten` place these parameters without gaps, so that kernels may take them as one array.

@@ -158,8 +158,14 @@ def flatten(
     `allocate(count, dtype)` returns a zeroed 1-D array in the memory of a communicator, for example. `allocate_values`
     does the same for the values, if their memory is another. Parameters with two or more dimensions get weight decay,
     biases and LayerNorm weights do not (Devlin et al., 2018). `bfloat16_copy` gives all parameters a copy in bfloat16:
-    see `FlatParameters`.
+    see `FlatParameters`. Raises `RuntimeError` if a parameter is in flat buffers already.
     """
+    for name, parameter in module.named_parameters():
+        if parameter.in_flat_buffers:
+            raise RuntimeError(
+                f"{name} is in flat buffers already, on which an optimizer or DistributedDataParallel works: go on "
+                "with these, or load the module's state_dict() into another module"
+            )
     like = next(module.parameters()).data
     dtype, xp = like.dtype, backend.array_module(like)
     allocate = allocate or (lambda count, dtype: xp.zeros(count, dtype))

@@ -58,7 +58,8 @@ class DistributedDataParallel(Generic[ModuleT]):
     ) -> None:
         """Flatten `module`, all of one dtype and on the communicator's device, and take rank 0's values.
 
-        All ranks call this. Raises `ValueError` if the parameters are on another device.
+        All ranks call this. Raises `ValueError` if the parameters are on another device, and `RuntimeError` if an
+        optimizer or another `DistributedDataParallel` has their flat buffers already.
 
         Gradients travel in buckets of at most `bucket_megabytes` (2**20 bytes); a larger parameter is a bucket of its
         own. `exact_micro_batches` selects the exact reduction, with so many calls of `backward` a step on each rank; it

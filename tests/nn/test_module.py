@@ -1,0 +1,94 @@
+"""What a module registers is what it uses, and what flat buffers hold is what is trained."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import lucid
+from lucid.distributed import DistributedDataParallel
+from lucid.distributed.communicators.single import SingleCommunicator
+from lucid.models import BERTConfig, BERTForPreTraining
+from lucid.nn import LayerNorm, Linear, Module, Parameter, flatten
+
+
+def names(module):
+    return [name for name, _ in module.named_parameters()]
+
+
+class Pair(Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Linear(3, 2), Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    "value", [np.ones((2, 3), np.float32), lucid.tensor(np.ones((2, 3), np.float32)), 3], ids=["array", "tensor", "int"]
+)
+def test_only_a_parameter_or_nothing_takes_the_place_of_a_parameter(value):
+    module = Pair()
+    weight = module.first.weight
+    with pytest.raises(TypeError, match=rf"weight is a Parameter, which a {type(value).__name__} cannot replace"):
+        module.first.weight = value
+    with pytest.raises(TypeError, match="first is a Linear"):
+        module.first = value
+    assert module.first.weight is weight
+    assert "first.weight" in names(module)
+
+
+def test_what_is_replaced_or_deleted_is_not_registered_any_more():
+    module = Pair()
+    module.first.bias = None
+    del module.second.bias
+    assert names(module) == ["first.weight", "second.weight"]
+    module.first.weight = other = Parameter(np.zeros((2, 3), np.float32))
+    assert dict(module.named_parameters())["first.weight"] is other
+    module.second.weight = LayerNorm(2)
+    assert names(module) == ["first.weight", "second.weight.weight", "second.weight.bias"]
+    module.second = None
+    assert names(module) == ["first.weight"]
+
+
+def test_a_parameter_in_flat_buffers_stays_there():
+    module = Pair()
+    flat = flatten(module)
+    with pytest.raises(RuntimeError, match="weight is in flat buffers"):
+        module.first.weight = Parameter(np.zeros((2, 3), np.float32))
+    with pytest.raises(RuntimeError, match="bias is in flat buffers"):
+        module.first.bias = None
+    with pytest.raises(RuntimeError, match="write to the elements"):
+        module.first.weight.data = np.zeros((2, 3), np.float32)
+    module.first.weight = module.first.weight
+    module.first.weight.data[...] = 7
+    assert (flat.values == 7).sum() == 6
+
+
+def test_a_module_has_one_pair_of_flat_buffers():
+    module, communicator = Pair(), SingleCommunicator()
+    ddp = DistributedDataParallel(module, communicator)
+    for again in (lambda: DistributedDataParallel(module, communicator), lambda: flatten(module.second)):
+        with pytest.raises(RuntimeError, match="is in flat buffers already"):
+            again()
+    assert all(np.shares_memory(parameter.data, ddp.flat.values) for parameter in module.parameters())
+
+
+def test_a_copy_of_a_module_in_flat_buffers_is_a_module_of_its_own():
+    """The head of such a model computes with rows of zeros behind the vocabulary, which `flatten` has put there."""
+    config = BERTConfig(
+        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    ddp = DistributedDataParallel(BERTForPreTraining(config).eval(), SingleCommunicator())
+    batch = {"input_ids": [[1, 5, 6, 2]], "mlm_labels": [[-100, 5, -100, -100]], "nsp_labels": [1]}
+    batch = {name: np.array(values) for name, values in batch.items()}
+    other = copy.deepcopy(ddp.module)
+    assert names(other) == names(ddp.module)
+    before = ddp.module.get_loss(**batch).item()
+    assert other.get_loss(**batch).item() == pytest.approx(before)
+    for parameter in other.parameters():
+        parameter.data[...] = 0
+    assert other.get_loss(**batch).item() == pytest.approx(np.log(30) + np.log(2))
+    other.get_loss(**batch).backward()
+    assert not ddp.flat.has_gradients
+    assert ddp.module.get_loss(**batch).item() == before
+    flatten(other.to(np.float64))
