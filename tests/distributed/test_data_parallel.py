@@ -224,6 +224,8 @@ def test_an_interrupted_backward_does_not_count_as_a_whole_one(group):
     ddp.module.first.bias._ready_hooks.remove(interrupt)
     with pytest.raises(RuntimeError, match="interrupted"):
         loss_of(ddp(ids)).backward()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        ddp.zero_grad()
 
 
 def test_communication_may_wait_until_backward_is_over(group):
