@@ -34,7 +34,7 @@ def recompute(function: Callable[..., Tensor], *inputs: Any, **options: Any) -> 
     """Return `function(*inputs, **options)`, storing only `inputs` for backward.
 
     Backward calls `function` once more, with the same random numbers. The second call must compute the same result: do
-    not change the values and modes that `function` reads before then.
+    not change the values that `function` reads before then.
     """
     # Created first: functions inside the part have later sequence numbers, functions behind it have earlier ones.
     node = Recomputed(partial(function, *inputs, **options))

@@ -1,6 +1,5 @@
 """The options of `lucid launch`: what a user asks for."""
 
-import difflib
 import os
 import re
 import shlex
@@ -19,8 +18,7 @@ Usage: lucid launch [OPTION ...] CONFIG [key=value ...]
 
 Start the ranks of a run with the MPI of this Python environment, on this machine or on several hosts. Each rank runs
 `lucid train CONFIG`, where key=value replaces a setting. With --doctor each rank runs `lucid doctor`
-instead, which checks the hosts as the run would use them. Options may come before or after CONFIG, as `--option value`
-or `--option=value`; of two values the last one counts. After `--` there are no more options.
+instead, which checks the hosts as the run would use them. Options may come before or after CONFIG.
 
   -n N           number of ranks in all (default: on every host one for each physical core, or with --gpus for each GPU)
   --hostfile F   hosts, one name a line. They share all files, have as many cores and GPUs as this machine, and accept
@@ -90,10 +88,6 @@ class Options:
     wants_help: bool = False
 
 
-_WITH_VALUE = ("--hostfile", "--restarts", "--backoff", "--min-ranks")
-_OPTIONS = ("-n", "--gpus", "--dry-run", "--doctor", "--help", *_WITH_VALUE)
-
-
 def parse(words: Sequence[str]) -> Options:
     """Return what the words after `lucid launch` ask for. Raises `LaunchError`; the files have to be readable."""
     rest = list(words)
@@ -101,11 +95,7 @@ def parse(words: Sequence[str]) -> Options:
     restarts: dict[str, int] = {}
     arguments: list[str] = []
     while rest:
-        word = rest.pop(0)
-        if word.partition("=")[0] in _WITH_VALUE:
-            word, *value = word.split("=", maxsplit=1)
-            rest = [*value, *rest]
-        match word:
+        match word := rest.pop(0):
             case "-h" | "--help":
                 return Options(wants_help=True)
             case "--gpus" | "--dry-run":
@@ -117,9 +107,9 @@ def parse(words: Sequence[str]) -> Options:
             case "--restarts" | "--backoff" | "--min-ranks":
                 restarts[word] = _whole_number(_value(rest), word)
             case "--doctor":
-                found["command"] = "doctor"
-            case "--":
-                arguments, rest = [*arguments, *rest], []
+                found["command"], arguments, rest = "doctor", [*arguments, *rest], []
+            case _ if word.startswith("-"):
+                raise LaunchError(f"option {word} is not known, see lucid launch --help")
             case _:
                 arguments.append(word)
     options = Options(**found, arguments=tuple(arguments), restarts=_restarts(restarts))
@@ -144,9 +134,6 @@ def _restarts(given: dict[str, int]) -> Restarts | None:
 
 def _check(options: Options) -> None:
     if options.command == "train":
-        for argument in options.arguments:
-            if argument.startswith("-"):
-                raise LaunchError(f"option {argument} is not known{_meant(argument)}, see lucid launch --help")
         if not options.arguments:
             raise LaunchError("CONFIG is missing, see lucid launch --help")
         _readable(options.arguments[0], "the configuration")
@@ -156,11 +143,6 @@ def _check(options: Options) -> None:
         raise LaunchError("--min-ranks goes with --hostfile: only a host that is lost makes the ranks fewer")
     if ":" in options.arguments:
         raise LaunchError("the argument ':' is no setting: to mpiexec it begins another command; drop it")
-
-
-def _meant(option: str) -> str:
-    (nearest,) = difflib.get_close_matches(option.partition("=")[0], _OPTIONS, n=1) or ("",)
-    return f" (did you mean {nearest}?)" if nearest not in ("", option) else ""
 
 
 def _value(rest: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -182,7 +183,23 @@ class Module:
         raise NotImplementedError
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        return recompute(self.forward, *inputs, **options) if self.recomputed else self.forward(*inputs, **options)
+        if not self.recomputed:
+            return self.forward(*inputs, **options)
+        # Backward may run it again when the caller has switched to another mode.
+        return recompute(partial(self._forward_in, self._modes()), *inputs, **options)
+
+    def _forward_in(self, modes: "list[tuple[Module, bool]]", *inputs: Any, **options: Any) -> Any:
+        """Call `forward` in these modes."""
+        before = self._modes()
+        _set(modes)
+        try:
+            return self.forward(*inputs, **options)
+        finally:
+            _set(before)
+
+    def _modes(self) -> "list[tuple[Module, bool]]":
+        """Return this module and all below it, each with whether it is training."""
+        return [(module, module.training) for _, module in self.named_modules()]
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """Yield this module and all below it with their dotted names, in order of registration."""
@@ -241,14 +258,13 @@ class Module:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Switch dropout off and record nothing inside the block. Each module has its earlier mode again afterwards."""
-        before = [(module, module.training) for _, module in self.named_modules()]
+        before = self._modes()
         self.eval()
         try:
             with no_grad():
                 yield
         finally:
-            for module, training in before:
-                module.training = training
+            _set(before)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -281,6 +297,11 @@ class Module:
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows for this module."""
         return ""
+
+
+def _set(modes: list[tuple[Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training
 
 
 class ModuleList(Module):

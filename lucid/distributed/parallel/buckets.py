@@ -22,6 +22,8 @@ from lucid.nn.parameters import FlatParameters
 # Calls a function that communicates, now or later.
 RunCollective = Callable[[Callable[[], None]], None]
 
+INTERRUPTED = "an earlier backward was interrupted: the gradients of the ranks are out of step"
+
 
 class BucketedReduction:
     """Sums the gradients of `flat` over ranks during each backward pass that is not `accumulating`."""
@@ -45,12 +47,14 @@ class BucketedReduction:
         self._handed_over = 0
 
     def begin_step(self) -> None:
-        """Do nothing: backward overwrites the gradients that are not set."""
+        """Check that no backward is half done. The next one overwrites the gradients that are not set."""
+        if self._works or self._not_ready != self._bucket_sizes:
+            raise RuntimeError(INTERRUPTED)
 
     def _on_ready(self, bucket: int) -> None:
         begins = self._not_ready == self._bucket_sizes
         if (begins and self._works) or self._not_ready[bucket] == 0:
-            raise RuntimeError("an earlier backward was interrupted: the gradients of the ranks are out of step")
+            raise RuntimeError(INTERRUPTED)
         if begins:
             after_backward(self._end_pass)
         self._not_ready[bucket] -= 1

@@ -15,7 +15,7 @@ vectors (recursive halving and doubling: Thakur, Rabenseifner & Gropp, 2005, wit
 from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
 from lucid.distributed.communicators.communicator import Communicator
-from lucid.distributed.parallel.buckets import RunCollective, run_now
+from lucid.distributed.parallel.buckets import INTERRUPTED, RunCollective, run_now
 from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.errors import ConfigError
 from lucid.nn.parameters import FlatParameters
@@ -77,7 +77,7 @@ class ExactReduction:
     def begin_step(self) -> None:
         """Treat the next backward as the first of a step."""
         if self._in_backward:
-            raise RuntimeError("an earlier backward was interrupted: the gradients of the ranks are out of step")
+            raise RuntimeError(INTERRUPTED)
         self._leaf = 0
         self._free += self._waiting
         self._waiting.clear()
