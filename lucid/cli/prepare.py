@@ -42,7 +42,7 @@ def prepare(
         bool, typer.Option("--whole-files", help="Each .txt is one document, with or without blank lines.")
     ] = False,
     language: Annotated[
-        str, typer.Option(help="Code of the language of the text, by which it is split into sentences.")
+        str, typer.Option(help="Language of the text, such as de or German: its abbreviations end no sentence.")
     ] = "en",
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Leave out documents whose text occurs before them.")

@@ -17,7 +17,7 @@ _LONGEST_NUMBER = 8
 def split_sentences(text: str, language: str = "en") -> list[str]:
     """Return the sentences of `text` in order, none of them empty, each on one line with single spaces.
 
-    `language`, a code like `de`, determines the abbreviations. An unknown code counts as English.
+    `language`, a code of `LANGUAGES`, determines the abbreviations.
     """
     # Text of a JSON line may end its lines in any way.
     blocks = (rows for blank, rows in groupby(text.splitlines(), lambda row: not row.strip()) if not blank)

@@ -32,6 +32,7 @@ from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer
 from lucid.errors import DataError
 from lucid.files import read_bytes, written_aside
 from lucid.preparation.documents import Piece, pieces_of
+from lucid.preparation.languages import language_code
 from lucid.preparation.lock import alone_in
 from lucid.preparation.parts import Dropped, PartWriter, Portion, TextSettings, load_dropped, part_path
 from lucid.preparation.processes import Task, run_tasks
@@ -78,14 +79,14 @@ def prepare(
     A WordPiece tokenizer of `vocab_size` tokens is trained on it, unless the folder `tokenizer` holds one to use. The
     fraction `held_out` of the documents, chosen by a hash of their text, goes into the split `held_out`, the rest into
     `train`. With `drop_duplicates` a document is left out if its text occurs before it. Sentences end as in `language`
-    (see `split_sentences`). Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
+    (see `language_code`). Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
 
     The corpus does not depend on the number of `processes`. Called again with the same arguments, a preparation that
     was cut short goes on where it was. A folder that holds the same corpus already is left as it is; one that holds
     another is refused without `overwrite`. `report` receives the progress, and finally the outcome. Raises `DataError`
     on bad input, if a file cannot be written, and if another preparation is at work in `output`.
     """
-    output = Path(output)
+    output, language = Path(output), language_code(language)
     settings = TextSettings(text_field, whole_files, language, strict)
     given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
     made_from = {
