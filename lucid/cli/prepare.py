@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,9 @@ from lucid.distributed.communicators.announcement import announced
 from lucid.errors import LaunchError
 from lucid.launch.limits import available_cores
 from lucid.preparation import prepare as prepare_corpus
+
+# Places that the summary names for each reason to leave something out, and lines in which it looks for them.
+_PLACES_SHOWN, _LINES_READ = 3, 100_000
 
 
 def prepare(
@@ -128,6 +132,21 @@ def _print_summary(manifest: Manifest, output: Path, outcome: str) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     if manifest.dropped:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.dropped.items())
-        console.print(f"Left out: {reasons} (see {output / DROPPED_FILE})", markup=False)
+        first = _first_places(output / DROPPED_FILE)
+        console.print(f"Left out (see {output / DROPPED_FILE}):", markup=False)
+        for reason, count in manifest.dropped.items():
+            places = f", such as {', '.join(first[reason])}" if reason in first else ""
+            console.print(f"  {count:,} {reason}{places}", markup=False)
     console.print(f"{outcome}. Its vocabulary has {manifest.vocab_size:,} tokens.", markup=False)
+
+
+def _first_places(path: Path) -> dict[str, list[str]]:
+    """Return the first places where something was left out for each reason, with its details if there are any."""
+    first: dict[str, list[str]] = {}
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in islice(file, _LINES_READ):
+            place, reason, *details = line.rstrip("\n").split("\t")
+            places = first.setdefault(reason, [])
+            if len(places) < _PLACES_SHOWN:
+                places.append(f"{place} ({details[0]})" if details else place)
+    return first

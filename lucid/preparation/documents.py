@@ -3,6 +3,7 @@
 Text that cannot be used, such as a line that is not UTF-8, is left out and reported with its file and line.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from lucid.preparation.sources import (
     LONGEST_LINE,
     PARQUET,
     PYTHON_DOCS,
-    READ_ERRORS,
     Contents,
     Scan,
     Source,
@@ -24,6 +24,7 @@ from lucid.preparation.sources import (
     read_rows,
     scan,
 )
+from lucid.preparation.unpacking import READ_ERRORS
 
 # Characters after which a document of plain text without blank lines is cut, so that memory stays bounded.
 _LONGEST_DOCUMENT = 1 << 22
@@ -31,6 +32,9 @@ _LONGEST_DOCUMENT = 1 << 22
 TOO_LONG = f"longer than {LONGEST_LINE >> 20} MiB"
 NOT_UTF8, NUL, NOT_JSON, SURROGATE = "not UTF-8", "NUL bytes", "not JSON", "half a surrogate pair"
 NO_TEXT, EMPTY, UNREADABLE = "no text", "empty document", "unreadable file"
+OTHER_KIND = "another kind of file"
+# Other marks than line feeds that end a line of plain text.
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _ADVICE = {
     TOO_LONG: "break it into more lines (in .txt, as with fold -s)",
     NOT_UTF8: "convert the file, as with iconv",
@@ -39,7 +43,7 @@ _ADVICE = {
     SURROGATE: "mend or remove the line",
     NO_TEXT: "each record needs a field (--text-field) that is a string",
     EMPTY: "remove it",
-    UNREADABLE: "check that it is there and readable, or get it again",
+    UNREADABLE: "mend it, or get it again",
 }
 
 # Called for everything that is left out, with the source, the line, the reason, and a detail or "".
@@ -123,7 +127,7 @@ class Reader:
         lines: list[str] = []
         first, size = piece.line, 0
         empty = True
-        for number, line in self._lines(piece, drop):
+        for number, line in self._plain_lines(piece, drop):
             blank = not line.strip()
             if lines and ((blank and not self._whole_files) or size > _LONGEST_DOCUMENT):
                 yield Document(piece.source, first, "\n".join(lines))
@@ -137,6 +141,13 @@ class Reader:
             yield Document(piece.source, first, "\n".join(lines))
         elif empty and self._whole_files:
             drop(piece.source, piece.line, EMPTY, "")
+
+    def _plain_lines(self, piece: Piece, drop: Drop) -> Iterator[tuple[int, str]]:
+        for number, line in self._lines(piece, drop):
+            if line.isascii():
+                yield number, line
+            else:
+                yield from ((number, part) for part in _LINE_ENDS.split(line))
 
     def _records(self, piece: Piece, drop: Drop) -> Iterator[tuple[int, object]]:
         """Yield the line and the text of each record; the text can be anything."""
@@ -187,7 +198,7 @@ def read_documents(
     """
     reader = Reader(text_field, whole_files)
     try:
-        for source in find_sources(inputs):
+        for source in find_sources(inputs)[0]:
             for piece in pieces_of(source, scan(source, LONGEST_LINE, text_field, whole_files), drop):
                 yield from reader.documents(piece, drop)
     finally:

@@ -58,10 +58,10 @@ class Dropped:
         return ": ".join(self.lines[0].split("\t")) if self.lines else ""
 
     def note(self, source: Source, line: int, reason: str, detail: str) -> None:
-        """Record one omission: the `Drop` of readers."""
+        """Record one omission: the `Drop` of readers. Line 0 stands for the whole file."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if len(self.lines) < _PLACES:
-            self.lines.append(f"{source.name}:{line}\t{reason}" + f"\t{detail}" * bool(detail))
+            self.lines.append(source.name + f":{line}" * (line > 0) + f"\t{reason}" + f"\t{detail}" * bool(detail))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ HASH_RANGE = 1 << 64
 # Hashes that are compared at once; sorting them takes about 400 MB.
 _HASHES_AT_ONCE = 1 << 23
 _DUPLICATES = "duplicates.npy"
+# Different texts that a message counts.
+_MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,30 @@ class Selection:
         if parts:
             yield ShardPlan(split, f"{split}-{shards:05d}", tuple(parts), tokens)
         if documents < (2 if split == TRAIN else 1):
-            raise DataError(f"too few documents are left for {split} ({documents}): add text, or change --held-out")
+            raise DataError(
+                f"too few documents are left for {split} ({documents} of {self.firsts[-1]}): {self._why(split)}"
+            )
+
+    def _why(self, split: str) -> str:
+        """Return what has become of the documents that are not in a split, and what to do."""
+        short, elsewhere = 0, 0
+        texts: set[bytes] = set()
+        for part in range(len(self.firsts) - 1):
+            hashes, tokens = load_part(self.folder, part, "hashes", "document_tokens")
+            short += int((tokens < 2).sum())
+            elsewhere += int(self.taken(part, HELD_OUT if split == TRAIN else TRAIN).sum())
+            if len(texts) < _MANY:
+                texts.update(each.tobytes() for each in hashes[:_MANY])
+        found = []
+        if short:
+            found.append(f"{short:,} have fewer than two tokens")
+        if self.duplicates:
+            found.append(f"{self.duplicates:,} are duplicates, which were left out")
+        if elsewhere:
+            found.append(f"{elsewhere:,} are in {HELD_OUT if split == TRAIN else TRAIN}")
+        if len(texts) < min(_MANY, self.firsts[-1] - short) and not self.duplicates:
+            found.append(f"only {len(texts):,} differ, and equal ones go into one split")
+        return f"{', '.join(found)}: add other text, or change --held-out"
 
 
 def select(folder: Path, parts: int, held_out: float, drop_duplicates: bool, left_out: str) -> Selection:

@@ -3,22 +3,19 @@
 A piece begins with a line, and in plain text with a document. Where the cuts are depends on the inputs alone.
 """
 
-import gzip
 import hashlib
 import io
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import zstandard
-
 from lucid.errors import DataError
 from lucid.files import open_file, reason_of, sha256_of
 from lucid.preparation.python_docs import module_files
+from lucid.preparation.unpacking import READ_ERRORS, Digested, unpacked
 
 PYTHON_DOCS = "python-docs"
 PARQUET = ".parquet"
@@ -27,14 +24,10 @@ SUFFIXES = (*(kind + packed for kind in (_TEXT, _JSON) for packed in ("", ".gz",
 
 # Bytes of one line: a small compressed file may hold a line of any length.
 LONGEST_LINE = 1 << 24
-# Compressed bytes that are unpacked at once: 1 KiB unpacks to 32 MiB at most.
-_ZSTANDARD_STEP = 1 << 10
 # Bytes that are read at once while a file is cut into pieces.
 _SCANNED_AT_ONCE = 1 << 20
 # Rows of a table that are held at once.
 _ROWS_AT_ONCE = 64
-# The errors of reading a file that is damaged or gone.
-READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
 @dataclass(frozen=True)
@@ -54,7 +47,7 @@ class Source:
         """One of `.txt`, `.jsonl`, `.parquet` and `python-docs`."""
         if self.path is None:
             return PYTHON_DOCS
-        return Path(self.path.removesuffix(".gz").removesuffix(".zst")).suffix
+        return Path(self.path.lower().removesuffix(".gz").removesuffix(".zst")).suffix
 
     @property
     def shown(self) -> str:
@@ -67,28 +60,36 @@ class Source:
             raise DataError(f"{self.path} has changed while it was being prepared: start again when it is finished")
 
 
-def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
-    """Return the files of `inputs` in reading order: the inputs as given, each folder's files by their sorted paths.
+def find_sources(inputs: Sequence[str | Path]) -> tuple[list[Source], list[Source]]:
+    """Return the files of `inputs` in reading order, and the files of other kinds, which are passed over in folders.
 
+    The order is that of the inputs, and in each folder that of the sorted paths. Suffixes may be in upper case.
     Raises `DataError` on an input that is missing, of an unknown kind, or without a file of a known kind.
     """
     if not inputs:
         raise DataError(f"no input was given: name files or folders of text, or {PYTHON_DOCS!r}")
     sources: list[Source] = []
+    others: list[Source] = []
     for entry in inputs:
         path = Path(entry)
         if entry == PYTHON_DOCS:
             sources.append(Source(PYTHON_DOCS, None))
         elif path.is_dir():
-            sources += _folder_sources(path)
+            known, passed_over = _folder_sources(path)
+            sources += known
+            others += passed_over
         elif not path.is_file():
             what = "is neither a file nor a folder" if path.exists() else "does not exist"
             raise DataError(f"input {str(path)!r} {what}: check the path, or use {PYTHON_DOCS!r}")
-        elif path.name.endswith(SUFFIXES):
+        elif _is_known(path):
             sources.append(_file(path.name, path))
         else:
             raise DataError(f"input {str(path)!r} is of an unknown kind: use {', '.join(SUFFIXES)}")
-    return sources
+    return sources, others
+
+
+def _is_known(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def _file(name: str, path: Path) -> Source:
@@ -98,15 +99,20 @@ def _file(name: str, path: Path) -> Source:
     return Source(name, str(path), status.st_size, status.st_mtime_ns)
 
 
-def _folder_sources(folder: Path) -> list[Source]:
-    paths = sorted(_files_below(folder))
-    if not paths:
-        raise DataError(f"input folder {str(folder)!r} holds no {', '.join(SUFFIXES)} file")
-    return [_file(path.relative_to(folder).as_posix(), path) for path in paths]
+def _folder_sources(folder: Path) -> tuple[list[Source], list[Source]]:
+    sources: list[Source] = []
+    others: list[Source] = []
+    for path in sorted(_files_below(folder)):
+        (sources if _is_known(path) else others).append(_file(path.relative_to(folder).as_posix(), path))
+    if not sources:
+        names = ", ".join(other.name for other in others[:3])
+        rest = f", but {len(others):,} of other kinds, such as {names}" if others else ""
+        raise DataError(f"input folder {str(folder)!r} holds no {', '.join(SUFFIXES)} file{rest}")
+    return sources, others
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of known kinds in and below `folder`, through links too. None is skipped silently."""
+    """Yield the files in and below `folder`, through links too; those of other kinds unless a dot begins their name."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"folder {error.filename!r} cannot be read ({error.strerror}): make it readable, or move it")
@@ -120,10 +126,13 @@ def _files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        for path in (Path(place, name) for name in names if name.endswith(SUFFIXES)):
-            if not path.exists():
+        for path in (Path(place, name) for name in names):
+            if not _is_known(path):
+                if path.is_file() and not path.name.startswith("."):
+                    yield path
+            elif not path.exists():
                 raise DataError(f"{str(path)!r} is a broken link: fix it or remove it")
-            if path.is_file():
+            elif path.is_file():
                 yield path
             elif not path.is_dir():
                 raise DataError(f"{str(path)!r} is a pipe, a socket or a device, not a file: move it away")
@@ -152,8 +161,8 @@ def scan(source: Source, piece_bytes: int, text_field: str, whole_files: bool) -
         if source.kind == PARQUET:
             return _scan_table(path, piece_bytes, text_field)
         with open_file(path) as file:
-            digested = _Digested(file)
-            content = _unpacked(io.BufferedReader(digested, 1 << 20), path)
+            digested = Digested(file)
+            content = unpacked(io.BufferedReader(digested, 1 << 20), path)
             between_documents = source.kind == _TEXT and not whole_files
             cuts = ((0, 1), *_cuts(content, piece_bytes, between_documents))
             return Scan(digested.digest.hexdigest(), cuts[-1][0], cuts)
@@ -264,7 +273,7 @@ class Contents:
             self.close()
             path = Path(source.path)
             self._file = open_file(path)
-            self._path, self._content = source.path, _unpacked(self._file, path)
+            self._path, self._content = source.path, unpacked(self._file, path)
         self._content.seek(start)
         return self._content
 
@@ -273,73 +282,3 @@ class Contents:
         if self._file is not None:
             self._file.close()
         self._file = self._content = None
-
-
-def _unpacked(file: BinaryIO, path: Path) -> BinaryIO:
-    if path.suffix == ".gz":
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
-    if path.suffix == ".zst":
-        return io.BufferedReader(_Zstandard(file), 1 << 17)
-    return file
-
-
-class _Digested(io.RawIOBase):
-    """A file that computes its SHA-256 while it is read."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest = file, hashlib.sha256()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        found = self._file.read(len(buffer))
-        buffer[: len(found)] = found
-        self.digest.update(found)
-        return len(found)
-
-
-class _Zstandard(io.RawIOBase):
-    """The content of zstandard frames. Unlike the library's reader it notices a file that was cut short."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._start()
-
-    def _start(self) -> None:
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._packed, self._found, self._offset = b"", memoryview(b""), 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._offset
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to byte `offset` of the content (always counted from the start), or to its end if that comes first."""
-        if offset < self._offset:
-            self._file.seek(0)
-            self._start()
-        while self._offset < offset and self.read(min(offset - self._offset, 1 << 20)):
-            pass
-        return self._offset
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._found:
-            packed = self._packed or self._file.read(_ZSTANDARD_STEP)
-            if not packed:
-                if self._frame is not None:
-                    raise EOFError("the file ends in the middle of a frame")
-                return 0
-            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-            self._found, self._packed = memoryview(self._frame.decompress(packed)), b""
-            if self._frame.eof:
-                self._packed, self._frame = self._frame.unused_data, None
-        count = min(len(buffer), len(self._found))
-        buffer[:count], self._found = self._found[:count], self._found[count:]
-        self._offset += count
-        return count

@@ -31,7 +31,7 @@ from lucid.data.manifest import (
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
 from lucid.errors import DataError
 from lucid.files import read_bytes, written_aside
-from lucid.preparation.documents import Piece, pieces_of
+from lucid.preparation.documents import OTHER_KIND, Piece, pieces_of
 from lucid.preparation.languages import language_code
 from lucid.preparation.lock import alone_in
 from lucid.preparation.parts import Dropped, PartWriter, Portion, TextSettings, load_dropped, part_path
@@ -101,9 +101,12 @@ def prepare(
     _check_arguments(inputs, output, held_out)
     if given is None:
         check_vocab_size(vocab_size)
-    sources = find_sources(inputs)
+    sources, others = find_sources(inputs)
+    dropped = Dropped()
+    for other in others:
+        dropped.note(other, 0, OTHER_KIND, "")
     with alone_in(output):
-        plan = make_plan(sources, settings, made_from, report)
+        plan = make_plan(sources, settings, made_from, dropped, report)
         if not overwrite and _is_made(output, plan.made_from):
             shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
             outcome = f"{output} holds this corpus already: nothing was done"
@@ -172,9 +175,10 @@ class Plan:
     dropped: Dropped
 
 
-def make_plan(sources: Sequence[Source], settings: TextSettings, made_from: dict[str, Any], report: Report) -> Plan:
-    """Read all sources once, and cut them into portions."""
-    dropped = Dropped()
+def make_plan(
+    sources: Sequence[Source], settings: TextSettings, made_from: dict[str, Any], dropped: Dropped, report: Report
+) -> Plan:
+    """Read all sources once, and cut them into portions. Those that cannot be read are added to `dropped`."""
     inputs, pieces = [], []
     done, total = 0, sum(source.size for source in sources)
     report("reading", done, total)

@@ -139,7 +139,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(folder: Path, monkeypatch:
 
     (folder / "a.txt").write_text("One is here.")
     with monkeypatch.context() as patched:
-        patched.setattr("lucid.preparation.sources._unpacked", fail)
+        patched.setattr("lucid.preparation.sources.unpacked", fail)
         with pytest.raises(DataError, match=r"First left out: a\.txt:1: unreadable file: Permission denied"):
             prepared(folder)
     assert prepared(folder).dropped == {}
@@ -214,7 +214,7 @@ def test_a_table_is_read_row_by_row(tmp_path: Path) -> None:
 
 def in_pieces(path: Path, piece_bytes: int, backwards: bool = False) -> list[tuple[int, str]]:
     """The documents of a file, read in pieces, by their lines."""
-    (source,) = find_sources([path])
+    ((source,), _) = find_sources([path])
     reader = Reader()
     pieces = pieces_of(source, scan(source, piece_bytes, "text", whole_files=False), refuse)
     if backwards:

@@ -78,7 +78,7 @@ def test_a_larger_corpus_takes_no_more_memory(tokenizer_folder: Path, tmp_path: 
 
 @pytest.mark.parametrize("step", [1, 7, 100])
 def test_cuts_do_not_depend_on_the_size_of_reads(step: int, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (source,) = find_sources([text_file])
+    ((source,), _) = find_sources([text_file])
     expected = scan(source, 5000, "text", whole_files=False)
     monkeypatch.setattr("lucid.preparation.sources._SCANNED_AT_ONCE", step)
     assert scan(source, 5000, "text", whole_files=False) == expected

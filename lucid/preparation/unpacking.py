@@ -1,0 +1,133 @@
+"""Unpacks compressed files, ends every line in the same way, and hashes what is read."""
+
+import gzip
+import hashlib
+import io
+import re
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import zstandard
+
+# The errors of reading a file that is damaged or gone.
+READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+# Bytes that are held of a file.
+_AT_ONCE = 1 << 17
+# Compressed bytes that are unpacked at once: 1 KiB unpacks to 32 MiB at most.
+_ZSTANDARD_STEP = 1 << 10
+# Bytes of memory for each file that is read: what zstd itself takes unless it is told otherwise.
+_ZSTANDARD_WINDOW = 1 << 27
+# Not before a line feed, even if another program has doubled it.
+_RETURN_ALONE = re.compile(rb"\r(?!\r?\n)")
+
+
+def unpacked(file: BinaryIO, path: Path) -> BinaryIO:
+    """Return the content of the open file `path`, in which each line ends with a line feed."""
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
+    elif suffix == ".zst":
+        file = io.BufferedReader(_Zstandard(file), _AT_ONCE)
+    return io.BufferedReader(_LineFeeds(file), _AT_ONCE)
+
+
+class _LineFeeds(io.RawIOBase):
+    """Content in which a carriage return alone has become a line feed. Every byte stays at its place."""
+
+    def __init__(self, content: BinaryIO) -> None:
+        self._content, self._waiting = content, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._content.tell() - len(self._waiting)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to byte `offset` of the content, always counted from the start."""
+        self._waiting = b""
+        return self._content.seek(offset)
+
+    def readinto(self, buffer: Any) -> int:
+        # Whether a carriage return ends a line is known from the next two bytes, which wait for the next call.
+        block = self._waiting + self._content.read(len(buffer) + 2 - len(self._waiting))
+        count = min(len(buffer), len(block))
+        self._waiting = block[count:]
+        buffer[:count] = (_RETURN_ALONE.sub(b"\n", block) if b"\r" in block else block)[:count]
+        return count
+
+
+class Digested(io.RawIOBase):
+    """A file that computes its SHA-256 while it is read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._file.read(len(buffer))
+        buffer[: len(found)] = found
+        self.digest.update(found)
+        return len(found)
+
+
+class _Zstandard(io.RawIOBase):
+    """The content of zstandard frames. Unlike the library's reader it notices a file that was cut short."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._start()
+
+    def _start(self) -> None:
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._packed, self._found, self._offset = b"", memoryview(b""), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._offset
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to byte `offset` of the content (always counted from the start), or to its end if that comes first."""
+        if offset < self._offset:
+            self._file.seek(0)
+            self._start()
+        while self._offset < offset and self.read(min(offset - self._offset, 1 << 20)):
+            pass
+        return self._offset
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._found:
+            packed = self._packed or self._file.read(_ZSTANDARD_STEP)
+            if not packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends in the middle of a frame")
+                return 0
+            self._frame = self._frame or zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_WINDOW).decompressobj()
+            self._found, self._packed = memoryview(_next(self._frame, packed)), b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+        count = min(len(buffer), len(self._found))
+        buffer[:count], self._found = self._found[:count], self._found[count:]
+        self._offset += count
+        return count
+
+
+def _next(frame: "zstandard.ZstdDecompressionObj", packed: bytes) -> bytes:
+    try:
+        return frame.decompress(packed)
+    except zstandard.ZstdError as error:
+        if "too much memory" not in str(error):
+            raise
+        limit = f"unpacking it takes more than {_ZSTANDARD_WINDOW >> 20} MiB of memory"
+        raise EOFError(f"{limit}; pack it again: zstd -d --long=31 -c OLD | zstd -o NEW") from error
