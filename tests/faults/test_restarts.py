@@ -111,13 +111,14 @@ def weights(run_folder):
     return (find_model(run_folder) / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("victim", ["rank", "proxy", "launcher"])
+@pytest.mark.parametrize("victim", ["rank", "rank's parent", "proxy", "launcher"])
 def test_a_run_of_which_a_process_is_killed_ends_like_an_undisturbed_one(start, victim, undisturbed, losses, tmp_path):
     run = start(*LONG)
     run.read_until("step  50/150")
     processes = descendants(run.process.pid)
-    launcher, proxy = processes[:2]
-    os.kill({"rank": run.ranks()[0], "proxy": proxy, "launcher": launcher}[victim], signal.SIGKILL)
+    launcher, proxy, parent = processes[:3]
+    victims = {"rank": run.ranks()[0], "rank's parent": parent, "proxy": proxy, "launcher": launcher}
+    os.kill(victims[victim], signal.SIGKILL)
     run.read_until("newest checkpoint: step 40; restart 1 of 3 in 0 s with 2 ranks")
     # The attempt that follows does not meet a rank of this one.
     assert not any(map(Process.read, processes))

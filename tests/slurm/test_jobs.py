@@ -3,11 +3,13 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 from hosts import until
 from launching import TRAIN
 
+from lucid.launch.processes import Process
 from lucid.training.checkpoints.store import find_model
 
 # Long enough that a run does not end before the test has answered a printed line with a signal.
@@ -79,6 +81,35 @@ def test_a_killed_rank_fails_the_job(cluster, submit, run_file):
     assert "was killed by SIGKILL" in job.output
     assert job.shown("Restarts") == "0"
     until(lambda: cluster.processes() == [])
+
+
+@pytest.mark.parametrize("program", ["srun", "slurmstepd"])
+def test_no_rank_goes_on_when_a_process_of_slurm_is_killed(cluster, submit, run_file, program):
+    job = submit(str(run_file), "--nodes", "2", *LONG, "train.watchdog_seconds=5")
+    job.wait_for("step  10/200")
+    victim = srun_of(cluster) if program == "srun" else step_daemon_of(cluster.ranks()[0])
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: cluster.ranks() == [])
+    if program == "srun":  # which waits for a killed slurmstepd until SLURM notices that
+        assert job.wait() == "FAILED", job.output
+        until(lambda: cluster.processes() == [])
+
+
+def srun_of(cluster):
+    """Return the first process of the srun of a job."""
+    return min(number for number in cluster.processes() if name_of(number) == "srun")
+
+
+def step_daemon_of(rank):
+    """Return the process of SLURM that has started a rank's parent."""
+    process = Process.read(rank)
+    while name_of(process.number) != "slurmstepd":
+        process = Process.read(process.parent)
+    return process.number
+
+
+def name_of(number):
+    return Path(f"/proc/{number}/comm").read_text().strip()
 
 
 def test_an_array_trains_once_for_each_seed_and_only_the_task_that_is_preempted_is_queued_again(
