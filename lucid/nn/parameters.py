@@ -157,7 +157,8 @@ def flatten(
 
     `allocate(count, dtype)` returns a zeroed 1-D array in the memory of a communicator, for example. `allocate_values`
     does the same for the values, if their memory is another. Parameters with two or more dimensions get weight decay,
-    biases and LayerNorm weights do not (Devlin et al., 2018). `bfloat16_copy` gives all parameters a copy in bfloat16:
+    biases and LayerNorm weights do not (Devlin et al., 2018), nor do parameters that do not require a gradient, which
+    optimizers therefore leave as they are. `bfloat16_copy` gives all parameters a copy in bfloat16:
     see `FlatParameters`. Raises `RuntimeError` if a parameter is in flat buffers already.
     """
     for name, parameter in module.named_parameters():
@@ -197,7 +198,7 @@ def _layout(module: Module, alignment: int) -> tuple[dict[Parameter, Segment], i
         if first in segments:
             continue
         group = joined.get(first, (first,))
-        if any(member.size % _JOINED_MULTIPLE for member in group):
+        if any(member.size % _JOINED_MULTIPLE or _decays(member) != _decays(first) for member in group):
             group = (first,)
         stop = -(-stop // alignment) * alignment
         for member in group:
@@ -215,7 +216,8 @@ def _segment(name: str, parameter: Parameter, start: int) -> Segment:
 
 
 def _decays(parameter: Parameter) -> bool:
-    return parameter.ndim >= 2
+    # Without decay an update by a gradient of 0 changes nothing.
+    return parameter.ndim >= 2 and parameter.requires_grad
 
 
 def _blocks(segments: Iterable[Segment], count: int) -> tuple[Array, Array]:

@@ -10,6 +10,21 @@ from lucid.distributed import DistributedDataParallel
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import LayerNorm, Linear, Module, Parameter, flatten
+from lucid.optim import LAMB, AdamW
+
+CONFIG = BERTConfig(
+    vocab_size=30,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    max_position_embeddings=8,
+)
+BATCH = {
+    "input_ids": np.array([[1, 5, 6, 2]]),
+    "mlm_labels": np.array([[-100, 5, -100, -100]]),
+    "nsp_labels": np.array([1]),
+}
 
 
 def names(module):
@@ -74,21 +89,34 @@ def test_a_module_has_one_pair_of_flat_buffers():
 
 def test_a_copy_of_a_module_in_flat_buffers_is_a_module_of_its_own():
     """The head of such a model computes with rows of zeros behind the vocabulary, which `flatten` has put there."""
-    config = BERTConfig(
-        vocab_size=30, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-        max_position_embeddings=8,
-    )  # fmt: skip
-    ddp = DistributedDataParallel(BERTForPreTraining(config).eval(), SingleCommunicator())
-    batch = {"input_ids": [[1, 5, 6, 2]], "mlm_labels": [[-100, 5, -100, -100]], "nsp_labels": [1]}
-    batch = {name: np.array(values) for name, values in batch.items()}
+    ddp = DistributedDataParallel(BERTForPreTraining(CONFIG).eval(), SingleCommunicator())
     other = copy.deepcopy(ddp.module)
     assert names(other) == names(ddp.module)
-    before = ddp.module.get_loss(**batch).item()
-    assert other.get_loss(**batch).item() == pytest.approx(before)
+    before = ddp.module.get_loss(**BATCH).item()
+    assert other.get_loss(**BATCH).item() == pytest.approx(before)
     for parameter in other.parameters():
         parameter.data[...] = 0
-    assert other.get_loss(**batch).item() == pytest.approx(np.log(30) + np.log(2))
-    other.get_loss(**batch).backward()
+    assert other.get_loss(**BATCH).item() == pytest.approx(np.log(30) + np.log(2))
+    other.get_loss(**BATCH).backward()
     assert not ddp.flat.has_gradients
-    assert ddp.module.get_loss(**batch).item() == before
+    assert ddp.module.get_loss(**BATCH).item() == before
     flatten(other.to(np.float64))
+
+
+@pytest.mark.parametrize("optimizer", [AdamW, LAMB])
+def test_optimizers_leave_frozen_parameters_as_they_are(optimizer):
+    model = BERTForPreTraining(CONFIG)
+    attention = model.bert.encoder.layer[0].attention
+    frozen = [model.bert.embeddings.word_embeddings.weight, attention.self.key.weight, attention.output.dense.bias]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    ddp = DistributedDataParallel(model, SingleCommunicator())
+    before = {name: values.copy() for name, values in model.state_dict().items()}
+    stepper = optimizer(ddp.partition, weight_decay=0.1)
+    for _ in range(3):
+        ddp.zero_grad()
+        model.get_loss(**BATCH).backward()
+        stepper.step(0.1)
+    for name, parameter in model.named_parameters():
+        unchanged = np.array_equal(parameter.data, before[name])
+        assert unchanged == any(parameter is each for each in frozen), name
