@@ -61,6 +61,7 @@ run_ranks() {
         # characters: starts failed now and then.
         export MPIR_CVAR_CH4_NETMOD=${MPIR_CVAR_CH4_NETMOD:-ofi}
     fi
+    export LUCID_COMMAND= # this script says how to resume
     # Open MPI gives ranks a terminal, but the job's output is a file: rich must not draw a live line.
     export TTY_COMPATIBLE=0 TTY_INTERACTIVE=0
     if [[ -n ${INTERFACE:-} ]]; then
@@ -83,7 +84,8 @@ check_nodes() {
 }
 
 # Runs `lucid train ARGUMENTS` until it ends, or until SIGUSR1 asks for the nodes. Then the ranks save, and the job is
-# queued again and resumes. After scancel, which sends SIGTERM, the ranks save too, but the job ends.
+# queued again and resumes. After scancel, which sends SIGTERM, the ranks save too, but the job ends. `lucid submit`
+# leaves the command that submitted the job in LUCID_COMMAND.
 train_or_requeue() {
     local code=0 step asking=()
     echo "slurm: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
@@ -98,7 +100,12 @@ train_or_requeue() {
     wait "$step" || code=$?
     trap '' USR1 TERM
     { kill ${asking[@]+"${asking[@]}"} && wait "${asking[@]}"; } 2>/dev/null || true
-    if [[ -n $preempted ]] && may_go_on "$code"; then requeue; fi
+    # srun and SLURM print errors about every rank that ends by a signal: the last line says what they come to.
+    if [[ -n $preempted ]] && may_go_on "$code"; then
+        requeue "$code"
+    elif ((code == 75)); then
+        echo "slurm: the run is saved; to resume it: ${LUCID_COMMAND:-submit it again}"
+    fi
     exit "$code"
 }
 
@@ -116,9 +123,11 @@ may_go_on() {
 }
 
 requeue() {
-    local job=$SLURM_JOB_ID
+    local job=$SLURM_JOB_ID saved="the ranks have ended"
+    if (($1 == 75)); then saved="the run is saved"; fi
     # The last task of an array has the job number of the whole array.
     if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-    echo "slurm: SIGUSR1 came and the ranks have ended, job $job is queued again"
-    scontrol requeue "$job" || fail "job $job could not be queued again: submit it again, and it resumes"
+    echo "slurm: $saved, and job $job is queued again: it resumes by itself (SLURM may call this start cancelled)"
+    scontrol requeue "$job" ||
+        fail "job $job could not be queued again; to resume the run: ${LUCID_COMMAND:-submit it again}"
 }

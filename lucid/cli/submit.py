@@ -15,6 +15,7 @@ import typer
 import lucid
 from lucid.cli.recipes import shipped
 from lucid.errors import ExitCode, LaunchError
+from lucid.launch.options import COMMAND_VARIABLE, command_line
 from lucid.training.config import load
 
 _OTHER_COMMANDS = ("prepare", "evaluate", "doctor")
@@ -93,6 +94,7 @@ def _submit(
     sbatch = shutil.which("sbatch")
     if sbatch is None:
         raise LaunchError("there is no sbatch: this is no login node of a SLURM cluster")
+    os.environ[COMMAND_VARIABLE] = command_line(sys.argv)  # the job says how to resume
     return os.execv(sbatch, command)
 
 

@@ -264,9 +264,13 @@ SIGNALLED = "trap 'exit {code}' USR1; kill -USR1 $PPID; while :; do sleep 0.01; 
     ],
 )
 def test_a_preempted_job_is_queued_again_unless_it_failed(run, ends, code, queued_again):
-    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
+    submitted = {"LUCID_COMMAND": "lucid submit run.yaml"}
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **submitted, **IN_A_JOB)
     assert finished.returncode == code, finished.stderr
     assert ("scontrol requeue 7\n" in finished.stdout) == queued_again
+    saved = "slurm: the run is saved" in finished.stdout
+    assert saved == (code == 75)
+    assert ("to resume it: lucid submit run.yaml\n" in finished.stdout) == (saved and not queued_again)
 
 
 def test_a_task_is_queued_again_without_the_rest_of_its_array(run):
@@ -283,7 +287,7 @@ def test_a_job_that_cannot_be_queued_again_says_how_to_resume(run, tmp_path):
     ends = SIGNALLED.format(code=75)
     finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
     assert finished.returncode == 2
-    assert "job 7 could not be queued again: submit it again, and it resumes" in finished.stderr
+    assert "job 7 could not be queued again; to resume the run: submit it again" in finished.stderr
 
 
 def test_templates_in_the_current_folder_take_precedence(plan, home, tmp_path):

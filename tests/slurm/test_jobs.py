@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_preempted_job_goes_on_and_ends_with_the_weights_of_an_undisturbed_run
     job.signal()
     job.wait_for("is queued again")
     assert "stopped at step" in job.output
+    assert f"slurm: the run is saved, and job {job.number} is queued again: it resumes by itself" in job.output
     assert job.wait() == "COMPLETED", job.output
     assert (job.shown("Restarts"), job.output.count("on 2 ranks with 6 each")) == ("1", 2)
     assert "start 2, on node[1-2]" in job.output
@@ -67,6 +69,8 @@ def test_a_cancelled_job_saves_and_leaves_nothing_behind(cluster, submit, run_fi
     cluster.run("scancel", job.number)
     job.wait_for("stopped at step")
     assert job.wait() == "CANCELLED"
+    said = f"slurm: the run is saved; to resume it: {sys.executable} -m lucid submit {run_file} --nodes 2"
+    until(lambda: job.output.splitlines()[-1].startswith(said))
     until(lambda: cluster.processes() == [])
     assert job.shown("Restarts") == "0"
 
