@@ -158,8 +158,8 @@ def flatten(
     `allocate(count, dtype)` returns a zeroed 1-D array in the memory of a communicator, for example. `allocate_values`
     does the same for the values, if their memory is another. Parameters with two or more dimensions get weight decay,
     biases and LayerNorm weights do not (Devlin et al., 2018), nor do parameters that do not require a gradient, which
-    optimizers therefore leave as they are. `bfloat16_copy` gives all parameters a copy in bfloat16:
-    see `FlatParameters`. Raises `RuntimeError` if a parameter is in flat buffers already.
+    optimizers therefore leave as they are. `bfloat16_copy` gives all parameters a copy in bfloat16: see
+    `FlatParameters`. Raises `RuntimeError` if a parameter is in flat buffers already.
     """
     for name, parameter in module.named_parameters():
         if parameter.in_flat_buffers:

@@ -312,6 +312,19 @@ communicator = connect("shared_memory")
 models = [DistributedDataParallel(Linear(3, 2), communicator, sharded=sharded) for sharded in (False, True)]
 before = [{name: values.copy() for name, values in model.module.state_dict().items()} for model in models]
 communicator.close()
+communicator.close()
+array = models[0].flat.values
+for call in (
+    lambda: communicator.all_reduce(array), lambda: communicator.all_reduce(array.copy()), communicator.barrier,
+    lambda: communicator.broadcast(array), lambda: communicator.all_reduce_scalar(1.0), communicator.side_channel,
+    lambda: communicator.allocate(3, "f4"),
+):
+    try:
+        call()
+    except RuntimeError as error:
+        assert "this communicator has closed" in str(error)
+    else:
+        raise AssertionError("no error")
 for model, values in zip(models, before):
     after = model.module.state_dict()
     assert all((values[name] == after[name]).all() for name in values)

@@ -143,7 +143,7 @@ class Communicator(Protocol):
     def close(self) -> None:
         """Wait for the other ranks, and for communication that no one has waited for; then end it in order.
 
-        Blocks. All later communication is an error.
+        Blocks. All later communication is a `RuntimeError`, unless this process is alone. To close again does nothing.
         """
 
 

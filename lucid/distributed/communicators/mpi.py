@@ -56,19 +56,19 @@ class MPICommunicator(Communicator):
         check_world_size(MPI.COMM_WORLD.size)
         self._mpi = MPI
         self.library = name_and_version(MPI.Get_library_version())
-        self._ranks = MPI.COMM_WORLD.Dup()
+        self._ranks: Any = MPI.COMM_WORLD.Dup()
         self.rank: int = self._ranks.rank
         self.size: int = self._ranks.size
         self.status = StatusWriter(self.rank, self.size)
         # MPI reads and writes arrays until a request has completed. mpi4py does not keep them alive until then, and an
         # interrupted caller may never wait.
         self._under_way: dict[_Requests, None] = {}
-        self._node = self._ranks_of_this_node()
+        self._node: Any = self._ranks_of_this_node()
         self.local_rank: int = self._node.rank
         self._fences: list[Any] = []
         self.node_count: int = self._ranks.allreduce(int(self.local_rank == 0))
         # The ranks with this rank's `local_rank`, one on each node.
-        self._counterparts = self._ranks.Split(self.local_rank, self.rank)
+        self._counterparts: Any = self._ranks.Split(self.local_rank, self.rank)
         self.counterparts: list[int] = self._counterparts.allgather(self.rank)
         self._tag = 0
         is_average = self._node.size * self.node_count == self.size
@@ -124,6 +124,7 @@ class MPICommunicator(Communicator):
         return np.zeros(count, dtype)
 
     def side_channel(self) -> SideChannel:
+        self.check_open()
         return MPISideChannel(self._mpi, self._ranks)
 
     def sums_along_tree(self, array: Array) -> bool:
@@ -191,6 +192,8 @@ class MPICommunicator(Communicator):
         os._exit(code)
 
     def close(self) -> None:
+        if isinstance(self._ranks, _Closed):
+            return
         self.barrier()
         self.status.report_end()
         # An error that all ranks have may leave communication under way. MPI must not end before it, nor its arrays.
@@ -206,8 +209,14 @@ class MPICommunicator(Communicator):
             listener.on_close()
         for ranks in (self._counterparts, self._node, self._ranks):
             ranks.Free()
+        self._counterparts = self._node = self._ranks = _Closed()
         # Not at exit: there `python -m mpi4py` turns any exit code but 0 into an abort, which prints a message.
         self._mpi.Finalize()
+
+    def check_open(self) -> None:
+        """Raise `RuntimeError` if this communicator has closed."""
+        if isinstance(self._ranks, _Closed):
+            raise RuntimeError(_Closed.MESSAGE)
 
     def _next_tag(self) -> int:
         self._tag = (self._tag + 1) % _TAGS
@@ -225,6 +234,15 @@ class MPICommunicator(Communicator):
         work = _Requests(self._under_way, self.status, collective, arrays, requests, then)
         self._under_way[work] = None
         return work
+
+
+class _Closed:
+    """Stands for the ranks of a communicator that has closed. MPI would end the process at any call."""
+
+    MESSAGE = "this communicator has closed: the other ranks cannot be reached any more"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RuntimeError(self.MESSAGE)
 
 
 def name_and_version(report: str) -> str:

@@ -59,6 +59,8 @@ _SECONDS_TO_LEAVE = 2.0
 class NCCLCommunicator(LayeredCommunicator, FailureListener):
     """The ranks of `base`, each with its own GPU, `device` ("cuda:N"), the current one. It closes with `base`."""
 
+    _base: MPICommunicator
+
     def __init__(self, base: MPICommunicator, device: str, wire_dtype: WireDtype = "float32") -> None:
         """Connect the GPUs; all ranks call this. float32 arrays are summed as `wire_dtype`.
 
@@ -167,6 +169,7 @@ class NCCLCommunicator(LayeredCommunicator, FailureListener):
         """Run `action` on the stream for communication, once the current stream has reached this point."""
         if array.size == 0:
             return Finished()
+        self._base.check_open()
         # NCCL blocks until all ranks are here when it connects to them: in the first collective of each kind.
         with self.status.waiting(collective, array.nbytes):
             self._called.record(self._cuda.get_current_stream())

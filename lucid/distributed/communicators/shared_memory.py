@@ -178,6 +178,7 @@ class SharedMemoryCommunicator(LayeredCommunicator):
         return any(np.may_share_memory(array, memory.whole) for memory in self._common_memories)
 
     def _issue(self, collective: str, array: Array, task: Callable[[], Iterable[None]]) -> "_Issued":
+        self._base.check_open()
         number = self._lockstep.issue(task)
         if self._progress is not None:
             self._progress.wake()
