@@ -1,17 +1,22 @@
 """What a run tells its user, from its first rank: the log, and a line of progress."""
 
+import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.live import Live
+from rich.text import Text
 
 from lucid.training.evaluation import Evaluation
 from lucid.training.metrics import MetricsLog
 from lucid.training.setup import Run
 
 _SECONDS_PER_REFRESH = 0.2
+# Parts of a report that a narrow terminal does without: FLOPs, NSP, sequences, MLM, the time left, the loss.
+_DROPPED_FIRST = (5, 3, 4, 2, 6, 1)
 
 
 class Reports:
@@ -47,49 +52,50 @@ class FirstRankReports(Reports):
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._log = MetricsLog(run.config.run_folder, run.step, ended, train.tensorboard, self.say)
         self._is_live = self._console.is_interactive
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[report]}"),
-            console=self._console,
-            auto_refresh=False,
-            disable=not self._is_live,
-        )
-        self._task = self._progress.add_task("train", total=train.steps, completed=run.step, report="")
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._parts: list[str] = []  # of the last report
         self._steps, self._first_step = train.steps, run.step
         self._started = self._refreshed = time.perf_counter()
 
     def __enter__(self) -> Self:
         if self._is_live:
-            self._progress.start()
+            self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._log.close()
         if self._is_live:
-            self._progress.stop()
+            self._live.stop()
 
     def advance(self, step: int) -> None:
-        is_due = time.perf_counter() - self._refreshed > _SECONDS_PER_REFRESH
-        self._progress.update(self._task, completed=step, refresh=is_due)
-        if is_due:
-            self._refreshed = time.perf_counter()
+        if self._is_live and time.perf_counter() - self._refreshed > _SECONDS_PER_REFRESH:
+            self._refresh(step)
 
     def training(self, step: int, metrics: dict[str, float], most_seconds: float) -> None:
         self._log.write({"step": step, **metrics})
         left = (time.perf_counter() - self._started) / (step - self._first_step) * (self._steps - step)
-        nsp = f"NSP {metrics['nsp_accuracy']:5.1%}  " if "nsp_accuracy" in metrics else ""
-        text = (
-            f"loss {metrics['loss']:.3f}  MLM {metrics['mlm_accuracy']:5.1%}  {nsp}"
-            f"{metrics['sequences_per_second']:,.0f} sequences/s  "
-            f"{metrics['model_flops_per_second'] / 1e9:,.1f} GFLOP/s  "
-            f"{_duration(max(0.0, min(left, most_seconds)))} left"
-        )
+        self._parts = [
+            f"loss {metrics['loss']:.3f}",
+            f"MLM {metrics['mlm_accuracy']:5.1%}",
+            f"NSP {metrics['nsp_accuracy']:5.1%}" if "nsp_accuracy" in metrics else "",
+            f"{metrics['sequences_per_second']:,.0f} sequences/s",
+            f"{metrics['model_flops_per_second'] / 1e9:,.1f} GFLOP/s",
+            f"{_duration(max(0.0, min(left, most_seconds)))} left",
+        ]
         if self._is_live:
-            self._progress.update(self._task, completed=step, report=text, refresh=True)
+            self._refresh(step)
         else:
-            self.say(f"step {step:>{len(str(self._steps))}}/{self._steps}  {text}")
+            self.say(fitting([self._progress(step), *self._parts]))
+
+    def _refresh(self, step: int) -> None:
+        """Show the live line: the last report, and the steps since then."""
+        # A line as wide as the terminal would push its cursor to the next one.
+        line = fitting([self._progress(step), *self._parts], self._console.width - 1)
+        self._live.update(Text(line, no_wrap=True, overflow="crop"), refresh=True)
+        self._refreshed = time.perf_counter()
+
+    def _progress(self, step: int) -> str:
+        return f"step {step:>{len(str(self._steps))}}/{self._steps}"
 
     def evaluation(self, step: int, evaluation: Evaluation) -> None:
         self._log.write({"step": step, **evaluation.as_dict()})
@@ -97,6 +103,19 @@ class FirstRankReports(Reports):
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False)
+
+
+def fitting(parts: Sequence[str], width: float = math.inf) -> str:
+    """Join the parts of a report on a line of at most `width` characters; drop the least useful that do not fit.
+
+    The parts are the step, the loss, the accuracies of MLM and NSP, sequences and FLOPs per second, and the time left;
+    "" is none.
+    """
+    shown = list(parts)
+    for dropped in _DROPPED_FIRST:
+        if len("  ".join(filter(None, shown))) > width and dropped < len(shown):
+            shown[dropped] = ""
+    return "  ".join(filter(None, shown))
 
 
 def _duration(seconds: float) -> str:

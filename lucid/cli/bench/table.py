@@ -91,10 +91,12 @@ def _speed(breakdown: Breakdown) -> list[str]:
     seconds = statistics.mean(plain)
     flops = 3 * (breakdown.linear_flops + breakdown.attention_flops)
     limit = breakdown.product_limit
+    mfu = flops / seconds / limit
+    doubt = " (above 100%: other programs slowed its measurement; measure again)" if mfu > 1 else ""
     return [
         f"without timers: {1e3 * seconds:,.2f} ms a step ({1e3 * min(plain):,.2f} to {1e3 * max(plain):,.2f} in "
         f"{count(len(plain), 'step')}, in turn with the timed ones)",
         f"{breakdown.sequences / seconds:,.2f} sequences/s; {flops / 1e9:,.2f} GFLOP a step, "
         f"{flops / seconds / 1e9:,.1f} GFLOP/s",
-        f"MFU {flops / seconds / limit:.1%} of {limit / 1e9:,.1f} GFLOP/s, the rate of a layer's products alone",
+        f"MFU {mfu:.1%} of {limit / 1e9:,.1f} GFLOP/s, the rate of a layer's products alone{doubt}",
     ]
