@@ -1,11 +1,13 @@
 """`lucid evaluate`: losses and accuracies of a model on held-out documents."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lucid.cli.device import Device
+from lucid.cli.model_folder import ModelFolder
 from lucid.data import HELD_OUT, Corpus, Sampler
 from lucid.distributed import all_or_none, device_for, session, watched
 from lucid.errors import ConfigError
@@ -52,26 +54,37 @@ def evaluate(
         lucid evaluate models/bert-base-uncased --data data/mine --sequence-length 128
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
-        bert, sampler, corpus = all_or_none(communicator, lambda: _open(model, data, sequence_length))
-        bert.to(device_for(communicator, device))
+        opened = all_or_none(communicator, lambda: _open(model, data, sequence_length))
+        opened.model.to(device_for(communicator, device))
         with communicator.status.phase("evaluating"):
             result = evaluate_model(
-                bert,
-                sampler,
+                opened.model,
+                opened.sampler,
                 communicator,
                 samples=samples,
                 batch_size=batch_size,
-                token_losses=frequency_losses(corpus),
+                token_losses=frequency_losses(opened.corpus),
             )
         if communicator.rank == 0:
-            print(result.sentence())
+            print(*opened.remarks, result.sentence(), sep="\n")
 
 
-def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[BERTForPreTraining, Sampler, Corpus]:
-    """Return the model, the sampler of held-out samples, and the corpus that gives the token frequencies."""
+@dataclass(frozen=True)
+class _Opened:
+    """The model, the sampler of held-out samples, the corpus with the token frequencies, and remarks for users."""
+
+    model: BERTForPreTraining
+    sampler: Sampler
+    corpus: Corpus
+    remarks: list[str]
+
+
+def _open(path: Path, data: Path | None, sequence_length: int | None) -> _Opened:
     folder = find_model(path)
-    bert = BERTForPreTraining.from_pretrained(folder)
-    settings, seed = _settings(folder, bert, data, sequence_length)
+    found = ModelFolder.read(folder)
+    found.check_has(("MLM head",), "there is nothing to evaluate: train it first (initial_model)")
+    bert = found.model
+    settings, seed = _settings(found, data, sequence_length)
     held_out = Corpus.open(settings.path, HELD_OUT)
     check_tokenizer(folder, held_out)
     if bert.config.vocab_size < held_out.vocab_size:
@@ -82,21 +95,22 @@ def _open(path: Path, data: Path | None, sequence_length: int | None) -> tuple[B
     if settings.sequence_length > bert.config.max_position_embeddings:
         longest = bert.config.max_position_embeddings
         raise ConfigError(f"--sequence-length is {settings.sequence_length}, but {folder} takes {longest} at most")
-    return bert, Sampler(held_out, evaluation_settings(settings), seed), Corpus.open(settings.path)
+    sampler = Sampler(held_out, evaluation_settings(settings), seed)
+    remarks = [] if found.judges_pairs else [f"{folder} cannot judge pairs: only the MLM head is evaluated"]
+    return _Opened(bert, sampler, Corpus.open(settings.path), remarks)
 
 
-def _settings(
-    folder: Path, bert: BERTForPreTraining, data: Path | None, sequence_length: int | None
-) -> tuple[DataSettings, int]:
+def _settings(found: ModelFolder, data: Path | None, sequence_length: int | None) -> tuple[DataSettings, int]:
     """Return the settings and the seed of the samples: those of the run, or defaults for any other model."""
+    folder = found.folder
     if (folder / STATE_FILE).exists():
         config = from_dict(open_checkpoint(folder).state.config)
         settings, seed = config.data, config.train.seed
     elif data is not None:
-        length = min(_LENGTH, bert.config.max_position_embeddings)
-        pairs = bert.config.type_vocab_size > 1
+        length = min(_LENGTH, found.model.config.max_position_embeddings)
         # Without validation: opening the corpus reports what is wrong with the path.
-        settings, seed = DataSettings.model_construct(path=data, sequence_length=length, nsp=pairs), 0
+        settings = DataSettings.model_construct(path=data, sequence_length=length, nsp=found.judges_pairs)
+        seed = 0
     else:
         raise ConfigError(f"{folder} does not belong to a run and names no corpus: add --data")
     changes = {"path": data, "sequence_length": sequence_length}

@@ -101,7 +101,8 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]
         return 0, [("start", f"{source} is missing")]
     if corpora is None:
         return 0, [("start", f"{source}; not checked, because the corpus is missing")] if source else []
-    checkpoint, messages = find_start(config, corpora, store)
+    start = find_start(config, corpora, store)
+    checkpoint, messages = start.checkpoint, start.messages
     return checkpoint.state.step if checkpoint else 0, [("start", message) for message in messages]
 
 

@@ -9,7 +9,7 @@ import typer
 from lucid.autograd import no_grad
 from lucid.backend import CPU, use_gpu
 from lucid.cli.device import Device
-from lucid.cli.model_folder import load_model
+from lucid.cli.model_folder import ModelFolder
 from lucid.data import special_tokens
 from lucid.errors import ConfigError
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
@@ -40,17 +40,22 @@ def predict(
         if words.encode(errors="replace").decode() != words:
             raise ConfigError(f"{words!r} is not UTF-8: set the terminal's encoding, or type it again")
     folder = find_model(model)
-    bert, tokenizer = load_model(folder)
+    found = ModelFolder.read(folder)
+    bert, tokenizer = found.model, found.tokenizer()
     if second is not None and bert.config.type_vocab_size < 2:
         raise ConfigError(f"the model in {folder} cannot judge pairs (its type_vocab_size is 1): leave out --next")
     if second is not None and not _has_learnt_pairs(folder):
         raise ConfigError(f"the model in {folder} was trained without pairs (data.nsp is false): leave out --next")
+    if second is not None:
+        found.check_has(("pooler", "NSP head"), "it cannot judge pairs: leave out --next")
     bert.to(CPU if device == Device.CPU else use_gpu(device, 0)).eval()
     encoding = tokenizer.encode(text, second) if second is not None else tokenizer.encode(text)
     ids = np.array([encoding.ids])
     masked = np.flatnonzero(ids[0] == special_tokens(tokenizer).mask)
     if len(masked) == 0 and second is None:
         raise ConfigError("there is nothing to predict: put [MASK] into the text, or add --next")
+    if len(masked):
+        found.check_has(("MLM head",), "it cannot fill [MASK]: train it first (initial_model)")
     if ids.shape[1] > bert.config.max_position_embeddings:
         raise ConfigError(
             f"the text has {ids.shape[1]} tokens, the model takes {bert.config.max_position_embeddings}: shorten it"

@@ -119,9 +119,9 @@ class Corpus:
         self._manifest.check_files(self.folder, checksums=True)
 
     @property
-    def tokenizer_files(self) -> list[Path]:
-        """The files of the corpus's tokenizer."""
-        return sorted(path for path in self._versions if path.parent == self.folder / TOKENIZER_FOLDER)
+    def tokenizer_folder(self) -> Path:
+        """The folder of the corpus's tokenizer."""
+        return self.folder / TOKENIZER_FOLDER
 
     def check_unchanged(self) -> None:
         """Raise a `DataError` that names the file if one was written, replaced or removed since the corpus was opened.

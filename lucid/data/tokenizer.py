@@ -2,21 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from lucid.backend import Array
+from lucid.data import tokenizer_settings
 from lucid.errors import DataError
 from lucid.files import open_text, reason_of, written_aside
 from lucid.json_values import parse_json
 
-# The files that `save_tokenizer` writes, in this order.
-TOKENIZER_FILES = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
+# The files of a tokenizer, in the order in which they are written.
+CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILES = "tokenizer.json", "vocab.txt", CONFIG_FILE
 LARGEST_VOCABULARY = 1 << 20
 # Bytes of one of these files: a vocabulary of the largest size has about half as many.
 _LARGEST_FILE = 1 << 26
@@ -24,6 +26,9 @@ _LARGEST_FILE = 1 << 26
 _CONTINUING = "##"
 # Characters: longer words are unknown; BERT's limit is 100. The time of a word grows with the cube of its length.
 _LONGEST_WORD = 1000
+_BERTS_LONGEST_WORD = 100
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,13 @@ def special_tokens(tokenizer: Tokenizer, name: str = "the tokenizer") -> Special
     return SpecialTokens(**{name: vocabulary[text] for name, text in SPECIAL_TEXTS.items()})
 
 
-def bert_tokenizer(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
-    """Return the tokenizer of a BERT with this vocabulary. Raises `DataError` if a special token is missing."""
+def bert_tokenizer(vocabulary: dict[str, int], **normalisation: Any) -> Tokenizer:
+    """Return the tokenizer of a BERT with this vocabulary. Raises `DataError` if a special token is missing.
+
+    `normalisation` has arguments of `tokenizers.normalizers.BertNormalizer`.
+    """
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL_TEXTS["unknown"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.normalizer = normalizers.BertNormalizer(**normalisation)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = special_tokens(tokenizer)
     tokenizer.add_special_tokens(list(SPECIAL_TEXTS.values()))
@@ -74,27 +82,55 @@ def _framed(tokenizer: Tokenizer, special: SpecialTokens) -> Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a WordPiece tokenizer from `tokenizer.json`, or from `vocab.txt` and, if present, `tokenizer_config.json`.
+    """Load a WordPiece tokenizer from `tokenizer.json`, or from `vocab.txt` and, if present, `added_tokens.json`.
 
-    Both lucid and Hugging Face's BERT write such folders. Raises `DataError` if the folder holds no such tokenizer.
+    Settings of a `tokenizer_config.json` count in both cases. Both lucid and Hugging Face's BERT write such folders.
+    Raises `DataError` if the folder holds no such tokenizer.
     """
+    config, added = folder / CONFIG_FILE, _json_object(folder / "added_tokens.json")
+    settings = _json_object(folder / "special_tokens_map.json") | _json_object(config)
+    normalisation = _as_part(config, lambda: tokenizer_settings.normalisation(settings))
     if (folder / "tokenizer.json").exists():
-        tokenizer = _parsed(folder / "tokenizer.json", _of_bert)
+        path = folder / "tokenizer.json"
+        tokenizer = _parsed(path, lambda text: _of_bert(text, normalisation))
+        _as_part(path, lambda: tokenizer_settings.check_ids(tokenizer, added.items()))
     elif (folder / "vocab.txt").exists():
-        config = folder / "tokenizer_config.json"
-        lowercase = _parsed(config, _lowercase) if config.exists() else True
-        tokenizer = _parsed(folder / "vocab.txt", lambda text: bert_tokenizer(_vocabulary(text), lowercase))
+        tokenizer = _parsed(folder / "vocab.txt", lambda text: bert_tokenizer(_vocabulary(text), **normalisation))
+        _as_part(folder, lambda: tokenizer_settings.add_tokens(tokenizer, settings, added))
     else:
         raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json or vocab.txt in it")
     return _checked(tokenizer, folder)
 
 
-def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
-    try:
+def _json_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, empty if there is no such file."""
+    if not path.exists():
+        return {}
+
+    def parse(text: str) -> dict[str, Any]:
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+        return content
+
+    found: dict[str, Any] = _parsed(path, parse)
+    return found
+
+
+def _parsed(path: Path, parse: Callable[[str], T]) -> T:
+    def read() -> T:
         if path.stat().st_size > _LARGEST_FILE:
             raise ValueError(f"it is larger than {_LARGEST_FILE >> 20} MiB")
         with open_text(path) as file:
             return parse(file.read())
+
+    return _as_part(path, read)
+
+
+def _as_part(path: Path, read: Callable[[], T]) -> T:
+    """Return what `read` returns. Any error is a `DataError` that names `path`."""
+    try:
+        return read()
     except Exception as error:  # `tokenizers` raises plain Exception on what it cannot read
         raise DataError(f"{path} cannot be read as a part of a tokenizer: {reason_of(error)}") from error
 
@@ -124,8 +160,11 @@ _PARTS_OF_BERT = {
 }
 
 
-def _of_bert(text: str) -> Tokenizer:
-    """Return the tokenizer that a `tokenizer.json` describes. Raises `ValueError` if it is not a BERT's."""
+def _of_bert(text: str, normalisation: Mapping[str, bool | None]) -> Tokenizer:
+    """Return the tokenizer that a `tokenizer.json` describes, with some settings of its normaliser replaced.
+
+    Raises `ValueError` if it is not a BERT's.
+    """
     content = parse_json(text)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ValueError("it describes no tokenizer")
@@ -137,8 +176,14 @@ def _of_bert(text: str) -> Tokenizer:
         if kind not in supported:
             raise ValueError(f"its {part} is {kind!r}; BERT's is {supported[-1]}")
     _check_model(content["model"])
+    if content.get("normalizer"):
+        content["normalizer"].update(normalisation)
     absent = dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
-    return Tokenizer.from_str(json.dumps({**content, **absent}))
+    tokenizer = Tokenizer.from_str(json.dumps({**content, **absent}))
+    tokenizer_settings.check_ids(
+        tokenizer, ((token["content"], token["id"]) for token in content.get("added_tokens") or ())
+    )
+    return tokenizer
 
 
 def _check_model(model: dict[str, Any]) -> None:
@@ -153,40 +198,67 @@ def _check_model(model: dict[str, Any]) -> None:
         _check_size(len(model["vocab"]))
 
 
-def _lowercase(text: str) -> bool:
-    """Return whether a `tokenizer_config.json` asks for lower case."""
-    settings = parse_json(text)
-    lowercase = settings.get("do_lower_case", True) if isinstance(settings, dict) else None
-    if not isinstance(lowercase, bool):
-        raise ValueError("do_lower_case has to be true or false")
-    return lowercase
-
-
 def _checked(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
     special = special_tokens(tokenizer, f"the tokenizer in {folder}")
-    if tokenizer.get_vocab_size(with_added_tokens=True) != tokenizer.get_vocab_size(with_added_tokens=False):
-        raise DataError(f"{folder} adds tokens outside its vocabulary: put them into vocab.txt, in place of [unusedN]")
     if set(tokenizer.get_vocab().values()) != set(range(tokenizer.get_vocab_size())):
         raise DataError(f"{folder} does not number its vocabulary from 0 up without a gap: it is not a BERT's")
+    own = tokenizer.get_vocab_size(with_added_tokens=False)
+    if max(special.ids) >= own:
+        raise DataError(f"{folder} adds special tokens of BERT after its vocabulary: put them into the vocabulary")
+    _as_part(folder, lambda: _check_size(tokenizer.get_vocab_size()))
+    for token in _added_tokens(tokenizer).values():
+        if token.lstrip or token.rstrip or token.content.split() != [token.content]:
+            raise DataError(
+                f"{folder} adds the token {token.content!r}, which may take in spaces: lucid encodes text word by "
+                "word, so its ids would differ"
+            )
     return _framed(tokenizer, special)
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write `tokenizer.json`, `vocab.txt` and `tokenizer_config.json`, which Hugging Face's BertTokenizerFast loads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": _parts(tokenizer)["normalizer"].get("lowercase", True),
+def without_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with the same ids for which a special token of BERT spelt out in a text is text."""
+    plain = Tokenizer(tokenizer.model)
+    plain.normalizer, plain.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    plain.add_tokens(list(_added_tokens(tokenizer).values()))
+    return plain
+
+
+def _added_tokens(tokenizer: Tokenizer) -> dict[int, AddedToken]:
+    return tokenizer_settings.added_tokens(tokenizer, SPECIAL_TEXTS.values())
+
+
+def tokenizer_files(tokenizer: Tokenizer, longest: int | None = None) -> dict[str, bytes]:
+    """Return the content of `TOKENIZER_FILES`, by name, from which transformers loads the same tokenizer.
+
+    `longest` is the number of tokens to which transformers truncates, if it is asked to: what the model takes.
+    """
+    parts, added = _parts(tokenizer), _added_tokens(tokenizer)
+    normalizer, longest_word = parts["normalizer"], parts["model"]["max_input_chars_per_word"]
+    # BertTokenizer makes normaliser and model anew, from these settings alone. The other class reads tokenizer.json.
+    is_plain = normalizer.get("clean_text", False) and longest_word == _BERTS_LONGEST_WORD
+    config: dict[str, Any] = {
+        "tokenizer_class": "BertTokenizer" if is_plain else "PreTrainedTokenizerFast",
+        **(tokenizer_settings.normalisation_settings(normalizer) if is_plain else {}),
+        **({} if longest is None else {"model_max_length": longest}),
         **{f"{name}_token": SPECIAL_TEXTS[field] for name, field in _CONFIG_NAMES.items()},
     }
+    if added:
+        config["added_tokens_decoder"] = {number: tokenizer_settings.describe(token) for number, token in added.items()}
+    words = tokenizer.get_vocab(with_added_tokens=False)
     contents = {
         "tokenizer.json": tokenizer.to_str(pretty=True),
-        "vocab.txt": "".join(f"{token}\n" for token in tokens_by_id(tokenizer)),
-        "tokenizer_config.json": json.dumps(config, indent=2),
+        "vocab.txt": "".join(f"{token}\n" for token in sorted(words, key=words.__getitem__)),
+        CONFIG_FILE: json.dumps(config, indent=2),
     }
-    for name, content in contents.items():
+    return {name: content.encode("utf-8") for name, content in contents.items()}
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int | None = None) -> None:
+    """Write the `tokenizer_files`. Raises `DataError` if they cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in tokenizer_files(tokenizer, longest).items():
         with written_aside(folder / name, DataError) as file:
-            file.write(content.encode("utf-8"))
+            file.write(content)
 
 
 _CONFIG_NAMES = {"pad": "pad", "unk": "unknown", "cls": "classify", "sep": "separator", "mask": "mask"}
@@ -206,6 +278,8 @@ def continuing_tokens(tokenizer: Tokenizer) -> Array:
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """Return the SHA-256 of everything that determines the ids of a text: vocabulary, normalisation, splitting."""
     parts = {**_parts(tokenizer), "vocabulary": tokens_by_id(tokenizer), "special": asdict(special_tokens(tokenizer))}
+    if added := _added_tokens(tokenizer):
+        parts["added"] = {number: tokenizer_settings.describe(token) for number, token in added.items()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

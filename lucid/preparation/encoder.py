@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lucid.backend import Array
+from lucid.data.tokenizer import without_special_tokens
 
 # Characters of sentences that are encoded at once.
 _CHARACTERS_AT_ONCE = 1 << 19
@@ -36,9 +37,7 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, most_bytes: int) -> None:
-        self._tokenizer = Tokenizer(tokenizer.model)
-        self._tokenizer.normalizer = tokenizer.normalizer
-        self._tokenizer.pre_tokenizer = tokenizer.pre_tokenizer
+        self._tokenizer = without_special_tokens(tokenizer)
         self._most_bytes = most_bytes
         self._numbers, self._bytes = _Numbers(), 0
         # The ids of all known words in a row, and the number of ids of each word.

@@ -24,7 +24,7 @@ class Corpora:
     train: Sampler
     held_out: Sampler | None
     token_losses: Array
-    tokenizer_files: list[Path]
+    tokenizer_folder: Path
 
 
 def open_corpora(config: RunConfig) -> Corpora:
@@ -54,7 +54,7 @@ def open_corpora(config: RunConfig) -> Corpora:
         train=Sampler(corpus, _sampler_settings(config.data), config.train.seed),
         held_out=held_out,
         token_losses=frequency_losses(corpus) if held_out is not None else np.zeros(0),
-        tokenizer_files=corpus.tokenizer_files,
+        tokenizer_folder=corpus.tokenizer_folder,
     )
 
 

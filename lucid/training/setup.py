@@ -3,7 +3,7 @@
 Each rank opens the corpus. The first rank alone reads the model or the checkpoint, and sends them to the others.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from lucid.nn import init
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.optim.partition import Partition
-from lucid.training.checkpoints.checkpoint import Checkpoint, TrainingState
+from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, open_corpora
@@ -25,7 +25,7 @@ from lucid.training.log_window import WindowSums
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.run_folder import check_run_folder
-from lucid.training.start import changed_environment, find_start
+from lucid.training.start import Start, changed_environment, find_start
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Run:
     ddp: DistributedDataParallel[BERTForPreTraining]
     optimizer: MomentOptimizer
     store: CheckpointStore
+    inherited: Inherited = field(default_factory=Inherited)
     messages: list[str] = field(default_factory=list)
     step: int = 0
     samples_consumed: int = 0
@@ -74,6 +75,7 @@ class Run:
             numerics=numerical_environment(self.model.device),
             config=self.config.as_dict(),
             products=choices_so_far(self.communicator) if times_products(self.ddp) else ProductChoices(),
+            inherited=self.inherited.after_training(self.config.data.nsp),
         )
 
 
@@ -91,7 +93,8 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     All ranks call this; a `LucidError` on one rank is raised on all.
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
-    corpora, model, checkpoint, messages = all_or_none(communicator, lambda: _open_alone(config, communicator, store))
+    corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store))
+    checkpoint = start.checkpoint
     model.to(device).bert.encoder.recompute(config.train.recompute)
     ddp = DistributedDataParallel(
         model,
@@ -103,7 +106,8 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     )
     if times_products(ddp):
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
-    run = Run(config, communicator, corpora, ddp, _optimizer(config, ddp.partition), store, messages)
+    optimizer = _optimizer(config, ddp.partition)
+    run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, start.messages)
     _restore(run, checkpoint)
     # Reading a checkpoint took three times the memory of the weights.
     backend.return_freed_memory()
@@ -112,8 +116,8 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
 
 def _open_alone(
     config: RunConfig, communicator: Communicator, store: CheckpointStore
-) -> tuple[Corpora, BERTForPreTraining, Checkpoint | None, list[str]]:
-    """Return what a rank opens without the others, and messages for the user.
+) -> tuple[Corpora, BERTForPreTraining, Start]:
+    """Return what a rank opens without the others.
 
     The first rank alone has the checkpoint to start from, and the initial weights.
     """
@@ -132,16 +136,17 @@ def _open_alone(
     corpora = open_corpora(config)
     random.manual_seed(config.train.seed)
     if communicator.rank > 0:
-        return corpora, _overwritten_model(config), None, messages
-    checkpoint, of_start = find_start(config, corpora, store)
-    messages.extend(of_start)
+        return corpora, _overwritten_model(config), Start(None, Inherited(), messages)
+    start = find_start(config, corpora, store)
+    start = replace(start, messages=messages + start.messages)
+    checkpoint = start.checkpoint
     if checkpoint is None and config.initial_model is not None:
-        return corpora, _initial_model(config, config.initial_model), None, messages
+        return corpora, _initial_model(config, config.initial_model), start
     # A run that starts at step 0 with another run's weights has computed nothing yet.
     if checkpoint is not None and checkpoint.state.step > 0:
-        messages.extend(changed_environment(config, checkpoint.state, communicator.device))
+        start.messages.extend(changed_environment(config, checkpoint.state, communicator.device))
     model = BERTForPreTraining(config.model) if checkpoint is None else _overwritten_model(config)
-    return corpora, model, checkpoint, messages
+    return corpora, model, start
 
 
 def _overwritten_model(config: RunConfig) -> BERTForPreTraining:

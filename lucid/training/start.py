@@ -1,28 +1,39 @@
 """Finds what a run starts from: its newest checkpoint, another run's checkpoint, or a model; checks that it fits."""
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from lucid.data import Corpus, load_tokenizer, tokenizer_hash
 from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTConfig
 from lucid.models.bert.hub import read_config
-from lucid.models.bert.stored_weights import StoredWeights, stored_weights
-from lucid.training.checkpoints.checkpoint import Checkpoint, TrainingState
+from lucid.models.bert.sentence_transformers import read_files
+from lucid.models.bert.stored_weights import PARTS, StoredWeights, stored_weights
+from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict
 from lucid.training.corpora import Corpora
 from lucid.training.numerical_environment import numerical_environment
 
 
-def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> tuple[Checkpoint | None, list[str]]:
-    """Return the checkpoint from which a run of `config` starts, if any, and messages for the user.
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from: a checkpoint, if any; what it inherits; and messages for the user."""
+
+    checkpoint: Checkpoint | None
+    inherited: Inherited
+    messages: list[str]
+
+
+def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> Start:
+    """Find what a run of `config` starts from.
 
     Reads no weights. Raises a `LucidError` if the checkpoint, or the initial model, does not fit the settings.
     """
     checkpoint, problems = store.newest()
     messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
+    inherited = Inherited(untrained=list(PARTS))
     if checkpoint is not None:
         messages.extend(_check_same_run(config, corpora, checkpoint))
         messages.append(f"resumes from step {checkpoint.state.step:,} ({checkpoint.folder})")
@@ -30,9 +41,11 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> t
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
         messages.append(f"starts with the weights and moments of {checkpoint.folder}")
     elif config.initial_model is not None:
-        messages.append(f"starts with the weights of {config.initial_model}")
-        messages.extend(_check_initial_model(config, config.initial_model).remarks())
-    return checkpoint, messages
+        weights = _check_initial_model(config, config.initial_model)
+        files, remarks = read_files(config.initial_model)
+        inherited = Inherited(list(weights.missing), files)
+        messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *remarks]
+    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages)
 
 
 # Fields of a model's configuration that determine the meaning of its weights.

@@ -12,50 +12,12 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from tiny_run import RUN
 
-from lucid.cli import main
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert.hub import WEIGHTS_FILE
 from lucid.training.checkpoints.checkpoint import OPTIMIZER_FILE
 from lucid.training.checkpoints.store import find_checkpoint
-
-RUN = {
-    "model": {
-        "vocab_size": 208,  # eight more than the tokenizer has: padding, cut on export
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-        "max_position_embeddings": 32,
-    },
-    "optimizer": {"learning_rate": 3.0e-3},
-    "train": {"steps": 6, "global_batch": 4, "log_every": 2, "evaluate_every": 3, "evaluation_samples": 8},
-}
-
-
-@pytest.fixture
-def lucid(capsys):
-    """A function that runs one command and returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as leaving:
-            main([str(argument) for argument in arguments])
-        return (leaving.value.code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def run_folder(corpus_folder, tmp_path_factory):
-    """A short run, trained by the command."""
-    folder = tmp_path_factory.mktemp("commands")
-    settings = {**RUN, "run_folder": str(folder / "run"), "data": {"path": str(corpus_folder), "sequence_length": 32}}
-    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(SystemExit) as leaving:
-        main(["train", str(folder / "run.yaml")])
-    assert leaving.value.code == 0
-    return folder / "run"
 
 
 def test_training_prints_the_paths_of_its_results(lucid, run_folder):

@@ -147,11 +147,3 @@ def test_a_tokenizer_of_another_kind_is_an_error(tmp_path: Path) -> None:
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match="its model is 'BPE'; BERT's is WordPiece"):
         load_tokenizer(tmp_path)
-
-
-def test_tokens_outside_the_vocabulary_are_an_error(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    larger = Tokenizer.from_str(tokenizer.to_str())
-    larger.add_tokens(["covid19"])
-    larger.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(DataError, match="outside its vocabulary"):
-        load_tokenizer(tmp_path)

@@ -99,7 +99,7 @@ def test_what_is_missing_or_left_out_is_said_in_a_sentence_each(arrays, folder):
     _, weights = BERTForPreTraining.read(folder)
     assert weights.remarks() == [
         f"{folder} has no MLM head and NSP head: newly initialised",
-        f"{folder} holds classifier.weight: left out, because no BERT for pretraining has them",
+        f"{folder} also holds classifier.weight: left out, as no part of a BERT for pretraining",
     ]
 
 

@@ -44,4 +44,4 @@ def trained_model(config=CONFIG):
 def snapshot(trained, step=1, config=CONFIG):
     """Return a snapshot for `write_checkpoint`."""
     model, optimizer = trained
-    return Snapshot(replace(STATE, step=step), config, model.state_dict(), optimizer.state_dict(), tokenizer_files=[])
+    return Snapshot(replace(STATE, step=step), config, model.state_dict(), optimizer.state_dict(), tokenizer_files={})

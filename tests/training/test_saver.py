@@ -30,7 +30,7 @@ def reports():
 
 @pytest.fixture
 def saver(store, trained, reports):
-    return Saver(store.claim(9, None), *trained, [], saved_step=0, report=reports.append)
+    return Saver(store.claim(9, None), *trained, {}, saved_step=0, report=reports.append)
 
 
 @pytest.fixture

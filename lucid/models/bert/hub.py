@@ -64,13 +64,24 @@ def write(folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray]) -> 
     except OSError as error:
         raise CheckpointError(f"{path} could not be written: {error.strerror or error}") from error
     with written_aside(folder / CONFIG_FILE, CheckpointError) as file:
-        file.write(config_json(config))
+        file.write(config_json(config, _architecture(state)))
 
 
-def config_json(config: BERTConfig) -> bytes:
+def _architecture(state: Mapping[str, np.ndarray]) -> str:
+    """Return the name that transformers has for a model with the parameters in `state`."""
+    predictions, pairs = "cls.predictions.bias" in state, "cls.seq_relationship.bias" in state
+    return {
+        (True, True): "BertForPreTraining",
+        (True, False): "BertForMaskedLM",
+        (False, True): "BertForNextSentencePrediction",
+        (False, False): "BertModel",
+    }[predictions, pairs]
+
+
+def config_json(config: BERTConfig, architecture: str = "BertForPreTraining") -> bytes:
     """Return the content of `config.json` as transformers reads it."""
     settings: dict[str, Any] = {
-        "architectures": ["BertForPreTraining"],
+        "architectures": [architecture],
         "model_type": "bert",
         "dtype": "float32",
         **asdict(config),

@@ -87,16 +87,18 @@ class StoredWeights:
 
     def remarks(self) -> list[str]:
         """Return a sentence about the parts that are missing, and one about the tensors that are left out."""
-        sentences = []
-        if self.missing:
-            sentences.append(f"{self.folder} has no {in_words(self.missing)}: newly initialised")
-        if self.left_out:
-            more = f" and {len(self.left_out) - 4} more" if len(self.left_out) > 4 else ""
-            sentences.append(
-                f"{self.folder} holds {', '.join(self.left_out[:4])}{more}: left out, because no BERT for pretraining "
-                "has them"
-            )
-        return sentences
+        missing = [f"{self.folder} has no {in_words(self.missing)}: newly initialised"] if self.missing else []
+        return missing + self.remarks_on_the_rest()
+
+    def remarks_on_the_rest(self) -> list[str]:
+        """Return a sentence about the tensors that are left out."""
+        if not self.left_out:
+            return []
+        more = f" and {len(self.left_out) - 4} more" if len(self.left_out) > 4 else ""
+        return [
+            f"{self.folder} also holds {', '.join(self.left_out[:4])}{more}: left out, as no part of a BERT for "
+            "pretraining"
+        ]
 
 
 def in_words(parts: tuple[str, ...]) -> str:

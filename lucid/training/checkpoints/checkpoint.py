@@ -8,7 +8,7 @@ has the SHA-256 of each file. The folder is written under another name, flushed,
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +41,23 @@ Counter = Annotated[int, Field(ge=0, lt=2**62)]
 
 
 @dataclass(frozen=True)
+class Inherited:
+    """What a run has from the model that it started with, for its export.
+
+    `untrained` has the parts that were drawn anew and not trained since, keys of `PARTS`. `sentence_transformers` has
+    the content of the JSON files with which sentence-transformers uses the encoder, by name.
+    """
+
+    untrained: list[str] = field(default_factory=list)
+    sentence_transformers: dict[str, Any] = field(default_factory=dict)
+
+    def after_training(self, with_pairs: bool) -> "Inherited":
+        """Return the same after steps that train the MLM head and, with pairs, everything else."""
+        left = [] if with_pairs else [part for part in self.untrained if part != "MLM head"]
+        return replace(self, untrained=left)
+
+
+@dataclass(frozen=True)
 class TrainingState:
     """The state of a run, without its weights and moments.
 
@@ -61,6 +78,7 @@ class TrainingState:
     config: dict[str, Any]
     training_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     products: ProductChoices = field(default_factory=ProductChoices)
+    inherited: Inherited = field(default_factory=Inherited)
     format_version: int = FORMAT_VERSION
 
     def at_the_beginning(self) -> "TrainingState":
@@ -84,7 +102,7 @@ class Snapshot:
     config: BERTConfig
     weights: Mapping[str, np.ndarray]
     moments: Mapping[str, np.ndarray]
-    tokenizer_files: Sequence[Path]
+    tokenizer_files: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -133,8 +151,8 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
     hub.write_tensors(folder / hub.WEIGHTS_FILE, snapshot.weights)
     hub.write_tensors(folder / OPTIMIZER_FILE, snapshot.moments)
     (folder / STATE_FILE).write_text(json.dumps(asdict(snapshot.state), indent=2), encoding="utf-8")
-    for path in snapshot.tokenizer_files:
-        shutil.copyfile(path, folder / path.name)
+    for name, content in snapshot.tokenizer_files.items():
+        (folder / name).write_bytes(content)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:

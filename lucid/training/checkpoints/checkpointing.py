@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
+from lucid.data.tokenizer import load_tokenizer, tokenizer_files
 from lucid.distributed import all_or_none, is_agreed
 from lucid.errors import EndedBySignal
 from lucid.training.checkpoints.checkpoint import TrainingState
@@ -27,8 +28,10 @@ class Checkpointing:
         """Claim an attempt on the first rank, which hears of failures in the background by `report`."""
         run = self._run
         if run.is_first:
+            tokenizer = load_tokenizer(run.corpora.tokenizer_folder)
             attempt = run.store.claim(run.config.train.keep_checkpoints, run.checkpoint)
-            self._saver = Saver(attempt, run.model, run.optimizer, run.corpora.tokenizer_files, run.step, report)
+            files = tokenizer_files(tokenizer, run.model.config.max_position_embeddings)
+            self._saver = Saver(attempt, run.model, run.optimizer, files, run.step, report)
 
     def begin(self, state: TrainingState) -> None:
         """Begin a checkpoint, which the first rank writes while training goes on."""

@@ -6,7 +6,7 @@ end needs no memory for copies, except for sharded moments, which are gathered h
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class Saver:
         attempt: Attempt,
         model: BERTForPreTraining,
         optimizer: MomentOptimizer,
-        tokenizer_files: Sequence[Path],
+        tokenizer_files: Mapping[str, bytes],
         saved_step: int,
         report: Callable[[str], None],
     ) -> None:

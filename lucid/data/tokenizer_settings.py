@@ -1,0 +1,90 @@
+"""What stands in a tokenizer's folder beside its vocabulary: how text is normalised, and which tokens were added.
+
+`tokenizer.json` says both, but what `tokenizer_config.json` says on normalisation counts more, as in transformers.
+Where `vocab.txt` stands alone, `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say both.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+# The settings of `tokenizer_config.json`, what BERT's normaliser calls them, and their defaults.
+_NORMALISATION = {
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
+}
+# Old versions of transformers and new ones name the list differently.
+_SPECIAL_LISTS = "additional_special_tokens", "extra_special_tokens"
+_FLAGS = "single_word", "lstrip", "rstrip", "normalized", "special"
+
+
+def normalisation(settings: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Return the arguments for BERT's normaliser that `tokenizer_config.json` has. Raises `ValueError`."""
+    found: dict[str, bool | None] = {}
+    for name, (argument, default) in _NORMALISATION.items():
+        value = settings.get(name, default)
+        if not isinstance(value, bool) and value is not default:
+            raise ValueError(f"{name} is {value!r}; it takes true or false")
+        if name in settings:
+            found[argument] = value
+    return found
+
+
+def normalisation_settings(normalizer: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Return the settings for `tokenizer_config.json` of a normaliser in `tokenizer.json`."""
+    return {name: normalizer.get(argument, default) for name, (argument, default) in _NORMALISATION.items()}
+
+
+def add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any], ids: Mapping[str, Any]) -> None:
+    """Add the tokens that `settings` describe, or else those of `added_tokens.json`, which has only `ids`.
+
+    `settings` are those of `tokenizer_config.json`, with the lists of `special_tokens_map.json`. Raises `ValueError`.
+    """
+    described = settings.get("added_tokens_decoder")
+    special = [_text(token) for name in _SPECIAL_LISTS for token in settings.get(name) or ()]
+    if described:
+        tokens = {int(number): _added_token(token) for number, token in described.items()}
+    else:
+        tokens = {number: _plain_token(text, text in special) for text, number in ids.items()}
+    tokenizer.add_tokens([tokens[number] for number in sorted(tokens)])
+    check_ids(tokenizer, ((token.content, number) for number, token in tokens.items()))
+    known = {token.content for token in tokens.values()}
+    tokenizer.add_tokens([_plain_token(text, True) for text in special if text not in known])
+
+
+def _text(token: Any) -> str:
+    text = token["content"] if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is not the text of a token")
+    return text
+
+
+def _plain_token(text: str, special: bool) -> AddedToken:
+    return AddedToken(text, special=special, normalized=not special)
+
+
+def _added_token(description: Mapping[str, Any]) -> AddedToken:
+    return AddedToken(description["content"], **{flag: description[flag] for flag in _FLAGS if flag in description})
+
+
+def check_ids(tokenizer: Tokenizer, ids: Iterable[tuple[str, int]]) -> None:
+    """Raise `ValueError` unless each added token has the id that it is said to have."""
+    for text, number in ids:
+        if tokenizer.token_to_id(text) != number:
+            raise ValueError(
+                f"the added token {text!r} has the id {number}, but {tokenizer.token_to_id(text)} would be its place: "
+                "added tokens are numbered from the end of the vocabulary without a gap"
+            )
+
+
+def added_tokens(tokenizer: Tokenizer, special: Iterable[str]) -> dict[int, AddedToken]:
+    """Return the added tokens other than the `special` ones of every BERT, by id and in its order."""
+    known, found = set(special), tokenizer.get_added_tokens_decoder()
+    return {number: found[number] for number in sorted(found) if found[number].content not in known}
+
+
+def describe(token: AddedToken) -> dict[str, Any]:
+    """Return an added token as `tokenizer_config.json` describes it."""
+    return {"content": token.content, **{flag: getattr(token, flag) for flag in _FLAGS}}

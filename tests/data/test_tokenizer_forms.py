@@ -1,0 +1,160 @@
+"""Tokenizers in the forms in which others save them, and what stands beside the vocabulary: settings, added tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Tokenizer
+
+from lucid.data.tokenizer import (
+    bert_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    tokenizer_files,
+    tokenizer_hash,
+    tokens_by_id,
+)
+from lucid.errors import DataError
+from lucid.preparation.encoder import TextEncoder
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*SPECIAL, *["the", "fox", "Fox", "##es", "x", "über", "uber", "雲", "a雲b"]]
+V = len(WORDS)
+TEXT = "Fox covid19 xcovid19 COVID19 <e1> <E1> the<e1> foxes über a雲b [MASK]"
+
+
+def token(text: str, special: bool = False, **flags: bool) -> dict[str, Any]:
+    plain = {"lstrip": False, "rstrip": False, "single_word": False}
+    return {"content": text, **plain, "normalized": not special, "special": special, **flags}
+
+
+ADDED = {V: token("covid19"), V + 1: token("<E1>", special=True)}
+
+
+def write(folder: Path, **contents: object) -> Path:
+    """Write a `vocab.txt`, and JSON files whose names lack their suffix."""
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS), encoding="utf-8")
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def larger() -> Tokenizer:
+    """Return a tokenizer with two added tokens."""
+    tokenizer = bert_tokenizer({word: number for number, word in enumerate(WORDS)}, lowercase=True)
+    tokenizer.add_tokens([AddedToken("covid19"), AddedToken("<E1>", special=True, normalized=False)])
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config": {"added_tokens_decoder": ADDED}},
+        {"added_tokens": {"<E1>": V + 1, "covid19": V}, "tokenizer_config": {"additional_special_tokens": ["<E1>"]}},
+        {
+            "added_tokens": {"<E1>": V + 1, "covid19": V},
+            "special_tokens_map": {"additional_special_tokens": [token("<E1>")]},
+        },
+        {"tokenizer": json.loads(larger().to_str()), "added_tokens": {"covid19": V}},
+    ],
+    ids=["decoder", "list", "map", "tokenizer.json"],
+)
+def test_added_tokens_are_read_from_every_form(files: dict[str, Any], tmp_path: Path) -> None:
+    read = load_tokenizer(write(tmp_path, **files))
+    assert tokens_by_id(read)[V:] == ["covid19", "<E1>"]
+    assert read.encode(TEXT).ids == larger().encode(TEXT).ids
+    assert tokenizer_hash(read) == tokenizer_hash(larger())
+
+
+def test_added_tokens_survive_saving_with_or_without_tokenizer_json(tmp_path: Path) -> None:
+    save_tokenizer(larger(), tmp_path)
+    assert len((tmp_path / "vocab.txt").read_text(encoding="utf-8").splitlines()) == V
+    for _ in range(2):
+        read = load_tokenizer(tmp_path)
+        assert tokenizer_hash(read) == tokenizer_hash(larger())
+        (tmp_path / "tokenizer.json").unlink(missing_ok=True)
+
+
+def test_a_text_is_prepared_with_its_added_tokens_but_without_the_special_ones_of_bert() -> None:
+    tokenizer = larger()
+    ids, counts = TextEncoder(tokenizer, most_bytes=1 << 20).encode([TEXT])
+    words = TEXT.removesuffix("[MASK]")
+    assert counts == [len(ids)]
+    expected = tokenizer.encode(words, add_special_tokens=False).ids
+    assert ids[: len(expected)].tolist() == expected
+    assert {V, V + 1} <= set(expected)
+    assert WORDS.index("[MASK]") not in ids
+
+
+def test_added_tokens_change_the_hash(tmp_path: Path) -> None:
+    plain = load_tokenizer(write(tmp_path))
+    hashes = {tokenizer_hash(plain), tokenizer_hash(larger())}
+    flagged = load_tokenizer(write(tmp_path, tokenizer_config={"added_tokens_decoder": {6: token("fox")}}))
+    assert tokens_by_id(flagged) == tokens_by_id(plain)
+    assert len({*hashes, tokenizer_hash(flagged)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"added_tokens": {"new": V + 3}}, f"'new' has the id {V + 3}, but {V} would be its place"),
+        ({"added_tokens": {"fox": V}}, f"'fox' has the id {V}, but 6 would be its place"),
+        ({"added_tokens": {"new york": V}}, "'new york', which may take in spaces"),
+        ({"tokenizer_config": {"added_tokens_decoder": {V: token("new", lstrip=True)}}}, "which may take in spaces"),
+        ({"tokenizer_config": {"added_tokens_decoder": {"x": token("new")}}}, "cannot be read"),
+        ({"tokenizer_config": {"added_tokens_decoder": {V: {}}}}, "cannot be read"),
+        ({"added_tokens": {"new": "1"}}, "cannot be read"),
+        ({"added_tokens": []}, r"added_tokens\.json cannot be read"),
+        ({"special_tokens_map": {"additional_special_tokens": [1]}}, "1 is not the text of a token"),
+        ({"tokenizer_config": {"strip_accents": "no"}}, "strip_accents is 'no'; it takes true or false"),
+        ({"tokenizer": json.loads(larger().to_str()), "added_tokens": {"covid19": 3}}, "'covid19' has the id 3"),
+    ],
+)
+def test_added_tokens_that_would_get_other_ids_are_refused(files: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        load_tokenizer(write(tmp_path, **files))
+
+
+def test_special_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL[:-1], "fox"]))
+    content = json.loads(larger().to_str())
+    del content["model"]["vocab"]["[MASK]"]
+    content["model"]["vocab"]["covid19"] = 4
+    content["added_tokens"] = [{"id": V, **token("[MASK]", special=True)}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="adds special tokens of BERT after its vocabulary"):
+        load_tokenizer(tmp_path)
+
+
+NORMALISATION = "do_lower_case", "strip_accents", "tokenize_chinese_chars"
+
+
+@pytest.mark.parametrize("name", NORMALISATION)
+@pytest.mark.parametrize("with_json", [False, True], ids=["vocab.txt", "tokenizer.json"])
+def test_settings_of_normalisation_are_read_and_written(name: str, with_json: bool, tmp_path: Path) -> None:
+    settings = {"do_lower_case": False, "strip_accents": None, "tokenize_chinese_chars": True}
+    settings |= {name: not settings[name], "model_max_length": 7}
+    content = {"tokenizer": json.loads(larger().to_str())} if with_json else {}
+    read = load_tokenizer(write(tmp_path, tokenizer_config=settings, **content))
+    expected = bert_tokenizer(
+        {word: number for number, word in enumerate(WORDS)},
+        lowercase=settings["do_lower_case"],
+        strip_accents=settings["strip_accents"],
+        handle_chinese_chars=settings["tokenize_chinese_chars"],
+    )
+    assert read.normalizer.normalize_str("Ün 雲") == expected.normalizer.normalize_str("Ün 雲")
+    written = json.loads(tokenizer_files(read, longest=64)["tokenizer_config.json"])
+    assert written | settings == written | {"model_max_length": 7}
+    assert written["model_max_length"] == 64
+
+
+def test_a_normaliser_that_transformers_would_change_is_left_to_tokenizer_json(tmp_path: Path) -> None:
+    content = json.loads(larger().to_str())
+    for changes in ({"normalizer": None}, {"model": {**content["model"], "max_input_chars_per_word": 50}}):
+        (tmp_path / "tokenizer.json").write_text(json.dumps({**content, **changes}))
+        save_tokenizer(load_tokenizer(tmp_path), tmp_path)
+        config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+        assert "do_lower_case" not in config
+        (tmp_path / "tokenizer_config.json").unlink()
