@@ -59,13 +59,17 @@ def random_transformers_model(changes):
     """Weights ten times wider than BERT's, biases and LayerNorms drawn too: a mistake in any of them shows."""
     config = transformers.BertConfig(**(TINY | changes))
     model = transformers.BertForPreTraining(config).eval()
+    randomise(model)
+    return model
+
+
+def randomise(model):
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(std=0.2, generator=generator)
             if name.endswith("LayerNorm.weight"):
                 parameter += 1.0
-    return model
 
 
 def random_inputs(case):
@@ -184,3 +188,45 @@ def test_the_documented_parameter_counts_are_those_of_transformers(changes, coun
     with torch.device("meta"):
         model = transformers.BertForPreTraining(transformers.BertConfig(**changes))
     assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+KINDS = {
+    "BertForPreTraining": ("prediction_logits", "seq_relationship_logits"),
+    "BertModel": (None, None),
+    "BertForMaskedLM": ("logits", None),
+    "BertLMHeadModel": ("logits", None),
+    "BertForNextSentencePrediction": (None, "logits"),
+    "BertForSequenceClassification": (None, None),
+    "BertForTokenClassification": (None, None),
+    "BertForQuestionAnswering": (None, None),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", ["plain", "sharded", "bfloat16", "float16"])
+def test_every_kind_of_bert_that_transformers_saves_has_its_outputs(kind, form, tmp_path):
+    reference = getattr(transformers, kind)(transformers.BertConfig(**TINY)).eval()
+    randomise(reference)
+    reference.to(getattr(torch, form, torch.float32))
+    reference.save_pretrained(tmp_path, max_shard_size="20KB" if form == "sharded" else "1GB")
+    assert (tmp_path / "model.safetensors.index.json").exists() == (form == "sharded")
+    model, weights = BERTForPreTraining.read(tmp_path)
+    # Where a head is missing, the encoder is compared through one that both sides share.
+    model.save_pretrained(tmp_path / "whole")
+    whole = transformers.BertForPreTraining.from_pretrained(tmp_path / "whole").eval()
+    encoder = whole.bert.state_dict()
+    for name, value in getattr(reference, "bert", reference).state_dict().items():
+        torch.testing.assert_close(encoder[name], value.float(), rtol=0, atol=0)
+
+    inputs, _, _ = random_inputs(CASES["two_tokens"])
+    prediction_scores, seq_relationship_scores = model.eval()(**inputs)
+    with torch.no_grad():
+        of_whole, output = whole(**as_torch(inputs)), reference.float()(**as_torch(inputs))
+    assert_close(prediction_scores, of_whole.prediction_logits, "prediction_scores")
+    assert_close(seq_relationship_scores, of_whole.seq_relationship_logits, "seq_relationship_scores")
+    predictions, pairs = KINDS[kind]
+    assert ("MLM head" in weights.missing, "NSP head" in weights.missing) == (predictions is None, pairs is None)
+    if predictions:
+        assert_close(prediction_scores, output[predictions], "prediction_scores")
+    if pairs:
+        assert_close(seq_relationship_scores, output[pairs], "seq_relationship_scores")
