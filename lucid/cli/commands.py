@@ -1,5 +1,6 @@
 """The commands of `lucid`. The module of a command is imported when the command runs, so that help comes at once."""
 
+import inspect
 from importlib import import_module
 from typing import Any
 
@@ -23,7 +24,32 @@ COMMANDS = {
 }
 
 
-class Commands(TyperGroup):
+class _Readable:
+    """A command whose help has a line for each paragraph, to be wrapped once, and no type for options without value."""
+
+    def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:
+        paragraphs = inspect.cleandoc(help or "").split("\n\n")
+        text = "\n\n".join(part if part.startswith(" ") else " ".join(part.split()) for part in paragraphs)
+        super().__init__(*arguments, help=text, **settings)  # type: ignore[call-arg]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the arguments and options, `--help` included."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
+
+
+class _Command(_Readable, TyperCommand):
+    """A command with readable help."""
+
+
+class _Group(_Readable, TyperGroup):
+    """A group of commands with readable help."""
+
+
+class Commands(_Group):
     """A group that lists `COMMANDS` and imports only the command that runs."""
 
     def __init__(self, **settings: Any) -> None:
@@ -42,4 +68,7 @@ def load(name: str) -> Any:
     if not isinstance(found, typer.Typer):
         function, found = found, typer.Typer(add_completion=False)
         found.command(name)(function)
+    found.info.cls = _Group
+    for command in found.registered_commands:
+        command.cls = _Command
     return typer.main.get_command(found)

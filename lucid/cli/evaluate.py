@@ -51,7 +51,7 @@ def evaluate(
 
         lucid evaluate runs/small_cpu
 
-        lucid evaluate models/bert-base-uncased --data data/mine --sequence-length 128
+        lucid evaluate models/bert-base --data data/mine --sequence-length 128
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
         opened = all_or_none(communicator, lambda: _open(model, data, sequence_length))

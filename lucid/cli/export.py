@@ -26,12 +26,11 @@ def export(
 
     OUTPUT gets config.json, model.safetensors and the tokenizer's files. A padded vocabulary is cut to the tokenizer's.
     Parts of the model that were never trained are left out.
+    In Python, `transformers.BertForPreTraining.from_pretrained("OUTPUT")` loads the folder.
 
     Examples:
 
         lucid export runs/small_cpu models/small
-
-        python -c "from transformers import BertForPreTraining as B; B.from_pretrained('models/small')"
     """
     source = find_model(model)
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):

@@ -16,6 +16,8 @@ def plot(
 ) -> None:
     """Plot losses, accuracies and speed over the steps of a run.
 
+    A run that still trains can be plotted, too.
+
     Examples:
 
         lucid plot runs/small_cpu

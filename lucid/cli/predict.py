@@ -30,11 +30,13 @@ def predict(
 ) -> None:
     """Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.
 
+    For each [MASK] the most probable tokens are printed, with their probabilities.
+
     Examples:
 
-        lucid predict runs/small_cpu "return a new list [MASK] the items of this one."
+        lucid predict runs/small_cpu "return a new list [MASK] the items."
 
-        lucid predict runs/small_cpu "the file is opened." --next "it is then closed."
+        lucid predict runs/small_cpu "the file is opened." --next "it is closed."
     """
     for words in (text, second or ""):
         if words.encode(errors="replace").decode() != words:

@@ -73,7 +73,7 @@ def prepare(
 
         lucid prepare books/ news.jsonl.gz --output data/mine
 
-        lucid prepare notes/ --output data/notes --tokenizer models/bert-base-uncased
+        lucid prepare notes/ --output data/notes --tokenizer models/bert-base
     """
     launch = announced()
     if launch is not None and (launch.size or 1) > 1:

@@ -73,7 +73,7 @@ def _submit(
 
     Examples:
 
-        lucid submit my.yaml --nodes 2 --ranks-per-node 4 --time 8:00:00 train.steps=20000
+        lucid submit my.yaml --nodes 2 --ranks-per-node 4 train.steps=20000
 
         lucid submit my.yaml --sweep train.seed=1,2,3
 

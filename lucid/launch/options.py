@@ -16,29 +16,41 @@ USAGE = """\
 Usage: lucid launch [OPTION ...] CONFIG [key=value ...]
        lucid launch [OPTION ...] --doctor [--folder DIR]
 
-Start the ranks of a run with the MPI of this Python environment, on this machine or on several hosts. Each rank runs
-`lucid train CONFIG`, where key=value replaces a setting. With --doctor each rank runs `lucid doctor`
-instead, which checks the hosts as the run would use them. Options may come before or after CONFIG.
+Start the ranks of a run with the MPI of this Python environment, on this
+machine or on several hosts. Each rank runs `lucid train CONFIG`, where
+key=value replaces a setting. With --doctor each rank runs `lucid doctor`
+instead, which checks the hosts as the run would use them. Options may come
+before or after CONFIG.
 
-  -n N           number of ranks in all (default: on every host one for each physical core, or with --gpus for each GPU)
-  --hostfile F   hosts, one name a line. They share all files, have as many cores and GPUs as this machine, and accept
-                 ssh (or the program that $HYDRA_LAUNCHER_EXEC names) without a password
+  -n N           number of ranks in all (default: on every host one for each
+                 physical core, or with --gpus for each GPU)
+  --hostfile F   hosts, one name a line. They share all files, have as many
+                 cores and GPUs as this machine, and accept ssh (or the program
+                 that $HYDRA_LAUNCHER_EXEC names) without a password
   --gpus         give each rank of a host its own GPU, and cores near it
   --dry-run      print the command and the threads per rank, and run nothing
-  --restarts N   after a failure, or after the ranks have stopped and saved (exit code 75), start again from the newest
-                 checkpoint, at most N times. A mistake in the settings (exit code 2), Ctrl-C, or a failure without a
-                 newer checkpoint than the failure before ends the run
-  --backoff S    seconds before the first restart (default: 2). They double with each restart, up to 60
-  --min-ranks K  with --hostfile: leave out hosts that do not answer before a restart, as long as the settings allow K
-                 ranks or more on the others (default: as many as at the start). The loss curve stays the same
+  --restarts N   after a failure, or after the ranks have stopped and saved
+                 (exit code 75), start again from the newest checkpoint, at most
+                 N times. A mistake in the settings (exit code 2), Ctrl-C, or a
+                 failure without a newer checkpoint than the failure before ends
+                 the run
+  --backoff S    seconds before the first restart (default: 2). They double with
+                 each restart, up to 60
+  --min-ranks K  with --hostfile: leave out hosts that do not answer before a
+                 restart, as long as the settings allow K ranks or more on the
+                 others (default: as many as at the start). The loss curve stays
+                 the same
 
-The exit code is the run's. After SIGTERM, SIGUSR1, SIGHUP (the terminal has closed) and Ctrl-C the ranks save and end:
-with 130 after Ctrl-C, or else with 75. A second Ctrl-C ends them at once. All of this ends a run with --restarts, too:
-a scheduler that sends a signal before its time limit starts the run again itself.
+The exit code is the run's. After SIGTERM, SIGUSR1, SIGHUP (the terminal has
+closed) and Ctrl-C the ranks save and end: with 130 after Ctrl-C, or else with
+75. A second Ctrl-C ends them at once. All of this ends a run with --restarts,
+too: a scheduler that sends a signal before its time limit starts the run again
+itself.
 
-Each rank has as many threads as there are cores for each rank of its host, unless OMP_NUM_THREADS is set. If the ranks
-use all cores, each is bound to its own, one NUMA domain after the other. mpiexec is the one of the Python environment,
-or the one in the PATH if it belongs to the MPI that mpi4py loads.
+Each rank has as many threads as there are cores for each rank of its host,
+unless OMP_NUM_THREADS is set. If the ranks use all cores, each is bound to its
+own, one NUMA domain after the other. mpiexec is the one of the Python
+environment, or the one in the PATH if it belongs to the MPI that mpi4py loads.
 
 Examples:
 

@@ -72,7 +72,7 @@ def step(
 
         lucid bench step
 
-        lucid bench step --size base --length 512 --batch 2 train.precision=bfloat16
+        lucid bench step --size base --batch 2 train.precision=bfloat16
 
         OMP_NUM_THREADS=1 mpiexec -n 2 lucid bench step configs/small_cpu.yaml
     """

@@ -1,6 +1,7 @@
 """`RunConfig`: all settings of a run, and the checks of those that depend on each other."""
 
 import math
+import textwrap
 from typing import Any
 
 import yaml
@@ -17,6 +18,9 @@ from lucid.training.config.sections import (
     Settings,
     TrainSettings,
 )
+
+# Of the settings with their descriptions, without "# ".
+_COLUMNS = 98
 
 
 class RunConfig(Settings):
@@ -159,9 +163,9 @@ class RunConfig(Settings):
         known, lines = descriptions(), []
         for name, value in self.model_dump(mode="json", context=USERS_TEXT).items():
             if isinstance(value, dict):
-                lines += [f"{name}:", *(f"  {_line(key, value[key], known[f'{name}.{key}'])}" for key in value)]
+                lines += [f"{name}:", *(_lines(f"  {key}", value[key], known[f"{name}.{key}"]) for key in value)]
             else:
-                lines.append(_line(name, value, known[name]))
+                lines.append(_lines(name, value, known[name]))
         return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict[str, Any]:
@@ -180,7 +184,10 @@ def descriptions() -> dict[str, str]:
     return found
 
 
-def _line(name: str, value: Any, description: str) -> str:
-    """Return a line of YAML: a setting, its value and its description."""
+def _lines(name: str, value: Any, description: str) -> str:
+    """Return lines of YAML: a setting, its value, and its description, wrapped beside them."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).removesuffix("\n...\n")
-    return f"{name}: {text.strip()}  # {description}"
+    setting = f"{name}: {text.strip()}  "
+    width = max(_COLUMNS - len(setting), _COLUMNS // 3)
+    described = textwrap.wrap(description, width, break_long_words=False, break_on_hyphens=False)
+    return setting + f"\n{' ' * len(setting)}".join(f"# {line}" for line in described)
