@@ -247,7 +247,7 @@ def test_nodes_are_checked_before_the_first_start_if_the_site_says_so(run, home,
 
 
 # The signal comes to the batch script, as SLURM sends it.
-SIGNALLED = "trap 'exit {code}' USR1; kill -USR1 $PPID; while :; do sleep 0.01; done"
+SIGNALLED = "trap 'exit {code}' USR1; kill -USR1 $PPID; while kill -0 $PPID; do sleep 0.01; done"
 
 
 @pytest.mark.parametrize(
