@@ -9,13 +9,13 @@ import typer
 
 from lucid import kernels
 from lucid.analysis.product_limit import encoder_product_rate
-from lucid.cli.doctor.hosts import memory as memory_here
 from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.data import Manifest
 from lucid.data.manifest import HELD_OUT, TRAIN
 from lucid.distributed import announced, is_first_rank
 from lucid.errors import ConfigError
 from lucid.kernels import threads
+from lucid.launch.limits import HostMemory
 from lucid.models.bert.memory import parameter_count
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, load
@@ -119,7 +119,7 @@ def _ranks(config: RunConfig, size: int) -> Iterator[Line]:
     of_host = f"; on each host {_by_purpose(need.host)}" if need.host else ""
     yield "", f"on the first rank's host {quantity(need.checkpoint, 'B')} for checkpoints{of_host}"
     if config.train.device == "cpu":
-        _, free = memory_here()
+        free = HostMemory.read().free
         yield "", f"this machine has {quantity(free, 'B')} free: room for {count(need.ranks_within(free), 'rank')}"
 
 
@@ -154,7 +154,7 @@ def _work(config: RunConfig, corpora: Corpora | None, size: int, step: int) -> I
     )
     if config.train.device == "cuda":
         yield "time", "not known: lucid bench step measures it on a machine with a GPU"
-    elif not memory(config, size).ranks_within(memory_here()[1]):
+    elif not memory(config, size).ranks_within(HostMemory.read().free):
         yield "time", "not known: this machine has no room for a rank"
     else:
         yield "time", _time(config, total, size)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/")
@@ -72,6 +73,30 @@ def memory_limit(root: Path = ROOT) -> tuple[int, int] | None:
             allowed.append(int(limit))
             free.append(max(0, int(limit) - int(used) + unused))
     return (min(allowed), min(free)) if allowed else None
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes of memory that this process may use, of which some are free, and bytes of swap space in addition."""
+
+    allowed: int
+    free: int
+    swap: int
+
+    @classmethod
+    def read(cls, root: Path = ROOT) -> "HostMemory":
+        """Return the memory of this host, within the control groups of this process."""
+        known = {}
+        for line in (root / "proc/meminfo").read_text().splitlines():
+            name, _, size = line.partition(":")
+            known[name] = int(size.split()[0]) * 1024
+        allowed, free = memory_limit(root) or (known["MemTotal"], known["MemAvailable"])
+        return cls(min(known["MemTotal"], allowed), min(known["MemAvailable"], free), known.get("SwapTotal", 0))
+
+    @property
+    def most(self) -> int:
+        """The most bytes that could ever be had here."""
+        return self.allowed + self.swap
 
 
 def _limits(root: Path, controller: str, files: tuple[str, ...], old_files: tuple[str, ...]) -> Iterator[list[str]]:

@@ -1,21 +1,31 @@
 """The memory and the FLOPs that a run needs, computed from its settings alone."""
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 
+from lucid.backend import gpu_library
 from lucid.data import Sampler
+from lucid.distributed import Communicator
 from lucid.distributed.parallel.exact import buffers_needed
+from lucid.errors import ConfigError
 from lucid.kernels import onednn
+from lucid.launch.limits import HostMemory
 from lucid.models.bert.flops import forward_flops
 from lucid.models.bert.memory import NumberSizes, activation_bytes, parameter_count
 from lucid.training.config import RunConfig
+from lucid.training.formatting import count, quantity
 
 _FLOAT32, _BFLOAT16 = 4, 2
 # Python and its libraries, as benchmarks/memory.py measures them.
 _PROCESS = 230_000_000
 # Bytes of a `LocalBatch` for each slot [b, t] of its batch.
 _BYTES_OF_SLOT = 49
+# What is certain of them: four arrays of the batch. And Python's objects for a layer of the model.
+_LEAST_BYTES_OF_SLOT, _LEAST_BYTES_OF_LAYER = 16, 10_000
+# What every run has of each rank's `Memory`, unless ranks share it.
+_STATE = {"weights", "gradients", "moments"}
 # Samples from which the mean over a corpus is estimated.
 _TRIED = 1024
 
@@ -67,6 +77,40 @@ def memory(config: RunConfig, size: int) -> Memory:
         if config.optimizer.sharded:
             host["weights"] = rank.pop("weights")
     return Memory(rank, host, checkpoint_bytes(config))
+
+
+def check_room(config: RunConfig, communicator: Communicator) -> None:
+    """Raise `ConfigError` if a run could never be in the memory of this host or of this rank's GPU, before it is tried.
+
+    Only what every run takes is counted: no activations, whose size depends on the lengths of the texts, and no more
+    than one batch and one buffer of gradients. Of the ranks of a host, the last one has counted them all.
+    """
+    ranks, where = communicator.local_rank + 1, os.uname().nodename
+    state = {name: size for name, size in memory(config, communicator.size).rank.items() if name in _STATE}
+    state["gradients"] = _FLOAT32 * parameter_count(config.model)
+    slots = config.local_batch(communicator.size) * config.data.sequence_length
+    batch = {
+        "a batch": slots * _LEAST_BYTES_OF_SLOT,
+        "the model's layers": config.model.num_hidden_layers * _LEAST_BYTES_OF_LAYER,
+    }
+    if config.train.device == "cuda":
+        _check_room_for(state, 1, f"the GPU of {where}", gpu_library().cuda.runtime.memGetInfo()[1])
+        state = {}
+    _check_room_for(state | batch, ranks, where, HostMemory.read().most)
+
+
+def _check_room_for(sizes: dict[str, int], ranks: int, where: str, most: int) -> None:
+    needed = ranks * sum(sizes.values())
+    if needed > most:
+        raise ConfigError(
+            f"{count(ranks, 'rank')} on {where} would take at least {quantity(needed, 'B')} of memory "
+            f"({_by_purpose(sizes)} each), but there are {quantity(most, 'B')}: start fewer ranks there, or lower "
+            "train.global_batch or the size of the model; lucid plan shows more"
+        )
+
+
+def _by_purpose(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {quantity(size, 'B')}" for name, size in sizes.items())
 
 
 def checkpoint_bytes(config: RunConfig) -> int:

@@ -126,6 +126,7 @@ def test_evaluation_does_not_depend_on_ranks(undisturbed, on_ranks):
         ("train.global_batch=7", "train.global_batch is 7, which 2 ranks cannot share evenly"),
         ("train.globalbatch=8", "the key train.globalbatch is unknown; did you mean train.global_batch?"),
         ("data.path=/nowhere", "/nowhere does not exist"),
+        ("train.global_batch=2147483646", " would take at least 550 GB of memory ("),
         ("model.vocab_size=100", "model.vocab_size is 100, but the tokenizer"),
         ("initial_model=/nowhere", "/nowhere/config.json does not exist"),
         ("run_folder=/proc/nowhere", "run_folder is /proc/nowhere, but /proc cannot be written ("),

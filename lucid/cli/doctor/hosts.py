@@ -11,7 +11,7 @@ from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.software import libraries
 from lucid.distributed import RankLocation
 from lucid.distributed.communicators.mpi_start import SHARED_MEMORY, lack_of_shared_memory
-from lucid.launch.limits import memory_limit
+from lucid.launch.limits import HostMemory
 from lucid.models import BERTConfig
 from lucid.models.bert.memory import parameter_count
 from lucid.training.formatting import count
@@ -41,29 +41,19 @@ class Host:
     @classmethod
     def here(cls, ranks: int) -> "Host":
         """Return the resources of this host, which has this number of ranks."""
-        total, free = memory()
+        memory = HostMemory.read()
         lack = lack_of_shared_memory(1)
         shared = None if lack else os.statvfs(SHARED_MEMORY)
         return cls(
             name=platform.node(),
             ranks=ranks,
-            memory=total,
-            memory_free=free,
+            memory=memory.allowed,
+            memory_free=memory.free,
             shared_memory_free=shared.f_bavail * shared.f_frsize if shared else 0,
             shared_memory_lack=lack,
             interfaces=interfaces(),
             libraries=libraries(),
         )
-
-
-def memory() -> tuple[int, int]:
-    """Return the memory that this process may use at most, and how much of it is free, in bytes."""
-    known = {}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, size = line.partition(":")
-        known[name] = int(size.split()[0]) * 1024
-    allowed, free = memory_limit() or (known["MemTotal"], known["MemAvailable"])
-    return min(known["MemTotal"], allowed), min(known["MemAvailable"], free)
 
 
 def interfaces() -> dict[str, float]:

@@ -9,6 +9,8 @@ from lucid.kernels import Activation
 # Hugging Face has two names for the tanh approximation.
 _SYNONYMS = {"gelu_pytorch_tanh": "gelu_new"}
 _LARGEST_SIZE = 2**31
+# A layer takes its time to make, whatever its size: more layers than this are a mistake.
+_MOST_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class BERTConfig:
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a number from 0 up to, not including, 1")
+        if self.num_hidden_layers > _MOST_LAYERS:
+            raise ValueError(f"num_hidden_layers is {self.num_hidden_layers}; lucid makes at most {_MOST_LAYERS:,}")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size is {self.hidden_size}; num_attention_heads ({self.num_attention_heads}) must divide it"

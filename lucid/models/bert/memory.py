@@ -1,7 +1,10 @@
 """The memory that training a BERT takes: the number of parameters, and the bytes of activations."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from lucid.errors import CheckpointError
+from lucid.launch.limits import HostMemory
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import Recomputation
 
@@ -18,6 +21,16 @@ def parameter_count(config: BERTConfig) -> int:
     layer = 4 * square + 2 * norm + 2 * C * inner + C + inner
     heads = square + norm + config.vocab_size + 2 * C + 2
     return rows * C + norm + config.num_hidden_layers * layer + square + heads
+
+
+def check_room(folder: Path, config: BERTConfig) -> None:
+    """Raise `CheckpointError` if the parameters of the model in `folder` could never be in the memory of this host."""
+    needed, most = _FLOAT32 * parameter_count(config), HostMemory.read().most
+    if needed > most:
+        raise CheckpointError(
+            f"the weights of {folder} take {needed / 1e9:,.1f} GB of memory, and this host has {most / 1e9:,.1f} GB: "
+            "use a larger one, or a smaller model"
+        )
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from lucid.models.bert.arguments import (
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import BERTModel
 from lucid.models.bert.heads import HeadLoss, PreTrainingHeads, Reduction, most_probable
+from lucid.models.bert.memory import check_room
 from lucid.models.bert.stored_weights import StoredWeights, stored_weights
 from lucid.models.bert.token_rows import LabelledRows
 from lucid.nn import Module, functional, init
@@ -78,6 +79,7 @@ class BERTForPreTraining(Module):
         """
         config = hub.read_config(folder)
         weights = stored_weights(folder, config)
+        check_room(folder, config)
         state = random.state()
         with init.without_draws():
             model = cls(config)

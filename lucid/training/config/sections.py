@@ -81,7 +81,9 @@ class DataSettings(Settings):
     workers: Annotated[int, Field(ge=0, le=256)] = Field(
         1, description="Threads in each rank that make batches; 0: batches are made between steps; at most 256."
     )
-    prefetch: PositiveInteger = Field(4, description="Batches that each rank makes ahead.")
+    prefetch: Annotated[int, Field(ge=1, le=1024)] = Field(
+        4, description="Batches that each rank makes ahead; at most 1024."
+    )
 
 
 class OptimizerSettings(Settings):
