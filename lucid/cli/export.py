@@ -56,5 +56,5 @@ def _inherited(found: ModelFolder) -> tuple[Inherited, list[str]]:
     """Return what the model has from where its training began, and sentences about what is left out of it."""
     if (found.folder / STATE_FILE).exists():
         return open_checkpoint(found.folder).state.inherited, []
-    files, remarks = read_files(found.folder)
+    files, remarks = read_files(found.folder, found.model.config.max_position_embeddings)
     return Inherited(list(found.weights.missing), files), found.weights.remarks_on_the_rest() + remarks

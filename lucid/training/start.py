@@ -42,7 +42,7 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> S
         messages.append(f"starts with the weights and moments of {checkpoint.folder}")
     elif config.initial_model is not None:
         weights = _check_initial_model(config, config.initial_model)
-        files, remarks = read_files(config.initial_model)
+        files, remarks = read_files(config.initial_model, config.model.max_position_embeddings)
         inherited = Inherited(list(weights.missing), files)
         messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *remarks]
     return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages)

@@ -168,6 +168,17 @@ def test_the_files_of_sentence_transformers_are_kept(lucid, without, settings_fi
             assert json.loads((folder / name).read_text()) == content
 
 
+def test_the_length_of_sentences_is_kept_where_only_the_tokenizer_has_it(lucid, without, tmp_path):
+    source = without()
+    files = {name: content for name, content in SENTENCE_TRANSFORMERS.items() if not name.startswith("sentence_bert")}
+    write_sentence_transformers(source, files)
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 20}))
+    lucid("export", source, tmp_path / "model")
+    assert json.loads((tmp_path / "model/sentence_bert_config.json").read_text()) == {"max_seq_length": 20}
+    assert json.loads((tmp_path / "model/tokenizer_config.json").read_text())["model_max_length"] == 32
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [

@@ -14,24 +14,28 @@ from lucid.files import read_bytes, reason_of, written_aside
 from lucid.json_values import parse_json
 
 _MODULES_FILE = "modules.json"
-_SETTINGS_FILES = "config_sentence_transformers.json", "sentence_bert_config.json"
+_ENCODER_FILE = "sentence_bert_config.json"
+_SETTINGS_FILES = "config_sentence_transformers.json", _ENCODER_FILE
+_TOKENIZER_FILE = "tokenizer_config.json"
 # The modules without weights that follow the encoder.
 _WEIGHTLESS = {"Pooling", "Normalize"}
 _FOLDER = re.compile(r"\w[\w-]*")
 _LARGEST_FILE = 1 << 20
 
 
-def read_files(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def read_files(folder: Path, longest: int) -> tuple[dict[str, Any], list[str]]:
     """Return the JSON files of sentence-transformers in a model folder, by name, and a sentence if they are left out.
 
-    A folder of another kind has none. Names of files in folders have a slash.
+    A folder of another kind has none. Names of files in folders have a slash. The model takes `longest` tokens.
     """
     if not (folder / _MODULES_FILE).exists():
         return {}, []
     try:
         modules = _read(folder / _MODULES_FILE)
         names = [_MODULES_FILE, *_SETTINGS_FILES, *(f"{path}/config.json" for path in _folders(modules))]
-        return {name: _read(folder / name) for name in names if (folder / name).exists()}, []
+        files = {name: _read(folder / name) for name in names if (folder / name).exists()}
+        _keep_length(files, folder, longest)
+        return files, []
     except (OSError, ValueError) as error:
         return {}, [f"{folder / _MODULES_FILE} is left out: {reason_of(error)}"]
     except (KeyError, TypeError, AttributeError):
@@ -61,6 +65,17 @@ def _folders(modules: Any) -> list[str]:
         if not _FOLDER.fullmatch(module["path"]):
             raise ValueError(f"{module['path']!r} is not the name of a folder in it")
     return [module["path"] for module in others]
+
+
+def _keep_length(files: dict[str, Any], folder: Path, longest: int) -> None:
+    """Write the number of tokens to which sentences are cut into the settings, if only the tokenizer's have it.
+
+    lucid writes the tokenizer's settings anew, with the number that the model takes.
+    """
+    if (folder / _TOKENIZER_FILE).exists():
+        length = _read(folder / _TOKENIZER_FILE).get("model_max_length")
+        if isinstance(length, int):
+            files.setdefault(_ENCODER_FILE, {}).setdefault("max_seq_length", min(length, longest))
 
 
 def _read(path: Path) -> Any:

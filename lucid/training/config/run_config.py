@@ -31,7 +31,9 @@ class RunConfig(Settings):
         "~ and $NAME are expanded, and recorded so; $$ is the character."
     )
     initial_model: FilePath | None = Field(
-        None, description="Folder of a model to start from, in Hugging Face's format; null: random weights."
+        None,
+        description="Folder of a model to start from, in Hugging Face's format; heads that it lacks begin anew; null: "
+        "random weights.",
     )
     initial_checkpoint: FilePath | None = Field(
         None,
