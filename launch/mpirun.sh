@@ -2,4 +2,4 @@
 # `lucid launch` with the Python of this checkout or of the active environment. See --help.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/python.sh"
-exec "$python" -m lucid launch "$@"
+exec "$python" -P -m lucid launch "$@"

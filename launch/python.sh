@@ -14,5 +14,5 @@ else
     done
     [[ -n $python ]] || fail "there is no Python: make one with 'python3 -m venv .venv', or set PYTHON"
 fi
-"$python" -c "import lucid" 2>/dev/null ||
+"$python" -P -c "import lucid" 2>/dev/null ||
     fail "$python cannot import lucid: run $python -m pip install -e '.[mpich]' in $checkout, with Python 3.11 or newer"

@@ -6,4 +6,4 @@ if [[ -z ${PYTHON:-} && -r $checkout/slurm/site.env ]]; then
     PYTHON=$(set +eu && source "$checkout/slurm/site.env" >/dev/null && echo "${PYTHON:-}")
 fi
 source "$checkout/launch/python.sh"
-exec "$python" -m lucid submit "$@"
+exec "$python" -P -m lucid submit "$@"

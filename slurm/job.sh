@@ -72,7 +72,7 @@ run_ranks() {
         export TMPDIR=$SCRATCH NUMBA_CACHE_DIR=$SCRATCH/lucid-kernels
     fi
     exec "${launcher[@]}" -n $((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE)) \
-        "$python" -m lucid.launch.rank_parent -m mpi4py -m lucid "$@"
+        "$python" -P -m lucid.launch.rank_parent -P -m mpi4py -m lucid "$@"
 }
 
 # If site.env says so, runs `lucid doctor` on all ranks before the first start of a job. The job ends if the doctor

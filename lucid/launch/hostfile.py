@@ -9,6 +9,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from lucid.errors import LaunchError
 from lucid.files import open_text, reason_of
 
 SECONDS_TO_ANSWER = 10.0
+# Time for the processes that ask to be killed.
+_SECONDS_TO_END = 1.0
 # The exit code of ssh when it fails itself, and not the command that it runs.
 _NOT_REACHED = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -50,52 +53,52 @@ def read(path: Path) -> tuple[str, ...]:
 def unusable(hosts: Sequence[str], python: str = sys.executable) -> dict[str, str]:
     """Return a sentence for each of `hosts` on which `python` cannot be started in this folder.
 
-    All hosts but this machine are asked at the same time. A host that asks for a password is unusable.
+    All hosts but this machine are asked. Their names are looked up and they are asked at the same time, for
+    `SECONDS_TO_ANSWER` in all. A host that asks for a password is unusable.
     """
-    questions = {host: _Question(host, python) for host in hosts if not _is_this_machine(host)}
     deadline = time.monotonic() + SECONDS_TO_ANSWER
-    answers = {host: question.answer(deadline) for host, question in questions.items()}
-    return {host: sentence for host, sentence in answers.items() if sentence}
+    silent = f"could not be looked up within {SECONDS_TO_ANSWER:g} s: do the name servers (DNS) of this machine answer?"
+    answers = {host: f"{host} {silent}" for host in hosts}
+
+    def ask(host: str) -> None:
+        answers[host] = "" if _is_this_machine(host) else _ask(host, python, deadline)
+
+    # Nothing can interrupt a look-up: threads that are still in one do not keep this process from ending.
+    threads = [threading.Thread(target=ask, args=(host,), daemon=True) for host in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0, deadline + _SECONDS_TO_END - time.monotonic()))
+    return {host: sentence for host, sentence in list(answers.items()) if sentence}
 
 
-class _Question:
-    """A process that asks one host."""
-
-    def __init__(self, host: str, python: str) -> None:
-        self._host, self._python = host, python
-        self._launcher = os.environ.get("HYDRA_LAUNCHER_EXEC") or "ssh"
-        command = f"cd {shlex.quote(os.getcwd())} && exec {shlex.quote(python)} -S -c pass"
-        try:
-            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
-                [self._launcher, host, "sh", "-c", shlex.quote(command)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # without a terminal ssh cannot ask for a password
-            )
-        except OSError:
-            self._process = None
-
-    def answer(self, deadline: float) -> str:
-        """Return what is wrong with the host, or "". Wait until `deadline` (`time.monotonic`)."""
-        if self._process is None:
-            return f"{self._host} cannot be reached: there is no {self._launcher} on this machine (openssh-client)"
-        try:
-            _, errors = self._process.communicate(timeout=max(0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            return f"{self._host} did not answer within {SECONDS_TO_ANSWER:g} s: is it up, and in the same network?"
-        code = self._process.returncode
-        if code == 0:
-            return ""
-        said = errors.decode(errors="replace").strip().rpartition("\n")[2].strip()
-        if code != _NOT_REACHED:
-            return (
-                f"{self._host} cannot run {self._python} in {os.getcwd()} ({said or f'exit code {code}'}): all hosts "
-                "need the same files in the same places"
-            )
-        return f"{self._host} cannot be reached ({said or 'without a word'}): {_advice(said, self._host)}"
+def _ask(host: str, python: str, deadline: float) -> str:
+    """Return what is wrong with the host, or "". Wait until `deadline` (`time.monotonic`)."""
+    launcher = os.environ.get("HYDRA_LAUNCHER_EXEC") or "ssh"
+    command = f"cd {shlex.quote(os.getcwd())} && exec {shlex.quote(python)} -I -S -c pass"
+    try:
+        finished = subprocess.run(
+            [launcher, host, "sh", "-c", shlex.quote(command)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # without a terminal ssh cannot ask for a password
+            timeout=max(0, deadline - time.monotonic()),
+            check=False,
+        )
+    except OSError:
+        return f"{host} cannot be reached: there is no {launcher} on this machine (openssh-client)"
+    except subprocess.TimeoutExpired:
+        return f"{host} did not answer within {SECONDS_TO_ANSWER:g} s: is it up, and in the same network?"
+    code, said = finished.returncode, finished.stderr.decode(errors="replace").strip().rpartition("\n")[2].strip()
+    if code == 0:
+        return ""
+    if code != _NOT_REACHED:
+        return (
+            f"{host} cannot run {python} in {os.getcwd()} ({said or f'exit code {code}'}): all hosts need the same "
+            "files in the same places"
+        )
+    return f"{host} cannot be reached ({said or 'without a word'}): {_advice(said, host)}"
 
 
 def _advice(said: str, host: str) -> str:

@@ -93,14 +93,14 @@ def plan(
         names = [*variables, *(name for name in given if environment.get(name))]
         line = _options_of_open_mpi(options.hostfile, ranks_per_host, names, is_root)
         variables |= _agent_of_open_mpi(environment.get("HYDRA_LAUNCHER_EXEC"))
-    parent = [there.python, "-m", "lucid.launch.rank_parent"]
+    parent = [there.python, "-P", "-m", "lucid.launch.rank_parent"]
     # Ranks are bound only if they take all cores: otherwise two runs would be bound to the same first cores. Their
     # parents bind them, because MPI's launchers ignore the affinity mask that a scheduler or taskset has set.
     if options.gpus:
         parent.append("--gpus")
     elif ranks_per_host * threads == there.cores:
         parent.append("--bind")
-    lucid = ["-m", "mpi4py", "-m", "lucid", options.command, *options.arguments]
+    lucid = ["-P", "-m", "mpi4py", "-m", "lucid", options.command, *options.arguments]
     command = (there.mpiexec, "-n", str(ranks), *line, *parent, *lucid)
     return Launch(command, variables, threads, _warning(ranks_per_host, there))
 
@@ -138,7 +138,7 @@ def look_around(python: str, options: Options) -> Surroundings:
     """Return the programs and the machines to start ranks with. Raises `LaunchError` if something is missing."""
     mpiexec = _find_mpiexec(python)
     # Both run at the same time, because each is slow to start.
-    questions = _ask([mpiexec, "--version"]), _ask([python, "-m", "mpi4py", "--mpi-lib-version"])
+    questions = _ask([mpiexec, "--version"]), _ask([python, "-P", "-m", "mpi4py", "--mpi-lib-version"])
     (_, launcher), (loads_mpi, library) = map(_answer, questions)
     if not loads_mpi:
         reason = library.rstrip("\n").rpartition("\n")[2]

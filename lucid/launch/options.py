@@ -1,5 +1,6 @@
 """The options of `lucid launch`: what a user asks for."""
 
+import difflib
 import os
 import re
 import shlex
@@ -20,7 +21,8 @@ Start the ranks of a run with the MPI of this Python environment, on this
 machine or on several hosts. Each rank runs `lucid train CONFIG`, where
 key=value replaces a setting. With --doctor each rank runs `lucid doctor`
 instead, which checks the hosts as the run would use them. Options may come
-before or after CONFIG.
+before or after CONFIG, as `--option value` or `--option=value`; of two values
+the last one counts. After `--` there are no more options.
 
   -n N           number of ranks in all (default: on every host one for each
                  physical core, or with --gpus for each GPU)
@@ -100,6 +102,10 @@ class Options:
     wants_help: bool = False
 
 
+_WITH_VALUE = ("--hostfile", "--restarts", "--backoff", "--min-ranks")
+_OPTIONS = ("-n", "--gpus", "--dry-run", "--doctor", "--help", *_WITH_VALUE)
+
+
 def parse(words: Sequence[str]) -> Options:
     """Return what the words after `lucid launch` ask for. Raises `LaunchError`; the files have to be readable."""
     rest = list(words)
@@ -107,7 +113,11 @@ def parse(words: Sequence[str]) -> Options:
     restarts: dict[str, int] = {}
     arguments: list[str] = []
     while rest:
-        match word := rest.pop(0):
+        word = rest.pop(0)
+        if word.partition("=")[0] in _WITH_VALUE:
+            word, *value = word.split("=", maxsplit=1)
+            rest = [*value, *rest]
+        match word:
             case "-h" | "--help":
                 return Options(wants_help=True)
             case "--gpus" | "--dry-run":
@@ -119,9 +129,9 @@ def parse(words: Sequence[str]) -> Options:
             case "--restarts" | "--backoff" | "--min-ranks":
                 restarts[word] = _whole_number(_value(rest), word)
             case "--doctor":
-                found["command"], arguments, rest = "doctor", [*arguments, *rest], []
-            case _ if word.startswith("-"):
-                raise LaunchError(f"option {word} is not known, see lucid launch --help")
+                found["command"] = "doctor"
+            case "--":
+                arguments, rest = [*arguments, *rest], []
             case _:
                 arguments.append(word)
     options = Options(**found, arguments=tuple(arguments), restarts=_restarts(restarts))
@@ -146,6 +156,9 @@ def _restarts(given: dict[str, int]) -> Restarts | None:
 
 def _check(options: Options) -> None:
     if options.command == "train":
+        for argument in options.arguments:
+            if argument.startswith("-"):
+                raise LaunchError(f"option {argument} is not known{_meant(argument)}, see lucid launch --help")
         if not options.arguments:
             raise LaunchError("CONFIG is missing, see lucid launch --help")
         _readable(options.arguments[0], "the configuration")
@@ -155,6 +168,11 @@ def _check(options: Options) -> None:
         raise LaunchError("--min-ranks goes with --hostfile: only a host that is lost makes the ranks fewer")
     if ":" in options.arguments:
         raise LaunchError("the argument ':' is no setting: to mpiexec it begins another command; drop it")
+
+
+def _meant(option: str) -> str:
+    (nearest,) = difflib.get_close_matches(option.partition("=")[0], _OPTIONS, n=1) or ("",)
+    return f" (did you mean {nearest}?)" if nearest not in ("", option) else ""
 
 
 def _value(rest: list[str]) -> str:

@@ -1,6 +1,6 @@
 """The parent of a rank, which can still speak when the rank is gone.
 
-    mpiexec -n 4 python -m lucid.launch.rank_parent [--bind] [--gpus] -m mpi4py -m lucid train run.yaml
+    mpiexec -n 4 python -P -m lucid.launch.rank_parent [--bind] [--gpus] -P -m mpi4py -m lucid train run.yaml
 
 A rank that is killed, or that a library ends with `_exit`, says nothing, and mpiexec knows neither its step nor the
 collective it was in. So a parent process starts the rank as its child, and lends it a page of memory for its status

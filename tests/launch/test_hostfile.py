@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -112,6 +113,26 @@ def test_a_host_that_does_not_answer_in_time_is_unusable(ssh, monkeypatch):
     ssh()
     monkeypatch.setattr(hostfile, "SECONDS_TO_ANSWER", 0.1)
     assert hostfile.unusable(["198.51.100.4"])["198.51.100.4"].startswith("198.51.100.4 did not answer within 0.1 s")
+
+
+def test_names_are_looked_up_at_the_same_time_and_hosts_asked_meanwhile(ssh, monkeypatch):
+    ssh()
+    hosts, address = [f"node{number}" for number in range(64)], "198.51.100.1"
+    all_at_once, never = threading.Barrier(len(hosts)), threading.Event()
+
+    def look_up(host):  # as if no name server answered: only addresses need none
+        if host in hosts:
+            all_at_once.wait()
+            never.wait()
+        return False
+
+    monkeypatch.setattr(hostfile, "_is_this_machine", look_up)
+    monkeypatch.setattr(hostfile, "SECONDS_TO_ANSWER", 2.0)
+    found = hostfile.unusable([*hosts, address])
+    never.set()
+    assert not all_at_once.broken
+    assert list(found) == hosts
+    assert found["node7"].startswith("node7 could not be looked up within 2 s: do the name servers (DNS)")
 
 
 def test_a_machine_without_ssh_says_so(monkeypatch):

@@ -51,7 +51,11 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "words",
-    ["-n 4 --gpus --hostfile hosts --dry-run run.yaml a=3", "run.yaml -n 4 a=3 --gpus --hostfile hosts --dry-run"],
+    [
+        "-n 4 --gpus --hostfile hosts --dry-run run.yaml a=3",
+        "run.yaml -n 4 a=3 --gpus --hostfile hosts --dry-run",
+        "run.yaml --hostfile=hosts --gpus -n 2 -n 4 --gpus --dry-run -- a=3",
+    ],
 )
 def test_options_come_before_or_after_config_and_its_settings(folder, words):
     (folder / "hosts").touch()
@@ -61,13 +65,15 @@ def test_options_come_before_or_after_config_and_its_settings(folder, words):
 
 
 def test_the_doctor_takes_its_own_options():
-    assert parse(["-n", "2", "--doctor", "--folder", "runs"]) == Options("doctor", ("--folder", "runs"), ranks=2)
+    expected = Options("doctor", ("--folder", "runs"), ranks=2)
+    assert parse(["-n", "2", "--doctor", "--folder", "runs"]) == expected
+    assert parse(["--folder", "runs", "--doctor", "-n", "2"]) == expected
 
 
 def test_restarts_have_options_of_their_own(folder):
     (folder / "hosts").touch()
     assert parse(["--restarts", "3", "-n", "2", "--backoff", "0", "run.yaml"]).restarts == Restarts(3, backoff=0)
-    words = ["--hostfile", "hosts", "--min-ranks", "1", "--restarts", "3", "run.yaml"]
+    words = ["--hostfile", "hosts", "--min-ranks=1", "run.yaml", "--restarts", "3"]
     assert parse(words).restarts == Restarts(3, backoff=2, min_ranks=1)
 
 
@@ -89,7 +95,13 @@ def test_help_prints_the_usage(word, capsys):
         (["--hostfile"], "the hostfile '' cannot be read"),
         (["--hostfile", "nowhere", "run.yaml"], "the hostfile 'nowhere' cannot be read"),
         (["--hostfile", "/", "run.yaml"], "the hostfile '/' cannot be read"),
-        (["--host", "run.yaml"], "option --host is not known, see lucid launch --help"),
+        (["--nodes", "run.yaml"], "option --nodes is not known, see lucid launch --help"),
+        (["run.yaml", "--host"], "option --host is not known (did you mean --hostfile?), see lucid launch --help"),
+        (["run.yaml", "--restart=3"], "option --restart=3 is not known (did you mean --restarts?), see"),
+        (["-np", "2", "run.yaml"], "option -np is not known (did you mean -n?), see"),
+        (["run.yaml", "--gpus=2"], "option --gpus=2 is not known (did you mean --gpus?), see"),
+        (["--", "-n", "run.yaml"], "option -n is not known"),
+        (["--restarts=", "run.yaml"], "--restarts takes a whole number, got ''"),
         (["nothing.yaml"], "the configuration 'nothing.yaml' cannot be read"),
         (["/"], "the configuration '/' cannot be read"),
         (["--restarts", "3", "--doctor"], "--doctor is not started again: leave out --restarts"),
@@ -159,7 +171,7 @@ def test_the_ranks_of_a_host_share_its_cores(ranks, there, threads):
 def test_ranks_that_take_all_cores_are_bound_and_no_others(ranks, environment, options):
     command = plan(Options(ranks=ranks), EIGHT_CORES, environment).command
     parent = command.index(PARENT)
-    assert list(command[parent + 1 : command.index("mpi4py") - 1]) == options
+    assert list(command[parent + 1 : command.index("mpi4py") - 2]) == options
 
 
 def test_with_gpus_the_parents_of_ranks_deal_them_out():
@@ -208,8 +220,8 @@ def test_glibc_keeps_its_memory_and_ranks_learn_about_a_terminal():
 
 def test_lucid_runs_below_a_parent_on_every_rank():
     command = plan(Options("train", ("run.yaml", "data.folder=a b"), ranks=3), EIGHT_CORES, {}).command
-    python = ("python", "-m", PARENT, "-m", "mpi4py", "-m", "lucid", "train", "run.yaml", "data.folder=a b")
-    assert command == ("bin/mpiexec", "-n", "3", *python)
+    parent, rank = ("python", "-P", "-m", PARENT), ("-P", "-m", "mpi4py", "-m", "lucid")
+    assert command == ("bin/mpiexec", "-n", "3", *parent, *rank, "train", "run.yaml", "data.folder=a b")
 
 
 def test_the_doctor_is_started_like_a_run():
@@ -281,7 +293,7 @@ def programs(folder, mpiexec):
     def make(launcher=None, library=None):
         says_version = f"echo '{launcher}'" if launcher else f'exec {mpiexec} "$@"'
         executable(folder / "bin" / "mpiexec", f"#!/bin/sh\n{says_version}\n")
-        loads = f'if [ "$3" = --mpi-lib-version ]; then {library}; fi' if library else ""
+        loads = f'if [ "$4" = --mpi-lib-version ]; then {library}; fi' if library else ""
         return executable(folder / "bin" / "python", f'#!/bin/sh\n{loads}\nexec {sys.executable} "$@"\n')
 
     return make
@@ -382,6 +394,7 @@ def start(folder, mpiexec):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="surrogateescape",
         )
 
     return run
@@ -399,7 +412,9 @@ def finish(start):
     return run
 
 
-def test_a_run_on_two_ranks_trains_to_its_end(finish, run_file):
+def test_a_run_on_two_ranks_trains_to_its_end_whatever_modules_the_working_folder_has(finish, folder, run_file):
+    for name in (*sys.stdlib_module_names, "coverage", "mpi4py", "numba", "numpy", "tokenizers", "yaml"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the working folder was imported')")
     settings = ("train.steps=2", "optimizer.warmup_steps=1")
     code, output, errors = finish("-n", "2", str(run_file), *settings, **FEW_CORES, LUCID_KERNELS="reference")
     assert code == 0, errors
@@ -453,7 +468,7 @@ def test_the_exit_code_and_the_signals_of_the_user_are_passed_on(finish, folder,
     assert plain.startswith("ignores ")
     code, output, _ = finish("-n", "2", "run.yaml", "a=b c", OMP_NUM_THREADS="5", RANK=SAYS_WHAT_IT_WAS_GIVEN)
     assert code == 7
-    assert output.count(f"-m {PARENT} -m mpi4py -m lucid train run.yaml a=b c with 5 5\n") == 2
+    assert output.count(f"-P -m {PARENT} -P -m mpi4py -m lucid train run.yaml a=b c with 5 5\n") == 2
     assert output.count(plain) == 2
 
 
@@ -507,6 +522,32 @@ def test_more_ranks_than_gpus_are_refused_with_one_sentence(finish):
     code, _, errors = finish("--gpus", "-n", "3", "run.yaml", CUDA_VISIBLE_DEVICES="0,1")
     assert code == 2
     assert errors.count("has 2 usable GPUs for 3 ranks") == 1
+
+
+# What shells, launchers or SLURM read for themselves.
+HOSTILE = (
+    *("", " ", "a b", " c ", "\n", "a\nb", "\t", "'", '"', "\\", "\\n", "a\\ b", "\x01", "\udcff", "é", "#", "!x", "~"),
+    *(";touch made", "&& touch made", "|touch made", "> made", "$(touch made)", "`touch made`", "$HOME", "%HOME%"),
+    *("*", "?", "[a]", "{a,b}", "%d%s%n", "=", "a=b", "a:b", "::", "@hosts", "x" * 100_000),
+    *("-n", "-np", "-configfile", "-env", "-genv", "-f", "-hosts", "--host", "-x", "-launcher", "--help", "-", "--"),
+)
+
+
+def test_arguments_and_variables_arrive_as_they_are_whatever_they_contain(finish, folder):
+    """A rank gets what the user has written, and nothing of it is run."""
+    prints_all = r"""printf '%s\0' "$@"; env -0; exit 7"""
+    variables = {f"HOSTILE_{number}": text for number, text in enumerate(HOSTILE)}
+    code, output, errors = finish("-n", "1", "--", "run.yaml", *HOSTILE, RANK=prints_all, **variables)
+    assert code == 2
+    assert errors.startswith("lucid launch: option -n is not known"), errors
+    # The doctor has options of its own, and so gets them all.
+    code, output, errors = finish("-n", "1", "--doctor", "--", *HOSTILE, RANK=prints_all, **variables)
+    assert code == 7, errors
+    words = output.removesuffix("\0").split("\0")
+    start = words.index("doctor") + 1
+    assert tuple(words[start : start + len(HOSTILE)]) == HOSTILE
+    assert set(words) >= {f"{name}={text}" for name, text in variables.items()}
+    assert not (folder / "made").exists()
 
 
 @pytest.mark.parametrize(

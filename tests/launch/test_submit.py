@@ -182,7 +182,7 @@ def test_ranks_get_the_cores_of_the_job_and_the_values_of_the_site(run, home, tm
     finished = run("slurm/evaluate.sbatch", "runs/mine", **IN_A_JOB)
     command, variables = finished.stdout.splitlines()
     options = "--mpi=pmi2 --verbose --cpus-per-task=3 --kill-on-bad-exit=1 -n 8"
-    assert command.startswith(f"srun {options} {sys.executable} -m lucid.launch.rank_parent -m mpi4py -m lucid")
+    assert command.startswith(f"srun {options} {sys.executable} -P -m lucid.launch.rank_parent -P -m mpi4py -m lucid")
     assert command.endswith("lucid evaluate runs/mine")
     assert variables == f"3 3 ofi ib0 {tmp_path}/lucid-kernels"
 

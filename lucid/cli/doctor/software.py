@@ -74,7 +74,7 @@ def _mpi(group: ProcessGroup) -> Finding:
 def _ask_mpi4py(question: str) -> str | None:
     """Return the first line of mpi4py's answer, or None."""
     finished = subprocess.run(
-        [sys.executable, "-m", "mpi4py", question], capture_output=True, text=True, check=False, timeout=_SECONDS
+        [sys.executable, "-P", "-m", "mpi4py", question], capture_output=True, text=True, check=False, timeout=_SECONDS
     )
     lines = finished.stdout.strip("\0\n").splitlines()
     return lines[0].strip() if finished.returncode == 0 and lines else None
