@@ -8,6 +8,7 @@ workers of pytest-xdist, do not clean it a second time.
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -58,8 +59,12 @@ def clean_environment() -> None:
 
 @contextmanager
 def own_surroundings(on_card: bool) -> Iterator[None]:
-    """Run a test in an empty folder, and undo what it does to the environment; `on_card`, on those GPUs left to us."""
+    """Run a test in an empty folder, and undo what it does to the environment; `on_card`, on those GPUs left to us.
+
+    Which signals are blocked belongs to the environment: child processes inherit it.
+    """
     found, folder = dict(os.environ), os.getcwd()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     if not on_card:
         os.environ.pop(CARDS, None)
     empty = tempfile.mkdtemp(prefix="lucid-test-")
@@ -67,6 +72,7 @@ def own_surroundings(on_card: bool) -> Iterator[None]:
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.chdir(folder)
         shutil.rmtree(empty, ignore_errors=True)
         if os.environ != found:

@@ -1,6 +1,5 @@
 """The options of `lucid launch`: what a user asks for."""
 
-import difflib
 import os
 import re
 import shlex
@@ -171,6 +170,8 @@ def _check(options: Options) -> None:
 
 
 def _meant(option: str) -> str:
+    import difflib  # starts need none of it
+
     (nearest,) = difflib.get_close_matches(option.partition("=")[0], _OPTIONS, n=1) or ("",)
     return f" (did you mean {nearest}?)" if nearest not in ("", option) else ""
 
