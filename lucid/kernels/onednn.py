@@ -37,6 +37,7 @@ PRODUCT_BYTES = 150_000
 # Threads often need the same new product at once. oneDNN's own cache lets one of them compile it, and the others wait.
 _BEING_COMPILED = 64
 _CACHE_LINE = 64
+_LOADING = threading.Lock()
 
 
 class Unimplemented(Exception):  # noqa: N818  # not an error yet: the caller has another way
@@ -134,9 +135,10 @@ class _Product:
         finally:
             library.call("dnnl_primitive_attr_destroy", attributes)
         self._primitive = library.make("dnnl_primitive_create", product)
-        scratch = library.make("dnnl_memory_desc_clone", self._scratch_of(product))
-        self._descriptors[_SCRATCH] = scratch
+        scratch = self._scratch_of(product)
         self._scratch_bytes = library.functions.dnnl_memory_desc_get_size(scratch)
+        if self._scratch_bytes:  # a product that needs none refuses some
+            self._descriptors[_SCRATCH] = library.make("dnnl_memory_desc_clone", scratch)
         library.call("dnnl_primitive_desc_destroy", product)
         # Those that no thread uses at the moment.
         self._calls: list[_Call] = []
@@ -165,14 +167,16 @@ class _Product:
             library.call("dnnl_post_ops_destroy", following)
         return attributes
 
-    def run(self, thread: "_Thread", *arrays: Array) -> None:
+    def run(self, stream: ctypes.c_void_p, thread: "_Thread", *arrays: Array) -> None:
         """Compute the product on this thread. The arrays have the order of the constructor's layouts."""
         try:
             call = self._calls.pop()
         except IndexError:
             call = _Call(self._library, self._descriptors)
         addresses = [array.__array_interface__["data"][0] for array in arrays]
-        call.run(self._primitive, thread.stream, [*addresses, thread.scratch(self._scratch_bytes)])
+        if self._scratch_bytes:
+            addresses.append(thread.scratch(self._scratch_bytes))
+        call.run(self._primitive, stream, addresses)
         self._calls.append(call)
 
     def __del__(self) -> None:
@@ -217,8 +221,14 @@ def _path() -> Path | None:
     return paths[0] if paths else None
 
 
-@functools.cache
 def _library() -> _Library:
+    """Return the library, with the one engine that products and streams of all threads need to have in common."""
+    with _LOADING:  # threads ask for it at once
+        return _load()
+
+
+@functools.cache
+def _load() -> _Library:
     path = _path()
     if path is None:
         raise ConfigError(f"oneDNN is not installed: pip install {WHEEL}")
@@ -250,7 +260,9 @@ def multiply(left: Array, right: Array, out: Array, bias: Array | None = None, a
     """
     arrays = [left, right, out] + ([] if bias is None else [bias[None]])
     layouts = [_layout(array) for array in arrays] + ([None] if bias is None else [])
-    _product(*layouts, accumulate).run(_thread(), *arrays)
+    thread = _thread()
+    stream = thread.stream  # on each thread first: a product is compiled for the number of threads that it sets
+    _product(*layouts, accumulate).run(stream, thread, *arrays)
 
 
 def _layout(array: Array) -> _Strided:

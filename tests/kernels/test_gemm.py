@@ -1,9 +1,11 @@
 """Invariant 4 for products of linear layers and attention: each library and precision, against double precision."""
 
+import functools
 import os
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -260,6 +262,28 @@ def test_threads_share_a_product_and_run_it_at_once():
 
 
 @needs_onednn
+def test_threads_that_all_make_the_first_product_agree_on_one_library(monkeypatch):
+    """Also of these products, one of which needs scratch memory on most processors, and one does not."""
+    monkeypatch.setattr(onednn, "_load", functools.cache(onednn._load.__wrapped__))
+    monkeypatch.setattr(onednn, "_thread", functools.cache(onednn._thread.__wrapped__))
+    onednn._product.cache_clear()
+    threads_ready = threading.Barrier(8)
+
+    def multiply(number):
+        x, weight = normal(943, 128), normal((192, 8)[number % 2], 128)
+        out = np.empty((943, len(weight)), "f4")
+        threads_ready.wait(60)
+        onednn.multiply(x, weight.T, out)
+        np.testing.assert_allclose(out, x @ weight.T, rtol=1e-3, atol=1e-3)
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(multiply, range(8)))
+    finally:
+        onednn._product.cache_clear()  # its products are those of another library
+
+
+@needs_onednn
 def test_all_threads_together_keep_a_bounded_number_of_products():
     def multiply(columns):
         onednn.multiply(np.ones((1, 1), "f4"), np.ones((1, columns), "f4"), np.empty((1, columns), "f4"))
@@ -320,7 +344,7 @@ class TestChoice:
         broken.write_text("no library")
         monkeypatch.setattr(onednn, "_path", lambda: broken)
         with pytest.raises(ConfigError, match=r"cannot be loaded .*libgomp1"):
-            onednn._library.__wrapped__()
+            onednn._load.__wrapped__()
 
     def test_the_reference_has_no_bfloat16(self, monkeypatch):
         monkeypatch.setenv("LUCID_KERNELS", "reference")
