@@ -4,8 +4,9 @@ WordPiece encodes word by word, and BERT's normalisation and splitting never loo
 between two spaces always have the same ids. The tokenizer encodes them once, and the encoder remembers the result.
 """
 
-from collections.abc import Iterator
-from itertools import islice
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby, islice
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,10 +16,15 @@ from lucid.data.tokenizer import without_special_tokens
 
 # Characters of sentences that are encoded at once.
 _CHARACTERS_AT_ONCE = 1 << 19
-# Words that the tokenizer encodes at once: its result takes about a kilobyte a word.
-_WORDS_AT_ONCE = 4096
-# Memory of a remembered word without its characters: a dictionary entry, two objects, and its part of the arrays.
-_BYTES_PER_WORD = 150
+# Words and characters that the tokenizer encodes at once: its result takes about a kilobyte a word.
+_WORDS_AT_ONCE, _WORD_CHARACTERS_AT_ONCE = 4096, 1 << 17
+# Longer words are split where the tokenizer would split them, because it takes hundreds of bytes for each character.
+_LONG_WORD = 1 << 14
+# Memory of a remembered word without its characters and ids: a dictionary entry, its number, and its count of ids.
+_BYTES_PER_WORD = 110
+
+# Words of a sentence, with the sentence's number; the words of a long one come in several of these.
+_Words = tuple[int, list[str]]
 
 
 class _Numbers(dict[str, int]):
@@ -45,27 +51,55 @@ class TextEncoder:
 
     def encode(self, sentences: list[str]) -> tuple[Array, Array]:
         """Return the ids of all sentences in a row, uint32, and the number of each, int64 [S]; no [CLS], no [SEP]."""
-        ids, counts = [np.zeros(0, np.uint32)], [np.zeros(0, np.int64)]
-        for block in _blocks(sentences):
+        ids, total = [np.zeros(0, np.uint32)], np.zeros(len(sentences), np.int64)
+        for block in _blocks(
+            words for number in range(len(sentences)) for words in self._words(number, sentences[number])
+        ):
             if self._bytes > self._most_bytes:
                 self._forget()
-            block_ids, block_counts = self._encode(block)
+            block_ids, counts = self._encode([words for _, words in block])
             ids.append(block_ids)
-            counts.append(block_counts)
-        return np.concatenate(ids), np.concatenate(counts)
+            np.add.at(total, [number for number, _ in block], counts)
+        return np.concatenate(ids), total
 
-    def _encode(self, sentences: list[str]) -> tuple[Array, Array]:
+    def _words(self, number: int, sentence: str) -> Iterator[_Words]:
+        words = sentence.split(" ")
+        if len(sentence) <= _LONG_WORD:
+            yield number, words
+            return
+        for is_long, group in groupby(words, lambda word: len(word) > _LONG_WORD):
+            for some in chain.from_iterable(map(self._split, group)) if is_long else [[*group]]:
+                yield number, some
+
+    def _split(self, word: str) -> Iterator[list[str]]:
+        """Yield the words into which the tokenizer splits a long one, some at a time, in their normalised form.
+
+        A word of more than `longest` characters is unknown, so the rest of its characters do not matter.
+        """
+        normalizer, longest = self._tokenizer.normalizer, self._tokenizer.model.max_input_chars_per_word
+        rest = ""
+        for start in range(0, len(word), _LONG_WORD):
+            part = word[start : start + _LONG_WORD]
+            text = rest + (normalizer.normalize_str(part) if normalizer else part)
+            words = [found[: longest + 1] for found, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+            # The last word may go on in the next part.
+            rest = words.pop() if words and not text[-1].isspace() else ""
+            yield words
+        yield [rest]
+
+    def _encode(self, texts: list[list[str]]) -> tuple[Array, Array]:
+        """Return the ids of all words in a row, uint32, and the number of ids of each list of words, int64."""
         number_of = self._numbers.__getitem__
         numbers: list[int] = []
-        ends = np.zeros(len(sentences) + 1, np.int64)
-        for number, sentence in enumerate(sentences, start=1):
-            numbers.extend(map(number_of, sentence.split(" ")))
+        ends = np.zeros(len(texts) + 1, np.int64)
+        for number, words in enumerate(texts, start=1):
+            numbers.extend(map(number_of, words))
             ends[number] = len(numbers)
         self._learn()
-        words = np.array(numbers, np.int64)
-        counts = self._counts[words].astype(np.int64)
+        word_numbers = np.array(numbers, np.int64)
+        counts = self._counts[word_numbers].astype(np.int64)
         stops = np.concatenate([[0], np.cumsum(counts)])
-        starts = (np.cumsum(self._counts, dtype=np.int64) - self._counts)[words]
+        starts = (np.cumsum(self._counts, dtype=np.int64) - self._counts)[word_numbers]
         ids = self._ids[np.repeat(starts - stops[:-1], counts) + np.arange(stops[-1])]
         return ids, np.diff(stops[ends])
 
@@ -75,13 +109,12 @@ class TextEncoder:
         if not unknown:
             return
         counts, ids = [self._counts], [self._ids]
-        for start in range(0, len(unknown), _WORDS_AT_ONCE):
-            words = unknown[start : start + _WORDS_AT_ONCE]
+        for words in _batches(unknown):
             found = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(words, add_special_tokens=False)]
             counts.append(np.array([len(each) for each in found], np.uint32))
             ids.append(np.array([token for each in found for token in each], np.uint32))
+        self._bytes += _memory_of(unknown, sum(map(len, ids[1:])))
         self._counts, self._ids = np.concatenate(counts), np.concatenate(ids)
-        self._bytes += sum(map(len, unknown)) + _BYTES_PER_WORD * len(unknown)
 
     def _forget(self) -> None:
         keep = len(self._counts) // 2
@@ -89,14 +122,32 @@ class TextEncoder:
         self._numbers = _Numbers(zip(words, range(keep), strict=True))
         self._counts = self._counts[:keep].copy()
         self._ids = self._ids[: self._counts.sum()].copy()
-        self._bytes = sum(map(len, words)) + _BYTES_PER_WORD * keep
+        self._bytes = _memory_of(words, len(self._ids))
 
 
-def _blocks(sentences: list[str]) -> Iterator[list[str]]:
-    """Yield the sentences in blocks of `_CHARACTERS_AT_ONCE` characters or a little more."""
+def _memory_of(words: list[str], ids: int) -> int:
+    return sum(map(sys.getsizeof, words)) + _BYTES_PER_WORD * len(words) + 4 * ids
+
+
+def _blocks(words: Iterable[_Words]) -> Iterator[list[_Words]]:
+    """Gather words until they have `_CHARACTERS_AT_ONCE` characters or a little more, with the spaces between them."""
+    block: list[_Words] = []
+    size = 0
+    for number, some in words:
+        block.append((number, some))
+        size += sum(map(len, some)) + len(some)
+        if size >= _CHARACTERS_AT_ONCE:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _batches(words: list[str]) -> Iterator[list[str]]:
+    """Yield the words in lists of at most `_WORDS_AT_ONCE` words and about `_WORD_CHARACTERS_AT_ONCE` characters."""
     start = size = 0
-    for number, sentence in enumerate(sentences, start=1):
-        size += len(sentence)
-        if size >= _CHARACTERS_AT_ONCE or number == len(sentences):
-            yield sentences[start:number]
+    for number, word in enumerate(words, start=1):
+        size += len(word)
+        if size >= _WORD_CHARACTERS_AT_ONCE or number - start == _WORDS_AT_ONCE or number == len(words):
+            yield words[start:number]
             start, size = number, 0

@@ -26,7 +26,7 @@ from lucid.preparation.sources import Source
 TOO_SHORT = "fewer than two tokens"
 # Tokens of a sentence: longer ones are tables and listings, and are cut.
 _LONGEST_SENTENCE = 128
-# Characters of text that are encoded at once.
+# Characters of text that are encoded at once. A longer document is encoded in several rounds.
 _CHARACTERS_AT_ONCE = 1 << 20
 # How many of the places where a portion leaves something out are listed. The rest are only counted.
 _PLACES = 1000
@@ -116,29 +116,54 @@ class PartWriter:
             np.savez(file, **arrays)
 
     def _encoded(self, documents: list[Document], dropped: Dropped) -> dict[str, Array]:
-        sentences = [split_sentences(document.text, self._settings.language) for document in documents]
-        ids, lengths = self._encoder.encode([sentence for document in sentences for sentence in document])
-        # Each sentence becomes one run for every `_LONGEST_SENTENCE` tokens; one without tokens becomes none.
-        runs = -(-lengths // _LONGEST_SENTENCE)
-        run_lengths = np.full(runs.sum(), _LONGEST_SENTENCE)
-        some = runs > 0
-        run_lengths[np.cumsum(runs)[some] - 1] = (lengths - (runs - 1) * _LONGEST_SENTENCE)[some]
-        ends = np.cumsum([0, *map(len, sentences)])
-        document_tokens = np.diff(_with_zero(np.cumsum(lengths))[ends])
-        for index in np.flatnonzero(document_tokens < 2).tolist():
+        tokens, run_lengths = [self._empty["tokens"]], [self._empty["sentence_lengths"]]
+        # Sentences (rounded up to runs) and tokens of each document.
+        sums = np.zeros((len(documents), 2), np.int64)
+        for owners, sentences in _rounds(documents, self._settings.language):
+            ids, lengths = self._encoder.encode(sentences)
+            runs, found = _runs(lengths)
+            tokens.append(ids.astype(self._empty["tokens"].dtype))
+            run_lengths.append(found)
+            np.add.at(sums, owners, np.stack([runs, lengths], axis=1))
+        for index in np.flatnonzero(sums[:, 1] < 2).tolist():
             dropped.note(documents[index].source, documents[index].line, TOO_SHORT, "")
         hashes = b"".join(text_hash(document.text)[:16] for document in documents)
         return {
-            "tokens": ids.astype(self._empty["tokens"].dtype),
-            "sentence_lengths": run_lengths.astype(np.uint8),
-            "document_sentences": np.diff(_with_zero(np.cumsum(runs))[ends]),
-            "document_tokens": document_tokens,
+            "tokens": np.concatenate(tokens),
+            "sentence_lengths": np.concatenate(run_lengths),
+            "document_sentences": sums[:, 0],
+            "document_tokens": sums[:, 1],
             "hashes": np.frombuffer(hashes, ">u8").reshape(-1, 2),
         }
 
 
-def _with_zero(sums: Array) -> Array:
-    return np.concatenate([[0], sums])
+def _runs(lengths: Array) -> tuple[Array, Array]:
+    """Return how many runs each sentence becomes, int64 [S], and the length of each run, uint8.
+
+    A sentence becomes one run for every `_LONGEST_SENTENCE` tokens; one without tokens becomes none.
+    """
+    runs = -(-lengths // _LONGEST_SENTENCE)
+    run_lengths = np.full(runs.sum(), _LONGEST_SENTENCE, np.uint8)
+    some = runs > 0
+    run_lengths[np.cumsum(runs)[some] - 1] = (lengths - (runs - 1) * _LONGEST_SENTENCE)[some]
+    return runs, run_lengths
+
+
+def _rounds(documents: Iterable[Document], language: str) -> Iterator[tuple[list[int], list[str]]]:
+    """Yield sentences that are encoded at once, and the number of the document that each is from."""
+    owners: list[int] = []
+    sentences: list[str] = []
+    size = 0
+    for number, document in enumerate(documents):
+        for sentence in split_sentences(document.text, language):
+            owners.append(number)
+            sentences.append(sentence)
+            size += len(sentence)
+            if size >= _CHARACTERS_AT_ONCE:
+                yield owners, sentences
+                owners, sentences, size = [], [], 0
+    if sentences:
+        yield owners, sentences
 
 
 def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:

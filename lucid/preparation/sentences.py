@@ -4,6 +4,8 @@
 it. So the layout is read first, and each list item, heading and paragraph is split on its own.
 """
 
+import re
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 
 import sentencex
@@ -12,25 +14,55 @@ from lucid.preparation.wrapping import unwrap
 
 # A short segment like "1." or "(*)", but not "12", is the number of a list item, which belongs to the next sentence.
 _LONGEST_NUMBER = 8
+# Characters that are split at once, so that memory does not grow with the document.
+_AT_ONCE = 1 << 18
+# A longer text is cut after the first of these in its middle: between paragraphs, lines, sentences, or words.
+_CUTS = tuple(
+    re.compile(cut)
+    for cut in (r"\n\s*\n|\r\s*\r", "[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", r"[.!?…][\"')\]»”’]*\s|[。！？]", r"\s")
+)
+_LAST_SPACE, _END_OF_WORD = re.compile(r"\s(?=\S*\Z)"), re.compile(r"\s|[。！？]")
 
 
-def split_sentences(text: str, language: str = "en") -> list[str]:
-    """Return the sentences of `text` in order, none of them empty, each on one line with single spaces.
+def split_sentences(text: str, language: str = "en") -> Iterator[str]:
+    """Yield the sentences of `text` in order, none of them empty, each on one line with single spaces.
 
-    `language`, a code of `LANGUAGES`, determines the abbreviations.
+    `language`, a code of `LANGUAGES`, determines the abbreviations. A sentence that is longer than 131,072 characters
+    may come in several parts, between words.
     """
-    # Text of a JSON line may end its lines in any way.
-    blocks = (rows for blank, rows in groupby(text.splitlines(), lambda row: not row.strip()) if not blank)
-    paragraphs = "\n\n".join(part for rows in blocks for part in unwrap(rows))
-    sentences: list[str] = []
     number = ""
-    for segment in sentencex.segment(language, paragraphs):
-        sentence = " ".join([number, *segment.split()]).strip()
-        if sentence and not _is_number(sentence):
-            sentences.append(sentence)
-            sentence = ""
-        number = sentence
-    return [*sentences, number] if number else sentences
+    for block in _blocks(text):
+        for segment in _segments(block, language):
+            sentence = " ".join([number, *segment.split()]).strip()
+            if sentence and not _is_number(sentence):
+                yield sentence
+                sentence = ""
+            number = sentence
+    if number:
+        yield number
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Cut a text into blocks of at most `_AT_ONCE` characters. A word that is longer is a block of its own."""
+    start = 0
+    while len(text) - start > _AT_ONCE:
+        middle = start + _AT_ONCE // 2
+        found = [cut.search(text, middle, start + _AT_ONCE) for cut in _CUTS]
+        cut = next(filter(None, found), None) or _LAST_SPACE.search(text, start, middle)
+        cut = cut or _END_OF_WORD.search(text, middle)
+        stop = cut.end() if cut else len(text)
+        yield text[start:stop]
+        start = stop
+    yield text[start:]
+
+
+def _segments(block: str, language: str) -> Iterable[str]:
+    """Return the segments of a block; those without text are between them."""
+    if len(block) > _AT_ONCE:
+        return [block]
+    # Text of a JSON line may end its lines in any way.
+    rows = (rows for blank, rows in groupby(block.splitlines(), lambda row: not row.strip()) if not blank)
+    return sentencex.segment(language, "\n\n".join(part for paragraph in rows for part in unwrap(paragraph)))
 
 
 def _is_number(sentence: str) -> bool:

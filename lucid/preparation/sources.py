@@ -26,8 +26,8 @@ SUFFIXES = (*(kind + packed for kind in (_TEXT, _JSON) for packed in ("", ".gz",
 LONGEST_LINE = 1 << 24
 # Bytes that are read at once while a file is cut into pieces.
 _SCANNED_AT_ONCE = 1 << 20
-# Rows of a table that are held at once.
-_ROWS_AT_ONCE = 64
+# Rows of a table that are held at once, and bytes of a column that are read at once.
+_ROWS_AT_ONCE, _COLUMN_BYTES_AT_ONCE = 8, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _table(path: Path) -> Iterator[Any]:
     except ImportError as error:
         raise DataError(f"{path}: reading parquet needs pyarrow: pip install pyarrow") from error
     try:
-        with parquet.ParquetFile(path) as table:
+        with parquet.ParquetFile(path, buffer_size=_COLUMN_BYTES_AT_ONCE) as table:
             yield table
     except pyarrow.ArrowException as error:
         raise EOFError(str(error)) from error

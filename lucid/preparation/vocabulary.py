@@ -26,6 +26,8 @@ SMALLEST_VOCABULARY = 64
 _LARGEST_ALPHABET = 1000
 # The time of training grows with the square of a word's length, so long words are cut. They are unknown anyway.
 _LONG_WORD = re.compile(r"\S{1000}")
+# Characters that the trainer is given at once, up to a space: it takes tens of bytes for each.
+_AT_ONCE = re.compile(r".{1,16384}\S*", re.DOTALL)
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -108,7 +110,8 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Toke
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((_LONG_WORD.sub(r"\g<0> ", text) for text in texts()), trainer=trainer)
+    blocks = (block[0] for text in texts() for block in _AT_ONCE.finditer(_LONG_WORD.sub(r"\g<0> ", text)))
+    tokenizer.train_from_iterator(blocks, trainer=trainer)
     # The trained tokenizer treats the continuing pieces as special: make another one with its vocabulary.
     return bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
 

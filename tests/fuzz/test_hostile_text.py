@@ -30,7 +30,7 @@ in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 
 def read_or_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    message = refusal(DataError, lambda: [split_sentences(document.text) for document in read_documents([path])])
+    message = refusal(DataError, lambda: [list(split_sentences(document.text)) for document in read_documents([path])])
     assert message is None or str(path) in message
 
 

@@ -44,7 +44,7 @@ def test_the_name_and_the_code_of_a_language_make_the_same_corpus(tmp_path: Path
 
 
 def test_chinese_sentences_end_at_their_own_full_stop() -> None:
-    assert split_sentences("船在天亮之前离开了港口。码头上没有人。", "zh") == [
+    assert list(split_sentences("船在天亮之前离开了港口。码头上没有人。", "zh")) == [
         "船在天亮之前离开了港口。",
         "码头上没有人。",
     ]
