@@ -173,6 +173,6 @@ def _folder(given: Path | None) -> Path:
     folder = Path(os.path.realpath(given or (here if (here / "job.sh").is_file() else shipped("slurm"))))
     if not (folder / "job.sh").is_file() or folder.parent == Path(lucid.__file__).resolve().parent:
         raise LaunchError(f"there are no job templates in {given or here}: lucid recipes --slurm slurm writes them")
-    if "," in f"{folder}{sys.executable}":
-        raise LaunchError(f"sbatch would cut off a path at its comma: {folder}, {sys.executable}")
+    if re.search(r"[,'\"\n]", f"{folder}{sys.executable}"):
+        raise LaunchError(f"sbatch would cut off a path at its comma or quote: {folder}, {sys.executable}")
     return folder

@@ -5,6 +5,7 @@ function that returns the command. `attempt` runs it, and with --restarts `super
 """
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -149,6 +150,8 @@ def look_around(python: str, options: Options) -> Surroundings:
             f"of {mpi_of(library)} first in the PATH, or {_install_mpich(python)}"
         )
     hosts = hostfile.read(Path(options.hostfile)) if options.hostfile else ()
+    if hosts:
+        _check_for_shells(mpiexec, os.environ.get("HYDRA_LAUNCHER_EXEC", ""))
     gpus = len(Machine.read(frozenset(), os.environ.get("CUDA_VISIBLE_DEVICES")).gpus) if options.gpus else 0
     return Surroundings(python, mpiexec, mpi_of(launcher), available_cores(), gpus, hosts)
 
@@ -159,6 +162,19 @@ def _find_mpiexec(python: str) -> str:
     if found is None:
         raise LaunchError(f"there is no mpiexec in the folder of {python} or in the PATH: {_install_mpich(python)}")
     return found
+
+
+def _check_for_shells(mpiexec: str, agent: str) -> None:
+    """Raise `LaunchError` for names that shells of other hosts would change: launchers quote them badly or not at all.
+
+    MPICH's puts double quotes around the path of its proxy, which is beside `mpiexec`, and none around `agent`.
+    """
+    if re.search(r'["$`\\\n]', mpiexec):
+        raise LaunchError(f"the shell of another host would read more than a path in {mpiexec!r}: rename its folder")
+    if re.search(r"[^\w./+@%:=-]", agent):
+        raise LaunchError(
+            f"the shell of another host would not read HYDRA_LAUNCHER_EXEC={agent!r} as one word: rename it"
+        )
 
 
 def _install_mpich(python: str) -> str:

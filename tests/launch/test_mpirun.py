@@ -335,6 +335,24 @@ def test_without_mpiexec_the_message_says_how_to_install_it(folder, monkeypatch)
         mpirun.look_around("bin/python", Options())
 
 
+@pytest.mark.parametrize("name", ["$(touch made)", "`touch made`", 'a"b', "a\\b"])
+def test_a_path_that_other_hosts_would_read_as_a_command_is_refused(programs, folder, name):
+    python = programs().replace("/bin/", f"/{name}/")
+    (folder / "hosts").write_text("node1\n")
+    (folder / "bin").rename(folder / name)
+    assert mpirun.look_around(python, Options()).hosts == ()
+    with pytest.raises(LaunchError, match=r"^the shell of another host would read more than a path in"):
+        mpirun.look_around(python, Options(hostfile="hosts"))
+
+
+@pytest.mark.parametrize("agent", ["a b/ssh", "ssh;touch made", "$(touch made)", "ssh*"])
+def test_a_program_that_reaches_hosts_has_a_plain_name(programs, folder, monkeypatch, agent):
+    (folder / "hosts").write_text("node1\n")
+    monkeypatch.setenv("HYDRA_LAUNCHER_EXEC", agent)
+    with pytest.raises(LaunchError, match=r"^the shell of another host would not read HYDRA_LAUNCHER_EXEC="):
+        mpirun.look_around(programs(), Options(hostfile="hosts"))
+
+
 def test_a_hostfile_with_a_mistake_is_refused(programs, tmp_path):
     (tmp_path / "hosts").touch()
     with pytest.raises(LaunchError, match=r"^the hostfile '.*/hosts' names no host$"):
