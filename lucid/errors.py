@@ -20,6 +20,10 @@ class ExitCode(IntEnum):
     TERMINATED = 143  # by SIGTERM, a command that has nothing to save
 
 
+# Characters of a line of a message.
+_LONGEST_LINE = 1000
+
+
 class LucidError(Exception):
     """An error that the user can correct; its message is for them."""
 
@@ -28,6 +32,11 @@ class LucidError(Exception):
     agreed = False
     # Whether the message has been printed.
     reported = False
+
+    def __str__(self) -> str:
+        """Return the message. A line that cites a damaged file at great length is shortened in its middle."""
+        lines = super().__str__().split("\n")
+        return "\n".join(f"{line[:700]} ... {line[-250:]}" if len(line) > _LONGEST_LINE else line for line in lines)
 
 
 class EndedBySignal(BaseException):

@@ -25,6 +25,8 @@ from lucid.errors import LucidError
 _ASIDE = re.compile(r".+\.[^/]+-\d+-[0-9a-f]{8}\.partial", re.DOTALL)
 # Seconds after which such a file, if nobody has written to it, is the leftover of a writer that was killed.
 _ABANDONED = 3600
+# Bytes that are read in one piece: more than the manifest of a corpus of a million files.
+_LARGEST = 1 << 28
 
 
 def open_file(path: Path) -> io.BufferedReader:
@@ -54,8 +56,10 @@ def _check_mode(path: Path, mode: int) -> None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a regular file. Raises `OSError` as `open_file` does."""
+    """Return the content of a regular file. Raises `OSError` as `open_file` does, and if it is too large for memory."""
     with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > _LARGEST:
+            raise OSError(errno.EFBIG, f"it is larger than {_LARGEST >> 20} MiB", str(path))
         return file.read()
 
 

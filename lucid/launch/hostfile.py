@@ -22,6 +22,8 @@ SECONDS_TO_ANSWER = 10.0
 _SECONDS_TO_END = 1.0
 # The exit code of ssh when it fails itself, and not the command that it runs.
 _NOT_REACHED = 255
+# Characters: names of ten thousand hosts have fewer.
+_LONGEST = 1 << 22
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -29,9 +31,11 @@ def read(path: Path) -> tuple[str, ...]:
     """Return the names in the hostfile `path`, one a line. Raises `LaunchError`, which names the wrong line."""
     try:
         with open_text(path, errors="replace") as file:
-            text = file.read()
+            text = file.read(_LONGEST + 1)
     except OSError as error:
         raise LaunchError(f"the hostfile '{path}' cannot be read: {reason_of(error)}") from error
+    if len(text) > _LONGEST:
+        raise LaunchError(f"the hostfile '{path}' is longer than {_LONGEST:,} characters: is it another file?")
     names: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
         name = line.partition("#")[0].strip()

@@ -19,6 +19,8 @@ Entry = dict[str, Any]
 
 # A larger number, far beyond single precision, is damage.
 _LARGEST = 1e100
+# Characters: longer lines are damage, too.
+_LONGEST_LINE = 1 << 20
 # Entries that are kept while a file cannot be written.
 _MOST_WAITING = 100_000
 
@@ -100,16 +102,15 @@ class _Output:
 
 def read_lines(path: Path) -> list[Entry]:
     """Return the entries of a metrics file, without lines that a kill or a full disk has damaged. Raises `OSError`."""
-    with open_text(path, errors="replace") as file:
-        text = file.read()
     entries = []
-    for line in text.splitlines():
-        try:
-            entry = parse_json(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and _is_step(entry.get("step")) and all(map(_is_plausible, entry.values())):
-            entries.append(entry)
+    with open_text(path, errors="replace") as file:
+        while line := file.readline(_LONGEST_LINE):
+            try:
+                entry = parse_json(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and _is_step(entry.get("step")) and all(map(_is_plausible, entry.values())):
+                entries.append(entry)
     return entries
 
 
