@@ -9,6 +9,9 @@ from pathlib import Path
 
 from lucid.files import lock
 
+# Bytes that must be free before kernels are stored: all of them take less.
+_ROOM = 16 << 20
+
 
 def kernel_folder(digest: str, sources: Path) -> Path | None:
     """Return the `cache_folder` for kernels compiled from sources with this digest."""
@@ -38,18 +41,31 @@ def _bases(sources: Path) -> Iterator[Path]:
     yield sources / "__pycache__"
 
 
-def compiling_message(folder: Path | None) -> str:
-    """Return the message for the user before kernels are compiled."""
-    kept = f"once per machine ({folder})" if folder else "for this process alone: no folder for them is writable"
+def compiling_message(folder: Path | None, is_locked: bool) -> str:
+    """Return the message for the user before kernels are compiled in a block of `locked`."""
+    if folder is None:
+        kept = "for this process alone: no folder for them is writable"
+    elif _free(folder) < _ROOM:
+        kept = f"for this process alone: the disk of {folder} is full"
+    elif not is_locked:
+        kept = f"by each process at once, as the file system has no locks, and kept in {folder}"
+    else:
+        kept = f"once per machine ({folder})"
     return f"lucid: compiling kernels, {kept}\n"
 
 
+def _free(folder: Path) -> int:
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
 @contextmanager
-def locked(folder: Path | None, shared: bool = False) -> Iterator[None]:
+def locked(folder: Path | None, shared: bool = False) -> Iterator[bool]:
     """Keep other processes out of the block, or, if `shared`, only those that do not share it.
 
-    Without a folder, and where it cannot be locked, processes enter together: each compiles, and files are whole.
+    Without a folder, and where it cannot be locked, the value is False and processes enter together: each compiles, and
+    files are whole.
     """
     held = None if folder is None else lock(folder / "lock", fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     with held or nullcontext():
-        yield
+        yield held is not None

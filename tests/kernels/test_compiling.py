@@ -4,12 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import lucid
-from lucid.kernels.cache import locked
+from lucid.kernels.cache import compiling_message, locked
 
 # One kernel suffices here, and compiles faster than all.
 PROGRAM = """
@@ -114,5 +115,29 @@ def test_a_damaged_file_is_an_error_with_advice(start, cache):
 
 def test_without_a_lock_processes_still_proceed(tmp_path):
     (tmp_path / "lock").mkdir()
-    with locked(tmp_path):
+    with locked(tmp_path) as is_locked:
+        assert not is_locked
+        assert "by each process at once, as the file system has no locks" in compiling_message(tmp_path, is_locked)
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.long
+def test_on_a_full_disk_kernels_are_loaded_if_they_are_there_and_otherwise_compiled_for_each_process(
+    start, cache, tmp_path
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("a file system cannot be mounted here")
+    try:
+        (disk / "empty").mkdir()
+        shutil.copytree(cache, disk / "cache")
+        with open(disk / "filling", "ab", buffering=0) as file, suppress(OSError):
+            while file.write(bytes(4096)):
+                pass
+        assert messages(start(NUMBA_CACHE_DIR=str(disk / "cache"))) == [""]
+        [said] = messages(start(NUMBA_CACHE_DIR=str(disk / "empty")))
+        assert said.startswith(f"lucid: compiling kernels, for this process alone: the disk of {disk}/empty/kernels-")
+        assert said.count("\n") == 1
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)

@@ -85,8 +85,8 @@ def load() -> None:
         with locked(folder, shared=True):
             _load_from(folder, _Refusal())
     except _Missing:
-        with locked(folder):
-            _load_from(folder, _Announcement(folder))
+        with locked(folder) as is_locked:
+            _load_from(folder, _Announcement(compiling_message(folder, is_locked)))
 
 
 def _load_numba_without_scipy() -> None:
@@ -143,8 +143,8 @@ class _Refusal(event.Listener):  # type: ignore[misc]  # mypy does not read Numb
 class _Announcement(event.Listener):  # type: ignore[misc]  # mypy does not read Numba
     """Announces the compilation of the first kernel, and no other."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._message: str | None = compiling_message(folder)
+    def __init__(self, message: str) -> None:
+        self._message: str | None = message
 
     def on_start(self, event: Any) -> None:
         if self._message is not None:

@@ -58,11 +58,11 @@ def machine_code(form: Variant, architecture: str) -> bytes:
     """
     nvrtc = _nvrtc()
     folder = kernel_folder(_digest_of_sources(), SOURCES)
-    with locked(folder):
+    with locked(folder) as is_locked:
         kept = None if folder is None else folder / _file_name(form, architecture, nvrtc.getVersion())
         if kept is not None and kept.exists():
             return read_bytes(kept)
-        _announce(folder)
+        _announce(folder, is_locked)
         cubin, _ = compiled(form, architecture)
         if kept is not None:
             # A full disk is no reason to stop: the kernel is compiled but not stored.
@@ -114,6 +114,6 @@ def _file_name(form: Variant, architecture: str, version: tuple[int, int]) -> st
 
 
 @functools.cache
-def _announce(folder: Path | None) -> None:
-    sys.stderr.write(compiling_message(folder))
+def _announce(folder: Path | None, is_locked: bool) -> None:
+    sys.stderr.write(compiling_message(folder, is_locked))
     sys.stderr.flush()
