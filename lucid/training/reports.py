@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lucid.training.busy_cores import BusyCores
 from lucid.training.evaluation import Evaluation
 from lucid.training.metrics import MetricsLog
 from lucid.training.setup import Run
@@ -54,6 +55,7 @@ class FirstRankReports(Reports):
         self._is_live = self._console.is_interactive
         self._live = Live(console=self._console, auto_refresh=False)
         self._parts: list[str] = []  # of the last report
+        self._cores = BusyCores()
         self._steps, self._first_step = train.steps, run.step
         self._started = self._refreshed = time.perf_counter()
 
@@ -86,6 +88,8 @@ class FirstRankReports(Reports):
             self._refresh(step)
         else:
             self.say(fitting([self._progress(step), *self._parts]))
+        if remark := self._cores.remark():
+            self.say(remark)
 
     def _refresh(self, step: int) -> None:
         """Show the live line: the last report, and the steps since then."""
