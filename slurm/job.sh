@@ -19,7 +19,7 @@ for name in SLURM_JOB_NUM_NODES SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_
 done
 
 site=$folder/site.env
-[[ -r $site ]] || fail "$site is missing: copy site.env.example to it, and fill it in"
+[[ -f $site && -r $site ]] || fail "$site is missing: copy site.env.example to it, and fill it in"
 set +eu # site.env is the user's script
 source "$site"
 read -rd '' -a modules <<<"${MODULES:-}"

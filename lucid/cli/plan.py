@@ -1,5 +1,6 @@
 """`lucid plan`: what a run will need and do, before it is started."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from typing import Annotated
@@ -54,7 +55,7 @@ def plan(
     settings, launched = load(config, overrides or ()), announced()
     size = ranks or (launched.size if launched else None) or 1
     settings.check_ranks(size)
-    corpora = open_corpora(settings) if settings.data.path.exists() else None
+    corpora = open_corpora(settings) if os.path.lexists(settings.data.path) else None
     step, start = _start(settings, corpora)
     lines = [
         *_training(settings, corpora, step),

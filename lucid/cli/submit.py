@@ -20,7 +20,7 @@ from lucid.training.config import load
 
 _OTHER_COMMANDS = ("prepare", "evaluate", "doctor")
 # job.sh checks site.env. The output of site.env itself does not belong to the answer.
-_ASK_SITE = 'source "$1/job.sh" >&2; printf "%s\\0" "${ACCOUNT:-}" "${CPU_PARTITION:-}" "${GPU_PARTITION:-}"'
+_ASK_SITE = 'source "$1/job.sh" >&2 || exit; printf "%s\\0" "${ACCOUNT:-}" "${CPU_PARTITION:-}" "${GPU_PARTITION:-}"'
 
 submit = typer.Typer(add_completion=False)
 

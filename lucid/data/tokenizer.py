@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,11 +91,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     config, added = folder / CONFIG_FILE, _json_object(folder / "added_tokens.json")
     settings = _json_object(folder / "special_tokens_map.json") | _json_object(config)
     normalisation = _as_part(config, lambda: tokenizer_settings.normalisation(settings))
-    if (folder / "tokenizer.json").exists():
+    if os.path.lexists(folder / "tokenizer.json"):  # also a link to a file that is gone: nothing stands in for that
         path = folder / "tokenizer.json"
         tokenizer = _parsed(path, lambda text: _of_bert(text, normalisation))
         _as_part(path, lambda: tokenizer_settings.check_ids(tokenizer, added.items()))
-    elif (folder / "vocab.txt").exists():
+    elif os.path.lexists(folder / "vocab.txt"):
         tokenizer = _parsed(folder / "vocab.txt", lambda text: bert_tokenizer(_vocabulary(text), **normalisation))
         _as_part(folder, lambda: tokenizer_settings.add_tokens(tokenizer, settings, added))
     else:
@@ -104,7 +105,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def _json_object(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, empty if there is no such file."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
 
     def parse(text: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from lucid import kernels, random
@@ -44,7 +45,9 @@ def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
 
 @contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    with threadpool_limits(), kernels.choices_kept(), random.using(random.state()):
+    # The trainer looks for numbers that are not finite, and says where they are.
+    quiet = np.errstate(over="ignore", invalid="ignore")
+    with threadpool_limits(), kernels.choices_kept(), random.using(random.state()), quiet:
         yield
 
 

@@ -157,21 +157,23 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in `folder`. Raises `CheckpointError` that says what is missing or altered."""
+    name = MANIFEST_FILE
     try:
-        _check_is_file(folder, MANIFEST_FILE)
+        _check_is_file(folder, name)
         manifest = parse_json(read_bytes(folder / MANIFEST_FILE))
         for name in sorted(_REQUIRED_FILES | manifest.keys()):
             _check_is_file(folder, name)
             if sha256_of(folder / name) != manifest.get(name):
                 raise CheckpointError(f"{folder / name} was altered: its checksum differs")
-        text = read_bytes(folder / STATE_FILE)
+        name = STATE_FILE
+        text = read_bytes(folder / name)
         if parse_json(text).get("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{folder} was written by another version of lucid")
         return Checkpoint(folder, parse_dataclass(TrainingState, text))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder} is damaged: {reason_of(error)}") from error
+        raise CheckpointError(f"{folder / name} is damaged: {reason_of(error)}") from error
 
 
 def _check_is_file(folder: Path, name: str) -> None:

@@ -5,7 +5,7 @@ import textwrap
 from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lucid.errors import ConfigError
 from lucid.models import BERTConfig
@@ -47,6 +47,14 @@ class RunConfig(Settings):
     )
     train: TrainSettings = Field(description="Section: how long a run trains, how it computes, and what it records.")
     distributed: DistributedSettings = Field(DistributedSettings(), description="Section: how ranks communicate.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _refuse_booleans_in_model(cls, value: Any) -> Any:
+        for name, setting in value.items() if isinstance(value, dict) else ():
+            if isinstance(setting, bool):
+                raise ValueError(f"{name} takes neither true nor false")
+        return value
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "RunConfig":
