@@ -6,6 +6,7 @@ The settings are those that `RunConfig` has, so that a new one is tested without
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from forks import ForkServer
@@ -35,11 +36,11 @@ def numbers() -> Iterator[tuple[str, FieldInfo | None]]:
 
 def limits(field: FieldInfo | None) -> list[str]:
     """Return the limits of a setting that is a whole number, and the numbers next to them."""
-    if "int" not in str(field and field.annotation):
+    if field is None or "int" not in str(field.annotation):
         return []
-    bounds = [
-        getattr(item, name) for item in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(item, name)
-    ]
+    inner = [limit for part in get_args(field.annotation) for limit in getattr(part, "__metadata__", ())]
+    limits = [*field.metadata, *(item for limit in inner for item in limit.metadata)]
+    bounds = [getattr(limit, name) for limit in limits for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)]
     return [str(bound + distance) for bound in bounds for distance in (-1, 0, 1)]
 
 
@@ -50,7 +51,7 @@ CASES = [(key, value) for key, field in numbers() for value in dict.fromkeys((*V
 @pytest.mark.parametrize(("key", "value"), CASES)
 def test_a_number_is_refused_by_name_or_the_run_ends(forks: ForkServer, folder: Path, key: str, value: str) -> None:
     result = forks.run(
-        "train", "run.yaml", *SOON, f"{key}={value}", folder=folder, memory=1 << 30, without=["matplotlib.figure"]
+        "train", "run.yaml", *SOON, f"{key}={value}", folder=folder, memory=4 << 30, without=["matplotlib.figure"]
     )
     assert not result.timed_out, result
     if result.code == 0:

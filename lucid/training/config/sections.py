@@ -138,8 +138,9 @@ class TrainSettings(Settings):
     reduction: Literal["fast", "exact"] = Field(
         "fast", description="How gradients are summed; exact: bit for bit the same on any number of ranks, but slower."
     )
-    threads_per_rank: PositiveInteger | None = Field(
-        None, description="Compute threads of a rank; null: the launcher's choice, or 1 if reduction is exact."
+    threads_per_rank: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        None,
+        description="Compute threads of a rank, at most 256; null: the launcher's choice, or 1 if reduction is exact.",
     )
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="Device of the ranks; cuda: one NVIDIA GPU each (extra: cuda13 or cuda12)."
