@@ -28,6 +28,10 @@ _LARGEST_ALPHABET = 1000
 _LONG_WORD = re.compile(r"\S{1000}")
 # Characters that the trainer is given at once, up to a space: it takes tens of bytes for each.
 _AT_ONCE = re.compile(r".{1,16384}\S*", re.DOTALL)
+# The trainer holds all distinct words, at about a kilobyte each. Text after this many characters of them, with 8 more
+# for each word, is left out: 128 MiB of a language have fewer, random numbers soon have as many.
+_DISTINCT_CHARACTERS = 12_000_000
+_WORD = re.compile("[^\\s!-/:-@[-`{-~\u2010-\u205e\u3000-\u303f]+")
 
 
 def check_vocab_size(vocab_size: int) -> None:
@@ -110,10 +114,23 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Toke
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    blocks = (block[0] for text in texts() for block in _AT_ONCE.finditer(_LONG_WORD.sub(r"\g<0> ", text)))
-    tokenizer.train_from_iterator(blocks, trainer=trainer)
+    tokenizer.train_from_iterator(_blocks(texts()), trainer=trainer)
     # The trained tokenizer treats the continuing pieces as special: make another one with its vocabulary.
     return bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
+
+
+def _blocks(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts in blocks that end at a space, until they have had all distinct words that training may hold."""
+    known: set[str] = set()
+    size = 0
+    for text in texts:
+        for block in _AT_ONCE.finditer(_LONG_WORD.sub(r"\g<0> ", text)):
+            yield block[0]
+            new = set(_WORD.findall(block[0].lower())) - known
+            known |= new
+            size += sum(map(len, new)) + 8 * len(new)
+            if size > _DISTINCT_CHARACTERS:
+                return
 
 
 def _alphabet(tokenizer: Tokenizer, texts: Iterable[str], limit: int) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -38,3 +39,18 @@ def test_training_gives_the_same_vocabulary_in_every_process() -> None:
         assert done.returncode == 0, done.stderr
         hashes.add(done.stdout)
     assert len(hashes) == 1
+
+
+def test_training_ends_when_it_has_met_too_many_distinct_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def texts() -> Iterator[str]:
+        for number in range(100):
+            read.append(number)
+            yield " ".join(f"{word:x}" for word in range(100 * number, 100 * number + 100))
+
+    monkeypatch.setattr("lucid.preparation.vocabulary._DISTINCT_CHARACTERS", 20_000)
+    train_tokenizer(texts, 100)
+    # The alphabet is that of all texts.
+    assert read[:100] == list(range(100))
+    assert 10 < len(read) - 100 < 25
