@@ -48,7 +48,7 @@ def peak_of(work):
 folder, tokenizer = map(Path, sys.argv[1:])
 settings = parts.TextSettings("text", whole_files=False, language="en", strict=True)
 writer = parts.PartWriter(settings, load_tokenizer(tokenizer), 1 << 22)
-for number, source in enumerate(sources.find_sources([folder])):
+for number, source in enumerate(sources.find_sources([folder])[0]):
     scanned = sources.scan(source, 1 << 24, "text", False)
     portion = parts.Portion(number, tuple(documents.pieces_of(source, scanned, documents.refuse)))
     encoding = peak_of(lambda: writer(portion, folder / "part"))
