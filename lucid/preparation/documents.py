@@ -168,6 +168,8 @@ class Reader:
         for number, value in enumerate(values, start=piece.line):
             if isinstance(value, UnicodeDecodeError):
                 drop(piece.source, number, NOT_UTF8, value.reason)
+            elif isinstance(value, OverflowError):
+                drop(piece.source, number, TOO_LONG, "")
             else:
                 yield number, value
 

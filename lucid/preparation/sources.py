@@ -217,7 +217,8 @@ def _scan_table(path: Path, piece_bytes: int, column: str) -> Scan:
 def read_rows(path: Path, column: str, start: int, stop: int) -> Iterator[Any]:
     """Yield the values of a parquet column in rows `start` to `stop - 1`, holding a few rows at a time.
 
-    A value that is not UTF-8 is yielded as a `UnicodeDecodeError`. Raises `EOFError` if the file is damaged.
+    A value that is not UTF-8 is yielded as a `UnicodeDecodeError`, and one of more than `LONGEST_LINE` bytes as an
+    `OverflowError`. Raises `EOFError` if the file is damaged.
     """
     with _table(path) as table:
         groups: list[int] = []
@@ -232,12 +233,19 @@ def read_rows(path: Path, column: str, start: int, stop: int) -> Iterator[Any]:
         for batch in table.iter_batches(_ROWS_AT_ONCE, groups, [column]):
             for value in batch.column(0)[max(start - row, 0) : max(stop - row, 0)]:
                 try:
-                    yield value.as_py()
-                except UnicodeDecodeError as error:
+                    yield _checked(value)
+                except (UnicodeDecodeError, OverflowError) as error:
                     yield error
             row += len(batch)
             if row >= stop:
                 return
+
+
+def _checked(value: Any) -> Any:
+    buffer = value.as_buffer() if hasattr(value, "as_buffer") else None
+    if buffer is not None and buffer.size > LONGEST_LINE:
+        raise OverflowError
+    return value.as_py()
 
 
 @contextmanager

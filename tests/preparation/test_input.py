@@ -263,3 +263,14 @@ def test_the_tokenizer_is_trained_on_a_sample_without_held_out_documents(
     prepared(folder, overwrite=True)
     assert 0 < len(seen) < len(GOOD) - 2
     assert load_tokenizer(folder.parent / "corpus" / "tokenizer").get_vocab_size() <= 100
+
+
+def test_a_cell_of_a_table_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path / "a.parquet", ["short", "x" * 11, "雲" * 3, "雲" * 4], rows_per_group=3)
+    monkeypatch.setattr("lucid.preparation.sources.LONGEST_LINE", 10)
+    left_out: list[tuple[int, str]] = []
+    found = read_documents(
+        [tmp_path / "a.parquet"], drop=lambda source, line, reason, _: left_out.append((line, reason))
+    )
+    assert [document.text for document in found] == ["short", "雲" * 3]
+    assert left_out == [(2, "longer than 16 MiB"), (4, "longer than 16 MiB")]
