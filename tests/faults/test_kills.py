@@ -82,9 +82,14 @@ def kill_after_steps(process, steps, choose_victim):
     return step
 
 
-def test_a_run_killed_at_random_steps_ends_with_the_weights_of_an_undisturbed_run(start, tmp_path, request):
-    kills, seed = request.config.getoption("--kills"), request.config.getoption("--kill-seed")
-    request.applymarker(pytest.mark.timeout(SECONDS_PER_KILL * (kills + 10)))
+def pytest_generate_tests(metafunc):
+    """The time limit grows with the number of kills."""
+    kills = metafunc.config.getoption("--kills")
+    metafunc.parametrize("kills", [pytest.param(kills, marks=pytest.mark.timeout(SECONDS_PER_KILL * (kills + 10)))])
+
+
+def test_a_run_killed_at_random_steps_ends_with_the_weights_of_an_undisturbed_run(start, tmp_path, request, kills):
+    seed = request.config.getoption("--kill-seed")
     draw = random.Random(seed)
     undisturbed = start("undisturbed", 2)
     output, _ = undisturbed.communicate(timeout=120)
