@@ -55,7 +55,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(start, mpiexec, run_file, tmp_path)
     assert not re.search("failed|Traceback|Abort|restart [0-9]", terminal.output)
 
 
-@pytest.mark.parametrize("start", STARTS[:2])
+@pytest.mark.parametrize("start", [pytest.param(*STARTS[0].values, id="train", marks=also_long), STARTS[1]])
 def test_a_terminal_that_closes_leaves_a_saved_run(start, run_file, tmp_path):
     with Terminal(*start, str(run_file), *LONG, **VARIABLES) as terminal:
         terminal.read_until("MLM")
@@ -81,9 +81,9 @@ def test_a_run_that_nobody_listens_to_ends_as_if_somebody_did(command, run_file,
     assert saved_step(tmp_path / "full") == saved_step(tmp_path / "left") == 3
 
 
-@pytest.mark.parametrize("command", [("plan",), ("recipes",), ("train", "--help")])
+@pytest.mark.parametrize("command", [("plan",), pytest.param(("recipes",), marks=also_long)])
 def test_a_reader_that_has_read_enough_ends_a_command_in_order(command, run_file):
-    words = [*LUCID, command[0], *([str(run_file)] if command == ("plan",) else []), *command[1:]]
+    words = [*LUCID, *command, *([str(run_file)] if command == ("plan",) else [])]
     # The reader has gone before the first line comes.
     finished = subprocess.run(
         ["bash", "-c", '"$@" | exec true; exit ${PIPESTATUS[0]}', "bash", *words],
