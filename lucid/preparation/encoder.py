@@ -23,9 +23,6 @@ _LONG_WORD = 1 << 14
 # Memory of a remembered word without its characters and ids: a dictionary entry, its number, and its count of ids.
 _BYTES_PER_WORD = 110
 
-# Words of a sentence, with the sentence's number; the words of a long one come in several of these.
-_Words = tuple[int, list[str]]
-
 
 class _Numbers(dict[str, int]):
     """Words, numbered in the order of their first look-up."""
@@ -52,26 +49,24 @@ class TextEncoder:
     def encode(self, sentences: list[str]) -> tuple[Array, Array]:
         """Return the ids of all sentences in a row, uint32, and the number of each, int64 [S]; no [CLS], no [SEP]."""
         ids, total = [np.zeros(0, np.uint32)], np.zeros(len(sentences), np.int64)
-        for block in _blocks(
-            words for number in range(len(sentences)) for words in self._words(number, sentences[number])
-        ):
+        for owners, texts in _blocks(map(self._parts, sentences)):
             if self._bytes > self._most_bytes:
                 self._forget()
-            block_ids, counts = self._encode([words for _, words in block])
+            block_ids, counts = self._encode(texts)
             ids.append(block_ids)
-            np.add.at(total, [number for number, _ in block], counts)
+            np.add.at(total, np.array(owners), counts)
         return np.concatenate(ids), total
 
-    def _words(self, number: int, sentence: str) -> Iterator[_Words]:
-        words = sentence.split(" ")
+    def _parts(self, sentence: str) -> Iterable[str]:
+        """Return a sentence in parts, each of some words with spaces between them."""
         if len(sentence) <= _LONG_WORD:
-            yield number, words
-            return
-        for is_long, group in groupby(words, lambda word: len(word) > _LONG_WORD):
-            for some in chain.from_iterable(map(self._split, group)) if is_long else [[*group]]:
-                yield number, some
+            return (sentence,)
+        groups = groupby(sentence.split(" "), lambda word: len(word) > _LONG_WORD)
+        return chain.from_iterable(
+            chain.from_iterable(map(self._split, words)) if is_long else (" ".join(words),) for is_long, words in groups
+        )
 
-    def _split(self, word: str) -> Iterator[list[str]]:
+    def _split(self, word: str) -> Iterator[str]:
         """Yield the words into which the tokenizer splits a long one, some at a time, in their normalised form.
 
         A word of more than `longest` characters is unknown, so the rest of its characters do not matter.
@@ -84,16 +79,16 @@ class TextEncoder:
             words = [found[: longest + 1] for found, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
             # The last word may go on in the next part.
             rest = words.pop() if words and not text[-1].isspace() else ""
-            yield words
-        yield [rest]
+            yield " ".join(words)
+        yield rest
 
-    def _encode(self, texts: list[list[str]]) -> tuple[Array, Array]:
-        """Return the ids of all words in a row, uint32, and the number of ids of each list of words, int64."""
+    def _encode(self, texts: list[str]) -> tuple[Array, Array]:
+        """Return the ids of all words in a row, uint32, and the number of each text, int64."""
         number_of = self._numbers.__getitem__
         numbers: list[int] = []
         ends = np.zeros(len(texts) + 1, np.int64)
-        for number, words in enumerate(texts, start=1):
-            numbers.extend(map(number_of, words))
+        for number, text in enumerate(texts, start=1):
+            numbers.extend(map(number_of, text.split(" ")))
             ends[number] = len(numbers)
         self._learn()
         word_numbers = np.array(numbers, np.int64)
@@ -129,18 +124,21 @@ def _memory_of(words: list[str], ids: int) -> int:
     return sum(map(sys.getsizeof, words)) + _BYTES_PER_WORD * len(words) + 4 * ids
 
 
-def _blocks(words: Iterable[_Words]) -> Iterator[list[_Words]]:
-    """Gather words until they have `_CHARACTERS_AT_ONCE` characters or a little more, with the spaces between them."""
-    block: list[_Words] = []
+def _blocks(sentences: Iterable[Iterable[str]]) -> Iterator[tuple[list[int], list[str]]]:
+    """Gather the parts of sentences, with the sentences' numbers, to `_CHARACTERS_AT_ONCE` characters or a few more."""
+    owners: list[int] = []
+    texts: list[str] = []
     size = 0
-    for number, some in words:
-        block.append((number, some))
-        size += sum(map(len, some)) + len(some)
-        if size >= _CHARACTERS_AT_ONCE:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+    for number, parts in enumerate(sentences):
+        for text in parts:
+            owners.append(number)
+            texts.append(text)
+            size += len(text)
+            if size >= _CHARACTERS_AT_ONCE:
+                yield owners, texts
+                owners, texts, size = [], [], 0
+    if texts:
+        yield owners, texts
 
 
 def _batches(words: list[str]) -> Iterator[list[str]]:

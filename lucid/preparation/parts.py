@@ -124,7 +124,7 @@ class PartWriter:
             runs, found = _runs(lengths)
             tokens.append(ids.astype(self._empty["tokens"].dtype))
             run_lengths.append(found)
-            np.add.at(sums, owners, np.stack([runs, lengths], axis=1))
+            np.add.at(sums, np.array(owners), np.stack([runs, lengths], axis=1))
         for index in np.flatnonzero(sums[:, 1] < 2).tolist():
             dropped.note(documents[index].source, documents[index].line, TOO_SHORT, "")
         hashes = b"".join(text_hash(document.text)[:16] for document in documents)
