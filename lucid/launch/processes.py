@@ -100,7 +100,7 @@ def end_with_launcher() -> None:
         return
     import threading
 
-    threading.Thread(target=_kill_this_process_after, args=(watched,), daemon=True).start()
+    threading.Thread(target=_kill_this_process_after, args=(watched,), name="launcher watch", daemon=True).start()
 
 
 def _kill_this_process_after(watched: list[Process]) -> None:

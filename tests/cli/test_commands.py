@@ -14,6 +14,7 @@ import yaml
 from safetensors.numpy import load_file
 from tiny_run import RUN
 
+from lucid.launch.limits import HostMemory
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert.hub import WEIGHTS_FILE
 from lucid.training.checkpoints.checkpoint import OPTIMIZER_FILE
@@ -326,7 +327,8 @@ def test_a_full_output_is_one_sentence(run_folder, tmp_path, command):
     assert finished.stderr == b"lucid: the output could not be written: No space left on device\n"
 
 
-def test_a_model_without_room_is_one_sentence(lucid, run_folder, tmp_path):
+def test_an_array_without_room_is_one_sentence(lucid, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(HostMemory, "most", 1 << 80)  # or else the start would refuse this model
     overrides = f"run_folder={tmp_path / 'run'}", "model.hidden_size=2000000000"
     code, _, errors = lucid("train", run_folder.with_name("run.yaml"), *overrides)
     assert code == 1
