@@ -1,9 +1,9 @@
 """Times how long a run on two ranks takes to end, or to recover, after each kind of fault.
 
-It is a small run, with a watchdog of `--watchdog` seconds. The fault happens at step 20, in rank 1 or, if the output
-says so, outside of the run. The time is measured from the fault to the end of the launcher, or, with restarts, to the
-next step in the log. The output has medians of `--turns` runs with minimum and maximum, the exit code, and the line of
-the message.
+It is a small run, with a watchdog of `--watchdog` seconds. The fault happens at step 20, in rank 1 or in the process
+that the output names. The time is measured from the fault to the end of all processes of the run, or, with restarts, to
+the next step in the log. The output has medians of `--turns` runs with minimum and maximum, the exit code, and the line
+of the message.
 
     python benchmarks/faults.py [--turns 3] [--watchdog 5]
 """
@@ -25,6 +25,14 @@ from lucid.preparation import prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# What `lucid launch` is to the mpiexec of its arguments.
+LAUNCH = """
+import sys
+from lucid.launch import attempt
+
+attempt.block_signals()
+sys.exit(attempt.run(sys.argv[1:], {}, [], can_save=True).status)
+"""
 # `lucid train`, in which one rank records the time before step 20, and then runs into its fault.
 PROGRAM = """
 import os, signal, sys, time
@@ -34,15 +42,24 @@ from lucid.training.trainer import Trainer
 
 take_step = Trainer._step
 
-def launcher():
+def parent(process):
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+def above(program):
     process = os.getpid()
-    while "mpiexec" not in Path(f"/proc/{process}/comm").read_text():
-        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    while Path(f"/proc/{process}/comm").read_text().strip() != program:
+        process = parent(process)
     return process
+
+def launch():
+    return parent(above("mpiexec"))
+
+def now():
+    print(f"FAULT {time.time()} FAULT", flush=True)
 
 def step(self, *arguments):
     if self.run.step == 20 and self.run.communicator.rank == 1:
-        print(f"FAULT {time.time()} FAULT", flush=True)
+        now()
         FAULT
     take_step(self, *arguments)
 
@@ -58,10 +75,16 @@ FAULTS = {
     "killed (SIGKILL)": "os.kill(os.getpid(), signal.SIGKILL)",
     "segmentation fault": "os.kill(os.getpid(), signal.SIGSEGV)",
     "its parent killed": "os.kill(os.getppid(), signal.SIGKILL)",
+    "proxy killed": "os.kill(above('hydra_pmi_proxy'), signal.SIGKILL)",
+    "mpiexec killed": "os.kill(above('mpiexec'), signal.SIGKILL)",
+    "lucid launch killed": "os.kill(launch(), signal.SIGKILL)",
     "stopped (SIGSTOP)": "os.kill(os.getpid(), signal.SIGSTOP)",
     "endless loop": "while True: pass",
-    "SIGTERM to mpiexec": "os.kill(launcher(), signal.SIGTERM)",
-    "SIGUSR1 to mpiexec": "os.kill(launcher(), signal.SIGUSR1)",
+    "SIGTERM to mpiexec": "os.kill(above('mpiexec'), signal.SIGTERM)",
+    "SIGUSR1 to mpiexec": "os.kill(above('mpiexec'), signal.SIGUSR1)",
+    "SIGHUP to lucid launch": "os.kill(launch(), signal.SIGHUP)",
+    "SIGINT to lucid launch": "os.kill(launch(), signal.SIGINT)",
+    "a second SIGINT to it": "os.kill(launch(), signal.SIGINT); time.sleep(1); now(); os.kill(launch(), signal.SIGINT)",
 }
 
 
@@ -93,14 +116,15 @@ def make_run(folder: Path, watchdog: float) -> Path:
 
 
 def time_fault(run_file: Path, fault: str, folder: Path) -> tuple[float, int, str]:
-    """Return the seconds from the fault to the end of the launcher, its exit code, and the last message."""
-    command = [str(Path(sys.executable).parent / "mpiexec"), "-n", "2", sys.executable]
+    """Return the seconds from the fault to the end of the run, the exit code, and the last message."""
+    mpiexec = str(Path(sys.executable).parent / "mpiexec")
+    command = [sys.executable, "-c", LAUNCH, mpiexec, "-n", "2", sys.executable]
     program = PROGRAM.replace("        FAULT\n", f"        {fault}\n")
     command += ["-m", "lucid.launch.rank_parent", "-m", "mpi4py"]
     command += ["-c", program, "train", str(run_file), f"run_folder={folder}"]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False)
     output = finished.stdout + finished.stderr
-    began = float(re.findall(r"FAULT ([\d.]+) FAULT", output)[0])
+    began = float(re.findall(r"FAULT ([\d.]+) FAULT", output)[-1])
     said = re.findall(
         r"(?:rank|lucid|ranks|stopped|saved).*(?:all ranks end|stopped at step).*|stopped at step.*", output
     )
@@ -147,7 +171,7 @@ def main() -> None:
 
 def report(what: str, seconds: list[float], rest: str) -> None:
     spread = f"({min(seconds):.1f} to {max(seconds):.1f})"
-    print(f"{what:20} {statistics.median(seconds):5.1f} s {spread:14} {rest}", flush=True)
+    print(f"{what:22} {statistics.median(seconds):5.1f} s {spread:14} {rest}", flush=True)
 
 
 if __name__ == "__main__":

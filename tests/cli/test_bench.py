@@ -33,6 +33,12 @@ def test_the_lines_add_up_to_the_step(capsys):
     assert re.search(r"MFU \d+\.\d% of [\d.]+ GFLOP/s", output)
 
 
+def test_more_than_all_of_the_limit_is_called_a_mistake(capsys, monkeypatch):
+    monkeypatch.setattr("lucid.analysis.breakdown.product_limit", lambda run: 1e6)
+    assert lucid(*SMALL) == 0
+    assert re.search(r"MFU [\d,.]+% of .*\(above 100%: other programs slowed its measurement", capsys.readouterr().out)
+
+
 def test_settings_can_be_given_without_a_file(capsys):
     assert lucid(*SMALL, "optimizer.name=lamb", "model.hidden_dropout_prob=0") == 0
     times = milliseconds(capsys.readouterr().out)

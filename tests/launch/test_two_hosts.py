@@ -45,7 +45,7 @@ def launch(hosts, run_file, tmp_path):
 
 
 def test_a_run_on_both_hosts_sends_its_gradients_over_the_link(hosts, launch, train, losses, tmp_path):
-    finished = launch(["near", "far"], "-n", "2")
+    finished = launch(["# both on one link", "near  # has the first rank", "", "far"], "-n", "2")
     assert finished.returncode == 0, finished.stdout
     assert f"finished at step {STEPS} of {STEPS}" in finished.stdout
     assert hosts.bytes_sent() > STEPS * 4 * 9034
