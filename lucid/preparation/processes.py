@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from lucid.errors import DataError
+from lucid.errors import DataError, LucidError, fault_of_the_machine
 
 Input = TypeVar("Input")
 
@@ -44,7 +44,8 @@ def run_tasks(
     """Call `function(input, output)` for each task, in up to `processes` processes; yield each task when it is done.
 
     `function` is pickled, and may keep things for the next task. With one process it runs in this one. Raises the
-    exception of a task, and `DataError` if a worker is killed.
+    exception of a task (with several processes a `RuntimeError` with its traceback, unless a sentence explains it), and
+    `DataError` if a worker is killed.
     """
     processes = min(processes, len(tasks))
     if processes <= 1:
@@ -130,10 +131,10 @@ def _work(connection: Connection, function: Callable[[Any, Path], None]) -> None
             error: Exception | None = None
             try:
                 function(task.input, task.output)
-            except DataError as refusal:
-                error = refusal
-            except Exception:
-                error = RuntimeError(traceback.format_exc())
+            except Exception as failure:
+                # Of the others only the traceback says where they come from.
+                is_explained = isinstance(failure, LucidError) or fault_of_the_machine(failure)
+                error = failure if is_explained else RuntimeError(traceback.format_exc())
             connection.send(error)
     finally:
         os._exit(0)
