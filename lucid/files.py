@@ -23,8 +23,9 @@ from lucid.errors import LucidError
 
 # A file or folder that is being written: its later name, then the host, the process and a number of its writer.
 _ASIDE = re.compile(r".+\.[^/]+-\d+-[0-9a-f]{8}\.partial", re.DOTALL)
-# Seconds after which such a file, if nobody has written to it, is the leftover of a writer that was killed.
-_ABANDONED = 3600
+# Seconds after which such a file, if nobody has written to it, is the leftover of a writer that was killed. Clocks of
+# hosts differ, and a job may have been suspended for a while.
+_ABANDONED = 86_400
 # Bytes that are read in one piece: more than the manifest of a corpus of a million files.
 _LARGEST = 1 << 28
 

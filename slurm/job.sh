@@ -100,7 +100,7 @@ train_or_requeue() {
     wait "$step" || code=$?
     trap '' USR1 TERM
     { kill ${asking[@]+"${asking[@]}"} && wait "${asking[@]}"; } 2>/dev/null || true
-    # srun and SLURM print errors about every rank that ends by a signal: the last line says what they come to.
+    # srun and SLURM print errors about every rank that ends by a signal: the last line sums them up.
     if [[ -n $preempted ]] && may_go_on "$code"; then
         requeue "$code"
     elif ((code == 75)); then

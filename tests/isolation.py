@@ -57,6 +57,16 @@ def clean_environment() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([*emulation, str(REPOSITORY)])
 
 
+def clean_signals() -> None:
+    """Have child processes start without ignored signals, which a shell in the background or nohup hands on.
+
+    This process goes on as if it ignored them. A handler is not handed on.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
+
+
 @contextmanager
 def own_surroundings(on_card: bool) -> Iterator[None]:
     """Run a test in an empty folder, and undo what it does to the environment; `on_card`, on those GPUs left to us.
@@ -101,4 +111,5 @@ def _made_home(kernels: Path | None) -> str:
     return home
 
 
+clean_signals()
 clean_environment()

@@ -80,6 +80,13 @@ def test_a_process_that_a_test_starts_has_the_lucid_of_this_checkout():
     assert Path(found.strip()) == REPOSITORY / "lucid" / "__init__.py"
 
 
+def test_a_process_that_a_test_starts_ignores_no_signal_that_asks_for_a_stop():
+    program = "import signal; print(*(signal.getsignal(number) for number in (1, 2, 10, 15)))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "SIG_IGN" not in found
+    assert "default_int_handler" in found
+
+
 class TestWhatATestLeaves:
     """Either test leaves what the other would find."""
 
@@ -106,12 +113,12 @@ def test_all_of_that_holds_in_hostile_surroundings(options, tmp_path):
     variables = {name: value for name, value in os.environ.items() if name != USER_HOME}
     variables |= HOSTILE | {"LUCID_KERNELS": "reference"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, __file__]
-    finished = subprocess.run(
-        [*command, "-k", "not hostile"], cwd=tmp_path, env=variables, capture_output=True, text=True
-    )
+    # A shell that ignores Ctrl-C and a closing terminal for what it runs in the background, or under nohup.
+    command = ["sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh", *command, "-k", "not hostile"]
+    finished = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     (passed,) = re.findall(r"(\d+) passed", finished.stdout)
-    assert int(passed) >= 7
+    assert int(passed) >= 8
     assert not (tmp_path / "left_by_a_test").exists()
 
 

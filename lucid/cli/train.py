@@ -27,7 +27,7 @@ def train(
     """Train a run, or resume it from its newest checkpoint. For several ranks see lucid launch.
 
     Exit code 0: the run has finished. 75: SIGTERM, SIGUSR1 or SIGHUP stopped it after saving; start it again to resume.
-    130: Ctrl-C did so. 2: the settings or the input are wrong. 86: a rank was missing for longer than
+    130: Ctrl-C stopped it after saving. 2: the settings or the input are wrong. 86: a rank was missing for longer than
     train.watchdog_seconds.
 
     In paths of settings, ~ is your home and $NAME a variable of the environment; the expanded path is recorded and
@@ -66,7 +66,7 @@ def _command() -> str:
     started_by = os.environ.get(COMMAND_VARIABLE)
     if started_by is not None:
         return started_by
-    return command_line(sys.argv) if announced() is None else "by the same command"
+    return command_line(sys.argv) if announced() is None else "run the same command again"
 
 
 def _plot(folder: Path) -> str:

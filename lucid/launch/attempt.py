@@ -19,16 +19,12 @@ from lucid import output
 from lucid.errors import ExitCode
 from lucid.launch.processes import adopt_orphans, end_children
 
-# What each signal becomes for mpiexec. Every MPI passes SIGUSR1 on to the ranks, where it asks for a stop. A rank that
-# is still starting keeps it until then.
-_PASSED_ON = {
-    signal.SIGINT: signal.SIGUSR1,
-    signal.SIGHUP: signal.SIGUSR1,
-    signal.SIGUSR1: signal.SIGUSR1,
-    signal.SIGTERM: signal.SIGTERM,
-}
 # A signal that the user had ignored at the start, as nohup does with SIGHUP, stays so.
-STOP_SIGNALS = frozenset(number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN)
+STOP_SIGNALS = frozenset(
+    number
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM)
+    if signal.getsignal(number) is not signal.SIG_IGN
+)
 # Launchers lose signals that arrive before their ranks have started.
 _SECONDS_BETWEEN_REQUESTS = 5.0
 # A process that cannot be ended may hold the output open.
@@ -67,6 +63,12 @@ def run(command: Sequence[str], variables: Mapping[str, str], descriptors: Seque
     Signals ask the ranks to save and stop. The first Ctrl-C does, too, if they can save; the next ends them at once.
     If mpiexec is killed, its ranks would end a moment later: nothing of the attempt is left when this returns.
     """
+    if found := signal.sigtimedwait(STOP_SIGNALS, 0):  # it came while hosts were checked
+        say("asked to stop before the ranks had started")
+        return Ended(ExitCode.INTERRUPTED if found.si_signo == signal.SIGINT else ExitCode.STOPPED, stop_asked=True)
+    # Every MPI passes SIGUSR1 on to the ranks, where it asks for a stop, and leaves them the time that they need. A
+    # rank that is still starting keeps it until then.
+    request = signal.SIGUSR1 if can_save else signal.SIGTERM
     adopt_orphans()
     process = _start(command, variables, descriptors)
     copiers = [_copy(process.stdout, 1), _copy(process.stderr, 2)]
@@ -87,11 +89,11 @@ def run(command: Sequence[str], variables: Mapping[str, str], descriptors: Seque
         if number in STOP_SIGNALS:
             asked.add(number)
         if number != signal.SIGCHLD:
-            process.send_signal(_PASSED_ON[number] if number else signal.SIGUSR1)
+            process.send_signal(request)
     end_children()
     for copier in copiers:
         copier.join(_SECONDS_FOR_THE_OUTPUT)
-    interrupted = signal.SIGINT in asked and process.returncode != ExitCode.FINISHED
+    interrupted = signal.SIGINT in asked and process.returncode == ExitCode.STOPPED
     return Ended(ExitCode.INTERRUPTED if interrupted else process.returncode, bool(asked))
 
 

@@ -90,8 +90,9 @@ class HostMemory:
         for line in (root / "proc/meminfo").read_text().splitlines():
             name, _, size = line.partition(":")
             known[name] = int(size.split()[0]) * 1024
-        allowed, free = memory_limit(root) or (known["MemTotal"], known["MemAvailable"])
-        return cls(min(known["MemTotal"], allowed), min(known["MemAvailable"], free), known.get("SwapTotal", 0))
+        available = known.get("MemAvailable", known["MemTotal"])
+        allowed, free = memory_limit(root) or (known["MemTotal"], available)
+        return cls(min(known["MemTotal"], allowed), min(available, free), known.get("SwapTotal", 0))
 
     @property
     def most(self) -> int:

@@ -58,7 +58,7 @@ class Process:
             now = Process.read(self.number)
         except OSError:  # for example: too many open files
             return False
-        return now is None or now.start != self.start
+        return _has_gone(self.number) if now is None else now.start != self.start
 
     def has_variable(self, name: str) -> bool:
         """Return whether it was started with this variable. Processes of other users count as started without."""
@@ -67,6 +67,17 @@ class Process:
         except OSError:
             return False
         return any(variable.startswith(f"{name}=".encode()) for variable in variables)
+
+
+def _has_gone(number: int) -> bool:
+    """Return whether a process that `Process.read` does not find has ended, and is not only hidden by now."""
+    try:
+        os.kill(number, 0)
+    except PermissionError:
+        return Path(f"/proc/{number}").exists()
+    except ProcessLookupError:
+        return True
+    return True  # it has ended, and its parent does not know yet
 
 
 def ancestors_of_rank() -> list[Process]:
@@ -78,6 +89,8 @@ def ancestors_of_rank() -> list[Process]:
     variable = _variable_of_rank()
     found: list[Process] = []
     try:
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return []  # it has the numbers of another namespace
         ancestor = Process.read(os.getppid()) if variable else None
         while variable and ancestor:
             found.append(ancestor)

@@ -149,7 +149,7 @@ def _what_happened(code: int, out_of_memory: bool) -> str:
     # Real-time signals have no names.
     name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
     if name == "SIGKILL" and out_of_memory:
-        return "was killed by SIGKILL (probably for lack of memory: the kernel has killed for that meanwhile)"
+        return "was killed by SIGKILL (probably for lack of memory: the kernel has killed a process for that meanwhile)"
     if name == "SIGBUS":
         return "was killed by SIGBUS (a mapped file was cut short, or the disk or the shared memory is full)"
     return f"was killed by {name}"

@@ -80,10 +80,11 @@ def memory(config: RunConfig, size: int) -> Memory:
 
 
 def check_room(config: RunConfig, communicator: Communicator) -> None:
-    """Raise `ConfigError` if a run could never be in the memory of this host or of this rank's GPU, before it is tried.
+    """Raise `ConfigError` if a run could never fit in the memory of this host or of this rank's GPU.
 
     Only what every run takes is counted: no activations, whose size depends on the lengths of the texts, and no more
-    than one batch and one buffer of gradients. Of the ranks of a host, the last one has counted them all.
+    than one batch and one buffer of gradients. Each rank counts itself and the ranks before it, so the last one of a
+    host counts all.
     """
     ranks, where = communicator.local_rank + 1, os.uname().nodename
     state = {name: size for name, size in memory(config, communicator.size).rank.items() if name in _STATE}

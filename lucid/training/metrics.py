@@ -97,7 +97,9 @@ class _Output:
 
     def _append(self, content: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        append(self._path, content if self._path.exists() else self._beginning + content)
+        # A full disk leaves an empty file.
+        is_new = not self._path.exists() or self._path.stat().st_size == 0
+        append(self._path, self._beginning + content if is_new else content)
 
 
 def read_lines(path: Path) -> list[Entry]:

@@ -17,8 +17,10 @@ from launching import FEW_CORES
 
 from lucid.distributed import DistributedDataParallel, choose
 from lucid.distributed.communicators.communicator import Finished
+from lucid.distributed.communicators.mpi_start import lack_of_shared_memory, size_and_free
 from lucid.distributed.parallel import exact
 from lucid.errors import ConfigError, LaunchError
+from lucid.launch.limits import HostMemory
 from lucid.nn import Linear
 
 SECONDS = 60
@@ -280,6 +282,12 @@ def test_where_mpi_cannot_start_for_lack_of_shared_memory_one_rank_says_so(run_r
     assert finished.stdout.count("lucid: MPI cannot start on") == 1
     assert sentence in finished.stdout
     assert "--shm-size" in finished.stdout
+
+
+def test_a_folder_of_shared_memory_without_a_limit_has_that_of_the_host(monkeypatch):
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=4096))
+    assert size_and_free() == (HostMemory.read().most, pytest.approx(HostMemory.read().free, rel=0.1))
+    assert lack_of_shared_memory(1) is None
 
 
 def test_mpi_starts_where_ucx_finds_too_little_shared_memory(run_ranks):

@@ -49,7 +49,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(start, mpiexec, run_file, tmp_path)
     step = saved_step(tmp_path / "run")
     assert last[0].strip().startswith(f"{step:,} of 100,000")
     assert last[1] == f"checkpoint  {tmp_path}/run/checkpoints/0001-{step:08}"
-    resume = "by the same command" if start[0] == mpiexec else f"{' '.join(start)} {run_file} {' '.join(LONG)}"
+    resume = "run the same command again" if start[0] == mpiexec else f"{' '.join(start)} {run_file} {' '.join(LONG)}"
     assert f"resume      {resume}" in last
     assert terminal.output.count("a second Ctrl-C ends it at once") == 1
     assert not re.search("failed|Traceback|Abort|restart [0-9]", terminal.output)

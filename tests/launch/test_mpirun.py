@@ -391,7 +391,7 @@ echo "$* with $OMP_NUM_THREADS $NUMBA_NUM_THREADS"
 {SAYS_WHAT_IT_IGNORES}
 exit 7
 """
-STOPS_WHEN_ASKED = 'trap "echo stops; exit 75" TERM; echo ready; while :; do sleep 1 & wait $!; done'
+STOPS_WHEN_ASKED = 'trap "echo stops; exit 75" USR1; echo ready; while :; do sleep 1 & wait $!; done'
 
 
 @pytest.fixture
@@ -506,6 +506,26 @@ def test_a_second_ctrl_c_ends_ranks_that_do_not_stop(start):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 130
+
+
+def test_the_exit_code_after_ctrl_c_tells_whether_the_run_was_saved(start):
+    process = start("-n", "2", "run.yaml", RANK="trap 'exit 3' USR1; echo ready; while :; do sleep 1 & wait $!; done")
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_that_comes_while_hosts_are_checked_keeps_the_ranks_from_starting(number, code):
+    program = (
+        "import os, sys; from lucid.launch import attempt; attempt.block_signals(); "
+        f"os.kill(os.getpid(), {number:d}); sys.exit(attempt.run(['touch', 'made'], {{}}, [], True).status)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == code
+    assert finished.stderr == "lucid launch: asked to stop before the ranks had started\n"
+    assert not Path("made").exists()
 
 
 def test_the_first_ctrl_c_ends_what_cannot_save(start):

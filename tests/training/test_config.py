@@ -83,8 +83,8 @@ def test_homes_and_variables_in_paths_are_expanded_once(file, tmp_path, places, 
     ("written", "sentence"),
     [
         ("$UNSET/x", "the command line: run_folder: $UNSET/x names the variable UNSET, which is not set: set it"),
-        ("x/$", "x/$ has a $ that no variable's name follows: write $$"),
-        ("~nobody-here/x", "~nobody-here/x begins with the home of a user who has none here"),
+        ("x/$", "x/$ has a $ without the name of a variable: write $$"),
+        ("~nobody-here/x", "~nobody-here/x begins with the home of an unknown user"),
     ],
 )
 def test_a_path_that_cannot_be_expanded_is_refused(file, places, written, sentence):

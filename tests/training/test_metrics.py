@@ -71,6 +71,18 @@ def test_lines_that_a_full_disk_refuses_are_written_once_there_is_room(small_dis
         assert [step for step, _ in events(small_disk / "run")] == list(range(1, 203))
 
 
+def test_a_disk_that_is_full_at_first_does_not_cost_the_beginning_that_tensorboard_needs(small_disk):
+    pytest.importorskip("tensorboardX")
+    log = MetricsLog(small_disk / "run", 0, ended=False, tensorboard=True, warn=lambda warning: None)
+    fill(small_disk)
+    log.write({"step": 1, "loss": 0.5})
+    (small_disk / "filling").unlink()
+    log.close()
+    (path,) = (small_disk / "run" / "tensorboard").iterdir()
+    assert b"brain.Event:2" in path.read_bytes()[:50]
+    assert events(small_disk / "run") == [(1, 0.5)]
+
+
 def test_a_folder_that_was_removed_is_made_again(tmp_path):
     log = MetricsLog(tmp_path / "run", 0, ended=False, tensorboard=False, warn=pytest.fail)
     log.write({"step": 1})

@@ -1,6 +1,5 @@
 """Resources of the hosts: cores for the ranks' threads, memory, shared memory, and network interfaces."""
 
-import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from lucid.cli.doctor.findings import Finding, Level, ok_if
 from lucid.cli.doctor.software import libraries
 from lucid.distributed import RankLocation
-from lucid.distributed.communicators.mpi_start import SHARED_MEMORY, lack_of_shared_memory
+from lucid.distributed.communicators.mpi_start import lack_of_shared_memory, size_and_free
 from lucid.launch.limits import HostMemory
 from lucid.models import BERTConfig
 from lucid.models.bert.memory import parameter_count
@@ -43,13 +42,12 @@ class Host:
         """Return the resources of this host, which has this number of ranks."""
         memory = HostMemory.read()
         lack = lack_of_shared_memory(1)
-        shared = None if lack else os.statvfs(SHARED_MEMORY)
         return cls(
             name=platform.node(),
             ranks=ranks,
             memory=memory.allowed,
             memory_free=memory.free,
-            shared_memory_free=shared.f_bavail * shared.f_frsize if shared else 0,
+            shared_memory_free=0 if lack else size_and_free()[1],
             shared_memory_lack=lack,
             interfaces=interfaces(),
             libraries=libraries(),

@@ -1,4 +1,4 @@
-"""What MPI needs from a host before it starts: MPICH ends in a bus error, or in a page of its own, where it is missing.
+"""What MPI needs from a host before it starts. Without it MPICH ends in a bus error, or prints a page of its own.
 
 MPICH keeps what the ranks of a host exchange in files of /dev/shm. UCX, which carries its messages, takes several times
 as much there, unless it is told to use other memory.
@@ -12,6 +12,7 @@ from pathlib import Path
 from lucid.distributed.communicators.announcement import announced
 from lucid.errors import LaunchError
 from lucid.files import check_writable, reason_of
+from lucid.launch.limits import HostMemory
 from lucid.launch.placement import LocalRank
 from lucid.launch.rank_parent import end_all
 
@@ -41,7 +42,7 @@ def prepare_start() -> None:
     lack = lack_of_shared_memory(ranks)
     if lack:
         _refuse(f"MPI cannot start on {os.uname().nodename}: {lack}", announcement.rank, local.rank)
-    if _free() < ranks * _OF_RANK_WITH_UCX + _BEYOND:
+    if size_and_free()[1] < ranks * _OF_RANK_WITH_UCX + _BEYOND:
         os.environ.setdefault(_UCX_TRANSPORTS, _WITHOUT_FILES)
 
 
@@ -57,20 +58,23 @@ def lack_of_shared_memory(ranks: int, folder: Path = SHARED_MEMORY) -> str | Non
         check_writable(folder)
     except OSError as error:
         return f"shared memory in {folder} cannot be written ({reason_of(error)}): mount a tmpfs there {advice}"
-    status = os.statvfs(folder)
-    size, free = status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+    size, free = size_and_free(folder)
     if size >= ranks * _OF_RANK and free >= _OF_RANK:
         return None
     return (
         f"a rank takes {_OF_RANK / 1e6:.2f} MB of shared memory to start, but {folder} has {size / 1e6:,.2f} MB for "
-        f"{ranks} rank{'s' * (ranks > 1)}, of which {free / 1e6:,.2f} are free: make it larger {advice}, or remove "
-        "what lies there"
+        f"{ranks} rank{'s' * (ranks > 1)}, of which {free / 1e6:,.2f} are free: make it larger {advice}, or delete "
+        "files there"
     )
 
 
-def _free() -> int:
-    status = os.statvfs(SHARED_MEMORY)
-    return status.f_bavail * status.f_frsize
+def size_and_free(folder: Path = SHARED_MEMORY) -> tuple[int, int]:
+    """Return the size of the file system of `folder` and how much of it is free, in bytes."""
+    status = os.statvfs(folder)
+    if status.f_blocks == 0:
+        memory = HostMemory.read()  # it has no limit of its own
+        return memory.most, memory.free
+    return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
 
 
 def _refuse(message: str, rank: int, local_rank: int) -> None:

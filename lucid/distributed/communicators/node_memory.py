@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lucid.backend import Array
+from lucid.files import reason_of
 
 _IN_MEMORY = Path("/dev/shm")
 
@@ -31,13 +32,20 @@ class NodeMemory:
         try:
             # The pages come from the memory near this core. Without this, the first access to a page that the system
             # does not have would be a bus error.
-            os.posix_fallocate(file, node.rank * self.size, self.size)
+            _allocate(file, node.rank * self.size, self.size)
             node.Barrier()  # the file now has the parts of all ranks
             self.whole: Array = np.frombuffer(mmap.mmap(file, node.size * self.size), np.uint8)
         finally:
             os.close(file)
         self.parts: list[Array] = np.split(self.whole, node.size)
         self.address: int = self.parts[node.rank].ctypes.data
+
+
+def _allocate(file: int, start: int, size: int) -> None:
+    try:
+        os.posix_fallocate(file, start, size)
+    except OSError as error:
+        raise OSError(error.errno, reason_of(error), str(shared_folder())) from error
 
 
 def _open_together(node: Any) -> int:

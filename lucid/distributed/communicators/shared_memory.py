@@ -31,6 +31,7 @@ from lucid.distributed.communicators.communicator import Work, check_array, chec
 from lucid.distributed.communicators.layered import LayeredCommunicator
 from lucid.distributed.communicators.lockstep import NUMBERS, Lockstep
 from lucid.distributed.communicators.mpi import MPICommunicator
+from lucid.distributed.communicators.mpi_start import size_and_free
 from lucid.distributed.communicators.node_memory import NodeMemory, pages, shared_folder
 from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.errors import ConfigError
@@ -151,8 +152,7 @@ class SharedMemoryCommunicator(LayeredCommunicator):
     def _check_space(self, needed: int) -> None:
         """Raise `ConfigError` if less than `needed` bytes are free on this node."""
         folder = shared_folder()
-        status = os.statvfs(folder)
-        free = status.f_bavail * status.f_frsize
+        _, free = size_and_free(folder)
         if free < needed:
             raise ConfigError(
                 f"the {self._node_size} ranks of a node need {needed / 2**20:,.0f} MiB more of shared memory, "

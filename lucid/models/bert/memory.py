@@ -24,7 +24,7 @@ def parameter_count(config: BERTConfig) -> int:
 
 
 def check_room(folder: Path, config: BERTConfig) -> None:
-    """Raise `CheckpointError` if the parameters of the model in `folder` could never be in the memory of this host."""
+    """Raise `CheckpointError` if the parameters of the model in `folder` could never fit in the memory of this host."""
     needed, most = _FLOAT32 * parameter_count(config), HostMemory.read().most
     if needed > most:
         raise CheckpointError(

@@ -24,10 +24,10 @@ def _expanded(path: Any, info: ValidationInfo) -> Any:
             f"{path} names the variable {name}, which is not set: set it, or write the path out"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{path} has a $ that no variable's name follows: write $$ for the character") from error
+        raise ValueError(f"{path} has a $ without the name of a variable: write $$ for the character") from error
     home = os.path.expanduser(expanded)
     if home.startswith("~"):
-        raise ValueError(f"{path} begins with the home of a user who has none here: write ./~ for a name with ~")
+        raise ValueError(f"{path} begins with the home of an unknown user: write ./~ for a name with ~")
     return home
 
 

@@ -28,7 +28,7 @@ class RunConfig(Settings):
 
     run_folder: FilePath = Field(
         description="Folder for checkpoints, metrics and plots; a run that is already there is resumed. In all paths "
-        "~ and $NAME are expanded, and recorded so; $$ is the character."
+        "~ and $NAME are expanded, and the expanded path is recorded; $$ is a $."
     )
     initial_model: FilePath | None = Field(
         None,

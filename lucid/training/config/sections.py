@@ -138,7 +138,7 @@ class TrainSettings(Settings):
     reduction: Literal["fast", "exact"] = Field(
         "fast", description="How gradients are summed; exact: bit for bit the same on any number of ranks, but slower."
     )
-    threads_per_rank: Annotated[int, Field(ge=1, le=256)] | None = Field(
+    threads_per_rank: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
         description="Compute threads of a rank, at most 256; null: the launcher's choice, or 1 if reduction is exact.",
     )
