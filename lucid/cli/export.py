@@ -40,7 +40,9 @@ def export(
     bert = found.model.with_vocabulary(tokenizer.get_vocab_size())
     inherited, remarks = _inherited(found)
     absent = tuple(part for part in PARTS if part in inherited.untrained)
-    prefixes = tuple(PARTS[part] for part in absent)
+    # The head for pairs reads what the pooler makes.
+    useless = ("NSP head",) if "pooler" in absent and "NSP head" not in absent else ()
+    prefixes = tuple(PARTS[part] for part in absent + useless)
     weights = {name: array for name, array in bert.state_dict().items() if not name.startswith(prefixes)}
     with replacing(output.absolute()) as aside:
         hub.write(aside, bert.config, weights)
@@ -49,6 +51,8 @@ def export(
     print(f"{output} holds the model of {source}")
     if absent:
         print(f"it has no {in_words(absent)}, because {source} has none that was trained")
+    if useless:
+        print("it has no NSP head either, because that needs the pooler")
     print(*remarks, sep="\n", end="\n" * bool(remarks))
 
 

@@ -40,7 +40,7 @@ def predict(
     """
     for words in (text, second or ""):
         if words.encode(errors="replace").decode() != words:
-            raise ConfigError(f"{words!r} is not UTF-8: set the terminal's encoding, or type it again")
+            raise ConfigError(f"{words!r} holds bytes that are not UTF-8: set the terminal's encoding to UTF-8")
     folder = find_model(model)
     found = ModelFolder.read(folder)
     bert, tokenizer = found.model, found.tokenizer()

@@ -145,7 +145,10 @@ def _first_places(path: Path) -> dict[str, list[str]]:
     first: dict[str, list[str]] = {}
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in islice(file, _LINES_READ):
-            place, reason, *details = line.rstrip("\n").split("\t")
+            place, *others = line.rstrip("\n").split("\t")
+            if not others:  # an earlier version wrote the end of a line that a file's name has
+                continue
+            reason, *details = others
             places = first.setdefault(reason, [])
             if len(places) < _PLACES_SHOWN:
                 places.append(f"{place} ({details[0]})" if details else place)

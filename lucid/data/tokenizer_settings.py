@@ -1,6 +1,6 @@
-"""What stands in a tokenizer's folder beside its vocabulary: how text is normalised, and which tokens were added.
+"""The rest of a tokenizer's folder: how text is normalised, and which tokens were added to the vocabulary.
 
-`tokenizer.json` says both, but what `tokenizer_config.json` says on normalisation counts more, as in transformers.
+`tokenizer.json` says both, but what `tokenizer_config.json` says on normalisation takes precedence, as in transformers.
 Where `vocab.txt` stands alone, `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say both.
 """
 

@@ -45,6 +45,12 @@ _ADVICE = {
     EMPTY: "remove it",
     UNREADABLE: "mend it, or get it again",
 }
+# Where a table has no lines, and is no file of text.
+_ADVICE_ON_CELLS = {
+    TOO_LONG: "divide the text of the cell among several rows",
+    NOT_UTF8: "write the column again as text in UTF-8",
+    NO_TEXT: "each row needs text in the column (--text-field)",
+}
 
 # Called for everything that is left out, with the source, the line, the reason, and a detail or "".
 Drop = Callable[[Source, int, str, str], None]
@@ -76,7 +82,8 @@ class Piece:
 def refuse(source: Source, line: int, reason: str, detail: str) -> None:
     """The `Drop` that leaves nothing out: raise `DataError`, which says where the fault is and what to do."""
     more = f" ({detail})" if detail else ""
-    raise DataError(f"{source.shown}:{line}: {reason}{more}: {_ADVICE[reason]}")
+    advice = _ADVICE | _ADVICE_ON_CELLS if source.kind == PARQUET else _ADVICE
+    raise DataError(f"{source.shown}:{line}: {reason}{more}: {advice[reason]}")
 
 
 def pieces_of(source: Source, found: Scan, drop: Drop) -> list[Piece]:

@@ -58,10 +58,15 @@ class Dropped:
         return ": ".join(self.lines[0].split("\t")) if self.lines else ""
 
     def note(self, source: Source, line: int, reason: str, detail: str) -> None:
-        """Record one omission: the `Drop` of readers. Line 0 stands for the whole file."""
+        """Record one omission: the `Drop` of readers. Line 0 stands for the whole file.
+
+        Its line has the place, the reason and perhaps the detail, with tabs between them and nowhere else.
+        """
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if len(self.lines) < _PLACES:
-            self.lines.append(source.name + f":{line}" * (line > 0) + f"\t{reason}" + f"\t{detail}" * bool(detail))
+            # Names of files and messages of libraries may hold tabs and ends of lines.
+            fields = [source.name + f":{line}" * (line > 0), reason, detail]
+            self.lines.append("\t".join(" ".join(field.split()) for field in fields if field))
 
 
 @dataclass(frozen=True)

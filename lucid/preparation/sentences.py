@@ -57,7 +57,7 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _segments(block: str, language: str) -> Iterable[str]:
-    """Return the segments of a block; those without text are between them."""
+    """Return the segments of a block. Some of them hold only white space."""
     if len(block) > _AT_ONCE:
         return [block]
     # Text of a JSON line may end its lines in any way.

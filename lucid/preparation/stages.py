@@ -2,9 +2,10 @@
 
 The work is planned first, then done in stages. Each stage consists of many independent tasks, which processes do in any
 order with the same result. A task makes a file that is whole or not there, so a second run makes only the missing ones.
-A run with other inputs or settings removes them, and starts from nothing.
+A run with other inputs, settings or rules removes them, and starts from nothing.
 """
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -41,7 +42,11 @@ from lucid.preparation.shards import write_manifest, write_shard
 from lucid.preparation.sources import Source, find_sources, scan
 from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleWriter, check_vocab_size, train_on_samples
 
-# Within the folder of the corpus: where the work lies until it is finished, and the inputs and settings that it is for.
+# Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
+# version of lucid began under other rules, or with other versions of the libraries that apply them, begins anew.
+_RULES = 2
+_LIBRARIES = "sentencex", "tokenizers"
+# Within the folder of the corpus: where the work lies until it is finished, and the conditions that it is for.
 _UNFINISHED, _CONDITIONS = "unfinished", "conditions.json"
 # Bytes of text that are encoded into one part: each process loses at most one part when the work is cut short.
 PIECE_BYTES = 1 << 23
@@ -144,8 +149,15 @@ def _is_made(output: Path, made_from: dict[str, Any]) -> bool:
 
 
 def _begin(output: Path, made_from: dict[str, Any], settings: TextSettings) -> None:
-    """Make a folder for unfinished work, unless there is one for the same inputs and settings: then go on in it."""
-    conditions = {"format_version": FORMAT_VERSION, "piece_bytes": PIECE_BYTES, "strict": settings.strict, **made_from}
+    """Make a folder for unfinished work, unless there is one for the same inputs, settings and rules: go on in that."""
+    conditions = {
+        "format_version": FORMAT_VERSION,
+        "rules": _RULES,
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "piece_bytes": PIECE_BYTES,
+        "strict": settings.strict,
+        **made_from,
+    }
     content = json.dumps(conditions).encode()
     path = output / _UNFINISHED / _CONDITIONS
     if (output / MANIFEST_NAME).exists() or not path.exists() or read_bytes(path) != content:

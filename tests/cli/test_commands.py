@@ -194,7 +194,7 @@ def test_a_run_without_pairs_refuses_next(lucid, run_folder, tmp_path):
 def test_text_that_is_not_utf_8_is_refused(lucid, run_folder):
     code, _, errors = lucid("predict", run_folder, "ba \udcff [MASK].")
     assert code == 2
-    assert "is not UTF-8" in errors
+    assert "holds bytes that are not UTF-8" in errors
 
 
 def test_prediction_without_anything_to_predict_is_refused(lucid, run_folder):

@@ -106,6 +106,7 @@ def test_a_masked_language_model_judges_no_pairs(lucid, without, corpus):
     [
         (("MLM head", "NSP head"), "BertModel"),
         (("pooler", "NSP head"), "BertForMaskedLM"),
+        (("pooler",), "BertForMaskedLM"),
         (("MLM head",), "BertForNextSentencePrediction"),
         ((), "BertForPreTraining"),
     ],
@@ -113,7 +114,9 @@ def test_a_masked_language_model_judges_no_pairs(lucid, without, corpus):
 def test_an_export_has_the_parts_of_its_source(missing, architecture, lucid, without, tmp_path):
     code, output, _ = lucid("export", without(*missing), tmp_path / "model")
     assert code == 0
-    assert parts_of(tmp_path / "model") == PARTS.keys() - set(missing)
+    # The head for pairs needs the pooler.
+    left_out = {*missing, "NSP head"} if "pooler" in missing else {*missing}
+    assert parts_of(tmp_path / "model") == PARTS.keys() - left_out
     assert architecture_of(tmp_path / "model") == [architecture]
     assert ("has none that was trained" in output) == bool(missing)
 
@@ -168,9 +171,11 @@ def test_the_files_of_sentence_transformers_are_kept(lucid, without, settings_fi
             assert json.loads((folder / name).read_text()) == content
 
 
-def test_the_length_of_sentences_is_kept_where_only_the_tokenizer_has_it(lucid, without, tmp_path):
+@pytest.mark.parametrize("encoder", [{}, {"sentence_bert_config.json": {"max_seq_length": None}}])
+def test_the_length_of_sentences_is_kept_where_only_the_tokenizer_has_it(encoder, lucid, without, tmp_path):
     source = without()
     files = {name: content for name, content in SENTENCE_TRANSFORMERS.items() if not name.startswith("sentence_bert")}
+    files |= encoder
     write_sentence_transformers(source, files)
     config = json.loads((source / "tokenizer_config.json").read_text())
     (source / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 20}))

@@ -18,6 +18,7 @@ from lucid.data import Manifest, load_tokenizer
 from lucid.errors import DataError
 from lucid.preparation import Document, prepare, read_documents, stages, vocabulary
 from lucid.preparation.documents import Reader, pieces_of, refuse
+from lucid.preparation.parts import Dropped
 from lucid.preparation.sources import find_sources, scan
 
 GOOD = [f"Document {number} says this. It is not long. It ends." for number in range(9)]
@@ -71,6 +72,18 @@ def test_the_manifest_shows_the_bytes_of_a_name_that_is_not_utf_8(folder: Path) 
     assert (folder.parent / "corpus" / "dropped.txt").read_text() == r"\xe9t\xe9.txt:2" + "\tNUL bytes\n"
 
 
+def test_what_is_left_out_has_one_line_whatever_a_name_or_a_message_holds(folder: Path) -> None:
+    (folder / "a\nb\tc.txt").write_bytes(b"One is here.\n\0\n")
+    (folder / "d\re.pdf").write_bytes(b"%PDF")
+    prepared(folder)
+    listed = folder.parent / "corpus" / "dropped.txt"
+    assert listed.read_text().splitlines() == ["d e.pdf\tanother kind of file", "a b c.txt:2\tNUL bytes"]
+    dropped = Dropped()
+    dropped.note(find_sources([folder])[0][0], 3, "unreadable file", "no\tmore\r\nbytes\n")
+    assert dropped.lines == ["a b c.txt:3\tunreadable file\tno more bytes"]
+    assert dropped.first == "a b c.txt:3: unreadable file: no more bytes"
+
+
 @pytest.mark.parametrize("reason", BAD)
 def test_strict_refuses_unusable_text_by_its_file_and_line(folder: Path, reason: str) -> None:
     name, content, line, _ = BAD[reason]
@@ -111,6 +124,19 @@ def test_work_begun_with_whole_files_does_not_go_on_without(
     again = prepared(folder)
     assert again == prepare([folder], tmp_path / "fresh", vocab_size=100)
     assert again.splits["train"].documents + again.splits["held_out"].documents == len(GOOD) + 20
+
+
+@pytest.mark.parametrize("rules", ["_RULES", "_LIBRARIES"])
+def test_work_begun_under_other_rules_does_not_go_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rules: str
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(stages, rules, {"_RULES": 0, "_LIBRARIES": ["tokenizers"]}[rules])
+        # An earlier version found the same sentences, but not the same tokens.
+        earlier.setattr("lucid.preparation.parts._LONGEST_SENTENCE", 5)
+        with pytest.raises(KeyboardInterrupt):
+            prepared(folder, report=when("writing shards", interrupt))
+    assert prepared(folder) == prepare([folder], tmp_path / "fresh", vocab_size=100)
 
 
 def test_work_begun_on_a_file_does_not_go_on_with_other_content_of_the_same_size_and_time(
@@ -274,3 +300,5 @@ def test_a_cell_of_a_table_that_is_too_long_is_left_out(tmp_path: Path, monkeypa
     )
     assert [document.text for document in found] == ["short", "雲" * 3]
     assert left_out == [(2, "longer than 16 MiB"), (4, "longer than 16 MiB")]
+    with pytest.raises(DataError, match=r"a\.parquet:2: longer than 16 MiB: divide the text of the cell among several"):
+        list(read_documents([tmp_path / "a.parquet"]))

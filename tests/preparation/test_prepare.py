@@ -12,6 +12,8 @@ from lucid.cli.prepare import prepare as prepare_command
 from lucid.data import Corpus, Manifest, load_tokenizer, tokenizer_hash
 from lucid.errors import DataError
 from lucid.preparation import prepare
+from lucid.preparation.parts import Dropped
+from lucid.preparation.sources import Source
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -152,3 +154,25 @@ def test_the_command_prepares_and_prints_a_summary(text_file: Path, tmp_path: Pa
     assert str(tmp_path / "corpus") in first.output
     assert "nothing was done" in CliRunner().invoke(application, arguments).output
     assert "made with other" in str(CliRunner().invoke(application, [*arguments[:-1], "100"]).exception)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_the_summary_names_a_file_whose_name_has_two_lines(
+    earlier: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note_raw(dropped: Dropped, source: Source, line: int, reason: str, detail: str) -> None:
+        dropped.counts[reason] = 1
+        dropped.lines.append(f"{source.name}\t{reason}")
+
+    if earlier:  # a corpus whose list an earlier version wrote
+        monkeypatch.setattr(Dropped, "note", note_raw)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text(two_line_documents(20))
+    (tmp_path / "text" / "a\nb.pdf").write_bytes(b"%PDF")
+    application = typer.Typer()
+    application.command()(prepare_command)
+    arguments = [str(tmp_path / "text"), "--output", str(tmp_path / "corpus"), "--vocab-size", "100"]
+    for _ in range(2):
+        finished = CliRunner().invoke(application, arguments)
+        assert finished.exit_code == 0
+        assert f"1 another kind of file, such as {'b.pdf' if earlier else 'a b.pdf'}" in finished.output

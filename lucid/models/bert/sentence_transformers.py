@@ -75,7 +75,9 @@ def _keep_length(files: dict[str, Any], folder: Path, longest: int) -> None:
     if (folder / _TOKENIZER_FILE).exists():
         length = _read(folder / _TOKENIZER_FILE).get("model_max_length")
         if isinstance(length, int):
-            files.setdefault(_ENCODER_FILE, {}).setdefault("max_seq_length", min(length, longest))
+            settings = files.setdefault(_ENCODER_FILE, {})
+            if settings.get("max_seq_length") is None:
+                settings["max_seq_length"] = min(length, longest)
 
 
 def _read(path: Path) -> Any:
