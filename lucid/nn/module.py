@@ -151,7 +151,10 @@ class Module:
 
     def _unregister(self, name: str, value: Any) -> None:
         """Forget the parameter or module `name`, if there is one, because `value` takes its place."""
-        for registered in (self.__dict__.get("_parameters", {}), self.__dict__.get("_modules", {})):
+        for kind, registered in (
+            (Parameter, self.__dict__.get("_parameters", {})),
+            (Module, self.__dict__.get("_modules", {})),
+        ):
             present = registered.get(name)
             if present is None or present is value:
                 continue
@@ -165,7 +168,8 @@ class Module:
                     f"{name} is in flat buffers, on which an optimizer or DistributedDataParallel works: replace it "
                     "before you make these, or write to its data"
                 )
-            del registered[name]
+            if not isinstance(value, kind):  # or else it takes the place of the present one in the order, too
+                del registered[name]
 
     def join(self, *parameters: Parameter) -> None:
         """Make `flatten` place these parameters without gaps, so that kernels may take them as one array.

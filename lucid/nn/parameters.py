@@ -111,12 +111,11 @@ class FlatParameters:
 
     @property
     def has_gradients(self) -> bool:
-        """Whether the gradients are set. Raises `RuntimeError` if only some of them are."""
-        count = sum(parameter.has_gradient for parameter in self.parameters)
-        if count not in (0, len(self.parameters)):
-            raise RuntimeError(
-                f"{count} of {len(self.parameters)} parameters have a gradient: a backward was interrupted"
-            )
+        """Whether the gradients are set, but for frozen parameters. Raises `RuntimeError` if only some of them are."""
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        count = sum(parameter.has_gradient for parameter in trained)
+        if count not in (0, len(trained)):
+            raise RuntimeError(f"{count} of {len(trained)} parameters have a gradient: a backward was interrupted")
         return count > 0
 
     def mark_gradients(self) -> None:

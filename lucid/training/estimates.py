@@ -73,13 +73,14 @@ def memory(config: RunConfig, size: int) -> Memory:
         batches = data.prefetch + data.workers + 2
         rank["batches"] = batches * config.local_batch(size) * data.sequence_length * _BYTES_OF_SLOT
         rank["the process"] = _PROCESS
-        rank["compiled products"] = onednn.MOST_PRODUCTS * onednn.PRODUCT_BYTES
+        if onednn.is_installed():
+            rank["compiled products"] = onednn.MOST_PRODUCTS * onednn.PRODUCT_BYTES
         if config.optimizer.sharded:
             host["weights"] = rank.pop("weights")
     return Memory(rank, host, checkpoint_bytes(config))
 
 
-def check_room(config: RunConfig, communicator: Communicator) -> None:
+def check_run_fits(config: RunConfig, communicator: Communicator) -> None:
     """Raise `ConfigError` if a run could never fit in the memory of this host or of this rank's GPU.
 
     Only what every run takes is counted: no activations, whose size depends on the lengths of the texts, and no more
@@ -95,12 +96,12 @@ def check_room(config: RunConfig, communicator: Communicator) -> None:
         "the model's layers": config.model.num_hidden_layers * _LEAST_BYTES_OF_LAYER,
     }
     if config.train.device == "cuda":
-        _check_room_for(state, 1, f"the GPU of {where}", gpu_library().cuda.runtime.memGetInfo()[1])
+        _check_fits(state, 1, f"the GPU of {where}", gpu_library().cuda.runtime.memGetInfo()[1])
         state = {}
-    _check_room_for(state | batch, ranks, where, HostMemory.read().most)
+    _check_fits(state | batch, ranks, where, HostMemory.read().most)
 
 
-def _check_room_for(sizes: dict[str, int], ranks: int, where: str, most: int) -> None:
+def _check_fits(sizes: dict[str, int], ranks: int, where: str, most: int) -> None:
     needed = ranks * sum(sizes.values())
     if needed > most:
         raise ConfigError(

@@ -21,7 +21,7 @@ from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, Trainin
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, open_corpora
-from lucid.training.estimates import check_room
+from lucid.training.estimates import check_run_fits
 from lucid.training.log_window import WindowSums
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
@@ -123,7 +123,7 @@ def _open_alone(
     The first rank alone has the checkpoint to start from, and the initial weights.
     """
     config.check_ranks(communicator.size)
-    check_room(config, communicator)
+    check_run_fits(config, communicator)
     if communicator.rank == 0:
         check_run_folder(config.run_folder)
         # Before the rest, so that a damaged corpus is reported as such, and not by a later error that it causes.

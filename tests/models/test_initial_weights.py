@@ -9,6 +9,7 @@ import lucid
 from lucid import random
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.hub import WEIGHTS_FILE
+from lucid.nn import Linear
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def test_missing_heads_equal_those_of_a_new_model(saved):
     new = BERTForPreTraining(CONFIG).state_dict()
     for name, array in read.items():
         np.testing.assert_array_equal(array, new[name] if "pooler" in name else arrays[name])
+
+
+def test_another_vocabulary_keeps_a_replaced_layer(saved):
+    model = BERTForPreTraining.from_pretrained(saved)
+    attention = model.bert.encoder.layer[0].attention.self
+    attention.query = Linear(CONFIG.hidden_size, CONFIG.hidden_size)
+    attention.query.weight.data[...] = 7
+    state = model.with_vocabulary(CONFIG.vocab_size - 3).state_dict()
+    name = "bert.encoder.layer.0.attention.self.{}.weight"
+    assert (state[name.format("query")] == 7).all()
+    np.testing.assert_array_equal(state[name.format("key")], attention.key.weight.data)
 
 
 def test_a_smaller_vocabulary_draws_nothing_and_a_larger_one_draws_its_new_tokens(saved, draws):

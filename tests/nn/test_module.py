@@ -64,6 +64,22 @@ def test_what_is_replaced_or_deleted_is_not_registered_any_more():
     assert names(module) == ["first.weight"]
 
 
+def test_what_replaces_a_parameter_or_a_module_takes_its_place_in_the_order():
+    module = Pair()
+    before = names(module)
+    module.first.weight = Parameter(np.zeros((2, 3), np.float32))
+    module.first = Linear(3, 2)
+    assert names(module) == before
+
+
+def test_gradients_are_complete_without_those_of_frozen_parameters():
+    module = Pair()
+    module.second.weight.requires_grad_(False)
+    flat = flatten(module)
+    module.second(module.first(lucid.tensor(np.ones((1, 3), np.float32)))).sum().backward()
+    assert flat.has_gradients
+
+
 def test_a_parameter_in_flat_buffers_stays_there():
     module = Pair()
     flat = flatten(module)

@@ -41,6 +41,22 @@ def rewrite(path, content):
     manifest_file.write_text(json.dumps(manifest | {path.name: sha256(content).hexdigest()}))
 
 
+@pytest.mark.parametrize(
+    ("config", "untrained"),
+    [
+        ({"data": {"nsp": False}}, ["pooler", "NSP head"]),
+        ({"data": {"nsp": False}, "initial_model": "a/model"}, []),
+        ({"data": {"nsp": True}}, []),
+    ],
+)
+def test_what_an_old_checkpoint_has_not_trained_follows_from_its_settings(folder, config, untrained):
+    state = json.loads((folder / "state.json").read_text())
+    del state["inherited"]
+    state["config"] |= config
+    rewrite(folder / "state.json", json.dumps(state).encode())
+    assert open_checkpoint(folder).state.inherited.untrained == untrained
+
+
 def test_a_saved_checkpoint_can_be_loaded(tmp_path):
     trained, window = trained_model(), (0.1, 2.0, 3.0, float("nan"), 5.0, 6.0)
     written = snapshot(trained, step=3)

@@ -12,7 +12,7 @@ from lucid.errors import CheckpointError, ConfigError
 from lucid.launch.limits import HostMemory
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.training.config import load
-from lucid.training.estimates import check_room, memory
+from lucid.training.estimates import check_run_fits, memory
 
 MEMINFO = "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 600 kB\nSwapTotal: 50 kB\n"
 GROUP = {"memory.max": "700000", "memory.current": "200000", "memory.stat": "inactive_file 100000"}
@@ -46,10 +46,10 @@ def host(monkeypatch):
 def test_a_run_is_refused_only_if_its_least_memory_is_too_much(config, host):
     group = SingleCommunicator()
     host(memory(config, 1).of_rank)
-    check_room(config, group)
+    check_run_fits(config, group)
     host(9_000 * 16)
     with pytest.raises(ConfigError, match=r"^1 rank on .* would take at least 171 kB of memory \(weights 36.1 kB, "):
-        check_room(config, group)
+        check_run_fits(config, group)
 
 
 def test_all_ranks_of_a_host_are_counted(config, host):
@@ -57,9 +57,9 @@ def test_all_ranks_of_a_host_are_counted(config, host):
     last = SingleCommunicator()
     last.size, last.local_rank = 2, 1
     with pytest.raises(ConfigError, match=r"^2 ranks on "):
-        check_room(config, last)
+        check_run_fits(config, last)
     sharded = config.model_copy(update={"optimizer": config.optimizer.model_copy(update={"sharded": True})})
-    check_room(sharded, last)
+    check_run_fits(sharded, last)
 
 
 def test_a_model_that_is_too_large_for_the_host_is_refused_before_it_is_read(tmp_path, host):

@@ -1,12 +1,14 @@
 """The memory that training a BERT takes: the number of parameters, and the bytes of activations."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from lucid.errors import CheckpointError
 from lucid.launch.limits import HostMemory
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import Recomputation
+from lucid.models.bert.shapes import parameter_shapes
 
 _FLOAT32 = 4
 # On a GPU, dropout of attention stores its bits in pieces of so many rows, by blocks of so many keys.
@@ -15,15 +17,10 @@ _BLOCK = 64
 
 def parameter_count(config: BERTConfig) -> int:
     """Return the number of parameters of a `BERTForPreTraining`. The matrix of the MLM head is the word embedding."""
-    C, inner = config.hidden_size, config.intermediate_size
-    norm, square = 2 * C, C * C + C
-    rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
-    layer = 4 * square + 2 * norm + 2 * C * inner + C + inner
-    heads = square + norm + config.vocab_size + 2 * C + 2
-    return rows * C + norm + config.num_hidden_layers * layer + square + heads
+    return sum(prod(shape) for _, shape in parameter_shapes(config))
 
 
-def check_room(folder: Path, config: BERTConfig) -> None:
+def check_model_fits(folder: Path, config: BERTConfig) -> None:
     """Raise `CheckpointError` if the parameters of the model in `folder` could never fit in the memory of this host."""
     needed, most = _FLOAT32 * parameter_count(config), HostMemory.read().most
     if needed > most:

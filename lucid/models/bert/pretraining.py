@@ -28,7 +28,7 @@ from lucid.models.bert.arguments import (
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.encoder import BERTModel
 from lucid.models.bert.heads import HeadLoss, PreTrainingHeads, Reduction, most_probable
-from lucid.models.bert.memory import check_room
+from lucid.models.bert.memory import check_model_fits
 from lucid.models.bert.stored_weights import StoredWeights, stored_weights
 from lucid.models.bert.token_rows import LabelledRows
 from lucid.nn import Module, functional, init
@@ -79,7 +79,7 @@ class BERTForPreTraining(Module):
         """
         config = hub.read_config(folder)
         weights = stored_weights(folder, config)
-        check_room(folder, config)
+        check_model_fits(folder, config)
         state = random.state()
         with init.without_draws():
             model = cls(config)
@@ -101,7 +101,9 @@ class BERTForPreTraining(Module):
             return self
         with init.without_draws(vocab_size < self.config.vocab_size):
             model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
-        for own, parameter in zip(self.parameters(), model.parameters(), strict=True):
+        own_parameters = dict(self.named_parameters())
+        for name, parameter in model.named_parameters():
+            own = own_parameters[name]
             rows = min(len(own), len(parameter))
             parameter.data[:rows] = own.data[:rows]
         return model

@@ -22,7 +22,7 @@ from lucid.files import check_is_file, flush, read_bytes, reason_of, sha256_of
 from lucid.json_values import parse_dataclass, parse_json
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
-from lucid.models.bert.stored_weights import in_words, stored_weights
+from lucid.models.bert.stored_weights import PARTS, in_words, stored_weights
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.log_window import WindowSums
 from lucid.training.product_choices import ProductChoices
@@ -155,6 +155,13 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         (folder / name).write_bytes(content)
 
 
+def _inherited_before(config: dict[str, Any]) -> Inherited:
+    """Return what a run of 0.1.0 with this configuration has inherited, which its checkpoints do not say."""
+    begins_anew = config.get("initial_model") is None and config.get("initial_checkpoint") is None
+    without_pairs = config.get("data", {}).get("nsp") is False
+    return Inherited(untrained=list(PARTS)).after_training(with_pairs=not (begins_anew and without_pairs))
+
+
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in `folder`. Raises `CheckpointError` that says what is missing or altered."""
     name = MANIFEST_FILE
@@ -167,9 +174,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
                 raise CheckpointError(f"{folder / name} was altered: its checksum differs")
         name = STATE_FILE
         text = read_bytes(folder / name)
-        if parse_json(text).get("format_version") != FORMAT_VERSION:
+        content = parse_json(text)
+        if content.get("format_version") != FORMAT_VERSION:
             raise CheckpointError(f"{folder} was written by another version of lucid")
-        return Checkpoint(folder, parse_dataclass(TrainingState, text))
+        state = parse_dataclass(TrainingState, text)
+        if "inherited" not in content:
+            state = replace(state, inherited=_inherited_before(state.config))
+        return Checkpoint(folder, state)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
