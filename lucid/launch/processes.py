@@ -129,7 +129,10 @@ def adopt_orphans() -> None:
 
 
 def end_children() -> None:
-    """Kill all children of this process, adopted ones included, and wait for their end."""
+    """Kill all children of this process, adopted ones included, and wait for their end.
+
+    A connection of ssh that other commands of the user share (ControlPersist) stays.
+    """
     deadline = time.monotonic() + SECONDS_TO_DIE
     # The children of a child that is killed are the next ones.
     while (children := _children()) and time.monotonic() < deadline:
@@ -143,9 +146,18 @@ def end_children() -> None:
 def _children() -> list[int]:
     this = os.getpid()
     try:
-        return [int(number) for number in Path(f"/proc/{this}/task/{this}/children").read_text().split()]
+        found = [int(number) for number in Path(f"/proc/{this}/task/{this}/children").read_text().split()]
     except OSError:
         return []  # the system does not say
+    return [number for number in found if not _is_shared_connection(number)]
+
+
+def _is_shared_connection(number: int) -> bool:
+    try:
+        title = Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return title.startswith(b"ssh: ") and b"[mux]" in title
 
 
 def _variable_of_rank() -> str | None:

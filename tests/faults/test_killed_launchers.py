@@ -92,6 +92,24 @@ def test_a_killed_mpiexec_leaves_nothing_behind(start, mpiexec):
     ends_with_all(process, processes)
 
 
+def test_a_connection_of_ssh_that_others_share_outlives_an_attempt():
+    """The user's other commands would lose it."""
+    program = """
+import subprocess
+from lucid.launch.processes import end_children
+
+shared = subprocess.Popen(["ssh: /home/me/.ssh/node2 [mux]", "600"], executable="sleep")
+other = subprocess.Popen(["sleep", "600"])
+end_children()
+print(shared.poll(), Path(f"/proc/{other.pid}").exists())
+shared.kill()
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", f"from pathlib import Path\n{program}"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert finished.stdout == "None False\n"
+
+
 def test_a_process_differs_from_a_later_one_with_its_number():
     this = Process.read(os.getpid())
     assert this.parent == os.getppid()
