@@ -207,7 +207,7 @@ def _checked(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
     if max(special.ids) >= own:
         raise DataError(f"{folder} adds special tokens of BERT after its vocabulary: put them into the vocabulary")
     _as_part(folder, lambda: _check_size(tokenizer.get_vocab_size()))
-    for token in _added_tokens(tokenizer).values():
+    for token in added_tokens(tokenizer).values():
         if token.lstrip or token.rstrip or token.content.split() != [token.content]:
             raise DataError(
                 f"{folder} adds the token {token.content!r}, which may take in spaces: lucid encodes text word by "
@@ -218,13 +218,20 @@ def _checked(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
 
 def without_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """Return a tokenizer with the same ids for which a special token of BERT spelt out in a text is text."""
-    plain = Tokenizer(tokenizer.model)
-    plain.normalizer, plain.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
-    plain.add_tokens(list(_added_tokens(tokenizer).values()))
+    plain = without_added_tokens(tokenizer)
+    plain.add_tokens(list(added_tokens(tokenizer).values()))
     return plain
 
 
-def _added_tokens(tokenizer: Tokenizer) -> dict[int, AddedToken]:
+def without_added_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with the same vocabulary, normalisation and splitting, but without added tokens."""
+    plain = Tokenizer(tokenizer.model)
+    plain.normalizer, plain.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    return plain
+
+
+def added_tokens(tokenizer: Tokenizer) -> dict[int, AddedToken]:
+    """Return the added tokens by id, without the special tokens of every BERT."""
     return tokenizer_settings.added_tokens(tokenizer, SPECIAL_TEXTS.values())
 
 
@@ -233,7 +240,7 @@ def tokenizer_files(tokenizer: Tokenizer, longest: int | None = None) -> dict[st
 
     `longest` is the number of tokens to which transformers truncates, if it is asked to: what the model takes.
     """
-    parts, added = _parts(tokenizer), _added_tokens(tokenizer)
+    parts, added = _parts(tokenizer), added_tokens(tokenizer)
     normalizer, longest_word = parts["normalizer"], parts["model"]["max_input_chars_per_word"]
     # BertTokenizer makes normaliser and model anew, from these settings alone. The other class reads tokenizer.json.
     is_plain = normalizer.get("clean_text", False) and longest_word == _BERTS_LONGEST_WORD
@@ -279,7 +286,7 @@ def continuing_tokens(tokenizer: Tokenizer) -> Array:
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """Return the SHA-256 of everything that determines the ids of a text: vocabulary, normalisation, splitting."""
     parts = {**_parts(tokenizer), "vocabulary": tokens_by_id(tokenizer), "special": asdict(special_tokens(tokenizer))}
-    if added := _added_tokens(tokenizer):
+    if added := added_tokens(tokenizer):
         parts["added"] = {number: tokenizer_settings.describe(token) for number, token in added.items()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

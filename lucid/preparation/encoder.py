@@ -4,15 +4,17 @@ WordPiece encodes word by word, and BERT's normalisation and splitting never loo
 between two spaces always have the same ids. The tokenizer encodes them once, and the encoder remembers the result.
 """
 
+import re
 import sys
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, groupby, islice
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from lucid.backend import Array
-from lucid.data.tokenizer import without_special_tokens
+from lucid.data.tokenizer import added_tokens, without_added_tokens, without_special_tokens
 
 # Characters of sentences that are encoded at once.
 _CHARACTERS_AT_ONCE = 1 << 19
@@ -20,6 +22,11 @@ _CHARACTERS_AT_ONCE = 1 << 19
 _WORDS_AT_ONCE, _WORD_CHARACTERS_AT_ONCE = 4096, 1 << 17
 # Longer words are split where the tokenizer would split them, because it takes hundreds of bytes for each character.
 _LONG_WORD = 1 << 14
+# Marks a piece of a long word that is no added token, even if it looks like one now: half a surrogate pair, which no
+# text holds.
+_NOT_ADDED = "\ud800"
+# Categories of the characters of a word.
+_IN_WORDS = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"}
 # Memory of a remembered word without its characters and ids: a dictionary entry, its number, and its count of ids.
 _BYTES_PER_WORD = 110
 
@@ -40,7 +47,11 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, most_bytes: int) -> None:
-        self._tokenizer = without_special_tokens(tokenizer)
+        self._tokenizer, self._plain = without_special_tokens(tokenizer), without_added_tokens(tokenizer)
+        added = added_tokens(tokenizer).values()
+        # The tokenizer looks for some added tokens in the text, and then for the others in the normalised text.
+        self._in_text = _Finder({token.content: token for token in added if not token.normalized})
+        self._in_normalised = _Finder({self._normalised(token.content): token for token in added if token.normalized})
         self._most_bytes = most_bytes
         self._numbers, self._bytes = _Numbers(), 0
         # The ids of all known words in a row, and the number of ids of each word.
@@ -67,20 +78,35 @@ class TextEncoder:
         )
 
     def _split(self, word: str) -> Iterator[str]:
-        """Yield the words into which the tokenizer splits a long one, some at a time, in their normalised form.
+        """Yield the words into which the tokenizer splits a long one, some at a time, and its added tokens."""
+        for text, token in self._in_text.split(word):
+            if token:
+                yield token
+                continue
+            for normalised, token in self._in_normalised.split(self._normalised(text)):
+                yield from (token,) if token else self._words(normalised)
+
+    def _normalised(self, text: str) -> str:
+        """Return the normalised form of a text, of which each character has its own."""
+        if not (normalizer := self._tokenizer.normalizer):
+            return text
+        starts = range(0, len(text), _LONG_WORD)
+        return "".join(normalizer.normalize_str(text[start : start + _LONG_WORD]) for start in starts)
+
+    def _words(self, normalised: str) -> Iterator[str]:
+        """Yield the words of a normalised text without added tokens, some at a time.
 
         A word of more than `longest` characters is unknown, so the rest of its characters do not matter.
         """
-        normalizer, longest = self._tokenizer.normalizer, self._tokenizer.model.max_input_chars_per_word
+        split, longest = self._tokenizer.pre_tokenizer.pre_tokenize_str, self._tokenizer.model.max_input_chars_per_word
         rest = ""
-        for start in range(0, len(word), _LONG_WORD):
-            part = word[start : start + _LONG_WORD]
-            text = rest + (normalizer.normalize_str(part) if normalizer else part)
-            words = [found[: longest + 1] for found, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+        for start in range(0, len(normalised), _LONG_WORD):
+            text = rest + normalised[start : start + _LONG_WORD]
+            words = [found[: longest + 1] for found, _ in split(text)]
             # The last word may go on in the next part.
             rest = words.pop() if words and not text[-1].isspace() else ""
-            yield " ".join(words)
-        yield rest
+            yield " ".join(_NOT_ADDED + word for word in words)
+        yield _NOT_ADDED + rest
 
     def _encode(self, texts: list[str]) -> tuple[Array, Array]:
         """Return the ids of all words in a row, uint32, and the number of each text, int64."""
@@ -105,7 +131,11 @@ class TextEncoder:
             return
         counts, ids = [self._counts], [self._ids]
         for words in _batches(unknown):
-            found = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(words, add_special_tokens=False)]
+            found: list[list[int]] = []
+            for is_piece, group in groupby(words, lambda word: word.startswith(_NOT_ADDED)):
+                tokenizer = self._plain if is_piece else self._tokenizer
+                texts = [word.removeprefix(_NOT_ADDED) for word in group]
+                found += [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
             counts.append(np.array([len(each) for each in found], np.uint32))
             ids.append(np.array([token for each in found for token in each], np.uint32))
         self._bytes += _memory_of(unknown, sum(map(len, ids[1:])))
@@ -118,6 +148,39 @@ class TextEncoder:
         self._counts = self._counts[:keep].copy()
         self._ids = self._ids[: self._counts.sum()].copy()
         self._bytes = _memory_of(words, len(self._ids))
+
+
+class _Finder:
+    """Finds added tokens, given by the text that stands for each, as the tokenizer does."""
+
+    def __init__(self, tokens: Mapping[str, AddedToken]) -> None:
+        self._tokens = tokens
+        # Of several that begin at one place, the longest counts.
+        texts = sorted(filter(None, tokens), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
+
+    def split(self, text: str) -> Iterator[tuple[str, str]]:
+        """Yield the parts of a text in order, each with the added token that it is, or ""."""
+        start = 0
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            token = self._tokens[match[0]]
+            if token.single_word and _is_within_word(match):
+                continue
+            yield text[start : match.start()], ""
+            yield match[0], token.content
+            start = match.end()
+        yield text[start:], ""
+
+
+def _is_within_word(match: re.Match[str]) -> bool:
+    text, start, stop = match.string, match.start(), match.end()
+    return any(map(_continues_word, text[max(start - 1, 0) : start] + text[stop : stop + 1]))
+
+
+def _continues_word(character: str) -> bool:
+    """Return whether a character is one of a word for the tokenizer, as a letter, an accent and a digit are."""
+    is_letter = character.islower() or character.isupper()  # also those in circles, which have another category
+    return is_letter or unicodedata.category(character) in _IN_WORDS or character in "\u200c\u200d"
 
 
 def _memory_of(words: list[str], ids: int) -> int:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from launching import FEW_CORES
 from pyarrow import parquet
 from texts import made_up_text
-from tokenizers import Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers
 
 from lucid.data.tokenizer import save_tokenizer
 from lucid.preparation import encoder, sentences
@@ -120,6 +120,37 @@ def test_a_long_word_has_the_ids_that_it_has_as_a_whole(tokenizer: Tokenizer, wo
         patched.setattr(encoder, "_LONG_WORD", 7)
         split = TextEncoder(tokenizer, 1 << 20).encode(["so", word, f"ba {word} co"])
     assert [ids.tolist() for ids in split] == [ids.tolist() for ids in whole]
+
+
+@pytest.fixture(scope="module")
+def with_added(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with added tokens of all kinds, some of which overlap."""
+    larger = Tokenizer.from_str(tokenizer.to_str())
+    larger.add_tokens(
+        [
+            *(AddedToken(text, normalized=False, special=True) for text in ("<E1>", "ca", "<E", "É")),
+            *(AddedToken(text, normalized=True) for text in ("Co,", "雲a", "aoa", "-")),
+            AddedToken("bob", normalized=True, single_word=True),
+            AddedToken("oc", normalized=False, single_word=True),
+        ]
+    )
+    return larger
+
+
+@given(
+    words=st.lists(st.sampled_from([*"abcoABCO\u00e9É\u0301.,-_雲<>", "<E1>", "ca", "Co,", "bob", "oc"]), max_size=60)
+)
+def test_a_long_word_has_its_added_tokens(with_added: Tokenizer, words: list[str]) -> None:
+    sentence = f"so {''.join(words)} co"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(encoder, "_LONG_WORD", 7)
+        ids, _ = TextEncoder(with_added, 1 << 20).encode([sentence])
+    assert ids.tolist() == with_added.encode(sentence, add_special_tokens=False).ids
+
+
+def test_an_added_token_after_a_word_without_end_is_found(with_added: Tokenizer) -> None:
+    ids, _ = TextEncoder(with_added, 1 << 20).encode(["so " + "x" * 20_000 + "<E1>"])
+    assert ids[-2:].tolist() == [with_added.token_to_id("[UNK]"), with_added.token_to_id("<E1>")]
 
 
 def test_a_word_that_is_longer_than_any_block_is_one_unknown_token(tokenizer: Tokenizer) -> None:
