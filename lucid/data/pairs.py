@@ -1,9 +1,9 @@
 """Chooses the two segments of each sample: their starts and lengths, and whether B follows A.
 
-As in the original (Devlin et al. 2018, `create_pretraining_data.py`), B is either A's continuation or a run of
-sentences from another document, with equal probability. Unlike there, nothing else in a pair depends on its label: a
-random B starts where a span could have been split, has the length of the true continuation, and no document forces a
-label.
+As in the original (Devlin et al. 2018, `create_pretraining_data.py`), B is either A's continuation or a run of tokens
+from another document, with equal probability. Unlike there, nothing else in a pair should depend on its label: no
+document forces a label, and a random B starts where a span could have been split and ends where a span would have
+ended. Small differences remain, because documents end (`tests/data/test_pairs.py`).
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ from lucid.data.shards import Corpus
 from lucid.data.spans import longest_span
 from lucid.random import integers, uniform
 
-# The number of random words for each sample: one for each choice below.
+# The number of random words for each sample: one for each choice below. One is unused, so that the others keep their
+# places: single segments and true pairs are those of earlier versions.
 WORDS = 10
 _SHORT, _SHORT_LENGTH, _SHORT_START, _SPLIT, _LABEL = range(5)
-_OTHER_SPAN, _OTHER_START, _OTHER_WITHIN, _CUT_FIRST, _CUT_SECOND = range(5, WORDS)
+_OTHER_SPAN, _OTHER_TOKEN, _UNUSED, _CUT_FIRST, _CUT_SECOND = range(5, WORDS)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class PairChooser:
         split = np.where(inside, _within(first_start, end, words[:, _SPLIT]), between)
 
         labels = _coin(words[:, _LABEL])
-        other_start, other_end = self._other(span, first_start, split, end, words)
+        other_start, other_end = self._other(span, split, end, target - (split - first_start), words)
         second_start = np.where(labels == 1, other_start, split)
         second_end = np.where(labels == 1, other_end, end)
 
@@ -89,36 +90,51 @@ class PairChooser:
             np.where(short, short_length, self.longest),
         )
 
-    def _other(self, span: Array, first_start: Array, split: Array, end: Array, words: Array) -> tuple[Array, Array]:
+    def _other(self, span: Array, split: Array, end: Array, room: Array, words: Array) -> tuple[Array, Array]:
         """Return the first token and the end of a run of another document's tokens, in place of `split` to `end`.
 
-        It starts with a sentence where the true continuation does, and else within one. It ends with a sentence, unless
-        the true continuation ends within one, or the pair would have more tokens than a span. It is shorter than the
-        true continuation only where its document ends.
+        It starts with a sentence, or within one, as the true continuation does. It ends where the span would end if the
+        run followed A, by the rules of `find_spans`: with the sentence that fills the `room` after A, or within that
+        sentence if the span would get too long. There are two exceptions. Where the true continuation starts within a
+        sentence, the run ends within one if that does. Where the true continuation leaves room, because its document
+        ends, the run ends with the sentence whose end is nearest to the same length.
         """
         at, first_from, length = self.corpus.sentences.at, self.corpus.sentences.first_from, end - split
-        start, stop = self._other_span(span, words[:, _OTHER_SPAN])
-        boundary, count = self._boundaries_within(start, stop)
-        document_first, document_end = self._document(start)
-        last_token = at(document_end)
-        chosen = boundary + integers(words[:, _OTHER_START], np.maximum(count, 1))
-        # Near the end of its document it starts earlier, to be long enough, but not with the document's first sentence:
-        # a continuation never starts there.
-        latest = self.corpus.sentences.last_up_to(np.maximum(last_token - length, 0))
-        chosen = np.minimum(chosen, np.maximum(latest, document_first + 1))
-        chosen = np.minimum(chosen, document_end - 1)
+        starts_inside = at(first_from(split)) > split
+        needed = np.minimum(length, np.maximum(room, 1))
+        start, document_end = self._other_start(span, needed, starts_inside, words)
 
-        sentence, sentence_end = at(chosen), at(chosen + 1)
-        around = np.where(count > 0, sentence, start), np.where(count > 0, sentence_end, stop)
-        within = _within(*around, words[:, _OTHER_WITHIN])
-        inside = at(first_from(split)) > split
-        first_token = np.where(inside, within, sentence)
-        whole_end = at(first_from(np.minimum(first_token + length, last_token)))
-        too_long = split - first_start + whole_end - first_token > longest_span(self.longest)
-        exact = too_long | (at(first_from(end)) > end)
-        latest_within = np.maximum(last_token - length, at(document_first) + 1)
-        first_token = np.where(exact & inside, np.minimum(first_token, latest_within), first_token)
-        return first_token, np.where(exact, np.minimum(first_token + length, last_token), whole_end)
+        enough = np.minimum(start + needed, document_end)
+        after = first_from(enough)
+        previous = np.maximum(after - 1, first_from(start + 1))
+        previous_is_nearer = enough - at(previous) < at(after) - enough
+        whole_end = at(np.where((length < room) & previous_is_nearer, previous, after))
+
+        before = split - self.spans[span]
+        too_long = (before < self.longest) & (before + whole_end - start > longest_span(self.longest))
+        ends_inside = np.where(starts_inside, at(first_from(end)) > end, too_long)
+        within_end = np.minimum(start + np.where(starts_inside, length, self.longest - before), document_end)
+        return start, np.where(ends_inside, within_end, whole_end)
+
+    def _other_start(self, span: Array, needed: Array, inside: Array, words: Array) -> tuple[Array, Array]:
+        """Return a first token in another document, and that document's end: `needed` tokens later, if it is as long.
+
+        With `inside` it is a random token that starts no sentence. Else it starts the sentence after a random token;
+        long sentences would be chosen too often if it started the one that holds the token. It never starts a document,
+        as no continuation does, unless the document is one sentence.
+        """
+        sentences = self.corpus.sentences
+        span_start, span_end = self._other_span(span, words[:, _OTHER_SPAN])
+        token = span_start + integers(words[:, _OTHER_TOKEN], span_end - span_start)
+        first, last = self._document(span_start)
+        opening, end = sentences.at(first), sentences.at(last)
+        latest = np.maximum(end - needed, opening)
+
+        sentence = np.minimum(sentences.first_from(token + 1), sentences.last_up_to(latest))
+        sentence = np.minimum(np.maximum(sentence, first + 1), last - 1)
+        within = np.minimum(token, latest)
+        within = np.minimum(within + (sentences.at(sentences.first_from(within)) == within), end - 1)
+        return np.where(inside, within, sentences.at(sentence)), end
 
     def _other_span(self, span: Array, words: Array) -> tuple[Array, Array]:
         """Return the first token and the end of a random span of another document than the one of each `span`."""

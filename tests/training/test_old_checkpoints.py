@@ -16,12 +16,16 @@ def losses(folder):
     return {record["step"]: record["loss"] for record in records if "loss" in record}
 
 
-@pytest.mark.parametrize("name", ["run_0.1.0"])
-def test_a_run_of_an_earlier_version_goes_on_along_its_curve(tmp_path, monkeypatch, capsys, name):
-    shutil.copytree(GOLDEN / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path / name)
-    curve = losses(Path("run"))
+# Random segments are chosen by another rule since 0.1.0, so with pairs the curves differ by up to 0.2%. Without the
+# moments they would differ by 0.5%, without the weights by 3%.
+@pytest.mark.parametrize(
+    ("version", "run", "tolerance"), [("run_0.1.0", "run_without_pairs", 1e-4), ("run_0.1.0", "run", 3.5e-3)]
+)
+def test_a_run_of_an_earlier_version_goes_on_along_its_curve(tmp_path, monkeypatch, capsys, version, run, tolerance):
+    shutil.copytree(GOLDEN / version, tmp_path / version)
+    monkeypatch.chdir(tmp_path / version)
+    curve = losses(Path(run))
     with pytest.raises(SystemExit) as leaving:
-        main(["train", "run.yaml"])
+        main(["train", f"{run}.yaml"])
     assert (leaving.value.code, "resumes from step 4" in capsys.readouterr().out) == (0, True)
-    assert losses(Path("run")) == pytest.approx(curve, rel=1e-4)
+    assert losses(Path(run)) == pytest.approx(curve, rel=tolerance)
