@@ -83,23 +83,28 @@ def _framed(tokenizer: Tokenizer, special: SpecialTokens) -> Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load a WordPiece tokenizer from `tokenizer.json`, or from `vocab.txt` and, if present, `added_tokens.json`.
+    """Load a WordPiece tokenizer from `tokenizer.json` or `vocab.txt`, as transformers does.
 
-    Settings of a `tokenizer_config.json` count in both cases. Both lucid and Hugging Face's BERT write such folders.
-    Raises `DataError` if the folder holds no such tokenizer.
+    See `tokenizer_settings` for the other files. Both lucid and Hugging Face's BERT write such folders. Raises
+    `DataError` if the folder holds no such tokenizer.
     """
-    config, added = folder / CONFIG_FILE, _json_object(folder / "added_tokens.json")
-    settings = _json_object(folder / "special_tokens_map.json") | _json_object(config)
-    normalisation = _as_part(config, lambda: tokenizer_settings.normalisation(settings))
+    config = folder / CONFIG_FILE
+    settings, added = _json_object(config), {}
+    if "added_tokens_decoder" not in settings:
+        settings = _json_object(folder / "special_tokens_map.json") | settings
+        added = _json_object(folder / "added_tokens.json")
     if os.path.lexists(folder / "tokenizer.json"):  # also a link to a file that is gone: nothing stands in for that
         path = folder / "tokenizer.json"
+        normalisation: dict[str, bool | None] = {}
+        if tokenizer_settings.is_berts(settings, _json_object(folder / "config.json")):
+            normalisation = _as_part(config, lambda: tokenizer_settings.normalisation(settings))
         tokenizer = _parsed(path, lambda text: _of_bert(text, normalisation))
-        _as_part(path, lambda: tokenizer_settings.check_ids(tokenizer, added.items()))
     elif os.path.lexists(folder / "vocab.txt"):
+        normalisation = _as_part(config, lambda: tokenizer_settings.normalisation(settings))
         tokenizer = _parsed(folder / "vocab.txt", lambda text: bert_tokenizer(_vocabulary(text), **normalisation))
-        _as_part(folder, lambda: tokenizer_settings.add_tokens(tokenizer, settings, added))
     else:
         raise DataError(f"{folder} holds no tokenizer: expected tokenizer.json or vocab.txt in it")
+    _as_part(folder, lambda: tokenizer_settings.add_tokens(tokenizer, settings, added))
     return _checked(tokenizer, folder)
 
 
@@ -162,7 +167,7 @@ _PARTS_OF_BERT = {
 
 
 def _of_bert(text: str, normalisation: Mapping[str, bool | None]) -> Tokenizer:
-    """Return the tokenizer that a `tokenizer.json` describes, with some settings of its normaliser replaced.
+    """Return the tokenizer that a `tokenizer.json` describes, with the `normalisation` replaced, if there is one.
 
     Raises `ValueError` if it is not a BERT's.
     """
@@ -177,8 +182,9 @@ def _of_bert(text: str, normalisation: Mapping[str, bool | None]) -> Tokenizer:
         if kind not in supported:
             raise ValueError(f"its {part} is {kind!r}; BERT's is {supported[-1]}")
     _check_model(content["model"])
-    if content.get("normalizer"):
-        content["normalizer"].update(normalisation)
+    if normalisation:
+        content["normalizer"] = {"clean_text": True, **(content.get("normalizer") or {}), **normalisation}
+        content["normalizer"]["type"] = "BertNormalizer"
     absent = dict.fromkeys(("truncation", "padding", "post_processor", "decoder"))
     tokenizer = Tokenizer.from_str(json.dumps({**content, **absent}))
     tokenizer_settings.check_ids(

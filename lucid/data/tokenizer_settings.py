@@ -1,7 +1,8 @@
 """The rest of a tokenizer's folder: how text is normalised, and which tokens were added to the vocabulary.
 
-`tokenizer.json` says both, but what `tokenizer_config.json` says on normalisation takes precedence, as in transformers.
-Where `vocab.txt` stands alone, `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say both.
+As in transformers, a tokenizer of BERT's class normalises as `tokenizer_config.json` says, and one of another class as
+`tokenizer.json` says. The added tokens are those in `tokenizer.json`, and then those in `tokenizer_config.json`. Where
+this describes none, `added_tokens.json` and `special_tokens_map.json` do.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,20 +16,29 @@ _NORMALISATION = {
     "strip_accents": ("strip_accents", None),
     "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
+# Ends of the names of transformers' classes that make BERT's normaliser anew, such as `DistilBertTokenizer`.
+_BERTS_CLASSES = "BertTokenizer", "ElectraTokenizer"
 # Old versions of transformers and new ones name the list differently.
 _SPECIAL_LISTS = "additional_special_tokens", "extra_special_tokens"
 _FLAGS = "single_word", "lstrip", "rstrip", "normalized", "special"
 
 
+def is_berts(settings: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    """Return whether the class is BERT's that transformers chooses by `tokenizer_config.json` and `config.json`."""
+    kind = settings.get("tokenizer_class") or model.get("tokenizer_class")
+    if kind is None:
+        return model.get("model_type") == "bert"
+    return str(kind).removesuffix("Fast").endswith(_BERTS_CLASSES)
+
+
 def normalisation(settings: Mapping[str, Any]) -> dict[str, bool | None]:
-    """Return the arguments for BERT's normaliser that `tokenizer_config.json` has. Raises `ValueError`."""
+    """Return the arguments for BERT's normaliser by `tokenizer_config.json`. Raises `ValueError`."""
     found: dict[str, bool | None] = {}
     for name, (argument, default) in _NORMALISATION.items():
         value = settings.get(name, default)
         if not isinstance(value, bool) and value is not default:
             raise ValueError(f"{name} is {value!r}; it takes true or false")
-        if name in settings:
-            found[argument] = value
+        found[argument] = value
     return found
 
 
@@ -40,18 +50,29 @@ def normalisation_settings(normalizer: Mapping[str, Any]) -> dict[str, bool | No
 def add_tokens(tokenizer: Tokenizer, settings: Mapping[str, Any], ids: Mapping[str, Any]) -> None:
     """Add the tokens that `settings` describe, or else those of `added_tokens.json`, which has only `ids`.
 
-    `settings` are those of `tokenizer_config.json`, with the lists of `special_tokens_map.json`. Raises `ValueError`.
+    `settings` are those of `tokenizer_config.json`, with the lists of `special_tokens_map.json`. Added tokens that
+    `tokenizer` has already stay as they are. Raises `ValueError`.
     """
     described = settings.get("added_tokens_decoder")
-    special = [_text(token) for name in _SPECIAL_LISTS for token in settings.get(name) or ()]
+    special = [_text(token) for name in _SPECIAL_LISTS for token in _listed(settings.get(name) or ())]
     if described:
         tokens = {int(number): _added_token(token) for number, token in described.items()}
     else:
         tokens = {number: _plain_token(text, text in special) for text, number in ids.items()}
-    tokenizer.add_tokens([tokens[number] for number in sorted(tokens)])
+    _add_new(tokenizer, [tokens[number] for number in sorted(tokens)])
     check_ids(tokenizer, ((token.content, number) for number, token in tokens.items()))
-    known = {token.content for token in tokens.values()}
-    tokenizer.add_tokens([_plain_token(text, True) for text in special if text not in known])
+    _add_new(tokenizer, [_plain_token(text, True) for text in special])
+
+
+def _add_new(tokenizer: Tokenizer, tokens: list[AddedToken]) -> None:
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_tokens([token for token in tokens if token.content not in known])
+
+
+def _listed(tokens: Any) -> Iterable[Any]:
+    """Return the tokens of a list, or of an object whose keys are names for them, such as `image_token`."""
+    found: Iterable[Any] = tokens.values() if isinstance(tokens, dict) else tokens
+    return found
 
 
 def _text(token: Any) -> str:
@@ -72,9 +93,12 @@ def _added_token(description: Mapping[str, Any]) -> AddedToken:
 def check_ids(tokenizer: Tokenizer, ids: Iterable[tuple[str, int]]) -> None:
     """Raise `ValueError` unless each added token has the id that it is said to have."""
     for text, number in ids:
-        if tokenizer.token_to_id(text) != number:
+        place = tokenizer.token_to_id(text)
+        if place is None:
+            raise ValueError(f"the added token {text!r} with the id {number} is not in the vocabulary: remove it")
+        if place != number:
             raise ValueError(
-                f"the added token {text!r} has the id {number}, but {tokenizer.token_to_id(text)} would be its place: "
+                f"the added token {text!r} has the id {number}, but {place} would be its place: "
                 "added tokens are numbered from the end of the vocabulary without a gap"
             )
 

@@ -40,9 +40,14 @@ def write(folder: Path, **contents: object) -> Path:
     return folder
 
 
+def plain(**normalisation: bool | None) -> Tokenizer:
+    """Return a tokenizer without added tokens."""
+    return bert_tokenizer({word: number for number, word in enumerate(WORDS)}, **normalisation)
+
+
 def larger() -> Tokenizer:
     """Return a tokenizer with two added tokens."""
-    tokenizer = bert_tokenizer({word: number for number, word in enumerate(WORDS)}, lowercase=True)
+    tokenizer = plain(lowercase=True)
     tokenizer.add_tokens([AddedToken("covid19"), AddedToken("<E1>", special=True, normalized=False)])
     return tokenizer
 
@@ -57,8 +62,19 @@ def larger() -> Tokenizer:
             "special_tokens_map": {"additional_special_tokens": [token("<E1>")]},
         },
         {"tokenizer": json.loads(larger().to_str()), "added_tokens": {"covid19": V}},
+        {
+            "tokenizer": json.loads(plain().to_str()),
+            "added_tokens": {"covid19": V},
+            "special_tokens_map": {"additional_special_tokens": ["<E1>"]},
+        },
+        {"added_tokens": {"covid19": V}, "tokenizer_config": {"extra_special_tokens": {"image_token": "<E1>"}}},
+        {
+            "added_tokens": {"other": V + 9},
+            "special_tokens_map": {"additional_special_tokens": ["other"]},
+            "tokenizer_config": {"added_tokens_decoder": ADDED},
+        },
     ],
-    ids=["decoder", "list", "map", "tokenizer.json"],
+    ids=["decoder", "list", "map", "tokenizer.json", "beside tokenizer.json", "named", "replaced"],
 )
 def test_added_tokens_are_read_from_every_form(files: dict[str, Any], tmp_path: Path) -> None:
     read = load_tokenizer(write(tmp_path, **files))
@@ -100,6 +116,7 @@ def test_added_tokens_change_the_hash(tmp_path: Path) -> None:
     [
         ({"added_tokens": {"new": V + 3}}, f"'new' has the id {V + 3}, but {V} would be its place"),
         ({"added_tokens": {"fox": V}}, f"'fox' has the id {V}, but 6 would be its place"),
+        ({"added_tokens": {"": V}}, f"'' with the id {V} is not in the vocabulary"),
         ({"added_tokens": {"new york": V}}, "'new york', which may take in spaces"),
         ({"tokenizer_config": {"added_tokens_decoder": {V: token("new", lstrip=True)}}}, "which may take in spaces"),
         ({"tokenizer_config": {"added_tokens_decoder": {"x": token("new")}}}, "cannot be read"),
@@ -134,7 +151,7 @@ NORMALISATION = "do_lower_case", "strip_accents", "tokenize_chinese_chars"
 @pytest.mark.parametrize("with_json", [False, True], ids=["vocab.txt", "tokenizer.json"])
 def test_settings_of_normalisation_are_read_and_written(name: str, with_json: bool, tmp_path: Path) -> None:
     settings = {"do_lower_case": False, "strip_accents": None, "tokenize_chinese_chars": True}
-    settings |= {name: not settings[name], "model_max_length": 7}
+    settings |= {name: not settings[name], "model_max_length": 7, "tokenizer_class": "BertTokenizer"}
     content = {"tokenizer": json.loads(larger().to_str())} if with_json else {}
     read = load_tokenizer(write(tmp_path, tokenizer_config=settings, **content))
     expected = bert_tokenizer(
@@ -158,3 +175,39 @@ def test_a_normaliser_that_transformers_would_change_is_left_to_tokenizer_json(t
         assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
         assert "do_lower_case" not in config
         (tmp_path / "tokenizer_config.json").unlink()
+
+
+CONTRARY = {"do_lower_case": False, "strip_accents": False, "tokenize_chinese_chars": False}
+
+
+@pytest.mark.parametrize("settings", [{}, CONTRARY], ids=["absent", "present"])
+@pytest.mark.parametrize("agrees", [True, False], ids=["agrees", "contradicts"])
+@pytest.mark.parametrize(
+    ("kind", "model", "is_berts"),
+    [
+        ("BertTokenizer", None, True),
+        ("BertTokenizerFast", None, True),
+        (None, {"model_type": "bert"}, True),
+        (None, {"tokenizer_class": "BertTokenizer"}, True),
+        (None, None, False),
+        ("PreTrainedTokenizerFast", {"model_type": "bert"}, False),
+        ("TokenizersBackend", {"model_type": "bert"}, False),
+    ],
+)
+def test_the_class_decides_which_file_says_how_to_normalise(
+    kind: str | None,
+    model: dict[str, str] | None,
+    is_berts: bool,
+    agrees: bool,
+    settings: dict[str, bool],
+    tmp_path: Path,
+) -> None:
+    by_config = plain(
+        lowercase=not settings, strip_accents=False if settings else None, handle_chinese_chars=not settings
+    )
+    contrary = plain(lowercase=bool(settings), strip_accents=not settings, handle_chinese_chars=bool(settings))
+    by_json = by_config if agrees else contrary
+    files = {"tokenizer": json.loads(by_json.to_str())} | ({"config": model} if model else {})
+    config = {"tokenizer_class": kind, **settings} if kind else settings
+    read = load_tokenizer(write(tmp_path, tokenizer_config=config, **files))
+    assert tokenizer_hash(read) == tokenizer_hash(by_config if is_berts else by_json)
