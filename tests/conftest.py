@@ -108,8 +108,8 @@ def compiled_kernels() -> None:
 
 @pytest.fixture(scope="session")
 def communicator(request: pytest.FixtureRequest) -> Iterator[ProcessGroup]:
-    """The communicator of this rank, or of the only process."""
-    group = join()
+    """The communicator of this rank, or of the only process; under mpiexec it is one of MPI's, also for one rank."""
+    group = join("mpi" if request.config.getoption("--only-mpi") else "auto")
     yield group
     _close(group, request.session)
 
