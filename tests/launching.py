@@ -72,3 +72,11 @@ def rank_processes(mpiexec_pid: int) -> list[int]:
     processes = descendants(mpiexec_pid)
     parents = {process for process in processes if descendants(process)}
     return [process for process in processes if process not in parents]
+
+
+def executable(path: Path, text: str) -> str:
+    """Write a program, whose folder is made if it is missing, and return its path."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)

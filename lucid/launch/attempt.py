@@ -5,7 +5,6 @@ is full. It would also end all ranks at a second Ctrl-C, but with ten lines abou
 parent: it passes signals on as requests to save, and copies the output as long as somebody takes it.
 """
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -17,7 +16,7 @@ from typing import IO
 
 from lucid import output
 from lucid.errors import ExitCode
-from lucid.launch.processes import adopt_orphans, end_children
+from lucid.launch.processes import adopt_orphans, bound_to_this_process, end_children
 
 # A signal that the user had ignored at the start, as nohup does with SIGHUP, stays so.
 STOP_SIGNALS = frozenset(
@@ -30,8 +29,6 @@ _SECONDS_BETWEEN_REQUESTS = 5.0
 # A process that cannot be ended may hold the output open.
 _SECONDS_FOR_THE_OUTPUT = 2.0
 _SHOW_THE_CURSOR = "\x1b[?25h"
-
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -121,12 +118,10 @@ def _copy(source: IO[bytes] | None, target: int) -> threading.Thread:
 
 def _start(command: Sequence[str], variables: Mapping[str, str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
     """Start `command` so that it cannot outlive this process, and that a terminal's signals do not reach it."""
-    parent, libc = os.getpid(), ctypes.CDLL(None)
+    bind = bound_to_this_process()
 
     def before_it_runs() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+        bind()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS | {signal.SIGCHLD})
 
     return subprocess.Popen(

@@ -6,7 +6,7 @@ them. So each rank and its parent (`rank_parent`) watch the processes above them
 ended, and end those of other hosts.
 
 The kernel offers PR_SET_PDEATHSIG for this. But it also ends a rank if only the *thread* that started the rank ends,
-and launchers may start ranks from threads.
+and launchers may start ranks from threads. It serves for the processes that lucid itself starts, from its main thread.
 """
 
 import ctypes
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,10 +22,12 @@ from pathlib import Path
 from typing import Self
 
 SECONDS_BETWEEN_LOOKS = 0.5
+# A launcher that ends the ranks may discard output of theirs that it has not read yet.
+SECONDS_TO_FORWARD = 0.2
 # A process that waits for a dead file server does not end before that answers. It computes nothing any more.
 SECONDS_TO_DIE = 10.0
 
-_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 
 # Launchers set one of these for their ranks, and not for their own processes. Inner launchers come before outer ones:
 # mpiexec inside a step of SLURM inherits the variables of the step.
@@ -120,6 +123,29 @@ def _kill_this_process_after(watched: list[Process]) -> None:
     while not any(process.has_ended for process in watched):
         time.sleep(SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def bound_to_this_process() -> Callable[[], None]:
+    """Return a function for a child of this process, to be called right after the fork: both then end together."""
+    parent, library = os.getpid(), ctypes.CDLL(None)
+
+    def bind() -> None:
+        if sys.platform == "linux":
+            library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before the prctl
+            os._exit(1)
+
+    return bind
+
+
+def end_all(code: int) -> None:
+    """Ask MPICH's launcher to end all ranks with `code`, as MPI_Abort does.
+
+    By itself it ends the ranks of other hosts only if a rank dies of a signal, not if a process such as this one exits.
+    """
+    if "MPI_LOCALNRANKS" in os.environ and "PMI_FD" in os.environ:
+        with suppress(OSError):  # the launcher has gone, and the ranks with it
+            os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={code}\n".encode())
 
 
 def adopt_orphans() -> None:

@@ -13,7 +13,6 @@ The parent keeps mpiexec's connection to the rank open. Otherwise mpiexec would 
 the parent has spoken. Each rank's start waits for this module, so it imports little.
 """
 
-import ctypes
 import itertools
 import os
 import signal
@@ -23,7 +22,7 @@ import time
 
 from lucid.errors import ExitCode, LaunchError
 from lucid.launch import placement
-from lucid.launch.processes import end_with_launcher
+from lucid.launch.processes import SECONDS_TO_FORWARD, bound_to_this_process, end_all, end_with_launcher
 from lucid.launch.rank_status import PAGE_BYTES, RankStatus, lend_page
 
 _PLACEMENT = ("--bind", "--gpus")
@@ -35,9 +34,6 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     _PASSED_ON.remove(signal.SIGHUP)
 _AWAITED = _PASSED_ON | {signal.SIGINT, signal.SIGCHLD}
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-# When mpiexec ends the ranks, it may drop output that it has not read yet.
-_SECONDS_TO_FORWARD = 0.2
 # Time for the rank that speaks for its host to end all ranks.
 _SECONDS_TO_SPEAK = 5.0
 
@@ -57,7 +53,7 @@ def main() -> int:
     message = _last_words(code, page, out_of_memory=_out_of_memory_kills() > kills_before)
     if message:
         os.write(2, message.encode())  # in one write, so that messages of ranks do not mix
-        time.sleep(_SECONDS_TO_FORWARD)
+        time.sleep(SECONDS_TO_FORWARD)
     # A rank that has left the others alone has failed, even with exit code 0.
     code = 128 - code if code < 0 else code or int(message != "")
     if message:
@@ -72,7 +68,7 @@ def _place(options: set[str]) -> bool:
     except LaunchError as refusal:
         if placement.LocalRank.announced(os.environ).rank == 0:
             os.write(2, f"lucid: {refusal}\n".encode())
-            time.sleep(_SECONDS_TO_FORWARD)
+            time.sleep(SECONDS_TO_FORWARD)
         else:
             time.sleep(_SECONDS_TO_SPEAK)
         return False
@@ -86,20 +82,16 @@ def _start(command: list[str]) -> int:
     the rank at any time. It must not end the rank: the kernel keeps it until `StopRequest` takes it, and afterwards the
     rank ignores it.
     """
-    parent = os.getpid()
-    library = ctypes.CDLL(None)
+    bind = bound_to_this_process()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     child = os.fork()
     if child:
         return child
     try:
-        if sys.platform == "linux":
-            library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        bind()
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGUSR1})  # Linux keeps what is blocked
-        # The parent may have been killed before the prctl.
-        if os.getppid() == parent:
-            os.execv(command[0], command)
+        os.execv(command[0], command)
     finally:
         os._exit(1)
 
@@ -113,18 +105,6 @@ def _wait(child: int) -> int:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return status
-
-
-def end_all(code: int) -> None:
-    """Ask MPICH's launcher to end all ranks with `code`, as MPI_Abort does.
-
-    By itself it ends the ranks of other hosts only if a rank dies of a signal, not if a process such as this one exits.
-    """
-    if "MPI_LOCALNRANKS" in os.environ and "PMI_FD" in os.environ:
-        try:
-            os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={code}\n".encode())
-        except OSError:
-            return  # the launcher has gone, and the ranks with it
 
 
 def _last_words(code: int, page: int | None, out_of_memory: bool) -> str:

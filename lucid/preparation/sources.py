@@ -63,7 +63,7 @@ class Source:
 def find_sources(inputs: Sequence[str | Path]) -> tuple[list[Source], list[Source]]:
     """Return the files of `inputs` in reading order, and the files of other kinds, which are passed over in folders.
 
-    The order is that of the inputs, and in each folder that of the sorted paths. Suffixes may be in upper case.
+    Inputs keep their order, and the files of a folder are sorted by path. Suffixes may be in upper case.
     Raises `DataError` on an input that is missing, of an unknown kind, or without a file of a known kind.
     """
     if not inputs:

@@ -16,7 +16,7 @@ READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 _AT_ONCE = 1 << 17
 # Compressed bytes that are unpacked at once: 1 KiB unpacks to 32 MiB at most.
 _ZSTANDARD_STEP = 1 << 10
-# Bytes of memory for each file that is read: what zstd itself takes unless it is told otherwise.
+# Bytes of memory for each file that is read: the default limit of the zstd command.
 _ZSTANDARD_WINDOW = 1 << 27
 # Not before a line feed, even if another program has doubled it.
 _RETURN_ALONE = re.compile(rb"\r(?!\r?\n)")

@@ -78,22 +78,20 @@ class _Output:
         self, path: Path, bytes_of: Callable[[Entry], bytes], warn: Callable[[str], None], beginning: bytes = b""
     ) -> None:
         self._path, self._bytes_of, self._warn, self._beginning = path, bytes_of, warn, beginning
+        # Empty, unless the file could not be written last time.
         self._waiting: deque[Entry] = deque(maxlen=_MOST_WAITING)
-        self._is_failing = False
 
     def write(self, *entries: Entry) -> None:
         """Write the entries that wait, and then these."""
+        is_first_failure = not self._waiting
         self._waiting.extend(entries)
         try:
             while self._waiting:
                 self._append(self._bytes_of(self._waiting[0]))
                 self._waiting.popleft()
         except OSError as error:
-            if not self._is_failing:
+            if is_first_failure:
                 self._warn(f"{self._path} could not be written: {reason_of(error)}; training goes on, and tries again")
-            self._is_failing = True
-        else:
-            self._is_failing = False
 
     def _append(self, content: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

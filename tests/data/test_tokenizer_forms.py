@@ -1,4 +1,4 @@
-"""Tokenizers in the forms in which others save them, and what stands beside the vocabulary: settings, added tokens."""
+"""Tokenizers in all forms in which other programs save them: files, settings and added tokens."""
 
 import json
 from pathlib import Path

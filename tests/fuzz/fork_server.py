@@ -43,7 +43,7 @@ class Command:
     environment: dict[str, str] = field(default_factory=dict)
     # The command is killed after as many seconds.
     seconds: float = 60
-    # Bytes of address space beyond that of the server; 0: no limit.
+    # Bytes of address space, in addition to what the server uses; 0: no limit.
     memory: int = 0
     # Whether permission bits bind root, too.
     obeys_permissions: bool = False

@@ -51,6 +51,6 @@ def test_training_ends_when_it_has_met_too_many_distinct_words(monkeypatch: pyte
 
     monkeypatch.setattr("lucid.preparation.vocabulary._DISTINCT_CHARACTERS", 20_000)
     train_tokenizer(texts, 100)
-    # The alphabet is that of all texts.
+    # Every text is read for the alphabet.
     assert read[:100] == list(range(100))
     assert 10 < len(read) - 100 < 25

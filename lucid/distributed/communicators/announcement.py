@@ -73,9 +73,9 @@ def _announcements() -> Iterator[Announcement]:
 def is_alone() -> bool:
     """Return whether this process is the only one: no launcher started it, or every one started a single process.
 
-    In a shell that a launcher started, such as salloc's or that of `srun --pty bash`, MPI may not be able to start: the
-    connection to the launcher that the variables name is gone. If two launchers differ, one set of variables is a
-    leftover, and MPI has to say how many processes there are.
+    In a shell of salloc or `srun --pty bash` the variables name a connection to the launcher that is gone, and MPI
+    might not start. If two launchers announce different sizes, the variables of one are a leftover, and MPI has to say
+    how many processes there are.
     """
     sizes = {announcement.launcher: announcement.size for announcement in _announcements()}
     # Both set PMIx's rank too, which comes without a size.

@@ -1,7 +1,7 @@
 """What MPI needs from a host before it starts. Without it MPICH ends in a bus error, or prints a page of its own.
 
 MPICH keeps what the ranks of a host exchange in files of /dev/shm. UCX, which carries its messages, takes several times
-as much there, unless it is told to use other memory.
+as much there, unless a variable excludes that transport.
 """
 
 import os
@@ -14,7 +14,7 @@ from lucid.errors import LaunchError
 from lucid.files import check_writable, reason_of
 from lucid.launch.limits import HostMemory
 from lucid.launch.placement import LocalRank
-from lucid.launch.rank_parent import end_all
+from lucid.launch.processes import SECONDS_TO_FORWARD, end_all
 
 SHARED_MEMORY = Path("/dev/shm")
 # Bytes that MPICH 5.0 takes for a rank, and those that it takes with UCX's; UCX crashes where it finds only a part.
@@ -24,8 +24,6 @@ _OF_RANK_WITH_UCX, _BEYOND = 5_600_000, 16 << 20
 _UCX_TRANSPORTS, _WITHOUT_FILES = "UCX_TLS", "^posix"
 # A rank that refuses lets the first rank of the job speak, and then those of its host that come before it.
 _SECONDS_FOR_THE_FIRST_RANK, _SECONDS_FOR_A_RANK, _MOST_TURNS = 2, 0.5, 20
-# When mpiexec ends the ranks, it may drop output that it has not read yet.
-_SECONDS_TO_FORWARD = 0.2
 
 
 def prepare_start() -> None:
@@ -85,7 +83,7 @@ def _refuse(message: str, rank: int, local_rank: int) -> None:
     time.sleep(_SECONDS_FOR_THE_FIRST_RANK * (rank > 0) + _SECONDS_FOR_A_RANK * min(local_rank, _MOST_TURNS))
     sys.stderr.write(f"lucid: {message}\n")
     sys.stderr.flush()
-    time.sleep(_SECONDS_TO_FORWARD)
+    time.sleep(SECONDS_TO_FORWARD)
     error = LaunchError(message)
     error.reported = True
     end_all(error.exit_code)

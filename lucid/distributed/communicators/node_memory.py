@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from lucid.backend import Array
+from lucid.distributed.communicators.mpi_start import SHARED_MEMORY
 from lucid.files import reason_of
-
-_IN_MEMORY = Path("/dev/shm")
 
 
 class NodeMemory:
@@ -61,8 +60,8 @@ def _open_together(node: Any) -> int:
 
 
 def shared_folder() -> Path:
-    """Return the folder of files in memory, or that of temporary files if the system has none."""
-    return _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    """Return the folder of files in memory. If the system has none, return the folder of temporary files."""
+    return SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
 
 
 def pages(size: int) -> int:

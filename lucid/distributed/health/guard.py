@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol, Self
 from lucid.distributed.communicators.announcement import is_first_rank
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.errors import EndedBySignal, ExitCode, LucidError, fault_of_the_machine
+from lucid.launch.processes import SECONDS_TO_FORWARD
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 # A signal that the user had ignored at the start stays so: nohup ignores SIGHUP, and a shell SIGINT in the background.
@@ -29,8 +30,6 @@ _SECONDS_OF_ONE_PRESS = 0.5
 _ON_INTERRUPT = "Ctrl-C: the run saves and stops after this step; a second Ctrl-C ends it at once"
 # All ranks get a signal that comes from their launcher, and the first speaks for them.
 _SECONDS_FOR_THE_FIRST_RANK = 1.0
-# The launcher reads a rank's output from a pipe, and discards unread output when the abort arrives.
-_SECONDS_TO_FORWARD = 0.2
 
 
 def abort_on_exception(communicator: Communicator) -> None:
@@ -72,7 +71,7 @@ def print_and_abort(communicator: Communicator, message: str, code: int) -> NoRe
         sys.stderr.write(f"{message}\n")  # one write, so that the messages of ranks do not mix
         sys.stderr.flush()
         communicator.status.report_end()
-        time.sleep(_SECONDS_TO_FORWARD)
+        time.sleep(SECONDS_TO_FORWARD)
     finally:
         communicator.abort(code)
 

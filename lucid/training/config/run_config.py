@@ -195,7 +195,7 @@ def descriptions() -> dict[str, str]:
 
 
 def _lines(name: str, value: Any, description: str) -> str:
-    """Return lines of YAML: a setting, its value, and its description, wrapped beside them."""
+    """Return lines of YAML: a setting with its value, and its description in comments to the right."""
     text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).removesuffix("\n...\n")
     setting = f"{name}: {text.strip()}  "
     width = max(_COLUMNS - len(setting), _COLUMNS // 3)
