@@ -8,14 +8,15 @@ DEVELOPMENT := .venv/installed-dev$(if $(GPU_CI),-gpu-ci)
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help train test test-all test-slurm test-gpu card-check soak lint bench bench-kernels bench-peers bench-gpu \
-	bench-gpu-launches dist clean slurm-programs
+.PHONY: help train test test-long test-all test-slurm test-gpu card-check soak lint bench bench-kernels bench-peers \
+	bench-gpu bench-gpu-launches dist clean slurm-programs
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
 	@echo "make test    run the tests that a change can break, on one rank and on several, in WORKERS=2 processes."
 	@echo "             GPU_CI=yes installs NVIDIA's libraries for tests that need these, but no GPU"
-	@echo "make test-all      run these and the long tests: faults, restarts, all combinations, planted faults, SLURM"
+	@echo "make test-long     run the long tests: faults, restarts, all combinations, planted faults, SLURM"
+	@echo "make test-all      run both"
 	@echo "make test-slurm    run jobs on a SLURM that the tests start; needs Debian's slurm-wlm and munge"
 	@echo "make test-gpu   run the tests that need a GPU: kernels, runs, NCCL, compute-sanitizer (minutes)."
 	@echo "             CUDA=cuda12 is for drivers without CUDA 13"
@@ -42,8 +43,10 @@ train: .venv/installed
 test: $(DEVELOPMENT)
 	$(PYTEST)
 
-test-all: $(DEVELOPMENT) slurm-programs
-	$(PYTEST) -m '' --durations=20
+test-long: $(DEVELOPMENT) slurm-programs
+	$(PYTEST) -m 'long or slurm' --durations=20
+
+test-all: test test-long
 
 test-slurm: $(DEVELOPMENT) slurm-programs
 	$(BIN)/python -m pytest -m slurm tests/slurm

@@ -1,6 +1,6 @@
 """A run that is killed repeatedly ends with the weights of an undisturbed run, bit for bit.
 
-Each start is on other ranks, sharded or not. `make test-all` kills 20 times, `make soak` 100 times:
+Each start is on other ranks, sharded or not. `make test-long` kills 20 times, `make soak` 100 times:
 `pytest tests/faults/test_kills.py --kills 100 --kill-seed 7`.
 """
 
