@@ -25,6 +25,8 @@ FORMAT_VERSION = 2
 TRAIN, HELD_OUT = "train", "held_out"
 SHARD_PARTS = "tokens", "sentences", "documents"
 OFFSET_DTYPE = np.dtype(np.int64)
+# One more part, which says where documents come from (`origins.py`). Corpora of earlier versions do not have it.
+ORIGINS, ORIGIN_DTYPE = "origins", np.dtype(np.int64)
 TOKENIZER_FOLDER = "tokenizer"
 # Lists what was left out: a file, a line and a reason each.
 DROPPED_FILE = "dropped.txt"
@@ -58,7 +60,7 @@ class Shard:
     @property
     def files(self) -> list[str]:
         """The names of its three files."""
-        return [f"{self.name}.{part}.npy" for part in SHARD_PARTS]
+        return [shard_file(self.name, part) for part in SHARD_PARTS]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,11 @@ class Manifest:
     @property
     def identity(self) -> str:
         """A hash that is equal for corpora of equal tokens, splits and tokenizers, whatever they were made from."""
-        content = {name: record.sha256 for name, record in self.files.items() if name != DROPPED_FILE}
+        content = {
+            name: record.sha256
+            for name, record in self.files.items()
+            if name != DROPPED_FILE and not name.endswith(shard_file("", ORIGINS))
+        }
         return _hash([self.format_version, self.tokenizer_hash, self.vocab_size, content])
 
     def write(self, folder: Path) -> None:
@@ -185,6 +191,11 @@ def _damaged(path: Path, problem: str) -> DataError:
 def token_dtype(vocab_size: int) -> np.dtype:
     """Return the smallest of uint16 and uint32 that holds every id."""
     return np.dtype(np.uint16 if vocab_size < 1 << 16 else np.uint32)
+
+
+def shard_file(name: str, part: str) -> str:
+    """Return the name of the file with one of the `SHARD_PARTS`, or the `ORIGINS`, of the shard `name`."""
+    return f"{name}.{part}.npy"
 
 
 def frequencies_file(split: str) -> str:

@@ -96,7 +96,7 @@ class Corpus:
         self._next_look = 0.0
         shards = counts.shards
         dtype = token_dtype(self.vocab_size)
-        self._tokens = [_mapped(folder / f"{shard.name}.tokens.npy", dtype, shard.tokens) for shard in shards]
+        self._tokens = [mapped(folder / f"{shard.name}.tokens.npy", dtype, shard.tokens) for shard in shards]
         self.sentences = Boundaries([_boundaries(folder, shard, "sentences", shard.tokens) for shard in shards])
         self.documents = Boundaries([_boundaries(folder, shard, "documents", shard.sentences) for shard in shards])
         self._first_tokens = np.cumsum([0, *(shard.tokens for shard in shards)])
@@ -160,23 +160,24 @@ class Corpus:
     def token_frequencies(self) -> Array:
         """Return int64 [V]: how often each token occurs in the split, as `lucid prepare` counted."""
         path = self.folder / frequencies_file(self.split)
-        counts = _mapped(path, np.dtype(np.int64), self.vocab_size)
+        counts = mapped(path, np.dtype(np.int64), self.vocab_size)
         if counts.min() < 0 or counts.max() > self.token_count or counts.sum() != self.token_count:
-            _refuse(path, f"its counts do not add up to {self.token_count}")
+            refuse_damaged(path, f"its counts do not add up to {self.token_count}")
         return counts.copy()
 
     def _refuse_token(self, token: int) -> NoReturn:
-        _refuse(self.folder, f"it holds the token {token}, but its vocabulary has {self.vocab_size}")
+        refuse_damaged(self.folder, f"it holds the token {token}, but its vocabulary has {self.vocab_size}")
 
 
-def _mapped(path: Path, dtype: np.dtype, length: int) -> Array:
+def mapped(path: Path, dtype: np.dtype, *shape: int) -> Array:
+    """Map an array of this dtype and shape into memory. Raises `DataError` if the file holds another, or none."""
     try:
         check_is_file(path)
         array = open_memmap(path, mode="r")
     except Exception as error:  # NumPy evaluates the header, and may raise anything if it is damaged
-        _refuse(path, reason_of(error))
-    if array.shape != (length,) or array.dtype != dtype:
-        _refuse(path, f"it holds {array.dtype}{list(array.shape)} instead of {dtype}[{length}]")
+        refuse_damaged(path, reason_of(error))
+    if array.shape != shape or array.dtype != dtype:
+        refuse_damaged(path, f"it holds {array.dtype}{list(array.shape)} instead of {dtype}{list(shape)}")
     # A plain view of the mapping, because indexing a `memmap` is slower.
     return np.asarray(array)
 
@@ -185,10 +186,10 @@ def _boundaries(folder: Path, shard: Shard, part: str, total: int) -> Array:
     """Return int64 [N + 1]: offsets from 0 to `total`. They are checked to rise, because all reading relies on it."""
     count = shard.sentences if part == "sentences" else shard.documents
     path = folder / f"{shard.name}.{part}.npy"
-    offsets = _mapped(path, OFFSET_DTYPE, count + 1)
+    offsets = mapped(path, OFFSET_DTYPE, count + 1)
     blocks = (offsets[start : start + _BLOCK + 1] for start in range(0, count, _BLOCK))
     if offsets[0] != 0 or offsets[-1] != total or not all((block[1:] > block[:-1]).all() for block in blocks):
-        _refuse(path, f"its offsets do not rise from 0 to {total}")
+        refuse_damaged(path, f"its offsets do not rise from 0 to {total}")
     return offsets
 
 
@@ -204,5 +205,6 @@ def _version(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _refuse(path: Path, problem: str) -> NoReturn:
+def refuse_damaged(path: Path, problem: str) -> NoReturn:
+    """Raise the `DataError` about a damaged file of a corpus."""
     raise DataError(f"{path} is damaged ({problem}): copy the corpus again, or prepare it again with --overwrite")

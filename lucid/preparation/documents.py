@@ -58,7 +58,10 @@ Drop = Callable[[Source, int, str, str], None]
 
 @dataclass(frozen=True)
 class Document:
-    """One text; `source` and `line` say where it came from."""
+    """One text; `source` and `line` say where it came from.
+
+    In a table the line is the number of the row, in the documentation of Python that of the document, all from 1.
+    """
 
     source: Source
     line: int
@@ -113,7 +116,8 @@ class Reader:
     def documents(self, piece: Piece, drop: Drop) -> Iterator[Document]:
         """Yield the documents of a piece in order, holding one at a time."""
         if piece.source.kind == PYTHON_DOCS:
-            yield from (Document(piece.source, 1, text) for _, text in python_documents())
+            documents = enumerate(python_documents(), start=1)
+            yield from (Document(piece.source, number, text) for number, (_, text) in documents)
             return
         try:
             if piece.source.kind == PARQUET:

@@ -1,7 +1,8 @@
 """Encodes portions of the text, each into a part: one file that is whole or not there, so that finished work is kept.
 
 A part holds the documents of its portion in order, whichever split they go into: the ids of all sentences in a row, the
-length of each sentence, the numbers of sentences and tokens of each document, and 128 bits of the hash of its text.
+length of each sentence; for each document the numbers of its sentences and tokens, 128 bits of the hash of its text,
+and its origin: the numbers of its source and its line.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from lucid.backend import Array
-from lucid.data.manifest import token_dtype
+from lucid.data.manifest import ORIGIN_DTYPE, token_dtype
 from lucid.errors import DataError
 from lucid.files import written_aside
 from lucid.preparation.documents import Document, Drop, Piece, Reader, refuse
@@ -104,6 +105,7 @@ class PartWriter:
             "document_sentences": np.zeros(0, np.int64),
             "document_tokens": np.zeros(0, np.int64),
             "hashes": np.zeros((0, 2), np.uint64),
+            "origins": np.zeros((0, 2), ORIGIN_DTYPE),
         }
 
     def __call__(self, portion: Portion, path: Path) -> None:
@@ -139,6 +141,7 @@ class PartWriter:
             "document_sentences": sums[:, 0],
             "document_tokens": sums[:, 1],
             "hashes": np.frombuffer(hashes, ">u8").reshape(-1, 2),
+            "origins": np.array([(document.source.number, document.line) for document in documents], ORIGIN_DTYPE),
         }
 
 

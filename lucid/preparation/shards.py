@@ -1,8 +1,8 @@
 """Writes shards from parts, and finally the manifest that makes them a corpus.
 
-A shard is three `.npy` arrays: the tokens of all its sentences in a row; for each sentence the offset of its first
-token, and the end; for each document the offset of its first sentence, and the end. Offsets count from the shard's own
-start. No more than one part is held in memory at a time.
+A shard is four `.npy` arrays: the tokens of all its sentences in a row; for each sentence the offset of its first
+token, and the end; for each document the offset of its first sentence, and the end; for each document its origin.
+Offsets count from the shard's own start. No more than one part is held in memory at a time.
 """
 
 import json
@@ -20,6 +20,8 @@ from lucid.backend import Array
 from lucid.data.manifest import (
     DROPPED_FILE,
     OFFSET_DTYPE,
+    ORIGIN_DTYPE,
+    ORIGINS,
     SHARD_PARTS,
     TOKENIZER_FOLDER,
     FileRecord,
@@ -28,6 +30,7 @@ from lucid.data.manifest import (
     Split,
     frequencies_file,
     record_files,
+    shard_file,
     token_dtype,
 )
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, special_tokens, tokenizer_hash
@@ -52,34 +55,37 @@ def write_shard(output: Path, selection: Selection, vocab_size: int, plan: Shard
 
     Raises `DataError` if it cannot be written; then none of its files is there.
     """
-    dtypes = dict(zip(SHARD_PARTS, (token_dtype(vocab_size), OFFSET_DTYPE, OFFSET_DTYPE), strict=True))
+    names = [shard_file(plan.name, part) for part in (*SHARD_PARTS, ORIGINS)]
+    dtypes = token_dtype(vocab_size), OFFSET_DTYPE, OFFSET_DTYPE, ORIGIN_DTYPE
     frequencies = np.zeros(vocab_size, np.int64)
     with ExitStack() as files:
-        tokens, sentences, documents = (
-            _GrowingArray(files.enter_context(written_aside(output / f"{plan.name}.{part}.npy", DataError)), dtype)
-            for part, dtype in dtypes.items()
-        )
+        tokens, sentences, documents, origins = arrays = [
+            _GrowingArray(files.enter_context(written_aside(output / name, DataError)), dtype, row)
+            for name, dtype, row in zip(names, dtypes, ((), (), (), (2,)), strict=True)
+        ]
         for taken in _taken(selection, plan):
             documents.append(sentences.length + _starts(taken.document_sentences))
             sentences.append(tokens.length + _starts(taken.sentence_lengths))
             tokens.append(taken.tokens)
+            origins.append(taken.origins)
             frequencies += np.bincount(taken.tokens, minlength=vocab_size)
         shard = Shard(plan.name, documents.length, sentences.length, tokens.length)
         documents.append(np.array([shard.sentences]))
         sentences.append(np.array([shard.tokens]))
-        for array in (tokens, sentences, documents):
+        for array in arrays:
             array.finish()
-    content = ShardRecord(shard, record_files(output, shard.files), frequencies.tolist())
+    content = ShardRecord(shard, record_files(output, names), frequencies.tolist())
     with written_aside(record, DataError) as file:
         file.write(json.dumps(asdict(content)).encode())
 
 
 class _Documents(NamedTuple):
-    """Some documents: all their tokens, the tokens of each sentence, and the sentences of each document."""
+    """Some documents: all their tokens, the tokens of each sentence, the sentences and the origin of each document."""
 
     tokens: Array
     sentence_lengths: Array
     document_sentences: Array
+    origins: Array
 
     def only(self, taken: Array) -> "_Documents":
         """Return those documents for which `taken`, bool [D], is true."""
@@ -87,7 +93,9 @@ class _Documents(NamedTuple):
             return self
         sentences = np.repeat(taken, self.document_sentences)
         tokens = np.repeat(sentences, self.sentence_lengths)
-        return _Documents(self.tokens[tokens], self.sentence_lengths[sentences], self.document_sentences[taken])
+        return _Documents(
+            self.tokens[tokens], self.sentence_lengths[sentences], self.document_sentences[taken], self.origins[taken]
+        )
 
 
 def _taken(selection: Selection, plan: ShardPlan) -> Iterator[_Documents]:
@@ -98,10 +106,13 @@ def _taken(selection: Selection, plan: ShardPlan) -> Iterator[_Documents]:
 
 
 class _GrowingArray:
-    """A one-dimensional `.npy` file that grows. Its header is written again once the length is known."""
+    """A `.npy` file that grows along its first axis. Its header is written again once the length is known.
 
-    def __init__(self, file: BinaryIO, dtype: np.dtype) -> None:
-        self._file, self._dtype, self.length = file, dtype, 0
+    `row` is the shape of an element: () in a one-dimensional array.
+    """
+
+    def __init__(self, file: BinaryIO, dtype: np.dtype, row: tuple[int, ...]) -> None:
+        self._file, self._dtype, self._row, self.length = file, dtype, row, 0
         self._write_header()
 
     def append(self, values: Array) -> None:
@@ -114,7 +125,7 @@ class _GrowingArray:
 
     def _write_header(self) -> None:
         # NumPy pads the header, so it has the same size whatever the length of the first axis.
-        description = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length,)}
+        description = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.length, *self._row)}
         npy.write_array_header_1_0(self._file, description)
 
 

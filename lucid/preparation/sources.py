@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,12 +35,14 @@ class Source:
     """One file, or the default corpus where `path` is None. `name` does not depend on the working directory.
 
     `size` (bytes) and `modified` (ns) describe the file as it was found: it must not change during the preparation.
+    `number` is its place among all sources.
     """
 
     name: str
     path: str | None
     size: int = 0
     modified: int = 0
+    number: int = field(default=0, compare=False)
 
     @property
     def kind(self) -> str:
@@ -85,7 +87,7 @@ def find_sources(inputs: Sequence[str | Path]) -> tuple[list[Source], list[Sourc
             sources.append(_file(path.name, path))
         else:
             raise DataError(f"input {str(path)!r} is of an unknown kind: use {', '.join(SUFFIXES)}")
-    return sources, others
+    return [replace(source, number=number) for number, source in enumerate(sources)], others
 
 
 def _is_known(path: Path) -> bool:

@@ -23,11 +23,13 @@ from lucid.data.manifest import (
     FORMAT_VERSION,
     HELD_OUT,
     MANIFEST_NAME,
+    ORIGINS,
     SHARD_PARTS,
     TOKENIZER_FOLDER,
     TRAIN,
     Manifest,
     frequencies_file,
+    shard_file,
 )
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
 from lucid.errors import DataError
@@ -44,7 +46,7 @@ from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleWriter, check_vocab
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
 # version of lucid began under other rules, or with other versions of the libraries that apply them, begins anew.
-_RULES = 2
+_RULES = 3
 _LIBRARIES = "sentencex", "tokenizers"
 # Within the folder of the corpus: where the work lies until it is finished, and the conditions that it is for.
 _UNFINISHED, _CONDITIONS = "unfinished", "conditions.json"
@@ -173,7 +175,8 @@ def _clear(output: Path) -> None:
     shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
     patterns = [f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES]
     for split in (TRAIN, HELD_OUT):
-        patterns += [frequencies_file(split), *(f"{split}-[0-9]*.{part}.npy*" for part in SHARD_PARTS)]
+        patterns.append(frequencies_file(split))
+        patterns += [shard_file(f"{split}-[0-9]*", part) + "*" for part in (*SHARD_PARTS, ORIGINS)]
     for path in [path for pattern in patterns for path in output.glob(pattern)]:
         path.unlink()
 
