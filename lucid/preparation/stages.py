@@ -42,7 +42,7 @@ from lucid.preparation.processes import Task, run_tasks
 from lucid.preparation.selection import select
 from lucid.preparation.shards import write_manifest, write_shard
 from lucid.preparation.sources import Source, find_sources, scan
-from lucid.preparation.vocabulary import SAMPLE_BYTES, SampleWriter, check_vocab_size, train_on_samples
+from lucid.preparation.vocabulary import Samples, check_vocab_size, sampling, train_tokenizer
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
 # version of lucid began under other rules, or with other versions of the libraries that apply them, begins anew.
@@ -272,16 +272,11 @@ class _Preparation:
         folder, portions, made_from = self.output / TOKENIZER_FOLDER, self.plan.portions, self.plan.made_from
         if (folder / TOKENIZER_FILES[-1]).exists():
             return
-        fraction = min(1.0, SAMPLE_BYTES / max(sum(portion.size for portion in portions), 1))
-        tasks = [
-            Task(portion, self.output / _UNFINISHED / f"sample-{portion.number:06d}.jsonl", portion.size)
-            for portion in portions
-        ]
-        self._do("sampling", SampleWriter(self.settings, fraction), tasks)
+        writer, tasks = sampling(self.settings, portions, self.output / _UNFINISHED)
+        self._do("sampling", writer, tasks)
         self.report("training the tokenizer", 0, 0)
-        samples = [task.output for task in tasks]
-        left_out = self.plan.dropped.first
-        save_tokenizer(train_on_samples(samples, made_from["held_out"], made_from["vocab_size"], left_out), folder)
+        samples = Samples([task.output for task in tasks], made_from["held_out"], self.plan.dropped.first)
+        save_tokenizer(train_tokenizer(samples.texts, made_from["vocab_size"]), folder)
 
     def _dropped(self, duplicates: int) -> Iterator[Dropped]:
         """Yield what each step of the work left out."""

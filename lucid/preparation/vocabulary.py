@@ -17,6 +17,7 @@ from lucid.data.tokenizer import LARGEST_VOCABULARY, SPECIAL_TEXTS, bert_tokeniz
 from lucid.errors import DataError
 from lucid.files import open_text, written_aside
 from lucid.preparation.parts import Dropped, Portion, TextSettings, text_hash
+from lucid.preparation.processes import Task
 from lucid.preparation.selection import HASH_RANGE, Census
 
 # Bytes of text that a tokenizer is trained on at most: training holds all its distinct words.
@@ -71,28 +72,38 @@ class SampleWriter:
             file.writelines(f"{line}\n".encode() for line in (header, *chosen))
 
 
-def train_on_samples(samples: Sequence[Path], held_out: float, vocab_size: int, left_out: str) -> Tokenizer:
-    """Train a tokenizer on the documents of samples that are not held out.
+def sampling(
+    settings: TextSettings, portions: Sequence[Portion], folder: Path
+) -> tuple[SampleWriter, list[Task[Portion]]]:
+    """Return what writes a sample of `SAMPLE_BYTES` of text at most, and its tasks, whose files are in `folder`."""
+    fraction = min(1.0, SAMPLE_BYTES / max(sum(portion.size for portion in portions), 1))
+    tasks = [Task(portion, folder / f"sample-{portion.number:06d}.jsonl", portion.size) for portion in portions]
+    return SampleWriter(settings, fraction), tasks
+
+
+class Samples:
+    """The documents in files of a `SampleWriter`, of which the fraction `held_out` is held out as in the corpus.
 
     Raises `DataError` if there are too few. It names the first omission: `left_out`, or the first of the samples.
     """
-    census = Census(left_out=left_out)
-    for path in samples:
-        with open_text(path) as file:
-            documents, lowest, first = json.loads(file.readline())
-        census += Census(documents, tuple(lowest), first)
-    threshold = census.threshold(held_out)
 
-    def texts() -> Iterator[str]:
-        for path in samples:
+    def __init__(self, paths: Sequence[Path], held_out: float, left_out: str) -> None:
+        self._paths, self.census = paths, Census(left_out=left_out)
+        for path in paths:
+            with open_text(path) as file:
+                documents, lowest, first = json.loads(file.readline())
+            self.census += Census(documents, tuple(lowest), first)
+        self._threshold = self.census.threshold(held_out)
+
+    def texts(self, held_out: bool = False) -> Iterator[str]:
+        """Yield the texts that are held out, or the others."""
+        for path in self._paths:
             with open_text(path) as file:
                 next(file)
                 for line in file:
                     split, text = json.loads(line)
-                    if split >= threshold:
+                    if (split < self._threshold) == held_out:
                         yield text
-
-    return train_tokenizer(texts, vocab_size)
 
 
 def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
@@ -114,13 +125,13 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Toke
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_blocks(texts()), trainer=trainer)
+    tokenizer.train_from_iterator(blocks(texts()), trainer=trainer)
     # The trained tokenizer treats the continuing pieces as special: make another one with its vocabulary.
     return bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
 
 
-def _blocks(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the texts in blocks that end at a space, until they have had all distinct words that training may hold."""
+def blocks(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts in blocks that end at a space, until they have had all distinct words that memory may hold."""
     known: set[str] = set()
     size = 0
     for text in texts:
