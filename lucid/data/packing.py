@@ -54,6 +54,22 @@ class Packing:
                 row_of.append(np.full(len(indices[-1]), element))
         return np.concatenate(indices), np.concatenate(row_of)
 
+    def rows_of(self, epoch: int, sequences: Array) -> Array:
+        """Return the row of the epoch in which each of these sequences lies, int64 [S]; -1 if it is left out.
+
+        The sequences are indices in the epoch: this is the inverse of `sequences_in`.
+        """
+        blocks = np.minimum(sequences // self._block, self._blocks - 1)
+        rows = np.full(len(sequences), -1)
+        for block in np.unique(blocks).tolist():
+            in_order, bounds = self._packed_block(epoch, block)
+            here = np.flatnonzero(blocks == block)
+            equal = sequences[here, None] == in_order
+            found = equal.any(axis=1)
+            row = np.searchsorted(bounds, equal.argmax(axis=1), side="right") - 1 + block * self._block_rows
+            rows[here[found]] = row[found]
+        return rows
+
     def _pack_block(self, epoch: int, block: int) -> tuple[Array, Array]:
         """Return the indices in the epoch of a block's sequences, row after row, and where each row begins in them."""
         first, is_last = block * self._block, block == self._blocks - 1

@@ -6,7 +6,8 @@ document forces a label, and a random B starts where a span could have been spli
 ended. Small differences remain, because documents end (`tests/data/test_pairs.py`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -31,6 +32,11 @@ class SegmentPairs:
     second_start: Array
     second_length: Array
     labels: Array
+
+    @classmethod
+    def joined(cls, parts: Sequence["SegmentPairs"]) -> "SegmentPairs":
+        """Return the segments of all `parts`, one part after another."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,19 @@ class PairChooser:
         cut = np.maximum(length - target, 0)
         nothing = np.zeros_like(span)
         return SegmentPairs(first_start + cut * _coin(words[:, _CUT_FIRST]), length - cut, nothing, nothing, nothing)
+
+    def spans_of(self, document: int) -> range:
+        """Return the numbers of the spans of a document."""
+        first, end = self.corpus.sentences.at(self.corpus.documents.at(np.array([document, document + 1]))).tolist()
+        return range(*np.searchsorted(self.spans, [first, end]).tolist())
+
+    def takes_randomly(self, document: int, span: Array, words: Array) -> Array:
+        """Return bool [B]: for which arguments of `choose` B is a random run of tokens of this document."""
+        wanted, found = self.spans_of(document), np.zeros(len(span), bool)
+        random = np.flatnonzero(_coin(words[:, _LABEL]) == 1)
+        other = self._other_number(span[random], words[random, _OTHER_SPAN])
+        found[random] = (other >= wanted.start) & (other < wanted.stop)
+        return found
 
     def _narrowed(self, span: Array, words: Array) -> tuple[Array, Array, Array]:
         """Return the first token, the end and the allowed tokens of each span, narrowed to a part if it is short."""
@@ -138,12 +157,16 @@ class PairChooser:
 
     def _other_span(self, span: Array, words: Array) -> tuple[Array, Array]:
         """Return the first token and the end of a random span of another document than the one of each `span`."""
+        other = self._other_number(span, words)
+        return self.spans[other], self.spans[other + 1]
+
+    def _other_number(self, span: Array, words: Array) -> Array:
+        """Return the number of a random span of another document than the one of each `span`."""
         own_first, own_end = self._document(self.spans[span])
         below = np.searchsorted(self.spans, self.corpus.sentences.at(own_first))
         own = np.searchsorted(self.spans, self.corpus.sentences.at(own_end)) - below
         other = integers(words, len(self.spans) - 1 - own)
-        other += np.where(other >= below, own, 0)
-        return self.spans[other], self.spans[other + 1]
+        return other + np.where(other >= below, own, 0)
 
     def _boundaries_within(self, start: Array, end: Array) -> tuple[Array, Array]:
         """Return the number of the first boundary of sentences after each `start`, and how many lie before `end`."""

@@ -35,12 +35,27 @@ class Permutation:
             found[outside] = self._network(found[outside])
         return found.astype(np.int64)
 
+    def places(self, items: Array) -> Array:
+        """Return the positions (int64) of `items` in the order: the inverse of `at`."""
+        found = self._network_back(items.astype(np.uint64))
+        while (outside := found >= self._size).any():
+            found[outside] = self._network_back(found[outside])
+        return found.astype(np.int64)
+
     def _network(self, numbers: Array) -> Array:
         low_base, high_base = np.uint64(self._low), np.uint64(self._high)
         high, low = np.divmod(numbers, low_base)
         for key_of_low, key_of_high in zip(self._keys[::2], self._keys[1::2], strict=True):
             high = (high + _hash(low, key_of_low)) % high_base
             low = (low + _hash(high, key_of_high)) % low_base
+        return high * low_base + low
+
+    def _network_back(self, numbers: Array) -> Array:
+        low_base, high_base = np.uint64(self._low), np.uint64(self._high)
+        high, low = np.divmod(numbers, low_base)
+        for key_of_low, key_of_high in zip(self._keys[-2::-2], self._keys[::-2], strict=True):
+            low = (low + low_base - _hash(high, key_of_high) % low_base) % low_base
+            high = (high + high_base - _hash(low, key_of_low) % high_base) % high_base
         return high * low_base + low
 
 

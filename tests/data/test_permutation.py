@@ -40,3 +40,10 @@ def test_neighbours_are_scattered() -> None:
     order = Permutation(10_000, 5, 0).at(np.arange(10_000))
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.05
     assert abs(np.abs(np.diff(order)).mean() / (10_000 / 3) - 1) < 0.05
+
+
+@given(size=st.integers(1, 2**40), positions=st.lists(st.integers(0, 2**40), min_size=1, max_size=20))
+def test_the_place_of_an_item_is_where_the_order_visits_it(size: int, positions: list[int]) -> None:
+    permutation, wanted = Permutation(size, seed=7, epoch=3), np.asarray(positions) % size
+    assert permutation.places(permutation.at(wanted)).tolist() == wanted.tolist()
+    assert permutation.at(permutation.places(wanted)).tolist() == wanted.tolist()
