@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     SHUFFLE = 1
     PAIR = 2
     MASK = 3
+    MIXTURE = 4
     DROPOUT = 1 << 16
 
 

@@ -51,6 +51,8 @@ def plot_run(run_folder: Path, output: Path) -> None:
         _draw(axes, lines, training, "training", ".", 0.8)
         if held_out is not None:
             _draw(axes, lines, held_out, "held out", "o", 1.5)
+            for key in sorted({key for line in lines for key in line if key.startswith(f"{held_out}/")}):
+                _draw(axes, lines, key, f"held out ({key.partition('/')[2]})", "o", 1)
         if training == "mlm_loss":
             _draw_frequency(axes, lines)
         axes.set(xlabel="step", title=title)

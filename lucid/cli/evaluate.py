@@ -8,16 +8,15 @@ import typer
 
 from lucid.cli.device import Device
 from lucid.cli.model_folder import ModelFolder
-from lucid.data import HELD_OUT, Corpus, Sampler
 from lucid.distributed import all_or_none, device_for, session, watched
-from lucid.errors import ConfigError
+from lucid.errors import ConfigError, DataError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
-from lucid.training.corpora import evaluation_settings
+from lucid.training.corpora import open_alike, open_held_out
+from lucid.training.evaluation import HeldOut
 from lucid.training.evaluation import evaluate as evaluate_model
-from lucid.training.evaluation import frequency_losses
 from lucid.training.start import check_tokenizer
 
 # Tokens in a sequence, for a model without a run.
@@ -29,7 +28,7 @@ def evaluate(
         Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
     ],
     data: Annotated[
-        Path | None, typer.Option(help="A prepared corpus. Default: the run's own.", show_default=False)
+        Path | None, typer.Option(help="A prepared corpus. Default: all those of the run.", show_default=False)
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Most held-out samples to take.")] = 4096,
     sequence_length: Annotated[
@@ -57,25 +56,19 @@ def evaluate(
         opened = all_or_none(communicator, lambda: _open(model, data, sequence_length))
         opened.model.to(device_for(communicator, device))
         with communicator.status.phase("evaluating"):
-            result = evaluate_model(
-                opened.model,
-                opened.sampler,
-                communicator,
-                samples=samples,
-                batch_size=batch_size,
-                token_losses=frequency_losses(opened.corpus),
+            results = evaluate_model(
+                opened.model, opened.held_out, communicator, samples=samples, batch_size=batch_size
             )
         if communicator.rank == 0:
-            print(*opened.remarks, result.sentence(), sep="\n")
+            print(*opened.remarks, *results.sentences(), sep="\n")
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """The model, the sampler of held-out samples, the corpus with the token frequencies, and remarks for users."""
+    """The model, the corpora that it is evaluated on, and remarks for users."""
 
     model: BERTForPreTraining
-    sampler: Sampler
-    corpus: Corpus
+    held_out: tuple[HeldOut, ...]
     remarks: list[str]
 
 
@@ -84,28 +77,38 @@ def _open(path: Path, data: Path | None, sequence_length: int | None) -> _Opened
     found = ModelFolder.read(folder)
     found.check_has(("MLM head",), "there is nothing to evaluate: train it first (initial_model)")
     bert = found.model
-    settings, seed = _settings(found, data, sequence_length)
-    held_out = Corpus.open(settings.path, HELD_OUT)
-    check_tokenizer(folder, held_out)
-    if bert.config.vocab_size < held_out.vocab_size:
+    settings, others, seed = _settings(found, data, sequence_length)
+    corpora = open_alike([*settings.folders, *others])
+    first = corpora[0]
+    check_tokenizer(folder, first)
+    if bert.config.vocab_size < first.vocab_size:
         raise ConfigError(
-            f"{folder} knows {bert.config.vocab_size} tokens, {settings.path} has {held_out.vocab_size}: "
+            f"{folder} knows {bert.config.vocab_size} tokens, {first.folder} has {first.vocab_size}: "
             "prepare the text with the model's own tokenizer (lucid prepare --tokenizer)"
         )
     if settings.sequence_length > bert.config.max_position_embeddings:
         longest = bert.config.max_position_embeddings
         raise ConfigError(f"--sequence-length is {settings.sequence_length}, but {folder} takes {longest} at most")
-    sampler = Sampler(held_out, evaluation_settings(settings), seed)
+    held_out = open_held_out(settings, corpora, seed)
+    if not held_out:
+        raise DataError(f"{first.folder} has no held-out documents: see prepare --held-out")
     remarks = [] if found.judges_pairs else [f"{folder} cannot judge pairs: only the MLM head is evaluated"]
-    return _Opened(bert, sampler, Corpus.open(settings.path), remarks)
+    return _Opened(bert, held_out, remarks)
 
 
-def _settings(found: ModelFolder, data: Path | None, sequence_length: int | None) -> tuple[DataSettings, int]:
-    """Return the settings and the seed of the samples: those of the run, or defaults for any other model."""
+def _settings(
+    found: ModelFolder, data: Path | None, sequence_length: int | None
+) -> tuple[DataSettings, tuple[Path, ...], int]:
+    """Return the settings of the samples, other corpora to evaluate, and the seed.
+
+    They are those of the run, or defaults for any other model; with `data`, that corpus alone is evaluated.
+    """
     folder = found.folder
+    others: tuple[Path, ...] = ()
     if (folder / STATE_FILE).exists():
         config = from_dict(open_checkpoint(folder).state.config)
         settings, seed = config.data, config.train.seed
+        others = () if data else config.train.evaluate_also
     elif data is not None:
         length = min(_LENGTH, found.model.config.max_position_embeddings)
         # Without validation: opening the corpus reports what is wrong with the path.
@@ -114,4 +117,5 @@ def _settings(found: ModelFolder, data: Path | None, sequence_length: int | None
     else:
         raise ConfigError(f"{folder} does not belong to a run and names no corpus: add --data")
     changes = {"path": data, "sequence_length": sequence_length}
-    return settings.model_copy(update={name: value for name, value in changes.items() if value is not None}), seed
+    given = {name: value for name, value in changes.items() if value is not None}
+    return settings.model_copy(update=given), others, seed

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -11,7 +12,7 @@ import typer
 from lucid import kernels
 from lucid.analysis.product_limit import encoder_product_rate
 from lucid.cli.run_settings import ConfigFile, Overrides
-from lucid.data import Manifest
+from lucid.data import Manifest, Mixture
 from lucid.data.manifest import HELD_OUT, TRAIN
 from lucid.distributed import announced, is_first_rank
 from lucid.errors import ConfigError
@@ -29,6 +30,8 @@ from lucid.training.start import find_start
 
 # A line of the plan: its subject and its text. A line without a subject continues the one before.
 Line = tuple[str, str]
+# BERT saw its corpus 40 times (Devlin et al. 2018).
+_MANY_EPOCHS = 40
 
 
 def plan(
@@ -55,10 +58,14 @@ def plan(
     settings, launched = load(config, overrides or ()), announced()
     size = ranks or (launched.size if launched else None) or 1
     settings.check_ranks(size)
-    corpora = open_corpora(settings) if os.path.lexists(settings.data.path) else None
+    missing = [folder for folder in _folders(settings) if not os.path.lexists(folder)]
+    corpora = None if missing else open_corpora(settings)
     step, start = _start(settings, corpora)
     lines = [
-        *_training(settings, corpora, step),
+        _model(settings),
+        *(("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing),
+        *(_corpora(settings, corpora) if corpora else ()),
+        _training(settings, corpora, step),
         *start,
         *_ranks(settings, size),
         _checkpoints(settings),
@@ -68,26 +75,56 @@ def plan(
         print(f"{subject:13}{text}")
 
 
-def _training(config: RunConfig, corpora: Corpora | None, step: int) -> Iterator[Line]:
-    """Yield the model, the corpus, and the length of a run that is at `step`."""
-    model, data, train = config.model, config.data, config.train
+def _folders(config: RunConfig) -> list[Path]:
+    """Return the folders of all corpora that a run opens."""
+    return [*config.data.folders, *config.train.evaluate_also]
+
+
+def _model(config: RunConfig) -> Line:
+    """Return the size and the shape of the model."""
+    model = config.model
     layers, heads = count(model.num_hidden_layers, "layer"), count(model.num_attention_heads, "head")
-    yield (
+    return (
         "model",
         f"{parameter_count(model):,} parameters: {layers}, {model.hidden_size} wide, {heads}, a vocabulary of "
         f"{model.vocab_size:,}",
     )
-    samples, epochs = train.steps * train.global_batch, ""
-    if corpora is None:
-        yield "corpus", f"{data.path} is missing: make it by lucid prepare"
-    else:
-        splits, in_epoch = Manifest.read(data.path).splits, corpora.train.samples_per_epoch
+
+
+def _corpora(config: RunConfig, corpora: Corpora) -> Iterator[Line]:
+    """Yield what each corpus holds and, if there are several, how often the run repeats it."""
+    for folder in _folders(config):
+        splits = Manifest.read(folder).splits
         documents = count(splits[TRAIN].documents, "document")
         held_out = f"; {splits[HELD_OUT].documents:,} held out" if HELD_OUT in splits else "; none held out"
+        yield "corpus", f"{folder}: {count(splits[TRAIN].tokens, 'token')} in {documents}{held_out}"
+        if folder in config.train.evaluate_also:
+            yield "", "evaluated only"
+        elif len(config.data.corpora) > 1:
+            yield "", _use(config, corpora.train, config.data.folders.index(folder))
+
+
+def _use(config: RunConfig, mixture: Mixture, number: int) -> str:
+    """Say how a run uses one of several corpora."""
+    in_epoch, share = mixture.samplers[number].samples_per_epoch, float(mixture.shares[number])
+    samples = share * config.train.steps * config.train.global_batch
+    epochs = samples / in_epoch
+    often = f"; more than BERT's {_MANY_EPOCHS}, so the model may learn it by heart" if epochs > _MANY_EPOCHS else ""
+    return (
+        f"weight {config.data.corpora[number].weight:g}: {share:.2%} of the {config.samples}, {samples:,.0f} in all, "
+        f"{epochs:,.1f} epochs of {in_epoch:,}{often}"
+    )
+
+
+def _training(config: RunConfig, corpora: Corpora | None, step: int) -> Line:
+    """Return the length of a run that is at `step`."""
+    data, train = config.data, config.train
+    samples, epochs = train.steps * train.global_batch, ""
+    if corpora is not None and len(data.corpora) == 1:
+        in_epoch = corpora.train.samplers[0].samples_per_epoch
         epochs = f", {samples / in_epoch:,.1f} epochs of {in_epoch:,}"
-        yield "corpus", f"{data.path}: {count(splits[TRAIN].tokens, 'token')} in {documents}{held_out}"
     left = f"; {train.steps - step:,} steps are left" if step else ""
-    yield (
+    return (
         "training",
         f"{count(train.steps, 'step')} of {train.global_batch:,} {config.samples} of {data.sequence_length} tokens: "
         f"{samples:,} in all{epochs}{left}",

@@ -1,12 +1,14 @@
 """Prepared corpora, and the batches that training makes of them.
 
 A `Corpus` opens the shards that `lucid.preparation` wrote. A `Sampler` makes batches of a corpus, each of them a pure
-function of the seed and of its position in the run. A `Loader` computes batches ahead.
+function of the seed and of its position in the run. A `Mixture` makes them of several corpora, by their weights. A
+`Loader` computes batches ahead.
 """
 
 from lucid.data.batch import Batch
 from lucid.data.loader import Loader
 from lucid.data.manifest import HELD_OUT, TRAIN, Manifest
+from lucid.data.mixture import Mixture
 from lucid.data.sampler import Sampler, SamplerSettings
 from lucid.data.shards import Corpus
 from lucid.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens, tokenizer_hash
@@ -18,6 +20,7 @@ __all__ = [
     "Corpus",
     "Loader",
     "Manifest",
+    "Mixture",
     "Sampler",
     "SamplerSettings",
     "SpecialTokens",

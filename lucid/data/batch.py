@@ -56,3 +56,10 @@ class Batch:
         return cls(
             **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)}
         )
+
+    def in_order(self) -> "Batch":
+        """Return the same samples in the order of their indices in the global batch."""
+        order = np.argsort(self.samples)
+        labels = np.argsort(np.repeat(self.samples, self.sequence_ids.max(axis=1)), kind="stable")
+        parts = {field.name: getattr(self, field.name)[order] for field in fields(self) if field.name != "nsp_labels"}
+        return Batch(**parts, nsp_labels=self.nsp_labels[labels])

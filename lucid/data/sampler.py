@@ -65,7 +65,7 @@ class Sampler:
                 f"{corpus.folder} has one document in its split {corpus.split!r}, and a random next segment needs "
                 "another: prepare more documents (a blank line separates them in .txt), or switch NSP off"
             )
-        self._corpus, self._settings, self._seed = corpus, settings, seed
+        self.corpus, self._settings, self._seed = corpus, settings, seed
         spans = find_spans(corpus, longest)
         self._sequences_per_epoch = self.samples_per_epoch = len(spans) - 1
         self._pairs = PairChooser(corpus, spans, longest, settings.short_sequence_probability)
@@ -94,12 +94,24 @@ class Sampler:
         Sample i of the batch is sample g = consumed + i of the run: sample g % samples_per_epoch of epoch
         g // samples_per_epoch. Raises `DataError` if the corpus has changed since it was opened.
         """
-        self._corpus.check_unchanged()
-        numbers = np.arange(samples.start, samples.stop, samples.step, dtype=np.int64)
-        epochs, indices = np.divmod(consumed + numbers, self.samples_per_epoch)
-        # Epochs follow each other, because g rises with i.
+        indices = np.arange(samples.start, samples.stop, samples.step, dtype=np.int64)
+        return self.batch_of(consumed + indices, indices)
+
+    def batch_of(self, numbers: Array, samples: Array) -> Batch:
+        """Return the samples of the run with these rising `numbers`, int64 [B].
+
+        `samples`, int64 [B], are their indices in the global batch. Raises `DataError` as `batch` does.
+        """
+        self.corpus.check_unchanged()
+        epochs, indices = self.locate(numbers)
+        # Epochs follow each other, because the numbers rise.
         parts = [(epoch, epochs == epoch) for epoch in np.unique(epochs).tolist()]
-        return Batch.joined([self._part(epoch, indices[part], numbers[part]) for epoch, part in parts])
+        return Batch.joined([self._part(epoch, indices[part], samples[part]) for epoch, part in parts])
+
+    def locate(self, numbers: Array) -> tuple[Array, Array]:
+        """Return the epoch of each of these samples of the run, and its index in the epoch: int64 [B] each."""
+        epochs, indices = np.divmod(numbers, self.samples_per_epoch)
+        return epochs, indices
 
     def segments(self, numbers: Array) -> tuple[SegmentPairs, Array]:
         """Return the segments of the sequences in these samples of the run (rising, int64 [B]): where their text lies.
@@ -107,7 +119,7 @@ class Sampler:
         The second array, int64 [S], which rises, says in which element of `numbers` each sequence is. The order is that
         of `Batch.nsp_labels`.
         """
-        epochs, indices = np.divmod(numbers, self.samples_per_epoch)
+        epochs, indices = self.locate(numbers)
         parts, element = [], []
         for epoch in np.unique(epochs).tolist():
             here = np.flatnonzero(epochs == epoch)
@@ -148,7 +160,7 @@ class Sampler:
         """Return the samples with these `indices` in an epoch; `samples` are their indices in the global batch."""
         sequences, row = self._sequences_in(epoch, indices)
         batch = self._sequences(epoch, sequences, samples[row])
-        return batch if self._packing is None else packed(batch, row, self._corpus.special_tokens.pad)
+        return batch if self._packing is None else packed(batch, row, self.corpus.special_tokens.pad)
 
     def _sequences(self, epoch: int, indices: Array, samples: Array) -> Batch:
         """Return the sequences with these indices in an epoch, one a row."""
@@ -177,7 +189,7 @@ class Sampler:
 
     def _laid_out(self, segments: SegmentPairs) -> tuple[Array, Array, Array, Array]:
         """Return ids and three masks, all [B, T]: not padding, second segment, may be masked."""
-        special, column = self._corpus.special_tokens, np.arange(self._settings.sequence_length)
+        special, column = self.corpus.special_tokens, np.arange(self._settings.sequence_length)
         first_end = 1 + segments.first_length[:, None]
         second_end = first_end + 1 + segments.second_length[:, None]
         end = second_end + 1 if self._settings.nsp else second_end
@@ -188,8 +200,8 @@ class Sampler:
         shift = np.where(
             column > first_end, segments.second_start[:, None] - first_end - 1, segments.first_start[:, None] - 1
         )
-        positions = np.clip(column + shift, 0, self._corpus.token_count - 1)
-        tokens = self._corpus.tokens(positions)
+        positions = np.clip(column + shift, 0, self.corpus.token_count - 1)
+        tokens = self.corpus.tokens(positions)
         text = in_first | in_second
         ids = np.where(text, tokens, np.where(column < end, np.int32(special.separator), np.int32(special.pad)))
         ids[:, 0] = special.classify

@@ -118,6 +118,10 @@ class Corpus:
         """Compare the checksum of every file. Raises a `DataError` that names the first altered file."""
         self._manifest.check_files(self.folder, checksums=True)
 
+    def has_split(self, name: str) -> bool:
+        """Return whether the whole corpus has a split `name`."""
+        return name in self._manifest.splits
+
     @property
     def tokenizer_folder(self) -> Path:
         """The folder of the corpus's tokenizer."""

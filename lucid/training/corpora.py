@@ -1,61 +1,119 @@
-"""The corpus of a run, checked against the model, and its samplers for training and evaluation."""
+"""The corpora of a run, checked against the model, and their samples for training and evaluation."""
 
+import hashlib
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import count
 from pathlib import Path
 
-import numpy as np
-
-from lucid.backend import Array
-from lucid.data import HELD_OUT, Corpus, Manifest, Sampler, SamplerSettings
-from lucid.errors import ConfigError
+from lucid.data import HELD_OUT, Corpus, Mixture, Sampler, SamplerSettings
+from lucid.data.mixture import seeds_of, shares_of
+from lucid.errors import ConfigError, DataError
 from lucid.training.config import DataSettings, RunConfig
-from lucid.training.evaluation import frequency_losses
+from lucid.training.evaluation import HeldOut, frequency_losses
 
 
 @dataclass(frozen=True)
 class Corpora:
-    """The corpus of a run: samplers of its training and held-out samples, and each token's loss by its frequency.
+    """The corpora of a run: its training samples, and what it is evaluated on.
 
-    `held_out` is None if the corpus has no held-out documents; `token_losses` are those of `frequency_losses`.
+    `identity` is that of the only corpus, or a hash of the corpora and their shares. `unevaluated` are the folders of
+    corpora that have no held-out documents.
     """
 
     identity: str
     tokenizer_hash: str
-    train: Sampler
-    held_out: Sampler | None
-    token_losses: Array
     tokenizer_folder: Path
+    train: Mixture
+    held_out: tuple[HeldOut, ...]
+    unevaluated: tuple[Path, ...]
+
+    def remark(self) -> str | None:
+        """Return a sentence about corpora that the evaluation leaves out, if it has any."""
+        if not self.unevaluated or not any(corpus.share for corpus in self.held_out):
+            return None
+        folders = " and ".join(map(str, self.unevaluated))
+        return f"no held-out documents in {folders}: the held-out loss leaves this part of the mixture out"
 
 
 def open_corpora(config: RunConfig) -> Corpora:
-    """Open the prepared corpus that `config` names. Raises `ConfigError` if it does not fit the model."""
-    folder = config.data.path
-    corpus = Corpus.open(folder)
-    if config.model.vocab_size < corpus.vocab_size:
+    """Open the prepared corpora that `config` names. Raises a `LucidError` if they do not fit the model."""
+    data, train = config.data, config.train
+    opened = open_alike([*data.folders, *train.evaluate_also])
+    corpora, weights = opened[: len(data.corpora)], [corpus.weight for corpus in data.corpora]
+    first = corpora[0]
+    if config.model.vocab_size < first.vocab_size:
         raise ConfigError(
-            f"model.vocab_size is {config.model.vocab_size}, but the tokenizer of {folder} has {corpus.vocab_size} "
-            f"tokens: set model.vocab_size={corpus.vocab_size}, or more"
+            f"model.vocab_size is {config.model.vocab_size}, but the tokenizer of {first.folder} has "
+            f"{first.vocab_size} tokens: set model.vocab_size={first.vocab_size}, or more"
         )
-    if config.model.pad_token_id != corpus.special_tokens.pad:
+    if config.model.pad_token_id != first.special_tokens.pad:
         raise ConfigError(
-            f"model.pad_token_id is {config.model.pad_token_id}, but [PAD] is {corpus.special_tokens.pad} in the "
-            f"tokenizer of {folder}: set model.pad_token_id={corpus.special_tokens.pad}"
+            f"model.pad_token_id is {config.model.pad_token_id}, but [PAD] is {first.special_tokens.pad} in the "
+            f"tokenizer of {first.folder}: set model.pad_token_id={first.special_tokens.pad}"
         )
-    held_out = None
-    if HELD_OUT in Manifest.read(folder).splits:
-        held_out = Sampler(Corpus.open(folder, HELD_OUT), evaluation_settings(config.data), config.train.seed)
-    elif config.train.evaluate_every:
+    held_out = open_held_out(data, opened, train.seed)
+    if train.evaluate_every and not held_out:
+        folders = " or ".join(map(str, data.folders))
         raise ConfigError(
-            f"train.evaluate_every is set, but {folder} has no held-out documents: see prepare --held-out"
+            f"train.evaluate_every is set, but {folders} has no held-out documents: see prepare --held-out"
         )
+    settings, seeds = _sampler_settings(data), seeds_of(train.seed, len(corpora))
+    samplers = [Sampler(corpus, settings, seed) for corpus, seed in zip(corpora, seeds, strict=True)]
     return Corpora(
-        identity=corpus.identity,
-        tokenizer_hash=corpus.tokenizer_hash,
-        train=Sampler(corpus, _sampler_settings(config.data), config.train.seed),
+        identity=_identity(corpora, weights),
+        tokenizer_hash=first.tokenizer_hash,
+        tokenizer_folder=first.tokenizer_folder,
+        train=Mixture(samplers, weights, train.seed),
         held_out=held_out,
-        token_losses=frequency_losses(corpus) if held_out is not None else np.zeros(0),
-        tokenizer_folder=corpus.tokenizer_folder,
+        unevaluated=tuple(corpus.folder for corpus in corpora if not corpus.has_split(HELD_OUT)),
     )
+
+
+def open_alike(folders: Sequence[Path]) -> list[Corpus]:
+    """Open the training splits of these corpora. Raises `DataError` if their tokenizers differ."""
+    corpora = [Corpus.open(folder) for folder in folders]
+    first = corpora[0]
+    for other in corpora[1:]:
+        if other.tokenizer_hash != first.tokenizer_hash:
+            raise DataError(
+                f"{other.folder} was prepared with another tokenizer than {first.folder}: prepare it again with lucid "
+                f"prepare --tokenizer {first.tokenizer_folder}"
+            )
+    return corpora
+
+
+def open_held_out(data: DataSettings, corpora: Sequence[Corpus], seed: int) -> tuple[HeldOut, ...]:
+    """Open the held-out documents of `corpora`, which are those of `data` and others after them.
+
+    A corpus of `data` may have none; others raise `DataError` then. All draw their samples from `seed` itself, so that
+    a corpus has the same ones in every mixture.
+    """
+    settings = evaluation_settings(data)
+    names = corpus_names([corpus.folder for corpus in corpora])
+    shares: list[float | None] = [float(share) for share in shares_of([corpus.weight for corpus in data.corpora])]
+    shares += [None] * (len(corpora) - len(shares))
+    return tuple(
+        HeldOut(name, share, Sampler(Corpus.open(corpus.folder, HELD_OUT), settings, seed), frequency_losses(corpus))
+        for name, share, corpus in zip(names, shares, corpora, strict=True)
+        if share is None or corpus.has_split(HELD_OUT)
+    )
+
+
+def corpus_names(folders: Sequence[Path]) -> list[str]:
+    """Return a name for each of several different folders: the last part of its path, or as many as tell all apart."""
+    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
+    names = (["/".join(part[-length:]) for part in parts] for length in count(1))
+    return next(found for found in names if len(set(found)) == len(found))
+
+
+def _identity(corpora: Sequence[Corpus], weights: Sequence[float]) -> str:
+    if len(corpora) == 1:
+        return corpora[0].identity
+    mixed = [[corpus.identity, str(share)] for corpus, share in zip(corpora, shares_of(weights), strict=True)]
+    return hashlib.sha256(json.dumps(mixed).encode()).hexdigest()
 
 
 def _sampler_settings(data: DataSettings) -> SamplerSettings:

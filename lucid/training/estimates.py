@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucid.backend import gpu_library
-from lucid.data import Sampler
+from lucid.data import Mixture
 from lucid.distributed import Communicator
 from lucid.distributed.parallel.exact import buffers_needed
 from lucid.errors import ConfigError
@@ -126,13 +126,13 @@ def masked_tokens(config: RunConfig) -> int:
     return min(config.data.max_predictions or expected, expected)
 
 
-def flops_of_sample(config: RunConfig, sampler: Sampler | None) -> float:
+def flops_of_sample(config: RunConfig, mixture: Mixture | None) -> float:
     """Return the FLOPs of training on a sample, forward and backward, as `models.bert.flops` counts them.
 
-    With `sampler` this is a mean over its samples, without it the FLOPs of a sequence of the full length.
+    With `mixture` this is a mean over its samples, without it the FLOPs of a sequence of the full length.
     """
-    if sampler is None:
+    if mixture is None:
         lengths = np.array([config.data.sequence_length])
         return forward_flops(config.model, lengths, masked_tokens(config)).training
-    batch = sampler.batch(0, range(_TRIED))
+    batch = mixture.batch(0, range(_TRIED))
     return forward_flops(config.model, batch.sequence_lengths, batch.masked_tokens).training / _TRIED

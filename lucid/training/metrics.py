@@ -52,8 +52,7 @@ class MetricsLog:
         kept = [
             entry
             for entry in entries
-            if entry["step"] < first_step
-            or (entry["step"] == first_step and not (ended and "held_out_mlm_loss" in entry))
+            if entry["step"] < first_step or (entry["step"] == first_step and not (ended and is_evaluation(entry)))
         ]
         with written_aside(self.path, ConfigError) as file:
             file.writelines(_line(entry) for entry in kept)
@@ -112,6 +111,11 @@ def read_lines(path: Path) -> list[Entry]:
             if isinstance(entry, dict) and _is_step(entry.get("step")) and all(map(_is_plausible, entry.values())):
                 entries.append(entry)
     return entries
+
+
+def is_evaluation(entry: Entry) -> bool:
+    """Return whether an entry has the results of an evaluation, of whatever corpora."""
+    return any(name.startswith("held_out_mlm_loss") for name in entry)
 
 
 def _is_step(value: object) -> bool:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from lucid.training.busy_cores import BusyCores
-from lucid.training.evaluation import Evaluation
+from lucid.training.evaluation import Evaluations
 from lucid.training.metrics import MetricsLog
 from lucid.training.setup import Run
 
@@ -35,8 +35,8 @@ class Reports:
     def training(self, step: int, metrics: dict[str, float], most_seconds: float) -> None:
         """Report the metrics of the steps up to `step`; the run ends within `most_seconds` from now."""
 
-    def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Report an evaluation after `step` steps."""
+    def evaluation(self, step: int, evaluations: Evaluations) -> None:
+        """Report the evaluations after `step` steps."""
 
     def say(self, message: str) -> None:
         """Report something else, in a sentence."""
@@ -101,9 +101,10 @@ class FirstRankReports(Reports):
     def _progress(self, step: int) -> str:
         return f"step {step:>{len(str(self._steps))}}/{self._steps}"
 
-    def evaluation(self, step: int, evaluation: Evaluation) -> None:
-        self._log.write({"step": step, **evaluation.as_dict()})
-        self.say(evaluation.sentence())
+    def evaluation(self, step: int, evaluations: Evaluations) -> None:
+        self._log.write({"step": step, **evaluations.as_dict()})
+        for sentence in evaluations.sentences():
+            self.say(sentence)
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False)

@@ -127,15 +127,16 @@ def _open_alone(
     if communicator.rank == 0:
         check_run_folder(config.run_folder)
         # Before the rest, so that a damaged corpus is reported as such, and not by a later error that it causes.
-        Corpus.open(config.data.path).verify()
+        for folder in config.data.folders:
+            Corpus.open(folder).verify()
     remark = None
     if communicator.device == CPU:
         remark = kernels.set_precision(config.train.precision)
         kernels.of(np.zeros(0, np.float32))  # loads or compiles the kernels now, and not in the first step
     else:
         kernels.check_gpu_kernels()
-    messages = [text for text in (communicator.remark, remark) if text]
     corpora = open_corpora(config)
+    messages = [text for text in (communicator.remark, remark, corpora.remark()) if text]
     random.manual_seed(config.train.seed)
     if communicator.rank > 0:
         return corpora, _overwritten_model(config), Start(None, Inherited(), messages)

@@ -41,7 +41,7 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> S
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
         messages.append(f"starts with the weights and moments of {checkpoint.folder}")
     elif config.initial_model is not None:
-        weights = _check_initial_model(config, config.initial_model)
+        weights = _check_initial_model(config, corpora, config.initial_model)
         files, remarks = read_files(config.initial_model, config.model.max_position_embeddings)
         inherited = Inherited(list(weights.missing), files)
         messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *remarks]
@@ -56,8 +56,8 @@ _SHAPE = {field.name for field in fields(BERTConfig)} - {
 }
 
 
-def _check_initial_model(config: RunConfig, folder: Path) -> StoredWeights:
-    check_tokenizer(folder, Corpus.open(config.data.path))
+def _check_initial_model(config: RunConfig, corpora: Corpora, folder: Path) -> StoredWeights:
+    check_tokenizer(folder, corpora.train.samplers[0].corpus)
     given = read_config(folder)
     weights = stored_weights(folder, given)
     # A larger vocabulary may be padded.
@@ -72,8 +72,8 @@ def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpo
     _check_fits(config, checkpoint, "choose another initial_checkpoint, or restore the settings")
     if checkpoint.state.tokenizer != corpora.tokenizer_hash:
         raise CheckpointError(
-            f"{checkpoint.folder} was trained with another tokenizer than that of {config.data.path}: prepare the text "
-            f"with lucid prepare --tokenizer {checkpoint.folder}"
+            f"{checkpoint.folder} was trained with another tokenizer than that of {config.data.folders[0]}: prepare "
+            f"the text with lucid prepare --tokenizer {checkpoint.folder}"
         )
     return replace(checkpoint, state=checkpoint.state.at_the_beginning())
 
@@ -103,9 +103,9 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
         )
     changed = {}
     if state.corpus != corpora.identity:
-        changed["corpus"] = f"another corpus than {now.data.path}"
+        changed["corpus"] = _other_corpus(now)
     if state.tokenizer != corpora.tokenizer_hash:
-        changed["tokenizer"] = f"another tokenizer than that of {now.data.path}"
+        changed["tokenizer"] = f"another tokenizer than that of {now.data.folders[0]}"
     if before.train.seed != now.train.seed:
         changed["seed"] = f"train.seed={before.train.seed}"
     words = f"{checkpoint.folder} was trained with {' and '.join(changed.values())}"
@@ -113,6 +113,14 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
         raise CheckpointError(f"{words}: {advice}, or set train.accept_changed to [{', '.join(changed)}]")
     accepted = [f"{words}, which is accepted"] if changed else []
     return accepted + _other_changes(before, now)
+
+
+def _other_corpus(now: RunConfig) -> str:
+    """Say what the corpus of a checkpoint is, if it is not that of the settings."""
+    corpora = now.data.corpora
+    if len(corpora) == 1:
+        return f"another corpus than {corpora[0].path}"
+    return "other corpora or weights than " + ", ".join(f"{corpus.path} ({corpus.weight:g})" for corpus in corpora)
 
 
 def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfig:

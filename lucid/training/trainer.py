@@ -165,21 +165,20 @@ class Trainer:
         self._reports.training(self.run.step, means | self._outcomes.metrics, most_seconds)
 
     def _evaluate(self) -> None:
-        run, sampler = self.run, self.run.corpora.held_out
-        if sampler is None:
+        run = self.run
+        if not run.corpora.held_out:
             return
         self._outcomes.settle()
         self._evaluated = run.step
         with self._window.paused(), run.communicator.status.phase("evaluating"):
-            evaluation = evaluate(
+            evaluations = evaluate(
                 run.model,
-                sampler,
+                run.corpora.held_out,
                 run.communicator,
                 samples=self.settings.evaluation_samples,
                 batch_size=self.settings.micro_batch or run.config.local_batch(run.communicator.size),
-                token_losses=run.corpora.token_losses,
             )
-        self._reports.evaluation(run.step, evaluation)
+        self._reports.evaluation(run.step, evaluations)
 
     def _checked_state(self) -> TrainingState:
         """Return the state of the run, after a check that all ranks hold the same weights. All ranks call this."""

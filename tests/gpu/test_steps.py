@@ -15,7 +15,7 @@ from lucid.errors import ConfigError, TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.kernels import reference
 from lucid.kernels.cuda import algorithms
-from lucid.training.evaluation import evaluate
+from lucid.training.evaluation import HeldOut, evaluate
 from lucid.training.graphs import rounded_up
 
 STEPS = 5
@@ -106,7 +106,7 @@ def test_products_are_timed_before_any_gradient_is_on_its_way_to_other_ranks(mon
     assert done == 2 * buckets
 
 
-class HeldOut:
+class Samples:
     """Samples of one batch, as of a sampler."""
 
     def __init__(self, batch):
@@ -129,10 +129,9 @@ def test_evaluations_between_steps_time_nothing_and_keep_nothing(steps, choices,
 
     monkeypatch.setattr(algorithms, "chosen", unwanted)
     [batch] = batches(10, 1, 3)
-    found = evaluate(
-        steps.ddp.module, HeldOut(batch), steps.communicator, samples=3, batch_size=2, token_losses=np.zeros(V)
-    )
-    assert found.masked_tokens > 0
+    held_out = HeldOut("corpus", 1.0, Samples(batch), np.zeros(V))
+    found = evaluate(steps.ddp.module, [held_out], steps.communicator, samples=3, batch_size=2)
+    assert found.together.masked_tokens > 0
     assert algorithms.used() == used
     assert [path.read_bytes() for path in choices.iterdir()] == kept
 

@@ -11,6 +11,7 @@ from lucid.errors import ConfigError
 from lucid.files import open_text, reason_of
 from lucid.training.config.paths import USERS_TEXT
 from lucid.training.config.run_config import RunConfig, descriptions
+from lucid.training.config.sections import PATH_FORMS
 from lucid.training.config.yaml_text import LARGEST, parse_yaml
 
 # Mistakes in one message.
@@ -88,7 +89,7 @@ def _apply(content: dict[str, Any], override: str) -> str:
 
 
 def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in item["loc"])
+    key = ".".join(str(part) for part in item["loc"] if part not in PATH_FORMS)
     overridden = any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in overrides)
     where = "the command line" if overridden else str(path)
     match item["type"]:

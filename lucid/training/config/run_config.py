@@ -1,6 +1,7 @@
 """`RunConfig`: all settings of a run, and the checks of those that depend on each other."""
 
 import math
+import os
 import textwrap
 from typing import Any
 
@@ -59,6 +60,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _check_combinations(self) -> "RunConfig":
         self._check_start()
+        self._check_corpora()
         longest = self.model.max_position_embeddings
         if self.data.sequence_length > longest:
             raise ValueError(
@@ -90,6 +92,17 @@ class RunConfig(Settings):
     def _check_device(self) -> None:
         if self.train.device == "cpu" and self.distributed.backend == "nccl":
             raise ValueError("distributed.backend is nccl, which is for GPUs: set train.device to cuda, or use auto")
+
+    def _check_corpora(self) -> None:
+        """Refuse a corpus that is named twice."""
+        named = [("data.path", folder) for folder in self.data.folders]
+        named += [("train.evaluate_also", folder) for folder in self.train.evaluate_also]
+        seen: dict[str, str] = {}
+        for key, folder in named:
+            path = os.path.abspath(folder)
+            if path in seen:
+                raise ValueError(f"{key} names {folder}, which stands in {seen[path]} already: name a corpus once")
+            seen[path] = key
 
     def _check_start(self) -> None:
         checkpoint = self.initial_checkpoint

@@ -1,8 +1,9 @@
 """The sections of a run's settings: each setting with its default, its range and a description for users."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.connection import Backend
@@ -53,10 +54,32 @@ MODEL_DESCRIPTIONS = {
 }
 
 
-class DataSettings(Settings):
-    """The corpus, and how samples are made from it."""
+class WeightedCorpus(Settings):
+    """One of several corpora."""
 
-    path: FilePath = Field(description="Folder of the corpus, made by lucid prepare.")
+    path: FilePath
+    weight: PositiveNumber
+
+
+# Which form of `data.path` a value has, so that a message is about that form alone.
+PATH_FORMS = ("one folder", "several corpora")
+
+
+def _path_form(value: Any) -> str:
+    return PATH_FORMS[isinstance(value, list | tuple)]
+
+
+class DataSettings(Settings):
+    """The corpus or corpora, and how samples are made from them."""
+
+    path: Annotated[
+        Annotated[FilePath, Tag(PATH_FORMS[0])]
+        | Annotated[tuple[WeightedCorpus, ...], Field(min_length=1), Tag(PATH_FORMS[1])],
+        Discriminator(_path_form),
+    ] = Field(
+        description="Folder of the corpus, made by lucid prepare; or a list of {path, weight}: each of these corpora "
+        "gives samples in proportion to its weight."
+    )
     sequence_length: Annotated[int, Field(ge=8)] = Field(
         128, description="Tokens in a sequence, [CLS] and [SEP] included; at least 8."
     )
@@ -84,6 +107,18 @@ class DataSettings(Settings):
     prefetch: Annotated[int, Field(ge=1, le=1024)] = Field(
         4, description="Batches that each rank makes ahead; at most 1024."
     )
+
+    @property
+    def corpora(self) -> tuple[WeightedCorpus, ...]:
+        """The corpora with their weights, also if there is only one."""
+        if isinstance(self.path, tuple):
+            return self.path
+        return (WeightedCorpus.model_construct(path=self.path, weight=1.0),)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the corpora."""
+        return [corpus.path for corpus in self.corpora]
 
 
 class OptimizerSettings(Settings):
@@ -174,7 +209,14 @@ class TrainSettings(Settings):
     evaluate_every: PositiveInteger | None = Field(
         None, description="Steps between evaluations on held-out documents; null: at the end only."
     )
-    evaluation_samples: PositiveInteger = Field(512, description="Most held-out samples in an evaluation.")
+    evaluation_samples: PositiveInteger = Field(
+        512, description="Most held-out samples in an evaluation, of each corpus."
+    )
+    evaluate_also: tuple[FilePath, ...] = Field(
+        (),
+        description="Folders of other corpora whose held-out documents are evaluated too, each on its own line: it "
+        "shows what a model forgets.",
+    )
     max_skipped_steps: PositiveInteger = Field(
         10, description="Most steps in a row that are skipped because the gradient is not finite; one more is an error."
     )

@@ -1,0 +1,129 @@
+"""Mixes the samples of several corpora in fixed shares. Which corpus gives a sample is a pure function of its number.
+
+The run is divided into blocks, in each of which every corpus has the number of samples that brings its total nearest
+to its share, below one sample apart. A keyed permutation distributes these over the block. So a run continues at any
+sample at once, and the shares are exact, not drawn.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from itertools import accumulate
+
+import numpy as np
+
+from lucid.backend import Array
+from lucid.data.batch import Batch
+from lucid.data.permutation import Permutation
+from lucid.data.sampler import Sampler
+from lucid.errors import DataError
+from lucid.random import Coordinates, Purpose, random_words
+
+# The fewest samples of a block, and the most: each corpus has at least one in every block.
+_LEAST, _MOST = 1 << 10, 1 << 16
+
+
+def shares_of(weights: Sequence[float]) -> list[Fraction]:
+    """Return the share of each of these positive weights in their sum, exactly."""
+    total = sum(map(Fraction, weights))
+    return [Fraction(weight) / total for weight in weights]
+
+
+def seeds_of(seed: int, count: int) -> list[int]:
+    """Return the seeds of `count` corpora of a run with `seed`: the first has the run's own, the others have new ones.
+
+    So samples of two corpora with the same epoch and index do not share their masks.
+    """
+    return [seed, *(_new_seed(seed, corpus) for corpus in range(1, count))]
+
+
+def _new_seed(seed: int, number: int) -> int:
+    high, low = random_words(Purpose.MIXTURE, Coordinates.of(seed, 0, np.array([number])), 2)[0].tolist()
+    return high << 32 | low
+
+
+class Mixture:
+    """Makes samples of several corpora, as a `Sampler` does of one.
+
+    `samplers` have the seeds of `seeds_of`; each is used in its own order, from its first sample on, with epochs of its
+    own. `weights` are positive, and need not add up to 1. Up to any sample of the run, a corpus has its share but for
+    less than a block; at the end of each block, but for less than one sample. With one corpus the batches are those of
+    its sampler. Raises `DataError` if a share is below 1 in 65,536.
+    """
+
+    def __init__(self, samplers: Sequence[Sampler], weights: Sequence[float], seed: int) -> None:
+        self.samplers, self.shares = tuple(samplers), shares_of(weights)
+        least = min(self.shares)
+        if least < Fraction(1, _MOST):
+            folder = self.samplers[self.shares.index(least)].corpus.folder
+            raise DataError(
+                f"the weight of {folder} gives it less than 1 sample in {_MOST:,}: raise it, or leave it out"
+            )
+        self._block = max(_LEAST, 1 << (math.ceil(1 / least) - 1).bit_length())
+        # The share of each corpus and all before it.
+        self._up_to = list(accumulate(self.shares))
+        self._seed = _new_seed(seed, 0)
+        self._arranged_block = lru_cache(maxsize=8)(self._arrange_block)
+
+    def batch(self, consumed: int, samples: range) -> Batch:
+        """Return these `samples` of the global batch that begins after `consumed` samples of the run.
+
+        Raises `DataError` if a corpus has changed since it was opened.
+        """
+        indices = np.arange(samples.start, samples.stop, samples.step, dtype=np.int64)
+        corpora, numbers = self.choose(consumed + indices)
+        chosen = [(corpus, corpora == corpus) for corpus in np.unique(corpora).tolist()]
+        parts = [self.samplers[corpus].batch_of(numbers[here], indices[here]) for corpus, here in chosen]
+        return parts[0] if len(parts) == 1 else Batch.joined(parts).in_order()
+
+    def choose(self, numbers: Array) -> tuple[Array, Array]:
+        """Return where these samples of the run (int64 [B]) come from, as two arrays, int64 [B].
+
+        The first has the corpus of each, an index in `samplers`. The second has its number among all samples of that
+        corpus in the run: `samplers[corpus].locate` finds the epoch and the index in the epoch.
+        """
+        blocks, positions = np.divmod(numbers, self._block)
+        found = np.empty((2, len(numbers)), np.int64)
+        for block in np.unique(blocks).tolist():
+            here = blocks == block
+            found[:, here] = self._arranged_block(block)[:, positions[here]]
+        return found[0], found[1]
+
+    def numbers_in_run(self, corpus: int, numbers: Array) -> Array:
+        """Return the numbers in the run (int64 [B]) of samples with these `numbers` among those of a corpus.
+
+        This is the inverse of `choose`.
+        """
+        return np.array([self._number_in_run(corpus, number) for number in numbers.tolist()], np.int64)
+
+    def _number_in_run(self, corpus: int, number: int) -> int:
+        # Rounding may move the sample to the next block or to the one before.
+        block = math.floor(number / (self._block * self.shares[corpus]))
+        while self._used_by(block)[corpus] > number:
+            block -= 1
+        while self._used_by(block + 1)[corpus] <= number:
+            block += 1
+        found = self._arranged_block(block)
+        return block * self._block + int(np.flatnonzero((found[0] == corpus) & (found[1] == number))[0])
+
+    def _arrange_block(self, block: int) -> Array:
+        """Return int64 [2, block]: corpus and number, as `choose` does, of each sample of a block."""
+        before, after = self._used_by(block), self._used_by(block + 1)
+        corpora = np.repeat(np.arange(len(before)), after - before)
+        numbers = np.concatenate([np.arange(first, end) for first, end in zip(before, after, strict=True)])
+        # The samples of a corpus keep their order, so that an epoch ends before the next one begins.
+        corpora = corpora[Permutation(self._block, self._seed, block).at(np.arange(self._block))]
+        arranged = np.empty((2, self._block), np.int64)
+        arranged[0] = corpora
+        arranged[1, np.argsort(corpora, kind="stable")] = numbers
+        return arranged
+
+    def _used_by(self, blocks: int) -> Array:
+        """Return int64 [corpora]: how many samples each corpus has given when this many blocks have passed.
+
+        Rounding the sums of shares down keeps the total, and no corpus goes back: it has a share of at least one sample
+        in a block.
+        """
+        up_to = [math.floor(blocks * self._block * share) for share in self._up_to]
+        return np.diff(np.array(up_to, np.int64), prepend=0)
