@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "models": {"files", "json_values", "launch.limits", "backend", "random", "kernels", "autograd", "nn"},
     "optim": {"backend", "kernels", "nn.parameters"},
     "data": {"files", "json_values", "backend", "random", "kernels.masking"},
-    "preparation": {"files", "json_values", "backend", "data.manifest", "data.tokenizer"},
+    "preparation": {"files", "json_values", "backend", "data.manifest", "data.tokenizer", "data.unspaced"},
     "launch": {"files", "output"},
     "distributed": {"backend", "launch"},
     "distributed.communicators": {"files", "backend", "launch"},

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from lucid.backend import Array
 from lucid.data import tokenizer_settings
+from lucid.data.unspaced import UNSPACED
 from lucid.errors import DataError
 from lucid.files import open_text, reason_of, written_aside
 from lucid.json_values import parse_json
@@ -25,6 +27,7 @@ LARGEST_VOCABULARY = 1 << 20
 _LARGEST_FILE = 1 << 26
 # Pieces of a word begin with this in every BERT; masking and decoding rely on it.
 _CONTINUING = "##"
+_IN_WORD = re.compile(f"{_CONTINUING}[^{UNSPACED}]")
 # Characters: longer words are unknown; BERT's limit is 100. The time of a word grows with the cube of its length.
 _LONGEST_WORD = 1000
 _BERTS_LONGEST_WORD = 100
@@ -285,8 +288,12 @@ def tokens_by_id(tokenizer: Tokenizer) -> list[str]:
 
 
 def continuing_tokens(tokenizer: Tokenizer) -> Array:
-    """Return bool [V]: which tokens continue the word of the token before them."""
-    return np.array([token.startswith(_CONTINUING) for token in tokens_by_id(tokenizer)])
+    """Return bool [V]: which tokens continue the word of the token before them.
+
+    Scripts without spaces have no words that a tokenizer could see: each of their pieces is a word of its own, with
+    `##` too, such as the `##\u5b57` of bert-base-chinese.
+    """
+    return np.array([_IN_WORD.match(token) is not None for token in tokens_by_id(tokenizer)])
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

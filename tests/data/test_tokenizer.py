@@ -8,6 +8,8 @@ from tokenizers import Tokenizer
 
 from lucid.data.tokenizer import (
     SpecialTokens,
+    bert_tokenizer,
+    continuing_tokens,
     load_tokenizer,
     save_tokenizer,
     special_tokens,
@@ -147,3 +149,30 @@ def test_a_tokenizer_of_another_kind_is_an_error(tmp_path: Path) -> None:
     Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(DataError, match="its model is 'BPE'; BERT's is WordPiece"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("cased", [False, True])
+def test_pieces_of_scripts_without_spaces_are_words_of_their_own(cased: bool) -> None:
+    """As in whole word masking of BERTs of these languages without a word segmenter."""
+    continuing = ["##ing", "##é", "##1", "##ский", "##ल", "##া", "##ب", "##어", "##ς", "##ա", "##ה", "##ꀀ"]
+    words = [
+        "字",
+        "##字",
+        "##あ",
+        "##ン",
+        "##ﾝ",
+        "##々",
+        "##ㄅ",
+        "##𠀀",
+        "##ไทย",
+        "##ລາວ",
+        "##བོ",
+        "##မြ",
+        "##ខ",
+        "ing",
+        ".",
+    ]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens = [*special, *continuing, *words]
+    tokenizer = bert_tokenizer({token: number for number, token in enumerate(tokens)}, lowercase=not cased)
+    assert [token for token, goes_on in zip(tokens, continuing_tokens(tokenizer), strict=True) if goes_on] == continuing
