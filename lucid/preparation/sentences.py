@@ -10,6 +10,7 @@ from itertools import groupby
 
 import sentencex
 
+from lucid.preparation.sentence_ends import mended
 from lucid.preparation.wrapping import unwrap
 
 # A short segment like "1." or "(*)", but not "12", is the number of a list item, which belongs to the next sentence.
@@ -19,9 +20,14 @@ _AT_ONCE = 1 << 18
 # A longer text is cut after the first of these in its middle: between paragraphs, lines, sentences, or words.
 _CUTS = tuple(
     re.compile(cut)
-    for cut in (r"\n\s*\n|\r\s*\r", "[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", r"[.!?…][\"')\]»”’]*\s|[。！？]", r"\s")
+    for cut in (
+        r"\n\s*\n|\r\s*\r",
+        "[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]",
+        r"[.!?…؟۔।॥։][\"')\]»”’]*\s|[。！？။។]",
+        r"\s",
+    )
 )
-_LAST_SPACE, _END_OF_WORD = re.compile(r"\s(?=\S*\Z)"), re.compile(r"\s|[。！？]")
+_LAST_SPACE, _END_OF_WORD = re.compile(r"\s(?=\S*\Z)"), re.compile(r"\s|[。！？။།]")
 
 
 def split_sentences(text: str, language: str = "en") -> Iterator[str]:
@@ -62,7 +68,8 @@ def _segments(block: str, language: str) -> Iterable[str]:
         return [block]
     # Text of a JSON line may end its lines in any way.
     rows = (rows for blank, rows in groupby(block.splitlines(), lambda row: not row.strip()) if not blank)
-    return sentencex.segment(language, "\n\n".join(part for paragraph in rows for part in unwrap(paragraph)))
+    paragraphs = "\n\n".join(part for paragraph in rows for part in unwrap(paragraph))
+    return mended(paragraphs, sentencex.segment(language, paragraphs))
 
 
 def _is_number(sentence: str) -> bool:

@@ -46,7 +46,7 @@ from lucid.preparation.vocabulary import Samples, check_vocab_size, sampling, tr
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
 # version of lucid began under other rules, or with other versions of the libraries that apply them, begins anew.
-_RULES = 3
+_RULES = 4
 _LIBRARIES = "sentencex", "tokenizers"
 # Within the folder of the corpus: where the work lies until it is finished, and the conditions that it is for.
 _UNFINISHED, _CONDITIONS = "unfinished", "conditions.json"

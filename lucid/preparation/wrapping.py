@@ -11,6 +11,8 @@ from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
+from lucid.data.unspaced import SYLLABIC, UNSPACED
+
 _BULLET = re.compile(r"(?:[-*+•]|\d{1,3}[.)])\s")
 # Columns: text is not wrapped to less, and in wider text each line is a paragraph.
 _NARROWEST, _WIDEST = 30, 120
@@ -24,7 +26,11 @@ _IDEOGRAPH = re.compile(
 # Columns: longer words, such as addresses, say little about the width.
 _LONGEST_WORD = 20
 _OPENING = "\"'([{«‹„“”‘’¿¡"
-_CLOSING, _STOPS = "\"')]}»›”’", (".", "!", "?", ":", ";", "…", "。", "！", "？")
+_CLOSING = "\"')]}»›”’」』）】》"
+_STOPS = tuple(".!?:;…。！？：；｡．।॥۔؟։።။។")
+# Text that is written without spaces, and the marks of full width, which are spaced by themselves.
+_UNSPACED, _SPACED_ITSELF = re.compile(f"[{UNSPACED}]"), re.compile("[\u3000-\u303f\uff01-\uff65]")
+_SYLLABLE = re.compile(f"[{SYLLABIC}]")
 _AFTER_STOP = re.compile(r"[.!?]\W{1,4}(\w)")
 # How often the lines of a list may be full by accident.
 _ACCIDENT = 0.01
@@ -33,7 +39,8 @@ _ACCIDENT = 0.01
 class _Line(NamedTuple):
     """A line of a paragraph: its columns, with indentation, and the columns that its first word needs.
 
-    `goes_on`: it begins with a letter that is no capital. `is_item`: it begins with a bullet or a number.
+    `goes_on`: it begins with a letter that is no capital. `is_lower`: with a small one, while letters of many scripts
+    are neither. `is_item`: it begins with a bullet or a number.
     """
 
     text: str
@@ -41,26 +48,46 @@ class _Line(NamedTuple):
     word: int
     is_capital: bool
     goes_on: bool
+    is_lower: bool
     is_item: bool
 
 
 def unwrap(rows: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a paragraph, none of them blank; those that belong together are joined by a space."""
+    """Yield the lines of a paragraph, none of them blank. Those that belong together are joined.
+
+    They are joined by a space, but for text that is written without spaces.
+    """
     rows = [row.rstrip() for row in rows]
     if not _NARROWEST <= (width := _width(rows)) <= _WIDEST:
         yield from map(str.strip, rows)
         return
     lines = [_line(row) for row in rows]
-    cased = any(line.is_capital for line in lines) or _has_capital_after_stop(lines)
+    cased = _is_cased(lines)
     wrapped = _is_wrapped(lines, width, cased)
     joined = [lines[0].text]
     for before, line in pairwise(lines):
         belongs = _is_full(before, line, width) if line.is_capital else _is_nearly_full(before, line, width)
-        if not wrapped or line.is_item or not (belongs or (cased and line.goes_on)):
-            yield " ".join(joined)
+        if not wrapped or line.is_item or not (belongs or (cased and line.is_lower)):
+            yield "".join(joined)
             joined = []
+        else:
+            joined.append(_joint(before, line, width))
         joined.append(line.text)
-    yield " ".join(joined)
+    yield "".join(joined)
+
+
+def _joint(before: _Line, line: _Line, width: int) -> str:
+    """Return what stood between two lines before they were wrapped: a space, or nothing in text without spaces."""
+    last, first = before.text[-1], line.text[0]
+    if last.isascii() and first.isascii():
+        return " "
+    if _SPACED_ITSELF.match(last) or _SPACED_ITSELF.match(first):
+        return ""
+    if not (_UNSPACED.match(last) and _UNSPACED.match(first)):
+        return " "
+    # Thai has spaces between clauses, and lines may end at these. Such lines need not be full.
+    ends_early = before.columns <= width * 7 // 8
+    return " " if ends_early and _SYLLABLE.match(last) and _SYLLABLE.match(first) else ""
 
 
 def _width(rows: Sequence[str]) -> int:
@@ -81,7 +108,8 @@ def _line(row: str) -> _Line:
     item = _BULLET.match(text)
     first = (text[item.end() if item else 0 :].lstrip(_OPENING) or text)[0]
     is_capital = first.isupper() or first.istitle()
-    return _Line(text, _columns(row), needed, is_capital, first.isalpha() and not is_capital, item is not None)
+    goes_on = first.isalpha() and not is_capital
+    return _Line(text, _columns(row), needed, is_capital, goes_on, first.islower(), item is not None)
 
 
 def _is_full(before: _Line, line: _Line, width: int) -> bool:
@@ -94,6 +122,13 @@ def _is_nearly_full(before: _Line, line: _Line, width: int) -> bool:
     return _is_full(before, line, width * 7 // 8)
 
 
+def _is_cased(lines: Sequence[_Line]) -> bool:
+    """Return whether capitals begin sentences, and small letters do not. Many scripts have neither."""
+    if 2 * sum(line.is_lower for line in lines) < sum(line.goes_on for line in lines):
+        return False
+    return any(line.is_capital for line in lines) or _has_capital_after_stop(lines)
+
+
 def _has_capital_after_stop(lines: Sequence[_Line]) -> bool:
     return any(match[1].isupper() for line in lines for match in _AFTER_STOP.finditer(line.text))
 
@@ -102,7 +137,7 @@ def _is_wrapped(lines: Sequence[_Line], width: int, cased: bool) -> bool:
     """Return whether lines continue the line before because that was full."""
     pairs = [(before, line) for before, line in pairwise(lines) if not line.is_item]
     stops = [line.text.rstrip(_CLOSING).endswith(_STOPS) for line in lines]
-    may_belong = all(_is_nearly_full(before, line, width) or (cased and line.goes_on) for before, line in pairs)
+    may_belong = all(_is_nearly_full(before, line, width) or (cased and line.is_lower) for before, line in pairs)
     if stops[-1] and 4 * sum(stops) <= len(stops) + 3 and may_belong:
         return True  # sentences seldom end where lines do
     breaks = [(before, line) for before, line in pairs if line.goes_on]

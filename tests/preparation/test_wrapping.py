@@ -57,7 +57,41 @@ def test_wrapped_prose_is_joined(language: str, width: int, lower: bool) -> None
 def test_wrapped_text_without_spaces_is_joined(width: int) -> None:
     lines = [CHINESE[start : start + width] for start in range(0, len(CHINESE), width)]
     if len(lines) > 2:
-        assert list(split_sentences("\n".join(lines))) == [" ".join(lines)]
+        assert list(split_sentences("\n".join(lines))) == [CHINESE]
+
+
+def test_lines_are_joined_with_the_spaces_that_the_script_has() -> None:
+    japanese = (
+        "パッケージを保留しておく方法と、Debian のパッケージを自分で作成する方法を\n"
+        "ここで説明します。また、依存関係を示す Depends、\n"
+        "Suggests や Conflicts の意味と、それらを 使うときに注意すべきこと、\n"
+        "さらに（これは重要ですが）古い版から移る手順を示します。"
+    )
+    assert "".join(split_sentences(japanese)) == japanese.replace("\n", "")
+    korean = "후원자의 기부를 통해 데비안은 기계 뿐만 아니라 다른 하드웨어와 조직\n회의를 할 수 있습니다."
+    assert list(split_sentences(korean)) == [korean.replace("\n", " ")]
+
+
+def test_thai_lines_that_end_at_a_space_keep_it() -> None:
+    full, early = "ผู้ใดจะจับไปใช้สอยต้องขออนุญาตต่อรัฐบาลและต้องแบ่งช้างที่จับได้", "ให้เป็นช้างหัวป่าสำหรับใช้ราชการแผ่นดิน"
+    joined = " ".join(
+        split_sentences("\n".join([full, full, early, "จึงจะจับช้างป่าไปใช้สอยได้และถ้าผู้ใดทำอันตราย", full + "。"]))
+    )
+    assert f"{full}{full}" in joined
+    assert f"{early} จึงจะ" in joined
+
+
+@pytest.mark.parametrize("script", ["Chinese", "Hindi"])
+def test_a_list_without_capitals_stays_one_with_a_latin_name_in_it(script: str) -> None:
+    lines = {
+        "Chinese": [
+            "小狗在海滩上奔跑追着一只红色的球跑",
+            "Debian 的用户坐在公园的长椅上看书",
+            "红色的公共汽车停在街角等待乘客上车",
+        ],
+        "Hindi": ["लाल बस सड़क के कोने पर रुकी है", "Debian के लोग बेंच पर बैठे हैं", "एक कुत्ता समुद्र तट पर दौड़ता है"],
+    }[script]
+    assert list(split_sentences("\n".join(lines))) == lines
 
 
 def test_text_wrapped_by_hand_is_joined() -> None:
