@@ -52,7 +52,8 @@ def plot_run(run_folder: Path, output: Path) -> None:
         if held_out is not None:
             _draw(axes, lines, held_out, "held out", "o", 1.5)
             for key in sorted({key for line in lines for key in line if key.startswith(f"{held_out}/")}):
-                _draw(axes, lines, key, f"held out ({key.partition('/')[2]})", "o", 1)
+                corpus = key.partition("/")[2].replace("$", r"\$")  # no formula
+                _draw(axes, lines, key, f"held out ({corpus})", "o", 1)
         if training == "mlm_loss":
             _draw_frequency(axes, lines)
         axes.set(xlabel="step", title=title)

@@ -102,6 +102,8 @@ def _corpora(config: RunConfig, corpora: Corpora) -> Iterator[Line]:
             yield "", "evaluated only"
         elif len(config.data.corpora) > 1:
             yield "", _use(config, corpora.train, config.data.folders.index(folder))
+    if remark := corpora.remark():
+        yield "evaluation", remark
 
 
 def _use(config: RunConfig, mixture: Mixture, number: int) -> str:

@@ -105,7 +105,7 @@ def open_held_out(data: DataSettings, corpora: Sequence[Corpus], seed: int) -> t
 def corpus_names(folders: Sequence[Path]) -> list[str]:
     """Return a name for each of several different folders: the last part of its path, or as many as tell all apart."""
     parts = [Path(os.path.abspath(folder)).parts for folder in folders]
-    names = (["/".join(part[-length:]) for part in parts] for length in count(1))
+    names = ([str(Path(*part[-length:])) for part in parts] for length in count(1))
     return next(found for found in names if len(set(found)) == len(found))
 
 

@@ -12,6 +12,7 @@ from lucid.data import Corpus, Manifest
 from lucid.kernels import onednn
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.memory import parameter_count
+from lucid.preparation import prepare
 from lucid.training.config import load
 from lucid.training.estimates import checkpoint_bytes, memory
 
@@ -78,6 +79,29 @@ def test_a_plan_describes_the_corpus_and_the_needs_of_a_rank(plan, settings_file
     assert "room for" in lines["memory"]
     assert re.search(r"a rank does [\d.]+ \wFLOP/s", lines["time"])
     assert not (settings_file.parent / "run").exists()
+
+
+def test_a_plan_says_how_much_of_each_corpus_a_run_takes(plan, settings_file, corpus_folder, text_file, tmp_path):
+    prepare([text_file], tmp_path / "other", tokenizer=corpus_folder / "tokenizer", held_out=0)
+    mixture = f"data.path=[{{path: {corpus_folder}, weight: 3}}, {{path: {tmp_path / 'other'}, weight: 1}}]"
+    code, lines, _ = plan(settings_file, mixture)
+    assert code == 0
+    assert re.search(
+        r"; \d+ held out / weight 3: 75.00% of the sequences, 30 in all, 0.\d epochs of [\d,]+ /", lines["corpus"]
+    )
+    assert re.search(
+        r"; none held out / weight 1: 25.00% of the sequences, 10 in all, 0.\d epochs of [\d,]+$", lines["corpus"]
+    )
+    assert lines["training"].endswith("40 in all")
+    assert "the held-out loss leaves this part of the mixture out" in lines["evaluation"]
+    many = plan(settings_file, mixture, "train.steps=10000")[1]["corpus"]
+    assert many.count("; more than BERT's 40, so the model may learn it by heart") == 1
+    also = f"train.evaluate_also=[{corpus_folder}]"
+    _, lines, _ = plan(settings_file, f"data.path={tmp_path / 'other'}", also)
+    assert lines["corpus"].endswith(" held out / evaluated only")
+    assert plan(settings_file, mixture, "train.evaluate_also=[/nowhere]")[1]["corpus"] == (
+        "/nowhere is missing: make it by lucid prepare"
+    )
 
 
 def test_a_checkpoint_is_as_large_as_planned(plan, settings_file):

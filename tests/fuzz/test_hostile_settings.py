@@ -155,6 +155,13 @@ def test_a_log_of_hostile_values_is_drawn_without_them(tmp_path: Path) -> None:
     assert {type(line["mlm_loss"]) for line in read_lines(tmp_path / "metrics.jsonl")} <= {int, float, bool, type(None)}
 
 
+def test_names_of_corpora_in_a_log_are_drawn_as_they_are(tmp_path: Path) -> None:
+    names = ("$\\foo$", "_", "\n", "a" * 10_000, "\U0001f600")
+    values = {"mlm_loss": 7.5} | {f"held_out_mlm_loss/{name}": 7.0 for name in names}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **values}))
+    plot_run(tmp_path, tmp_path / "loss.png")
+
+
 def test_a_log_without_a_whole_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\x00" * 1000)
     with pytest.raises(DataError, match="has no losses yet"):

@@ -40,6 +40,18 @@ def test_overrides_replace_settings_by_dotted_key(file):
     assert config.data.nsp is False
 
 
+def test_several_corpora_have_weights(file, places, tmp_path):
+    config = load(file, ["data.path=[{path: ~/de, weight: 3}, {path: '$SCRATCH/en', weight: 0.5}]"])
+    assert [(corpus.path, corpus.weight) for corpus in config.data.corpora] == [
+        (Path("/home/me/de"), 3.0),
+        (Path("/scratch/$me/en"), 0.5),
+    ]
+    again = tmp_path / "again.yaml"
+    again.write_text(config.as_yaml())
+    assert load(again) == from_dict(config.as_dict()) == config
+    assert [(corpus.path, corpus.weight) for corpus in load(file).data.corpora] == [(Path("data/x"), 1.0)]
+
+
 def test_printed_settings_can_be_loaded_again(file, tmp_path):
     overrides = "optimizer.name=lamb", "run_folder='runs: #1 é'", "train.accept_changed=[seed]"
     config = load(file, overrides)
@@ -127,6 +139,23 @@ def test_the_recipes_of_lucid_are_valid(path):
         ("optimizer.final_learning_rate=1", "optimizer.final_learning_rate is 1.0, above optimizer.learning_rate"),
         ("train.steps", "'train.steps' on the command line is not of the form section.key=value"),
         ("data.path.x=1", "path is not a section"),
+        ("data.path=3", "the command line: data.path is 3, but input is not a valid path"),
+        ("data.path=[]", "the command line: data.path: several corpora are a list of one or more: [{path: FOLDER"),
+        ("data.path={path: a, weight: 1}", "the command line: data.path: several corpora are a list of one or more"),
+        ("data.path=[a]", "the command line: data.path.0: one of several corpora is {path: FOLDER, weight: NUMBER}"),
+        ("data.path=[{path: a}]", "the command line: the key data.path.0.weight is missing"),
+        ("data.path=[{path: a, weight: 0}]", "data.path.0.weight is 0, but it should be greater than 0"),
+        ("data.path=[{path: a, weight: .inf}]", "data.path.0.weight is inf, but it should be a finite number"),
+        ("data.path=[{path: a, weight: true}]", "data.path.0.weight: it takes neither true nor false"),
+        ("data.path=[{path: a, weight: 1, name: b}]", "the command line: the key data.path.0.name is unknown"),
+        ("data.path=[{path: $UNSET, weight: 1}]", "data.path.0.path: $UNSET names the variable UNSET"),
+        (
+            "data.path=[{path: a, weight: 1}, {path: b/../a, weight: 1}]",
+            "data.path names b/../a, which stands in data.path already: name a corpus once",
+        ),
+        ("train.evaluate_also=[data/x]", "train.evaluate_also names data/x, which stands in data.path already"),
+        ("train.evaluate_also=[a, ./a]", "train.evaluate_also names a, which stands in train.evaluate_also already"),
+        ("train.evaluate_also=a", "the command line: train.evaluate_also is 'a', but it should be a list: [...]"),
         ("train.steps=[", "the value is not valid YAML"),
     ],
 )

@@ -106,7 +106,7 @@ def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
             message = str(item["ctx"]["error"])
             return f"{where}: {f'{key}: ' if key else ''}{message}"
         case _:
-            message = item["msg"][0].lower() + item["msg"][1:]
+            message = (item["msg"][0].lower() + item["msg"][1:]).replace("a valid tuple", "a list: [...]")
             return f"{where}: {key} is {_shown(item['input'])}, but {message.replace('input should', 'it should')}"
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.connection import Backend
@@ -60,6 +60,13 @@ class WeightedCorpus(Settings):
     path: FilePath
     weight: PositiveNumber
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_other_values(cls, value: Any) -> Any:
+        if not isinstance(value, dict | WeightedCorpus):
+            raise ValueError("one of several corpora is {path: FOLDER, weight: NUMBER}")
+        return value
+
 
 # Which form of `data.path` a value has, so that a message is about that form alone.
 PATH_FORMS = ("one folder", "several corpora")
@@ -73,8 +80,7 @@ class DataSettings(Settings):
     """The corpus or corpora, and how samples are made from them."""
 
     path: Annotated[
-        Annotated[FilePath, Tag(PATH_FORMS[0])]
-        | Annotated[tuple[WeightedCorpus, ...], Field(min_length=1), Tag(PATH_FORMS[1])],
+        Annotated[FilePath, Tag(PATH_FORMS[0])] | Annotated[tuple[WeightedCorpus, ...], Tag(PATH_FORMS[1])],
         Discriminator(_path_form),
     ] = Field(
         description="Folder of the corpus, made by lucid prepare; or a list of {path, weight}: each of these corpora "
@@ -107,6 +113,13 @@ class DataSettings(Settings):
     prefetch: Annotated[int, Field(ge=1, le=1024)] = Field(
         4, description="Batches that each rank makes ahead; at most 1024."
     )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _refuse_other_forms(cls, value: Any) -> Any:
+        if isinstance(value, dict) or value in ([], ()):
+            raise ValueError("several corpora are a list of one or more: [{path: FOLDER, weight: NUMBER}, ...]")
+        return value
 
     @property
     def corpora(self) -> tuple[WeightedCorpus, ...]:
