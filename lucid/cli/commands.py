@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 # The first paragraph of each command's help. A command, its function or group, and their module have the same name.
 COMMANDS = {
     "prepare": "Prepare a corpus: split text into sentences, tokenize them, and write shards that training reads.",
+    "extend": "Extend a model's vocabulary by the words of a text that its tokenizer splits most.",
     "plan": "Print what a run will need and do: epochs, micro-batches, memory, checkpoints, FLOPs and time.",
     "train": "Train a run, or resume it from its newest checkpoint. For several ranks see lucid launch.",
     "launch": "Start the ranks of a run with the MPI of this Python environment, on this machine or on several hosts.",

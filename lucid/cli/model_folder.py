@@ -1,4 +1,4 @@
-"""Loads the model of a folder together with its tokenizer, and says which parts of it were never trained."""
+"""The model of a folder with its tokenizer: loads and writes both, and says which parts were never trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,9 +6,13 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from lucid.data import load_tokenizer
-from lucid.errors import ConfigError
+from lucid.data.tokenizer import save_tokenizer
+from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTForPreTraining
-from lucid.models.bert.stored_weights import StoredWeights, in_words
+from lucid.models.bert import hub
+from lucid.models.bert.sentence_transformers import read_files, write_files
+from lucid.models.bert.stored_weights import PARTS, StoredWeights, in_words
+from lucid.training.checkpoints.checkpoint import STATE_FILE, Inherited, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,38 @@ class ModelFolder:
                 "model's own tokenizer there"
             )
         return tokenizer
+
+    def write(self, folder: Path, model: BERTForPreTraining, tokenizer: Tokenizer) -> list[str]:
+        """Write `model`, which was made of this one, with its tokenizer, as a folder for transformers.
+
+        Parts that were never trained are left out. Returns sentences about what is missing. Raises a `LucidError` if
+        the folder cannot be written.
+        """
+        inherited, remarks = self._inherited()
+        absent = tuple(part for part in PARTS if part in inherited.untrained)
+        # The head for pairs reads what the pooler makes.
+        useless = ("NSP head",) if "pooler" in absent and "NSP head" not in absent else ()
+        prefixes = tuple(PARTS[part] for part in absent + useless)
+        weights = {name: array for name, array in model.state_dict().items() if not name.startswith(prefixes)}
+        hub.write(folder, model.config, weights)
+        save_tokenizer(tokenizer, folder, model.config.max_position_embeddings)
+        write_files(folder, inherited.sentence_transformers)
+        missing = []
+        if absent:
+            missing.append(f"it has no {in_words(absent)}, because {self.folder} has none that was trained")
+        if useless:
+            missing.append("it has no NSP head either, because that needs the pooler")
+        return missing + remarks
+
+    def _inherited(self) -> tuple[Inherited, list[str]]:
+        """Return what the model has from where its training began, and sentences about what is left out of it."""
+        if (self.folder / STATE_FILE).exists():
+            return open_checkpoint(self.folder).state.inherited, []
+        files, remarks = read_files(self.folder, self.model.config.max_position_embeddings)
+        return Inherited(list(self.weights.missing), files), self.weights.remarks_on_the_rest() + remarks
+
+
+def check_new(output: Path) -> None:
+    """Raise `CheckpointError` if there is something other than an empty folder in the place of a model to be made."""
+    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
+        raise CheckpointError(f"{output} exists and is not an empty folder: choose another")

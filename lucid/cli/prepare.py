@@ -1,16 +1,14 @@
 """`lucid prepare`: turns text into a corpus for training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
+from lucid.cli.progress import progress_bar
 from lucid.data import Manifest
 from lucid.data.manifest import DROPPED_FILE
 from lucid.distributed.communicators.announcement import announced
@@ -81,7 +79,7 @@ def prepare(
             f"the launcher ({launch.launcher}) started {launch.size} processes, but lucid prepare starts its own: run "
             f"it once, with --processes {launch.size}, and without mpiexec (under SLURM with srun -n 1)"
         )
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
         manifest = prepare_corpus(
             inputs,
             output,
@@ -98,31 +96,6 @@ def prepare(
             report=bar,
         )
     _print_summary(manifest, output, bar.stage)
-
-
-class _Bar:
-    """Shows the reported stage and its progress."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self.stage = progress, "starting"
-        self._task = progress.add_task(self.stage, total=None)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if stage != self.stage:
-            self.stage = stage
-            self._progress.reset(self._task, description=stage, total=total or None)
-        self._progress.update(self._task, completed=done)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[_Bar]:
-    """Show progress on standard error for the length of the block."""
-    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(
-        "{task.description}", *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        yield _Bar(progress)
 
 
 def _print_summary(manifest: Manifest, output: Path, outcome: str) -> None:

@@ -26,8 +26,8 @@ LARGEST_VOCABULARY = 1 << 20
 # Bytes of one of these files: a vocabulary of the largest size has about half as many.
 _LARGEST_FILE = 1 << 26
 # Pieces of a word begin with this in every BERT; masking and decoding rely on it.
-_CONTINUING = "##"
-_IN_WORD = re.compile(f"{_CONTINUING}[^{UNSPACED}]")
+CONTINUING = "##"
+_IN_WORD = re.compile(f"{CONTINUING}[^{UNSPACED}]")
 # Characters: longer words are unknown; BERT's limit is 100. The time of a word grows with the cube of its length.
 _LONGEST_WORD = 1000
 _BERTS_LONGEST_WORD = 100
@@ -198,7 +198,7 @@ def _of_bert(text: str, normalisation: Mapping[str, bool | None]) -> Tokenizer:
 
 def _check_model(model: dict[str, Any]) -> None:
     """Raise `ValueError` unless the settings of a WordPiece model are a BERT's, and encode any text soon."""
-    for name, expected in (("unk_token", SPECIAL_TEXTS["unknown"]), ("continuing_subword_prefix", _CONTINUING)):
+    for name, expected in (("unk_token", SPECIAL_TEXTS["unknown"]), ("continuing_subword_prefix", CONTINUING)):
         if model.get(name) != expected:
             raise ValueError(f"its {name} is {model.get(name)!r}; BERT's is {expected!r}")
     longest = model.get("max_input_chars_per_word")

@@ -68,6 +68,15 @@ class TextEncoder:
             np.add.at(total, np.array(owners), counts)
         return np.concatenate(ids), total
 
+    def words(self, text: str) -> Iterator[str]:
+        """Yield the words, normalised, into which the tokenizer splits a text without spaces; no added tokens.
+
+        Of a word that is unknown for its length only the first characters are yielded, one more than are allowed.
+        """
+        for words in self._split(text):
+            if words.startswith(_NOT_ADDED):
+                yield from filter(None, (word.removeprefix(_NOT_ADDED) for word in words.split(" ")))
+
     def _parts(self, sentence: str) -> Iterable[str]:
         """Return a sentence in parts, each of some words with spaces between them."""
         if len(sentence) <= _LONG_WORD:

@@ -362,7 +362,7 @@ def test_each_line_is_written_in_one_piece(run_folder):
     assert all(text.index(b"\n") == len(text) - 1 for text in written)
 
 
-@pytest.mark.parametrize("command", ["prepare", "plan", "train", "evaluate", "predict", "export", "plot"])
+@pytest.mark.parametrize("command", ["prepare", "extend", "plan", "train", "evaluate", "predict", "export", "plot"])
 def test_every_command_has_help_with_examples(lucid, command):
     code, output, _ = lucid(command, "--help")
     assert code == 0

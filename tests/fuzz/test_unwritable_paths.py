@@ -14,6 +14,7 @@ from forks import ForkServer
 NEW = "out/new"
 WRITING = {
     "prepare": ("prepare", "books", "-o", NEW, "--vocab-size", "200", "--processes", "1"),
+    "extend": ("extend", "run", "books", "-o", NEW, "--tokens", "5", "--at-least", "1", "--processes", "1"),
     "train": ("train", "run.yaml", f"run_folder={NEW}"),
     "export": ("export", "run", NEW),
     "plot": ("plot", "run", "-o", "out/loss.png"),

@@ -65,3 +65,21 @@ def test_a_smaller_vocabulary_draws_nothing_and_a_larger_one_draws_its_new_token
     larger = model.with_vocabulary(CONFIG.vocab_size + 3)
     assert draws
     assert larger.state_dict()[words][CONFIG.vocab_size :].all()
+
+
+def test_new_tokens_are_the_means_of_their_pieces_and_nothing_else_changes(saved, draws):
+    model = BERTForPreTraining.from_pretrained(saved)
+    model.cls.predictions.bias.data[...] = np.arange(CONFIG.vocab_size)
+    before = model.state_dict()
+    after = model.with_tokens([(7, 9, 9), [4], (119, 0), ()]).state_dict()
+    assert not draws
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name][: len(array)], array)
+    rows = before["bert.embeddings.word_embeddings.weight"]
+    means = np.stack([(rows[7] + 2 * rows[9]) / 3, rows[4], (rows[119] + rows[0]) / 2, rows.mean(axis=0)])
+    np.testing.assert_allclose(
+        after["bert.embeddings.word_embeddings.weight"][CONFIG.vocab_size :], means, rtol=1e-5, atol=1e-8
+    )
+    np.testing.assert_allclose(after["cls.predictions.bias"][CONFIG.vocab_size :], [25 / 3, 4, 119 / 2, 119 / 2])
+    grown = {name for name, array in after.items() if array.shape != before[name].shape}
+    assert grown == {"bert.embeddings.word_embeddings.weight", "cls.predictions.bias"}

@@ -5,6 +5,7 @@ B batch, T length, C width, V vocabulary, S sequences.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -106,6 +107,22 @@ class BERTForPreTraining(Module):
             own = own_parameters[name]
             rows = min(len(own), len(parameter))
             parameter.data[:rows] = own.data[:rows]
+        return model
+
+    def with_tokens(self, pieces: Sequence[Sequence[int]]) -> "BERTForPreTraining":
+        """Return this model with one more token for each of `pieces`, the ids of the tokens that have stood for it.
+
+        Its row of the embedding, which the MLM head shares, and its bias are the means of theirs (Gee et al., "Fast
+        vocabulary transfer for language model compression", 2022), or without pieces those of all tokens (Hewitt,
+        "Initializing new word embeddings for pretrained language models", 2021).
+        """
+        first = self.config.vocab_size
+        with init.without_draws():
+            model = self.with_vocabulary(first + len(pieces))
+        for parameter in (model.bert.embeddings.word_embeddings.weight, model.cls.predictions.bias):
+            mean_of_all = parameter.data[:first].mean(axis=0)
+            for row, ids in enumerate(pieces, start=first):
+                parameter.data[row] = parameter.data[list(ids)].mean(axis=0) if ids else mean_of_all
         return model
 
     def forward(
