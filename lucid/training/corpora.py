@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lucid.data import HELD_OUT, Corpus, Mixture, Sampler, SamplerSettings
 from lucid.data.mixture import seeds_of, shares_of
+from lucid.distributed import Communicator, all_or_none, broadcast_text
 from lucid.errors import ConfigError, DataError
 from lucid.training.config import DataSettings, RunConfig
 from lucid.training.evaluation import HeldOut, frequency_losses
@@ -70,6 +71,25 @@ def open_corpora(config: RunConfig) -> Corpora:
         held_out=held_out,
         unevaluated=tuple(corpus.folder for corpus in corpora if not corpus.has_split(HELD_OUT)),
     )
+
+
+def check_same_corpora(corpora: Corpora, communicator: Communicator) -> None:
+    """Raise `DataError` on all ranks if one reads other corpora than the first, such as older copies on its host.
+
+    All ranks call this.
+    """
+    own = " ".join([corpora.identity, *(corpus.sampler.corpus.identity for corpus in corpora.held_out)])
+    first = broadcast_text(communicator, own)
+
+    def compare() -> None:
+        if own != first:
+            folders = ", ".join(str(sampler.corpus.folder) for sampler in corpora.train.samplers)
+            raise DataError(
+                f"rank {communicator.rank} on {os.uname().nodename} reads another corpus than the first rank, under "
+                f"the same path ({folders}): copy the first rank's corpus to every host, or use a shared folder"
+            )
+
+    all_or_none(communicator, compare)
 
 
 def open_alike(folders: Sequence[Path]) -> list[Corpus]:

@@ -20,7 +20,7 @@ from lucid.optim.partition import Partition
 from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
-from lucid.training.corpora import Corpora, open_corpora
+from lucid.training.corpora import Corpora, check_same_corpora, open_corpora
 from lucid.training.estimates import check_run_fits
 from lucid.training.log_window import WindowSums
 from lucid.training.numerical_environment import numerical_environment
@@ -95,6 +95,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
     corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store))
+    check_same_corpora(corpora, communicator)
     checkpoint = start.checkpoint
     model.to(device).bert.encoder.recompute(config.train.recompute)
     ddp = DistributedDataParallel(

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import re
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from rank_pool.commands import command
 from texts import made_up_text
 
 from lucid.data import Corpus
+from lucid.distributed import announced
 from lucid.preparation import prepare
 from lucid.training.checkpoints.store import find_model
 from lucid.training.corpora import corpus_names
@@ -193,6 +196,23 @@ def test_an_altered_corpus_of_a_mixture_is_found_at_the_start(on_ranks, run_file
     sentence = refused(on_ranks(2, "train", run_file, mixture([(corpus_folder, 1), (altered, 1)])))
     assert f"{altered}/train-00000.tokens.npy was altered" in sentence
     assert Corpus.open(altered).token_count  # which only its checksums tell
+
+
+def train_where_each_rank_has_its_own_corpus(config, folder):
+    with chdir(folder / str(announced().rank)):
+        return command(["train", config, "data.path=corpus"])
+
+
+def test_hosts_with_different_copies_of_a_corpus_are_refused(rank_pool, run_file, corpora, corpus_folder, tmp_path):
+    for rank, corpus in enumerate((corpus_folder, corpora("other"))):
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "corpus").symlink_to(corpus)
+    results = rank_pool.run(2, train_where_each_rank_has_its_own_corpus, str(run_file), tmp_path)
+    assert [result.value for result in results] == [2, 2]
+    output = "".join(result.output for result in results)
+    assert re.search(
+        r"lucid: rank 1 on \S+ reads another corpus than the first rank, under the same path \(corpus\)", output
+    )
 
 
 @pytest.mark.parametrize(
