@@ -1,8 +1,9 @@
 """`lucid prepare`: turns text into a corpus for training."""
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,7 @@ from lucid.distributed.communicators.announcement import announced
 from lucid.errors import LaunchError
 from lucid.launch.limits import available_cores
 from lucid.preparation import prepare as prepare_corpus
+from lucid.preparation.vocabulary import SAMPLE_BYTES
 
 # Places that the summary names for each reason to leave something out, and lines in which it looks for them.
 _PLACES_SHOWN, _LINES_READ = 3, 100_000
@@ -32,6 +34,34 @@ def prepare(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the corpus.", show_default=False)],
     vocab_size: Annotated[int, typer.Option(help="Tokens of the vocabulary that is trained.")] = 30522,
+    cased: Annotated[
+        bool | None,
+        typer.Option(
+            "--cased/--uncased",
+            help="Tell capital letters from small ones, or not. Default: uncased for text like English.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_accents: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-accents/--strip-accents",
+            help="Tell letters with accents and vowel signs from those without, or not. Default: strip them in text "
+            "like English.",
+            show_default=False,
+        ),
+    ] = None,
+    alphabet: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Characters of the vocabulary at the most. Default: as many as the text needs.",
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer_sample: Annotated[
+        int, typer.Option(min=1, max=1 << 20, help="MiB of the text on which the vocabulary is trained.")
+    ] = SAMPLE_BYTES >> 20,
     tokenizer: Annotated[
         Path | None,
         typer.Option(
@@ -84,6 +114,10 @@ def prepare(
             inputs,
             output,
             vocab_size=vocab_size,
+            cased=cased,
+            keep_accents=keep_accents,
+            alphabet=alphabet,
+            sample_bytes=tokenizer_sample << 20,
             tokenizer=tokenizer,
             held_out=held_out,
             text_field=text_field,
@@ -110,7 +144,22 @@ def _print_summary(manifest: Manifest, output: Path, outcome: str) -> None:
         for reason, count in manifest.dropped.items():
             places = f", such as {', '.join(first[reason])}" if reason in first else ""
             console.print(f"  {count:,} {reason}{places}", markup=False)
+    if "normalisation" in manifest.made_from:
+        console.print(_normalisation(manifest.made_from), markup=False)
     console.print(f"{outcome}. Its vocabulary has {manifest.vocab_size:,} tokens.", markup=False)
+
+
+def _normalisation(made_from: Mapping[str, Any]) -> str:
+    """Return how the tokenizer was chosen to normalise text, and the options that change the choice."""
+    chosen = made_from["normalisation"]
+    options = {"case": ("--uncased", ": cased"), "accents": ("--strip-accents", "accents kept")}
+    opposite = {"--uncased": "--cased", "--strip-accents": "--keep-accents"}
+    free = [
+        option if words in chosen else opposite[option]
+        for name, (option, words) in options.items()
+        if made_from.get(name) is None
+    ]
+    return f"{chosen}" + (f" ({' and '.join(free)} change{'s' * (len(free) == 1)} that)" if free else "")
 
 
 def _first_places(path: Path) -> dict[str, list[str]]:

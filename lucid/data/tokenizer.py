@@ -28,9 +28,8 @@ _LARGEST_FILE = 1 << 26
 # Pieces of a word begin with this in every BERT; masking and decoding rely on it.
 CONTINUING = "##"
 _IN_WORD = re.compile(f"{CONTINUING}[^{UNSPACED}]")
-# Characters: longer words are unknown; BERT's limit is 100. The time of a word grows with the cube of its length.
-_LONGEST_WORD = 1000
-_BERTS_LONGEST_WORD = 100
+# Characters of a word: longer ones are unknown. The time of a word grows with the cube of its length.
+BERTS_LONGEST_WORD, _LONGEST_WORD = 100, 1000
 
 T = TypeVar("T")
 
@@ -63,12 +62,16 @@ def special_tokens(tokenizer: Tokenizer, name: str = "the tokenizer") -> Special
     return SpecialTokens(**{name: vocabulary[text] for name, text in SPECIAL_TEXTS.items()})
 
 
-def bert_tokenizer(vocabulary: dict[str, int], **normalisation: Any) -> Tokenizer:
+def bert_tokenizer(
+    vocabulary: dict[str, int], longest_word: int = BERTS_LONGEST_WORD, /, **normalisation: Any
+) -> Tokenizer:
     """Return the tokenizer of a BERT with this vocabulary. Raises `DataError` if a special token is missing.
 
-    `normalisation` has arguments of `tokenizers.normalizers.BertNormalizer`.
+    Words of more than `longest_word` characters are unknown. `normalisation` has arguments of
+    `tokenizers.normalizers.BertNormalizer`.
     """
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL_TEXTS["unknown"]))
+    unknown = SPECIAL_TEXTS["unknown"]
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=longest_word))
     tokenizer.normalizer = normalizers.BertNormalizer(**normalisation)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = special_tokens(tokenizer)
@@ -252,7 +255,7 @@ def tokenizer_files(tokenizer: Tokenizer, longest: int | None = None) -> dict[st
     parts, added = _parts(tokenizer), added_tokens(tokenizer)
     normalizer, longest_word = parts["normalizer"], parts["model"]["max_input_chars_per_word"]
     # BertTokenizer makes normaliser and model anew, from these settings alone. The other class reads tokenizer.json.
-    is_plain = normalizer.get("clean_text", False) and longest_word == _BERTS_LONGEST_WORD
+    is_plain = normalizer.get("clean_text", False) and longest_word == BERTS_LONGEST_WORD
     config: dict[str, Any] = {
         "tokenizer_class": "BertTokenizer" if is_plain else "PreTrainedTokenizerFast",
         **(tokenizer_settings.normalisation_settings(normalizer) if is_plain else {}),

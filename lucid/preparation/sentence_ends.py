@@ -16,7 +16,7 @@ _GOES_ON = re.compile("\u104a\\s*\\Z"), re.compile("[」』]\\Z")
 _QUOTING = re.compile("と|って")
 # Marks that close or end something cannot begin a sentence. After some of them the sentence continues.
 _CLOSING = re.compile("[」』”’）》】〕〉｝］。！？…、，；：]+")
-_CONTINUING = tuple("、，；：")
+CONTINUING = tuple("、，；：")
 # Khmer, but not `។ល។`, "and so on"; and the Greek question mark, which looks like a semicolon.
 _ENDS = re.compile(
     "(?<=[\u17d4-\u17d5\u17da])(?<!\u17d4\u179b\u17d4)(?!\u179b\u17d4)[\"'»”’)]*\\s*"
@@ -41,7 +41,7 @@ def _mended(segments: list[str]) -> Iterator[str]:
     sentence = ""
     for segment in segments:
         if closing := _CLOSING.match(segment) if sentence and not sentence[-1].isspace() else None:
-            goes_on = closing[0].endswith(_CONTINUING)
+            goes_on = closing[0].endswith(CONTINUING)
             sentence, segment = sentence + closing[0], segment[closing.end() :]
         else:
             comma, quotation = (end.search(sentence) for end in _GOES_ON)

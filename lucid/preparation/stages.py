@@ -34,6 +34,7 @@ from lucid.data.manifest import (
 from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
 from lucid.errors import DataError
 from lucid.files import read_bytes, written_aside
+from lucid.json_values import parse_json
 from lucid.preparation.documents import OTHER_KIND, Piece, pieces_of
 from lucid.preparation.languages import language_code
 from lucid.preparation.lock import alone_in
@@ -42,14 +43,16 @@ from lucid.preparation.processes import Task, run_tasks
 from lucid.preparation.selection import select
 from lucid.preparation.shards import write_manifest, write_shard
 from lucid.preparation.sources import Source, find_sources, scan
-from lucid.preparation.vocabulary import Samples, check_vocab_size, sampling, train_tokenizer
+from lucid.preparation.vocabulary import SAMPLE_BYTES, Samples, VocabularySettings, sampling, train_tokenizer
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
 # version of lucid began under other rules, or with other versions of the libraries that apply them, begins anew.
-_RULES = 4
+_RULES = 5
 _LIBRARIES = "sentencex", "tokenizers"
 # Within the folder of the corpus: where the work lies until it is finished, and the conditions that it is for.
 _UNFINISHED, _CONDITIONS = "unfinished", "conditions.json"
+# There too: how the trained tokenizer normalises, and why.
+_NORMALISATION = "normalisation.json"
 # Bytes of text that are encoded into one part: each process loses at most one part when the work is cut short.
 PIECE_BYTES = 1 << 23
 # 256 MiB of 16-bit tokens a shard.
@@ -70,6 +73,10 @@ def prepare(
     output: Path,
     *,
     vocab_size: int = 30522,
+    cased: bool | None = None,
+    keep_accents: bool | None = None,
+    alphabet: int | None = None,
+    sample_bytes: int = SAMPLE_BYTES,
     tokenizer: Path | None = None,
     held_out: float = 0.05,
     text_field: str = "text",
@@ -83,10 +90,12 @@ def prepare(
 ) -> Manifest:
     """Prepare the corpus `inputs` (see `read_documents`) in the folder `output`, and return its manifest.
 
-    A WordPiece tokenizer of `vocab_size` tokens is trained on it, unless the folder `tokenizer` holds one to use. The
-    fraction `held_out` of the documents, chosen by a hash of their text, goes into the split `held_out`, the rest into
-    `train`. With `drop_duplicates` a document is left out if its text occurs before it. Sentences end as in `language`
-    (see `language_code`). Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
+    A WordPiece tokenizer of `vocab_size` tokens is trained on `sample_bytes` of it. The text decides whether it is
+    `cased`, whether it may `keep_accents`, and how many characters its `alphabet` has, unless they are given. No
+    tokenizer is trained if the folder `tokenizer` holds one to use. The fraction `held_out` of the documents, chosen by
+    a hash of their text, goes into the split `held_out`, the rest into `train`. With `drop_duplicates` a document is
+    left out if its text occurs before it. Sentences end as in `language` (see `language_code`). Text that cannot be
+    used is left out, counted and listed, or with `strict` a `DataError`.
 
     The corpus does not depend on the number of `processes`. Called again with the same arguments, a preparation that
     was cut short goes on where it was. A folder that holds the same corpus already is left as it is; one that holds
@@ -95,10 +104,11 @@ def prepare(
     """
     output, language = Path(output), language_code(language)
     settings = TextSettings(text_field, whole_files, language, strict)
+    vocabulary = VocabularySettings(vocab_size, cased, keep_accents, alphabet, sample_bytes)
     given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
     made_from = {
         "held_out": held_out,
-        "vocab_size": vocab_size if given is None else None,
+        **(vocabulary.described() if given is None else dict.fromkeys(vocabulary.described())),
         "tokenizer": None if given is None else tokenizer_hash(given),
         "text_field": text_field,
         "whole_files": whole_files,
@@ -106,8 +116,7 @@ def prepare(
         "drop_duplicates": drop_duplicates,
     }
     _check_arguments(inputs, output, held_out)
-    if given is None:
-        check_vocab_size(vocab_size)
+    vocabulary.check(is_used=given is None)
     sources, others = find_sources(inputs)
     dropped = Dropped()
     for other in others:
@@ -119,7 +128,7 @@ def prepare(
             outcome = f"{output} holds this corpus already: nothing was done"
         else:
             _begin(output, plan.made_from, settings)
-            _Preparation(output, plan, settings, processes, report).run(given)
+            _Preparation(output, plan, settings, processes, report).run(given or vocabulary)
             outcome = f"{output} holds the corpus"
     report(outcome, 0, 0)
     return Manifest.read(output)
@@ -233,12 +242,13 @@ class _Preparation:
     processes: int
     report: Report
 
-    def run(self, given: Tokenizer | None) -> None:
-        """Go through all stages, with the tokenizer `given` or a trained one."""
+    def run(self, given: Tokenizer | VocabularySettings) -> None:
+        """Go through all stages, with the tokenizer `given` or one that is trained with the settings `given`."""
         output, made_from, portions = self.output, self.plan.made_from, self.plan.portions
         unfinished = output / _UNFINISHED
-        if given is None:
-            self._train_tokenizer()
+        if isinstance(given, VocabularySettings):
+            self._train_tokenizer(given)
+            made_from = {**made_from, "normalisation": parse_json(read_bytes(unfinished / _NORMALISATION))}
         else:
             save_tokenizer(given, output / TOKENIZER_FOLDER)
         tokenizer = load_tokenizer(output / TOKENIZER_FOLDER)
@@ -268,15 +278,19 @@ class _Preparation:
             done += task.size
             self.report(stage, done, total)
 
-    def _train_tokenizer(self) -> None:
-        folder, portions, made_from = self.output / TOKENIZER_FOLDER, self.plan.portions, self.plan.made_from
+    def _train_tokenizer(self, settings: VocabularySettings) -> None:
+        folder, portions, unfinished = self.output / TOKENIZER_FOLDER, self.plan.portions, self.output / _UNFINISHED
         if (folder / TOKENIZER_FILES[-1]).exists():
             return
-        writer, tasks = sampling(self.settings, portions, self.output / _UNFINISHED)
+        writer, tasks = sampling(self.settings, portions, unfinished, settings.sample_bytes)
         self._do("sampling", writer, tasks)
         self.report("training the tokenizer", 0, 0)
-        samples = Samples([task.output for task in tasks], made_from["held_out"], self.plan.dropped.first)
-        save_tokenizer(train_tokenizer(samples.texts, made_from["vocab_size"]), folder)
+        held_out, left_out = self.plan.made_from["held_out"], self.plan.dropped.first
+        samples = Samples([task.output for task in tasks], held_out, left_out)
+        trained = train_tokenizer(samples.texts, settings)
+        with written_aside(unfinished / _NORMALISATION, DataError) as file:
+            file.write(json.dumps(f"{trained.scripts}: {trained.normalisation}").encode())
+        save_tokenizer(trained.tokenizer, folder)
 
     def _dropped(self, duplicates: int) -> Iterator[Dropped]:
         """Yield what each step of the work left out."""

@@ -1,14 +1,19 @@
 """Trains the WordPiece tokenizer, on a sample of the text without the documents that are held out.
 
+How it normalises, how many characters it knows and how long its words may be is chosen by the text, unless it is given.
+
 Training is deterministic. The `tokenizers` library alone is not: it numbers the pieces `##x` of one character in the
 order of a hash map, and those numbers decide between equally frequent merges. Here they are fixed beforehand.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -18,30 +23,70 @@ from lucid.errors import DataError
 from lucid.files import open_text, written_aside
 from lucid.preparation.parts import Dropped, Portion, TextSettings, text_hash
 from lucid.preparation.processes import Task
+from lucid.preparation.scripts import Normalisation, Scripts
 from lucid.preparation.selection import HASH_RANGE, Census
 
-# Bytes of text that a tokenizer is trained on at most: training holds all its distinct words.
+# Bytes of text that a tokenizer is trained on at most, unless another number is given.
 SAMPLE_BYTES = 1 << 27
 SMALLEST_VOCABULARY = 64
-# Rarer characters are unknown. (A Chinese corpus needs a tokenizer of its own.)
-_LARGEST_ALPHABET = 1000
+# Characters of the vocabulary, if it has four times the room: enough for an alphabet and its rare visitors. Where more
+# are needed to write this much of the text, as in Chinese or Korean, there are more, in this part of the vocabulary.
+_ALPHABET, _COVERAGE, _LARGEST_PART = 1000, 0.9995, 0.75
 # The time of training grows with the square of a word's length, so long words are cut. They are unknown anyway.
 _LONG_WORD = re.compile(r"\S{1000}")
 # Characters that the trainer is given at once, up to a space: it takes tens of bytes for each.
 _AT_ONCE = re.compile(r".{1,16384}\S*", re.DOTALL)
 # The trainer holds all distinct words, at about a kilobyte each. Text after this many characters of them, with 8 more
-# for each word, is left out: 128 MiB of a language have fewer, random numbers soon have as many.
+# for each word, is left out: 128 MiB of a language have fewer, random numbers soon have as many. A larger sample may
+# have more, in proportion.
 _DISTINCT_CHARACTERS = 12_000_000
 _WORD = re.compile("[^\\s!-/:-@[-`{-~\u2010-\u205e\u3000-\u303f]+")
 
 
-def check_vocab_size(vocab_size: int) -> None:
-    """Raise `DataError` if a vocabulary of `vocab_size` tokens is unusually small or large."""
-    if not SMALLEST_VOCABULARY <= vocab_size <= LARGEST_VOCABULARY:
-        raise DataError(
-            f"a vocabulary of {vocab_size} tokens is too {'small' if vocab_size < SMALLEST_VOCABULARY else 'large'}: "
-            f"take from {SMALLEST_VOCABULARY} to {LARGEST_VOCABULARY:,}"
-        )
+_KEPT = {None: None, True: "kept", False: "removed"}
+
+
+@dataclass(frozen=True)
+class VocabularySettings:
+    """How a tokenizer is trained; see `prepare`. What is None is chosen by the text."""
+
+    vocab_size: int
+    cased: bool | None = None
+    keep_accents: bool | None = None
+    alphabet: int | None = None
+    sample_bytes: int = SAMPLE_BYTES
+
+    def described(self) -> dict[str, Any]:
+        """Return the settings for the manifest: None is a choice by the text, and the usual size of a sample."""
+        return {
+            "vocab_size": self.vocab_size,
+            "case": _KEPT[self.cased],
+            "accents": _KEPT[self.keep_accents],
+            "alphabet": self.alphabet,
+            "tokenizer_sample": None if self.sample_bytes == SAMPLE_BYTES else self.sample_bytes,
+        }
+
+    def check(self, is_used: bool) -> None:
+        """Raise `DataError` if a setting makes no sense, or if there is one for training although it `is_used` not."""
+        options = {
+            "--uncased" if self.cased is False else "--cased": self.cased is not None,
+            "--strip-accents" if self.keep_accents is False else "--keep-accents": self.keep_accents is not None,
+            "--alphabet": self.alphabet is not None,
+            "--tokenizer-sample": self.sample_bytes != SAMPLE_BYTES,
+        }
+        given = [option for option, is_given in options.items() if is_given]
+        if given and not is_used:
+            raise DataError(f"--tokenizer takes a tokenizer as it is: leave out {', '.join(given)}")
+        size = self.vocab_size
+        if is_used and not SMALLEST_VOCABULARY <= size <= LARGEST_VOCABULARY:
+            raise DataError(
+                f"a vocabulary of {size} tokens is too {'small' if size < SMALLEST_VOCABULARY else 'large'}: "
+                f"take from {SMALLEST_VOCABULARY} to {LARGEST_VOCABULARY:,}"
+            )
+        if self.alphabet is not None and self.alphabet < 1:
+            raise DataError(f"an alphabet of {self.alphabet} characters is too small: take 1 or more")
+        if self.sample_bytes < 1:
+            raise DataError(f"a sample of {self.sample_bytes} bytes is too small: take 1 or more")
 
 
 class SampleWriter:
@@ -73,10 +118,10 @@ class SampleWriter:
 
 
 def sampling(
-    settings: TextSettings, portions: Sequence[Portion], folder: Path
+    settings: TextSettings, portions: Sequence[Portion], folder: Path, sample_bytes: int = SAMPLE_BYTES
 ) -> tuple[SampleWriter, list[Task[Portion]]]:
-    """Return what writes a sample of `SAMPLE_BYTES` of text at most, and its tasks, whose files are in `folder`."""
-    fraction = min(1.0, SAMPLE_BYTES / max(sum(portion.size for portion in portions), 1))
+    """Return what writes a sample of `sample_bytes` of text at most, and its tasks, whose files are in `folder`."""
+    fraction = min(1.0, sample_bytes / max(sum(portion.size for portion in portions), 1))
     tasks = [Task(portion, folder / f"sample-{portion.number:06d}.jsonl", portion.size) for portion in portions]
     return SampleWriter(settings, fraction), tasks
 
@@ -88,7 +133,9 @@ class Samples:
     """
 
     def __init__(self, paths: Sequence[Path], held_out: float, left_out: str) -> None:
-        self._paths, self.census = paths, Census(left_out=left_out)
+        # A reader may have enough before the end. What it has read is then from anywhere, not from the first files.
+        self._paths = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+        self.census = Census(left_out=left_out)
         for path in paths:
             with open_text(path) as file:
                 documents, lowest, first = json.loads(file.readline())
@@ -96,7 +143,7 @@ class Samples:
         self._threshold = self.census.threshold(held_out)
 
     def texts(self, held_out: bool = False) -> Iterator[str]:
-        """Yield the texts that are held out, or the others."""
+        """Yield the texts that are held out, or the others, from one file after another in a fixed random order."""
         for path in self._paths:
             with open_text(path) as file:
                 next(file)
@@ -106,55 +153,82 @@ class Samples:
                         yield text
 
 
-def train_tokenizer(texts: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
-    """Train a lower-case WordPiece tokenizer of at most `vocab_size` tokens, the special ones with ids 0 to 4.
+class Trained(NamedTuple):
+    """A trained tokenizer, and what the choices for it rest on."""
+
+    tokenizer: Tokenizer
+    scripts: Scripts
+    normalisation: Normalisation
+
+
+def train_tokenizer(texts: Callable[[], Iterable[str]], settings: VocabularySettings) -> Trained:
+    """Train a WordPiece tokenizer, the special tokens with ids 0 to 4.
 
     `texts` is called twice and yields the same texts both times. The result depends on nothing else.
     """
+    characters: Counter[str] = Counter()
+    for text in texts():
+        characters.update(text)
+    scripts = Scripts.of(characters)
+    normalisation = Normalisation.chosen(scripts, settings.cased, settings.keep_accents)
     special = list(SPECIAL_TEXTS.values())
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TEXTS["unknown"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.BertNormalizer(**normalisation.arguments)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    # The alphabet and its continuing pieces take at most half of the vocabulary.
-    alphabet = _alphabet(tokenizer, texts(), min(_LARGEST_ALPHABET, (vocab_size - len(special)) // 4))
-    continuing = [f"##{character}" for character in alphabet if _continues_a_word(tokenizer, character)]
+    alphabet = _alphabet(tokenizer, characters, settings.vocab_size - len(special), settings.alphabet)
+    continuing = [f"##{character}" for character, continues in alphabet.items() if continues]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
+        vocab_size=settings.vocab_size,
         special_tokens=special + continuing,
-        initial_alphabet=alphabet,
+        initial_alphabet=list(alphabet),
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(blocks(texts()), trainer=trainer)
+    texts_of_it = blocks(texts(), normalisation.cased, settings.sample_bytes)
+    tokenizer.train_from_iterator(texts_of_it, trainer=trainer)
     # The trained tokenizer treats the continuing pieces as special: make another one with its vocabulary.
-    return bert_tokenizer(tokenizer.get_vocab(), lowercase=True)
+    vocabulary, longest_word = tokenizer.get_vocab(), normalisation.longest_word
+    return Trained(bert_tokenizer(vocabulary, longest_word, **normalisation.arguments), scripts, normalisation)
 
 
-def blocks(texts: Iterable[str]) -> Iterator[str]:
+def blocks(texts: Iterable[str], cased: bool = False, sample_bytes: int = SAMPLE_BYTES) -> Iterator[str]:
     """Yield the texts in blocks that end at a space, until they have had all distinct words that memory may hold."""
+    most = _DISTINCT_CHARACTERS * max(sample_bytes, SAMPLE_BYTES) // SAMPLE_BYTES
     known: set[str] = set()
     size = 0
     for text in texts:
         for block in _AT_ONCE.finditer(_LONG_WORD.sub(r"\g<0> ", text)):
             yield block[0]
-            new = set(_WORD.findall(block[0].lower())) - known
+            new = set(_WORD.findall(block[0] if cased else block[0].lower())) - known
             known |= new
             size += sum(map(len, new)) + 8 * len(new)
-            if size > _DISTINCT_CHARACTERS:
+            if size > most:
                 return
 
 
-def _alphabet(tokenizer: Tokenizer, texts: Iterable[str], limit: int) -> list[str]:
-    """Return the most frequent characters of the normalised texts, sorted."""
-    raw: Counter[str] = Counter()
-    for text in texts:
-        raw.update(text)
-    normalised: Counter[str] = Counter()
-    for character, count in raw.items():
+def _alphabet(tokenizer: Tokenizer, characters: Mapping[str, int], room: int, most: int | None) -> dict[str, bool]:
+    """Return the characters for a vocabulary with `room` for other than special tokens, sorted.
+
+    Each has whether it can continue a word, and so needs a second piece. The most frequent ones are taken, once they
+    are normalised: `most` of them, or as many as the text needs. They fill three quarters of the room at the most.
+    """
+    counts: Counter[str] = Counter()
+    for character, count in characters.items():
         for part in tokenizer.normalizer.normalize_str(character):
-            normalised[part] += count
-    characters = sorted((part for part in normalised if not part.isspace()), key=lambda part: (-normalised[part], part))
-    return sorted(characters[:limit])
+            if not part.isspace():
+                counts[part] += count
+    wanted, few = _COVERAGE * counts.total(), min(_ALPHABET, room // 4)
+    taken: dict[str, bool] = {}
+    covered = pieces = 0
+    for part, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if len(taken) == most or (most is None and len(taken) >= few and covered >= wanted):
+            break
+        continues = _continues_a_word(tokenizer, part)
+        pieces += 1 + continues
+        if pieces > _LARGEST_PART * room:
+            break
+        taken[part], covered = continues, covered + count
+    return dict(sorted(taken.items()))
 
 
 def _continues_a_word(tokenizer: Tokenizer, character: str) -> bool:

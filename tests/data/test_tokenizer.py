@@ -17,7 +17,7 @@ from lucid.data.tokenizer import (
     tokens_by_id,
 )
 from lucid.errors import DataError
-from lucid.preparation.vocabulary import train_tokenizer
+from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 TEXTS = ["The quick brown foxes jumped over the lazy dogs' backs.", "Quickly, quicker, quickest: the fox was quick!"]
 TEXTS += ["Über den Wölken 雲 muß die Freiheit wohl grenzenlos sein."]
@@ -26,7 +26,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return train_tokenizer(lambda: TEXTS, 200)
+    return train_tokenizer(lambda: TEXTS, VocabularySettings(200, cased=False, keep_accents=False)).tokenizer
 
 
 def test_special_tokens_come_first(tokenizer: Tokenizer) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from lucid.preparation.encoder import TextEncoder
-from lucid.preparation.vocabulary import train_tokenizer
+from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 TEXTS = [
     "The quick brown foxes jumped over the lazy dogs' backs; don't they? e-mail: a.b@c.de (3.14%) naïve café Straße",
@@ -42,7 +42,7 @@ STRANGE = [
 
 @pytest.fixture(scope="module", params=["uncased", "cased"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    tokenizer = train_tokenizer(lambda: TEXTS, 300)
+    tokenizer = train_tokenizer(lambda: TEXTS, VocabularySettings(300)).tokenizer
     if request.param == "cased":
         from tokenizers import normalizers
 

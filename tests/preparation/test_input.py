@@ -279,12 +279,13 @@ def test_the_tokenizer_is_trained_on_a_sample_without_held_out_documents(
 ) -> None:
     seen: list[str] = []
     train = vocabulary.train_tokenizer
-    monkeypatch.setattr(stages, "train_tokenizer", lambda texts, size: (seen.extend(texts()), train(texts, size))[1])
+    monkeypatch.setattr(
+        stages, "train_tokenizer", lambda texts, settings: (seen.extend(texts()), train(texts, settings))[1]
+    )
     prepared(folder)
     assert len(seen) == len(GOOD) - 2
-    monkeypatch.setattr(vocabulary, "SAMPLE_BYTES", 400)
     seen.clear()
-    prepared(folder, overwrite=True)
+    prepared(folder, overwrite=True, sample_bytes=400)
     assert 0 < len(seen) < len(GOOD) - 2
     assert load_tokenizer(folder.parent / "corpus" / "tokenizer").get_vocab_size() <= 100
 

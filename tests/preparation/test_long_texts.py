@@ -22,7 +22,7 @@ from lucid.data.tokenizer import save_tokenizer
 from lucid.preparation import encoder, sentences
 from lucid.preparation.encoder import TextEncoder
 from lucid.preparation.sentences import split_sentences
-from lucid.preparation.vocabulary import train_tokenizer
+from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 MEBIBYTE = 1 << 20
 # Bytes that encoding or training may take. They took 430 MiB for a MiB of full stops where memory grew with the text.
@@ -53,7 +53,7 @@ for number, source in enumerate(sources.find_sources([folder])[0]):
     portion = parts.Portion(number, tuple(documents.pieces_of(source, scanned, documents.refuse)))
     encoding = peak_of(lambda: writer(portion, folder / "part"))
     texts = lambda: (document.text for document in documents.read_documents([folder / source.name]))
-    training = peak_of(lambda: vocabulary.train_tokenizer(texts, 64))
+    training = peak_of(lambda: vocabulary.train_tokenizer(texts, vocabulary.VocabularySettings(64)))
     print(json.dumps([source.name, encoding, training]), flush=True)
 """
 
@@ -89,7 +89,7 @@ LONG: dict[str, tuple[Callable[[Path, str], None], str]] = {
 def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, int]]:
     """The most bytes that encoding each file and training on it took."""
     folder, tokenizer = tmp_path_factory.mktemp("long"), tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(train_tokenizer(lambda: [made_up_text(20, seed=1)], 200), tokenizer)
+    save_tokenizer(train_tokenizer(lambda: [made_up_text(20, seed=1)], VocabularySettings(200)).tokenizer, tokenizer)
     for name, (write, text) in LONG.items():
         write(folder / name, text)
     process = [sys.executable, "-c", PROGRAM, str(folder), str(tokenizer)]
@@ -107,7 +107,8 @@ def test_memory_is_bounded_whatever_a_long_text_holds(peaks: dict[str, tuple[int
 
 @pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
-    tokenizer = train_tokenizer(lambda: [made_up_text(20, seed=1), "雲の上. don't, 3.14 (naïve) ß É"], 300)
+    texts = [made_up_text(20, seed=1), "雲の上. don't, 3.14 (naïve) ß É"]
+    tokenizer = train_tokenizer(lambda: texts, VocabularySettings(300)).tokenizer
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=request.param)
     return tokenizer
 

@@ -11,7 +11,7 @@ from launching import FEW_CORES, descendants
 
 from lucid.data.tokenizer import save_tokenizer
 from lucid.preparation.sources import find_sources, scan
-from lucid.preparation.vocabulary import train_tokenizer
+from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 PROCESSES = 3
 SECONDS_BETWEEN_LOOKS = 0.1
@@ -32,7 +32,8 @@ stages.prepare([text], Path(output), tokenizer=Path(tokenizer), processes={proce
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of hexadecimal numbers."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(train_tokenizer(lambda: ["0123456789abcdef fedcba9876543210"], 100), folder)
+    trained = train_tokenizer(lambda: ["0123456789abcdef fedcba9876543210"], VocabularySettings(100))
+    save_tokenizer(trained.tokenizer, folder)
     return folder
 
 
