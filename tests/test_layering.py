@@ -49,7 +49,7 @@ MAY_IMPORT = {
         "launch.limits",
         "distributed",
     },
-    "analysis": {"files", "backend", "kernels", "models", "distributed", "training"},
+    "analysis": {"files", "backend", "kernels", "models", "data", "distributed", "training"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "": EVERYTHING,

@@ -90,6 +90,15 @@ class Mixture:
             found[:, here] = self._arranged_block(block)[:, positions[here]]
         return found[0], found[1]
 
+    def numbers_of(self, corpus: int, numbers: range) -> range:
+        """Return which samples of a corpus are among the samples of the run with these `numbers`."""
+        return range(self._given_before(corpus, numbers.start), self._given_before(corpus, numbers.stop))
+
+    def _given_before(self, corpus: int, number: int) -> int:
+        block, position = divmod(number, self._block)
+        in_block = np.count_nonzero(self._arranged_block(block)[0, :position] == corpus)
+        return int(self._used_by(block)[corpus]) + int(in_block)
+
     def numbers_in_run(self, corpus: int, numbers: Array) -> Array:
         """Return the numbers in the run (int64 [B]) of samples with these `numbers` among those of a corpus.
 

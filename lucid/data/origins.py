@@ -38,6 +38,26 @@ class Origins:
         arrays = [mapped(folder / file, ORIGIN_DTYPE, count, 2) for file, count in zip(files, counts, strict=True)]
         return cls(folder, [str(entry["name"]) for entry in manifest.made_from["inputs"]], arrays)
 
+    def find(self, name: str, line: int) -> tuple[Array, Array]:
+        """Return the documents that begin at a line of an input, and those that are the last to begin before it.
+
+        Both are numbers, int64 [D]. `name` is the name of an input, or a path that ends with it, or its end; several
+        inputs may have it, each of which has a document of the second kind at most.
+        """
+        sources = np.flatnonzero([_names(name, known) for known in self.names])
+        exact, before = [np.zeros(0, np.int64)], {}
+        for shard, first in zip(self._shards, self._first.tolist(), strict=False):
+            for source in sources.tolist():
+                here = np.flatnonzero((shard[:, 0] == source) & (shard[:, 1] <= line))
+                if len(here):
+                    before[source] = int(here[-1]) + first
+                exact.append(here[shard[here, 1] == line] + first)
+        return np.unique(np.concatenate(exact)), np.array(sorted(before.values()), np.int64)
+
+    def knows(self, name: str) -> bool:
+        """Return whether an input has this name, as `find` takes it."""
+        return any(_names(name, known) for known in self.names)
+
     def of(self, documents: Array) -> list[str]:
         """Return "name:line" of each document in `documents`, int64 [D]. Raises `DataError` if a name is not there."""
         found = []
@@ -48,3 +68,8 @@ class Origins:
                 refuse_damaged(self._folder, f"a document comes from input {source} of {len(self.names)}")
             found.append(f"{self.names[source]}:{line}")
         return found
+
+
+def _names(given: str, known: str) -> bool:
+    """Return whether a path that a user gives can be meant for the input with this name."""
+    return given == known or given.endswith(f"/{known}") or known.endswith(f"/{given}")

@@ -175,9 +175,8 @@ class PairChooser:
 
     def _document(self, token: Array) -> tuple[Array, Array]:
         """Return the first sentence and the end of the documents that contain these tokens."""
-        documents = self.corpus.documents
-        number = documents.last_up_to(self.corpus.sentences.last_up_to(token))
-        return documents.at(number), documents.at(number + 1)
+        number = self.corpus.document_of(token)
+        return self.corpus.documents.at(number), self.corpus.documents.at(number + 1)
 
 
 def _within(start: Array, end: Array, words: Array) -> Array:

@@ -161,6 +161,29 @@ class Corpus:
         found = _gathered(shard_of, lambda shard, here: shards[shard][positions[here] - first[shard]])
         return found.astype(np.int32)
 
+    def tokens_in(self, document: int) -> int:
+        """Return the number of tokens in a document."""
+        start, end = self.sentences.at(self.documents.at(np.array([document, document + 1]))).tolist()
+        return end - start
+
+    def find(self, tokens: Array) -> Array:
+        """Return the offsets (int64, rising) at which these tokens (integers, one or more) occur within a document."""
+        rarest = int(np.argmin(self.token_frequencies()[tokens]))
+        found = [np.zeros(0, np.int64)]
+        for shard, first in zip(self._tokens, self._first_tokens.tolist(), strict=False):
+            for start in range(0, len(shard), _BLOCK):
+                at = np.flatnonzero(shard[start : start + _BLOCK] == tokens[rarest]) + (start - rarest)
+                at = at[(at >= 0) & (at <= len(shard) - len(tokens))]
+                for number, token in enumerate(tokens.tolist()):
+                    at = at[shard[at + number] == token]
+                found.append(at + first)
+        offsets = np.concatenate(found)
+        return offsets[self.document_of(offsets) == self.document_of(offsets + len(tokens) - 1)]
+
+    def document_of(self, positions: Array) -> Array:
+        """Return the number (int64) of the document that each of these tokens is in."""
+        return self.documents.last_up_to(self.sentences.last_up_to(positions))
+
     def token_frequencies(self) -> Array:
         """Return int64 [V]: how often each token occurs in the split, as `lucid prepare` counted."""
         path = self.folder / frequencies_file(self.split)

@@ -91,6 +91,10 @@ OPENED = {
     "bench": Opened(
         ("bench", "step", "run.yaml", "run_folder=new", "--steps", "1"), ("run.yaml", "corpus/train-00000.tokens.npy")
     ),
+    "show": Opened(
+        ("show", "run", "--step", "2", "--loss"),
+        ("corpus/train-00000.origins.npy", *in_corpus("train"), *in_checkpoint(*WEIGHTS, *STATE)),
+    ),
     "launch": Opened(("launch", "-n", "1", "--hostfile", "hosts", "--dry-run", "run.yaml"), ("hosts",)),
     "submit": Opened(
         ("submit", "--dry-run", "--slurm", "slurm", "run.yaml"),

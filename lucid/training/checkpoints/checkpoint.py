@@ -164,11 +164,21 @@ def _inherited_before(config: dict[str, Any]) -> Inherited:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in `folder`. Raises `CheckpointError` that says what is missing or altered."""
+    return Checkpoint(folder, _checked_state(folder, whole=True))
+
+
+def read_state(folder: Path) -> TrainingState:
+    """Return the state in the checkpoint `folder`, whose other files are not read. Raises `CheckpointError`."""
+    return _checked_state(folder, whole=False)
+
+
+def _checked_state(folder: Path, whole: bool) -> TrainingState:
+    """Return the state of a checkpoint, after a check of that file, or of the `whole` checkpoint."""
     name = MANIFEST_FILE
     try:
         _check_is_file(folder, name)
         manifest = parse_json(read_bytes(folder / MANIFEST_FILE))
-        for name in sorted(_REQUIRED_FILES | manifest.keys()):
+        for name in sorted(_REQUIRED_FILES | manifest.keys()) if whole else (STATE_FILE,):
             _check_is_file(folder, name)
             if sha256_of(folder / name) != manifest.get(name):
                 raise CheckpointError(f"{folder / name} was altered: its checksum differs")
@@ -180,7 +190,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         state = parse_dataclass(TrainingState, text)
         if "inherited" not in content:
             state = replace(state, inherited=_inherited_before(state.config))
-        return Checkpoint(folder, state)
+        return state
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lucid.errors import CheckpointError
-from lucid.training.checkpoints.checkpoint import ASIDE, Checkpoint, Snapshot, open_checkpoint, write_checkpoint
+from lucid.training.checkpoints.checkpoint import (
+    ASIDE,
+    Checkpoint,
+    Snapshot,
+    TrainingState,
+    open_checkpoint,
+    read_state,
+    write_checkpoint,
+)
 
 # An empty folder with this prefix and a number claims an attempt. The prefix is part of the format.
 _MARKER = ".incarnation-"
@@ -36,6 +44,26 @@ class CheckpointStore:
         """Return whether the folder holds any checkpoint, whole or damaged."""
         return bool(_checkpoints(self.folder))
 
+    def states(self) -> tuple[dict[Path, TrainingState], list[str]]:
+        """Return the states of the run's checkpoints by their folders, the newest first, and sentences about damage.
+
+        A checkpoint that belongs to no newer one's past is left out. Only the files with the states are read. Raises
+        `CheckpointError` as `newest` does.
+        """
+        states: dict[Path, TrainingState] = {}
+        problems: list[str] = []
+        for folder in _checkpoints(self.folder).values():
+            try:
+                state = read_state(folder)
+            except CheckpointError as error:
+                problems.append(str(error))
+                continue
+            if all(state.step < newer.step for newer in states.values()):
+                states[folder] = state
+        if problems and not states:
+            raise self._unusable(problems[0])
+        return states, problems
+
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest whole checkpoint, if any, and one sentence about each newer checkpoint that is damaged.
 
@@ -48,11 +76,13 @@ class CheckpointStore:
             except CheckpointError as error:
                 problems.append(str(error))
         if problems:
-            raise CheckpointError(
-                f"no checkpoint in {self.folder} can be used ({problems[0]}): repair it, or move the folder away to "
-                "start over"
-            )
+            raise self._unusable(problems[0])
         return None, problems
+
+    def _unusable(self, problem: str) -> CheckpointError:
+        return CheckpointError(
+            f"no checkpoint in {self.folder} can be used ({problem}): repair it, or move the folder away to start over"
+        )
 
     def claim(self, keep: int, resumed: Path | None) -> "Attempt":
         """Return a new attempt, which resumes from `resumed` and keeps the newest `keep` checkpoints.

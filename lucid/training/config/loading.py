@@ -48,17 +48,23 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError("\n".join(sentences)) from error
 
 
-def from_dict(content: dict[str, Any]) -> RunConfig:
-    """Return the settings that `as_dict` returned. Raises `ConfigError` if another version of lucid wrote them."""
+def from_dict(content: dict[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the settings that `as_dict` returned, with `overrides` as `load` takes them, but paths as they are.
+
+    Raises `ConfigError` if another version of lucid wrote them, or an override does not fit.
+    """
     content = {
         section: {name: value for name, value in settings.items() if f"{section}.{name}" not in _REMOVED}
         if isinstance(settings, dict)
         else settings
         for section, settings in content.items()
     }
+    overridden = [_apply(content, override) for override in overrides]
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
+        if overridden:
+            raise ConfigError(_sentence(error.errors()[0], Path("the run's settings"), overridden)) from error
         raise ConfigError(
             f"the settings were written by another version of lucid: {error.errors()[0]['msg']}"
         ) from error

@@ -176,6 +176,11 @@ class RunConfig(Settings):
         """Return the most samples that each of `size` ranks computes at once."""
         return min(self.train.micro_batch or self.local_batch(size), self.local_batch(size))
 
+    def place_of(self, row: int, size: int) -> tuple[int, int]:
+        """Return which of `size` ranks computes a row of the global batch, in which of its micro-batches, from 0."""
+        rank, row_of_rank = divmod(row, self.local_batch(size))
+        return rank, row_of_rank // self.samples_at_once(size)
+
     @property
     def threads_per_rank(self) -> int | None:
         """The number of compute threads of a rank; None: the launcher decides."""

@@ -1,0 +1,121 @@
+"""When a document is in a batch: the steps and rows of a run that hold its text.
+
+A document's own samples are found by inverting the order of each epoch. The samples that take a random second segment
+from it can only be found by drawing the segments of all samples.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lucid.analysis.samples import Samples
+from lucid.backend import Array
+from lucid.data import HELD_OUT, TRAIN
+from lucid.data.origins import Origins
+from lucid.data.tokenizer import without_special_tokens
+from lucid.errors import ConfigError
+
+# Samples whose segments are drawn at once.
+_SAMPLES_AT_ONCE = 1 << 16
+# Inputs that a message names.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A sample that holds text of a document. `random`: as a second segment that does not follow the first.
+
+    The `epoch` is that of the document's corpus, counted from 1, as are steps; rows are counted from 0.
+    """
+
+    step: int
+    row: int
+    epoch: int
+    random: bool
+
+
+class Document(NamedTuple):
+    """A document for training: the corpus, an index in the mixture, and the number of the document in it."""
+
+    corpus: int
+    number: int
+
+
+def own_samples(samples: Samples, document: Document, steps: range) -> Iterator[Sighting]:
+    """Yield the samples that are made of a document in these steps, in their order."""
+    sampler = samples.mixture.samplers[document.corpus]
+    wanted, per_epoch = samples.mixture.numbers_of(document.corpus, samples.numbers(steps)), sampler.samples_per_epoch
+    for epoch in range(wanted.start // per_epoch, -(-wanted.stop // per_epoch)):
+        numbers = epoch * per_epoch + sampler.samples_from(document.number, epoch)
+        found = numbers[(numbers >= wanted.start) & (numbers < wanted.stop)]
+        yield from _sightings(samples, document.corpus, found, epoch, random=False)
+
+
+def random_samples(samples: Samples, document: Document, steps: range) -> Iterator[Sighting]:
+    """Yield the samples of these steps that have a random second segment from a document, in their order."""
+    sampler = samples.mixture.samplers[document.corpus]
+    wanted = samples.mixture.numbers_of(document.corpus, samples.numbers(steps))
+    for start in range(wanted.start, wanted.stop, _SAMPLES_AT_ONCE):
+        numbers = np.arange(start, min(start + _SAMPLES_AT_ONCE, wanted.stop))
+        epochs, indices = sampler.locate(numbers)
+        for epoch in np.unique(epochs).tolist():
+            here = np.flatnonzero(epochs == epoch)
+            found = numbers[here[sampler.takes_randomly(document.number, epoch, indices[here])]]
+            yield from _sightings(samples, document.corpus, found, epoch, random=True)
+
+
+def _sightings(samples: Samples, corpus: int, numbers: Array, epoch: int, random: bool) -> Iterator[Sighting]:
+    for number in samples.mixture.numbers_in_run(corpus, numbers).tolist():
+        yield Sighting(*samples.stretch.place_of(number), epoch + 1, random)
+
+
+def documents_at(samples: Samples, place: str) -> list[Document]:
+    """Return the documents for training that begin at `place`, "file:line"; none if those that do are held out.
+
+    Raises `ConfigError` if no document begins there.
+    """
+    name, _, line = place.rpartition(":")
+    if not (name and line.isascii() and line.isdecimal()):
+        raise ConfigError(f"--document is {place!r}: give the file and the line where the document begins, FILE:LINE")
+    folders = " and ".join(str(sampler.corpus.folder) for sampler in samples.mixture.samplers)
+    origins = _origins(samples)
+    if not origins:
+        raise ConfigError(
+            f"an earlier version of lucid prepared {folders} and did not note where documents come from: prepare it "
+            "again with --overwrite, or look for the document by --text"
+        )
+    names = dict.fromkeys(known for each in origins.values() for known in each.names)
+    if not any(each.knows(name) for each in origins.values()):
+        some = ", ".join(list(names)[:_NAMED])
+        raise ConfigError(f"{folders} was not made from {name}, but from {some} ({len(names):,} inputs in all)")
+    found = {key: each.find(name, int(line)) for key, each in origins.items()}
+    if not any(len(exact) for exact, _ in found.values()):
+        before = [origin for key, (_, numbers) in found.items() for origin in origins[key].of(numbers)]
+        nearest = max(before, key=lambda origin: int(origin.rpartition(":")[2]), default="")
+        hint = f"; the last one before it begins at {nearest}" if nearest else ""
+        raise ConfigError(f"no document in {folders} begins at {place}{hint}")
+    in_train = {corpus: exact.tolist() for (corpus, split), (exact, _) in found.items() if split == TRAIN}
+    return [Document(corpus, number) for corpus, numbers in in_train.items() for number in numbers]
+
+
+def _origins(samples: Samples) -> dict[tuple[int, str], Origins]:
+    """Return the origins of both splits of those corpora that know them, by the number of the corpus and the split."""
+    opened = {
+        (number, split): Origins.open(sampler.corpus.folder, split)
+        for number, sampler in enumerate(samples.mixture.samplers)
+        for split in (TRAIN, HELD_OUT)
+        if sampler.corpus.has_split(split)
+    }
+    return {key: origins for key, origins in opened.items() if origins}
+
+
+def documents_with(samples: Samples, text: str) -> list[Document]:
+    """Return the documents for training in which a text occurs. Raises `ConfigError` if it has no tokens."""
+    ids = without_special_tokens(samples.tokenizer).encode(text, add_special_tokens=False).ids
+    if not ids:
+        raise ConfigError("--text has no tokens: give a few words of the document")
+    corpora = [sampler.corpus for sampler in samples.mixture.samplers]
+    found = [np.unique(corpus.document_of(corpus.find(np.array(ids)))).tolist() for corpus in corpora]
+    return [Document(corpus, number) for corpus, numbers in enumerate(found) for number in numbers]

@@ -1,0 +1,152 @@
+"""Prints rows of a step: their segments with masks and labels, where they come from, and their losses."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from lucid.analysis.samples import Losses, Sample, Samples, Segment, row_losses
+from lucid.errors import ConfigError
+from lucid.models import BERTForPreTraining
+from lucid.training.checkpoints.checkpoint import open_checkpoint
+from lucid.training.history import History
+
+# Rows that are shown unless others are asked for.
+FIRST_ROWS = 4
+_LEGEND = "[a|b] is a token to predict: the model sees a (MASK, a random token, or b itself) and has to find b"
+_COLOURS = {"masked": "yellow", "replaced": "red", "kept": "green"}
+_SPECIAL = ("[CLS]", "[SEP]")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample, the (rank, micro-batch) that computes it if the number of ranks is given, and its losses if wanted."""
+
+    sample: Sample
+    place: tuple[int, int] | None
+    losses: Losses | None
+
+
+def print_step(
+    history: History, step: int, rows: range, ranks: int | None, checkpoint: int | None, as_json: bool
+) -> None:
+    """Print these rows of the global batch of a step, and their losses at a `checkpoint` if its step is given.
+
+    Raises a `LucidError` if there is no such step or row, or if so many `ranks` cannot share the batch.
+    """
+    stretch = history.at(step)
+    config = stretch.config
+    if ranks is not None:
+        config.check_ranks(ranks)
+    if rows.stop > (batch_size := config.train.global_batch):
+        raise ConfigError(
+            f"there is no row {rows.stop - 1:,}: the rows of the global batch are 0 to {batch_size - 1:,}"
+        )
+    samples = Samples(stretch)
+    batch = samples.batch(step, rows)
+    losses: Iterator[Losses | None] = iter([None] * len(rows))
+    if checkpoint is not None:
+        folder = open_checkpoint(history.checkpoints[checkpoint]).folder
+        losses = row_losses(BERTForPreTraining.read(folder)[0], batch)
+    shown = (
+        Row(sample, None if ranks is None else config.place_of(sample.row, ranks), of_row)
+        for sample, of_row in zip(samples.samples(step, batch), losses, strict=True)
+    )
+    if as_json:
+        for row in shown:
+            print(json.dumps(_as_json(step, row, checkpoint)))
+    else:
+        _print(history, step, rows, shown, checkpoint)
+
+
+def _as_json(step: int, row: Row, checkpoint: int | None) -> dict[str, Any]:
+    sequences = [
+        {"segments": [_segment_as_json(segment) for segment in sequence.segments], "nsp_label": sequence.nsp_label}
+        for sequence in row.sample.sequences
+    ]
+    content = {"step": step, **vars(row.sample), "sequences": sequences}
+    if row.place is not None:
+        content |= dict(zip(("rank", "micro_batch"), row.place, strict=True))
+    if row.losses is not None:
+        content |= {"checkpoint": checkpoint, "losses": asdict(row.losses)}
+    return content
+
+
+def _segment_as_json(segment: Segment) -> dict[str, Any]:
+    """Return a segment with its tokens in two lists: what the model sees, and what is to be found or null."""
+    tokens, labels = [token.input for token in segment.tokens], [token.label for token in segment.tokens]
+    return {**vars(segment), "tokens": tokens, "labels": labels}
+
+
+def _print(history: History, step: int, rows: range, shown: Iterable[Row], checkpoint: int | None) -> None:
+    console, config = Console(highlight=False), history.at(step).config
+    batch = config.train.global_batch
+    which = f"rows {rows.start} to {rows.stop - 1}" if len(rows) > 1 else f"row {rows.start}"
+    more = " (others: --rows FIRST-LAST or all)" if len(rows) < batch else ""
+    for line in (*history.messages, f"step {step:,} of {history.last:,}: {which} of {batch:,}{more}", _LEGEND):
+        console.print(Text(line), soft_wrap=True)
+    losses = []
+    several = len(config.data.corpora) > 1
+    for row in shown:
+        _print_row(console, row, several)
+        losses.append(row.losses)
+    if checkpoint is not None:
+        seen = ", which has trained on them" if checkpoint >= step else ""
+        total = _in_words(Losses.total([each for each in losses if each]))
+        console.print(Text(f"\n{which} at the checkpoint of step {checkpoint:,}{seen}: {total}"), soft_wrap=True)
+
+
+def _print_row(console: Console, row: Row, several_corpora: bool) -> None:
+    sample = row.sample
+    corpus = f" of {sample.corpus}" if several_corpora else ""
+    about = [f"sample {sample.sample:,} of the run, {sample.index:,} of epoch {sample.epoch:,}{corpus}"]
+    if row.place is not None:
+        about.append(f"rank {row.place[0]}, micro-batch {row.place[1]}")
+    if row.losses is not None:
+        about.append(_in_words(row.losses))
+    console.print(Text.assemble((f"\nrow {sample.row}", "bold"), f"  {'; '.join(about)}"), soft_wrap=True)
+    for sequence in sample.sequences:
+        for segment in sequence.segments:
+            name, relation = "A", ""
+            if segment.token_type == 1:
+                relation = f", NSP label {sequence.nsp_label}: {('it follows A', 'random')[sequence.nsp_label or 0]}"
+                name = "B"
+            console.print(Text(f"  {name}  {_origin(segment)}{relation}", "cyan"), soft_wrap=True)
+            if console.is_terminal:
+                console.print(Padding(_joined(segment), (0, 0, 0, 5)))
+            else:
+                console.print(Text.assemble(" " * 5, _joined(segment)), soft_wrap=True)
+    console.print(Text(f"     {sample.padding} slots of padding", "dim"), soft_wrap=True)
+
+
+def _origin(segment: Segment) -> str:
+    return segment.origin or f"document {segment.document:,}"
+
+
+def _joined(segment: Segment) -> Text:
+    """Return the tokens of a segment; pieces of a word are joined, and tokens to predict are [seen|true]."""
+    joined = Text()
+    for token in segment.tokens:
+        continues = bool(joined) and (token.label or token.input).startswith("##")
+        joined.append("" if continues or not joined else " ")
+        if token.how is not None:
+            seen = "MASK" if token.how == "masked" else token.input
+            joined.append(f"[{seen}|{token.label}]", _COLOURS[token.how])
+        else:
+            text = token.input.removeprefix("##") if continues else token.input
+            joined.append(text, "dim" if token.input in _SPECIAL else "")
+    return joined
+
+
+def _in_words(losses: Losses) -> str:
+    """Return the means of losses, in nats."""
+    parts = []
+    if losses.masked:
+        parts.append(f"MLM loss {losses.mlm / losses.masked:.3f} over {losses.masked:,} tokens")
+    if losses.pairs:
+        parts.append(f"NSP loss {losses.nsp / losses.pairs:.3f}")
+    return ", ".join(parts) or "no labels"

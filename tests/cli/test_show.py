@@ -1,0 +1,170 @@
+"""`lucid show`: what it prints, the losses of training, and what it refuses."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from tiny_run import RUN
+
+from lucid.cli import main
+from lucid.data.origins import Origins
+
+LEGEND = "[a|b] is a token to predict"
+
+
+@pytest.fixture(scope="module")
+def steady_run(corpus_folder, tmp_path_factory):
+    """A run without dropout, which logs each step and keeps its checkpoints."""
+    folder = tmp_path_factory.mktemp("steady")
+    model = RUN["model"] | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    train = RUN["train"] | {"log_every": 1, "checkpoint_every": 2, "keep_checkpoints": 9}
+    data = {"path": str(corpus_folder), "sequence_length": 32}
+    settings = {**RUN, "model": model, "train": train, "run_folder": str(folder / "run"), "data": data}
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", str(folder / "run.yaml")])
+    assert leaving.value.code == 0
+    return folder / "run"
+
+
+def objects(output):
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_the_rows_of_a_step_are_printed_with_their_marks_and_places(lucid, run_folder, corpus_folder):
+    code, output, errors = lucid("show", run_folder, "--step", 2, "--rank-of", 2, "--rows", "1-2")
+    assert (code, errors) == (0, "")
+    lines = output.splitlines()
+    assert lines[0] == "step 2 of 6: rows 1 to 2 of 4 (others: --rows FIRST-LAST or all)"
+    assert lines[1].startswith(LEGEND)
+    heads = [line for line in lines if line.startswith("row ")]
+    assert heads[0].startswith("row 1  sample 5 of the run, 5 of epoch 1; rank 0, micro-batch 0")
+    assert heads[1].startswith("row 2  sample 6 of the run, 6 of epoch 1; rank 1, micro-batch 0")
+    assert len(re.findall(r"^  A  made_up\.txt:\d+$", output, re.MULTILINE)) == 2
+    assert (
+        len(re.findall(r"^  B  made_up\.txt:\d+, NSP label [01]: (?:it follows A|random)$", output, re.MULTILINE)) == 2
+    )
+    assert re.search(r"\[MASK\|\S+\]", output)
+    assert "\x1b" not in output
+    # Pieces of words are joined, but for those to predict.
+    assert not re.search(r" ##", output)
+
+
+def test_a_terminal_gets_colours_and_lines_that_fit(lucid, run_folder, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "60")
+    output = lucid("show", run_folder, "--step", 2)[1]
+    assert re.search(r"\x1b\[33m\[MASK\|", output)
+    text = [line for line in re.sub(r"\x1b\[[\d;]*m", "", output).splitlines() if line.startswith("     ")]
+    assert len(text) > 12
+    assert max(len(line.rstrip()) for line in text) <= 60
+
+
+def test_the_output_before_a_run_is_that_of_the_run(lucid, run_folder):
+    before = lucid("show", run_folder.parent / "run.yaml", "--step", 5, "--json", "run_folder=/nowhere")
+    assert before == lucid("show", run_folder, "--step", 5, "--json")
+    assert len(objects(before[1])) == 4
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_losses_are_those_of_training(lucid, steady_run, step):
+    code, output, _ = lucid("show", steady_run, "--step", step, "--rows", "all", "--loss", "--json", "--rank-of", 4)
+    assert code == 0
+    rows = objects(output)
+    assert {row["checkpoint"] for row in rows} == {step - 1}
+    assert [(row["rank"], row["micro_batch"]) for row in rows] == [(rank, 0) for rank in range(4)]
+    sums = {name: sum(row["losses"][name] for row in rows) for name in ("mlm", "masked", "nsp", "pairs")}
+    assert sums["masked"] == sum(
+        label is not None
+        for row in rows
+        for sequence in row["sequences"]
+        for segment in sequence["segments"]
+        for label in segment["labels"]
+    )
+    logged = [json.loads(line) for line in (steady_run / "metrics.jsonl").read_text().splitlines()]
+    (line,) = [line for line in logged if line["step"] == step and "mlm_loss" in line]
+    assert sums["mlm"] / sums["masked"] == pytest.approx(line["mlm_loss"], rel=1e-5)
+    assert sums["nsp"] / sums["pairs"] == pytest.approx(line["nsp_loss"], rel=1e-5)
+    text = lucid("show", steady_run, "--step", step, "--rows", "all", "--loss")[1].splitlines()[-1]
+    assert text.startswith(f"rows 0 to 3 at the checkpoint of step {step - 1}: MLM loss {line['mlm_loss']:.3f} over ")
+    assert text.endswith(f" tokens, NSP loss {line['nsp_loss']:.3f}")
+
+
+def test_the_checkpoint_for_losses_can_be_chosen(lucid, steady_run):
+    code, output, _ = lucid("show", steady_run, "--step", 2, "--rows", 3, "--loss", "--checkpoint", 6)
+    assert code == 0
+    assert "row 3 at the checkpoint of step 6, which has trained on them: MLM loss" in output
+
+
+def test_a_document_is_followed_through_the_run(lucid, steady_run):
+    (row,) = objects(lucid("show", steady_run, "--step", 3, "--rows", 1, "--json")[1])
+    segment = row["sequences"][0]["segments"][0]
+    number, place = segment["document"], segment["origin"]
+    code, output, errors = lucid("show", steady_run, "--document", place)
+    assert (code, errors) == (0, "")
+    lines = output.splitlines()
+    assert lines[0].startswith(f"{place}, document {number:,} for training, ")
+    assert "step 3, row 1: epoch 1" in lines
+    assert re.fullmatch(r"in \d+ samples?, \d+ of them up to the newest checkpoint \(step 6\)", lines[-2])
+    first = int(re.match(r"step (\d)", lines[1])[1])
+    newest = "none" if first <= 2 else steady_run / f"checkpoints/0001-{2 * ((first - 1) // 2):08d}"
+    assert lines[-1] == f"the newest checkpoint that has not seen it: {newest}"
+    found = objects(lucid("show", steady_run, "--document", place, "--json", "--steps", "3-4")[1])
+    assert {each["step"] for each in found} <= {3, 4}
+    assert found[0].keys() == {"corpus", "document", "origin", "step", "row", "epoch", "random"}
+    assert not next(each for each in found if (each["step"], each["row"]) == (3, 1))["random"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "say what to show: one of --step, --document and --text"),
+        (("--step", 1, "--text", "x"), "say what to show: one of"),
+        (("--step", 7), "the run has no step 7: its steps are 1 to 6"),
+        (("--step", 0), "the run has no step 0"),
+        (("--step", 1, "--rows", "2-4"), "there is no row 4: the rows of the global batch are 0 to 3"),
+        (("--step", 1, "--rows", "3-2"), "--rows is '3-2': give a number from 0 on, or a range such as 0-9"),
+        (("--step", 1, "--rows", "-1"), "--rows is '-1'"),
+        (("--step", 1, "--rank-of", 3), "which 3 ranks cannot share evenly"),
+        (("--step", 1, "--steps", "1-2"), "--steps is for --document and --text: leave it out"),
+        (("--text", "ba", "--loss"), "--loss is for --step: leave it out"),
+        (("--step", 1, "--checkpoint", 6), "--checkpoint is for the losses: add --loss"),
+        (("--step", 1, "--loss", "--checkpoint", 5), "there is no checkpoint of step 5, but of "),
+        (("--document", "made_up.txt:2"), "no document in .* begins at made_up.txt:2; the last one before it begins"),
+        (("--document", "other.txt:1"), "was not made from other.txt, but from made_up.txt"),
+        (("--document", "made_up.txt:1", "--steps", "3-9"), "the run has no step 9"),
+        (("--text", "ba"), "documents have this text: give more of it"),
+        (("--text", " "), "--text has no tokens"),
+        (("--text", "zi zi zi zi zi zi zi"), "no document for training has this text in one piece"),
+        (("--step", 1, "train.seed=1"), "only data.path can be given anew"),
+        (("--step", 1, "data.path=/nowhere"), "/nowhere does not exist"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_a_mistake_is_a_sentence(lucid, steady_run, arguments, message):
+    code, output, errors = lucid("show", steady_run, *arguments)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert re.search(message, errors), errors
+
+
+def test_a_held_out_document_is_said_to_be_so(lucid, steady_run, corpus_folder):
+    origins = Origins.open(corpus_folder, "held_out")
+    assert origins is not None
+    (place,) = origins.of(np.array([0]))
+    code, _, errors = lucid("show", steady_run, "--document", place)
+    assert (code, errors) == (2, f"lucid: the document at {place} is held out: no step trains on it\n")
+
+
+def test_a_damaged_checkpoint_is_named(lucid, steady_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(steady_run, copy)
+    weights = copy / "checkpoints" / "0001-00000004" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert lucid("show", copy, "--step", 5)[0] == 0
+    code, _, errors = lucid("show", copy, "--step", 5, "--loss")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "model.safetensors was altered" in errors
