@@ -67,7 +67,7 @@ def plan(
         *(_corpora(settings, corpora) if corpora else ()),
         _training(settings, corpora, step),
         *start,
-        *_ranks(settings, size),
+        *_ranks(settings, corpora, size),
         _checkpoints(settings),
         *_work(settings, corpora, size, step),
     ]
@@ -146,14 +146,14 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]
     return checkpoint.state.step if checkpoint else 0, [("start", message) for message in messages]
 
 
-def _ranks(config: RunConfig, size: int) -> Iterator[Line]:
+def _ranks(config: RunConfig, corpora: Corpora | None, size: int) -> Iterator[Line]:
     """Yield the work and the memory of each rank."""
     local_batch, at_once = config.local_batch(size), config.samples_at_once(size)
     parts = -(-local_batch // at_once)
     at_most = "at most " if local_batch % at_once else ""
     micro_batches = f", in {parts:,} micro-batches of {at_most}{at_once}" if parts > 1 else ""
     yield "ranks", f"{size:,}, each with {local_batch:,} {config.samples} a step{micro_batches}"
-    need = memory(config, size)
+    need = memory(config, size, corpora.train if corpora else None)
     of_gpu = " of its GPU, besides CUDA's own" if config.train.device == "cuda" else ""
     yield "memory", f"about {quantity(need.of_rank, 'B')} for each rank{of_gpu}: {_by_purpose(need.rank)}"
     of_host = f"; on each host {_by_purpose(need.host)}" if need.host else ""

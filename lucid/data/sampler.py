@@ -88,6 +88,11 @@ class Sampler:
             self._packing = Packing(self._lengths, self._sequences_per_epoch, settings.sequence_length)
             self.samples_per_epoch = self._packing.rows_per_epoch
 
+    @property
+    def index_bytes(self) -> int:
+        """The memory that a sampler takes, besides the corpus: the place of each span."""
+        return self._pairs.spans.nbytes
+
     def batch(self, consumed: int, samples: range) -> Batch:
         """Return these `samples` of the global batch that begins after `consumed` samples of the run.
 

@@ -51,8 +51,11 @@ class Memory:
         return max(0, free - self.checkpoint - sum(self.host.values())) // self.of_rank
 
 
-def memory(config: RunConfig, size: int) -> Memory:
-    """Return the memory that a run on `size` ranks needs, if every sequence has the full length."""
+def memory(config: RunConfig, size: int, mixture: Mixture | None = None) -> Memory:
+    """Return the memory that a run on `size` ranks needs, if every sequence has the full length.
+
+    With `mixture`, on a CPU, this includes what each rank remembers of its corpora.
+    """
     train, data, parameters = config.train, config.data, parameter_count(config.model)
     samples, is_on_cpu = config.samples_at_once(size), train.device == "cpu"
     operand = _BFLOAT16 if train.precision == "bfloat16" else _FLOAT32
@@ -73,6 +76,8 @@ def memory(config: RunConfig, size: int) -> Memory:
         batches = data.prefetch + data.workers + 2
         rank["batches"] = batches * config.local_batch(size) * data.sequence_length * _BYTES_OF_SLOT
         rank["the process"] = _PROCESS
+        if mixture is not None:
+            rank["places of samples"] = sum(sampler.index_bytes for sampler in mixture.samplers)
         if onednn.is_installed():
             rank["compiled products"] = onednn.MOST_PRODUCTS * onednn.PRODUCT_BYTES
         if config.optimizer.sharded:

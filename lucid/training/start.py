@@ -120,7 +120,7 @@ def _other_corpus(now: RunConfig) -> str:
     corpora = now.data.corpora
     if len(corpora) == 1:
         return f"another corpus than {corpora[0].path}"
-    return "other corpora or weights than " + ", ".join(f"{corpus.path} ({corpus.weight:g})" for corpus in corpora)
+    return f"other corpora or weights than {', '.join(map(repr, corpora))}"
 
 
 def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfig:

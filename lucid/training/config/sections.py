@@ -67,6 +67,10 @@ class WeightedCorpus(Settings):
             raise ValueError("one of several corpora is {path: FOLDER, weight: NUMBER}")
         return value
 
+    def __repr__(self) -> str:
+        """Return it as users write it, for messages."""
+        return f"{{path: {self.path}, weight: {self.weight:g}}}"
+
 
 # Which form of `data.path` a value has, so that a message is about that form alone.
 PATH_FORMS = ("one folder", "several corpora")
