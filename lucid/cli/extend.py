@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from tokenizers import Tokenizer
 
+from lucid import random
 from lucid.cli.model_folder import ModelFolder, check_new
 from lucid.cli.progress import progress_bar
 from lucid.data import HELD_OUT, TRAIN, Corpus, tokenizer_hash
@@ -56,9 +57,9 @@ def extend(
 ) -> None:
     """Extend a model's vocabulary by the words of a text that its tokenizer splits most.
 
-    Each new word gets the mean of the rows that its pieces have in the embedding, and of their biases. Train the new
-    model on the text (initial_model), because these are only a good start. 5% of the documents are held out, as
-    lucid prepare does; they show how many tokens a word takes before and after.
+    Each new word gets the mean of the rows that its pieces have in the embedding, and of their biases; a word that was
+    unknown gets a random row. Train the new model on the text (initial_model), because this is only a start. 5% of the
+    documents are held out, as by lucid prepare; they show how many tokens a word takes before and after.
 
     OUTPUT gets what lucid export writes. In the section model of a run, vocab_size must be the new number of tokens.
 
@@ -70,6 +71,7 @@ def extend(
     """
     source = find_model(model)
     check_new(output)
+    random.manual_seed(0)  # the model depends on the arguments alone
     found = ModelFolder.read(source)
     tokenizer = found.tokenizer()
     with replacing(output.absolute()) as aside, progress_bar() as bar:
@@ -84,6 +86,8 @@ def extend(
         extended = with_words(tokenizer, [word.text for word in words])
         remarks = found.write(aside, bert, extended)
     print(f"{output} has {bert.config.vocab_size:,} tokens: those of {source}, and {tokens:,} words of the text")
+    if unknown := sum(not word.pieces for word in words):
+        print(f"words that were unknown, whose rows are newly initialised: {unknown:,}")
     print(f"words that save most tokens: {', '.join(_in_pieces(tokenizer, word) for word in words[:_SHOWN])}")
     print(f"held-out text before: {Coverage.of(tokenizer, held_out)}")
     print(f"held-out text after:  {Coverage.of(extended, held_out)}")

@@ -41,10 +41,10 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> S
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
         messages.append(f"starts with the weights and moments of {checkpoint.folder}")
     elif config.initial_model is not None:
-        weights = _check_initial_model(config, corpora, config.initial_model)
+        weights, new_tokens = _check_initial_model(config, corpora, config.initial_model)
         files, remarks = read_files(config.initial_model, config.model.max_position_embeddings)
         inherited = Inherited(list(weights.missing), files)
-        messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *remarks]
+        messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *new_tokens, *remarks]
     return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages)
 
 
@@ -56,7 +56,8 @@ _SHAPE = {field.name for field in fields(BERTConfig)} - {
 }
 
 
-def _check_initial_model(config: RunConfig, corpora: Corpora, folder: Path) -> StoredWeights:
+def _check_initial_model(config: RunConfig, corpora: Corpora, folder: Path) -> tuple[StoredWeights, list[str]]:
+    """Return the weights in `folder`, and a sentence if the run's vocabulary has more tokens than theirs."""
     check_tokenizer(folder, corpora.train.samplers[0].corpus)
     given = read_config(folder)
     weights = stored_weights(folder, given)
@@ -64,7 +65,9 @@ def _check_initial_model(config: RunConfig, corpora: Corpora, folder: Path) -> S
     difference = _shape_difference(given, config.model, _SHAPE - {"vocab_size"})
     if difference:
         raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
-    return weights
+    if (added := config.model.vocab_size - given.vocab_size) <= 0:
+        return weights, []
+    return weights, [f"{folder} has {given.vocab_size:,} tokens: the rows of {added:,} more are newly initialised"]
 
 
 def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> Checkpoint:

@@ -150,6 +150,19 @@ def test_the_words_depend_on_the_text_alone(lucid, run_folder, extended, text_fi
         assert files_of(model) == files_of(extended)
 
 
+def test_unknown_words_get_random_rows_which_are_the_same_each_time(lucid, run_folder, text_file, tmp_path):
+    (tmp_path / "rain.txt").write_text("\n\n".join(f"ba 雨 雨雪 {number}" for number in range(99)))
+    for name in ("model", "again"):
+        code, output, _ = lucid("extend", run_folder, text_file, tmp_path / "rain.txt", "-o", tmp_path / name, *NEW)
+        assert code == 0
+        assert "whose rows are newly initialised: 2\n" in output
+        assert "雪 (unknown)" in output
+    assert files_of(tmp_path / "model") == files_of(tmp_path / "again")
+    tokenizer, rows = load_tokenizer(tmp_path / "model"), load_file(tmp_path / "model" / "model.safetensors")[ROWS]
+    rain, snow = (rows[tokenizer.token_to_id(word)] for word in "雨雪")
+    assert (rain != snow).any()
+
+
 def test_a_model_without_heads_stays_without_and_a_padded_vocabulary_is_cut(lucid, extended, text_file, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(extended, model)

@@ -132,6 +132,8 @@ def test_a_model_to_start_from_must_fit(plan, settings_file, corpus_folder, tmp_
     for path in (corpus_folder / "tokenizer").iterdir():
         shutil.copyfile(path, folder / path.name)
     assert plan(settings_file, f"initial_model={folder}")[1]["start"] == f"starts with the weights of {folder}"
+    start = plan(settings_file, f"initial_model={folder}", "model.vocab_size=264")[1]["start"]
+    assert f"{folder} has 200 tokens: the rows of 64 more are newly initialised" in start
     code, _, errors = plan(settings_file, f"initial_model={folder}", "model.num_hidden_layers=3")
     assert code == 2
     assert f"{folder} has another shape than the section model: num_hidden_layers 2 instead of 3" in errors

@@ -71,15 +71,20 @@ def test_new_tokens_are_the_means_of_their_pieces_and_nothing_else_changes(saved
     model = BERTForPreTraining.from_pretrained(saved)
     model.cls.predictions.bias.data[...] = np.arange(CONFIG.vocab_size)
     before = model.state_dict()
-    after = model.with_tokens([(7, 9, 9), [4], (119, 0), ()]).state_dict()
+    pieces = [(7, 9, 9), [4], (119, 0)]
+    after = model.with_tokens(pieces).state_dict()
     assert not draws
     for name, array in before.items():
         np.testing.assert_array_equal(after[name][: len(array)], array)
-    rows = before["bert.embeddings.word_embeddings.weight"]
-    means = np.stack([(rows[7] + 2 * rows[9]) / 3, rows[4], (rows[119] + rows[0]) / 2, rows.mean(axis=0)])
-    np.testing.assert_allclose(
-        after["bert.embeddings.word_embeddings.weight"][CONFIG.vocab_size :], means, rtol=1e-5, atol=1e-8
-    )
-    np.testing.assert_allclose(after["cls.predictions.bias"][CONFIG.vocab_size :], [25 / 3, 4, 119 / 2, 119 / 2])
-    grown = {name for name, array in after.items() if array.shape != before[name].shape}
-    assert grown == {"bert.embeddings.word_embeddings.weight", "cls.predictions.bias"}
+    words, bias = "bert.embeddings.word_embeddings.weight", "cls.predictions.bias"
+    rows = before[words]
+    means = np.stack([(rows[7] + 2 * rows[9]) / 3, rows[4], (rows[119] + rows[0]) / 2])
+    np.testing.assert_allclose(after[words][CONFIG.vocab_size :], means, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(after[bias][CONFIG.vocab_size :], [25 / 3, 4, 119 / 2])
+    assert {name for name, array in after.items() if array.shape != before[name].shape} == {words, bias}
+    # A token without pieces is as in a new model.
+    mixed = model.with_tokens([*pieces, ()]).state_dict()
+    assert draws
+    np.testing.assert_array_equal(mixed[words][:-1], after[words])
+    assert 0 < abs(mixed[words][-1]).max() <= 2.5 * CONFIG.initializer_range
+    np.testing.assert_array_equal(mixed[bias], [*after[bias], 0])

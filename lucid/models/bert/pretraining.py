@@ -113,16 +113,15 @@ class BERTForPreTraining(Module):
         """Return this model with one more token for each of `pieces`, the ids of the tokens that have stood for it.
 
         Its row of the embedding, which the MLM head shares, and its bias are the means of theirs (Gee et al., "Fast
-        vocabulary transfer for language model compression", 2022), or without pieces those of all tokens (Hewitt,
-        "Initializing new word embeddings for pretrained language models", 2021).
+        vocabulary transfer for language model compression", 2022). Without pieces it is freshly drawn.
         """
         first = self.config.vocab_size
-        with init.without_draws():
+        with init.without_draws(all(pieces)):
             model = self.with_vocabulary(first + len(pieces))
         for parameter in (model.bert.embeddings.word_embeddings.weight, model.cls.predictions.bias):
-            mean_of_all = parameter.data[:first].mean(axis=0)
             for row, ids in enumerate(pieces, start=first):
-                parameter.data[row] = parameter.data[list(ids)].mean(axis=0) if ids else mean_of_all
+                if ids:
+                    parameter.data[row] = parameter.data[list(ids)].mean(axis=0)
         return model
 
     def forward(
