@@ -20,6 +20,10 @@ class _Bar:
             self._progress.reset(self._task, description=stage, total=total or None)
         self._progress.update(self._task, completed=done)
 
+    def warn(self, sentence: str) -> None:
+        """Print a warning, above the progress."""
+        self._progress.console.print(f"warning: {sentence}", markup=False, highlight=False, soft_wrap=True)
+
 
 @contextmanager
 def progress_bar() -> Iterator[_Bar]:

@@ -5,7 +5,7 @@ It is written last, so a folder with a valid manifest holds a whole corpus, and 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -64,13 +64,30 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class LeastKnown:
+    """A document with many unknown tokens. It comes from the input number `source`, and the line `line` of that."""
+
+    source: Quantity
+    line: Quantity
+    tokens: Quantity
+    unknown: Quantity
+
+
+@dataclass(frozen=True)
 class Split:
-    """The contents of one split (`train` or `held_out`)."""
+    """The contents of one split (`train` or `held_out`).
+
+    `unknown` of the tokens are [UNK], most of them in the documents `least_known`. There are no `words` in corpora of
+    earlier versions, which did not count them.
+    """
 
     documents: Quantity
     sentences: Quantity
     tokens: Quantity
     shards: tuple[Shard, ...]
+    words: Quantity = 0
+    unknown: Quantity = 0
+    least_known: tuple[LeastKnown, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,10 +167,17 @@ class Manifest:
             needed = [frequencies_file(name), *(file for shard in split.shards for file in shard.files)]
             if unlisted := [file for file in needed if file not in self.files]:
                 return f"it has no record of {unlisted[0]}"
+            if not split.unknown <= split.words <= split.tokens or not self._has(split.least_known):
+                return f"the unknown words of {name} are not among its words"
             for count in ("documents", "sentences", "tokens"):
                 if getattr(split, count) != sum(getattr(shard, count) for shard in split.shards):
                     return f"the {count} of {name} are not the sum of its shards'"
         return None
+
+    def _has(self, documents: Iterable[LeastKnown]) -> bool:
+        inputs = self.made_from.get("inputs")
+        count = len(inputs) if isinstance(inputs, list) else 0
+        return all(document.source < count and document.unknown <= document.tokens > 0 for document in documents)
 
     def check_files(self, folder: Path, *, checksums: bool) -> None:
         """Raise a `DataError` that names the file if one is missing or has another size.

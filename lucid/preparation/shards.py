@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
+from tokenizers import Tokenizer
 
 from lucid.backend import Array
 from lucid.data.manifest import (
@@ -25,6 +26,7 @@ from lucid.data.manifest import (
     SHARD_PARTS,
     TOKENIZER_FOLDER,
     FileRecord,
+    LeastKnown,
     Manifest,
     Shard,
     Split,
@@ -37,27 +39,33 @@ from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, special_tokens
 from lucid.errors import DataError
 from lucid.files import read_bytes, written_aside
 from lucid.json_values import parse_dataclass
+from lucid.preparation.coverage import largest_shares, unknown_in, words_among
 from lucid.preparation.parts import Dropped, load_part
 from lucid.preparation.selection import Selection, ShardPlan
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard that is written: its counts, its files, and how often each token occurs in it."""
+    """A shard that is written: its counts, its files, how often each token occurs in it, and where many are unknown."""
 
     shard: Shard
     files: dict[str, FileRecord]
     frequencies: list[int]
+    least_known: list[LeastKnown]
 
 
-def write_shard(output: Path, selection: Selection, vocab_size: int, plan: ShardPlan, record: Path) -> None:
+def write_shard(
+    output: Path, selection: Selection, vocab_size: int, unknown: int, plan: ShardPlan, record: Path
+) -> None:
     """Write a shard into the folder `output`, and then its `ShardRecord` as the file `record`.
 
-    Raises `DataError` if it cannot be written; then none of its files is there.
+    `unknown` is the token of an unknown word. Raises `DataError` if the shard cannot be written; then none of its files
+    is there.
     """
     names = [shard_file(plan.name, part) for part in (*SHARD_PARTS, ORIGINS)]
     dtypes = token_dtype(vocab_size), OFFSET_DTYPE, OFFSET_DTYPE, ORIGIN_DTYPE
     frequencies = np.zeros(vocab_size, np.int64)
+    least_known: list[LeastKnown] = []
     with ExitStack() as files:
         tokens, sentences, documents, origins = arrays = [
             _GrowingArray(files.enter_context(written_aside(output / name, DataError)), dtype, row)
@@ -69,22 +77,26 @@ def write_shard(output: Path, selection: Selection, vocab_size: int, plan: Shard
             tokens.append(taken.tokens)
             origins.append(taken.origins)
             frequencies += np.bincount(taken.tokens, minlength=vocab_size)
+            least_known = largest_shares(
+                [*least_known, *unknown_in(taken.tokens, taken.document_tokens, taken.origins, unknown)]
+            )
         shard = Shard(plan.name, documents.length, sentences.length, tokens.length)
         documents.append(np.array([shard.sentences]))
         sentences.append(np.array([shard.tokens]))
         for array in arrays:
             array.finish()
-    content = ShardRecord(shard, record_files(output, names), frequencies.tolist())
+    content = ShardRecord(shard, record_files(output, names), frequencies.tolist(), least_known)
     with written_aside(record, DataError) as file:
         file.write(json.dumps(asdict(content)).encode())
 
 
 class _Documents(NamedTuple):
-    """Some documents: all their tokens, the tokens of each sentence, the sentences and the origin of each document."""
+    """Some documents: all their tokens, the tokens of each sentence; sentences, tokens and origin of each document."""
 
     tokens: Array
     sentence_lengths: Array
     document_sentences: Array
+    document_tokens: Array
     origins: Array
 
     def only(self, taken: Array) -> "_Documents":
@@ -93,8 +105,9 @@ class _Documents(NamedTuple):
             return self
         sentences = np.repeat(taken, self.document_sentences)
         tokens = np.repeat(sentences, self.sentence_lengths)
+        of_documents = self.document_sentences, self.document_tokens, self.origins
         return _Documents(
-            self.tokens[tokens], self.sentence_lengths[sentences], self.document_sentences[taken], self.origins[taken]
+            self.tokens[tokens], self.sentence_lengths[sentences], *(array[taken] for array in of_documents)
         )
 
 
@@ -144,16 +157,17 @@ def write_manifest(
     """
     files: dict[str, FileRecord] = {}
     splits = {}
+    tokenizer = load_tokenizer(output / TOKENIZER_FOLDER)
     for split, paths in records.items():
         written = [parse_dataclass(ShardRecord, read_bytes(path)) for path in paths]
-        splits[split] = _split([record.shard for record in written])
+        frequencies = np.array([record.frequencies for record in written], np.int64).sum(axis=0)
+        splits[split] = _split(written, tokenizer, frequencies)
         with written_aside(output / frequencies_file(split), DataError) as file:
-            np.save(file, np.sum([record.frequencies for record in written], axis=0, dtype=np.int64))
+            np.save(file, frequencies)
         for record in written:
             files |= record.files
     counts = _write_dropped(output / DROPPED_FILE, dropped)
     names = [*(f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES), *map(frequencies_file, splits), DROPPED_FILE]
-    tokenizer = load_tokenizer(output / TOKENIZER_FOLDER)
     manifest = Manifest(
         made_from=made_from,
         dropped=counts,
@@ -166,12 +180,16 @@ def write_manifest(
     manifest.write(output)
 
 
-def _split(shards: Sequence[Shard]) -> Split:
+def _split(records: Sequence[ShardRecord], tokenizer: Tokenizer, frequencies: Array) -> Split:
+    shards = [record.shard for record in records]
     return Split(
         documents=sum(shard.documents for shard in shards),
         sentences=sum(shard.sentences for shard in shards),
         tokens=sum(shard.tokens for shard in shards),
         shards=tuple(shards),
+        words=words_among(tokenizer, frequencies),
+        unknown=int(frequencies[special_tokens(tokenizer).unknown]),
+        least_known=tuple(largest_shares(document for record in records for document in record.least_known)),
     )
 
 

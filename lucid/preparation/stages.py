@@ -31,10 +31,11 @@ from lucid.data.manifest import (
     frequencies_file,
     shard_file,
 )
-from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, tokenizer_hash
+from lucid.data.tokenizer import TOKENIZER_FILES, load_tokenizer, save_tokenizer, special_tokens, tokenizer_hash
 from lucid.errors import DataError
 from lucid.files import read_bytes, written_aside
 from lucid.json_values import parse_json
+from lucid.preparation.coverage import contradictions
 from lucid.preparation.documents import OTHER_KIND, Piece, pieces_of
 from lucid.preparation.languages import language_code
 from lucid.preparation.lock import alone_in
@@ -87,6 +88,7 @@ def prepare(
     overwrite: bool = False,
     processes: int = 1,
     report: Report = lambda stage, done, total: None,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> Manifest:
     """Prepare the corpus `inputs` (see `read_documents`) in the folder `output`, and return its manifest.
 
@@ -99,13 +101,16 @@ def prepare(
 
     The corpus does not depend on the number of `processes`. Called again with the same arguments, a preparation that
     was cut short goes on where it was. A folder that holds the same corpus already is left as it is; one that holds
-    another is refused without `overwrite`. `report` receives the progress, and finally the outcome. Raises `DataError`
-    on bad input, if a file cannot be written, and if another preparation is at work in `output`.
+    another is refused without `overwrite`. `report` receives the progress, and finally the outcome; `warn` receives a
+    sentence if the given tokenizer contradicts itself. Raises `DataError` on bad input, if a file cannot be written,
+    and if another preparation is at work in `output`.
     """
     output, language = Path(output), language_code(language)
     settings = TextSettings(text_field, whole_files, language, strict)
     vocabulary = VocabularySettings(vocab_size, cased, keep_accents, alphabet, sample_bytes)
     given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
+    for contradiction in contradictions(given) if given else ():
+        warn(f"the tokenizer in {tokenizer} contradicts itself: {contradiction}")
     made_from = {
         "held_out": held_out,
         **(vocabulary.described() if given is None else dict.fromkeys(vocabulary.described())),
@@ -260,7 +265,8 @@ class _Preparation:
         )
         shards = selection.shards(TOKENS_PER_SHARD)
         tasks = [Task(shard, unfinished / f"{shard.name}.json", 2 * shard.tokens) for shard in shards]
-        self._do("writing shards", partial(write_shard, output, selection, tokenizer.get_vocab_size()), tasks)
+        vocab_size, unknown = tokenizer.get_vocab_size(), special_tokens(tokenizer).unknown
+        self._do("writing shards", partial(write_shard, output, selection, vocab_size, unknown), tasks)
         records: dict[str, list[Path]] = {}
         for task in tasks:
             records.setdefault(task.input.split, []).append(task.output)
