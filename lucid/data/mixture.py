@@ -104,17 +104,24 @@ class Mixture:
 
         This is the inverse of `choose`.
         """
-        return np.array([self._number_in_run(corpus, number) for number in numbers.tolist()], np.int64)
-
-    def _number_in_run(self, corpus: int, number: int) -> int:
-        # Rounding may move the sample to the next block or to the one before.
-        block = math.floor(number / (self._block * self.shares[corpus]))
-        while self._used_by(block)[corpus] > number:
-            block -= 1
-        while self._used_by(block + 1)[corpus] <= number:
-            block += 1
-        found = self._arranged_block(block)
-        return block * self._block + int(np.flatnonzero((found[0] == corpus) & (found[1] == number))[0])
+        if len(self.samplers) == 1:
+            return numbers
+        share = self._block * float(self.shares[corpus])
+        blocks = np.floor(numbers / share).astype(np.int64)
+        while True:
+            # Rounding may move a sample to the next block or to the one before.
+            known, of_number = np.unique(blocks, return_inverse=True)
+            first, end = (np.array([self._used_by(block + more)[corpus] for block in known]) for more in (0, 1))
+            moved = (numbers >= end[of_number]).astype(np.int64) - (numbers < first[of_number])
+            if not moved.any():
+                break
+            blocks += moved
+        found = np.empty(len(numbers), np.int64)
+        for number, block in enumerate(known.tolist()):
+            here = of_number == number
+            own = np.flatnonzero(self._arranged_block(block)[0] == corpus)
+            found[here] = block * self._block + own[numbers[here] - first[number]]
+        return found
 
     def _arrange_block(self, block: int) -> Array:
         """Return int64 [2, block]: corpus and number, as `choose` does, of each sample of a block."""

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from lucid.analysis.samples import Losses, Sample, Samples, Segment, row_losses
+from lucid.data.tokenizer import CONTINUING
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import open_checkpoint
@@ -131,13 +132,13 @@ def _joined(segment: Segment) -> Text:
     """Return the tokens of a segment; pieces of a word are joined, and tokens to predict are [seen|true]."""
     joined = Text()
     for token in segment.tokens:
-        continues = bool(joined) and (token.label or token.input).startswith("##")
+        continues = bool(joined) and (token.label or token.input).startswith(CONTINUING)
         joined.append("" if continues or not joined else " ")
         if token.how is not None:
             seen = "MASK" if token.how == "masked" else token.input
             joined.append(f"[{seen}|{token.label}]", _COLOURS[token.how])
         else:
-            text = token.input.removeprefix("##") if continues else token.input
+            text = token.input.removeprefix(CONTINUING) if continues else token.input
             joined.append(text, "dim" if token.input in _SPECIAL else "")
     return joined
 
