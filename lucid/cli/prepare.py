@@ -29,8 +29,9 @@ def prepare(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Files or folders of .txt (a blank line separates documents), .jsonl, both also .gz and .zst, and "
-            ".parquet; or python-docs, the documentation of this Python.",
+            help="Files or folders of .txt (a blank line separates documents), .jsonl, .csv, .tsv, .md and .html, all "
+            "also as .gz, .zst, .xz and .bz2, and of .parquet and .arrow; - is the standard input, and python-docs the "
+            "documentation of this Python.",
             show_default=False,
         ),
     ],
@@ -71,7 +72,23 @@ def prepare(
         ),
     ] = None,
     held_out: Annotated[float, typer.Option(help="Fraction of the documents kept for evaluation.")] = 0.05,
-    text_field: Annotated[str, typer.Option(help="Field of .jsonl, or column of .parquet, with the text.")] = "text",
+    text_field: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[INPUT=]FIELD",
+            help="Field of .jsonl, or column of a table, with the text: of all inputs, or of one. May be repeated.",
+        ),
+    ] = ["text"],  # noqa: B006 (typer reads it)
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="KIND",
+            help="What files without a suffix, named files of another suffix, and the standard input are: txt, jsonl, "
+            "csv, tsv, md or html. Default: as their content looks.",
+            show_default=False,
+        ),
+    ] = None,
     whole_files: Annotated[
         bool, typer.Option("--whole-files", help="Each .txt is one document, with or without blank lines.")
     ] = False,
@@ -122,7 +139,8 @@ def prepare(
             sample_bytes=tokenizer_sample << 20,
             tokenizer=tokenizer,
             held_out=held_out,
-            text_field=text_field,
+            text_field=text_field[0] if len(text_field) == 1 else text_field,
+            kind=kind,
             whole_files=whole_files,
             language=language,
             drop_duplicates=drop_duplicates,

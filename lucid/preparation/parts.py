@@ -19,8 +19,10 @@ from lucid.backend import Array
 from lucid.data.manifest import ORIGIN_DTYPE, token_dtype
 from lucid.errors import DataError
 from lucid.files import written_aside
-from lucid.preparation.documents import Document, Drop, Piece, Reader, refuse
+from lucid.preparation.documents import Document, Reader
 from lucid.preparation.encoder import TextEncoder
+from lucid.preparation.omissions import Drop, refuse
+from lucid.preparation.pieces import Piece
 from lucid.preparation.sentences import split_sentences
 from lucid.preparation.sources import Source
 
@@ -74,14 +76,13 @@ class Dropped:
 class TextSettings:
     """How text is read; see `prepare`."""
 
-    text_field: str
     whole_files: bool
     language: str
     strict: bool
 
     def reader(self) -> Reader:
         """Return a reader with these settings."""
-        return Reader(self.text_field, self.whole_files)
+        return Reader(self.whole_files)
 
     def drop_into(self, dropped: Dropped) -> Drop:
         """Return the `Drop` that adds to `dropped`, or with `strict` the one that refuses."""

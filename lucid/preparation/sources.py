@@ -1,116 +1,187 @@
-"""Finds the files that a corpus is made of, cuts them into pieces that processes read side by side, and opens them.
+"""Finds the files that a corpus is made of, in the order in which they are read."""
 
-A piece begins with a line, and in plain text with a document. Where the cuts are depends on the inputs alone.
-"""
-
-import hashlib
-import io
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from lucid.errors import DataError
-from lucid.files import open_file, reason_of, sha256_of
-from lucid.preparation.python_docs import module_files
-from lucid.preparation.unpacking import READ_ERRORS, Digested, unpacked
+from lucid.files import reason_of
+from lucid.preparation.kinds import ARROW, ID_KINDS, KNOWN, PYTHON_DOCS, TEXT_KINDS, kind_by_content, kind_by_name
+from lucid.preparation.saved_datasets import is_description, listed_files
+from lucid.preparation.unpacking import READ_ERRORS
 
-PYTHON_DOCS = "python-docs"
-PARQUET = ".parquet"
-_TEXT, _JSON = ".txt", ".jsonl"
-SUFFIXES = (*(kind + packed for kind in (_TEXT, _JSON) for packed in ("", ".gz", ".zst")), PARQUET)
-
-# Bytes of one line: a small compressed file may hold a line of any length.
-LONGEST_LINE = 1 << 24
-# Bytes that are read at once while a file is cut into pieces.
-_SCANNED_AT_ONCE = 1 << 20
-# Rows of a table that are held at once, and bytes of a column that are read at once.
-_ROWS_AT_ONCE, _COLUMN_BYTES_AT_ONCE = 8, 1 << 20
+STANDARD_INPUT, STANDARD_INPUT_NAME = "-", "the standard input"
 
 
 @dataclass(frozen=True)
 class Source:
     """One file, or the default corpus where `path` is None. `name` does not depend on the working directory.
 
-    `size` (bytes) and `modified` (ns) describe the file as it was found: it must not change during the preparation.
-    `number` is its place among all sources.
+    `kind` is one of those in `kinds`, `packing` one of `PACKINGS` or "". The text of a record or row is in `field`; it
+    holds token ids instead if `holds_ids`. `size` (bytes) and `modified` (ns) describe the file as it was found: it
+    must not change during the preparation. `number` is its place among all sources.
     """
 
     name: str
     path: str | None
+    kind: str = PYTHON_DOCS
+    packing: str = ""
+    field: str = ""
+    holds_ids: bool = False
     size: int = 0
     modified: int = 0
-    number: int = field(default=0, compare=False)
-
-    @property
-    def kind(self) -> str:
-        """One of `.txt`, `.jsonl`, `.parquet` and `python-docs`."""
-        if self.path is None:
-            return PYTHON_DOCS
-        return Path(self.path.lower().removesuffix(".gz").removesuffix(".zst")).suffix
+    number: int = dataclasses.field(default=0, compare=False)
 
     @property
     def shown(self) -> str:
         """The name that messages use."""
-        return self.path or self.name
+        return self.name if self.path is None or self.name == STANDARD_INPUT_NAME else self.path
 
     def check_unchanged(self) -> None:
         """Raise `DataError` if the file has changed since it was found, and `OSError` if it is gone."""
-        if self.path is not None and _file(self.name, Path(self.path)) != self:
-            raise DataError(f"{self.path} has changed while it was being prepared: start again when it is finished")
+        if self.path is not None:
+            status = os.stat(self.path)
+            if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
+                raise DataError(f"{self.path} has changed while it was being prepared: start again when it is finished")
 
 
-def find_sources(inputs: Sequence[str | Path]) -> tuple[list[Source], list[Source]]:
+@dataclass(frozen=True)
+class Choice:
+    """How inputs are read: the names of the fields with text, and the kind of files whose names do not tell it.
+
+    `text_field` is one name for all inputs, or a list of names of which those of the form `INPUT=NAME` are for one
+    input. `ids_field` is the name of a field with token ids, which is read instead. `kind` is one of `TEXT_KINDS`
+    without its dot.
+    """
+
+    text_field: str | Sequence[str] = "text"
+    ids_field: str | None = None
+    kind: str | None = None
+
+    def field_of(self, entry: str, inputs: Sequence[str]) -> str:
+        """Return the field of one of the inputs. Raises `DataError` if the choice is ambiguous or of no input."""
+        if self.ids_field is not None:
+            return self.ids_field
+        texts = [self.text_field] if isinstance(self.text_field, str) else self.text_field
+        general: list[str] = []
+        own: list[str] = []
+        for text in texts:
+            # An input and a field may have "=" in their names: what counts is that the text begins with an input.
+            named = [each for each in inputs if text.startswith(f"{each}=")]
+            if named and entry == max(named, key=len):
+                own.append(text.removeprefix(f"{entry}="))
+            elif not named:
+                general.append(text)
+        for text in general:
+            if "=" in text:
+                raise DataError(f"--text-field {text!r} names no input: write the input as it is written as INPUT")
+        found = own or general or ["text"]
+        if len(set(found)) > 1:
+            raise DataError(
+                f"--text-field gives {entry} the fields {', '.join(map(repr, found))}: give one, or INPUT=FIELD"
+            )
+        return found[0]
+
+
+def find_sources(inputs: Sequence[str | Path], choice: Choice = Choice()) -> tuple[list[Source], list[Source]]:
     """Return the files of `inputs` in reading order, and the files of other kinds, which are passed over in folders.
 
-    Inputs keep their order, and the files of a folder are sorted by path. Suffixes may be in upper case.
-    Raises `DataError` on an input that is missing, of an unknown kind, or without a file of a known kind.
+    Inputs keep their order, and the files of a folder are sorted by path. `-` is the standard input: its source is of
+    no kind yet. Raises `DataError` on an input that is missing, of an unknown kind, or without a file of a known kind.
     """
     if not inputs:
         raise DataError(f"no input was given: name files or folders of text, or {PYTHON_DOCS!r}")
+    _check_choice(choice)
+    names = list(map(str, inputs))
+    if names.count(STANDARD_INPUT) > 1:
+        raise DataError("the standard input (-) was named twice: it can be read only once")
     sources: list[Source] = []
     others: list[Source] = []
-    for entry in inputs:
-        path = Path(entry)
+    for entry in names:
+        path, field = Path(entry), choice.field_of(entry, names)
         if entry == PYTHON_DOCS:
+            _check_holds_ids(PYTHON_DOCS, PYTHON_DOCS, choice)
             sources.append(Source(PYTHON_DOCS, None))
+        elif entry == STANDARD_INPUT:
+            sources.append(Source(STANDARD_INPUT_NAME, entry, "", field=field, holds_ids=choice.ids_field is not None))
         elif path.is_dir():
-            known, passed_over = _folder_sources(path)
+            known, passed_over = _folder_sources(path, choice, field)
             sources += known
             others += passed_over
         elif not path.is_file():
             what = "is neither a file nor a folder" if path.exists() else "does not exist"
-            raise DataError(f"input {str(path)!r} {what}: check the path, or use {PYTHON_DOCS!r}")
-        elif _is_known(path):
-            sources.append(_file(path.name, path))
+            raise DataError(f"input {entry!r} {what}: check the path, or use {PYTHON_DOCS!r}")
         else:
-            raise DataError(f"input {str(path)!r} is of an unknown kind: use {', '.join(SUFFIXES)}")
-    return [replace(source, number=number) for number, source in enumerate(sources)], others
+            sources.append(named_source(path.name, path, choice, field))
+    return [dataclasses.replace(source, number=number) for number, source in enumerate(sources)], others
 
 
-def _is_known(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
+def _check_choice(choice: Choice) -> None:
+    formats = [kind.removeprefix(".") for kind in TEXT_KINDS]
+    if choice.kind is not None and choice.kind not in formats:
+        raise DataError(f"the format {choice.kind!r} is unknown: it is one of {', '.join(formats)}")
 
 
-def _file(name: str, path: Path) -> Source:
+def _check_holds_ids(shown: str, kind: str, choice: Choice) -> None:
+    if choice.ids_field is not None and kind not in ID_KINDS:
+        raise DataError(f"{shown} cannot hold token ids (--ids-field): use {', '.join(ID_KINDS)}")
+
+
+def named_source(name: str, path: Path, choice: Choice, field: str) -> Source:
+    """Return the source for a file that is named as an input. Raises `DataError` if it is of an unknown kind."""
+    shown = name if name == STANDARD_INPUT_NAME else f"input {str(path)!r}"
+    kind, packing = kind_by_name(path.name)
+    if not kind and choice.kind is not None:
+        kind = f".{choice.kind}"
+    elif kind is None:
+        raise DataError(f"{shown} is of an unknown kind: use {KNOWN}, or say with --format what it is")
+    elif not kind:
+        try:
+            kind, packing = kind_by_content(path)
+        except READ_ERRORS as error:
+            raise DataError(f"{shown} cannot be read ({reason_of(error)}): get it again") from error
+        if kind is None:
+            raise DataError(f"{shown} is neither text in UTF-8 nor a table: convert it, or leave it out")
+    _check_holds_ids(shown, kind, choice)
+    return _source(name, path, kind, packing, choice, field)
+
+
+def _source(name: str, path: Path, kind: str, packing: str, choice: Choice, field: str) -> Source:
     status = path.stat()
     # The manifest is UTF-8: bytes of a file name that are not appear there as \\xff.
     name = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return Source(name, str(path), status.st_size, status.st_mtime_ns)
+    holds_ids = choice.ids_field is not None
+    return Source(name, str(path), kind, packing, field, holds_ids, status.st_size, status.st_mtime_ns)
 
 
-def _folder_sources(folder: Path) -> tuple[list[Source], list[Source]]:
+def _folder_sources(folder: Path, choice: Choice, field: str) -> tuple[list[Source], list[Source]]:
     sources: list[Source] = []
     others: list[Source] = []
     for path in sorted(_files_below(folder)):
-        (sources if _is_known(path) else others).append(_file(path.relative_to(folder).as_posix(), path))
+        name = path.relative_to(folder).as_posix()
+        kind, packing = _kind_in_folder(path, choice)
+        (others if kind is None else sources).append(_source(name, path, kind or "", packing, choice, field))
     if not sources:
         names = ", ".join(other.name for other in others[:3])
         rest = f", but {len(others):,} of other kinds, such as {names}" if others else ""
-        raise DataError(f"input folder {str(folder)!r} holds no {', '.join(SUFFIXES)} file{rest}")
+        kinds = KNOWN if choice.ids_field is None else ", ".join(ID_KINDS)
+        raise DataError(f"input folder {str(folder)!r} holds no {kinds} file{rest}")
     return sources, others
+
+
+def _kind_in_folder(path: Path, choice: Choice) -> tuple[str | None, str]:
+    """Return the kind and the packing of a file in a folder; the kind is None if the file is to be passed over."""
+    kind, packing = kind_by_name(path.name)
+    if kind == "" and choice.kind is not None:
+        kind = f".{choice.kind}"
+    elif kind == "":
+        try:
+            kind, packing = kind_by_content(path)
+        except READ_ERRORS:
+            kind = None
+    return (None if choice.ids_field is not None and kind not in ID_KINDS else kind), packing
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -128,167 +199,21 @@ def _files_below(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        for path in (Path(place, name) for name in names):
-            if not _is_known(path):
-                if path.is_file() and not path.name.startswith("."):
-                    yield path
-            elif not path.exists():
-                raise DataError(f"{str(path)!r} is a broken link: fix it or remove it")
-            elif path.is_file():
+        yield from _files_of(Path(place), names)
+
+
+def _files_of(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    listed = listed_files(folder, names)
+    for name in names:
+        path, kind = folder / name, kind_by_name(name)[0]
+        if is_description(name) or (listed is not None and kind == ARROW and name not in listed):
+            continue
+        if not kind:
+            if path.is_file() and not name.startswith("."):
                 yield path
-            elif not path.is_dir():
-                raise DataError(f"{str(path)!r} is a pipe, a socket or a device, not a file: move it away")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The result of reading a source once: its SHA-256, the bytes of its unpacked content, and where its pieces start.
-
-    A cut is (offset, line), or in tables (row, row + 1); the last cut is the end. A source that cannot be read has no
-    cuts, and `problem` says why.
-    """
-
-    sha256: str = ""
-    content_bytes: int = 0
-    cuts: tuple[tuple[int, int], ...] = ()
-    problem: str = ""
-
-
-def scan(source: Source, piece_bytes: int, text_field: str, whole_files: bool) -> Scan:
-    """Read `source` once and cut it into pieces of `piece_bytes` bytes of content, or a little more."""
-    if source.path is None:
-        return _scan_python_docs()
-    path = Path(source.path)
-    try:
-        if source.kind == PARQUET:
-            return _scan_table(path, piece_bytes, text_field)
-        with open_file(path) as file:
-            digested = Digested(file)
-            content = unpacked(io.BufferedReader(digested, 1 << 20), path)
-            between_documents = source.kind == _TEXT and not whole_files
-            cuts = ((0, 1), *_cuts(content, piece_bytes, between_documents))
-            return Scan(digested.digest.hexdigest(), cuts[-1][0], cuts)
-    except READ_ERRORS as error:
-        return Scan(problem=reason_of(error))
-
-
-def _cuts(content: BinaryIO, piece_bytes: int, between_documents: bool) -> Iterator[tuple[int, int]]:
-    """Yield where each piece ends: after a line, and with `between_documents` after a blank one if one comes soon."""
-    offset, line = 0, 1
-    while True:
-        start = offset
-        while block := content.read(min(piece_bytes - (offset - start), _SCANNED_AT_ONCE)):
-            offset, line = offset + len(block), line + block.count(b"\n")
-        if offset == start:
-            return
-        passed, lines = 0, 0
-        while rest := content.readline(LONGEST_LINE):
-            offset, passed = offset + len(rest), passed + len(rest)
-            if not rest.endswith(b"\n"):
-                continue
-            line, lines = line + 1, lines + 1
-            # The first of these lines began in the block: it is not blank even if its rest is.
-            if not between_documents or passed > piece_bytes or (lines > 1 and not rest.strip()):
-                break
-        yield offset, line
-
-
-def _scan_python_docs() -> Scan:
-    digest, size = hashlib.sha256(), 0
-    for path in module_files():
-        content = path.read_bytes()
-        digest.update(content)
-        size += len(content)
-    return Scan(digest.hexdigest(), size, ((0, 1), (size, 1)))
-
-
-def _scan_table(path: Path, piece_bytes: int, column: str) -> Scan:
-    digest = sha256_of(path)
-    with _table(path) as table:
-        if column not in table.schema_arrow.names:
-            raise EOFError(f"it has no column {column!r}")
-        groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
-        chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
-        size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
-        rows = table.metadata.num_rows
-    rows_at_once = max(1, rows * piece_bytes // max(size, 1))
-    starts = (*range(0, rows, rows_at_once), rows) if rows else (0,)
-    return Scan(digest, size, tuple((start, start + 1) for start in starts))
-
-
-def read_rows(path: Path, column: str, start: int, stop: int) -> Iterator[Any]:
-    """Yield the values of a parquet column in rows `start` to `stop - 1`, holding a few rows at a time.
-
-    A value that is not UTF-8 is yielded as a `UnicodeDecodeError`, and one of more than `LONGEST_LINE` bytes as an
-    `OverflowError`. Raises `EOFError` if the file is damaged.
-    """
-    with _table(path) as table:
-        groups: list[int] = []
-        row = first = 0
-        for number in range(table.num_row_groups):
-            end = row + table.metadata.row_group(number).num_rows
-            if row < stop and start < end:
-                first = first if groups else row
-                groups.append(number)
-            row = end
-        row = first
-        for batch in table.iter_batches(_ROWS_AT_ONCE, groups, [column]):
-            for value in batch.column(0)[max(start - row, 0) : max(stop - row, 0)]:
-                try:
-                    yield _checked(value)
-                except (UnicodeDecodeError, OverflowError) as error:
-                    yield error
-            row += len(batch)
-            if row >= stop:
-                return
-
-
-def _checked(value: Any) -> Any:
-    buffer = value.as_buffer() if hasattr(value, "as_buffer") else None
-    if buffer is not None and buffer.size > LONGEST_LINE:
-        raise OverflowError
-    return value.as_py()
-
-
-@contextmanager
-def _table(path: Path) -> Iterator[Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(f"{path}: reading parquet needs pyarrow: pip install pyarrow") from error
-    try:
-        with parquet.ParquetFile(path, buffer_size=_COLUMN_BYTES_AT_ONCE) as table:
-            yield table
-    except pyarrow.ArrowException as error:
-        raise EOFError(str(error)) from error
-
-
-class Contents:
-    """Opens the unpacked content of files at any byte. The last file stays open, so that reading on costs nothing.
-
-    A compressed file can only be read from its start: everything before the byte is unpacked and thrown away.
-    """
-
-    def __init__(self) -> None:
-        self._path = ""
-        self._file: BinaryIO | None = None
-        self._content: BinaryIO | None = None
-
-    def at(self, source: Source, start: int) -> BinaryIO:
-        """Return the content of a source from byte `start` on. Raises `OSError` if the file is gone."""
-        assert source.path is not None
-        source.check_unchanged()
-        if self._content is None or self._path != source.path:
-            self.close()
-            path = Path(source.path)
-            self._file = open_file(path)
-            self._path, self._content = source.path, unpacked(self._file, path)
-        self._content.seek(start)
-        return self._content
-
-    def close(self) -> None:
-        """Close the file that is open."""
-        if self._file is not None:
-            self._file.close()
-        self._file = self._content = None
+        elif not path.exists():
+            raise DataError(f"{str(path)!r} is a broken link: fix it or remove it")
+        elif path.is_file():
+            yield path
+        elif not path.is_dir():
+            raise DataError(f"{str(path)!r} is a pipe, a socket or a device, not a file: move it away")

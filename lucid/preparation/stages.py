@@ -36,14 +36,17 @@ from lucid.errors import DataError
 from lucid.files import read_bytes, written_aside
 from lucid.json_values import parse_json
 from lucid.preparation.coverage import contradictions
-from lucid.preparation.documents import OTHER_KIND, Piece, pieces_of
+from lucid.preparation.documents import scan
 from lucid.preparation.languages import language_code
 from lucid.preparation.lock import alone_in
+from lucid.preparation.omissions import OTHER_KIND
 from lucid.preparation.parts import Dropped, PartWriter, Portion, TextSettings, load_dropped, part_path
+from lucid.preparation.pieces import Piece, pieces_of
 from lucid.preparation.processes import Task, run_tasks
 from lucid.preparation.selection import select
 from lucid.preparation.shards import write_manifest, write_shard
-from lucid.preparation.sources import Source, find_sources, scan
+from lucid.preparation.sources import Choice, Source, find_sources
+from lucid.preparation.standard_input import SPOOLED_FILE, spooled
 from lucid.preparation.vocabulary import SAMPLE_BYTES, Samples, VocabularySettings, sampling, train_tokenizer
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
@@ -80,7 +83,8 @@ def prepare(
     sample_bytes: int = SAMPLE_BYTES,
     tokenizer: Path | None = None,
     held_out: float = 0.05,
-    text_field: str = "text",
+    text_field: str | Sequence[str] = "text",
+    kind: str | None = None,
     whole_files: bool = False,
     language: str = "en",
     drop_duplicates: bool = False,
@@ -95,9 +99,9 @@ def prepare(
     A WordPiece tokenizer of `vocab_size` tokens is trained on `sample_bytes` of it. The text decides whether it is
     `cased`, whether it may `keep_accents`, and how many characters its `alphabet` has, unless they are given. No
     tokenizer is trained if the folder `tokenizer` holds one to use. The fraction `held_out` of the documents, chosen by
-    a hash of their text, goes into the split `held_out`, the rest into `train`. With `drop_duplicates` a document is
-    left out if its text occurs before it. Sentences end as in `language` (see `language_code`). Text that cannot be
-    used is left out, counted and listed, or with `strict` a `DataError`.
+    a hash of their text, goes into the split `held_out`, the rest into `train`. `text_field` and `kind` are those of a
+    `Choice`. With `drop_duplicates` a document is left out if its text occurs before it. Sentences end as in `language`
+    (see `language_code`). Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
 
     The corpus does not depend on the number of `processes`. Called again with the same arguments, a preparation that
     was cut short goes on where it was. A folder that holds the same corpus already is left as it is; one that holds
@@ -106,7 +110,7 @@ def prepare(
     and if another preparation is at work in `output`.
     """
     output, language = Path(output), language_code(language)
-    settings = TextSettings(text_field, whole_files, language, strict)
+    choice, settings = Choice(text_field, kind=kind), TextSettings(whole_files, language, strict)
     vocabulary = VocabularySettings(vocab_size, cased, keep_accents, alphabet, sample_bytes)
     given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
     for contradiction in contradictions(given) if given else ():
@@ -115,18 +119,20 @@ def prepare(
         "held_out": held_out,
         **(vocabulary.described() if given is None else dict.fromkeys(vocabulary.described())),
         "tokenizer": None if given is None else tokenizer_hash(given),
-        "text_field": text_field,
+        "text_field": text_field if isinstance(text_field, str) else list(text_field),
+        "format": kind,
         "whole_files": whole_files,
         "language": language,
         "drop_duplicates": drop_duplicates,
     }
     _check_arguments(inputs, output, held_out)
     vocabulary.check(is_used=given is None)
-    sources, others = find_sources(inputs)
+    sources, others = find_sources(inputs, choice)
     dropped = Dropped()
     for other in others:
         dropped.note(other, 0, OTHER_KIND, "")
     with alone_in(output):
+        sources = spooled(sources, output / _UNFINISHED, choice)
         plan = make_plan(sources, settings, made_from, dropped, report)
         if not overwrite and _is_made(output, plan.made_from):
             shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
@@ -186,7 +192,9 @@ def _begin(output: Path, made_from: dict[str, Any], settings: TextSettings) -> N
 def _clear(output: Path) -> None:
     """Remove what an earlier preparation left: the manifest first, so that the rest is no longer a corpus."""
     (output / MANIFEST_NAME).unlink(missing_ok=True)
-    shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
+    for path in (output / _UNFINISHED).glob("*"):
+        if path.name != SPOOLED_FILE:  # what this preparation reads
+            path.unlink()
     patterns = [f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES]
     for split in (TRAIN, HELD_OUT):
         patterns.append(frequencies_file(split))
@@ -212,9 +220,7 @@ def make_plan(
     done, total = 0, sum(source.size for source in sources)
     report("reading", done, total)
     with ThreadPoolExecutor(_READERS) as threads:
-        scans = threads.map(
-            lambda source: scan(source, PIECE_BYTES, settings.text_field, settings.whole_files), sources
-        )
+        scans = threads.map(lambda source: scan(source, PIECE_BYTES, settings.whole_files), sources)
         for source, found in zip(sources, scans, strict=True):
             inputs.append({"name": source.name, "bytes": source.size or found.content_bytes, "sha256": found.sha256})
             pieces += pieces_of(source, found, settings.drop_into(dropped))

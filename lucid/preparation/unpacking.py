@@ -1,34 +1,36 @@
 """Unpacks compressed files, ends every line in the same way, and hashes what is read."""
 
+import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import re
 import zlib
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import zstandard
 
 # The errors of reading a file that is damaged or gone.
-READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError, lzma.LZMAError)
+PACKINGS = (".gz", ".zst", ".xz", ".bz2")
 # Bytes that are held of a file.
 _AT_ONCE = 1 << 17
-# Compressed bytes that are unpacked at once: 1 KiB unpacks to 32 MiB at most.
-_ZSTANDARD_STEP = 1 << 10
-# Bytes of memory for each file that is read: the default limit of the zstd command.
-_ZSTANDARD_WINDOW = 1 << 27
+# Compressed bytes that are unpacked at once: 1 KiB of zstandard unpacks to 32 MiB at most.
+_STEP = 1 << 10
+# Bytes of memory for each file that is read: the default limit of the zstd command; xz -9 takes half of it.
+_WINDOW = 1 << 27
 # Not before a line feed, even if another program has doubled it.
 _RETURN_ALONE = re.compile(rb"\r(?!\r?\n)")
 
 
-def unpacked(file: BinaryIO, path: Path) -> BinaryIO:
-    """Return the content of the open file `path`, in which each line ends with a line feed."""
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
+def unpacked(file: BinaryIO, packing: str) -> BinaryIO:
+    """Return the content of an open file, packed in one of `PACKINGS` or "", in which a line feed ends each line."""
+    if packing == ".gz":
         file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-    elif suffix == ".zst":
-        file = io.BufferedReader(_Zstandard(file), _AT_ONCE)
+    elif packing:
+        file = io.BufferedReader(_Frames(file, _FRAMES[packing]), _AT_ONCE)
     return io.BufferedReader(_LineFeeds(file), _AT_ONCE)
 
 
@@ -77,15 +79,18 @@ class Digested(io.RawIOBase):
         return len(found)
 
 
-class _Zstandard(io.RawIOBase):
-    """The content of zstandard frames. Unlike the library's reader it notices a file that was cut short."""
+class _Frames(io.RawIOBase):
+    """The content of the frames of a packed file, one after another.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    Unlike the libraries' readers it notices a zstandard file that was cut short, and limits the memory for xz.
+    """
+
+    def __init__(self, file: BinaryIO, new_frame: Callable[[], Any]) -> None:
+        self._file, self._new_frame = file, new_frame
         self._start()
 
     def _start(self) -> None:
-        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._frame: Any = None
         self._packed, self._found, self._offset = b"", memoryview(b""), 0
 
     def readable(self) -> bool:
@@ -108,13 +113,18 @@ class _Zstandard(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._found:
-            packed = self._packed or self._file.read(_ZSTANDARD_STEP)
-            if not packed:
-                if self._frame is not None:
-                    raise EOFError("the file ends in the middle of a frame")
-                return 0
-            self._frame = self._frame or zstandard.ZstdDecompressor(max_window_size=_ZSTANDARD_WINDOW).decompressobj()
-            self._found, self._packed = memoryview(_next(self._frame, packed)), b""
+            if self._frame is None or getattr(self._frame, "needs_input", True):
+                self._packed = self._packed or self._file.read(_STEP)
+                if not self._packed:
+                    if self._frame is not None:
+                        raise EOFError("the file ends in the middle of a frame")
+                    return 0
+            if self._frame is None:
+                # Files of xz may be padded with zeros.
+                self._packed = self._packed.lstrip(b"\0")
+                self._frame = self._new_frame() if self._packed else None
+                continue
+            self._found, self._packed = memoryview(_next(self._frame, self._packed)), b""
             if self._frame.eof:
                 self._packed, self._frame = self._frame.unused_data, None
         count = min(len(buffer), len(self._found))
@@ -123,11 +133,22 @@ class _Zstandard(io.RawIOBase):
         return count
 
 
-def _next(frame: "zstandard.ZstdDecompressionObj", packed: bytes) -> bytes:
+_FRAMES: dict[str, Callable[[], Any]] = {
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompressobj(),
+    ".xz": lambda: lzma.LZMADecompressor(memlimit=_WINDOW),
+    ".bz2": bz2.BZ2Decompressor,
+}
+
+
+def _next(frame: Any, packed: bytes) -> bytes:
+    """Return more of the content of a frame. Raises `EOFError` if it takes too much memory."""
+    is_zstandard = not hasattr(frame, "needs_input")
     try:
-        return frame.decompress(packed)
-    except zstandard.ZstdError as error:
-        if "too much memory" not in str(error):
+        found: bytes = frame.decompress(packed) if is_zstandard else frame.decompress(packed, _AT_ONCE)
+        return found
+    except (zstandard.ZstdError, lzma.LZMAError) as error:
+        if "too much memory" not in str(error) and "limit exceeded" not in str(error):
             raise
-        limit = f"unpacking it takes more than {_ZSTANDARD_WINDOW >> 20} MiB of memory"
-        raise EOFError(f"{limit}; pack it again: zstd -d --long=31 -c OLD | zstd -o NEW") from error
+        advice = "zstd -d --long=31 -c OLD | zstd -o NEW" if is_zstandard else "xz -dc OLD | xz -9 > NEW"
+        limit = f"unpacking it takes more than {_WINDOW >> 20} MiB of memory"
+        raise EOFError(f"{limit}; pack it again: {advice}") from error

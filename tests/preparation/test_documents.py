@@ -1,7 +1,9 @@
 """Reading documents from files, and the messages about files that cannot be read."""
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ def test_compressed_files_read_like_plain_ones(tmp_path: Path) -> None:
 
 def test_a_folder_is_read_in_the_order_of_its_paths_without_other_files(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
-    for name in ("c.txt", "a.txt", "b/z.txt", "notes.md"):
+    for name in ("c.txt", "a.txt", "b/z.txt", "notes.rst"):
         (tmp_path / name).write_text(name)
     assert texts(tmp_path) == ["a.txt", "b/z.txt", "c.txt"]
 
@@ -54,7 +56,7 @@ def test_the_inputs_are_read_in_the_order_given(tmp_path: Path) -> None:
 def test_a_text_without_blank_lines_is_cut_so_that_memory_stays_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucid.preparation.documents._LONGEST_DOCUMENT", 10)
+    monkeypatch.setattr("lucid.preparation.plain_text._LONGEST_DOCUMENT", 10)
     (tmp_path / "a.txt").write_text("12345678\n" * 5)
     assert texts(tmp_path / "a.txt") == ["12345678\n12345678", "12345678\n12345678", "12345678"]
 
@@ -107,7 +109,30 @@ def test_docstrings_are_read_without_running_the_module(tmp_path: Path) -> None:
         ("a.txt", b"good\n\nb\0d\n", r"a\.txt:3: NUL bytes"),
         ("a.jsonl", b'{"text": "b\\u0000d"}\n', r"a\.jsonl:1: NUL bytes"),
         ("a.jsonl", b'{"text": " "}\n', r"a\.jsonl:1: empty document"),
-        ("a.md", b"good", r"a\.md' is of an unknown kind: use \.txt"),
+        ("a.rst", b"good", r"a\.rst' is of an unknown kind: use \.txt"),
+        ("a.parquet.gz", b"good", r"a\.parquet\.gz' is of an unknown kind"),
+        ("a.txt.xz", lzma.compress(b"good\n" * 1000)[:-3], r"a\.txt\.xz:1: unreadable file \(the file ends in the mid"),
+        ("a.txt.xz", b"not xz", r"a\.txt\.xz:1: unreadable file \("),
+        ("a.txt.bz2", bz2.compress(b"good\n" * 1000)[:-3], r"a\.txt\.bz2:1: unreadable file \(the file ends in the m"),
+        ("a.txt.bz2", b"not bzip2", r"a\.txt\.bz2:1: unreadable file \("),
+        ("a.csv", b"", r"a\.csv:1: unreadable file \(its first line names no column 'text', but nothing"),
+        ("a.csv", b"id,body\n1,x\n", r"a\.csv:1: unreadable file \(.* no column 'text', but 'id', 'body'"),
+        ("a.csv", b"id,text\n1,good\n2\n", r"a\.csv:3: damaged row \(it has 1 cells of 2\)"),
+        ("a.csv", b"id,text\n1,good\n2,x,y\n", r"a\.csv:3: damaged row \(it has 3 cells of 2\)"),
+        ("a.csv", b'id,text\n1,"go\nod"\n2,"x" y\n', r"a\.csv:4: damaged row \("),
+        ("a.csv", b'id,text\n1,good\n2,"x\n', r"a\.csv:3: damaged row \(unexpected end"),
+        ("a.csv", b"id,text\n1,good\n2,b\xffd\n", r"a\.csv:3: not UTF-8"),
+        ("a.csv", b"id,text\n1,good\n2,\n", r"a\.csv:3: empty document: fill the cell"),
+        ("a.tsv", b"id\ttext\n1\tb\0d\n", r"a\.tsv:2: NUL bytes"),
+        ("a.csv", b"\x7fELF\0\0\n", r"a\.csv:1: unreadable file"),
+        ("a.html", b"<p>good\n<p>b\xffd", r"a\.html:2: not UTF-8"),
+        ("a.html", b"<script>x</script>", r"a\.html:1: empty document"),
+        ("a.md", b"", r"a\.md:1: empty document"),
+        ("a.md", b"good \0", r"a\.md:1: NUL bytes"),
+        ("a.arrow", b"", r"a\.arrow:1: unreadable file \("),
+        ("a.arrow", b"ARROW1 but no table", r"a\.arrow:1: unreadable file \("),
+        ("a", b"\0\1\2", r"a' is neither text in UTF-8 nor a table"),
+        ("a", lzma.compress(b"good")[:-3], r"a' cannot be read \(the file ends in the middle"),
     ],
 )
 def test_text_that_cannot_be_read_is_an_error_with_its_file_and_line(

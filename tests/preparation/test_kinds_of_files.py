@@ -1,7 +1,9 @@
 """Files of every kind: how their lines end, how their names are spelt, how they are packed, and those passed over."""
 
+import bz2
 import gzip
 import json
+import lzma
 import re
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from typer.testing import CliRunner
 from lucid.cli.prepare import prepare as prepare_command
 from lucid.errors import DataError
 from lucid.preparation import prepare, read_documents
-from lucid.preparation.documents import Reader, pieces_of, refuse
-from lucid.preparation.sources import find_sources, scan
+from lucid.preparation.documents import Reader, scan
+from lucid.preparation.omissions import refuse
+from lucid.preparation.pieces import pieces_of
+from lucid.preparation.sources import find_sources
 
 GOOD = "\n\n".join(f"Document {number} says this. It is not long. It ends." for number in range(9))
-PACKED = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+PACKED = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
 
 
 def documents(path: Path) -> list[str]:
@@ -56,7 +60,7 @@ def test_a_long_file_of_carriage_returns_is_cut_between_documents(tmp_path: Path
     path = tmp_path / "a.txt"
     path.write_bytes(b"a few words here\rand there\r\r" * 1000)
     ((source,), _) = find_sources([path])
-    pieces = pieces_of(source, scan(source, 5000, "text", whole_files=False), refuse)
+    pieces = pieces_of(source, scan(source, 5000, whole_files=False), refuse)
     assert len(pieces) > 4
     found = [document for piece in pieces for document in Reader().documents(piece, refuse)]
     assert [document.text for document in found] == ["a few words here\nand there"] * 1000
@@ -72,7 +76,7 @@ def test_line_ends_do_not_depend_on_where_a_file_is_read(
     path.write_bytes(text.encode())
     ((source,), _) = find_sources([path])
     reader, dropped = Reader(), []
-    for piece in pieces_of(source, scan(source, size, "text", whole_files=False), lambda *fault: None):
+    for piece in pieces_of(source, scan(source, size, whole_files=False), lambda *fault: None):
         list(reader.documents(piece, lambda source, line, *reason: dropped.append(line)))
     reader.close()
     lines = re.split(r"\n|\r(?!\r?\n)", text)
@@ -110,19 +114,19 @@ def test_files_of_other_kinds_are_counted_and_named(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     (folder / "below").mkdir(parents=True)
     (folder / "a.txt").write_text(GOOD)
-    for name in ("notes.md", "below/b.pdf", "c.docx", "d.csv", ".hidden"):
+    for name in ("notes.rst", "below/b.pdf", "c.docx", "d.log", ".hidden"):
         (folder / name).write_text("x")
     application = typer.Typer()
     application.command()(prepare_command)
     arguments = [str(folder), "--output", str(tmp_path / "corpus"), "--vocab-size", "100"]
     finished = CliRunner().invoke(application, arguments)
-    assert "4 another kind of file, such as below/b.pdf, c.docx, d.csv\n" in finished.output
-    assert (tmp_path / "corpus" / "dropped.txt").read_text().splitlines()[-1] == "notes.md\tanother kind of file"
+    assert "4 another kind of file, such as below/b.pdf, c.docx, d.log\n" in finished.output
+    assert (tmp_path / "corpus" / "dropped.txt").read_text().splitlines()[-1] == "notes.rst\tanother kind of file"
 
 
 def test_a_folder_without_text_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "notes.md").write_text("x")
-    with pytest.raises(DataError, match=r"holds no \.txt, .* file, but 1 of other kinds, such as notes\.md"):
+    (tmp_path / "notes.rst").write_text("x")
+    with pytest.raises(DataError, match=r"holds no \.txt, .* file, but 1 of other kinds, such as notes\.rst"):
         documents(tmp_path)
 
 

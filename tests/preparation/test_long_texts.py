@@ -33,7 +33,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from lucid.data.tokenizer import load_tokenizer
-from lucid.preparation import documents, parts, sources, vocabulary
+from lucid.preparation import documents, omissions, parts, pieces, sources, vocabulary
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -46,11 +46,11 @@ def peak_of(work):
     return memory("VmHWM") - before
 
 folder, tokenizer = map(Path, sys.argv[1:])
-settings = parts.TextSettings("text", whole_files=False, language="en", strict=True)
+settings = parts.TextSettings(whole_files=False, language="en", strict=True)
 writer = parts.PartWriter(settings, load_tokenizer(tokenizer), 1 << 22)
 for number, source in enumerate(sources.find_sources([folder])[0]):
-    scanned = sources.scan(source, 1 << 24, "text", False)
-    portion = parts.Portion(number, tuple(documents.pieces_of(source, scanned, documents.refuse)))
+    scanned = documents.scan(source, 1 << 24, False)
+    portion = parts.Portion(number, tuple(pieces.pieces_of(source, scanned, omissions.refuse)))
     encoding = peak_of(lambda: writer(portion, folder / "part"))
     texts = lambda: (document.text for document in documents.read_documents([folder / source.name]))
     training = peak_of(lambda: vocabulary.train_tokenizer(texts, vocabulary.VocabularySettings(64)))

@@ -1,0 +1,108 @@
+"""CSV and TSV: a row is a document, and its text is in the column that the first row names so.
+
+Cells may be quoted, and then hold line breaks, marks and doubled quotes (RFC 4180). A file is cut into pieces between
+rows, which are found from its start on. Bytes are read as Latin-1, in which each is a character, until the cell with
+the text is known.
+"""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import BinaryIO
+
+from lucid.preparation.kinds import TSV
+from lucid.preparation.omissions import DAMAGED_ROW, LONGEST_LINE, NOT_UTF8, TOO_LONG, Drop
+from lucid.preparation.pieces import Cut, Layout, Piece, raw_lines
+from lucid.preparation.sources import Source
+
+# Names of columns that a message shows.
+_NAMES_SHOWN = 20
+# In the order in which they are tried. Spreadsheets write semicolons where a comma is the decimal point.
+_DELIMITERS = ",;\t|"
+# Ends a row in any state of the library: it closes an open cell, and after a closed one it is an error.
+_END_OF_ROW = '"" "\n'
+
+
+class _Rows:
+    """The rows of lines of CSV: their cells; None for a row that is too long, and an error for a damaged one.
+
+    `read` and `lines` are the bytes and the lines of the rows so far.
+    """
+
+    def __init__(self, lines: Iterable[tuple[bytes | None, int]], delimiter: str) -> None:
+        csv.field_size_limit(LONGEST_LINE)
+        self._rows = csv.reader(self._texts(lines), delimiter=delimiter, strict=True)
+        self.read = self.lines = self._row_bytes = 0
+        self._too_long = False
+
+    def __iter__(self) -> "_Rows":
+        return self
+
+    def __next__(self) -> list[str] | csv.Error | None:
+        self._row_bytes, self._too_long = 0, False
+        found: list[str] | csv.Error
+        try:
+            found = next(self._rows)
+        except csv.Error as error:
+            found = error
+        return None if self._too_long else found
+
+    def _texts(self, lines: Iterable[tuple[bytes | None, int]]) -> Iterator[str]:
+        for line, size in lines:
+            self.read, self.lines, self._row_bytes = self.read + size, self.lines + 1, self._row_bytes + size
+            self._too_long = self._row_bytes > LONGEST_LINE
+            yield _END_OF_ROW if line is None or self._too_long else line.decode("latin-1")
+
+
+def cut_rows(content: BinaryIO, source: Source, piece_bytes: int) -> tuple[Layout, tuple[Cut, ...]]:
+    """Return the layout of a file and where its pieces start and end: before the first row, and after rows.
+
+    Raises `EOFError` if no column has the name that is looked for.
+    """
+    lines = raw_lines(content)
+    head = list(islice(lines, 1))
+    layout = _layout([line for line, _ in head if line is not None], source)
+    rows = _Rows(chain(head, lines), layout.delimiter)
+    cuts = [(0, 1)]
+    for _ in rows:
+        if rows.read - cuts[-1][0] >= piece_bytes:
+            cuts.append((rows.read, rows.lines + 1))
+    if rows.read > cuts[-1][0]:
+        cuts.append((rows.read, rows.lines + 1))
+    return layout, tuple(cuts)
+
+
+def _layout(head: Sequence[bytes], source: Source) -> Layout:
+    found: list[str] = []
+    for delimiter in "\t" if source.kind == TSV else _DELIMITERS:
+        # The byte order mark is no part of the first name.
+        texts = [line.decode("utf-8-sig", errors="replace") for line in head]
+        cells = next(csv.reader(texts, delimiter=delimiter), [])
+        found = found or cells
+        if source.field in cells:
+            return Layout(delimiter, cells.index(source.field), len(cells))
+    names = ", ".join(map(repr, found[:_NAMES_SHOWN])) + ", ..." * (len(found) > _NAMES_SHOWN)
+    raise EOFError(f"its first line names no column {source.field!r}, but {names or 'nothing'}")
+
+
+def csv_rows(content: BinaryIO, piece: Piece, drop: Drop) -> Iterator[tuple[int, str]]:
+    """Yield the first line of each row and its text."""
+    layout = piece.layout
+    assert layout is not None
+    rows = _Rows(raw_lines(content, piece.stop - piece.start), layout.delimiter)
+    line = piece.line
+    for cells in rows:
+        number, line = line, piece.line + rows.lines
+        if number == 1 or cells == []:  # the names of the columns, and blank lines
+            continue
+        if cells is None:
+            drop(piece.source, number, TOO_LONG, "")
+        elif isinstance(cells, csv.Error):
+            drop(piece.source, number, DAMAGED_ROW, str(cells))
+        elif len(cells) != layout.columns:
+            drop(piece.source, number, DAMAGED_ROW, f"it has {len(cells)} cells of {layout.columns}")
+        else:
+            try:
+                yield number, cells[layout.column].encode("latin-1").decode()
+            except UnicodeDecodeError as error:
+                drop(piece.source, number, NOT_UTF8, error.reason)

@@ -1,0 +1,338 @@
+"""CSV, HTML, Markdown, saved datasets, and what has no suffix: which documents they hold."""
+
+import bz2
+import csv
+import io
+import lzma
+import sys
+from pathlib import Path
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import ipc
+
+from lucid.data import Manifest
+from lucid.errors import DataError
+from lucid.preparation import prepare, read_documents
+from lucid.preparation.documents import Reader, scan
+from lucid.preparation.kinds import kind_by_content
+from lucid.preparation.omissions import refuse
+from lucid.preparation.pieces import pieces_of
+from lucid.preparation.sources import Choice, find_sources
+
+
+def texts(*inputs: str | Path, **choice: object) -> list[str]:
+    return [document.text for document in read_documents(inputs, **choice)]  # type: ignore[arg-type]
+
+
+def left_out(path: Path, **choice: object) -> list[tuple[int, str]]:
+    found: list[tuple[int, str]] = []
+    list(read_documents([path], drop=lambda _, line, reason, __: found.append((line, reason)), **choice))  # type: ignore[arg-type]
+    return found
+
+
+CELLS = st.text('ab, ;\t"\n.\u00e4', max_size=12)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv.xz"])
+@given(rows=st.lists(CELLS.filter(str.strip), min_size=1, max_size=20), quoting=st.booleans(), marked=st.booleans())
+def test_rows_hold_what_a_csv_writer_wrote_in_pieces_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[str], quoting: bool, marked: bool
+) -> None:
+    path, file = tmp_path_factory.mktemp("csv") / f"a{suffix}", io.StringIO()
+    quotes = csv.QUOTE_ALL if quoting else csv.QUOTE_MINIMAL
+    writer = csv.writer(file, delimiter="," if suffix == ".csv" else "\t", quoting=quotes, lineterminator="\r\n")
+    writer.writerow(["id", "text"])
+    lines = []
+    for row in rows:
+        lines.append(1 + file.getvalue().count("\n"))
+        writer.writerow(["x" * len(lines), row])
+    content = file.getvalue().encode("utf-8-sig" if marked else "utf-8")
+    path.write_bytes(lzma.compress(content) if suffix.endswith(".xz") else content)
+    ((source,), _) = find_sources([path])
+    for piece_bytes in (1, 30, 1 << 20):
+        reader = Reader()
+        pieces = pieces_of(source, scan(source, piece_bytes, False), refuse)
+        found = [document for piece in reversed(pieces) for document in list(reader.documents(piece, refuse))[::-1]]
+        reader.close()
+        assert [(document.line, document.text) for document in reversed(found)] == list(zip(lines, rows, strict=True))
+    assert len(pieces_of(source, scan(source, 30, False), refuse)) > len(rows) // 20
+
+
+@pytest.mark.parametrize("mark", ",;|\t")
+def test_the_mark_between_the_cells_is_found_in_the_first_line(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "a.csv").write_text(f'id{mark}text\n1{mark}one\n\n2{mark}5" two\n')
+    assert texts(tmp_path / "a.csv") == ["one", '5" two']
+
+
+def test_a_damaged_row_is_left_out_and_the_rows_after_it_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b'id,text\n1,one\n2,"two" x\n3,three\n4\n5,"fi\nve"\n6,s\xffx\n7,"seven\n')
+    good = read_documents([tmp_path / "a.csv"], drop=lambda *fault: None)
+    assert [(document.line, document.text) for document in good] == [(2, "one"), (4, "three"), (6, "fi\nve")]
+    damaged = "damaged row"
+    assert left_out(tmp_path / "a.csv") == [(3, damaged), (5, damaged), (8, "not UTF-8"), (9, damaged)]
+
+
+@pytest.mark.parametrize("start", ['"', ""])
+def test_a_row_that_is_too_long_is_left_out_and_takes_no_more(
+    tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("pieces", "delimited"):
+        monkeypatch.setattr(f"lucid.preparation.{module}.LONGEST_LINE", 100)
+    lines = "x\n" * 70 if start else "x" * 140 + "\n"
+    (tmp_path / "a.csv").write_text(f"id,text\n1,{start}{lines}2,two\n")
+    assert left_out(tmp_path / "a.csv")[0] == (2, "longer than 16 MiB")
+    assert texts(tmp_path / "a.csv", drop=lambda *fault: None)[-1:] == ["two"]
+
+
+def test_html_is_read_as_a_browser_shows_it(tmp_path: Path) -> None:
+    (tmp_path / "a.HTM").write_bytes(
+        b"\xef\xbb\xbf<!DOCTYPE html><html><head><title>Tea &amp; more</title><style>p { x }</style>\r\n"
+        b"<script>if (a < b) document.write('<p>no')</script></head><body>\r\n"
+        b"<nav><ul><li><a href=/>Home</a></ul></nav>\r\n"
+        b"<h1>How  to\r\nbrew</h1><p>Boil <b>w</b>ater <!-- not > this -->now.<br>Wait &lt;3 minutes.\r\n"
+        b"<ul><li>One<li>Two</ul><pre>a = 1\nb = 2</pre><table><tr><td>x<td>y</table>"
+        b"<noscript>No</noscript><a title='a > b'>If 1 < 2, drink</a> &#99999999999;<button>Buy</button></body>"
+    )
+    assert texts(tmp_path / "a.HTM") == [
+        "Tea & more\n\nHow to brew\n\nBoil water now.\nWait <3 minutes.\n\nOne\n\nTwo\n\na = 1\nb = 2\n\nx y\n\n"
+        "If 1 < 2, drink \ufffd"
+    ]
+
+
+@pytest.mark.parametrize("part", ["<a ", "<!--", "<a href='", "<", "</", "<nav>", "<p>", "&#", "<script>", "<![CDATA["])
+def test_tags_that_do_not_end_cost_no_more_time_than_others(tmp_path: Path, part: str) -> None:
+    # Where the time grows with the square of the length, this takes hours.
+    (tmp_path / "a.html").write_text("good" + part * 300_000)
+    assert texts(tmp_path / "a.html")[0].startswith("good")
+
+
+def test_markdown_becomes_text(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(
+        "---\ntitle: no\n---\n# How to *brew*\n\nBoil [water](http://a.b/c) and\n![no](d.png) **wait**.\n\n"
+        "- one\n- two\n\n```py\na = 1\n\nb = 2\n```\n\n| x | y |\n|---|---|\n| 1 | 2 |\n\n> Quoted\n> twice\n\n"
+        "<nav>no</nav>\n\n[r]: http://x\n"
+    )
+    assert texts(tmp_path / "a.md") == [
+        "How to brew\n\nBoil water and wait.\n\none\n\ntwo\n\na = 1\nb = 2\n\nx y\n\n1 2\n\nQuoted twice"
+    ]
+
+
+def test_two_rules_are_no_front_matter(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("---\n\nKept.\n\n---\n\nAs well.\n")
+    assert texts(tmp_path / "a.md") == ["Kept.\n\nAs well."]
+
+
+def test_a_long_file_of_markdown_is_translated_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lucid.preparation.markup._AT_ONCE", 20)
+    (tmp_path / "a.md").write_text("A *short* paragraph.\n\n" * 10)
+    assert texts(tmp_path / "a.md") == ["\n\n".join(["A short paragraph."] * 10)]
+
+
+@pytest.mark.parametrize("name", ["a.html", "a.md.bz2"])
+def test_a_page_that_is_too_long_is_left_out(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lucid.preparation.pieces.LONGEST_LINE", 100)
+    content = b"word " * 21
+    (tmp_path / name).write_bytes(bz2.compress(content) if name.endswith("bz2") else content)
+    assert left_out(tmp_path / name) == [(1, "longer than 16 MiB")]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b'{"text": "one"}\n{"text": "two"}\n', ".jsonl"),
+        (b'{"text": "' + b"x" * 100_000, ".jsonl"),
+        (b"{braces} begin this text.\n", ".txt"),
+        (b"\xef\xbb\xbf<!doctype HTML><p>x", ".html"),
+        (b"x < y\n", ".txt"),
+        ("ä".encode() * 40_000, ".txt"),
+        (b"", ".txt"),
+        (b"PAR1\0\0", ".parquet"),
+        (b"l\xe4tin", None),
+        (b"one\0two", None),
+    ],
+)
+@pytest.mark.parametrize("packing", ["", ".xz"])
+def test_a_file_without_a_suffix_is_known_by_its_content(
+    tmp_path: Path, content: bytes, kind: str | None, packing: str
+) -> None:
+    (tmp_path / "a").write_bytes(lzma.compress(content) if packing else content)
+    assert kind_by_content(tmp_path / "a") == (None if kind == ".parquet" and packing else kind, packing)
+
+
+def test_a_folder_of_files_without_suffixes_is_read(tmp_path: Path) -> None:
+    (tmp_path / "AA").mkdir()
+    (tmp_path / "AA" / "wiki_00").write_text('{"text": "one"}\n')
+    (tmp_path / "AA" / "wiki_01.bz2").write_bytes(bz2.compress(b'{"text": "two"}\n'))
+    (tmp_path / "AA" / "program").write_bytes(b"\x7fELF\0")
+    (tmp_path / "README").write_text("three")
+    assert texts(tmp_path) == ["one", "two", "three"]
+    assert [source.name for source in find_sources([tmp_path])[1]] == ["AA/program"]
+
+
+def test_a_format_is_for_files_whose_names_tell_none(tmp_path: Path) -> None:
+    (tmp_path / "a.dat").write_text("text\none\n")
+    (tmp_path / "b.txt").write_text("two")
+    assert texts(tmp_path / "a.dat", tmp_path / "b.txt", kind="csv") == ["one", "two"]
+    with pytest.raises(DataError, match="the format 'pdf' is unknown: it is one of txt, jsonl, csv"):
+        texts(tmp_path / "a.dat", kind="pdf")
+    with pytest.raises(DataError, match=r"a\.dat' is of an unknown kind: .* or say with --format what it is"):
+        texts(tmp_path / "a.dat")
+
+
+def test_each_input_may_have_its_own_field(tmp_path: Path) -> None:
+    for name, field in (("a.csv", "body"), ("b=c.csv", "d=e"), ("f.csv", "text")):
+        (tmp_path / name).write_text(f"{field}\n{name}\n")
+    paths = [str(tmp_path / name) for name in ("a.csv", "b=c.csv", "f.csv")]
+    fields = [f"{paths[0]}=body", f"{paths[1]}=d=e"]
+    assert texts(*paths, text_field=fields) == ["a.csv", "b=c.csv", "f.csv"]
+    assert texts(*paths[:2], text_field=["body", f"{paths[1]}=d=e"]) == ["a.csv", "b=c.csv"]
+    for wrong, message in [
+        (["other.csv=body"], "--text-field 'other.csv=body' names no input"),
+        (["one", "two"], r"gives .*a\.csv the fields 'one', 'two': give one, or INPUT=FIELD"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            texts(*paths, text_field=wrong)
+
+
+def save_dataset(folder: Path, batches: list[list[str | None]]) -> None:
+    """Write what `Dataset.save_to_disk` writes, and a cache of `map`."""
+    folder.mkdir(parents=True)
+    schema = pyarrow.schema({"id": pyarrow.int64(), "text": pyarrow.string()})
+    for name in ("data-00000-of-00001.arrow", "cache-0123.arrow"):
+        with ipc.new_stream(folder / name, schema) as stream:
+            for batch in batches:
+                stream.write_batch(pyarrow.record_batch([list(range(len(batch))), batch], schema=schema))
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": null}')
+    (folder / "dataset_info.json").write_text("{}")
+
+
+def test_a_saved_dataset_is_read_without_its_caches(tmp_path: Path) -> None:
+    save_dataset(tmp_path / "mine", [["one", "two"], [], [None, "four"]])
+    assert texts(tmp_path / "mine", drop=lambda *fault: None) == ["one", "two", "four"]
+    assert left_out(tmp_path / "mine") == [(3, "no text")]
+    assert [other.name for other in find_sources([tmp_path])[1]] == []
+
+
+def test_all_splits_of_saved_datasets_are_read(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        save_dataset(tmp_path / "mine" / split, [[split]])
+    (tmp_path / "mine" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    assert texts(tmp_path / "mine") == ["test", "train"]
+    assert find_sources([tmp_path / "mine"])[1] == []
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("{", r"state\.json is damaged \("),
+        ("{}", r"state\.json is damaged \(it lists no files\)"),
+        ('{"_data_files": [{"filename": "data-1.arrow"}]}', r"data-1\.arrow is missing, though state\.json lists it"),
+        ('{"_data_files": [], "_indices_data_files": [{}]}', "was saved by an old version of datasets"),
+    ],
+)
+def test_a_damaged_list_of_a_dataset_is_refused(tmp_path: Path, state: str, message: str) -> None:
+    save_dataset(tmp_path / "mine", [["one"]])
+    (tmp_path / "mine" / "state.json").write_text(state)
+    with pytest.raises(DataError, match=message):
+        texts(tmp_path / "mine")
+
+
+def test_an_arrow_file_of_random_access_is_read_in_pieces(tmp_path: Path) -> None:
+    table = pyarrow.table({"text": [f"row {number}" for number in range(50)]})
+    with ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table, max_chunksize=7)
+    ((source,), _) = find_sources([tmp_path / "a.arrow"])
+    pieces = pieces_of(source, scan(source, 100, False), refuse)
+    assert len(pieces) > 3
+    found = [document for piece in pieces for document in Reader().documents(piece, refuse)]
+    assert [(document.line, document.text) for document in found] == [(n + 1, f"row {n}") for n in range(50)]
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_damaged_arrow_file_is_read_or_left_out(tmp_path: Path, is_stream: bool) -> None:
+    table = pyarrow.table({"text": ["one", "two ü", None] * 20})
+    path = tmp_path / "a.arrow"
+    with (ipc.new_stream if is_stream else ipc.new_file)(path, table.schema) as file:
+        file.write_table(table, max_chunksize=16)
+    content = path.read_bytes()
+    for place in range(0, len(content), 5):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        list(read_documents([path], drop=lambda *fault: None))
+        path.write_bytes(content[:place])
+        list(read_documents([path], drop=lambda *fault: None))
+
+
+def give(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the standard input hold `content`."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+GOOD = b"\n\n".join(b"Document %d says this. It is not long. It ends." % number for number in range(9))
+
+
+def test_the_standard_input_makes_the_corpus_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_bytes(GOOD)
+    expected = prepare([tmp_path / "a.txt"], tmp_path / "expected", vocab_size=100)
+    give(lzma.compress(GOOD), monkeypatch)
+    found = prepare(["-"], tmp_path / "corpus", vocab_size=100)
+    assert found.identity == expected.identity
+    assert [entry["name"] for entry in found.made_from["inputs"]] == ["the standard input"]
+    assert not (tmp_path / "corpus" / "unfinished").exists()
+    give(lzma.compress(GOOD), monkeypatch)
+    outcomes: list[str] = []
+    again = prepare(["-"], tmp_path / "corpus", vocab_size=100, report=lambda stage, *_: outcomes.append(stage))
+    assert again == found
+    assert outcomes[-1].endswith("holds this corpus already: nothing was done")
+
+
+def test_work_on_the_standard_input_goes_on_with_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "writing shards":
+            raise KeyboardInterrupt
+
+    give(GOOD, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(["-"], tmp_path / "corpus", vocab_size=100, report=interrupt)
+    part = tmp_path / "corpus" / "unfinished" / "part-000000.npz"
+    written = part.stat().st_mtime_ns
+    give(GOOD, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(["-"], tmp_path / "corpus", vocab_size=100, report=interrupt)
+    assert part.stat().st_mtime_ns == written
+    give(GOOD.replace(b"not long", b"short"), monkeypatch)
+    assert prepare(["-"], tmp_path / "corpus", vocab_size=100) == Manifest.read(tmp_path / "corpus")
+    assert not (tmp_path / "corpus" / "unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "content", "message"),
+    [
+        (["-", "-"], b"", "was named twice"),
+        (["-"], b"\0\1", "the standard input is neither text in UTF-8 nor a table"),
+        (["-"], b"", "0 documents that can be used.*First left out: the standard input:1: empty document"),
+        (["-"], b'{"text": "x"}\n{\n', "First left out: the standard input:2: not JSON"),
+    ],
+)
+def test_a_bad_standard_input_is_refused(
+    tmp_path: Path, inputs: list[str], content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(content, monkeypatch)
+    with pytest.raises(DataError, match=message):
+        prepare(inputs, tmp_path / "corpus", vocab_size=100)
+
+
+def test_the_standard_input_may_be_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give(b"id;body\n1;one\n", monkeypatch)
+    assert texts("-", kind="csv", text_field="body") == ["one"]
+
+
+def test_a_closed_standard_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(DataError, match="the standard input is closed"):
+        prepare(["-"], tmp_path / "corpus", vocab_size=100)
+    assert find_sources(["-"], Choice())[0][0].shown == "the standard input"
