@@ -11,6 +11,7 @@ import typer
 from tokenizers import Tokenizer
 
 from lucid import random
+from lucid.cli.input_options import Format, TextFields
 from lucid.cli.model_folder import ModelFolder, check_new
 from lucid.cli.progress import progress_bar
 from lucid.data import HELD_OUT, TRAIN, Corpus, tokenizer_hash
@@ -21,6 +22,7 @@ from lucid.files import replacing
 from lucid.launch.limits import available_cores
 from lucid.preparation.extension import Coverage, NewWord, count_words, most_split, sample, with_words
 from lucid.preparation.parts import TextSettings
+from lucid.preparation.sources import Choice
 from lucid.preparation.stages import Report
 from lucid.preparation.vocabulary import SAMPLE_BYTES, Samples
 from lucid.training.checkpoints.store import find_model
@@ -46,7 +48,8 @@ def extend(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the new model.", show_default=False)],
     tokens: Annotated[int, typer.Option(min=1, help="Words to add to the vocabulary.")] = 2000,
     at_least: Annotated[int, typer.Option(min=1, help="Words that occur less often are not added.")] = 5,
-    text_field: Annotated[str, typer.Option(help="Field of .jsonl, or column of .parquet, with the text.")] = "text",
+    text_field: TextFields = ["text"],  # noqa: B006 (typer reads it)
+    kind: Format = None,
     whole_files: Annotated[
         bool, typer.Option("--whole-files", help="Each .txt is one document, with or without blank lines.")
     ] = False,
@@ -77,8 +80,9 @@ def extend(
     with replacing(output.absolute()) as aside, progress_bar() as bar:
         aside.mkdir(parents=True)
         with TemporaryDirectory(dir=aside) as folder:
-            settings = TextSettings(text_field, whole_files, language="en", strict=False)
-            text = _Text.of(inputs, found, settings, Path(folder), processes or available_cores(), bar)
+            settings = TextSettings(whole_files, language="en", strict=False)
+            choice = Choice(text_field, kind=kind)
+            text = _Text.of(inputs, found, choice, settings, Path(folder), processes or available_cores(), bar)
             bar("learning words", 0, 0)
             words = most_split(tokenizer, count_words(tokenizer, text.documents(TRAIN)), tokens, at_least)
             held_out = count_words(tokenizer, text.documents(HELD_OUT))
@@ -108,7 +112,14 @@ class _Text:
 
     @classmethod
     def of(
-        cls, inputs: list[str], found: ModelFolder, settings: TextSettings, folder: Path, processes: int, report: Report
+        cls,
+        inputs: list[str],
+        found: ModelFolder,
+        choice: Choice,
+        settings: TextSettings,
+        folder: Path,
+        processes: int,
+        report: Report,
     ) -> "_Text":
         """Read `inputs`, and write a sample of them to `folder`. Raises a `LucidError` if one cannot be used."""
         tokenizer = found.tokenizer()
@@ -120,7 +131,7 @@ class _Text:
                     "name the text that it was made of instead"
                 )
         others = [entry for entry in inputs if Path(entry) not in corpora]
-        return cls(tokenizer, corpora, sample(others, settings, folder, processes, report) if others else None)
+        return cls(tokenizer, corpora, sample(others, choice, settings, folder, processes, report) if others else None)
 
     def documents(self, split: str) -> Iterator[str]:
         """Yield the texts of a split."""

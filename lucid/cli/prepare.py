@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lucid.cli.input_options import Format, TextFields
 from lucid.cli.progress import progress_bar
 from lucid.data import Manifest
 from lucid.data.manifest import DROPPED_FILE, Split
@@ -72,23 +73,8 @@ def prepare(
         ),
     ] = None,
     held_out: Annotated[float, typer.Option(help="Fraction of the documents kept for evaluation.")] = 0.05,
-    text_field: Annotated[
-        list[str],
-        typer.Option(
-            metavar="[INPUT=]FIELD",
-            help="Field of .jsonl, or column of a table, with the text: of all inputs, or of one. May be repeated.",
-        ),
-    ] = ["text"],  # noqa: B006 (typer reads it)
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="KIND",
-            help="What files without a suffix, named files of another suffix, and the standard input are: txt, jsonl, "
-            "csv, tsv, md or html. Default: as their content looks.",
-            show_default=False,
-        ),
-    ] = None,
+    text_field: TextFields = ["text"],  # noqa: B006 (typer reads it)
+    kind: Format = None,
     whole_files: Annotated[
         bool, typer.Option("--whole-files", help="Each .txt is one document, with or without blank lines.")
     ] = False,
@@ -139,7 +125,7 @@ def prepare(
             sample_bytes=tokenizer_sample << 20,
             tokenizer=tokenizer,
             held_out=held_out,
-            text_field=text_field[0] if len(text_field) == 1 else text_field,
+            text_field=text_field,
             kind=kind,
             whole_files=whole_files,
             language=language,

@@ -17,8 +17,9 @@ from lucid.errors import DataError
 from lucid.preparation.encoder import TextEncoder
 from lucid.preparation.parts import Dropped, TextSettings
 from lucid.preparation.processes import run_tasks
-from lucid.preparation.sources import find_sources
+from lucid.preparation.sources import Choice, find_sources
 from lucid.preparation.stages import Report, make_plan
+from lucid.preparation.standard_input import spooled
 from lucid.preparation.vocabulary import Samples, blocks, sampling
 
 # The fraction of the documents that `lucid prepare` holds out by default: words are not learnt from them.
@@ -28,10 +29,15 @@ _STRETCHES = 1 << 19
 
 
 def sample(
-    inputs: Sequence[str | Path], settings: TextSettings, folder: Path, processes: int, report: Report
+    inputs: Sequence[str | Path],
+    choice: Choice,
+    settings: TextSettings,
+    folder: Path,
+    processes: int,
+    report: Report,
 ) -> Samples:
     """Write a sample of the text of `inputs` (see `prepare`) to `folder`, and return it. Raises `DataError`."""
-    sources, _ = find_sources(inputs)
+    sources = spooled(find_sources(inputs, choice)[0], folder, choice)
     dropped = Dropped()
     plan = make_plan(sources, settings, {}, dropped, report)
     writer, tasks = sampling(settings, plan.portions, folder)

@@ -110,6 +110,8 @@ def prepare(
     and if another preparation is at work in `output`.
     """
     output, language = Path(output), language_code(language)
+    if not isinstance(text_field, str) and len(text_field) == 1:
+        (text_field,) = text_field
     choice, settings = Choice(text_field, kind=kind), TextSettings(whole_files, language, strict)
     vocabulary = VocabularySettings(vocab_size, cased, keep_accents, alphabet, sample_bytes)
     given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
