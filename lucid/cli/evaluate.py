@@ -44,7 +44,7 @@ def evaluate(
     """Print a model's loss and accuracy on held-out documents. Under mpiexec, ranks share the work.
 
     15% of the tokens are masked, as in BERT, whatever training used. Samples and results are the same on any number of
-    ranks.
+    ranks. Of a run on several corpora, the first line is for all of them, by their weights, and each has a line.
 
     Examples:
 

@@ -1,8 +1,8 @@
 """Mixes the samples of several corpora in fixed shares. Which corpus gives a sample is a pure function of its number.
 
-The run is divided into blocks, in each of which every corpus has the number of samples that brings its total nearest
-to its share, below one sample apart. A keyed permutation distributes these over the block. So a run continues at any
-sample at once, and the shares are exact, not drawn.
+The run is divided into blocks. At the end of each, every corpus has given its share of the samples so far, to within
+one sample. A keyed permutation orders the samples of a block. So a run continues at any sample at once, and the shares
+are exact, not drawn.
 """
 
 import math
@@ -20,14 +20,17 @@ from lucid.data.sampler import Sampler
 from lucid.errors import DataError
 from lucid.random import Coordinates, Purpose, random_words
 
-# The fewest samples of a block, and the most: each corpus has at least one in every block.
+# The fewest samples of a block, and the most. In a block, the share of each corpus is one sample or more.
 _LEAST, _MOST = 1 << 10, 1 << 16
 
 
 def shares_of(weights: Sequence[float]) -> list[Fraction]:
-    """Return the share of each of these positive weights in their sum, exactly."""
-    total = sum(map(Fraction, weights))
-    return [Fraction(weight) / total for weight in weights]
+    """Return the share of each of these positive weights in their sum, exactly.
+
+    Weights count as they are written: 0.3 and 0.1 give the shares of 3 and 1.
+    """
+    exact = [Fraction(str(weight)) for weight in weights]
+    return [weight / sum(exact) for weight in exact]
 
 
 def seeds_of(seed: int, count: int) -> list[int]:

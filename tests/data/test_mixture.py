@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import fields, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from texts import made_up_text
 
 from lucid.data import Batch, Corpus, Mixture, Sampler, SamplerSettings
-from lucid.data.mixture import seeds_of
+from lucid.data.mixture import seeds_of, shares_of
 from lucid.errors import DataError
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.preparation import prepare
@@ -85,6 +86,10 @@ def test_the_sample_of_a_corpus_is_found_in_the_run(corpus: Corpus, weights: lis
     mixture = Mixture([Sampler(corpus, SETTINGS, seed=1)] * len(weights), weights, seed=2)
     for number, own, place in zip(numbers, *mixture.choose(np.array(numbers))[::-1], strict=True):
         assert mixture.numbers_in_run(int(place), np.array([own])).tolist() == [number]
+
+
+def test_weights_count_as_they_are_written() -> None:
+    assert shares_of([0.3, 0.1, 1e-1]) == shares_of([3, 1, 1]) == [Fraction(3, 5), Fraction(1, 5), Fraction(1, 5)]
 
 
 def test_another_seed_mixes_in_another_order(corpus: Corpus) -> None:
