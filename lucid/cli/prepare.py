@@ -201,14 +201,10 @@ def _warning(manifest: Manifest) -> str:
 def _normalisation(made_from: Mapping[str, Any]) -> str:
     """Return how the tokenizer was chosen to normalise text, and the options that change the choice."""
     chosen = made_from["normalisation"]
-    options = {"case": ("--uncased", ": cased"), "accents": ("--strip-accents", "accents kept")}
-    opposite = {"--uncased": "--cased", "--strip-accents": "--keep-accents"}
-    free = [
-        option if words in chosen else opposite[option]
-        for name, (option, words) in options.items()
-        if made_from.get(name) is None
-    ]
-    return f"{chosen}" + (f" ({' and '.join(free)} change{'s' * (len(free) == 1)} that)" if free else "")
+    case = "--uncased" if ": cased" in chosen else "--cased"
+    accents = "--strip-accents" if "accents kept" in chosen else "--keep-accents"
+    free = [option for option, name in ((case, "case"), (accents, "accents")) if made_from.get(name) is None]
+    return f"{chosen} (or {', '.join(free)})" if free else str(chosen)
 
 
 def _first_places(path: Path) -> dict[str, list[str]]:
