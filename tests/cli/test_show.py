@@ -9,7 +9,9 @@ import pytest
 import yaml
 from tiny_run import RUN
 
+from lucid.analysis.samples import Segment, Token
 from lucid.cli import main
+from lucid.cli.show.step import joined
 from lucid.data.origins import Origins
 
 LEGEND = "[a|b] is a token to predict"
@@ -44,9 +46,7 @@ def test_the_rows_of_a_step_are_printed_with_their_marks_and_places(lucid, run_f
     assert heads[0].startswith("row 1  sample 5 of the run, 5 of epoch 1; rank 0, micro-batch 0")
     assert heads[1].startswith("row 2  sample 6 of the run, 6 of epoch 1; rank 1, micro-batch 0")
     assert len(re.findall(r"^  A  made_up\.txt:\d+$", output, re.MULTILINE)) == 2
-    assert (
-        len(re.findall(r"^  B  made_up\.txt:\d+, NSP label [01]: (?:it follows A|random)$", output, re.MULTILINE)) == 2
-    )
+    assert len(re.findall(r"^  B  made_up\.txt:\d+, NSP label [01]: (?:it follows|random)$", output, re.MULTILINE)) == 2
     assert re.search(r"\[MASK\|\S+\]", output)
     assert "\x1b" not in output
     # Pieces of words are joined, but for those to predict.
@@ -136,7 +136,7 @@ def test_a_document_is_followed_through_the_run(lucid, steady_run):
         (("--step", 1, "--loss", "--checkpoint", 5), "there is no checkpoint of step 5, but of "),
         (("--document", "made_up.txt:2"), "no document in .* begins at made_up.txt:2; the last one before it begins"),
         (("--document", "other.txt:1"), "was not made from other.txt, but from made_up.txt"),
-        (("--document", "made_up.txt:1", "--steps", "3-9"), "the run has no step 9"),
+        (("--document", "made_up.txt:1", "--steps", "3-9"), "the run has no step 7"),
         (("--text", "ba"), "documents have this text: give more of it"),
         (("--text", " "), "--text has no tokens"),
         (("--text", "zi zi zi zi zi zi zi"), "no document for training has this text in one piece"),
@@ -155,8 +155,9 @@ def test_a_held_out_document_is_said_to_be_so(lucid, steady_run, corpus_folder):
     origins = Origins.open(corpus_folder, "held_out")
     assert origins is not None
     (place,) = origins.of(np.array([0]))
-    code, _, errors = lucid("show", steady_run, "--document", place)
-    assert (code, errors) == (2, f"lucid: the document at {place} is held out: no step trains on it\n")
+    answer = f"the document at {place} is held out: no step trains on it\n"
+    assert lucid("show", steady_run, "--document", place) == (0, answer, "")
+    assert lucid("show", steady_run, "--document", place, "--json") == (0, "", answer)
 
 
 def test_a_damaged_checkpoint_is_named(lucid, steady_run, tmp_path):
@@ -168,3 +169,11 @@ def test_a_damaged_checkpoint_is_named(lucid, steady_run, tmp_path):
     code, _, errors = lucid("show", copy, "--step", 5, "--loss")
     assert (code, errors.count("\n")) == (2, 1)
     assert "model.safetensors was altered" in errors
+
+
+def test_pieces_are_joined_to_the_words_that_are_there():
+    tokens = [("[CLS]", None), ("##ing", None), ("a", None), ("##b", None), ("[MASK]", "c"), ("[MASK]", "##d")]
+    tokens += [("##e", None), ("x", "##f"), ("g", "g"), ("##h", None), ("[SEP]", None)]
+    how = {"[MASK]": "masked", "x": "replaced", "g": "kept"}
+    segment = Segment(0, 0, None, tuple(Token(seen, true, how[seen] if true else None) for seen, true in tokens))
+    assert joined(segment).plain == "[CLS] ##ing ab [MASK|c][MASK|##d]e[x|##f] [g|g]h [SEP]"

@@ -27,9 +27,12 @@ def print_sightings(history: History, place: str | None, text: str | None, steps
     parts = [Samples(stretch) for stretch in _stretches(history, wanted)]
     first = parts[0]
     documents = documents_at(first, place) if place is not None else documents_with(first, text or "")
+    if place is not None and not documents:
+        print(f"the document at {place} is held out: no step trains on it", file=sys.stderr if as_json else sys.stdout)
+        return
     _check_number(documents, place)
     searched = steps is not None or sum(len(part.numbers(wanted)) for part in parts) <= _SEARCHED_UNASKED
-    for document in documents:
+    for number, document in enumerate(documents):
         found = [sighting for part in parts for sighting in _sightings(part, document, wanted, searched)]
         if as_json:
             about = {
@@ -40,8 +43,8 @@ def print_sightings(history: History, place: str | None, text: str | None, steps
             for sighting in found:
                 print(json.dumps(about | asdict(sighting)))
         else:
-            for line in _lines(history, first, document, found, steps is None):
-                print(line)
+            lines = _lines(history, first, document, found, steps is None)
+            print(*([""] if number else []), *lines, sep="\n")
     if not searched and first.stretch.config.data.nsp:
         print(
             "Random second segments were not searched, because only a look at each sample finds them: choose steps "
@@ -52,18 +55,16 @@ def print_sightings(history: History, place: str | None, text: str | None, steps
 
 def _stretches(history: History, steps: range) -> list[Stretch]:
     """Return the stretches that have these steps. Raises `ConfigError` if they do not have all, or differ in corpus."""
-    history.at(steps[0])
-    history.at(steps[-1])
-    found = [stretch for stretch in history.stretches if stretch.first <= steps[-1] and stretch.last >= steps[0]]
+    found = [history.at(steps[0])]
+    while found[-1].last < steps[-1]:
+        found.append(history.at(found[-1].last + 1))
     if len({stretch.corpus for stretch in found}) > 1:
         raise ConfigError("the corpus of the run changed within these steps: choose others with --steps")
     return found
 
 
 def _check_number(documents: list[Document], place: str | None) -> None:
-    """Raise `ConfigError` if there is no document among those for training, or if there are too many."""
-    if place is not None and not documents:
-        raise ConfigError(f"the document at {place} is held out: no step trains on it")
+    """Raise `ConfigError` if there are no documents, or too many."""
     if not documents:
         raise ConfigError("no document for training has this text in one piece")
     if len(documents) > _MOST_DOCUMENTS:

@@ -110,17 +110,17 @@ def _print_row(console: Console, row: Row, several_corpora: bool) -> None:
     if row.losses is not None:
         about.append(_in_words(row.losses))
     console.print(Text.assemble((f"\nrow {sample.row}", "bold"), f"  {'; '.join(about)}"), soft_wrap=True)
-    for sequence in sample.sequences:
+    for number, sequence in enumerate(sample.sequences, start=1):
+        of_row = str(number) if len(sample.sequences) > 1 else ""
         for segment in sequence.segments:
-            name, relation = "A", ""
+            name, relation = f"{'AB'[segment.token_type]}{of_row}", ""
             if segment.token_type == 1:
-                relation = f", NSP label {sequence.nsp_label}: {('it follows A', 'random')[sequence.nsp_label or 0]}"
-                name = "B"
-            console.print(Text(f"  {name}  {_origin(segment)}{relation}", "cyan"), soft_wrap=True)
+                relation = f", NSP label {sequence.nsp_label}: {('it follows', 'random')[sequence.nsp_label or 0]}"
+            console.print(Text(f"  {name:3}{_origin(segment)}{relation}", "cyan"), soft_wrap=True)
             if console.is_terminal:
-                console.print(Padding(_joined(segment), (0, 0, 0, 5)))
+                console.print(Padding(joined(segment), (0, 0, 0, 5)))
             else:
-                console.print(Text.assemble(" " * 5, _joined(segment)), soft_wrap=True)
+                console.print(Text.assemble(" " * 5, joined(segment)), soft_wrap=True)
     console.print(Text(f"     {sample.padding} slots of padding", "dim"), soft_wrap=True)
 
 
@@ -128,18 +128,18 @@ def _origin(segment: Segment) -> str:
     return segment.origin or f"document {segment.document:,}"
 
 
-def _joined(segment: Segment) -> Text:
+def joined(segment: Segment) -> Text:
     """Return the tokens of a segment; pieces of a word are joined, and tokens to predict are [seen|true]."""
-    joined = Text()
+    joined, before = Text(), _SPECIAL[0]
     for token in segment.tokens:
-        continues = bool(joined) and (token.label or token.input).startswith(CONTINUING)
+        text = token.label or token.input
+        continues, before = text.startswith(CONTINUING) and before not in _SPECIAL, text
         joined.append("" if continues or not joined else " ")
         if token.how is not None:
             seen = "MASK" if token.how == "masked" else token.input
             joined.append(f"[{seen}|{token.label}]", _COLOURS[token.how])
         else:
-            text = token.input.removeprefix(CONTINUING) if continues else token.input
-            joined.append(text, "dim" if token.input in _SPECIAL else "")
+            joined.append(text.removeprefix(CONTINUING) if continues else text, "dim" if text in _SPECIAL else "")
     return joined
 
 
