@@ -154,12 +154,20 @@ def append(path: Path, content: bytes) -> None:
             raise
 
 
+def nearest_existing(folder: Path) -> Path:
+    """Return `folder`, or if it is missing the nearest folder that exists, on whose disk it will be.
+
+    A link to nowhere exists, and is returned.
+    """
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+
+
 def check_writable(folder: Path) -> None:
     """Raise an `OSError` if no file can be made in `folder`; if that is missing, in the nearest folder that exists.
 
     Nothing is left behind.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    existing = nearest_existing(folder)
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:

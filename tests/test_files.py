@@ -13,7 +13,16 @@ import pytest
 
 from lucid import files
 from lucid.errors import ConfigError
-from lucid.files import append, check_is_file, check_writable, lock, open_file, replacing, written_aside
+from lucid.files import (
+    append,
+    check_is_file,
+    check_writable,
+    lock,
+    nearest_existing,
+    open_file,
+    replacing,
+    written_aside,
+)
 
 SIZE = 200_000
 
@@ -106,6 +115,20 @@ def test_what_is_appended_in_part_is_taken_back(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     append(path, b"three\n")
     assert path.read_bytes() == b"one\nthree\n"
+
+
+@pytest.mark.parametrize(
+    ("folder", "found"),
+    [(".", "."), ("new", "."), ("there/new/newer", "there"), ("broken", "broken"), ("broken/new", "broken")],
+)
+def test_a_missing_folder_will_be_in_the_nearest_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, found: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "broken").symlink_to("nowhere")
+    assert nearest_existing(tmp_path / folder) == tmp_path / found
+    monkeypatch.chdir(tmp_path)
+    assert nearest_existing(Path(folder)).absolute() == tmp_path / found
 
 
 @pytest.mark.parametrize("missing", ["", "new", "new/newer"])

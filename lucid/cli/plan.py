@@ -16,6 +16,7 @@ from lucid.data import Manifest, Mixture
 from lucid.data.manifest import HELD_OUT, TRAIN
 from lucid.distributed import announced, is_first_rank
 from lucid.errors import ConfigError
+from lucid.files import nearest_existing
 from lucid.kernels import threads
 from lucid.launch.limits import HostMemory
 from lucid.models.bert.memory import parameter_count
@@ -171,8 +172,7 @@ def _checkpoints(config: RunConfig) -> Line:
     """Return the sizes of checkpoints. Raises `ConfigError` if `run_folder` cannot be written."""
     train, folder = config.train, config.run_folder
     check_run_folder(folder)
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    size, free = checkpoint_bytes(config), shutil.disk_usage(existing).free
+    size, free = checkpoint_bytes(config), shutil.disk_usage(nearest_existing(folder)).free
     # While one is written, there is one more.
     most = size * (min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1)
     return (

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from lucid.cli.doctor.findings import Finding, Level, ok_if
+from lucid.files import nearest_existing
 from lucid.models import BERTConfig
 from lucid.models.bert.memory import parameter_count
 
@@ -18,8 +19,7 @@ _CHECKPOINT = 3 * 4 * parameter_count(BERTConfig())
 
 def measure_storage(folder: Path) -> Finding:
     """Write blocks to an unnamed file, each flushed to the disk, and judge the rate."""
-    # A missing folder will be on the disk of its nearest existing parent. A link to nowhere exists, and is an error.
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    existing = nearest_existing(folder.absolute())
     block = os.urandom(_BLOCK)
     try:
         free = os.statvfs(existing)
