@@ -194,6 +194,17 @@ def test_settings_of_earlier_versions_are_read(file):
     assert from_dict(stored) == settings
 
 
+def test_stored_settings_above_a_later_limit_are_read(file):
+    settings = load(file)
+    stored = settings.as_dict()
+    stored["data"] |= {"prefetch": 4000, "workers": 300}
+    assert from_dict(stored) == settings.model_copy(
+        update={"data": settings.data.model_copy(update={"prefetch": 1024, "workers": 256})}
+    )
+    with pytest.raises(ConfigError, match="prefetch"):
+        from_dict(stored, ["data.prefetch=4000"])
+
+
 def test_the_exact_reduction_refuses_a_time_limit(file):
     with pytest.raises(ConfigError, match="the learning rate follows the clock"):
         load(file, ["train.reduction=exact", "train.micro_batch=1", "train.max_hours=24"])

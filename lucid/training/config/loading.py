@@ -20,6 +20,8 @@ _MOST_SENTENCES = 20
 _LONGEST_VALUE = 100
 # Settings of earlier versions.
 _REMOVED = {"train.attention": "there is one implementation of attention now; remove the key"}
+# Settings of which earlier versions took more than there can be now; results do not depend on them.
+_MOST = {"data.workers": 256, "data.prefetch": 1024}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -54,7 +56,11 @@ def from_dict(content: dict[str, Any], overrides: Sequence[str] = ()) -> RunConf
     Raises `ConfigError` if another version of lucid wrote them, or an override does not fit.
     """
     content = {
-        section: {name: value for name, value in settings.items() if f"{section}.{name}" not in _REMOVED}
+        section: {
+            name: _at_most(value, _MOST.get(f"{section}.{name}"))
+            for name, value in settings.items()
+            if f"{section}.{name}" not in _REMOVED
+        }
         if isinstance(settings, dict)
         else settings
         for section, settings in content.items()
@@ -68,6 +74,10 @@ def from_dict(content: dict[str, Any], overrides: Sequence[str] = ()) -> RunConf
         raise ConfigError(
             f"the settings were written by another version of lucid: {error.errors()[0]['msg']}"
         ) from error
+
+
+def _at_most(value: Any, most: int | None) -> Any:
+    return min(value, most) if most is not None and isinstance(value, int) else value
 
 
 def _apply(content: dict[str, Any], override: str) -> str:
