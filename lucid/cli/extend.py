@@ -82,7 +82,7 @@ def extend(
         with TemporaryDirectory(dir=aside) as folder:
             settings = TextSettings(whole_files, language="en", strict=False)
             choice = Choice(text_field, kind=kind)
-            text = _Text.of(inputs, found, choice, settings, Path(folder), processes or available_cores(), bar)
+            text = _Text.of(inputs, tokenizer, choice, settings, Path(folder), processes or available_cores(), bar)
             bar("learning words", 0, 0)
             words = most_split(tokenizer, count_words(tokenizer, text.documents(TRAIN)), tokens, at_least)
             held_out = count_words(tokenizer, text.documents(HELD_OUT))
@@ -114,7 +114,7 @@ class _Text:
     def of(
         cls,
         inputs: list[str],
-        found: ModelFolder,
+        tokenizer: Tokenizer,
         choice: Choice,
         settings: TextSettings,
         folder: Path,
@@ -122,12 +122,11 @@ class _Text:
         report: Report,
     ) -> "_Text":
         """Read `inputs`, and write a sample of them to `folder`. Raises a `LucidError` if one cannot be used."""
-        tokenizer = found.tokenizer()
         corpora = [Path(entry) for entry in inputs if os.path.lexists(Path(entry) / MANIFEST_NAME)]
         for corpus in corpora:
             if Corpus.open(corpus).tokenizer_hash != tokenizer_hash(tokenizer):
                 raise ConfigError(
-                    f"{corpus} holds the tokens of another tokenizer than that of {found.folder}: "
+                    f"{corpus} holds the tokens of another tokenizer than the model's: "
                     "name the text that it was made of instead"
                 )
         others = [entry for entry in inputs if Path(entry) not in corpora]

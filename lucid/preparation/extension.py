@@ -1,7 +1,7 @@
 """Extends the vocabulary of a tokenizer by the words of a text that it splits most.
 
-Only whole words are added. With 2,000 new tokens they shorten held-out text as much as merged pieces, of which some
-begin with `##`, or more (`docs/data.md`), and a word's row can be made from the rows of its pieces.
+Only whole words are added: they shorten held-out text as much as pieces that are merged from others, or more
+(`docs/data.md`), and the row of a word can be made from the rows of its pieces.
 """
 
 import json
@@ -93,7 +93,8 @@ class NewWord:
         An unknown word is worth its characters, which are lost without it. Numbers are worth nothing, because there is
         no end of them.
         """
-        return 0 if self.text.isdecimal() else self.count * ((len(self.pieces) or len(self.text) + 1) - 1)
+        saved = len(self.pieces) - 1 if self.pieces else len(self.text)
+        return 0 if self.text.isdecimal() else self.count * saved
 
 
 class WordPieces:

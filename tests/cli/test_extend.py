@@ -220,7 +220,7 @@ def broken(extended, corpus_folder, text_file, tmp_path):
         ("model", "text.txt", ["-o", "full"], "full exists and is not an empty folder: choose another"),
         ("model", "nowhere", [], "input 'nowhere' does not exist"),
         ("model", "one.txt", [], "the input holds 1 document"),
-        ("model", "corpus", [], "corpus holds the tokens of another tokenizer than that of model"),
+        ("model", "corpus", [], "corpus holds the tokens of another tokenizer than the model's: name the text"),
         ("nowhere", "text.txt", [], "nowhere is neither a run's folder nor a model's"),
         ("no_tokenizer", "text.txt", [], "no_tokenizer holds no tokenizer"),
         ("gpt", "text.txt", [], "model_type is 'gpt2'"),

@@ -7,6 +7,7 @@ import pytest
 transformers = pytest.importorskip("transformers")
 
 from lucid.data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer  # noqa: E402
+from lucid.preparation.extension import with_words  # noqa: E402
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, "the", "fox", "Fox", "##es", "x", "über", "uber", "Uber", "雲", "a雲b", "a", "##b", "."]
@@ -70,6 +71,19 @@ def test_added_tokens_that_transformers_saves_get_its_ids(only_vocabulary, tmp_p
     ours = load_tokenizer(tmp_path)
     for text in [*TEXTS, "a雲 xa雲 a雲x"]:
         assert ours.encode(text).ids == theirs(text).input_ids
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_transformers_gives_the_ids_of_an_extended_tokenizer(lowercase, tmp_path):
+    tokenizer = bert_tokenizer({word: number for number, word in enumerate(WORDS)}, lowercase=lowercase)
+    tokenizer.add_tokens([transformers.AddedToken("<E1>", special=True, normalized=False), "covid19"])
+    size = tokenizer.get_vocab_size()
+    extended = with_words(tokenizer, ["雨", "foxes", "xcovid"])
+    save_tokenizer(extended, tmp_path, LONGEST)
+    for theirs in read_by_both(tmp_path):
+        for text in TEXTS:
+            assert theirs(text).input_ids == extended.encode(text).ids
+        assert theirs("<E1>foxes雨 covid19", add_special_tokens=False).input_ids == [size - 2, size + 1, size, size - 1]
 
 
 def test_a_tokenizer_without_normaliser_keeps_its_ids(tmp_path):
