@@ -146,7 +146,7 @@ def with_words(tokenizer: Tokenizer, words: Iterable[str]) -> Tokenizer:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How a tokenizer encodes a text: words, their tokens, and the words that are unknown."""
+    """How a tokenizer encodes a text: words, their tokens, and those of the tokens that are [UNK]."""
 
     words: int
     tokens: int
@@ -164,5 +164,5 @@ class Coverage:
         return cls(sum(counts.values()), tokens, unknown)
 
     def __str__(self) -> str:
-        words = max(self.words, 1)
-        return f"{self.tokens / words:.3f} tokens a word, {self.unknown / words:.2%} of the words unknown"
+        words, tokens = max(self.words, 1), max(self.tokens, 1)
+        return f"{self.tokens / words:.3f} tokens a word, {self.unknown / tokens:.2%} of them [UNK]"
