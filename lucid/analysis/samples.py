@@ -96,7 +96,10 @@ class Samples:
 
     def __init__(self, stretch: Stretch) -> None:
         self.stretch = stretch
-        corpora, folders = open_corpora(stretch.config), " and ".join(map(str, stretch.config.data.folders))
+        folders = " and ".join(map(str, stretch.config.data.folders))
+        if stretch.corpus and not all(folder.exists() for folder in stretch.config.data.folders):
+            raise CheckpointError(f"the corpus of the run is not at {folders}: say where it is (data.path=FOLDER)")
+        corpora = open_corpora(stretch.config)
         if stretch.corpus and corpora.identity != stretch.corpus:
             raise CheckpointError(
                 f"the run was trained with another corpus than {folders}: put that back, or say where it is "
@@ -107,6 +110,11 @@ class Samples:
         self.tokenizer = load_tokenizer(corpora.tokenizer_folder)
         self._texts, self._mask = tokens_by_id(self.tokenizer), special_tokens(self.tokenizer).mask
         self._origins = [Origins.open(sampler.corpus.folder, TRAIN) for sampler in self.mixture.samplers]
+
+    @property
+    def has_origins(self) -> bool:
+        """Whether each corpus knows where its documents come from."""
+        return all(self._origins)
 
     def numbers(self, steps: range) -> range:
         """Return the numbers, in the run, of the samples of those of these steps that are in the stretch."""

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from isolation import REPOSITORY
 from tiny_run import RUN
 
 from lucid.analysis.samples import Segment, Token
@@ -94,6 +95,31 @@ def test_losses_are_those_of_training(lucid, steady_run, step):
     assert text.endswith(f" tokens, NSP loss {line['nsp_loss']:.3f}")
 
 
+def test_a_run_resumed_with_another_batch_shows_what_it_trained_on(lucid, steady_run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(steady_run, copy)
+    settings = f"run_folder={copy}", "train.global_batch=6", "train.steps=9"
+    assert lucid("train", steady_run.parent / "run.yaml", *settings)[0] == 0
+    logged = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["mlm_loss"] for line in logged if "mlm_loss" in line}
+    for step, rows in ((5, 4), (9, 6)):
+        shown = objects(lucid("show", copy, "--step", step, "--rows", "all", "--loss", "--json")[1])
+        assert len(shown) == rows
+        mean = sum(row["losses"]["mlm"] for row in shown) / sum(row["losses"]["masked"] for row in shown)
+        assert mean == pytest.approx(losses[step], rel=1e-5)
+
+
+def test_a_corpus_of_an_earlier_version_has_numbers_for_documents(lucid):
+    old = REPOSITORY / "tests" / "golden" / "run_0.1.0"
+    code, output, _ = lucid("show", old / "run", "--step", 2, f"data.path={old / 'corpus'}")
+    assert code == 0
+    assert re.search(r"^  A  document \d+$", output, re.MULTILINE)
+    assert "Prepare it again with --overwrite to see them." in output
+    code, _, errors = lucid("show", old / "run", "--document", "a.txt:1", f"data.path={old / 'corpus'}")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "did not note where documents come from" in errors
+
+
 def test_the_checkpoint_for_losses_can_be_chosen(lucid, steady_run):
     code, output, _ = lucid("show", steady_run, "--step", 2, "--rows", 3, "--loss", "--checkpoint", 6)
     assert code == 0
@@ -141,7 +167,7 @@ def test_a_document_is_followed_through_the_run(lucid, steady_run):
         (("--text", " "), "--text has no tokens"),
         (("--text", "zi zi zi zi zi zi zi"), "no document for training has this text in one piece"),
         (("--step", 1, "train.seed=1"), "only data.path can be given anew"),
-        (("--step", 1, "data.path=/nowhere"), "/nowhere does not exist"),
+        (("--step", 1, "data.path=/nowhere"), r"corpus of the run is not at /nowhere: say where it is \(data.path="),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )

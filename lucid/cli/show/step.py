@@ -61,7 +61,7 @@ def print_step(
         for row in shown:
             print(json.dumps(_as_json(step, row, checkpoint)))
     else:
-        _print(history, step, rows, shown, checkpoint)
+        _print(history, samples, step, rows, shown, checkpoint)
 
 
 def _as_json(step: int, row: Row, checkpoint: int | None) -> dict[str, Any]:
@@ -83,8 +83,10 @@ def _segment_as_json(segment: Segment) -> dict[str, Any]:
     return {**vars(segment), "tokens": tokens, "labels": labels}
 
 
-def _print(history: History, step: int, rows: range, shown: Iterable[Row], checkpoint: int | None) -> None:
-    console, config = Console(highlight=False), history.at(step).config
+def _print(
+    history: History, samples: Samples, step: int, rows: range, shown: Iterable[Row], checkpoint: int | None
+) -> None:
+    console, config = Console(highlight=False), samples.stretch.config
     batch = config.train.global_batch
     which = f"rows {rows.start} to {rows.stop - 1}" if len(rows) > 1 else f"row {rows.start}"
     more = " (others: --rows FIRST-LAST or all)" if len(rows) < batch else ""
@@ -95,6 +97,9 @@ def _print(history: History, step: int, rows: range, shown: Iterable[Row], check
     for row in shown:
         _print_row(console, row, several)
         losses.append(row.losses)
+    if not samples.has_origins:
+        text = "The corpus does not know the files of its documents: an earlier version of lucid prepared it."
+        console.print(Text(f"\n{text} Prepare it again with --overwrite to see them."), soft_wrap=True)
     if checkpoint is not None:
         seen = ", which has trained on them" if checkpoint >= step else ""
         total = _in_words(Losses.total([each for each in losses if each]))
