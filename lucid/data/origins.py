@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lucid.backend import Array
-from lucid.data.manifest import ORIGIN_DTYPE, ORIGINS, Manifest, shard_file
+from lucid.data.manifest import MANIFEST_NAME, ORIGIN_DTYPE, ORIGINS, Manifest, shard_file
 from lucid.data.shards import mapped, refuse_damaged
 
 
@@ -36,7 +36,11 @@ class Origins:
             return None
         counts = [shard.documents for shard in shards]
         arrays = [mapped(folder / file, ORIGIN_DTYPE, count, 2) for file, count in zip(files, counts, strict=True)]
-        return cls(folder, [str(entry["name"]) for entry in manifest.made_from["inputs"]], arrays)
+        try:
+            names = [str(entry["name"]) for entry in manifest.made_from["inputs"]]
+        except (KeyError, TypeError):
+            refuse_damaged(folder / MANIFEST_NAME, "it does not name the inputs")
+        return cls(folder, names, arrays)
 
     def find(self, name: str, line: int) -> tuple[Array, Array]:
         """Return the documents that begin at a line of an input, and those that are the last to begin before it.

@@ -1,7 +1,7 @@
 """Which samples the steps of a run have: from its settings before it runs, from its checkpoints afterwards.
 
-Nothing is replayed. A run has no list of its samples: a step's are a range of numbers, from which the sampler makes
-them. Checkpoints tell how many samples the steps before them took, and with which settings.
+Nothing is replayed. The samples of a step are a range of numbers, from which the sampler makes them. A checkpoint says
+how many samples the steps before it had, and which settings.
 """
 
 from collections.abc import Iterator, Sequence

@@ -103,6 +103,12 @@ def test_damaged_origins_are_named(texts: Path, tmp_path: Path) -> None:
     assert origins is not None
     with pytest.raises(DataError, match=r"is damaged \(a document comes from input 1000 of 2\)"):
         origins.of(np.array([0]))
+    manifest = Manifest.read(folder)
+    for inputs in (None, [3], [{}], "abc"):
+        replace(manifest, made_from={"inputs": inputs}).write(folder)
+        with pytest.raises(DataError, match=r"manifest\.json is damaged \(it does not name the inputs\)"):
+            Origins.open(folder, TRAIN)
+    manifest.write(folder)
     np.save(path, whole[1:])
     with pytest.raises(DataError, match=r"train-00000\.origins\.npy is damaged \(it holds int64\[\d+, 2\] instead of"):
         Origins.open(folder, TRAIN)
