@@ -84,6 +84,15 @@ def prepare(
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Leave out documents whose text occurs before them.")
     ] = False,
+    drop_repeated_lines: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Leave out lines that stand in more than N documents, such as menus and footers.",
+            show_default=False,
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first line that cannot be used.")] = False,
     processes: Annotated[
         int | None,
@@ -130,6 +139,7 @@ def prepare(
             whole_files=whole_files,
             language=language,
             drop_duplicates=drop_duplicates,
+            drop_repeated_lines=drop_repeated_lines,
             strict=strict,
             overwrite=overwrite,
             processes=processes or available_cores(),

@@ -23,6 +23,9 @@ from lucid.preparation.standard_input import spooled
 from lucid.preparation.tables import cut_table, table_rows
 from lucid.preparation.unpacking import READ_ERRORS, Digested, unpacked
 
+# Characters of documents that are worth a round of array operations.
+_CHARACTERS_AT_ONCE = 1 << 20
+
 
 @dataclass(frozen=True)
 class Document:
@@ -133,6 +136,20 @@ def read_documents(
                     yield from reader.documents(piece, drop)
         finally:
             reader.close()
+
+
+def blocks_of(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Gather documents until there is enough text to be worth a round of array operations."""
+    block: list[Document] = []
+    size = 0
+    for document in documents:
+        block.append(document)
+        size += len(document.text)
+        if size >= _CHARACTERS_AT_ONCE:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _usable(source: Source, texts: Iterable[tuple[int, object]], drop: Drop) -> Iterator[tuple[int, str]]:

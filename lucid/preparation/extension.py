@@ -15,7 +15,8 @@ from tokenizers import Tokenizer
 from lucid.data.tokenizer import LARGEST_VOCABULARY, special_tokens, without_added_tokens
 from lucid.errors import DataError
 from lucid.preparation.encoder import TextEncoder
-from lucid.preparation.parts import Dropped, TextSettings
+from lucid.preparation.omissions import Dropped
+from lucid.preparation.parts import TextSettings
 from lucid.preparation.processes import run_tasks
 from lucid.preparation.sources import Choice, find_sources
 from lucid.preparation.stages import Report, make_plan

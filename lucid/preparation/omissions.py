@@ -1,6 +1,7 @@
 """Why input is left out, and what a user can do about it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from lucid.errors import DataError
 from lucid.preparation.kinds import ARROW, CSV, HTML, MARKDOWN, PARQUET, TSV
@@ -41,6 +42,9 @@ _ADVICE_BY_KIND = {
     MARKDOWN: _ADVICE_ON_PAGES,
 }
 
+# How many of the places where a portion leaves something out are listed. The rest are only counted.
+_PLACES = 1000
+
 # Called for everything that is left out, with the source, the line, the reason, and a detail or "".
 Drop = Callable[[Source, int, str, str], None]
 
@@ -50,3 +54,28 @@ def refuse(source: Source, line: int, reason: str, detail: str) -> None:
     more = f" ({detail})" if detail else ""
     advice = _ADVICE | _ADVICE_BY_KIND.get(source.kind, {})
     raise DataError(f"{source.shown}:{line}: {reason}{more}: {advice[reason]}")
+
+
+@dataclass
+class Dropped:
+    """What was left out: the count for each reason, and a line for each of the first places."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> str:
+        """The first place and its reason; "" if nothing was left out."""
+        return ": ".join(self.lines[0].split("\t")) if self.lines else ""
+
+    def note(self, source: Source, line: int, reason: str, detail: str, is_listed: bool = True) -> None:
+        """Record one omission: the `Drop` of readers. Line 0 stands for the whole file.
+
+        If it `is_listed` and one of the first, it gets a line: the place, the reason and perhaps the detail, with tabs
+        between them and nowhere else.
+        """
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if is_listed and len(self.lines) < _PLACES:
+            # Names of files and messages of libraries may hold tabs and ends of lines.
+            fields = [source.name + f":{line}" * (line > 0), reason, detail]
+            self.lines.append("\t".join(" ".join(field.split()) for field in fields if field))

@@ -8,7 +8,7 @@ and its origin: the numbers of its source and its line.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,18 @@ from lucid.backend import Array
 from lucid.data.manifest import ORIGIN_DTYPE, token_dtype
 from lucid.errors import DataError
 from lucid.files import written_aside
-from lucid.preparation.documents import Document, Reader
+from lucid.preparation.documents import Document, Reader, blocks_of
 from lucid.preparation.encoder import TextEncoder
-from lucid.preparation.omissions import Drop, refuse
+from lucid.preparation.line_filter import LineFilter
+from lucid.preparation.omissions import Drop, Dropped, refuse
 from lucid.preparation.pieces import Piece
 from lucid.preparation.sentences import split_sentences
-from lucid.preparation.sources import Source
 
 TOO_SHORT = "fewer than two tokens"
 # Tokens of a sentence: longer ones are tables and listings, and are cut.
 _LONGEST_SENTENCE = 128
 # Characters of text that are encoded at once. A longer document is encoded in several rounds.
 _CHARACTERS_AT_ONCE = 1 << 20
-# How many of the places where a portion leaves something out are listed. The rest are only counted.
-_PLACES = 1000
 
 
 @dataclass(frozen=True)
@@ -48,45 +46,36 @@ class Portion:
         return sum(piece.size for piece in self.pieces)
 
 
-@dataclass
-class Dropped:
-    """What was left out: the count for each reason, and a line for each of the first places."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-
-    @property
-    def first(self) -> str:
-        """The first place and its reason; "" if nothing was left out."""
-        return ": ".join(self.lines[0].split("\t")) if self.lines else ""
-
-    def note(self, source: Source, line: int, reason: str, detail: str) -> None:
-        """Record one omission: the `Drop` of readers. Line 0 stands for the whole file.
-
-        Its line has the place, the reason and perhaps the detail, with tabs between them and nowhere else.
-        """
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        if len(self.lines) < _PLACES:
-            # Names of files and messages of libraries may hold tabs and ends of lines.
-            fields = [source.name + f":{line}" * (line > 0), reason, detail]
-            self.lines.append("\t".join(" ".join(field.split()) for field in fields if field))
-
-
 @dataclass(frozen=True)
 class TextSettings:
-    """How text is read; see `prepare`."""
+    """How text is read; see `prepare`. `repeated_lines` is a file of `find_repeated_lines`."""
 
     whole_files: bool
     language: str
     strict: bool
+    repeated_lines: Path | None = None
 
-    def reader(self) -> Reader:
+    def reader(self) -> "PortionReader":
         """Return a reader with these settings."""
-        return Reader(self.whole_files)
+        return PortionReader(self)
 
     def drop_into(self, dropped: Dropped) -> Drop:
         """Return the `Drop` that adds to `dropped`, or with `strict` the one that refuses."""
         return refuse if self.strict else dropped.note
+
+
+class PortionReader:
+    """Reads the documents of portions, without repeated lines, and keeps the last file open."""
+
+    def __init__(self, settings: TextSettings) -> None:
+        self._settings, self._reader = settings, Reader(settings.whole_files)
+
+    def __call__(self, portion: Portion, dropped: Dropped) -> Iterator[Document]:
+        """Yield the documents of a portion in order. What is left out is noted in `dropped`."""
+        drop = self._settings.drop_into(dropped)
+        documents = (document for piece in portion.pieces for document in self._reader.documents(piece, drop))
+        repeated = self._settings.repeated_lines
+        return documents if repeated is None else LineFilter(repeated).filtered(documents, dropped)
 
 
 def text_hash(text: str) -> bytes:
@@ -98,7 +87,7 @@ class PartWriter:
     """Encodes portions into parts, and remembers words in about `word_bytes` bytes from one to the next."""
 
     def __init__(self, settings: TextSettings, tokenizer: Tokenizer, word_bytes: int) -> None:
-        self._settings, self._reader = settings, settings.reader()
+        self._settings, self._read = settings, settings.reader()
         self._encoder = TextEncoder(tokenizer, word_bytes)
         self._empty = {
             "tokens": np.zeros(0, token_dtype(tokenizer.get_vocab_size())),
@@ -112,9 +101,7 @@ class PartWriter:
     def __call__(self, portion: Portion, path: Path) -> None:
         """Write the part of `portion` as the file `path`."""
         dropped = Dropped()
-        drop = self._settings.drop_into(dropped)
-        documents = (document for piece in portion.pieces for document in self._reader.documents(piece, drop))
-        blocks = [self._encoded(block, dropped) for block in _blocks(documents)]
+        blocks = [self._encoded(block, dropped) for block in blocks_of(self._read(portion, dropped))]
         arrays: dict[str, Any] = {
             name: np.concatenate([empty, *(block[name] for block in blocks)], dtype=empty.dtype, casting="unsafe")
             for name, empty in self._empty.items()
@@ -173,20 +160,6 @@ def _rounds(documents: Iterable[Document], language: str) -> Iterator[tuple[list
                 owners, sentences, size = [], [], 0
     if sentences:
         yield owners, sentences
-
-
-def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Gather documents until there is enough text to be worth a round of array operations."""
-    block: list[Document] = []
-    size = 0
-    for document in documents:
-        block.append(document)
-        size += len(document.text)
-        if size >= _CHARACTERS_AT_ONCE:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
 
 
 def part_path(folder: Path, number: int) -> Path:

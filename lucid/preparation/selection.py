@@ -3,7 +3,7 @@
 A document is held out for evaluation by the hash of its text, so equal texts are in the same split in every corpus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -158,30 +158,44 @@ def select(folder: Path, parts: int, held_out: float, drop_duplicates: bool, lef
 
 
 def _find_duplicates(folder: Path, firsts: list[int]) -> int:
-    """Mark, in a file, the documents whose text occurs before them; return how many there are.
+    """Mark, in a file, the documents whose text occurs before them; return how many there are."""
 
-    The hashes are compared range by range: memory is bounded, but for one byte a document.
+    def hashes_of(part: int) -> tuple[Array, Array]:
+        hashes, tokens = load_part(folder, part, "hashes", "document_tokens")
+        return hashes, tokens >= 2
+
+    return mark_copies(hashes_of, firsts, folder / _DUPLICATES)
+
+
+def mark_copies(hashes_of: Callable[[int], tuple[Array, Array]], firsts: Sequence[int], path: Path) -> int:
+    """Write bool [D] as the file `path`: which documents have the hash of one before them. Return how many have.
+
+    `hashes_of` returns the hashes of a part, uint64 [P, 2], and whether each counts, bool [P]. `firsts` holds the
+    number of the first document of each part, and D. The hashes are compared range by range: memory is bounded, but for
+    one byte a document.
     """
-    duplicate = np.zeros(firsts[-1], bool)
+    copies = np.zeros(firsts[-1], bool)
     ranges = firsts[-1] // _HASHES_AT_ONCE + 1
     bounds = [number * HASH_RANGE // ranges for number in range(ranges + 1)]
     for low, high in pairwise(bounds):
-        hashes, documents = _hashes_between(folder, firsts, low, high)
+        hashes, documents = _hashes_between(hashes_of, firsts, low, high)
         # The sort is stable: the first of equal ones in the corpus stays the first.
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))
         hashes, documents = hashes[order], documents[order]
-        duplicate[documents[1:][(hashes[1:] == hashes[:-1]).all(axis=1)]] = True
-    with written_aside(folder / _DUPLICATES, DataError) as file:
-        np.save(file, duplicate)
-    return int(duplicate.sum())
+        copies[documents[1:][(hashes[1:] == hashes[:-1]).all(axis=1)]] = True
+    with written_aside(path, DataError) as file:
+        np.save(file, copies)
+    return int(copies.sum())
 
 
-def _hashes_between(folder: Path, firsts: list[int], low: int, high: int) -> tuple[Array, Array]:
+def _hashes_between(
+    hashes_of: Callable[[int], tuple[Array, Array]], firsts: Sequence[int], low: int, high: int
+) -> tuple[Array, Array]:
     """Return the hashes from `low` to below `high`, uint64 [N, 2], and the numbers of their documents."""
     found, documents = [np.zeros((0, 2), np.uint64)], [np.zeros(0, np.int64)]
     for part, first in enumerate(firsts[:-1]):
-        hashes, tokens = load_part(folder, part, "hashes", "document_tokens")
-        here = np.flatnonzero((tokens >= 2) & (hashes[:, 0] >= low) & (hashes[:, 0] < high))
+        hashes, is_counted = hashes_of(part)
+        here = np.flatnonzero(is_counted & (hashes[:, 0] >= low) & (hashes[:, 0] < high))
         found.append(hashes[here])
         documents.append(first + here)
     return np.concatenate(found), np.concatenate(documents)

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,10 +39,11 @@ from lucid.preparation.coverage import contradictions
 from lucid.preparation.documents import scan
 from lucid.preparation.languages import language_code
 from lucid.preparation.lock import alone_in
-from lucid.preparation.omissions import OTHER_KIND
-from lucid.preparation.parts import Dropped, PartWriter, Portion, TextSettings, load_dropped, part_path
+from lucid.preparation.omissions import OTHER_KIND, Dropped
+from lucid.preparation.parts import PartWriter, Portion, TextSettings, load_dropped, part_path
 from lucid.preparation.pieces import Piece, pieces_of
 from lucid.preparation.processes import Task, run_tasks
+from lucid.preparation.repeated_lines import find_repeated_lines
 from lucid.preparation.selection import select
 from lucid.preparation.shards import write_manifest, write_shard
 from lucid.preparation.sources import Choice, Source, find_sources
@@ -51,8 +52,8 @@ from lucid.preparation.vocabulary import SAMPLE_BYTES, Samples, VocabularySettin
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
 # version of lucid began under other rules, or with other versions of the libraries that apply them, begins anew.
-_RULES = 5
-_LIBRARIES = "sentencex", "tokenizers"
+_RULES = 6
+_LIBRARIES = "sentencex", "tokenizers", "markdown-it-py"
 # Within the folder of the corpus: where the work lies until it is finished, and the conditions that it is for.
 _UNFINISHED, _CONDITIONS = "unfinished", "conditions.json"
 # There too: how the trained tokenizer normalises, and why.
@@ -88,6 +89,7 @@ def prepare(
     whole_files: bool = False,
     language: str = "en",
     drop_duplicates: bool = False,
+    drop_repeated_lines: int | None = None,
     strict: bool = False,
     overwrite: bool = False,
     processes: int = 1,
@@ -100,8 +102,9 @@ def prepare(
     `cased`, whether it may `keep_accents`, and how many characters its `alphabet` has, unless they are given. No
     tokenizer is trained if the folder `tokenizer` holds one to use. The fraction `held_out` of the documents, chosen by
     a hash of their text, goes into the split `held_out`, the rest into `train`. `text_field` and `kind` are those of a
-    `Choice`. With `drop_duplicates` a document is left out if its text occurs before it. Sentences end as in `language`
-    (see `language_code`). Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
+    `Choice`. Lines that stand in more than `drop_repeated_lines` documents are left out, and after that, with
+    `drop_duplicates`, documents whose text occurs before them. Sentences end as in `language` (see `language_code`).
+    Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
 
     The corpus does not depend on the number of `processes`. Called again with the same arguments, a preparation that
     was cut short goes on where it was. A folder that holds the same corpus already is left as it is; one that holds
@@ -126,8 +129,9 @@ def prepare(
         "whole_files": whole_files,
         "language": language,
         "drop_duplicates": drop_duplicates,
+        "drop_repeated_lines": drop_repeated_lines,
     }
-    _check_arguments(inputs, output, held_out)
+    _check_arguments(inputs, output, held_out, drop_repeated_lines)
     vocabulary.check(is_used=given is None)
     sources, others = find_sources(inputs, choice)
     dropped = Dropped()
@@ -147,9 +151,13 @@ def prepare(
     return Manifest.read(output)
 
 
-def _check_arguments(inputs: Sequence[str | Path], output: Path, held_out: float) -> None:
+def _check_arguments(
+    inputs: Sequence[str | Path], output: Path, held_out: float, drop_repeated_lines: int | None
+) -> None:
     if not 0 <= held_out < 1:
         raise DataError(f"held_out is {held_out}: it is a fraction of the documents, at least 0 and below 1")
+    if drop_repeated_lines is not None and drop_repeated_lines < 1:
+        raise DataError(f"drop_repeated_lines is {drop_repeated_lines}: it is a number of documents, at least 1")
     for entry in inputs:
         if Path(entry).is_dir() and Path(os.path.realpath(output)).is_relative_to(os.path.realpath(entry)):
             raise DataError(f"output {output} lies within the input folder {entry}: choose a place outside")
@@ -258,14 +266,17 @@ class _Preparation:
     def run(self, given: Tokenizer | VocabularySettings) -> None:
         """Go through all stages, with the tokenizer `given` or one that is trained with the settings `given`."""
         output, made_from, portions = self.output, self.plan.made_from, self.plan.portions
-        unfinished = output / _UNFINISHED
+        unfinished, settings = output / _UNFINISHED, self.settings
+        if (most := made_from["drop_repeated_lines"]) is not None:
+            repeated = find_repeated_lines(unfinished, portions, settings, most, self._do)
+            settings = replace(settings, repeated_lines=repeated)
         if isinstance(given, VocabularySettings):
-            self._train_tokenizer(given)
+            self._train_tokenizer(given, settings)
             made_from = {**made_from, "normalisation": parse_json(read_bytes(unfinished / _NORMALISATION))}
         else:
             save_tokenizer(given, output / TOKENIZER_FOLDER)
         tokenizer = load_tokenizer(output / TOKENIZER_FOLDER)
-        writer = PartWriter(self.settings, tokenizer, min(_WORD_BYTES, _WORD_BYTES_OF_HOST // self.processes))
+        writer = PartWriter(settings, tokenizer, min(_WORD_BYTES, _WORD_BYTES_OF_HOST // self.processes))
         tasks_of_parts = [Task(portion, part_path(unfinished, portion.number), portion.size) for portion in portions]
         self._do("encoding", writer, tasks_of_parts)
         selection = select(
@@ -292,16 +303,16 @@ class _Preparation:
             done += task.size
             self.report(stage, done, total)
 
-    def _train_tokenizer(self, settings: VocabularySettings) -> None:
+    def _train_tokenizer(self, vocabulary: VocabularySettings, settings: TextSettings) -> None:
         folder, portions, unfinished = self.output / TOKENIZER_FOLDER, self.plan.portions, self.output / _UNFINISHED
         if (folder / TOKENIZER_FILES[-1]).exists():
             return
-        writer, tasks = sampling(self.settings, portions, unfinished, settings.sample_bytes)
+        writer, tasks = sampling(settings, portions, unfinished, vocabulary.sample_bytes)
         self._do("sampling", writer, tasks)
         self.report("training the tokenizer", 0, 0)
         held_out, left_out = self.plan.made_from["held_out"], self.plan.dropped.first
         samples = Samples([task.output for task in tasks], held_out, left_out)
-        trained = train_tokenizer(samples.texts, settings)
+        trained = train_tokenizer(samples.texts, vocabulary)
         with written_aside(unfinished / _NORMALISATION, DataError) as file:
             file.write(json.dumps(f"{trained.scripts}: {trained.normalisation}").encode())
         save_tokenizer(trained.tokenizer, folder)

@@ -21,7 +21,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from lucid.data.tokenizer import LARGEST_VOCABULARY, SPECIAL_TEXTS, bert_tokenizer
 from lucid.errors import DataError
 from lucid.files import open_text, written_aside
-from lucid.preparation.parts import Dropped, Portion, TextSettings, text_hash
+from lucid.preparation.omissions import Dropped
+from lucid.preparation.parts import Portion, TextSettings, text_hash
 from lucid.preparation.processes import Task
 from lucid.preparation.scripts import Normalisation, Scripts
 from lucid.preparation.selection import HASH_RANGE, Census
@@ -96,21 +97,19 @@ class SampleWriter:
     """
 
     def __init__(self, settings: TextSettings, fraction: float) -> None:
-        self._settings, self._reader, self._below = settings, settings.reader(), fraction * HASH_RANGE
+        self._read, self._below = settings.reader(), fraction * HASH_RANGE
 
     def __call__(self, portion: Portion, path: Path) -> None:
         """Write the sample of `portion` as the file `path`."""
         dropped = Dropped()
-        drop = self._settings.drop_into(dropped)
         hashes, chosen = [], []
-        for piece in portion.pieces:
-            for document in self._reader.documents(piece, drop):
-                digest = text_hash(document.text)
-                # The sample uses other bits than the split: or all of a small sample would be held out.
-                split, sample = (int.from_bytes(digest[start : start + 8], "big") for start in (0, 8))
-                hashes.append(split)
-                if sample < self._below:
-                    chosen.append(json.dumps([split, document.text]))
+        for document in self._read(portion, dropped):
+            digest = text_hash(document.text)
+            # The sample uses other bits than the split: or all of a small sample would be held out.
+            split, sample = (int.from_bytes(digest[start : start + 8], "big") for start in (0, 8))
+            hashes.append(split)
+            if sample < self._below:
+                chosen.append(json.dumps([split, document.text]))
         census = Census.of(np.array(hashes, np.uint64), dropped.first)
         header = json.dumps([census.documents, census.lowest, census.left_out])
         with written_aside(path, DataError) as file:

@@ -18,8 +18,7 @@ from lucid.data import Manifest, load_tokenizer
 from lucid.errors import DataError
 from lucid.preparation import Document, prepare, read_documents, stages, vocabulary
 from lucid.preparation.documents import Reader, scan
-from lucid.preparation.omissions import refuse
-from lucid.preparation.parts import Dropped
+from lucid.preparation.omissions import Dropped, refuse
 from lucid.preparation.pieces import pieces_of
 from lucid.preparation.sources import find_sources
 

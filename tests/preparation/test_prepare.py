@@ -12,7 +12,7 @@ from lucid.cli.prepare import prepare as prepare_command
 from lucid.data import Corpus, Manifest, load_tokenizer, tokenizer_hash
 from lucid.errors import DataError
 from lucid.preparation import prepare
-from lucid.preparation.parts import Dropped
+from lucid.preparation.omissions import Dropped
 from lucid.preparation.sources import Source
 
 
