@@ -4,6 +4,7 @@ A document's own samples are found by inverting the order of each epoch. The sam
 from it can only be found by drawing the segments of all samples.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -76,9 +77,10 @@ def documents_at(samples: Samples, place: str) -> list[Document]:
 
     Raises `ConfigError` if no document begins there.
     """
-    name, _, line = place.rpartition(":")
-    if not (name and line.isascii() and line.isdecimal()):
+    match = re.fullmatch(r"(.+):(\d{1,15})", place, re.ASCII | re.DOTALL)
+    if not match:
         raise ConfigError(f"--document is {place!r}: give the file and the line where the document begins, FILE:LINE")
+    name, line = match[1], int(match[2])
     folders = " and ".join(str(sampler.corpus.folder) for sampler in samples.mixture.samplers)
     origins = _origins(samples)
     if not origins:
@@ -90,7 +92,7 @@ def documents_at(samples: Samples, place: str) -> list[Document]:
     if not any(each.knows(name) for each in origins.values()):
         some = ", ".join(list(names)[:_NAMED])
         raise ConfigError(f"{folders} was not made from {name}, but from {some} ({len(names):,} inputs in all)")
-    found = {key: each.find(name, int(line)) for key, each in origins.items()}
+    found = {key: each.find(name, line) for key, each in origins.items()}
     if not any(len(exact) for exact, _ in found.values()):
         before = [origin for key, (_, numbers) in found.items() for origin in origins[key].of(numbers)]
         nearest = max(before, key=lambda origin: int(origin.rpartition(":")[2]), default="")
@@ -113,6 +115,8 @@ def _origins(samples: Samples) -> dict[tuple[int, str], Origins]:
 
 def documents_with(samples: Samples, text: str) -> list[Document]:
     """Return the documents for training in which a text occurs. Raises `ConfigError` if it has no tokens."""
+    if text.encode(errors="replace").decode() != text:
+        raise ConfigError("--text holds bytes that are not UTF-8: set the terminal's encoding to UTF-8")
     ids = without_special_tokens(samples.tokenizer).encode(text, add_special_tokens=False).ids
     if not ids:
         raise ConfigError("--text has no tokens: give a few words of the document")

@@ -165,6 +165,8 @@ def test_a_document_is_followed_through_the_run(lucid, steady_run):
         (("--document", "made_up.txt:1", "--steps", "3-9"), "the run has no step 7"),
         (("--text", "ba"), "documents have this text: give more of it"),
         (("--text", " "), "--text has no tokens"),
+        (("--text", "ba \udcff"), "--text holds bytes that are not UTF-8"),
+        (("--document", f"made_up.txt:{'9' * 5000}"), "FILE:LINE"),
         (("--text", "zi zi zi zi zi zi zi"), "no document for training has this text in one piece"),
         (("--step", 1, "train.seed=1"), "only data.path can be given anew"),
         (("--step", 1, "data.path=/nowhere"), r"corpus of the run is not at /nowhere: say where it is \(data.path="),
@@ -195,6 +197,10 @@ def test_a_damaged_checkpoint_is_named(lucid, steady_run, tmp_path):
     code, _, errors = lucid("show", copy, "--step", 5, "--loss")
     assert (code, errors.count("\n")) == (2, 1)
     assert "model.safetensors was altered" in errors
+    (copy / "checkpoints" / "0001-00000006" / "state.json").write_text("{}")
+    code, _, errors = lucid("show", copy, "--step", 5)
+    assert (code, errors.count("\n")) == (0, 1)
+    assert errors.startswith("skipped a damaged checkpoint: ")
 
 
 def test_pieces_are_joined_to_the_words_that_are_there():

@@ -1,6 +1,7 @@
 """`lucid show`: the samples of any step of a run, and the steps that hold a document."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -91,6 +92,8 @@ def show(
     if checkpoint is not None and not loss:
         raise ConfigError("--checkpoint is for the losses: add --loss")
     history = History.of(run, overrides or ())
+    for message in history.messages:
+        print(message, file=sys.stderr)
     if step is None:
         print_sightings(history, document, text, _range("--steps", steps, 1) if steps else None, as_json)
         return

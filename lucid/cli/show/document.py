@@ -89,10 +89,10 @@ def _lines(
     for sighting in found:
         how = ", a random second segment" if sighting.random else ""
         yield f"step {sighting.step:,}, row {sighting.row}: epoch {sighting.epoch:,}{how}"
-    done = max(history.checkpoints, default=0)
-    past = sum(sighting.step <= done for sighting in found)
-    yield f"in {count(len(found), 'sample')}, {past:,} of them up to the newest checkpoint (step {done:,})"
-    if whole_run:
-        first = found[0].step if found else history.last + 1
-        before = [step for step in history.checkpoints if step < first]
-        yield f"the newest checkpoint that has not seen it: {history.checkpoints[max(before)] if before else 'none'}"
+    steps = sorted(history.checkpoints)
+    past = sum(sighting.step <= steps[-1] for sighting in found) if steps else 0
+    done = f", {past:,} of them up to the newest checkpoint (step {steps[-1]:,})" if steps else ""
+    yield f"in {count(len(found), 'sample')}{done}"
+    if whole_run and steps:
+        before = [step for step in steps if not found or step < found[0].step]
+        yield f"the newest checkpoint that has not seen it: {history.checkpoints[before[-1]] if before else 'none'}"
