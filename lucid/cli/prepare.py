@@ -74,6 +74,15 @@ def prepare(
     ] = None,
     held_out: Annotated[float, typer.Option(help="Fraction of the documents kept for evaluation.")] = 0.05,
     text_field: TextFields = ["text"],  # noqa: B006 (typer reads it)
+    ids_field: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Field of .jsonl, or column of .parquet or .arrow, with token ids to take in place of text. They are "
+            "numbers of the vocabulary of --tokenizer.",
+            show_default=False,
+        ),
+    ] = None,
     kind: Format = None,
     whole_files: Annotated[
         bool, typer.Option("--whole-files", help="Each .txt is one document, with or without blank lines.")
@@ -135,6 +144,7 @@ def prepare(
             tokenizer=tokenizer,
             held_out=held_out,
             text_field=text_field,
+            ids_field=ids_field,
             kind=kind,
             whole_files=whole_files,
             language=language,

@@ -14,13 +14,14 @@ from lucid.files import open_file, reason_of, sha256_of
 from lucid.preparation.delimited import csv_rows, cut_rows
 from lucid.preparation.kinds import CSV, HTML, JSON_LINES, MARKDOWN, PYTHON_DOCS, TABLES, TEXT, TSV
 from lucid.preparation.markup import html_text, markdown_text
-from lucid.preparation.omissions import EMPTY, LONGEST_LINE, NO_TEXT, NUL, SURROGATE, UNREADABLE, Drop, refuse
+from lucid.preparation.omissions import EMPTY, LONGEST_LINE, NO_IDS, NO_TEXT, NUL, SURROGATE, UNREADABLE, Drop, refuse
 from lucid.preparation.pieces import Contents, Piece, Scan, cuts_after_lines, pieces_of, whole_text
 from lucid.preparation.plain_text import json_records, paragraphs
 from lucid.preparation.python_docs import module_files, python_documents
 from lucid.preparation.sources import Choice, Source, find_sources
 from lucid.preparation.standard_input import spooled
 from lucid.preparation.tables import cut_table, table_rows
+from lucid.preparation.token_ids import TokenIds, token_ids
 from lucid.preparation.unpacking import READ_ERRORS, Digested, unpacked
 
 # Characters of documents that are worth a round of array operations.
@@ -29,7 +30,7 @@ _CHARACTERS_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Document:
-    """One text; `source` and `line` say where it came from.
+    """One text, or the ids of its tokens in its place; `source` and `line` say where it came from.
 
     In a table the line is the number of the row, in the documentation of Python that of the document, all from 1.
     """
@@ -37,6 +38,20 @@ class Document:
     source: Source
     line: int
     text: str
+    ids: TokenIds | None = None
+
+    @property
+    def size(self) -> int:
+        """Characters, or ids."""
+        return len(self.text) if self.ids is None else len(self.ids.ids)
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of the text, or of the ids as 32-bit numbers (little-endian), in however many sentences.
+
+        Its first 64 bits decide the split, its first 128 whether two documents are equal.
+        """
+        content = self.text.encode() if self.ids is None else self.ids.ids.astype("<u4").tobytes()
+        return hashlib.sha256(content).digest()
 
 
 def scan(source: Source, piece_bytes: int, whole_files: bool) -> Scan:
@@ -84,8 +99,11 @@ class Reader:
     def documents(self, piece: Piece, drop: Drop) -> Iterator[Document]:
         """Yield the documents of a piece in order, holding one at a time."""
         try:
-            for line, text in self._texts(piece, drop):
-                yield Document(piece.source, line, text)
+            if piece.source.holds_ids:
+                yield from self._ids(piece, drop)
+            else:
+                for line, text in self._texts(piece, drop):
+                    yield Document(piece.source, line, text)
         except READ_ERRORS as error:
             self.close()
             drop(piece.source, piece.line, UNREADABLE, reason_of(error))
@@ -93,6 +111,18 @@ class Reader:
     def close(self) -> None:
         """Close the file that is open."""
         self._contents.close()
+
+    def _ids(self, piece: Piece, drop: Drop) -> Iterator[Document]:
+        is_table = piece.source.kind in TABLES
+        records = table_rows(piece, drop) if is_table else json_records(self._contents.of(piece), piece, drop)
+        for line, value in records:
+            ids = token_ids(value)
+            if ids is None:
+                drop(piece.source, line, NO_IDS, "")
+            elif not len(ids.ids):
+                drop(piece.source, line, EMPTY, "")
+            else:
+                yield Document(piece.source, line, "", ids)
 
     def _texts(self, piece: Piece, drop: Drop) -> Iterable[tuple[int, str]]:
         """Return the first line and the text of each document."""
@@ -144,7 +174,7 @@ def blocks_of(documents: Iterable[Document]) -> Iterator[list[Document]]:
     size = 0
     for document in documents:
         block.append(document)
-        size += len(document.text)
+        size += document.size
         if size >= _CHARACTERS_AT_ONCE:
             yield block
             block, size = [], 0

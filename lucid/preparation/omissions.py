@@ -13,6 +13,7 @@ LONGEST_LINE = 1 << 24
 TOO_LONG = f"longer than {LONGEST_LINE >> 20} MiB"
 NOT_UTF8, NUL, NOT_JSON, SURROGATE = "not UTF-8", "NUL bytes", "not JSON", "half a surrogate pair"
 NO_TEXT, EMPTY, UNREADABLE, DAMAGED_ROW = "no text", "empty document", "unreadable file", "damaged row"
+NO_IDS, UNKNOWN_ID, SPECIAL_ID = "no token ids", "id outside the vocabulary", "id of a special token"
 OTHER_KIND = "another kind of file"
 _ADVICE = {
     TOO_LONG: "break it into more lines (in .txt, as with fold -s)",
@@ -21,6 +22,9 @@ _ADVICE = {
     NOT_JSON: "mend or remove the line",
     SURROGATE: "mend or remove the line",
     NO_TEXT: "each record needs a field (--text-field) that is a string",
+    NO_IDS: "each record needs whole numbers in the field (--ids-field), as a list or a list of such lists",
+    UNKNOWN_ID: "take the vocabulary that the ids are of (--tokenizer)",
+    SPECIAL_ID: "tokenize without special tokens (add_special_tokens=False)",
     DAMAGED_ROW: "mend or remove it",
     EMPTY: "remove it",
     UNREADABLE: "mend it, or get it again",

@@ -5,9 +5,8 @@ length of each sentence; for each document the numbers of its sentences and toke
 and its origin: the numbers of its source and its line.
 """
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 
 from lucid.backend import Array
 from lucid.data.manifest import ORIGIN_DTYPE, token_dtype
+from lucid.data.tokenizer import special_tokens
 from lucid.errors import DataError
 from lucid.files import written_aside
 from lucid.preparation.documents import Document, Reader, blocks_of
@@ -78,17 +78,13 @@ class PortionReader:
         return documents if repeated is None else LineFilter(repeated).filtered(documents, dropped)
 
 
-def text_hash(text: str) -> bytes:
-    """Return the SHA-256 of a text. Its first 64 bits decide the split, its first 128 whether two texts are equal."""
-    return hashlib.sha256(text.encode()).digest()
-
-
 class PartWriter:
     """Encodes portions into parts, and remembers words in about `word_bytes` bytes from one to the next."""
 
     def __init__(self, settings: TextSettings, tokenizer: Tokenizer, word_bytes: int) -> None:
         self._settings, self._read = settings, settings.reader()
         self._encoder = TextEncoder(tokenizer, word_bytes)
+        self._vocab_size, self._special = tokenizer.get_vocab_size(), special_tokens(tokenizer)
         self._empty = {
             "tokens": np.zeros(0, token_dtype(tokenizer.get_vocab_size())),
             "sentence_lengths": np.zeros(0, np.uint8),
@@ -101,7 +97,8 @@ class PartWriter:
     def __call__(self, portion: Portion, path: Path) -> None:
         """Write the part of `portion` as the file `path`."""
         dropped = Dropped()
-        blocks = [self._encoded(block, dropped) for block in blocks_of(self._read(portion, dropped))]
+        documents = self._usable(self._read(portion, dropped), self._settings.drop_into(dropped))
+        blocks = [self._encoded(block, dropped) for block in blocks_of(documents)]
         arrays: dict[str, Any] = {
             name: np.concatenate([empty, *(block[name] for block in blocks)], dtype=empty.dtype, casting="unsafe")
             for name, empty in self._empty.items()
@@ -110,19 +107,35 @@ class PartWriter:
         with written_aside(path, DataError) as file:
             np.savez(file, **arrays)
 
+    def _usable(self, documents: Iterable[Document], drop: Drop) -> Iterator[Document]:
+        for document in documents:
+            fault = document.ids.fault(self._vocab_size, self._special) if document.ids is not None else None
+            if fault is None:
+                yield document
+            else:
+                drop(document.source, document.line, *fault)
+
+    def _sentences(self, documents: Sequence[Document]) -> Iterator[tuple[list[int], Array, Array]]:
+        """Yield ids of some sentences in a row, the number of each, and for each the number of its document."""
+        for number, document in enumerate(documents):
+            if document.ids is not None:
+                yield [number] * len(document.ids.lengths), *document.ids
+        texts = (document.text for document in documents)
+        for owners, sentences in _rounds(texts, self._settings.language):
+            yield owners, *self._encoder.encode(sentences)
+
     def _encoded(self, documents: list[Document], dropped: Dropped) -> dict[str, Array]:
         tokens, run_lengths = [self._empty["tokens"]], [self._empty["sentence_lengths"]]
         # Sentences (rounded up to runs) and tokens of each document.
         sums = np.zeros((len(documents), 2), np.int64)
-        for owners, sentences in _rounds(documents, self._settings.language):
-            ids, lengths = self._encoder.encode(sentences)
+        for owners, ids, lengths in self._sentences(documents):
             runs, found = _runs(lengths)
             tokens.append(ids.astype(self._empty["tokens"].dtype))
             run_lengths.append(found)
             np.add.at(sums, np.array(owners), np.stack([runs, lengths], axis=1))
         for index in np.flatnonzero(sums[:, 1] < 2).tolist():
             dropped.note(documents[index].source, documents[index].line, TOO_SHORT, "")
-        hashes = b"".join(text_hash(document.text)[:16] for document in documents)
+        hashes = b"".join(document.digest()[:16] for document in documents)
         return {
             "tokens": np.concatenate(tokens),
             "sentence_lengths": np.concatenate(run_lengths),
@@ -145,13 +158,13 @@ def _runs(lengths: Array) -> tuple[Array, Array]:
     return runs, run_lengths
 
 
-def _rounds(documents: Iterable[Document], language: str) -> Iterator[tuple[list[int], list[str]]]:
-    """Yield sentences that are encoded at once, and the number of the document that each is from."""
+def _rounds(texts: Iterable[str], language: str) -> Iterator[tuple[list[int], list[str]]]:
+    """Yield sentences that are encoded at once, and the number of the text that each is from."""
     owners: list[int] = []
     sentences: list[str] = []
     size = 0
-    for number, document in enumerate(documents):
-        for sentence in split_sentences(document.text, language):
+    for number, text in enumerate(texts):
+        for sentence in split_sentences(text, language):
             owners.append(number)
             sentences.append(sentence)
             size += len(sentence)

@@ -19,7 +19,7 @@ from lucid.errors import DataError
 from lucid.files import written_aside
 from lucid.preparation.line_filter import counts, digest, lines_of
 from lucid.preparation.omissions import Dropped
-from lucid.preparation.parts import Portion, TextSettings, text_hash
+from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
 from lucid.preparation.selection import HASH_RANGE, mark_copies
 
@@ -89,7 +89,7 @@ class TextHasher:
 
     def __call__(self, portion: Portion, path: Path) -> None:
         """Write the hashes of `portion` as the file `path`."""
-        hashes = b"".join(text_hash(document.text)[:16] for document in self._read(portion, Dropped()))
+        hashes = b"".join(document.digest()[:16] for document in self._read(portion, Dropped()))
         _save(path, np.frombuffer(hashes, ">u8").reshape(-1, 2))
 
 

@@ -85,6 +85,7 @@ def prepare(
     tokenizer: Path | None = None,
     held_out: float = 0.05,
     text_field: str | Sequence[str] = "text",
+    ids_field: str | None = None,
     kind: str | None = None,
     whole_files: bool = False,
     language: str = "en",
@@ -101,10 +102,10 @@ def prepare(
     A WordPiece tokenizer of `vocab_size` tokens is trained on `sample_bytes` of it. The text decides whether it is
     `cased`, whether it may `keep_accents`, and how many characters its `alphabet` has, unless they are given. No
     tokenizer is trained if the folder `tokenizer` holds one to use. The fraction `held_out` of the documents, chosen by
-    a hash of their text, goes into the split `held_out`, the rest into `train`. `text_field` and `kind` are those of a
-    `Choice`. Lines that stand in more than `drop_repeated_lines` documents are left out, and after that, with
-    `drop_duplicates`, documents whose text occurs before them. Sentences end as in `language` (see `language_code`).
-    Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
+    a hash of their text, goes into the split `held_out`, the rest into `train`. `text_field`, `ids_field` and `kind`
+    are those of a `Choice`. Lines that stand in more than `drop_repeated_lines` documents are left out, and after that,
+    with `drop_duplicates`, documents whose text occurs before them. Sentences end as in `language` (see
+    `language_code`). Text that cannot be used is left out, counted and listed, or with `strict` a `DataError`.
 
     The corpus does not depend on the number of `processes`. Called again with the same arguments, a preparation that
     was cut short goes on where it was. A folder that holds the same corpus already is left as it is; one that holds
@@ -115,7 +116,7 @@ def prepare(
     output, language = Path(output), language_code(language)
     if not isinstance(text_field, str) and len(text_field) == 1:
         (text_field,) = text_field
-    choice, settings = Choice(text_field, kind=kind), TextSettings(whole_files, language, strict)
+    choice, settings = Choice(text_field, ids_field, kind), TextSettings(whole_files, language, strict)
     vocabulary = VocabularySettings(vocab_size, cased, keep_accents, alphabet, sample_bytes)
     given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
     for contradiction in contradictions(given) if given else ():
@@ -125,6 +126,7 @@ def prepare(
         **(vocabulary.described() if given is None else dict.fromkeys(vocabulary.described())),
         "tokenizer": None if given is None else tokenizer_hash(given),
         "text_field": text_field if isinstance(text_field, str) else list(text_field),
+        "ids_field": ids_field,
         "format": kind,
         "whole_files": whole_files,
         "language": language,
@@ -133,6 +135,9 @@ def prepare(
     }
     _check_arguments(inputs, output, held_out, drop_repeated_lines)
     vocabulary.check(is_used=given is None)
+    if ids_field is not None and (given is None or drop_repeated_lines is not None):
+        what = "have no lines: leave out --drop-repeated-lines" if given else "need their vocabulary: pass --tokenizer"
+        raise DataError(f"token ids (--ids-field) {what}")
     sources, others = find_sources(inputs, choice)
     dropped = Dropped()
     for other in others:

@@ -38,14 +38,23 @@ def table_rows(piece: Piece, drop: Drop) -> Iterator[tuple[int, Any]]:
     for first, column in batches(piece.source, piece.start, piece.stop):
         start, stop = max(piece.start - first, 0), piece.stop - first
         for number, value in enumerate(column[start : max(stop, 0)], start=first + start + 1):
-            buffer = value.as_buffer() if hasattr(value, "as_buffer") else None
-            if buffer is not None and buffer.size > LONGEST_LINE:
+            size, held = _held(value)
+            if size > LONGEST_LINE:
                 drop(piece.source, number, TOO_LONG, "")
                 continue
             try:
-                yield number, value.as_py()
+                yield number, held if piece.source.holds_ids else value.as_py()
             except UnicodeDecodeError as error:
                 drop(piece.source, number, NOT_UTF8, error.reason)
+
+
+def _held(value: Any) -> tuple[int, Any]:
+    """Return the bytes of the text or the list that a value of pyarrow is, and the array of the list, if it is one."""
+    if hasattr(value, "as_buffer"):
+        buffer = value.as_buffer()
+        return (0 if buffer is None else buffer.size), None
+    values = getattr(value, "values", None)
+    return (0, None) if values is None else (values.nbytes, values)
 
 
 def _parquet_size(source: Source) -> tuple[int, int]:

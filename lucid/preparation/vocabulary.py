@@ -22,7 +22,7 @@ from lucid.data.tokenizer import LARGEST_VOCABULARY, SPECIAL_TEXTS, bert_tokeniz
 from lucid.errors import DataError
 from lucid.files import open_text, written_aside
 from lucid.preparation.omissions import Dropped
-from lucid.preparation.parts import Portion, TextSettings, text_hash
+from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
 from lucid.preparation.scripts import Normalisation, Scripts
 from lucid.preparation.selection import HASH_RANGE, Census
@@ -104,7 +104,7 @@ class SampleWriter:
         dropped = Dropped()
         hashes, chosen = [], []
         for document in self._read(portion, dropped):
-            digest = text_hash(document.text)
+            digest = document.digest()
             # The sample uses other bits than the split: or all of a small sample would be held out.
             split, sample = (int.from_bytes(digest[start : start + 8], "big") for start in (0, 8))
             hashes.append(split)
