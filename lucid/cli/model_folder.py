@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from lucid.data import load_tokenizer
 from lucid.data.tokenizer import save_tokenizer
 from lucid.errors import CheckpointError, ConfigError
+from lucid.files import check_writable, reason_of
 from lucid.models import BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.models.bert.sentence_transformers import read_files, write_files
@@ -81,6 +82,12 @@ class ModelFolder:
 
 
 def check_new(output: Path) -> None:
-    """Raise `CheckpointError` if there is something other than an empty folder in the place of a model to be made."""
+    """Raise `CheckpointError` if no model can be made in the folder `output`, or if it is there and not empty."""
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
         raise CheckpointError(f"{output} exists and is not an empty folder: choose another")
+    try:
+        check_writable(output)
+    except OSError as error:
+        raise CheckpointError(
+            f"{output} cannot be made, because {error.filename} cannot be written ({reason_of(error)}): choose another"
+        ) from error

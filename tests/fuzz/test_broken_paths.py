@@ -60,8 +60,8 @@ OPENED = {
     "extend": Opened(
         ("extend", "model", "books", "corpus", "-o", "new", "--tokens", "5", "--at-least", "1", "--processes", "1"),
         ("books", "books/b.jsonl", *in_model(*WEIGHTS, *TOKENIZER), *in_corpus("train", "held_out")),
-        # Without its manifest the corpus is a folder with a text, the list of what was left out.
-        dispensable=("books/b.jsonl", *WITHOUT, "corpus/manifest.json", "corpus/tokenizer/tokenizer.json"),
+        # An empty file is an empty text. Without its manifest the corpus is a folder with one: what was left out.
+        dispensable=("books/b.jsonl", *WITHOUT, "corpus", "corpus/manifest.json", "corpus/tokenizer/tokenizer.json"),
     ),
     "train": Opened(("train", "run.yaml", "run_folder=new"), ("run.yaml", *in_corpus("train", "held_out"))),
     "train, resuming": Opened(
