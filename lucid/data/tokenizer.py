@@ -99,10 +99,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if "added_tokens_decoder" not in settings:
         settings = _json_object(folder / "special_tokens_map.json") | settings
         added = _json_object(folder / "added_tokens.json")
-    if os.path.lexists(folder / "tokenizer.json"):  # also a link to a file that is gone: nothing stands in for that
-        path = folder / "tokenizer.json"
+    model, path = _json_object(folder / "config.json"), folder / "tokenizer.json"
+    is_described = os.path.lexists(path)  # also by a link to a file that is gone: nothing stands in for that
+    if problem := tokenizer_settings.foreign_class(settings, model, is_described):
+        raise DataError(f"the tokenizer in {folder} {problem}")
+    if is_described:
         normalisation: dict[str, bool | None] = {}
-        if tokenizer_settings.is_berts(settings, _json_object(folder / "config.json")):
+        if tokenizer_settings.is_berts(settings, model):
             normalisation = _as_part(config, lambda: tokenizer_settings.normalisation(settings))
         tokenizer = _parsed(path, lambda text: _of_bert(text, normalisation))
     elif os.path.lexists(folder / "vocab.txt"):
@@ -255,10 +258,12 @@ def tokenizer_files(tokenizer: Tokenizer, longest: int | None = None) -> dict[st
     parts, added = _parts(tokenizer), added_tokens(tokenizer)
     normalizer, longest_word = parts["normalizer"], parts["model"]["max_input_chars_per_word"]
     # BertTokenizer makes normaliser and model anew, from these settings alone. The other class reads tokenizer.json.
-    is_plain = normalizer.get("clean_text", False) and longest_word == BERTS_LONGEST_WORD
+    is_cleaned = normalizer.get("clean_text", False)
+    is_plain = is_cleaned and longest_word == BERTS_LONGEST_WORD
     config: dict[str, Any] = {
         "tokenizer_class": "BertTokenizer" if is_plain else "PreTrainedTokenizerFast",
-        **(tokenizer_settings.normalisation_settings(normalizer) if is_plain else {}),
+        # Whoever opens it by BertTokenizer all the same gets other ids for long words alone.
+        **(tokenizer_settings.normalisation_settings(normalizer) if is_cleaned else {}),
         **({} if longest is None else {"model_max_length": longest}),
         **{f"{name}_token": SPECIAL_TEXTS[field] for name, field in _CONFIG_NAMES.items()},
     }

@@ -17,7 +17,11 @@ _NORMALISATION = {
     "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
 # Ends of the names of transformers' classes that make BERT's normaliser anew, such as `DistilBertTokenizer`.
-_BERTS_CLASSES = "BertTokenizer", "ElectraTokenizer"
+_BERTS_CLASSES = "BertTokenizer", "ElectraTokenizer", "EncoderTokenizer", "ReaderTokenizer", "LayoutLMTokenizer"
+# Classes of any tokenizer.
+_GENERAL_CLASSES = "PreTrainedTokenizer", "TokenizersBackend"
+# Settings of Japanese tokenizers alone.
+_JAPANESE = "word_tokenizer_type", "subword_tokenizer_type"
 # Old versions of transformers and new ones name the list differently.
 _SPECIAL_LISTS = "additional_special_tokens", "extra_special_tokens"
 _FLAGS = "single_word", "lstrip", "rstrip", "normalized", "special"
@@ -25,10 +29,30 @@ _FLAGS = "single_word", "lstrip", "rstrip", "normalized", "special"
 
 def is_berts(settings: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
     """Return whether the class is BERT's that transformers chooses by `tokenizer_config.json` and `config.json`."""
-    kind = settings.get("tokenizer_class") or model.get("tokenizer_class")
-    if kind is None:
-        return model.get("model_type") == "bert"
-    return str(kind).removesuffix("Fast").endswith(_BERTS_CLASSES)
+    kind = _class(settings, model)
+    return kind.endswith(_BERTS_CLASSES) if kind else model.get("model_type") == "bert"
+
+
+def _class(settings: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Return the name of the class without "Fast"; "" if there is none."""
+    return str(settings.get("tokenizer_class") or model.get("tokenizer_class") or "").removesuffix("Fast")
+
+
+def foreign_class(settings: Mapping[str, Any], model: Mapping[str, Any], is_described: bool) -> str | None:
+    """Return why a tokenizer of this class would get other ids here than in transformers, and what to do, or None.
+
+    It `is_described` if there is a `tokenizer.json`, which says how any class splits text.
+    """
+    kind, instead = _class(settings, model), "train another (lucid prepare without --tokenizer)"
+    if "Japanese" in kind or any(settings.get(name) for name in _JAPANESE):
+        return (
+            f"is of class {kind or 'BertJapaneseTokenizer'}, which first looks for words in a dictionary: {instead}, "
+            "or put spaces between the words of the text, and take a folder with its vocab.txt and a "
+            'tokenizer_config.json of {"do_lower_case": false, "tokenize_chinese_chars": false}'
+        )
+    if not is_described and kind and not kind.endswith((*_BERTS_CLASSES, *_GENERAL_CLASSES)):
+        return f"is of class {kind}, and lucid reads the WordPiece tokenizers of BERT: {instead}"
+    return None
 
 
 def normalisation(settings: Mapping[str, Any]) -> dict[str, bool | None]:

@@ -173,7 +173,8 @@ def test_a_normaliser_that_transformers_would_change_is_left_to_tokenizer_json(t
         save_tokenizer(load_tokenizer(tmp_path), tmp_path)
         config = json.loads((tmp_path / "tokenizer_config.json").read_text())
         assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
-        assert "do_lower_case" not in config
+        # What BertTokenizer can know of it, if it is opened by that.
+        assert ("do_lower_case" in config) == ("normalizer" not in changes)
         (tmp_path / "tokenizer_config.json").unlink()
 
 
@@ -211,3 +212,53 @@ def test_the_class_decides_which_file_says_how_to_normalise(
     config = {"tokenizer_class": kind, **settings} if kind else settings
     read = load_tokenizer(write(tmp_path, tokenizer_config=config, **files))
     assert tokenizer_hash(read) == tokenizer_hash(by_config if is_berts else by_json)
+
+
+JAPANESE = r"which first looks for words in a dictionary: train another .*, or put spaces between the words"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"tokenizer_config": {"tokenizer_class": "BertJapaneseTokenizer"}},
+            f"class BertJapaneseTokenizer, {JAPANESE}",
+        ),
+        ({"config": {"model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer"}}, JAPANESE),
+        ({"tokenizer_config": {"do_lower_case": False, "word_tokenizer_type": "mecab"}}, JAPANESE),
+        ({"tokenizer_config": {"subword_tokenizer_type": "character"}}, JAPANESE),
+        (
+            {
+                "tokenizer_config": {"tokenizer_class": "BertJapaneseTokenizer"},
+                "tokenizer": json.loads(plain().to_str()),
+            },
+            JAPANESE,
+        ),
+        (
+            {"tokenizer_config": {"tokenizer_class": "BertweetTokenizer"}},
+            "is of class BertweetTokenizer, and lucid reads",
+        ),
+        ({"config": {"tokenizer_class": "EsmTokenizer"}}, "is of class EsmTokenizer, and lucid reads"),
+    ],
+)
+def test_a_class_that_splits_text_in_another_way_is_refused(
+    files: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=f"the tokenizer in {tmp_path} .*{message}"):
+        load_tokenizer(write(tmp_path, **files))
+
+
+def test_a_folder_without_vocabulary_names_its_class_if_that_is_why(tmp_path: Path) -> None:
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(DataError, match=r"expected tokenizer\.json or vocab\.txt in it"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    with pytest.raises(DataError, match="is of class RobertaTokenizer"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["DistilBertTokenizer", "LayoutLMTokenizerFast", "PreTrainedTokenizerFast", None])
+def test_a_vocabulary_is_read_for_classes_that_split_as_bert_does(kind: str | None, tmp_path: Path) -> None:
+    config = {"do_lower_case": False, **({"tokenizer_class": kind} if kind else {})}
+    read = load_tokenizer(write(tmp_path, tokenizer_config=config))
+    assert tokenizer_hash(read) == tokenizer_hash(plain(lowercase=False))

@@ -1,12 +1,14 @@
 """The tokenizer that lucid writes is the one that transformers loads, and the other way round. Needs transformers."""
 
 import json
+from itertools import product
+from pathlib import Path
 
 import pytest
 
 transformers = pytest.importorskip("transformers")
 
-from lucid.data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer  # noqa: E402
+from lucid.data.tokenizer import bert_tokenizer, load_tokenizer, save_tokenizer, tokenizer_hash  # noqa: E402
 from lucid.preparation.extension import with_words  # noqa: E402
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -59,13 +61,13 @@ def test_transformers_gives_the_ids_of_a_saved_tokenizer_and_truncates(normalisa
 @pytest.mark.parametrize("only_vocabulary", [False, True])
 def test_added_tokens_that_transformers_saves_get_its_ids(only_vocabulary, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    theirs = transformers.BertTokenizer.from_pretrained(tmp_path)
+    theirs = transformers.BertTokenizerFast.from_pretrained(tmp_path)
     theirs.add_tokens(["covid19", transformers.AddedToken("a雲", single_word=True)])
     theirs.add_special_tokens({"additional_special_tokens": ["<E1>"]})
     if only_vocabulary:
         added = {token: number for token, number in theirs.get_added_vocab().items() if number >= len(WORDS)}
         (tmp_path / "added_tokens.json").write_text(json.dumps(added))
-        theirs = transformers.BertTokenizer.from_pretrained(tmp_path)
+        theirs = transformers.BertTokenizerFast.from_pretrained(tmp_path)
     else:
         theirs.save_pretrained(tmp_path)
     ours = load_tokenizer(tmp_path)
@@ -94,4 +96,29 @@ def test_a_tokenizer_without_normaliser_keeps_its_ids(tmp_path):
     save_tokenizer(ours, tmp_path, LONGEST)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     for text in TEXTS:
+        assert theirs(text).input_ids == ours.encode(text).ids
+
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "tokenizers.json").read_text())
+KINDS = list(product((True, False), (True, False, None), (True, False)))
+
+
+@pytest.mark.parametrize(("lowercase", "strip_accents", "chinese"), KINDS)
+def test_transformers_gives_the_ids_of_every_kind_on_text_in_many_scripts(lowercase, strip_accents, chinese, tmp_path):
+    vocabulary = {token: number for number, token in enumerate(GOLDEN["vocabulary"])}
+    ours = bert_tokenizer(vocabulary, lowercase=lowercase, strip_accents=strip_accents, handle_chinese_chars=chinese)
+    save_tokenizer(ours, tmp_path, LONGEST)
+    for theirs in read_by_both(tmp_path):
+        for text in GOLDEN["texts"]:
+            assert theirs(text).input_ids == ours.encode(text).ids
+        theirs.save_pretrained(tmp_path / "again")
+        assert tokenizer_hash(load_tokenizer(tmp_path / "again")) == tokenizer_hash(ours)
+
+
+def test_text_with_long_words_gets_the_same_ids_by_the_class_that_reads_tokenizer_json(tmp_path):
+    vocabulary = {token: number for number, token in enumerate(GOLDEN["vocabulary"])}
+    ours = bert_tokenizer(vocabulary, 500, lowercase=False)
+    save_tokenizer(ours, tmp_path, LONGEST)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in GOLDEN["texts"]:
         assert theirs(text).input_ids == ours.encode(text).ids
