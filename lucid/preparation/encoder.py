@@ -25,6 +25,8 @@ _LONG_WORD = 1 << 14
 # Marks a piece of a long word that is no added token, even if it looks like one now: half a surrogate pair, which no
 # text holds.
 _NOT_ADDED = "\ud800"
+# Stands after each of the words that are encoded together. No word holds one.
+_END_OF_WORD = AddedToken(" ", normalized=False)
 # Categories of the characters of a word.
 _IN_WORDS = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"}
 # Memory of a remembered word without its characters and ids: a dictionary entry, its number, and its count of ids.
@@ -48,6 +50,8 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Tokenizer, most_bytes: int) -> None:
         self._tokenizer, self._plain = without_special_tokens(tokenizer), without_added_tokens(tokenizer)
+        self._tokenizer.add_tokens([_END_OF_WORD])
+        self._plain.add_tokens([_END_OF_WORD])
         added = added_tokens(tokenizer).values()
         # The tokenizer looks for some added tokens in the text, and then for the others in the normalised text.
         self._in_text = _Finder({token.content: token for token in added if not token.normalized})
@@ -119,14 +123,10 @@ class TextEncoder:
 
     def _encode(self, texts: list[str]) -> tuple[Array, Array]:
         """Return the ids of all words in a row, uint32, and the number of each text, int64."""
-        number_of = self._numbers.__getitem__
-        numbers: list[int] = []
-        ends = np.zeros(len(texts) + 1, np.int64)
-        for number, text in enumerate(texts, start=1):
-            numbers.extend(map(number_of, text.split(" ")))
-            ends[number] = len(numbers)
+        words = " ".join(texts).split(" ")
+        word_numbers = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
+        ends = np.cumsum([0, *(text.count(" ") + 1 for text in texts)])
         self._learn()
-        word_numbers = np.array(numbers, np.int64)
         counts = self._counts[word_numbers].astype(np.int64)
         stops = np.concatenate([[0], np.cumsum(counts)])
         starts = (np.cumsum(self._counts, dtype=np.int64) - self._counts)[word_numbers]
@@ -140,13 +140,12 @@ class TextEncoder:
             return
         counts, ids = [self._counts], [self._ids]
         for words in _batches(unknown):
-            found: list[list[int]] = []
             for is_piece, group in groupby(words, lambda word: word.startswith(_NOT_ADDED)):
                 tokenizer = self._plain if is_piece else self._tokenizer
-                texts = [word.removeprefix(_NOT_ADDED) for word in group]
-                found += [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-            counts.append(np.array([len(each) for each in found], np.uint32))
-            ids.append(np.array([token for each in found for token in each], np.uint32))
+                found = _ids_of(tokenizer, (word.removeprefix(_NOT_ADDED) for word in group))
+                ends = np.flatnonzero(found == tokenizer.token_to_id(_END_OF_WORD.content))
+                counts.append(np.diff(ends, prepend=-1).astype(np.uint32) - np.uint32(1))
+                ids.append(np.delete(found, ends))
         self._bytes += _memory_of(unknown, sum(map(len, ids[1:])))
         self._counts, self._ids = np.concatenate(counts), np.concatenate(ids)
 
@@ -157,6 +156,13 @@ class TextEncoder:
         self._counts = self._counts[:keep].copy()
         self._ids = self._ids[: self._counts.sum()].copy()
         self._bytes = _memory_of(words, len(self._ids))
+
+
+def _ids_of(tokenizer: Tokenizer, words: Iterable[str]) -> Array:
+    """Return the ids of words in a row, uint32, with the id of `_END_OF_WORD` after each."""
+    text = "".join(f"{word}{_END_OF_WORD.content}" for word in words)
+    [encoding] = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    return np.array(encoding.ids, np.uint32)
 
 
 class _Finder:

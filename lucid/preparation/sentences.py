@@ -6,7 +6,6 @@ it. So the layout is read first, and each list item, heading and paragraph is sp
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 
 import sentencex
 
@@ -39,8 +38,10 @@ def split_sentences(text: str, language: str = "en") -> Iterator[str]:
     number = ""
     for block in _blocks(text):
         for segment in _segments(block, language):
-            sentence = " ".join([number, *segment.split()]).strip()
-            if sentence and not _is_number(sentence):
+            sentence = " ".join(segment.split())
+            if number:
+                sentence = f"{number} {sentence}".strip()
+            if len(sentence) > _LONGEST_NUMBER or not _is_number(sentence):
                 yield sentence
                 sentence = ""
             number = sentence
@@ -66,11 +67,24 @@ def _segments(block: str, language: str) -> Iterable[str]:
     """Return the segments of a block. Some of them hold only white space."""
     if len(block) > _AT_ONCE:
         return [block]
-    # Text of a JSON line may end its lines in any way.
-    rows = (rows for blank, rows in groupby(block.splitlines(), lambda row: not row.strip()) if not blank)
-    paragraphs = "\n\n".join(part for paragraph in rows for part in unwrap(paragraph))
+    paragraphs = "\n\n".join(line for rows in _paragraphs(block) for line in unwrap(rows))
     return mended(paragraphs, sentencex.segment(language, paragraphs))
 
 
+def _paragraphs(block: str) -> Iterator[list[str]]:
+    """Yield the lines between blank ones, without the spaces at their ends."""
+    rows: list[str] = []
+    # Text of a JSON line may end its lines in any way.
+    for row in map(str.rstrip, block.splitlines()):
+        if row:
+            rows.append(row)
+        elif rows:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
 def _is_number(sentence: str) -> bool:
-    return len(sentence) <= _LONGEST_NUMBER and not sentence[-1].isdigit() and not any(map(str.isalpha, sentence))
+    """Return whether a short sentence is the number of a list item, or nothing."""
+    return not sentence[-1:].isdigit() and not any(map(str.isalpha, sentence))

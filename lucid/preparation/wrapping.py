@@ -6,7 +6,7 @@ first word of the next line would have passed the width. Lines that mean somethi
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import prod
 from typing import NamedTuple
@@ -52,14 +52,14 @@ class _Line(NamedTuple):
     is_item: bool
 
 
-def unwrap(rows: Iterable[str]) -> Iterator[str]:
-    """Yield the lines of a paragraph, none of them blank. Those that belong together are joined.
+def unwrap(rows: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a paragraph. Those that belong together are joined.
 
-    They are joined by a space, but for text that is written without spaces.
+    They are joined by a space, but for text that is written without spaces. `rows` are not blank, and no space ends
+    one.
     """
-    rows = [row.rstrip() for row in rows]
-    if not _NARROWEST <= (width := _width(rows)) <= _WIDEST:
-        yield from map(str.strip, rows)
+    if len(rows) == 1 or not _NARROWEST <= (width := _width(rows)) <= _WIDEST:
+        yield from map(str.lstrip, rows)
         return
     lines = [_line(row) for row in rows]
     cased = _is_cased(lines)
@@ -101,15 +101,18 @@ def _columns(text: str) -> int:
 
 
 def _line(row: str) -> _Line:
-    text = row.strip()
+    text = row.lstrip()
     word = text.split(maxsplit=1)[0]
-    ideograph = _IDEOGRAPH.match(text)
-    needed = _columns(ideograph[0]) if ideograph else 1 + min(_columns(word), _LONGEST_WORD)
-    item = _BULLET.match(text)
-    first = (text[item.end() if item else 0 :].lstrip(_OPENING) or text)[0]
+    needed = 1 + min(_columns(word), _LONGEST_WORD)
+    if not text[0].isascii() and (ideograph := _IDEOGRAPH.match(text)):
+        needed = _columns(ideograph[0])
+    first, item = text[0], None
+    if not first.isalpha():
+        item = _BULLET.match(text)
+        first = (text[item.end() if item else 0 :].lstrip(_OPENING) or text)[0]
     is_capital = first.isupper() or first.istitle()
-    goes_on = first.isalpha() and not is_capital
-    return _Line(text, _columns(row), needed, is_capital, goes_on, first.islower(), item is not None)
+    goes_on = not is_capital and first.isalpha()
+    return _Line(text, _columns(row), needed, is_capital, goes_on, goes_on and first.islower(), item is not None)
 
 
 def _is_full(before: _Line, line: _Line, width: int) -> bool:
