@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from lucid.data.tokenizer import LARGEST_VOCABULARY, special_tokens, without_added_tokens
 from lucid.errors import DataError
 from lucid.preparation.encoder import TextEncoder
-from lucid.preparation.omissions import Dropped
+from lucid.preparation.omissions import OTHER_KIND, Dropped
 from lucid.preparation.parts import TextSettings
 from lucid.preparation.processes import run_tasks
 from lucid.preparation.sources import Choice, find_sources
@@ -38,9 +38,11 @@ def sample(
     report: Report,
 ) -> Samples:
     """Write a sample of the text of `inputs` (see `prepare`) to `folder`, and return it. Raises `DataError`."""
-    sources = spooled(find_sources(inputs, choice)[0], folder, choice)
+    sources, others = find_sources(inputs, choice)
     dropped = Dropped()
-    plan = make_plan(sources, settings, {}, dropped, report)
+    for other in others:
+        dropped.note(other, 0, OTHER_KIND, "")
+    plan = make_plan(spooled(sources, folder, choice), settings, {}, dropped, report)
     writer, tasks = sampling(settings, plan.portions, folder)
     done, total = 0, sum(task.size for task in tasks)
     report("sampling", done, total)

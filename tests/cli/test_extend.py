@@ -181,11 +181,17 @@ def test_a_model_without_heads_stays_without_and_a_padded_vocabulary_is_cut(luci
     np.testing.assert_array_equal(new[ROWS][: SIZE + TOKENS], weights[ROWS])
 
 
-def test_text_that_cannot_be_used_is_mentioned(lucid, run_folder, text_file, tmp_path):
-    (tmp_path / "bad.jsonl").write_text("no json\n")
-    code, output, _ = lucid("extend", run_folder, text_file, tmp_path / "bad.jsonl", "-o", tmp_path / "new", *NEW)
+@pytest.mark.parametrize(
+    ("name", "mention"), [("bad.jsonl", "bad.jsonl:1: not JSON"), ("bad.pdf", "bad.pdf: another kind of file")]
+)
+def test_text_that_cannot_be_used_is_mentioned(name, mention, lucid, run_folder, text_file, tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    shutil.copy(text_file, folder)
+    (folder / name).write_text("no json\n")
+    code, output, _ = lucid("extend", run_folder, folder, "-o", tmp_path / "new", *NEW)
     assert code == 0
-    assert "some of the text could not be used, first bad.jsonl:1: not JSON" in output
+    assert f"some of the text could not be used, first {mention}" in output
 
 
 @pytest.fixture
