@@ -1,4 +1,4 @@
-"""The languages whose abbreviations `sentencex` knows, by their codes, and Chinese, which has none."""
+"""The languages whose abbreviations `sentencex` knows, by their codes, and those that have hardly any."""
 
 import re
 from difflib import get_close_matches
@@ -10,12 +10,14 @@ LANGUAGES = {
     "ar": "Arabic",
     "bg": "Bulgarian",
     "bn": "Bengali",
+    "bo": "Tibetan",
     "ca": "Catalan",
     "da": "Danish",
     "de": "German",
     "el": "Greek",
     "en": "English",
     "es": "Spanish",
+    "fa": "Persian",
     "fi": "Finnish",
     "fr": "French",
     "gu": "Gujarati",
@@ -24,7 +26,10 @@ LANGUAGES = {
     "it": "Italian",
     "ja": "Japanese",
     "kk": "Kazakh",
+    "km": "Khmer",
     "kn": "Kannada",
+    "ko": "Korean",
+    "lo": "Lao",
     "ml": "Malayalam",
     "mr": "Marathi",
     "my": "Burmese",
@@ -36,7 +41,9 @@ LANGUAGES = {
     "sk": "Slovak",
     "ta": "Tamil",
     "te": "Telugu",
+    "th": "Thai",
     "uk": "Ukrainian",
+    "ur": "Urdu",
     "zh": "Chinese",
 }
 
@@ -54,4 +61,4 @@ def language_code(language: str) -> str:
     near = get_close_matches(wanted, [name for name in codes if len(name) > 2], n=1)
     known = ", ".join(f"{name} ({code})" for code, name in LANGUAGES.items())
     advice = f"did you mean {LANGUAGES[codes[near[0]]]} ({codes[near[0]]})?" if near else f"known are {known}"
-    raise DataError(f"the language {language!r} is unknown: {advice}. For text in another one take the most similar")
+    raise DataError(f"the language {language!r} is unknown: {advice}. For text in another one leave it out")

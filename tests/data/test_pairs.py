@@ -18,6 +18,9 @@ TEXTS = {
     "list items": (6, 0.8, (80, 200)),
     "all lengths": (20, 1.2, (40, 80)),
     "short documents": (20, 0.6, (2, 12)),
+    # As measured on Debian's translated documentation.
+    "Chinese": (19, 0.7, (6, 54)),
+    "Thai": (8, 0.7, (10, 140)),
 }
 
 

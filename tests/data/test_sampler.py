@@ -1,5 +1,6 @@
 """Samples are a pure function of the seed and of their number, and have the statistics of BERT."""
 
+import random
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -242,6 +243,22 @@ def test_the_pieces_of_a_word_are_chosen_together(corpus: Corpus) -> None:
     other = Sampler(corpus, SETTINGS, seed=11).batch(0, range(2000))
     assert (unmasked(batch) == unmasked(other)).all()
     assert (batch.nsp_labels == other.nsp_labels).all()
+
+
+@pytest.mark.parametrize("letters", ["あいうえおかきくけこさしすせそ", "กขคงจฉชซญดตถทธน"], ids=["Japanese", "Thai"])
+def test_text_without_spaces_is_masked_as_often_by_words(letters: str, tmp_path: Path) -> None:
+    draw = random.Random(1)
+    documents = [" ".join("".join(draw.choices(letters, k=60)) for _ in range(30)) for _ in range(20)]
+    (tmp_path / "text.txt").write_text("\n\n".join(documents), "utf-8")
+    prepare([tmp_path / "text.txt"], tmp_path / "corpus", vocab_size=200, held_out=0)
+    corpus = Corpus.open(tmp_path / "corpus")
+    by_words, by_tokens = (
+        Sampler(corpus, replace(SETTINGS, whole_word_mask=whole), seed=1).batch(0, range(200)).mlm_labels
+        for whole in (True, False)
+    )
+    masked = (by_words != IGNORE_INDEX).sum(axis=1)
+    assert masked.tolist() == (by_tokens != IGNORE_INDEX).sum(axis=1).tolist()
+    assert masked.min() > 0
 
 
 def test_every_other_document_is_drawn_as_a_random_segment(corpus: Corpus) -> None:

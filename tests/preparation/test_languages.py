@@ -20,6 +20,11 @@ def test_every_language_is_found_by_its_code_and_its_name() -> None:
         assert language_code(code) == language_code(name) == code
 
 
+@pytest.mark.parametrize("given", ["Thai", "th", "Korean", "ko", "Persian", "ur"])
+def test_languages_with_hardly_any_abbreviations_are_known(given: str) -> None:
+    assert list(split_sentences("See 3.5. Then go.", language_code(given))) == ["See 3.5.", "Then go."]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
