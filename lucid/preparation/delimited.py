@@ -73,11 +73,15 @@ def cut_rows(content: BinaryIO, source: Source, piece_bytes: int) -> tuple[Layou
 
 
 def _layout(head: Sequence[bytes], source: Source) -> Layout:
+    csv.field_size_limit(LONGEST_LINE)
     found: list[str] = []
     for delimiter in "\t" if source.kind == TSV else _DELIMITERS:
         # The byte order mark is no part of the first name.
         texts = [line.decode("utf-8-sig", errors="replace") for line in head]
-        cells = next(csv.reader(texts, delimiter=delimiter), [])
+        try:
+            cells = next(csv.reader(texts, delimiter=delimiter), [])
+        except csv.Error as error:
+            raise EOFError(f"its first line cannot be read: {error}") from error
         found = found or cells
         if source.field in cells:
             return Layout(delimiter, cells.index(source.field), len(cells))

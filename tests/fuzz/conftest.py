@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import yaml
 from forks import ForkServer
+from pyarrow import ipc, parquet
 from small_run import SETTINGS
 from texts import made_up_text
 
@@ -30,6 +32,8 @@ def originals(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (folder / "books").mkdir()
     (folder / "books" / "a.txt").write_text(made_up_text(60, seed=1), encoding="utf-8")
     (folder / "books" / "b.jsonl").write_text('{"text": "One is here. Two is here."}\n' * 3)
+    parquet.write_table(pyarrow.table({"input_ids": [[7, 8, 9], [8, 9]]}), folder / "ids.parquet")
+    save_dataset(folder / "saved")
     (folder / "hosts").write_text("localhost\n")
     (folder / "run.yaml").write_text(yaml.safe_dump(run_of_two_steps()))
     for command in (
@@ -42,6 +46,16 @@ def originals(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
         assert result.code == 0, result.errors
     (folder / "slurm" / "site.env").write_text(SITE)
     return folder
+
+
+def save_dataset(folder: Path) -> None:
+    """Write the files of `Dataset.save_to_disk`."""
+    folder.mkdir()
+    table = pyarrow.table({"text": ["One is here. Two is here."] * 3})
+    with ipc.new_stream(folder / "data.arrow", table.schema) as stream:
+        stream.write_table(table)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    (folder / "dataset_info.json").write_text("{}")
 
 
 def run_of_two_steps() -> dict[str, Any]:

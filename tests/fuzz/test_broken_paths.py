@@ -52,6 +52,15 @@ OPENED = {
         ("books", "books/b.jsonl"),
         dispensable=("books/b.jsonl",),
     ),
+    "prepare a saved dataset": Opened(
+        ("prepare", "saved", "books", "-o", "new", "--vocab-size", "200", "--processes", "1"),
+        ("saved", "saved/state.json", "saved/data.arrow"),
+        dispensable=(
+            "saved",
+            "saved/state.json",
+            "saved/data.arrow",
+        ),  # an empty file without a suffix is an empty text
+    ),
     "prepare with a tokenizer": Opened(
         ("prepare", "books", "-o", "new", "--tokenizer", "model", "--processes", "1"),
         in_model(*TOKENIZER),

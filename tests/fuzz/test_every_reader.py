@@ -3,7 +3,9 @@
 A compressed file is filled with compressed nonsense. The time of the processor and the memory are bounded.
 """
 
+import bz2
 import gzip
+import lzma
 import os
 import random
 import string
@@ -35,7 +37,7 @@ CONTENTS = {
     "no letters at all": b". " * 100_000,
     "accents": ("e" + "\u0301" * 100_000).encode(),
 }
-PACKED = {".gz": gzip.compress, ".zst": zstandard.compress}
+PACKED = {".gz": gzip.compress, ".zst": zstandard.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
 # Bytes of nothing: a file with a hole, or a small compressed one.
 HUGE = 1 << 29
 
@@ -48,15 +50,17 @@ class Reader:
     instead_of: tuple[str, ...] = ()
 
 
-def preparing(name: str) -> Reader:
-    good, options = "books/b.jsonl", ("--vocab-size", 100, "--held-out", 0, "--processes", 1, "--overwrite")
-    return Reader(("prepare", name, good, "-o", "new", *options))
+def preparing(name: str, good: str = "books/b.jsonl", *more: str) -> Reader:
+    options = "--vocab-size", 100, "--held-out", 0, "--processes", 1, "--overwrite"
+    return Reader(("prepare", name, good, "-o", "new", *options, *more))
 
 
 PREDICT = "predict", "model", "One is [MASK] here."
 READERS = {
     **{f"text{suffix}": preparing(f"text{suffix}") for suffix in (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".parquet")},
-    **{f"text{suffix}": preparing(f"text{suffix}") for suffix in (".jsonl.gz", ".jsonl.zst")},
+    **{f"text{suffix}": preparing(f"text{suffix}") for suffix in (".jsonl.gz", ".jsonl.zst", ".txt.xz")},
+    **{f"text{suffix}": preparing(f"text{suffix}") for suffix in (".csv", ".html", ".arrow")},
+    "ids.jsonl": preparing("ids.jsonl", "ids.parquet", "--tokenizer", "model", "--ids-field", "input_ids"),
     "model/tokenizer.json": Reader(PREDICT),
     "model/vocab.txt": Reader(PREDICT, ("model/tokenizer.json",)),
     "model/tokenizer_config.json": Reader(PREDICT, ("model/tokenizer.json",)),
