@@ -17,6 +17,7 @@ from lucid.distributed.communicators.announcement import announced
 from lucid.errors import LaunchError
 from lucid.launch.limits import available_cores
 from lucid.preparation import prepare as prepare_corpus
+from lucid.preparation.saved_datasets import saved_splits
 from lucid.preparation.vocabulary import SAMPLE_BYTES
 
 # Places that the summary names for each reason to leave something out, and lines in which it looks for them.
@@ -132,6 +133,7 @@ def prepare(
             f"the launcher ({launch.launcher}) started {launch.size} processes, but lucid prepare starts its own: run "
             f"it once, with --processes {launch.size}, and without mpiexec (under SLURM with srun -n 1)"
         )
+    splits = {entry: names for entry in inputs if (names := saved_splits(Path(entry)))}
     with progress_bar() as bar:
         manifest = prepare_corpus(
             inputs,
@@ -157,6 +159,8 @@ def prepare(
             warn=bar.warn,
         )
     _print_summary(manifest, output, bar.stage)
+    for entry, names in splits.items():
+        print(f"{entry} holds the splits {', '.join(names)}: all were read (name {Path(entry) / names[0]} to read one)")
 
 
 def _print_summary(manifest: Manifest, output: Path, outcome: str) -> None:

@@ -4,6 +4,7 @@ A piece begins with a line, in plain text with a document, and in a table or CSV
 on the inputs alone.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from lucid.preparation.unpacking import unpacked
 Cut = tuple[int, int]
 # Bytes that are read at once while a file is cut into pieces.
 _SCANNED_AT_ONCE = 1 << 20
+# What a page of HTML says about its encoding.
+_CHARSET = re.compile(rb"charset\s*=\s*[\"']?([\w-]+)", re.ASCII)
 # More bytes than a file has.
 _ENDLESS = 1 << 62
 
@@ -168,7 +171,9 @@ def whole_text(content: BinaryIO, piece: Piece, drop: Drop) -> str | None:
     try:
         text = found.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        drop(piece.source, 1 + found[: error.start].count(b"\n"), NOT_UTF8, error.reason)
+        declared = _CHARSET.search(found)
+        more = f"; it says that it is {declared[1].decode()}" if declared else ""
+        drop(piece.source, 1 + found[: error.start].count(b"\n"), NOT_UTF8, error.reason + more)
         return None
     if "\0" in text:
         drop(piece.source, 1 + text[: text.index("\0")].count("\n"), NUL, "")

@@ -47,7 +47,7 @@ def saved_splits(folder: Path) -> list[str]:
     if not (folder / _DICT).is_file():
         return []
     splits = _object(folder / _DICT).get("splits")
-    if not isinstance(splits, list):
+    if not splits or not isinstance(splits, list):
         raise _damaged(folder / _DICT, "it lists no splits")
     return sorted(map(str, splits))
 

@@ -126,6 +126,11 @@ def test_docstrings_are_read_without_running_the_module(tmp_path: Path) -> None:
         ("a.tsv", b"id\ttext\n1\tb\0d\n", r"a\.tsv:2: NUL bytes"),
         ("a.csv", b"\x7fELF\0\0\n", r"a\.csv:1: unreadable file"),
         ("a.html", b"<p>good\n<p>b\xffd", r"a\.html:2: not UTF-8"),
+        (
+            "a.html",
+            b"<meta charset='latin-1'>b\xffd",
+            r"a\.html:1: not UTF-8 \(invalid start byte; it .* latin-1\)",
+        ),
         ("a.html", b"<script>x</script>", r"a\.html:1: empty document"),
         ("a.md", b"", r"a\.md:1: empty document"),
         ("a.md", b"good \0", r"a\.md:1: NUL bytes"),

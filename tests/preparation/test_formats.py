@@ -20,6 +20,7 @@ from lucid.preparation.documents import Reader, scan
 from lucid.preparation.kinds import kind_by_content
 from lucid.preparation.omissions import refuse
 from lucid.preparation.pieces import pieces_of
+from lucid.preparation.saved_datasets import saved_splits
 from lucid.preparation.sources import Choice, find_sources
 
 
@@ -222,6 +223,11 @@ def test_all_splits_of_saved_datasets_are_read(tmp_path: Path) -> None:
     (tmp_path / "mine" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     assert texts(tmp_path / "mine") == ["test", "train"]
     assert find_sources([tmp_path / "mine"])[1] == []
+    assert saved_splits(tmp_path / "mine") == ["test", "train"]
+    assert saved_splits(tmp_path / "mine" / "train") == saved_splits(tmp_path / "nowhere") == []
+    (tmp_path / "mine" / "dataset_dict.json").write_text('["train"]')
+    with pytest.raises(DataError, match=r"dataset_dict\.json is damaged \(it is no JSON object\)"):
+        saved_splits(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
