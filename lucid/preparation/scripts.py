@@ -18,14 +18,13 @@ _LATIN, _MARKED = 0.95, 0.002
 # Letters between which a tokenizer splits nowhere, so that a clause is one word. (It splits at the dots of Tibetan, and
 # at Chinese characters, which Japanese has too.)
 _IN_CLAUSES = re.compile(f"(?![{TIBETAN}])[{SYLLABIC}]")
-# The share of such letters from which words of a tokenizer may be longer than BERT's; of a script that is named.
+# The share of such letters from which words of a tokenizer may be longer than BERT's; of a script that matters.
 _SOME = 0.01
 # Characters of a word that is still looked up in the vocabulary.
 _LONGEST_CLAUSE = 500
 # How Unicode calls scripts in the names of characters, where it differs from the name of the script.
-_OTHER_NAMES = {"Cjk": "Han", "Canadian": "Canadian Aboriginal"}
-# First words of the names of letters that belong to no script.
-_NO_SCRIPT = {"Modifier", "Combining", ""}
+# Letters and marks whose names begin like the last two belong to no script.
+_OTHER_NAMES = {"Cjk": "Han", "Canadian": "Canadian Aboriginal", "Modifier": "", "Combining": ""}
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,22 @@ class Scripts:
         scripts: Counter[str] = Counter()
         letters = marks = in_clauses = 0
         for character, count in characters.items():
-            category = unicodedata.category(character)[0]
+            category, script = unicodedata.category(character)[0], script_of(character)
             if category not in "LM":
                 continue
-            script = _script(character)
             letters += count * (category == "L")
             in_clauses += count * bool(_IN_CLAUSES.match(character))
             marks += count * (category == "M" or _is_marked(character, script))
-            if script not in _NO_SCRIPT:
+            if script:
                 scripts[script] += count
         total = scripts.total()
         shares = {script: count / total for script, count in sorted(scripts.items(), key=lambda item: (-item[1], item))}
         return cls(shares, min(1.0, marks / max(letters, 1)), in_clauses / max(total, 1))
+
+    @property
+    def main(self) -> list[str]:
+        """The scripts of which there is more than a little."""
+        return [script for script, share in self.shares.items() if share >= _SOME]
 
     @property
     def like_english(self) -> bool:
@@ -65,14 +68,16 @@ class Scripts:
 
     def __str__(self) -> str:
         """Return for instance "scripts: Devanagari 96%, Latin 4%; 12% of the letters carry marks"."""
-        shown = [f"{script} {_percent(share)}" for script, share in self.shares.items() if share >= _SOME]
-        return f"scripts: {', '.join(shown) or 'none'}; {_percent(self.marked)} of the letters carry marks"
+        shown = ", ".join(f"{script} {_percent(self.shares[script])}" for script in self.main)
+        return f"scripts: {shown or 'none'}; {_percent(self.marked)} of the letters carry marks"
 
 
-def _script(character: str) -> str:
-    """Return the name of the script of a letter or mark, "" if it has none."""
+def script_of(character: str) -> str:
+    """Return the name of the script of a character, "" if it is no letter or mark of a script."""
     # The plain form of a full-width or mathematical letter.
     plain = unicodedata.normalize("NFKC", character)[0]
+    if unicodedata.category(plain)[0] not in "LM":
+        return ""
     word = unicodedata.name(plain, "").split("-")[0].split(" ")[0].title()
     return _OTHER_NAMES.get(word, word)
 

@@ -24,14 +24,15 @@ from lucid.files import open_text, written_aside
 from lucid.preparation.omissions import Dropped
 from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
-from lucid.preparation.scripts import Normalisation, Scripts
+from lucid.preparation.scripts import Normalisation, Scripts, script_of
 from lucid.preparation.selection import HASH_RANGE, Census
 
 # Bytes of text that a tokenizer is trained on at most, unless another number is given.
 SAMPLE_BYTES = 1 << 27
 SMALLEST_VOCABULARY = 64
 # Characters of the vocabulary, if it has four times the room: enough for an alphabet and its rare visitors. Where more
-# are needed to write this much of the text, as in Chinese or Korean, there are more, in this part of the vocabulary.
+# are needed to write this much of each script, as in Chinese or Korean, there are more, in this part of the vocabulary.
+# (SentencePiece, too, covers 99.95% of such text by default.)
 _ALPHABET, _COVERAGE, _LARGEST_PART = 1000, 0.9995, 0.75
 # The time of training grows with the square of a word's length, so long words are cut. They are unknown anyway.
 _LONG_WORD = re.compile(r"\S{1000}")
@@ -174,7 +175,8 @@ def train_tokenizer(texts: Callable[[], Iterable[str]], settings: VocabularySett
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL_TEXTS["unknown"]))
     tokenizer.normalizer = normalizers.BertNormalizer(**normalisation.arguments)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    alphabet = _alphabet(tokenizer, characters, settings.vocab_size - len(special), settings.alphabet)
+    room = settings.vocab_size - len(special)
+    alphabet = _alphabet(tokenizer, characters, scripts.main, room, settings.alphabet)
     continuing = [f"##{character}" for character, continues in alphabet.items() if continues]
     trainer = trainers.WordPieceTrainer(
         vocab_size=settings.vocab_size,
@@ -205,28 +207,39 @@ def blocks(texts: Iterable[str], cased: bool = False, sample_bytes: int = SAMPLE
                 return
 
 
-def _alphabet(tokenizer: Tokenizer, characters: Mapping[str, int], room: int, most: int | None) -> dict[str, bool]:
+def _alphabet(
+    tokenizer: Tokenizer, characters: Mapping[str, int], scripts: Sequence[str], room: int, most: int | None
+) -> dict[str, bool]:
     """Return the characters for a vocabulary with `room` for other than special tokens, sorted.
 
     Each has whether it can continue a word, and so needs a second piece. The most frequent ones are taken, once they
-    are normalised: `most` of them, or as many as the text needs. They fill three quarters of the room at the most.
+    are normalised: `most` of them, or as many as the text needs and each of these `scripts` in it. They fill three
+    quarters of the room at the most.
     """
     counts: Counter[str] = Counter()
     for character, count in characters.items():
         for part in tokenizer.normalizer.normalize_str(character):
             if not part.isspace():
                 counts[part] += count
-    wanted, few = _COVERAGE * counts.total(), min(_ALPHABET, room // 4)
+    # How much of the whole text (the script "") and of each script is still to be covered.
+    left = dict.fromkeys(["", *scripts], 0.0)
+    for part, count in counts.items():
+        for covered in {"", script_of(part)} & left.keys():
+            left[covered] += _COVERAGE * count
+    few = min(_ALPHABET, room // 4) if most is None else most
     taken: dict[str, bool] = {}
-    covered = pieces = 0
+    pieces = 0
     for part, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if len(taken) == most or (most is None and len(taken) >= few and covered >= wanted):
-            break
+        covers = {"", script_of(part)} & left.keys()
+        if len(taken) >= few and (most is not None or all(left[covered] <= 0 for covered in covers)):
+            continue
         continues = _continues_a_word(tokenizer, part)
         pieces += 1 + continues
         if pieces > _LARGEST_PART * room:
             break
-        taken[part], covered = continues, covered + count
+        taken[part] = continues
+        for covered in covers:
+            left[covered] -= count
     return dict(sorted(taken.items()))
 
 

@@ -93,9 +93,9 @@ def test_long_clauses_of_text_without_spaces_are_known() -> None:
     assert trained(ENGLISH).model.max_input_chars_per_word == 100
 
 
-def ideographs(count: int) -> list[str]:
-    """Return text in which the first of `count` ideographs are more frequent, as in Chinese."""
-    return [chr(0x4E00 + number) * (1 + 4000 // (number + 1)) for number in range(count)]
+def ideographs(count: int, most: int = 4000) -> list[str]:
+    """Return text in which the first of `count` ideographs are more frequent, up to `most` times, as in Chinese."""
+    return [chr(0x4E00 + number) * (1 + most // (number + 1)) for number in range(count)]
 
 
 def known(tokenizer: Tokenizer) -> list[str]:
@@ -116,6 +116,15 @@ def test_a_text_of_many_characters_gets_as_many_as_it_needs_and_three_quarters_o
     assert 2900 < large < 3000
     assert unknown[large] <= 0.0005 < unknown[middle] < unknown[small]
     assert set(known(trained(*texts, vocab_size=4005, alphabet=20))) == {chr(0x4E00 + number) for number in range(20)}
+
+
+def test_a_script_with_a_small_share_of_a_text_gets_the_characters_it_needs() -> None:
+    texts = ideographs(1500, most=400)
+    tokenizer = trained(*texts, "word " * 50_000, vocab_size=4005)
+    # Fewer would do for 99.95% of all characters.
+    assert len(known(tokenizer)) > 1490
+    ids = tokenizer.encode(" ".join(texts)).ids
+    assert ids.count(1) / len(ids) <= 0.0005
 
 
 def test_prepare_says_what_it_chose_and_finds_it_again(tmp_path: Path) -> None:
