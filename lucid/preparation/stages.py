@@ -44,11 +44,12 @@ from lucid.preparation.parts import PartWriter, Portion, TextSettings, load_drop
 from lucid.preparation.pieces import Piece, pieces_of
 from lucid.preparation.processes import Task, run_tasks
 from lucid.preparation.repeated_lines import find_repeated_lines
+from lucid.preparation.samples import SAMPLE_BYTES, Samples, sampling
 from lucid.preparation.selection import select
 from lucid.preparation.shards import write_manifest, write_shard
 from lucid.preparation.sources import Choice, Source, find_sources
 from lucid.preparation.standard_input import SPOOLED_FILE, spooled
-from lucid.preparation.vocabulary import SAMPLE_BYTES, Samples, VocabularySettings, sampling, train_tokenizer
+from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
 # version of lucid began under other rules, or with other versions of the libraries that apply them, begins anew.
