@@ -18,7 +18,7 @@ _BULLET = re.compile(r"(?:[-*+•]|\d{1,3}[.)])\s")
 _NARROWEST, _WIDEST = 30, 120
 # Characters of two columns. A line may break before any ideograph, but not before the marks that follow it.
 _WIDE = re.compile(
-    "[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U00020000-\U0003fffd]"
+    "[\u1100-\u115f\u2e80-\u303e\u3041-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff01-\uff60\U00020000-\U0003fffd]+"
 )
 _IDEOGRAPH = re.compile(
     "[\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd][\u3001-\u3002\u300d-\u300f\uff01-\uff1f]*"
@@ -97,7 +97,7 @@ def _width(rows: Sequence[str]) -> int:
 
 
 def _columns(text: str) -> int:
-    return len(text) if text.isascii() else len(text) + len(_WIDE.findall(text))
+    return len(text) if text.isascii() else len(text) + sum(map(len, _WIDE.findall(text)))
 
 
 def _line(row: str) -> _Line:
