@@ -159,9 +159,9 @@ def read_documents(
     """
     choice = Choice(text_field, kind=kind)
     reader = Reader(whole_files)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, spooled(find_sources(inputs, choice)[0], Path(folder), choice) as sources:
         try:
-            for source in spooled(find_sources(inputs, choice)[0], Path(folder), choice):
+            for source in sources:
                 for piece in pieces_of(source, scan(source, LONGEST_LINE, whole_files), drop):
                     yield from reader.documents(piece, drop)
         finally:

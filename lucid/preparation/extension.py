@@ -42,13 +42,14 @@ def sample(
     dropped = Dropped()
     for other in others:
         dropped.note(other, 0, OTHER_KIND, "")
-    plan = make_plan(spooled(sources, folder, choice), settings, {}, dropped, report)
-    writer, tasks = sampling(settings, plan.portions, folder)
-    done, total = 0, sum(task.size for task in tasks)
-    report("sampling", done, total)
-    for task in run_tasks(writer, tasks, processes):
-        done += task.size
+    with spooled(sources, folder, choice) as readable:
+        plan = make_plan(readable, settings, {}, dropped, report)
+        writer, tasks = sampling(settings, plan.portions, folder)
+        done, total = 0, sum(task.size for task in tasks)
         report("sampling", done, total)
+        for task in run_tasks(writer, tasks, processes):
+            done += task.size
+            report("sampling", done, total)
     return Samples([task.output for task in tasks], _HELD_OUT, dropped.first)
 
 

@@ -143,9 +143,8 @@ def prepare(
     dropped = Dropped()
     for other in others:
         dropped.note(other, 0, OTHER_KIND, "")
-    with alone_in(output):
-        sources = spooled(sources, output / _UNFINISHED, choice)
-        plan = make_plan(sources, settings, made_from, dropped, report)
+    with alone_in(output), spooled(sources, output / _UNFINISHED, choice) as readable:
+        plan = make_plan(readable, settings, made_from, dropped, report)
         if not overwrite and _is_made(output, plan.made_from):
             shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
             outcome = f"{output} holds this corpus already: nothing was done"

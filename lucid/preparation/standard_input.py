@@ -2,7 +2,8 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +14,18 @@ from lucid.preparation.sources import STANDARD_INPUT, Choice, Source, named_sour
 SPOOLED_FILE = "standard-input"
 
 
-def spooled(sources: Sequence[Source], folder: Path, choice: Choice) -> list[Source]:
-    """Return the sources, in which a file in `folder` with all of the standard input has taken its place, if it is one.
+@contextmanager
+def spooled(sources: Sequence[Source], folder: Path, choice: Choice) -> Iterator[list[Source]]:
+    """Yield the sources; in place of the standard input, if it is one, that of a file in `folder` that holds it.
 
-    Raises `DataError` if it is closed, is neither text nor a table, or cannot be written.
+    The file is removed when the block ends. Raises `DataError` if the standard input is closed, is neither text nor a
+    table, or cannot be written.
     """
-    return [
-        replace(_spooled(folder / SPOOLED_FILE, source, choice), number=source.number)
-        if source.path == STANDARD_INPUT
-        else source
-        for source in sources
-    ]
+    path = folder / SPOOLED_FILE
+    try:
+        yield [_spooled(path, source, choice) if source.path == STANDARD_INPUT else source for source in sources]
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _spooled(path: Path, source: Source, choice: Choice) -> Source:
@@ -32,4 +34,4 @@ def _spooled(path: Path, source: Source, choice: Choice) -> Source:
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_aside(path, DataError) as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
-    return named_source(source.name, path, choice, source.field)
+    return replace(named_source(source.name, path, choice, source.field), number=source.number)

@@ -305,6 +305,7 @@ def test_work_on_the_standard_input_goes_on_with_the_same_text(tmp_path: Path, m
     with pytest.raises(KeyboardInterrupt):
         prepare(["-"], tmp_path / "corpus", vocab_size=100, report=interrupt)
     part = tmp_path / "corpus" / "unfinished" / "part-000000.npz"
+    assert not part.with_name("standard-input").exists()  # it will be read again
     written = part.stat().st_mtime_ns
     give(GOOD, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
