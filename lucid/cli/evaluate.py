@@ -14,7 +14,7 @@ from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
-from lucid.training.corpora import open_alike, open_held_out
+from lucid.training.corpora import open_alike, open_held_out, why_unevaluated
 from lucid.training.evaluation import HeldOut
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.start import check_tokenizer
@@ -89,10 +89,12 @@ def _open(path: Path, data: Path | None, sequence_length: int | None) -> _Opened
     if settings.sequence_length > bert.config.max_position_embeddings:
         longest = bert.config.max_position_embeddings
         raise ConfigError(f"--sequence-length is {settings.sequence_length}, but {folder} takes {longest} at most")
-    held_out = open_held_out(settings, corpora, seed)
+    held_out, remark = open_held_out(settings, corpora, seed)
     if not held_out:
-        raise DataError(f"{first.folder} has no held-out documents: see prepare --held-out")
-    remarks = [] if found.judges_pairs else [f"{folder} cannot judge pairs: only the MLM head is evaluated"]
+        raise DataError(why_unevaluated(corpora))
+    remarks = [] if remark is None else [remark]
+    if not found.judges_pairs:
+        remarks.append(f"{folder} cannot judge pairs: only the MLM head is evaluated")
     return _Opened(bert, held_out, remarks)
 
 

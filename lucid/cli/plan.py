@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -59,7 +58,7 @@ def plan(
     settings, launched = load(config, overrides or ()), announced()
     size = ranks or (launched.size if launched else None) or 1
     settings.check_ranks(size)
-    missing = [folder for folder in _folders(settings) if not os.path.lexists(folder)]
+    missing = [folder for folder in settings.folders if not os.path.lexists(folder)]
     corpora = None if missing else open_corpora(settings)
     step, start = _start(settings, corpora)
     lines = [
@@ -76,11 +75,6 @@ def plan(
         print(f"{subject:13}{text}")
 
 
-def _folders(config: RunConfig) -> list[Path]:
-    """Return the folders of all corpora that a run opens."""
-    return [*config.data.folders, *config.train.evaluate_also]
-
-
 def _model(config: RunConfig) -> Line:
     """Return the size and the shape of the model."""
     model = config.model
@@ -94,7 +88,7 @@ def _model(config: RunConfig) -> Line:
 
 def _corpora(config: RunConfig, corpora: Corpora) -> Iterator[Line]:
     """Yield what each corpus holds and, if there are several, how often the run repeats it."""
-    for folder in _folders(config):
+    for folder in config.folders:
         splits = Manifest.read(folder).splits
         documents = count(splits[TRAIN].documents, "document")
         held_out = f"; {splits[HELD_OUT].documents:,} held out" if HELD_OUT in splits else "; none held out"
@@ -103,8 +97,8 @@ def _corpora(config: RunConfig, corpora: Corpora) -> Iterator[Line]:
             yield "", "evaluated only"
         elif len(config.data.corpora) > 1:
             yield "", _use(config, corpora.train, config.data.folders.index(folder))
-    if remark := corpora.remark():
-        yield "evaluation", remark
+    if corpora.remark:
+        yield "evaluation", corpora.remark
 
 
 def _use(config: RunConfig, mixture: Mixture, number: int) -> str:

@@ -122,6 +122,10 @@ class Corpus:
         """Return whether the whole corpus has a split `name`."""
         return name in self._manifest.splits
 
+    def documents_in(self, split: str) -> int:
+        """Return how many documents a split of the whole corpus has, 0 if there is no such split."""
+        return self._manifest.splits[split].documents if split in self._manifest.splits else 0
+
     @property
     def tokenizer_folder(self) -> Path:
         """The folder of the corpus's tokenizer."""

@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import count
 from pathlib import Path
 
 from lucid.data import HELD_OUT, Corpus, Mixture, Sampler, SamplerSettings
@@ -20,8 +19,8 @@ from lucid.training.evaluation import HeldOut, frequency_losses
 class Corpora:
     """The corpora of a run: its training samples, and what it is evaluated on.
 
-    `identity` is that of the only corpus, or a hash of the corpora and their shares. `unevaluated` are the folders of
-    corpora that have no held-out documents.
+    `identity` is that of the only corpus, or a hash of the corpora and their shares. `remark` is a sentence about
+    corpora that the evaluation leaves out.
     """
 
     identity: str
@@ -29,20 +28,13 @@ class Corpora:
     tokenizer_folder: Path
     train: Mixture
     held_out: tuple[HeldOut, ...]
-    unevaluated: tuple[Path, ...]
-
-    def remark(self) -> str | None:
-        """Return a sentence about corpora that the evaluation leaves out, if it has any."""
-        if not self.unevaluated or not any(corpus.share for corpus in self.held_out):
-            return None
-        folders = " and ".join(map(str, self.unevaluated))
-        return f"no held-out documents in {folders}: the held-out loss leaves this part of the mixture out"
+    remark: str | None
 
 
 def open_corpora(config: RunConfig) -> Corpora:
     """Open the prepared corpora that `config` names. Raises a `LucidError` if they do not fit the model."""
     data, train = config.data, config.train
-    opened = open_alike([*data.folders, *train.evaluate_also])
+    opened = open_alike(config.folders)
     corpora, weights = opened[: len(data.corpora)], [corpus.weight for corpus in data.corpora]
     first = corpora[0]
     if config.model.vocab_size < first.vocab_size:
@@ -55,12 +47,9 @@ def open_corpora(config: RunConfig) -> Corpora:
             f"model.pad_token_id is {config.model.pad_token_id}, but [PAD] is {first.special_tokens.pad} in the "
             f"tokenizer of {first.folder}: set model.pad_token_id={first.special_tokens.pad}"
         )
-    held_out = open_held_out(data, opened, train.seed)
+    held_out, remark = open_held_out(data, opened, train.seed)
     if train.evaluate_every and not held_out:
-        folders = " or ".join(map(str, data.folders))
-        raise ConfigError(
-            f"train.evaluate_every is set, but {folders} has no held-out documents: see prepare --held-out"
-        )
+        raise ConfigError(f"train.evaluate_every is set, but {why_unevaluated(corpora)}")
     settings, seeds = _sampler_settings(data), seeds_of(train.seed, len(corpora))
     samplers = [Sampler(corpus, settings, seed) for corpus, seed in zip(corpora, seeds, strict=True)]
     return Corpora(
@@ -69,7 +58,7 @@ def open_corpora(config: RunConfig) -> Corpora:
         tokenizer_folder=first.tokenizer_folder,
         train=Mixture(samplers, weights, train.seed),
         held_out=held_out,
-        unevaluated=tuple(corpus.folder for corpus in corpora if not corpus.has_split(HELD_OUT)),
+        remark=remark,
     )
 
 
@@ -105,28 +94,63 @@ def open_alike(folders: Sequence[Path]) -> list[Corpus]:
     return corpora
 
 
-def open_held_out(data: DataSettings, corpora: Sequence[Corpus], seed: int) -> tuple[HeldOut, ...]:
+def open_held_out(data: DataSettings, corpora: Sequence[Corpus], seed: int) -> tuple[tuple[HeldOut, ...], str | None]:
     """Open the held-out documents of `corpora`, which are those of `data` and others after them.
 
-    A corpus of `data` may have none; others raise `DataError` then. All draw their samples from `seed` itself, so that
-    a corpus has the same ones in every mixture.
+    Also return a sentence about corpora of `data` that are left out, because they have too few; others raise
+    `DataError` then. All draw their samples from `seed` itself, so that a corpus has the same ones in every mixture.
     """
     settings = evaluation_settings(data)
     names = corpus_names([corpus.folder for corpus in corpora])
     shares: list[float | None] = [float(share) for share in shares_of([corpus.weight for corpus in data.corpora])]
     shares += [None] * (len(corpora) - len(shares))
-    return tuple(
-        HeldOut(name, share, Sampler(Corpus.open(corpus.folder, HELD_OUT), settings, seed), frequency_losses(corpus))
-        for name, share, corpus in zip(names, shares, corpora, strict=True)
-        if share is None or corpus.has_split(HELD_OUT)
-    )
+    held_out, left_out = [], []
+    for name, share, corpus in zip(names, shares, corpora, strict=True):
+        if _held_out_enough(corpus, data.nsp):
+            sampler = Sampler(Corpus.open(corpus.folder, HELD_OUT), settings, seed)
+            held_out.append(HeldOut(name, share, sampler, frequency_losses(corpus)))
+        elif share is None:
+            raise DataError(f"train.evaluate_also: {why_unevaluated([corpus])}")
+        else:
+            left_out.append(corpus)
+    return tuple(held_out), _remark(left_out, data) if left_out else None
+
+
+def _held_out_enough(corpus: Corpus, nsp: bool) -> bool:
+    return corpus.documents_in(HELD_OUT) >= (2 if nsp else 1)
+
+
+def why_unevaluated(corpora: Sequence[Corpus]) -> str:
+    """Say that these corpora have too few held-out documents for an evaluation, and what to do."""
+    return f"{_too_few(corpora)}: prepare with a larger --held-out, or more text"
+
+
+def _too_few(corpora: Sequence[Corpus]) -> str:
+    reasons = {0: "has no held-out documents", 1: "has one held-out document, too few for pairs (data.nsp)"}
+    return " and ".join(f"{corpus.folder} {reasons[corpus.documents_in(HELD_OUT)]}" for corpus in corpora)
+
+
+def _remark(left_out: Sequence[Corpus], data: DataSettings) -> str | None:
+    """Return a sentence about corpora that are not evaluated. None if all were prepared without held-out documents."""
+    if len(left_out) < len(data.corpora):
+        return f"{_too_few(left_out)}: the held-out loss leaves this part of the mixture out"
+    if any(corpus.documents_in(HELD_OUT) for corpus in left_out):
+        return f"{_too_few(left_out)}: there is no held-out loss"
+    return None
 
 
 def corpus_names(folders: Sequence[Path]) -> list[str]:
-    """Return a name for each of several different folders: the last part of its path, or as many as tell all apart."""
-    parts = [Path(os.path.abspath(folder)).parts for folder in folders]
-    names = ([str(Path(*part[-length:])) for part in parts] for length in count(1))
-    return next(found for found in names if len(set(found)) == len(found))
+    """Return a name for each of several different folders: the last part of its path.
+
+    If one before it has that name, it is as many of the last parts as make a new one. So a folder that is added at the
+    end changes no other name.
+    """
+    names: list[str] = []
+    for folder in folders:
+        parts = Path(os.path.abspath(folder)).parts
+        found = (str(Path(*parts[start:])) for start in reversed(range(len(parts))))
+        names.append(next(name for name in found if name not in names))
+    return names
 
 
 def _identity(corpora: Sequence[Corpus], weights: Sequence[float]) -> str:

@@ -107,7 +107,7 @@ def evaluate(
     """
     found = [_evaluated(model, corpus, communicator, samples, batch_size) for corpus in held_out]
     trained = [sums for sums in found if sums.corpus.share is not None]
-    alone = found if len(trained) > 1 else [sums for sums in found if sums.corpus.share is None]
+    alone = [sums for sums in found if sums.corpus.share != 1]
     return Evaluations(_together(trained), {sums.corpus.name: _evaluation(sums.samples, sums.values) for sums in alone})
 
 

@@ -128,7 +128,7 @@ def _open_alone(
     if communicator.rank == 0:
         check_run_folder(config.run_folder)
         # Before the rest, so that a damaged corpus is reported as such, and not by a later error that it causes.
-        for folder in config.data.folders:
+        for folder in config.folders:
             Corpus.open(folder).verify()
     remark = None
     if communicator.device == CPU:
@@ -137,7 +137,7 @@ def _open_alone(
     else:
         kernels.check_gpu_kernels()
     corpora = open_corpora(config)
-    messages = [text for text in (communicator.remark, remark, corpora.remark()) if text]
+    messages = [text for text in (communicator.remark, remark, corpora.remark) if text]
     random.manual_seed(config.train.seed)
     if communicator.rank > 0:
         return corpora, _overwritten_model(config), Start(None, Inherited(), messages)

@@ -12,9 +12,11 @@ from texts import made_up_text
 
 from lucid.data import Corpus
 from lucid.distributed import announced
+from lucid.errors import LucidError
 from lucid.preparation import prepare
 from lucid.training.checkpoints.store import find_model
-from lucid.training.corpora import corpus_names
+from lucid.training.config import load
+from lucid.training.corpora import corpus_names, open_corpora
 
 # 18 steps of 64 samples: the first block of a mixture, of 1,024, ends after step 16.
 EXACT = ("train.reduction=exact", "train.global_batch=64", "train.micro_batch=16", "train.steps=18")
@@ -154,16 +156,41 @@ def test_corpora_without_held_out_documents_are_left_out_of_the_evaluation(
     without = corpora("without", held_out=0)
     finished = on_ranks(2, "train", run_file, *SHORT, mixture([(without, 1), (corpus_folder, 1)]))
     assert finished.returncode == 0, finished.stdout
-    assert f"no held-out documents in {without}: the held-out loss leaves this part of the mixture out" in (
-        finished.stdout
-    )
-    assert finished.stdout.count("held out: ") == 1
+    remark = f"{without} has no held-out documents: the held-out loss leaves this part of the mixture out"
+    assert remark in finished.stdout
     alone = on_ranks(1, "evaluate", tmp_path / "run", "--samples", 12, "--data", corpus_folder).stdout
-    assert alone in finished.stdout
+    of_corpus = alone.replace("held out:", "held out (corpus):")
+    assert f"{alone}{of_corpus}" in re.sub(r"^step \d+: ", "", finished.stdout, flags=re.MULTILINE)
+    assert on_ranks(1, "evaluate", tmp_path / "run", "--samples", 12).stdout == f"{remark}\n{alone}{of_corpus}"
+    values = last_line(tmp_path / "run")
+    assert values["held_out_mlm_loss/corpus"] == values["held_out_mlm_loss"]
+    advice = "prepare with a larger --held-out, or more text"
     finished = on_ranks(2, "train", run_file, "run_folder=new", f"data.path={without}", "train.evaluate_every=2")
-    assert f"{without} has no held-out documents" in refused(finished)
+    assert refused(finished).endswith(f"{without} has no held-out documents: {advice}")
     finished = on_ranks(1, "train", run_file, "run_folder=new", f"train.evaluate_also=[{without}]")
-    assert f"{without} has no split 'held_out'" in refused(finished)
+    assert refused(finished) == f"train.evaluate_also: {without} has no held-out documents: {advice}"
+
+
+def test_a_corpus_with_one_held_out_document_is_left_out_of_the_evaluation_of_pairs(
+    run_file, corpora, corpus_folder, tmp_path
+):
+    small = tmp_path / "small"
+    (tmp_path / "small.txt").write_text("\n\n".join(made_up_text(9, seed=9).split("\n\n")[:3]), encoding="utf-8")
+    prepare([tmp_path / "small.txt"], small, tokenizer=corpus_folder / "tokenizer")
+    remark = f"{small} has one held-out document, too few for pairs (data.nsp): "
+
+    def opened(*overrides):
+        return open_corpora(load(run_file, overrides))
+
+    alone, mixed_ = opened(f"data.path={small}"), opened(mixture([(small, 1), (corpus_folder, 1)]))
+    assert (alone.held_out, alone.remark) == ((), f"{remark}there is no held-out loss")
+    assert [corpus.name for corpus in mixed_.held_out] == ["corpus"]
+    assert mixed_.remark == f"{remark}the held-out loss leaves this part of the mixture out"
+    for override in (f"data.path={small}", "train.evaluate_every=2"), (f"train.evaluate_also=[{small}]",):
+        with pytest.raises(LucidError, match=re.escape(f"{remark}prepare with a larger --held-out, or more text")):
+            opened(*override)
+    single = opened(f"data.path={small}", "data.nsp=false", "train.evaluate_every=2")
+    assert (len(single.held_out), single.remark) == (1, None)
 
 
 def test_other_weights_or_corpora_make_another_run_unless_accepted(train, on_ranks, run_file, mixed, corpora, tmp_path):
@@ -195,8 +222,9 @@ def test_an_altered_corpus_of_a_mixture_is_found_at_the_start(on_ranks, run_file
     with open(altered / "train-00000.tokens.npy", "r+b") as file:
         file.seek(-1, 2)
         file.write(b"\7")
-    sentence = refused(on_ranks(2, "train", run_file, mixture([(corpus_folder, 1), (altered, 1)])))
-    assert f"{altered}/train-00000.tokens.npy was altered" in sentence
+    for override in (mixture([(corpus_folder, 1), (altered, 1)]), f"train.evaluate_also=[{altered}]"):
+        sentence = refused(on_ranks(2, "train", run_file, override))
+        assert f"{altered}/train-00000.tokens.npy was altered" in sentence
     assert Corpus.open(altered).token_count  # which only its checksums tell
 
 
@@ -222,11 +250,12 @@ def test_hosts_with_different_copies_of_a_corpus_are_refused(rank_pool, run_file
     [
         (["data/de"], ["de"]),
         (["data/de", "data/en/"], ["de", "en"]),
-        (["a/corpus", "b/corpus", "c"], ["a/corpus", "b/corpus", "here/c"]),
-        (["x/a", "y/a", "/x/a"], ["here/x/a", "here/y/a", "/x/a"]),
+        (["a/corpus", "b/corpus", "c"], ["corpus", "b/corpus", "c"]),
+        (["x/a", "y/a", "/x/a", "/a"], ["a", "y/a", "x/a", "/a"]),
+        (["y/x/a", "/a", "b/x/a", "/x/a"], ["a", "/a", "x/a", "/x/a"]),
     ],
 )
-def test_corpora_are_named_by_as_much_of_their_paths_as_tells_them_apart(folders, names, tmp_path, monkeypatch):
+def test_a_corpus_is_named_by_as_much_of_its_path_as_the_ones_before_it_leave(folders, names, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert corpus_names([Path(folder) for folder in folders]) == names

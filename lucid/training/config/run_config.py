@@ -3,6 +3,7 @@
 import math
 import os
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -95,10 +96,9 @@ class RunConfig(Settings):
 
     def _check_corpora(self) -> None:
         """Refuse a corpus that is named twice."""
-        named = [("data.path", folder) for folder in self.data.folders]
-        named += [("train.evaluate_also", folder) for folder in self.train.evaluate_also]
         seen: dict[str, str] = {}
-        for key, folder in named:
+        for number, folder in enumerate(self.folders):
+            key = "data.path" if number < len(self.data.folders) else "train.evaluate_also"
             path = os.path.abspath(folder)
             if path in seen:
                 raise ValueError(f"{key} names {folder}, which stands in {seen[path]} already: name a corpus once")
@@ -162,6 +162,11 @@ class RunConfig(Settings):
         if self.train.reduction == "fast" or self.train.micro_batch is None:
             return None
         return self.local_batch(size) // self.train.micro_batch
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of all corpora that a run opens: those that it trains on come first."""
+        return [*self.data.folders, *self.train.evaluate_also]
 
     @property
     def samples(self) -> str:
