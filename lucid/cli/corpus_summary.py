@@ -66,7 +66,9 @@ def _warning(manifest: Manifest) -> str:
         for name, split in manifest.splits.items()
         if split.unknown
     )
-    if manifest.made_from["tokenizer"] is not None:
+    if manifest.made_from.get("ids_field") is not None:
+        advice = "what made the ids has too small a vocabulary, or was made for other text"
+    elif manifest.made_from["tokenizer"] is not None:
         advice = (
             "this tokenizer is made for other text; leave out --tokenizer to train one, or take one of this language"
         )

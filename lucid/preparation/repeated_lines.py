@@ -23,8 +23,8 @@ from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
 from lucid.preparation.selection import HASH_RANGE, mark_copies
 
-# Counts that are added up at once; sorting them takes about 150 MB.
-_COUNTS_AT_ONCE = 1 << 21
+# Counts that are added up at once, in each process; sorting them takes about 70 MB.
+_COUNTS_AT_ONCE = 1 << 19
 
 # Does the work of a stage: its name, the function, and its tasks.
 DoStage = Callable[[str, Callable[[Any, Path], None], Sequence[Task[Any]]], None]

@@ -1,7 +1,9 @@
 """Text from a stranger, for `prepare`: it becomes documents, or is refused with the file's name."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 from pathlib import Path
 
@@ -18,11 +20,18 @@ from lucid.preparation.sentences import split_sentences
 LINES = [json.dumps({"text": text}) for text in ("One is here. Two is here.", "Drei süße Igel.", "  \n\n ", "\N{OWL}")]
 JSON = "\n".join(LINES).encode()
 TEXT = "One is here.\r\nTwo is here.\n\nDrei süße Igel.\n\n\N{OWL}\n".encode()
+ROWS = 'id,text\r\n1,"One is here. ""Two"" is\r\nhere."\r\n2,Drei süße Igel.\r\n3,"\N{OWL}"\r\n'.encode()
+PAGE = b"<!DOCTYPE html><title>One</title><!-- x --><p a='>'>is &amp; here.<br/><script>x<y</script><pre>a\nb</pre>"
 FILES = {
     "a.txt": TEXT,
     "a.jsonl": JSON,
     "a.txt.gz": gzip.compress(TEXT, mtime=0),
     "a.jsonl.gz": gzip.compress(JSON, mtime=0),
+    "a.txt.xz": lzma.compress(TEXT),
+    "a.txt.bz2": bz2.compress(TEXT),
+    "a.csv": ROWS,
+    "a.html": PAGE,
+    "a.md": b"---\na: b\n---\n# One\n\n- *is* [here](x)\n\n```\nTwo\n```\n|a|b|\n|-|-|\n|1|2|\n<b>x</b>\n",
 }
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

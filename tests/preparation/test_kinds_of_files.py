@@ -104,6 +104,22 @@ def test_a_zstandard_file_that_takes_too_much_memory_is_left_out_with_advice(tmp
         documents(tmp_path)
 
 
+def test_an_xz_file_that_takes_too_much_memory_is_left_out_with_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"one\n" * 1000))
+    assert len(documents(tmp_path)) == 1
+    monkeypatch.setattr("lucid.preparation.unpacking._WINDOW", 1 << 20)
+    with pytest.raises(DataError, match=r"a\.txt\.xz:1: unreadable .* of memory; pack it again: xz -dc OLD \| xz -9"):
+        documents(tmp_path)
+
+
+def test_packed_files_may_follow_each_other_in_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"one\n\nt") + bytes(8) + lzma.compress(b"wo\n") + bytes(4))
+    (tmp_path / "b.txt.bz2").write_bytes(bz2.compress(b"three\n\nf") + bz2.compress(b"our"))
+    assert documents(tmp_path) == ["one", "two", "three", "four"]
+
+
 def test_a_zstandard_file_with_the_longest_usual_window_is_read(tmp_path: Path) -> None:
     parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=27)
     (tmp_path / "a.txt.zst").write_bytes(zstandard.ZstdCompressor(compression_params=parameters).compress(b"one"))

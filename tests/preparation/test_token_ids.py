@@ -9,6 +9,7 @@ import pytest
 from pyarrow import ipc, parquet
 from texts import made_up_text
 
+from lucid.cli.corpus_summary import print_summary
 from lucid.data import Corpus, Manifest, load_tokenizer
 from lucid.errors import DataError
 from lucid.preparation import prepare
@@ -157,6 +158,15 @@ def test_ids_need_a_vocabulary_and_records(
     (tmp_path / "a").write_text("ids\n5\n")
     with pytest.raises(DataError, match=message):
         prepared(tmp_path / "a", vocabulary, **options)
+
+
+def test_the_advice_about_unknown_ids_is_for_who_made_them(
+    tmp_path: Path, vocabulary: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.jsonl", [[5, 6, 1], [6, 7]])
+    print_summary(prepared(tmp_path / "a.jsonl", vocabulary), tmp_path / "corpus", "done")
+    assert "20.0% of the tokens of train are [UNK], " in (errors := capsys.readouterr().err)
+    assert "what made the ids has too small a vocabulary" in errors
 
 
 def test_text_in_a_folder_of_ids_is_passed_over(tmp_path: Path, vocabulary: Path) -> None:
