@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lucid.backend import Array
+from lucid.errors import DataError
 from lucid.preparation.documents import Document, blocks_of
 from lucid.preparation.omissions import Dropped
 
@@ -20,6 +21,14 @@ REPEATED_LINE, NOTHING_ELSE = "repeated line", "nothing but repeated lines"
 _LETTER = re.compile(r"[^\W\d_]")
 # Different lines that a portion lists, and characters of them.
 _LISTED, _SHOWN = 20, 60
+
+
+def load_mapped(path: Path) -> Array:
+    """Return the array in a file, which stays there. Raises `DataError` if it is damaged."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): remove it, and run the same command again") from error
 
 
 def lines_of(document: Document) -> list[str]:
@@ -45,7 +54,7 @@ class LineFilter:
 
     def filtered(self, documents: Iterable[Document], dropped: Dropped) -> Iterator[Document]:
         """Yield the documents without repeated lines; a document that consists of nothing else is left out."""
-        repeated = np.load(self._path, mmap_mode="r")
+        repeated = load_mapped(self._path)
         listed: set[str] = set()
         for block in blocks_of(documents):
             lines = [document.text.split("\n") for document in block]

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from lucid.backend import Array
 from lucid.errors import DataError
 from lucid.files import written_aside
-from lucid.preparation.line_filter import counts, digest, lines_of
+from lucid.preparation.line_filter import counts, digest, lines_of, load_mapped
 from lucid.preparation.omissions import Dropped
 from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
@@ -45,16 +45,16 @@ def find_repeated_lines(
     do("hashing documents", TextHasher(settings), hashed)
     firsts = [0]
     for task in hashed:
-        firsts.append(firsts[-1] + len(np.load(task.output, mmap_mode="r")))
+        firsts.append(firsts[-1] + len(load_mapped(task.output)))
     copies = folder / "copies.npy"
     if not copies.exists():
-        mark_copies(lambda part: _all_of(np.load(hashed[part].output)), firsts, copies)
+        mark_copies(lambda part: _all_of(load_mapped(hashed[part].output)), firsts, copies)
     counted = tasks(
         "lines", [((portion, first), portion.size) for portion, first in zip(portions, firsts, strict=False)]
     )
     do("counting lines", LineCounter(settings, copies), counted)
     parts = [task.output for task in counted]
-    ranges = sum(np.load(path, mmap_mode="r").shape[1] for path in parts) // _COUNTS_AT_ONCE + 1
+    ranges = sum(load_mapped(path).shape[1] for path in parts) // _COUNTS_AT_ONCE + 1
     bounds = [number * HASH_RANGE // ranges for number in range(ranges + 1)]
     summed = tasks("repeated", [(limits, 1) for limits in pairwise(bounds)])
     do("finding repeated lines", RangeOfCounts(parts, most), summed)
@@ -68,12 +68,12 @@ def _all_of(hashes: Array) -> tuple[Array, Array]:
 
 def _join(paths: Sequence[Path], found: Path) -> None:
     """Write the hashes of all files, uint64 [2, N] each, side by side, holding one at a time."""
-    total = sum(np.load(path, mmap_mode="r").shape[1] for path in paths)
+    total = sum(load_mapped(path).shape[1] for path in paths)
     with written_aside(found, DataError) as file:
         npy.write_array_header_1_0(file, {"descr": "<u8", "fortran_order": False, "shape": (2, total)})
         for row in range(2):
             for path in paths:
-                file.write(np.load(path)[row].tobytes())
+                file.write(load_mapped(path)[row].tobytes())
 
 
 def _save(path: Path, array: Array) -> None:
@@ -105,10 +105,10 @@ class LineCounter:
     def __call__(self, numbered: tuple[Portion, int], path: Path) -> None:
         """Write the counts of a portion, given with the number of its first document, as the file `path`."""
         portion, first = numbered
-        is_copy = np.load(self._copies, mmap_mode="r")
+        is_copy = load_mapped(self._copies)
         digests = bytearray()
         for number, document in enumerate(self._read(portion, Dropped()), start=first):
-            if not is_copy[number]:
+            if number >= len(is_copy) or not is_copy[number]:  # a file may not have been readable before
                 digests += b"".join(map(digest, {line for line in lines_of(document) if counts(line)}))
         hashes = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
         _save(path, _summed(hashes, np.ones(hashes.shape[1], np.uint64)))
@@ -134,7 +134,7 @@ class RangeOfCounts:
         """Write the hashes whose first 64 bits are from the first to below the second of `limits` as `path`."""
         found = [np.zeros((3, 0), np.uint64)]
         for part in self.parts:
-            counted = np.load(part, mmap_mode="r")
+            counted = load_mapped(part)
             start, stop = (_place(counted[0], limit) for limit in limits)
             found.append(counted[:, start:stop])
         joined = np.concatenate(found, axis=1)

@@ -37,9 +37,11 @@ def listed_files(folder: Path, names: Collection[str]) -> set[str] | None:
     return listed
 
 
-def is_description(name: str) -> bool:
-    """Return whether a file of a saved dataset says what the others hold."""
-    return name in (_STATE, _INFO, _DICT)
+def is_passed_over(name: str, listed: Collection[str] | None) -> bool:
+    """Return whether a file is not to be read: one that describes a dataset, or an Arrow file that is not `listed`."""
+    if listed is None:
+        return name == _DICT
+    return name in (_STATE, _INFO) or (name.endswith(".arrow") and name not in listed)
 
 
 def saved_splits(folder: Path) -> list[str]:

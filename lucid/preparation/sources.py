@@ -8,8 +8,8 @@ from pathlib import Path
 
 from lucid.errors import DataError
 from lucid.files import reason_of
-from lucid.preparation.kinds import ARROW, ID_KINDS, KNOWN, PYTHON_DOCS, TEXT_KINDS, kind_by_content, kind_by_name
-from lucid.preparation.saved_datasets import is_description, listed_files
+from lucid.preparation.kinds import ID_KINDS, KNOWN, PYTHON_DOCS, TEXT_KINDS, kind_by_content, kind_by_name
+from lucid.preparation.saved_datasets import is_passed_over, listed_files
 from lucid.preparation.unpacking import READ_ERRORS
 
 STANDARD_INPUT, STANDARD_INPUT_NAME = "-", "the standard input"
@@ -206,7 +206,7 @@ def _files_of(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     listed = listed_files(folder, names)
     for name in names:
         path, kind = folder / name, kind_by_name(name)[0]
-        if is_description(name) or (listed is not None and kind == ARROW and name not in listed):
+        if is_passed_over(name, listed):
             continue
         if not kind:
             if path.is_file() and not name.startswith("."):

@@ -111,7 +111,7 @@ def _checked(column: Any) -> Any:
 
     # As bytes: text that is not UTF-8 concerns its own row alone.
     as_bytes = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
-    column.view(as_bytes.get(column.type, column.type)).validate(full=True)
+    (column.view(as_bytes[column.type]) if column.type in as_bytes else column).validate(full=True)
     return column
 
 

@@ -257,6 +257,24 @@ def test_an_arrow_file_of_random_access_is_read_in_pieces(tmp_path: Path) -> Non
     assert [(document.line, document.text) for document in found] == [(n + 1, f"row {n}") for n in range(50)]
 
 
+@pytest.mark.parametrize(
+    "kind", [pyarrow.large_string(), pyarrow.dictionary(pyarrow.int8(), pyarrow.string())], ids=str
+)
+def test_text_in_an_arrow_file_may_be_of_any_kind(tmp_path: Path, kind: pyarrow.DataType) -> None:
+    table = pyarrow.table({"text": pyarrow.array(["one", None, "two"]).cast(kind)})
+    with ipc.new_stream(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    assert texts(tmp_path / "a.arrow", drop=lambda *fault: None) == ["one", "two"]
+
+
+def test_text_that_is_not_utf_8_in_an_arrow_file_is_left_out_by_its_row(tmp_path: Path) -> None:
+    column = pyarrow.array([b"one", b"t\xffo", b"three"]).view(pyarrow.string())
+    table = pyarrow.table({"text": column})
+    with ipc.new_stream(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    assert left_out(tmp_path / "a.arrow") == [(2, "not UTF-8")]
+
+
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_a_damaged_arrow_file_is_read_or_left_out(tmp_path: Path, is_stream: bool) -> None:
     table = pyarrow.table({"text": ["one", "two ü", None] * 20})

@@ -173,6 +173,16 @@ def test_the_option_takes_a_number_of_documents(tmp_path: Path, most: str, code:
     assert code or f"9 repeated line, such as pages.jsonl:1 ({NOTICE})" in finished.output
 
 
+def test_a_damaged_file_of_counts_is_refused_by_its_name(tmp_path: Path) -> None:
+    pages = [page(number, NOTICE) for number in range(9)]
+    with pytest.raises(KeyboardInterrupt):
+        prepared(pages, tmp_path, 3, report=when("finding repeated lines", interrupt))
+    damaged = tmp_path / "corpus" / "unfinished" / "lines-000000.npy"
+    damaged.write_bytes(damaged.read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"lines-000000\.npy cannot be read \(.*\): remove it, and run the same"):
+        prepared(pages, tmp_path, 3)
+
+
 def test_no_number_of_documents_is_below_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="drop_repeated_lines is 0: it is a number of documents, at least 1"):
         prepared([page(1)], tmp_path, 0)
