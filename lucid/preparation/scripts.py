@@ -115,5 +115,7 @@ class Normalisation:
         return {"lowercase": not self.cased, **accents}
 
     def __str__(self) -> str:
-        """Return for instance "cased, accents kept"."""
-        return f"{'cased' if self.cased else 'uncased'}, accents {'kept' if self.keep_accents else 'stripped'}"
+        """Return for instance "cased, accents kept", with the length of words if that is not BERT's."""
+        case, accents = "cased" if self.cased else "uncased", "kept" if self.keep_accents else "stripped"
+        is_longer = self.longest_word > BERTS_LONGEST_WORD
+        return f"{case}, accents {accents}" + f", words of up to {self.longest_word} characters" * is_longer
