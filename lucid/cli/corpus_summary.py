@@ -68,7 +68,7 @@ def _warning(manifest: Manifest) -> str:
     )
     if manifest.made_from.get("ids_field") is not None:
         advice = "what made the ids has too small a vocabulary, or was made for other text"
-    elif manifest.made_from["tokenizer"] is not None:
+    elif manifest.made_from.get("tokenizer"):
         advice = (
             "this tokenizer is made for other text; leave out --tokenizer to train one, or take one of this language"
         )
@@ -81,11 +81,11 @@ def _warning(manifest: Manifest) -> str:
 
 def _normalisation(made_from: Mapping[str, Any]) -> str:
     """Return how the tokenizer was chosen to normalise text, and the options that change the choice."""
-    chosen = made_from["normalisation"]
+    chosen = str(made_from["normalisation"])
     case = "--uncased" if ": cased" in chosen else "--cased"
     accents = "--strip-accents" if "accents kept" in chosen else "--keep-accents"
     free = [option for option, name in ((case, "case"), (accents, "accents")) if made_from.get(name) is None]
-    return f"{chosen} (or {', '.join(free)})" if free else str(chosen)
+    return f"{chosen} (or {', '.join(free)})" if free else chosen
 
 
 def _first_places(path: Path) -> dict[str, list[str]]:

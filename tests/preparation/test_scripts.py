@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from lucid.cli.app import app
 from lucid.data import Manifest, load_tokenizer, tokenizer_hash
 from lucid.errors import DataError
 from lucid.preparation import prepare
@@ -146,6 +147,24 @@ def test_prepare_says_what_it_chose_and_finds_it_again(tmp_path: Path) -> None:
     assert "uncased, accents kept" in second.made_from["normalisation"]
     assert tokenizer_hash(load_tokenizer(tmp_path / "corpus" / "tokenizer")) == second.tokenizer_hash
     assert second.tokenizer_hash != first.tokenizer_hash
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "cased, accents kept (or --uncased, --strip-accents)"),
+        (["--uncased"], "uncased, accents kept (or --strip-accents)"),
+        (["--strip-accents"], "cased, accents stripped (or --uncased)"),
+        (["--cased", "--keep-accents", "--tokenizer-sample", "1"], "cased, accents kept\n"),
+    ],
+)
+def test_the_options_are_said_with_what_would_change_the_choice(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text("\n\n".join(f"{GERMAN} {number}" for number in range(9)), encoding="utf-8")
+    arguments = ["prepare", str(tmp_path / "text.txt"), "-o", str(tmp_path / "corpus"), "--processes", "1", *options]
+    app([*arguments, "--vocab-size", "150"], standalone_mode=False)
+    assert f"of the letters carry marks: {said}" in capsys.readouterr()[0]
 
 
 @pytest.mark.parametrize(
