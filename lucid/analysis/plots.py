@@ -1,6 +1,7 @@
 """Plots losses, accuracies and speed of a run over its steps, from its metrics file."""
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def plot_run(run_folder: Path, output: Path) -> None:
     figure.suptitle(str(run_folder), parse_math=False)
     picture = io.BytesIO()
     try:
-        figure.savefig(picture, dpi=120, format=output.suffix.removeprefix("."))
+        with warnings.catch_warnings():
+            # Matplotlib's font lacks many scripts that the names of folders may have; it draws boxes instead.
+            warnings.filterwarnings("ignore", r"Glyph .* missing|Matplotlib currently does not support", UserWarning)
+            figure.savefig(picture, dpi=120, format=output.suffix.removeprefix("."))
     except ValueError as error:
         raise ConfigError(f"{output} could not be drawn: {error}") from error
     with written_aside(output, ConfigError) as file:

@@ -25,6 +25,12 @@ def print_summary(manifest: Manifest, output: Path, outcome: str) -> None:
         table.add_row(name, *counts, *_coverage(split))
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
+    if manifest.made_from.get("held_out_more"):
+        console.print(
+            f"--held-out {manifest.made_from['held_out']:g} selects too few of these documents, so more are held out. "
+            "Another corpus may train on the same texts.",
+            markup=False,
+        )
     if manifest.dropped:
         first = _first_places(output / DROPPED_FILE)
         console.print(f"Left out (see {output / DROPPED_FILE}):", markup=False)

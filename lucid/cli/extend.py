@@ -17,6 +17,7 @@ from lucid.cli.progress import progress_bar
 from lucid.data import HELD_OUT, TRAIN, Corpus, tokenizer_hash
 from lucid.data.decoding import decoded_documents
 from lucid.data.manifest import MANIFEST_NAME
+from lucid.distributed.communicators.announcement import check_started_once
 from lucid.errors import ConfigError
 from lucid.files import replacing
 from lucid.launch.limits import available_cores
@@ -72,6 +73,7 @@ def extend(
 
         lucid extend runs/small_cpu news.jsonl.gz --tokens 500 -o models/news
     """
+    check_started_once("extend")
     source = find_model(model)
     check_new(output)
     random.manual_seed(0)  # the model depends on the arguments alone

@@ -22,7 +22,7 @@ from lucid.models.bert.memory import parameter_count
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import Corpora, open_corpora
-from lucid.training.estimates import checkpoint_bytes, flops_of_sample, memory
+from lucid.training.estimates import Memory, checkpoint_bytes, flops_of_sample, memory
 from lucid.training.formatting import count, duration, quantity
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.run_folder import check_run_folder
@@ -61,15 +61,16 @@ def plan(
     missing = [folder for folder in settings.folders if not os.path.lexists(folder)]
     corpora = None if missing else open_corpora(settings)
     step, start = _start(settings, corpora)
+    need = memory(settings, size, corpora)
     lines = [
         _model(settings),
         *(("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing),
         *(_corpora(settings, corpora) if corpora else ()),
         _training(settings, corpora, step),
         *start,
-        *_ranks(settings, corpora, size),
+        *_ranks(settings, need, size),
         _checkpoints(settings),
-        *_work(settings, corpora, size, step),
+        *_work(settings, corpora, need, size, step),
     ]
     for subject, text in lines:
         print(f"{subject:13}{text}")
@@ -141,14 +142,13 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]
     return checkpoint.state.step if checkpoint else 0, [("start", message) for message in messages]
 
 
-def _ranks(config: RunConfig, corpora: Corpora | None, size: int) -> Iterator[Line]:
+def _ranks(config: RunConfig, need: Memory, size: int) -> Iterator[Line]:
     """Yield the work and the memory of each rank."""
     local_batch, at_once = config.local_batch(size), config.samples_at_once(size)
     parts = -(-local_batch // at_once)
     at_most = "at most " if local_batch % at_once else ""
     micro_batches = f", in {parts:,} micro-batches of {at_most}{at_once}" if parts > 1 else ""
     yield "ranks", f"{size:,}, each with {local_batch:,} {config.samples} a step{micro_batches}"
-    need = memory(config, size, corpora.train if corpora else None)
     of_gpu = " of its GPU, besides CUDA's own" if config.train.device == "cuda" else ""
     yield "memory", f"about {quantity(need.of_rank, 'B')} for each rank{of_gpu}: {_by_purpose(need.rank)}"
     of_host = f"; on each host {_by_purpose(need.host)}" if need.host else ""
@@ -176,7 +176,7 @@ def _checkpoints(config: RunConfig) -> Line:
     )
 
 
-def _work(config: RunConfig, corpora: Corpora | None, size: int, step: int) -> Iterator[Line]:
+def _work(config: RunConfig, corpora: Corpora | None, need: Memory, size: int, step: int) -> Iterator[Line]:
     """Yield the FLOPs of the run, and a lower bound of its time on ranks like this process."""
     flops = flops_of_sample(config, corpora.train if corpora else None)
     total = flops * (config.train.steps - step) * config.train.global_batch
@@ -188,7 +188,7 @@ def _work(config: RunConfig, corpora: Corpora | None, size: int, step: int) -> I
     )
     if config.train.device == "cuda":
         yield "time", "not known: lucid bench step measures it on a machine with a GPU"
-    elif not memory(config, size).ranks_within(HostMemory.read().free):
+    elif not need.ranks_within(HostMemory.read().free):
         yield "time", "not known: this machine has no room for a rank"
     else:
         yield "time", _time(config, total, size)

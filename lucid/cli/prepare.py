@@ -8,8 +8,7 @@ import typer
 from lucid.cli.corpus_summary import print_summary
 from lucid.cli.input_options import Format, TextFields
 from lucid.cli.progress import progress_bar
-from lucid.distributed.communicators.announcement import announced
-from lucid.errors import LaunchError
+from lucid.distributed.communicators.announcement import check_started_once
 from lucid.launch.limits import available_cores
 from lucid.preparation import prepare as prepare_corpus
 from lucid.preparation.samples import SAMPLE_BYTES
@@ -117,12 +116,7 @@ def prepare(
 
         lucid prepare notes/ --output data/notes --tokenizer models/bert-base
     """
-    launch = announced()
-    if launch is not None and (launch.size or 1) > 1:
-        raise LaunchError(
-            f"the launcher ({launch.launcher}) started {launch.size} processes, but lucid prepare starts its own: run "
-            f"it once, with --processes {launch.size}, and without mpiexec (under SLURM with srun -n 1)"
-        )
+    check_started_once("prepare")
     splits = {entry: names for entry in inputs if (names := saved_splits(Path(entry)))}
     with progress_bar() as bar:
         manifest = prepare_corpus(

@@ -120,6 +120,10 @@ class _Job:
             raise LaunchError("the argument ':' is no setting: to launchers it begins another command; drop it")
         if self.time and not re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}", self.time):
             raise LaunchError(f"--time takes minutes, H:M:S or D-H:M:S, got '{self.time}'")
+        if self.sweep and re.match(r"[^=]*=.*[\[{]", self.sweep):
+            raise LaunchError(
+                f"--sweep divides '{self.sweep}' at commas, so it takes no lists: submit each value alone"
+            )
         if self.sweep and not re.fullmatch(r"[a-z_.]+=[^,]+(,[^,]+)*", self.sweep):
             raise LaunchError(f"--sweep takes KEY=VALUE,VALUE,..., got '{self.sweep}'")
         if not self.trains:

@@ -1,6 +1,7 @@
 """Decides which documents of the parts go into which split, and which parts make up which shard.
 
-A document is held out for evaluation by the hash of its text, so equal texts are in the same split in every corpus.
+A document is held out for evaluation by the hash of its text, so equal texts are in the same split in every corpus but
+the smallest: those hold out more than their fraction, to have two.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,10 @@ class Selection:
     threshold: int
     firsts: tuple[int, ...]
     duplicates: int
+
+    def holds_out_more_than(self, held_out: float) -> bool:
+        """Return whether more hashes are held out than a fraction `held_out`, because there are few documents."""
+        return self.threshold > round(held_out * HASH_RANGE)
 
     def taken(self, part: int, split: str) -> Array:
         """Return bool [D]: which documents of a part go into the split."""

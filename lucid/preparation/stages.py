@@ -287,6 +287,8 @@ class _Preparation:
         selection = select(
             unfinished, len(portions), made_from["held_out"], made_from["drop_duplicates"], self.plan.dropped.first
         )
+        if selection.holds_out_more_than(made_from["held_out"]):
+            made_from = {**made_from, "held_out_more": True}
         shards = selection.shards(TOKENS_PER_SHARD)
         tasks = [Task(shard, unfinished / f"{shard.name}.json", 2 * shard.tokens) for shard in shards]
         vocab_size, unknown = tokenizer.get_vocab_size(), special_tokens(tokenizer).unknown

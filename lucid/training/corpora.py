@@ -30,6 +30,12 @@ class Corpora:
     held_out: tuple[HeldOut, ...]
     remark: str | None
 
+    @property
+    def index_bytes(self) -> int:
+        """The memory for the places of all samples, for training and evaluation."""
+        samplers = [*self.train.samplers, *(corpus.sampler for corpus in self.held_out)]
+        return sum(sampler.index_bytes for sampler in samplers)
+
 
 def open_corpora(config: RunConfig) -> Corpora:
     """Open the prepared corpora that `config` names. Raises a `LucidError` if they do not fit the model."""

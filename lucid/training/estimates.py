@@ -15,6 +15,7 @@ from lucid.launch.limits import HostMemory
 from lucid.models.bert.flops import forward_flops
 from lucid.models.bert.memory import NumberSizes, activation_bytes, parameter_count
 from lucid.training.config import RunConfig
+from lucid.training.corpora import Corpora
 from lucid.training.formatting import count, quantity
 
 _FLOAT32, _BFLOAT16 = 4, 2
@@ -51,10 +52,10 @@ class Memory:
         return max(0, free - self.checkpoint - sum(self.host.values())) // self.of_rank
 
 
-def memory(config: RunConfig, size: int, mixture: Mixture | None = None) -> Memory:
+def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memory:
     """Return the memory that a run on `size` ranks needs, if every sequence has the full length.
 
-    With `mixture`, on a CPU, this includes what each rank remembers of its corpora.
+    With `corpora`, on a CPU, this includes what each rank remembers of them.
     """
     train, data, parameters = config.train, config.data, parameter_count(config.model)
     samples, is_on_cpu = config.samples_at_once(size), train.device == "cpu"
@@ -76,8 +77,8 @@ def memory(config: RunConfig, size: int, mixture: Mixture | None = None) -> Memo
         batches = data.prefetch + data.workers + 2
         rank["batches"] = batches * config.local_batch(size) * data.sequence_length * _BYTES_OF_SLOT
         rank["the process"] = _PROCESS
-        if mixture is not None:
-            rank["places of samples"] = sum(sampler.index_bytes for sampler in mixture.samplers)
+        if corpora is not None:
+            rank["places of samples"] = corpora.index_bytes
         if onednn.is_installed():
             rank["compiled products"] = onednn.MOST_PRODUCTS * onednn.PRODUCT_BYTES
         if config.optimizer.sharded:
@@ -88,9 +89,9 @@ def memory(config: RunConfig, size: int, mixture: Mixture | None = None) -> Memo
 def check_run_fits(config: RunConfig, communicator: Communicator) -> None:
     """Raise `ConfigError` if a run could never fit in the memory of this host or of this rank's GPU.
 
-    Only what every run takes is counted: no activations, whose size depends on the lengths of the texts, and no more
-    than one batch and one buffer of gradients. Each rank counts itself and the ranks before it, so the last one of a
-    host counts all.
+    Only what every run takes, whatever its corpora are, is counted: no activations, whose size depends on the lengths
+    of the texts, no places of samples, and no more than one batch and one buffer of gradients. Each rank counts itself
+    and the ranks before it, so the last one of a host counts all.
     """
     ranks, where = communicator.local_rank + 1, os.uname().nodename
     state = {name: size for name, size in memory(config, communicator.size).rank.items() if name in _STATE}

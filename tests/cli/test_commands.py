@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +295,15 @@ def test_a_run_without_masked_held_out_tokens_can_be_plotted(lucid, run_folder, 
     lines[-1]["held_out_frequency_loss"] = None
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert lucid("plot", tmp_path)[0] == 0
+
+
+def test_a_plot_of_a_folder_in_any_script_comes_without_a_warning(lucid, run_folder, tmp_path):
+    folder = tmp_path / "日本語-தமிழ்-ไทย"
+    folder.mkdir()
+    shutil.copy(run_folder / "metrics.jsonl", folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lucid("plot", folder)[::2] == (0, "")
 
 
 def test_a_plot_that_cannot_be_drawn_does_not_fail_a_run(lucid, run_folder, tmp_path, monkeypatch):

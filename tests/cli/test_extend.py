@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from lucid.data import load_tokenizer
 from lucid.data.tokenizer import save_tokenizer
+from lucid.errors import LaunchError
 from lucid.models import BERTForPreTraining
 
 TOKENS, SIZE = 40, 200  # the tokenizer of the run has 200 tokens, and its model eight more
@@ -192,6 +193,15 @@ def test_text_that_cannot_be_used_is_mentioned(name, mention, lucid, run_folder,
     code, output, _ = lucid("extend", run_folder, folder, "-o", tmp_path / "new", *NEW)
     assert code == 0
     assert f"some of the text could not be used, first {mention}" in output
+
+
+def test_several_ranks_are_refused_in_one_sentence(lucid, run_folder, text_file, monkeypatch, tmp_path):
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    code, output, errors = lucid("extend", run_folder, text_file, "-o", tmp_path / "new", *NEW)
+    assert (code, output, errors.count("\n")) == (LaunchError.exit_code, "", 1)
+    assert "(PMI) started 2 processes, but lucid extend starts its own: run it once, with --processes 2, " in errors
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from lucid.models import BERTForPreTraining
 from lucid.models.bert.memory import parameter_count
 from lucid.preparation import prepare
 from lucid.training.config import load
+from lucid.training.corpora import open_corpora
 from lucid.training.estimates import checkpoint_bytes, memory
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -93,6 +94,11 @@ def test_a_plan_says_how_much_of_each_corpus_a_run_takes(plan, settings_file, co
         r"; none held out / weight 1: 25.00% of the sequences, 10 in all, 0.\d epochs of [\d,]+$", lines["corpus"]
     )
     assert lines["training"].endswith("40 in all")
+    opened = open_corpora(load(settings_file, [mixture]))
+    samplers = [*opened.train.samplers, *(corpus.sampler for corpus in opened.held_out)]
+    assert len(samplers) == 3
+    places = sum(sampler.index_bytes for sampler in samplers)
+    assert re.search(rf", places of samples {places / 1e3:.1f} kB", lines["memory"])
     assert "the held-out loss leaves this part of the mixture out" in lines["evaluation"]
     many = plan(settings_file, mixture, "train.steps=10000")[1]["corpus"]
     assert many.count("; more than BERT's 40, so the model may learn it by heart") == 1

@@ -115,6 +115,7 @@ def test_other_commands_keep_their_own_options(plan, home):
         (("run.yaml", "--ranks-per-node", "0"), "--ranks-per-node"),
         (("run.yaml", "--time", "soon"), "--time takes minutes, H:M:S or D-H:M:S, got 'soon'"),
         (("run.yaml", "--sweep", "train.seed"), "--sweep takes KEY=VALUE,VALUE,..., got 'train.seed'"),
+        (("run.yaml", "--sweep", "data.path=[{path: a, weight: 1}],b"), "at commas, so it takes no lists: "),
         (("run.yaml", "--sweep", "train.seed=1,2", "--gpus-per-node", "1"), "--sweep is for CPU nodes"),
         (("run.yaml", "--gpus-per-node", "1", "--ranks-per-node", "1"), "brings one rank for each GPU"),
         (("--gpus-per-node", "1", "evaluate", "run"), "are for training, not for evaluate"),

@@ -85,11 +85,27 @@ def test_a_tokenizer_can_be_given(text_file: Path, corpus_folder: Path, tmp_path
 
 
 @pytest.mark.parametrize(("documents", "held_out"), [(3, 1), (4, 2), (5, 2)])
-def test_a_small_corpus_holds_out_something(tmp_path: Path, documents: int, held_out: int) -> None:
+def test_a_small_corpus_holds_out_something_and_says_so(tmp_path: Path, documents: int, held_out: int) -> None:
     (tmp_path / "a.txt").write_text(two_line_documents(documents))
     manifest = prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=100, held_out=0.0001)
     assert manifest.splits["held_out"].documents == held_out
     assert manifest.splits["train"].documents == documents - held_out
+    app = typer.Typer()
+    app.command()(prepare_command)
+    # Prepared or found, its summary says the same.
+    output = (
+        CliRunner()
+        .invoke(
+            app,
+            [str(tmp_path / "a.txt"), "-o", str(tmp_path / "corpus"), "--vocab-size", "100", "--held-out", "0.0001"],
+        )
+        .output
+    )
+    assert "--held-out 0.0001 selects too few of these documents, so more are held out." in output
+
+
+def test_a_corpus_of_enough_documents_does_not_speak_of_its_fraction(corpus_folder: Path) -> None:
+    assert "held_out_more" not in Manifest.read(corpus_folder).made_from
 
 
 def test_the_same_text_is_held_out_at_any_place(tmp_path: Path) -> None:

@@ -91,6 +91,16 @@ def is_first_rank() -> bool:
     return announcement is None or announcement.rank == 0
 
 
+def check_started_once(command: str) -> None:
+    """Raise `LaunchError` if a launcher started several processes of this lucid `command`, which starts its own."""
+    launch = announced()
+    if launch is not None and (launch.size or 1) > 1:
+        raise LaunchError(
+            f"the launcher ({launch.launcher}) started {launch.size} processes, but lucid {command} starts its own: "
+            f"run it once, with --processes {launch.size}, and without mpiexec (under SLURM with srun -n 1)"
+        )
+
+
 def check_world_size(world_size: int) -> None:
     """Raise `LaunchError` unless MPI's world has the size that the launcher announced.
 
