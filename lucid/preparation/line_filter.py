@@ -31,7 +31,7 @@ def load_mapped(path: Path) -> Array:
         raise DataError(f"{path} cannot be read ({error}): remove it, and run the same command again") from error
 
 
-def lines_of(document: Document) -> list[str]:
+def stripped_lines(document: Document) -> list[str]:
     """Return the lines of a document without the white space around them."""
     return [line.strip() for line in document.text.split("\n")]
 
@@ -58,7 +58,7 @@ class LineFilter:
         listed: set[str] = set()
         for block in blocks_of(documents):
             lines = [document.text.split("\n") for document in block]
-            known = iter(_are_in(repeated, [line for document in block for line in lines_of(document)]).tolist())
+            known = iter(_are_in(repeated, [line for document in block for line in stripped_lines(document)]).tolist())
             for document, found in zip(block, lines, strict=True):
                 left_out = [next(known) for _ in found]
                 if not any(left_out):

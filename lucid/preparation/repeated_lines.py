@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from lucid.backend import Array
 from lucid.errors import DataError
 from lucid.files import written_aside
-from lucid.preparation.line_filter import counts, digest, lines_of, load_mapped
+from lucid.preparation.line_filter import counts, digest, load_mapped, stripped_lines
 from lucid.preparation.omissions import Dropped
 from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
@@ -25,6 +25,8 @@ from lucid.preparation.selection import HASH_RANGE, mark_copies
 
 # Counts that are added up at once, in each process; sorting them takes about 70 MB.
 _COUNTS_AT_ONCE = 1 << 19
+# Within the folder of the work: which documents have the text of one before them.
+_COPIES = "copies.npy"
 
 # Does the work of a stage: its name, the function, and its tasks.
 DoStage = Callable[[str, Callable[[Any, Path], None], Sequence[Task[Any]]], None]
@@ -34,19 +36,28 @@ def find_repeated_lines(
     folder: Path, portions: Sequence[Portion], settings: TextSettings, most: int, do: DoStage
 ) -> Path:
     """Return a file in `folder` with the hashes of the lines in more than `most` documents: uint64 [2, N], sorted."""
+    found = folder / "repeated-lines.npy"
+    if not found.exists():
+        _join(_ranges(folder, portions, settings, most, do), found)
+    # They take much space, and are of no more use.
+    for pattern in ("texts-*.npy", _COPIES, "lines-*.npy", "repeated-[0-9]*.npy"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    return found
+
+
+def _ranges(folder: Path, portions: Sequence[Portion], settings: TextSettings, most: int, do: DoStage) -> list[Path]:
+    """Return the files of `RangeOfCounts`, in order."""
 
     def tasks(name: str, sizes: Sequence[tuple[Any, int]]) -> list[Task[Any]]:
         return [Task(each, folder / f"{name}-{number:06d}.npy", size) for number, (each, size) in enumerate(sizes)]
 
-    found = folder / "repeated-lines.npy"
-    if found.exists():
-        return found
     hashed = tasks("texts", [(portion, portion.size) for portion in portions])
     do("hashing documents", TextHasher(settings), hashed)
     firsts = [0]
     for task in hashed:
         firsts.append(firsts[-1] + len(load_mapped(task.output)))
-    copies = folder / "copies.npy"
+    copies = folder / _COPIES
     if not copies.exists():
         mark_copies(lambda part: _all_of(load_mapped(hashed[part].output)), firsts, copies)
     counted = tasks(
@@ -58,8 +69,7 @@ def find_repeated_lines(
     bounds = [number * HASH_RANGE // ranges for number in range(ranges + 1)]
     summed = tasks("repeated", [(limits, 1) for limits in pairwise(bounds)])
     do("finding repeated lines", RangeOfCounts(parts, most), summed)
-    _join([task.output for task in summed], found)
-    return found
+    return [task.output for task in summed]
 
 
 def _all_of(hashes: Array) -> tuple[Array, Array]:
@@ -109,17 +119,17 @@ class LineCounter:
         digests = bytearray()
         for number, document in enumerate(self._read(portion, Dropped()), start=first):
             if number >= len(is_copy) or not is_copy[number]:  # a file may not have been readable before
-                digests += b"".join(map(digest, {line for line in lines_of(document) if counts(line)}))
+                digests += b"".join(map(digest, {line for line in stripped_lines(document) if counts(line)}))
         hashes = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
         _save(path, _summed(hashes, np.ones(hashes.shape[1], np.uint64)))
 
 
-def _summed(hashes: Array, counts: Array) -> Array:
-    """Return the different hashes, uint64 [2, N], in order, and the sum of the counts of each, as uint64 [3, N]."""
+def _summed(hashes: Array, documents: Array) -> Array:
+    """Return the different hashes, uint64 [2, N], in order, and the sum of the `documents` of each: uint64 [3, N]."""
     order = np.lexsort(hashes[::-1])
-    hashes, counts = hashes[:, order], counts[order]
+    hashes, documents = hashes[:, order], documents[order]
     starts = np.flatnonzero(np.r_[True, (hashes[:, 1:] != hashes[:, :-1]).any(axis=0)][: hashes.shape[1]])
-    sums = np.add.reduceat(counts, starts) if len(starts) else counts
+    sums = np.add.reduceat(documents, starts) if len(starts) else documents
     return np.stack([*hashes[:, starts], sums])
 
 
@@ -132,14 +142,18 @@ class RangeOfCounts:
 
     def __call__(self, limits: tuple[int, int], path: Path) -> None:
         """Write the hashes whose first 64 bits are from the first to below the second of `limits` as `path`."""
-        found = [np.zeros((3, 0), np.uint64)]
-        for part in self.parts:
-            counted = load_mapped(part)
-            start, stop = (_place(counted[0], limit) for limit in limits)
-            found.append(counted[:, start:stop])
-        joined = np.concatenate(found, axis=1)
+        joined = np.concatenate(
+            [np.zeros((3, 0), np.uint64), *(_range_of(part, limits) for part in self.parts)], axis=1
+        )
         summed = _summed(joined[:2], joined[2])
         _save(path, summed[:2, summed[2] > self.most])
+
+
+def _range_of(part: Path, limits: tuple[int, int]) -> Array:
+    """Return a copy of the counts in a range of hashes: a view would keep the file open, one of thousands."""
+    counted = load_mapped(part)
+    start, stop = (_place(counted[0], limit) for limit in limits)
+    return np.array(counted[:, start:stop])
 
 
 def _place(sorted_hashes: Array, limit: int) -> int:

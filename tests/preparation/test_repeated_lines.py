@@ -1,6 +1,7 @@
 """Lines that stand in many documents are left out, exactly, on any number of processes and across interruptions."""
 
 import json
+import resource
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -116,6 +117,21 @@ def test_the_found_lines_are_those_of_a_plain_count(
     assert [hashes.astype(">u8").tobytes() for hashes in found.T] == sorted(expected)
 
 
+def test_no_part_stays_open_while_counts_are_added_up(tmp_path: Path) -> None:
+    parts = [tmp_path / f"{number}.npy" for number in range(40)]
+    for part in parts:
+        np.save(part, np.array([[5, 9], [1, 1], [1, 1]], np.uint64))
+    with parts[0].open() as file:
+        free = file.fileno()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 8, limits[1]))
+    try:
+        repeated_lines.RangeOfCounts(parts, 39)((0, 9), tmp_path / "found.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert np.load(tmp_path / "found.npy").tolist() == [[5], [1]]
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -142,12 +158,19 @@ def test_the_corpus_does_not_depend_on_processes_and_interruptions(
 
     expected = made("one", 1)
     assert Manifest.read(tmp_path / "one").dropped == {"repeated line": 99}
-    hashed = set()
-    for stage in ("counting lines", "finding repeated lines", "sampling"):
+    unfinished = tmp_path / "two" / "unfinished"
+    times = set()
+    for stage, work in (
+        ("counting lines", "texts-000000.npy"),
+        ("finding repeated lines", "texts-000000.npy"),
+        ("sampling", "repeated-lines.npy"),
+        ("encoding", "repeated-lines.npy"),
+    ):
         with pytest.raises(KeyboardInterrupt):
             made("two", 1, report=when(stage, interrupt))
-        hashed.add((tmp_path / "two" / "unfinished" / "texts-000000.npy").stat().st_mtime_ns)
-    assert len(hashed) == 1  # done once
+        times.add((work, (unfinished / work).stat().st_mtime_ns))
+    assert len(times) == 2  # each done once
+    assert [path.name for path in unfinished.glob("*.npy")] == ["repeated-lines.npy"]  # the counts are gone
     assert made("two", 2) == expected
     with pytest.raises(DataError, match="made with other drop repeated lines"):
         made("two", 1, drop_repeated_lines=41)
