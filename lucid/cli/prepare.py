@@ -115,6 +115,10 @@ def prepare(
         lucid prepare books/ news.jsonl.gz --output data/mine
 
         lucid prepare notes/ --output data/notes --tokenizer models/bert-base
+
+        lucid prepare pages/ --output data/pages --drop-repeated-lines 20
+
+        lucid prepare reviews.csv --text-field review --output data/reviews
     """
     check_started_once("prepare")
     splits = {entry: names for entry in inputs if (names := saved_splits(Path(entry)))}
