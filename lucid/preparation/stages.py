@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from lucid.backend import return_freed_memory
 from lucid.data.manifest import (
+    DROPPED_FILE,
     FORMAT_VERSION,
     HELD_OUT,
     MANIFEST_NAME,
@@ -59,6 +60,8 @@ _LIBRARIES = "sentencex", "tokenizers", "markdown-it-py"
 _UNFINISHED, _CONDITIONS = "unfinished", "conditions.json"
 # There too: how the trained tokenizer normalises, and why.
 _NORMALISATION = "normalisation.json"
+# What `written_aside` adds to the name of a file that is not finished.
+_PARTIAL = ".*.partial"
 # Bytes of text that are encoded into one part: each process loses at most one part when the work is cut short.
 PIECE_BYTES = 1 << 23
 # 256 MiB of 16-bit tokens a shard.
@@ -210,11 +213,19 @@ def _clear(output: Path) -> None:
     for path in (output / _UNFINISHED).glob("*"):
         if path.name != SPOOLED_FILE:  # what this preparation reads
             path.unlink()
-    patterns = [f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES]
+    _remove(output, "")
+    _remove(output, _PARTIAL)
+
+
+def _remove(output: Path, suffix: str) -> None:
+    """Remove the files of a corpus whose names have `suffix` added; `_PARTIAL` are those that a kill left unfinished.
+
+    Nobody writes them now, since this preparation is alone in the folder.
+    """
+    names = [DROPPED_FILE, MANIFEST_NAME, *(f"{TOKENIZER_FOLDER}/{name}" for name in TOKENIZER_FILES)]
     for split in (TRAIN, HELD_OUT):
-        patterns.append(frequencies_file(split))
-        patterns += [shard_file(f"{split}-[0-9]*", part) + "*" for part in (*SHARD_PARTS, ORIGINS)]
-    for path in [path for pattern in patterns for path in output.glob(pattern)]:
+        names += [frequencies_file(split), *(shard_file(f"{split}-[0-9]*", part) for part in (*SHARD_PARTS, ORIGINS))]
+    for path in [path for name in names for path in output.glob(name + suffix)]:
         path.unlink()
 
 
@@ -296,6 +307,7 @@ class _Preparation:
         records: dict[str, list[Path]] = {}
         for task in tasks:
             records.setdefault(task.input.split, []).append(task.output)
+        _remove(output, _PARTIAL)
         write_manifest(output, made_from, records, self._dropped(selection.duplicates))
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from pyarrow import parquet
 
 from lucid.data import Manifest, load_tokenizer
 from lucid.errors import DataError
+from lucid.files import replacing
 from lucid.preparation import Document, prepare, read_documents, stages, vocabulary
 from lucid.preparation.documents import Reader, scan
 from lucid.preparation.omissions import Dropped, refuse
@@ -138,6 +139,19 @@ def test_work_begun_under_other_rules_does_not_go_on(
         with pytest.raises(KeyboardInterrupt):
             prepared(folder, report=when("writing shards", interrupt))
     assert prepared(folder) == prepare([folder], tmp_path / "fresh", vocab_size=100)
+
+
+def test_nothing_is_left_of_files_that_a_kill_cut_short(folder: Path) -> None:
+    corpus = folder.parent / "corpus"
+    names = ("train-00000.tokens.npy", "train.frequencies.npy", "tokenizer/vocab.txt", "manifest.json")
+    cut_short = [replacing(corpus / name) for name in names]
+    with pytest.raises(KeyboardInterrupt):
+        prepared(folder, report=when("writing shards", interrupt))
+    for unfinished in cut_short:
+        unfinished.__enter__().write_bytes(b"half")
+    manifest = prepared(folder)
+    found = {str(path.relative_to(corpus)) for path in corpus.rglob("*") if path.is_file()}
+    assert found == {*manifest.files, "manifest.json"}
 
 
 def test_work_begun_on_a_file_does_not_go_on_with_other_content_of_the_same_size_and_time(
