@@ -15,6 +15,8 @@ from lucid.data.unspaced import SYLLABIC, TIBETAN
 
 # Text like English: so much of its letters is Latin, and so little of them is none of a to z.
 _LATIN, _MARKED = 0.95, 0.002
+# Marks of symbols, not of letters: those around keycaps, those of notes, and the selectors of how an emoji is drawn.
+_OF_SYMBOLS = re.compile("[\u20d0-\u20ff\ufe00-\ufe0f\U0001d165-\U0001d1ad\U000e0100-\U000e01ef]")
 # Letters between which a tokenizer splits nowhere, so that a clause is one word. (It splits at the dots of Tibetan, and
 # at Chinese characters, which Japanese has too.)
 _IN_CLAUSES = re.compile(f"(?![{TIBETAN}])[{SYLLABIC}]")
@@ -45,7 +47,7 @@ class Scripts:
         letters = marks = in_clauses = 0
         for character, count in characters.items():
             category, script = unicodedata.category(character)[0], script_of(character)
-            if category not in "LM":
+            if category not in "LM" or _OF_SYMBOLS.match(character):
                 continue
             letters += count * (category == "L")
             in_clauses += count * bool(_IN_CLAUSES.match(character))
@@ -76,7 +78,7 @@ def script_of(character: str) -> str:
     """Return the name of the script of a character, "" if it is no letter or mark of a script."""
     # The plain form of a full-width or mathematical letter.
     plain = unicodedata.normalize("NFKC", character)[0]
-    if unicodedata.category(plain)[0] not in "LM":
+    if unicodedata.category(plain)[0] not in "LM" or _OF_SYMBOLS.match(plain):
         return ""
     word = unicodedata.name(plain, "").split("-")[0].split(" ")[0].title()
     return _OTHER_NAMES.get(word, word)

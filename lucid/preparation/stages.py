@@ -54,7 +54,7 @@ from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
 # version of lucid began under other rules, or with other versions of the libraries that apply them, begins anew.
-_RULES = 7
+_RULES = 8
 _LIBRARIES = "sentencex", "tokenizers", "markdown-it-py"
 # Within the folder of the corpus: where the work lies until it is finished, and the conditions that it is for.
 _UNFINISHED, _CONDITIONS = "unfinished", "conditions.json"

@@ -19,6 +19,8 @@ GERMAN = "Alle Menschen sind frei und gleich an Würde und Rechten geboren. Sie 
 HINDI = "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है। उन्हें बुद्धि मिली है।"
 KOREAN = "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다."
 JAPANESE = "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。"
+# With selectors of their look, a keycap, a skin tone, joiners, and a flag that is written in tags.
+EMOJI = "❤️ ☺︎ 1️⃣ 👍🏽 👩‍🚀 🇺🇳 🏴󠁧󠁢󠁳󠁣󠁴󠁿"
 
 
 def chosen(text: str, cased: bool | None = None, keep_accents: bool | None = None) -> Normalisation:
@@ -40,6 +42,8 @@ def trained(*texts: str, vocab_size: int = 300, **settings: bool | int) -> Token
         ("e\u0301e" + "a" * 3998, "scripts: Latin 100%; under 0.1% of the letters carry marks"),
         ("कि", "scripts: Devanagari 100%; 100% of the letters carry marks"),
         ("12, 3.", "scripts: none; 0% of the letters carry marks"),
+        (f"{ENGLISH} {EMOJI}", "scripts: Latin 100%; 0% of the letters carry marks"),
+        (EMOJI, "scripts: none; 0% of the letters carry marks"),
     ],
 )
 def test_the_scripts_of_a_text_are_named_with_their_shares(text: str, shown: str) -> None:
@@ -47,7 +51,9 @@ def test_the_scripts_of_a_text_are_named_with_their_shares(text: str, shown: str
 
 
 @pytest.mark.parametrize(
-    "text", [ENGLISH, "12, 3.", f"{ENGLISH} " * 20 + "Zoë, naïve."], ids=["pure", "numbers", "names"]
+    "text",
+    [ENGLISH, "12, 3.", f"{ENGLISH} " * 20 + "Zoë, naïve.", f"{ENGLISH} {EMOJI}"],
+    ids=["pure", "numbers", "names", "emoji"],
 )
 def test_english_is_uncased_and_loses_accents(text: str) -> None:
     assert str(chosen(text)) == "uncased, accents stripped"
