@@ -27,6 +27,9 @@ _LONG_WORD = 1 << 14
 _NOT_ADDED = "\ud800"
 # Stands after each of the words that are encoded together. No word holds one.
 _END_OF_WORD = AddedToken(" ", normalized=False)
+# Chinese characters, of which BERT's normalisation makes words, and what stands between them.
+_IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
+_IDEOGRAPH, _APART = re.compile(f"[{_IDEOGRAPHS}]"), re.compile(f"[{_IDEOGRAPHS}]|[^{_IDEOGRAPHS}]+")
 # Categories of the characters of a word.
 _IN_WORDS = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"}
 # Memory of a remembered word without its characters and ids: a dictionary entry, its number, and its count of ids.
@@ -56,6 +59,9 @@ class TextEncoder:
         # The tokenizer looks for some added tokens in the text, and then for the others in the normalised text.
         self._in_text = _Finder({token.content: token for token in added if not token.normalized})
         self._in_normalised = _Finder({self._normalised(token.content): token for token in added if token.normalized})
+        # Text with few spaces repeats its words once these are apart. An added token may depend on what is around it.
+        normalizer = tokenizer.normalizer
+        self._splits_ideographs = normalizer is not None and normalizer.handle_chinese_chars and not added
         self._most_bytes = most_bytes
         self._numbers, self._bytes = _Numbers(), 0
         # The ids of all known words in a row, and the number of ids of each word.
@@ -83,6 +89,8 @@ class TextEncoder:
 
     def _parts(self, sentence: str) -> Iterable[str]:
         """Return a sentence in parts, each of some words with spaces between them."""
+        if self._splits_ideographs and not sentence.isascii() and _IDEOGRAPH.search(sentence):
+            sentence = " ".join(_APART.findall(sentence))
         if len(sentence) <= _LONG_WORD:
             return (sentence,)
         groups = groupby(sentence.split(" "), lambda word: len(word) > _LONG_WORD)

@@ -26,6 +26,8 @@ STRANGE = [
         "##s",
         "雲",
         "上",
+        "雲の上，上雲。",
+        "㐀\u3099",
         "한국",
         "ﬁ",
         "ß",
@@ -40,13 +42,15 @@ STRANGE = [
 ]
 
 
-@pytest.fixture(scope="module", params=["uncased", "cased"])
+@pytest.fixture(scope="module", params=["uncased", "cased", "ideographs in words"])
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     tokenizer = train_tokenizer(lambda: TEXTS, VocabularySettings(300)).tokenizer
-    if request.param == "cased":
+    if request.param != "uncased":
         from tokenizers import normalizers
 
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+        tokenizer.normalizer = normalizers.BertNormalizer(
+            lowercase=False, handle_chinese_chars=request.param == "cased"
+        )
     return tokenizer
 
 
