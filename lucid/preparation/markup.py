@@ -1,7 +1,8 @@
 """The text of HTML and of Markdown, which is translated into HTML first. A file is a document.
 
 Python's `html.parser` takes time that grows with the square of the text where tags do not end (60 kB of `<a ` took 30
-seconds). This reads markup in one pass, as browsers do: a tag or comment that does not end takes in the rest.
+seconds). This takes time in proportion to the text. As in browsers, a tag or comment that does not end takes in the
+rest; unlike there, an element that does not end, such as `<button>` in a sentence about it, is taken for text.
 """
 
 import html
@@ -27,12 +28,16 @@ _TOKEN = re.compile(
 _RAW = frozenset(["script", "style", "textarea", "iframe", "noembed", "noframes", "xmp"])
 # Elements whose content is no text of the page: programs, ways around the site, and things to press.
 _SKIPPED = frozenset(["template", "noscript", "nav", "svg", "math", "select", "button", "object", "audio", "video"])
+# How characters are read (furigana), above or after them. They end where another element of ruby begins or ends.
+_READINGS = frozenset(["rt", "rp", "rtc"])
+_RUBY = _READINGS | {"ruby", "rb"}
 # Elements within a line of text. Any other begins a new one.
-_INLINE = frozenset(
+_INLINE = _RUBY | (_SKIPPED | _RAW) - {"nav", "xmp"}
+_INLINE |= frozenset(
     re.findall(
         r"\w+",
-        "a abbr acronym b bdi bdo big cite code data del dfn em font i img input ins kbd label mark q s samp small "
-        "span strike strong sub sup time tt u var wbr",
+        "a abbr acronym b bdi bdo big cite code data del dfn em font i img input ins kbd label mark meter nobr "
+        "output picture progress q s samp slot small source span strike strong sub sup time tt u var wbr",
     )
 )
 _CELLS = frozenset(["td", "th"])
@@ -57,22 +62,21 @@ def _collapsed(paragraph: str) -> str:
 
 def _paragraphs(page: str) -> Iterator[str]:
     found: list[str] = []
-    skipped, depth, preformatted = "", 0, 0
+    reading: int | None = None  # where in `found` one begins
+    preformatted = False
     for text, name, is_end in _tokens(page):
-        if skipped:
-            depth += (name == skipped) * (-1 if is_end else 1)
-            skipped = skipped if depth else ""
-            continue
         found.append(text if preformatted else text.replace("\n", " "))
-        if name in _SKIPPED and not is_end:
-            skipped, depth = name, 1
+        if name in _RUBY:
+            if reading is not None:
+                del found[reading:]
+            reading = len(found) if name in _READINGS and not is_end else None
         elif name == "br":
             found.append("\n")
         elif name in _CELLS:
             found.append(" ")
         elif name and name not in _INLINE:
             yield "".join(found)
-            found = []
+            found, reading = [], None
             if name == "pre":
                 preformatted = not is_end
     yield "".join(found)
@@ -80,6 +84,7 @@ def _paragraphs(page: str) -> Iterator[str]:
 
 def _tokens(page: str) -> Iterator[tuple[str, str, bool]]:
     """Yield the text before each tag, with the tag's name in lower case, and whether the tag ends an element."""
+    contents = _Contents(page)
     start = 0
     text = ""
     while match := _TOKEN.search(page, start):
@@ -88,12 +93,48 @@ def _tokens(page: str) -> Iterator[tuple[str, str, bool]]:
         name = (match["name"] or "").lower()
         if not name:  # a comment or a declaration
             continue
-        yield _unescaped(text), name, bool(match["end"]) or match[0].endswith("/>")
+        is_end = bool(match["end"]) or match[0].endswith("/>")
+        yield _unescaped(text), name, is_end
         text = ""
         if name in _RAW and not match["end"]:
-            end = re.compile(f"</{name}", re.IGNORECASE).search(page, start)
-            start = end.start() if end else len(page)
+            start = contents.end_of_raw(name, start)
+        elif name in _SKIPPED and not is_end:
+            start = contents.end(name, start)
     yield _unescaped(text + page[start:]), "", False
+
+
+class _Contents:
+    """Finds where the content of elements ends. What has no end is looked for once: the time stays linear."""
+
+    def __init__(self, page: str) -> None:
+        self._page = page
+        self._endless_raw: set[str] = set()
+        self._endless: set[int] = set()
+
+    def end_of_raw(self, name: str, start: int) -> int:
+        """Return where the content that begins at `start` ends, if it is no markup; `start` if it does not end."""
+        if name not in self._endless_raw:
+            if end := re.compile(f"</{name}", re.IGNORECASE).search(self._page, start):
+                return end.start()
+            self._endless_raw.add(name)
+        return start
+
+    def end(self, name: str, start: int) -> int:
+        """Return the end of the element whose content begins at `start`; `start` if it does not end."""
+        if start in self._endless:
+            return start
+        begun, place = [start], start  # elements of this name lie within each other
+        while begun and (match := _TOKEN.search(self._page, place)):
+            place = match.end()
+            found = (match["name"] or "").lower()
+            if found in _RAW and not match["end"]:
+                place = self.end_of_raw(found, place)
+            elif found == name and match["end"]:
+                begun.pop()
+            elif found == name and not match[0].endswith("/>"):
+                begun.append(place)
+        self._endless.update(begun)
+        return start if begun else place
 
 
 def _unescaped(text: str) -> str:

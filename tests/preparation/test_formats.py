@@ -103,7 +103,44 @@ def test_html_is_read_as_a_browser_shows_it(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("part", ["<a ", "<!--", "<a href='", "<", "</", "<nav>", "<p>", "&#", "<script>", "<![CDATA["])
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<p>Use the <button> element.<p>It <b>ends</b>.", "Use the element.\n\nIt ends."),
+        ("<p>Vec<Object> is a list<p>more", "Vec is a list\n\nmore"),
+        ("<nav>x</p><p>rest", "x\n\nrest"),
+        ("<nav>a<nav>b</nav>c<p>rest<nav>no</nav>.", "a\n\nc\n\nrest\n\n."),
+        ("one <svg><svg/></svg>two <button>no<script>'</button>'</script></button>three", "one two three"),
+        ("Use <script> and <textarea>. <script>no</script>End", "Use End"),
+        ("<script>yes</script><b>Use <script> here", "Use here"),
+    ],
+)
+def test_an_element_that_does_not_end_is_taken_for_text(tmp_path: Path, page: str, text: str) -> None:
+    (tmp_path / "a.html").write_text(page)
+    assert texts(tmp_path / "a.html") == [text]
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        (
+            "<p><ruby>東京<rt>とうきょう</rt></ruby>の<ruby>桜<rp>(</rp><rt>さくら</rt><rp>)</rp></ruby>です。",
+            "東京の桜です。",
+        ),
+        ("<ruby>東<rt>とう<rb>京<rt>きょう</ruby>の<ruby><rb>桜</rb><rtc><rt>さくら</rt></rtc></ruby>。", "東京の桜。"),
+        ("<p>The <ruby> element has <rt> in it.<p>More", "The element has in it.\n\nMore"),
+        ("<p>one<nobr> two</nobr><picture><source><img></picture> <output>3</output><p>", "one two 3"),
+    ],
+)
+def test_elements_within_a_line_do_not_break_it_and_readings_are_left_out(tmp_path: Path, page: str, text: str) -> None:
+    (tmp_path / "a.html").write_text(page)
+    assert texts(tmp_path / "a.html") == [text]
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["<a ", "<!--", "<a href='", "<", "</", "<nav>", "<p>", "&#", "<script>", "<![CDATA[", "<rt>", "<svg><nav>"],
+)
 def test_tags_that_do_not_end_cost_no_more_time_than_others(tmp_path: Path, part: str) -> None:
     # Where the time grows with the square of the length, this takes hours.
     (tmp_path / "a.html").write_text("good" + part * 300_000)
