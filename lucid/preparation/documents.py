@@ -14,7 +14,18 @@ from lucid.files import open_file, reason_of, sha256_of
 from lucid.preparation.delimited import csv_rows, cut_rows
 from lucid.preparation.kinds import CSV, HTML, JSON_LINES, MARKDOWN, PYTHON_DOCS, TABLES, TEXT, TSV
 from lucid.preparation.markup import html_text, markdown_text
-from lucid.preparation.omissions import EMPTY, LONGEST_LINE, NO_IDS, NO_TEXT, NUL, SURROGATE, UNREADABLE, Drop, refuse
+from lucid.preparation.omissions import (
+    EMPTY,
+    LONGEST_LINE,
+    NO_IDS,
+    NO_TEXT,
+    NUL,
+    SURROGATE,
+    UNREADABLE,
+    Drop,
+    UnusableFileError,
+    refuse,
+)
 from lucid.preparation.pieces import Contents, Piece, Scan, cuts_after_lines, pieces_of, whole_text
 from lucid.preparation.plain_text import json_records, paragraphs
 from lucid.preparation.python_docs import module_files, python_documents
@@ -73,6 +84,8 @@ def scan(source: Source, piece_bytes: int, whole_files: bool) -> Scan:
                 # A page of HTML or Markdown is one piece.
                 cuts = ((0, 1), *(ends if source.kind in (TEXT, JSON_LINES) else ends[-1:]))
             return Scan(digested.digest.hexdigest(), cuts[-1][0], cuts, layout=layout)
+    except UnusableFileError as error:
+        return Scan(problem=str(error), reason=error.reason)
     except READ_ERRORS as error:
         return Scan(problem=reason_of(error))
 

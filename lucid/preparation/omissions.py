@@ -1,6 +1,7 @@
 """Why input is left out, and what a user can do about it."""
 
-from collections.abc import Callable
+import codecs
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lucid.errors import DataError
@@ -13,6 +14,7 @@ LONGEST_LINE = 1 << 24
 TOO_LONG = f"longer than {LONGEST_LINE >> 20} MiB"
 NOT_UTF8, NUL, NOT_JSON, SURROGATE = "not UTF-8", "NUL bytes", "not JSON", "half a surrogate pair"
 NO_TEXT, EMPTY, UNREADABLE, DAMAGED_ROW = "no text", "empty document", "unreadable file", "damaged row"
+NO_COLUMN = "no such column"
 NO_IDS, UNKNOWN_ID, SPECIAL_ID = "no token ids", "id outside the vocabulary", "id of a special token"
 OTHER_KIND = "another kind of file"
 _ADVICE = {
@@ -25,6 +27,7 @@ _ADVICE = {
     NO_IDS: "each record needs whole numbers in the field (--ids-field), as a list or a list of such lists",
     UNKNOWN_ID: "take the vocabulary that the ids are of (--tokenizer)",
     SPECIAL_ID: "tokenize without special tokens (add_special_tokens=False)",
+    NO_COLUMN: "name one that the file has",
     DAMAGED_ROW: "mend or remove it",
     EMPTY: "remove it",
     UNREADABLE: "mend it, or get it again",
@@ -46,11 +49,40 @@ _ADVICE_BY_KIND = {
     MARKDOWN: _ADVICE_ON_PAGES,
 }
 
+# Names of columns that a message shows.
+_NAMES_SHOWN = 20
 # How many of the places where a portion leaves something out are listed. The rest are only counted.
 _PLACES = 1000
 
 # Called for everything that is left out, with the source, the line, the reason, and a detail or "".
 Drop = Callable[[Source, int, str, str], None]
+
+
+class UnusableFileError(EOFError):
+    """A file that is left out for a `reason` other than damage."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def no_column(source: Source, names: Sequence[str]) -> UnusableFileError:
+    """Return the error for a table without the column of its text or its ids, which has the columns `names`."""
+    found = ", ".join(map(repr, names[:_NAMES_SHOWN])) + ", ..." * (len(names) > _NAMES_SHOWN)
+    wanted = f"{source.field!r} of {'--ids-field' if source.holds_ids else '--text-field'}"
+    return UnusableFileError(NO_COLUMN, f"{wanted}; there {f'are {found}' if found else 'is none'}")
+
+
+def check_utf8(head: bytes) -> None:
+    """Raise `UnusableFileError` if `head`, the first line of a file, is not text in UTF-8."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UnusableFileError(NOT_UTF8, "it is UTF-16")
+    if b"\0" in head:
+        raise UnusableFileError(NUL, "")
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        raise UnusableFileError(NOT_UTF8, error.reason) from error
 
 
 def refuse(source: Source, line: int, reason: str, detail: str) -> None:

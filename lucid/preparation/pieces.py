@@ -29,14 +29,15 @@ _ENDLESS = 1 << 62
 class Scan:
     """The result of reading a source once: its SHA-256, the bytes of its unpacked content, and where its pieces start.
 
-    The last cut is the end. A source that cannot be read has no cuts, and `problem` says why. `layout` is for the
-    reader of the pieces of CSV.
+    The last cut is the end. A source that cannot be read has no cuts, and `reason` and `problem` say why. `layout` is
+    for the reader of the pieces of CSV.
     """
 
     sha256: str = ""
     content_bytes: int = 0
     cuts: tuple[Cut, ...] = ()
     problem: str = ""
+    reason: str = UNREADABLE
     layout: "Layout | None" = None
 
 
@@ -67,7 +68,7 @@ class Piece:
 def pieces_of(source: Source, found: Scan, drop: Drop) -> list[Piece]:
     """Return the pieces into which a source is cut."""
     if not found.cuts:
-        drop(source, 1, UNREADABLE, found.problem)
+        drop(source, 1, found.reason, found.problem)
     elif len(found.cuts) == 1:
         drop(source, 1, EMPTY, "")
     bytes_per_step = found.content_bytes / max(found.cuts[-1][0], 1) if found.cuts else 0

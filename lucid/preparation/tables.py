@@ -1,6 +1,7 @@
 """Parquet and Arrow files, read by pyarrow: a row is a document. Arrow files are those of streams and of random access.
 
-A few rows are held at a time: of parquet because it is read by pages, of Arrow because the file is mapped into memory.
+Parquet is read by pages, a few rows at a time. Arrow is mapped into memory; but a record batch that is compressed is
+unpacked whole, again for each piece that has rows of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,19 +12,18 @@ from typing import Any
 from lucid.errors import DataError
 from lucid.files import check_is_file
 from lucid.preparation.kinds import PARQUET
-from lucid.preparation.omissions import LONGEST_LINE, NOT_UTF8, TOO_LONG, Drop
+from lucid.preparation.omissions import LONGEST_LINE, NOT_UTF8, TOO_LONG, Drop, no_column
 from lucid.preparation.pieces import Cut, Piece
 from lucid.preparation.sources import Source
 
 # Rows of a table that are held at once, and bytes of a column that are read at once.
 _ROWS_AT_ONCE, _COLUMN_BYTES_AT_ONCE = 8, 1 << 20
-_NAMES_SHOWN = 20
 
 
 def cut_table(source: Source, piece_bytes: int) -> tuple[int, tuple[Cut, ...]]:
     """Return the bytes of the column of a table, and the rows at which its pieces start and end.
 
-    Raises `EOFError` if the file is damaged, or has no such column.
+    Raises `EOFError` if the file is damaged, and `UnusableFileError` if it has no such column.
     """
     rows, size = _parquet_size(source) if source.kind == PARQUET else _arrow_size(source)
     rows_at_once = max(1, rows * piece_bytes // max(size, 1))
@@ -161,5 +161,4 @@ def _errors_of_pyarrow(source: Source) -> Iterator[None]:
 
 def _check_column(source: Source, names: Sequence[str]) -> None:
     if source.field not in names:
-        found = ", ".join(map(repr, names[:_NAMES_SHOWN])) + ", ..." * (len(names) > _NAMES_SHOWN)
-        raise EOFError(f"it has no column {source.field!r}, but {found or 'none'}")
+        raise no_column(source, names)

@@ -34,6 +34,7 @@ def left_out(path: Path, **choice: object) -> list[tuple[int, str]]:
     return found
 
 
+# Cells of .tsv have no line breaks.
 CELLS = st.text('ab, ;\t"\n.\u00e4', max_size=12)
 
 
@@ -43,6 +44,7 @@ def test_rows_hold_what_a_csv_writer_wrote_in_pieces_of_any_size(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, rows: list[str], quoting: bool, marked: bool
 ) -> None:
     path, file = tmp_path_factory.mktemp("csv") / f"a{suffix}", io.StringIO()
+    rows = [row.replace("\n", '"') for row in rows] if suffix.startswith(".tsv") else rows
     quotes = csv.QUOTE_ALL if quoting else csv.QUOTE_MINIMAL
     writer = csv.writer(file, delimiter="," if suffix == ".csv" else "\t", quoting=quotes, lineterminator="\r\n")
     writer.writerow(["id", "text"])
@@ -66,6 +68,25 @@ def test_rows_hold_what_a_csv_writer_wrote_in_pieces_of_any_size(
 def test_the_mark_between_the_cells_is_found_in_the_first_line(tmp_path: Path, mark: str) -> None:
     (tmp_path / "a.csv").write_text(f'id{mark}text\n1{mark}one\n\n2{mark}5" two\n')
     assert texts(tmp_path / "a.csv") == ["one", '5" two']
+
+
+def test_a_quote_in_tsv_is_text_unless_another_ends_the_cell(tmp_path: Path) -> None:
+    found = [
+        '"Quoted words, he said',
+        "third row",
+        '"Again" a quotation',
+        "End",
+        'a "b"\tc',
+        '"one" or "two"',
+        '"',
+        "x",
+    ]
+    cells = [*found[:3], '"End"', '"a ""b""\tc"', *found[5:]]
+    (tmp_path / "a.tsv").write_text("id\ttext\n\n" + "".join(f'"{n}\t{cell}\n' for n, cell in enumerate(cells)))
+    assert texts(tmp_path / "a.tsv") == found
+    (tmp_path / "a.tsv").write_text('text\n"two\nlines"\nx\ty\n')
+    assert texts(tmp_path / "a.tsv", drop=lambda *fault: None) == ['"two', 'lines"']
+    assert left_out(tmp_path / "a.tsv") == [(4, "damaged row")]
 
 
 def test_a_damaged_row_is_left_out_and_the_rows_after_it_are_read(tmp_path: Path) -> None:
