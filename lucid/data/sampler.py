@@ -82,7 +82,7 @@ class Sampler:
             ignore_index=IGNORE_INDEX,
         )
         self._is_special = np.isin(np.arange(corpus.vocab_size), corpus.special_tokens.ids)
-        self._continues_word = _continuing_tokens(corpus) if settings.whole_word_mask else None
+        self._continuing = _continuing_tokens(corpus) if settings.whole_word_mask else None
         self._packing = None
         if settings.packing:
             self._packing = Packing(self._lengths, self._sequences_per_epoch, settings.sequence_length)
@@ -171,12 +171,21 @@ class Sampler:
         """Return the sequences with these indices in an epoch, one a row."""
         segments = self._segments(epoch, indices)
         input_ids, attention_mask, second, candidates = self._laid_out(segments)
-        continues_word = None if self._continues_word is None else self._continues_word[input_ids]
+        continues_word = self._continues_word(input_ids)
         lengths, coordinates = attention_mask.sum(axis=1), Coordinates.of(self._seed, epoch, indices)
         masked, labels = mask_tokens(input_ids, candidates, lengths, self._masking, coordinates, continues_word)
         nsp_labels = segments.labels if self._settings.nsp else np.full(len(indices), IGNORE_INDEX)
         types, numbers = second.astype(np.int32), attention_mask.astype(np.int32)
         return Batch(masked, numbers, types, labels, nsp_labels.astype(np.int32), samples)
+
+    def _continues_word(self, input_ids: Array) -> Array | None:
+        """Return bool [B, T]: which tokens belong to the word of the one before; None without whole words."""
+        if self._continuing is None:
+            return None
+        continuing, ending = self._continuing
+        continues = continuing[input_ids]
+        continues[:, 1:] &= ~ending[input_ids[:, :-1]]
+        return continues
 
     def _segments(self, epoch: int, indices: Array) -> SegmentPairs:
         """Return the segments of the sequences with these indices in an epoch."""
@@ -214,12 +223,12 @@ class Sampler:
         return ids, np.broadcast_to(column, ids.shape) < end, (column > first_end) & (column < end), candidates
 
 
-def _continuing_tokens(corpus: Corpus) -> Array:
-    """Return bool [V]: which tokens of the corpus continue the word of the token before them."""
-    continuing = continuing_tokens(load_tokenizer(corpus.folder / TOKENIZER_FOLDER))
+def _continuing_tokens(corpus: Corpus) -> tuple[Array, Array]:
+    """Return the `continuing_tokens` of the corpus."""
+    continuing, ending = continuing_tokens(load_tokenizer(corpus.folder / TOKENIZER_FOLDER))
     if len(continuing) != corpus.vocab_size:
         raise DataError(
             f"{corpus.folder} has a tokenizer of {len(continuing)} tokens, but its manifest says {corpus.vocab_size}: "
             "prepare the corpus again"
         )
-    return continuing
+    return continuing, ending

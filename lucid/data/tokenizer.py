@@ -27,7 +27,7 @@ LARGEST_VOCABULARY = 1 << 20
 _LARGEST_FILE = 1 << 26
 # Pieces of a word begin with this in every BERT; masking and decoding rely on it.
 CONTINUING = "##"
-_IN_WORD = re.compile(f"{CONTINUING}[^{UNSPACED}]")
+_IN_WORD, _UNSPACED_END = re.compile(f"{CONTINUING}[^{UNSPACED}]"), re.compile(f"[{UNSPACED}]$")
 # Characters of a word: longer ones are unknown. The time of a word grows with the cube of its length.
 BERTS_LONGEST_WORD, _LONGEST_WORD = 100, 1000
 
@@ -295,13 +295,15 @@ def tokens_by_id(tokenizer: Tokenizer) -> list[str]:
     return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
-def continuing_tokens(tokenizer: Tokenizer) -> Array:
-    """Return bool [V]: which tokens continue the word of the token before them.
+def continuing_tokens(tokenizer: Tokenizer) -> tuple[Array, Array]:
+    """Return, as two bool [V], which tokens continue the word of the token before them, and after which none does.
 
     Scripts without spaces have no words that a tokenizer could see: each of their pieces is a word of its own, with
     `##` too, such as the `##\u5b57` of bert-base-chinese.
     """
-    return np.array([_IN_WORD.match(token) is not None for token in tokens_by_id(tokenizer)])
+    tokens = tokens_by_id(tokenizer)
+    continuing = [_IN_WORD.match(token) is not None for token in tokens]
+    return np.array(continuing), np.array([_UNSPACED_END.search(token) is not None for token in tokens])
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:

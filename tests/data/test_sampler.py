@@ -233,7 +233,7 @@ def test_all_positions_of_a_full_sample_are_chosen_equally_often(corpus: Corpus,
 
 def test_the_pieces_of_a_word_are_chosen_together(corpus: Corpus) -> None:
     batch = Sampler(corpus, replace(SETTINGS, whole_word_mask=True), seed=11).batch(0, range(2000))
-    continues = continuing_tokens(load_tokenizer(corpus.folder / "tokenizer"))[unmasked(batch)]
+    continues = continuing_tokens(load_tokenizer(corpus.folder / "tokenizer"))[0][unmasked(batch)]
     chosen = batch.mlm_labels != IGNORE_INDEX
     text = ~np.isin(unmasked(batch), corpus.special_tokens.ids)
     joined = continues[:, 1:] & text[:, :-1] & text[:, 1:]
@@ -243,6 +243,32 @@ def test_the_pieces_of_a_word_are_chosen_together(corpus: Corpus) -> None:
     other = Sampler(corpus, SETTINGS, seed=11).batch(0, range(2000))
     assert (unmasked(batch) == unmasked(other)).all()
     assert (batch.nsp_labels == other.nsp_labels).all()
+
+
+def test_a_word_ends_where_its_script_has_no_spaces(tmp_path: Path) -> None:
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ヒ", "##ッ", "##ト", "##pc", "##s", "ก", "pc"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens), "utf-8")
+    draw = random.Random(1)
+    words = "ヒットpcs", "กpcs", "pcs"
+    documents = [" ".join(draw.choices(words, k=200)) for _ in range(20)]
+    (tmp_path / "text.txt").write_text("\n\n".join(documents), "utf-8")
+    prepare([tmp_path / "text.txt"], tmp_path / "corpus", tokenizer=tmp_path, held_out=0)
+    batch = Sampler(Corpus.open(tmp_path / "corpus"), replace(SETTINGS, whole_word_mask=True), seed=1).batch(
+        0, range(200)
+    )
+    ids, chosen = unmasked(batch), batch.mlm_labels != IGNORE_INDEX
+
+    def together(first: str, second: str) -> bool:
+        first_here, second_here = ids[:, :-1] == tokens.index(first), ids[:, 1:] == tokens.index(second)
+        here = first_here & second_here
+        assert here.sum() > 100
+        return bool((chosen[:, 1:] == chosen[:, :-1])[here].all())
+
+    assert together("##pc", "##s")
+    assert together("pc", "##s")
+    assert not together("##ト", "##pc")
+    assert not together("ก", "##pc")
+    assert not together("ヒ", "##ッ")
 
 
 @pytest.mark.parametrize("letters", ["あいうえおかきくけこさしすせそ", "กขคงจฉชซญดตถทธน"], ids=["Japanese", "Thai"])
