@@ -13,6 +13,7 @@ from lucid.models.bert.stored_weights import PARTS, StoredWeights, stored_weight
 from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict
+from lucid.training.config.sections import WeightedCorpus
 from lucid.training.corpora import Corpora
 from lucid.training.numerical_environment import numerical_environment
 
@@ -162,4 +163,20 @@ def changed_environment(now: RunConfig, state: TrainingState, device: str) -> li
 
 def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> str:
     names = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
-    return ", ".join(f"{name} {one.get(name)} instead of {other.get(name)}" for name in sorted(names))
+    return ", ".join(
+        f"{name} {_as_written(one.get(name))} instead of {_as_written(other.get(name))}" for name in sorted(names)
+    )
+
+
+def _as_written(value: object) -> str:
+    """Return a value as users write it in the settings."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{', '.join(map(_as_written, value))}]"
+        case WeightedCorpus():
+            return repr(value)
+    return str(value)

@@ -97,6 +97,6 @@ def test_resuming_in_an_environment_that_may_change_bits_is_reported(on_ranks, r
     finished = on_ranks(1, "train", run_file, *again, "train.threads_per_rank=2", "train.micro_batch=2")
     assert finished.returncode == 0, finished.stdout
     assert (
-        "settings of train changed: micro_batch 2 instead of 1, threads_per_rank 2 instead of None" in finished.stdout
+        "settings of train changed: micro_batch 2 instead of 1, threads_per_rank 2 instead of null" in finished.stdout
     )
     assert "the bits of the results may differ from here on, by threads_per_rank 2 instead of 1" in finished.stdout

@@ -203,7 +203,11 @@ def test_other_weights_or_corpora_make_another_run_unless_accepted(train, on_ran
     # Only the shares count.
     train(1, "run", *overrides, mixed(6, 2))
     accepting = ("train.steps=8", mixed(1, 1), "train.accept_changed=[corpus]")
-    assert max(train(1, "run", *overrides, *accepting)) == 8
+    also = f"train.evaluate_also=[{corpora('third')}]"
+    finished = on_ranks(1, "train", run_file, *overrides, *accepting, also)
+    assert finished.returncode == 0, finished.stdout
+    assert re.search(rf"data changed: path \[{given}\] instead of \[{given.replace('1', '[62]')}\]", finished.stdout)
+    assert f"train changed: evaluate_also [{corpora('third')}] instead of [], steps 8 instead of 6" in finished.stdout
 
 
 def test_corpora_of_different_tokenizers_are_refused_together(on_ranks, run_file, corpus_folder, text_file, tmp_path):

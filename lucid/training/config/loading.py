@@ -1,6 +1,7 @@
 """Reads a run's settings from YAML; every message names the file (or the command line) and the dotted key."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lucid.errors import ConfigError
 from lucid.files import open_text, reason_of
 from lucid.training.config.paths import USERS_TEXT
 from lucid.training.config.run_config import RunConfig, descriptions
-from lucid.training.config.sections import PATH_FORMS
+from lucid.training.config.sections import PATH_FORMS, WeightedCorpus
 from lucid.training.config.yaml_text import LARGEST, parse_yaml
 
 # Mistakes in one message.
@@ -106,24 +107,39 @@ def _apply(content: dict[str, Any], override: str) -> str:
 
 def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
     key = ".".join(str(part) for part in item["loc"] if part not in PATH_FORMS)
-    overridden = any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in overrides)
-    where = "the command line" if overridden else str(path)
+    where = "the command line" if any(_is_about(item, key, other) for other in overrides) else str(path)
     match item["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             if key in _REMOVED:
                 return f"{where}: the key {key} is gone: {_REMOVED[key]}"
-            close = difflib.get_close_matches(key, descriptions(), n=1, cutoff=0.6)
-            hint = f"; did you mean {close[0]}?" if close else "; `lucid train --print-config` lists the known ones"
-            return f"{where}: the key {key} is unknown{hint}"
+            return f"{where}: the key {key} is unknown; {_hint(key, PATH_FORMS[1] in item['loc'])}"
         case "missing":
             # An element of a value, such as the second beta, has no description of its own.
             return f"{where}: the key {key} is missing: {descriptions().get(key, 'the value is incomplete')}"
         case "value_error":
             message = str(item["ctx"]["error"])
             return f"{where}: {f'{key}: ' if key else ''}{message}"
+        case "path_type":
+            expected = "a folder, or a list of {path: FOLDER, weight: NUMBER}" if key == "data.path" else "a path"
+            return f"{where}: {key} is {_shown(item['input'])}, but it should be {expected}"
         case _:
             message = (item["msg"][0].lower() + item["msg"][1:]).replace("a valid tuple", "a list: [...]")
             return f"{where}: {key} is {_shown(item['input'])}, but {message.replace('input should', 'it should')}"
+
+
+def _is_about(item: Any, key: str, override: str) -> bool:
+    """Return whether a mistake, at `key` or in how settings go together, is about what an `override` has set."""
+    if not key:
+        return re.search(rf"\b{re.escape(override)}\b", item["msg"]) is not None
+    return f"{key}.".startswith(f"{override}.") or f"{override}.".startswith(f"{key}.")
+
+
+def _hint(key: str, is_of_corpus: bool) -> str:
+    """Say which known key an unknown one may stand for: one of a corpus in a list, or any."""
+    name, known = (key.rpartition(".")[2], WeightedCorpus.model_fields) if is_of_corpus else (key, descriptions())
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+        return f"did you mean {close[0]}?"
+    return f"it takes {' and '.join(known)}" if is_of_corpus else "`lucid train --print-config` lists the known ones"
 
 
 def _shown(value: object) -> str:
