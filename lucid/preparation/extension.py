@@ -50,7 +50,7 @@ def sample(
         for task in run_tasks(writer, tasks, processes):
             done += task.size
             report("sampling", done, total)
-    return Samples([task.output for task in tasks], _HELD_OUT, dropped.first)
+        return Samples(settings, tasks, _HELD_OUT, dropped.first, otherwise="")
 
 
 def count_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:

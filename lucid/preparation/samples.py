@@ -4,16 +4,18 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 
 from lucid.errors import DataError
 from lucid.files import open_text, written_aside
+from lucid.preparation.documents import Document
 from lucid.preparation.omissions import Dropped
 from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
-from lucid.preparation.selection import HASH_RANGE, Census
+from lucid.preparation.selection import HASH_RANGE, HOLD_NONE_OUT, Census
 
 # Bytes of text that a tokenizer is trained on at most, unless another number is given.
 SAMPLE_BYTES = 1 << 27
@@ -64,12 +66,22 @@ def sampling(
 
 
 class Samples:
-    """The documents in files of a `SampleWriter`, of which the fraction `held_out` is held out as in the corpus.
+    """The documents in the files of `sampling`, of which the fraction `held_out` is held out as in the corpus.
 
-    Raises `DataError` if there are too few. It names the first omission: `left_out`, or the first of the samples.
+    If they are few and long, all may be held out, or there may be none. Then the first document of the whole text that
+    is not held out takes their place. Raises `DataError` if the text has too few documents. It names the first
+    omission: `left_out`, or the first of the samples. `otherwise` is that of `Census.threshold`.
     """
 
-    def __init__(self, paths: Sequence[Path], held_out: float, left_out: str) -> None:
+    def __init__(
+        self,
+        settings: TextSettings,
+        tasks: Sequence[Task[Portion]],
+        held_out: float,
+        left_out: str,
+        otherwise: str = HOLD_NONE_OUT,
+    ) -> None:
+        paths = [task.output for task in tasks]
         # A reader may have enough before the end. What it has read is then from anywhere, not from the first files.
         self._paths = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
         self.census = Census(left_out=left_out)
@@ -77,7 +89,12 @@ class Samples:
             with open_text(path) as file:
                 documents, lowest, first = json.loads(file.readline())
             self.census += Census(documents, tuple(lowest), first)
-        self._threshold = self.census.threshold(held_out)
+        self._threshold = self.census.threshold(held_out, otherwise)
+        self._only: str | None = None
+        if next(self.texts(), None) is None:
+            portions = (task.input for task in tasks)
+            documents = chain.from_iterable(map(settings.reader(), portions, repeat(Dropped())))
+            self._only = next((each.text for each in documents if _split_hash(each) >= self._threshold), None)
 
     def texts(self, held_out: bool = False) -> Iterator[str]:
         """Yield the texts that are held out, or the others, from one file after another in a fixed random order."""
@@ -88,6 +105,12 @@ class Samples:
                     split, text = json.loads(line)
                     if (split < self._threshold) == held_out:
                         yield text
+        if self._only is not None and not held_out:
+            yield self._only
+
+
+def _split_hash(document: Document) -> int:
+    return int.from_bytes(document.digest()[:8], "big")
 
 
 def blocks(texts: Iterable[str], cased: bool = False, sample_bytes: int = SAMPLE_BYTES) -> Iterator[str]:

@@ -15,12 +15,15 @@ from lucid.backend import Array
 from lucid.data.manifest import HELD_OUT, TRAIN
 from lucid.errors import DataError
 from lucid.files import written_aside
+from lucid.preparation.line_filter import REPEATED_LINE
 from lucid.preparation.parts import load_dropped, load_part
 
 HASH_RANGE = 1 << 64
 # Hashes that are compared at once; sorting them takes about 400 MB.
 _HASHES_AT_ONCE = 1 << 23
 _DUPLICATES = "duplicates.npy"
+# What a command can do that chooses how much it holds out.
+HOLD_NONE_OUT = ", or pass --held-out 0"
 # Different texts that a message counts.
 _MANY = 1000
 
@@ -46,11 +49,11 @@ class Census:
         lowest = tuple(sorted(self.lowest + other.lowest)[:2])
         return Census(self.documents + other.documents, lowest, self.left_out or other.left_out)
 
-    def threshold(self, held_out: float) -> int:
+    def threshold(self, held_out: float, otherwise: str = HOLD_NONE_OUT) -> int:
         """Return the hash below which documents are held out, so that they are a fraction `held_out` of all.
 
         Random next segments need two documents in each split, so a small corpus holds out its two lowest hashes.
-        Raises `DataError` if there are too few.
+        Raises `DataError` if there are too few; `otherwise` says what helps if there is no more text.
         """
         if self.documents < 2:
             why = f". First left out: {self.left_out}" if self.left_out else ""
@@ -61,7 +64,7 @@ class Census:
         if held_out == 0:
             return 0
         if self.documents < 3:
-            raise DataError("the input holds 2 documents, too few to hold one out: add text, or pass --held-out 0")
+            raise DataError(f"the input holds 2 documents, too few to hold one out: add text{otherwise}")
         return max(round(held_out * HASH_RANGE), self.lowest[1 if self.documents >= 4 else 0] + 1)
 
 
@@ -129,12 +132,13 @@ class Selection:
 
     def _why(self, split: str) -> str:
         """Return what has become of the documents that are not in a split, and what to do."""
-        short, elsewhere = 0, 0
+        short = elsewhere = repeated = 0
         texts: set[bytes] = set()
         for part in range(len(self.firsts) - 1):
             hashes, tokens = load_part(self.folder, part, "hashes", "document_tokens")
             short += int((tokens < 2).sum())
             elsewhere += int(self.taken(part, HELD_OUT if split == TRAIN else TRAIN).sum())
+            repeated += load_dropped(self.folder, part).counts.get(REPEATED_LINE, 0)
             if len(texts) < _MANY:
                 texts.update(each.tobytes() for each in hashes[:_MANY])
         found = []
@@ -146,7 +150,11 @@ class Selection:
             found.append(f"{elsewhere:,} are in {HELD_OUT if split == TRAIN else TRAIN}")
         if len(texts) < min(_MANY, self.firsts[-1] - short) and not self.duplicates:
             found.append(f"only {len(texts):,} differ, and equal ones go into one split")
-        return f"{', '.join(found)}: add other text, or change --held-out"
+        change = "--held-out"
+        if repeated:
+            found.append(f"{repeated:,} repeated lines were left out")
+            change = "--drop-repeated-lines or --held-out"
+        return f"{', '.join(found)}: add other text, or change {change}"
 
 
 def select(folder: Path, parts: int, held_out: float, drop_duplicates: bool, left_out: str) -> Selection:

@@ -330,7 +330,7 @@ class _Preparation:
         self._do("sampling", writer, tasks)
         self.report("training the tokenizer", 0, 0)
         held_out, left_out = self.plan.made_from["held_out"], self.plan.dropped.first
-        samples = Samples([task.output for task in tasks], held_out, left_out)
+        samples = Samples(settings, tasks, held_out, left_out)
         trained = train_tokenizer(samples.texts, vocabulary)
         with written_aside(unfinished / _NORMALISATION, DataError) as file:
             file.write(json.dumps(f"{trained.scripts}: {trained.normalisation}").encode())

@@ -81,16 +81,11 @@ class Trained(NamedTuple):
 def train_tokenizer(texts: Callable[[], Iterable[str]], settings: VocabularySettings) -> Trained:
     """Train a WordPiece tokenizer, the special tokens with ids 0 to 4.
 
-    `texts` is called twice and yields the same texts both times. The result depends on nothing else. Raises `DataError`
-    if there is no text.
+    `texts` is called twice and yields the same texts both times. The result depends on nothing else.
     """
     characters: Counter[str] = Counter()
     for text in texts():
         characters.update(text)
-    if not characters:
-        raise DataError(
-            "the sample for the tokenizer holds no document, since these are few and long: raise --tokenizer-sample"
-        )
     scripts = Scripts.of(characters)
     normalisation = Normalisation.chosen(scripts, settings.cased, settings.keep_accents)
     special = list(SPECIAL_TEXTS.values())

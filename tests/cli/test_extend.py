@@ -222,6 +222,7 @@ def broken(extended, corpus_folder, text_file, tmp_path):
     (tmp_path / "corpus").symlink_to(corpus_folder)
     (tmp_path / "text.txt").symlink_to(text_file)
     (tmp_path / "one.txt").write_text("One document.")
+    (tmp_path / "two.txt").write_text("One document.\n\nAnother one.")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     return tmp_path
@@ -236,6 +237,7 @@ def broken(extended, corpus_folder, text_file, tmp_path):
         ("model", "text.txt", ["-o", "full"], "full exists and is not an empty folder: choose another"),
         ("model", "nowhere", [], "input 'nowhere' does not exist"),
         ("model", "one.txt", [], "the input holds 1 document"),
+        ("model", "two.txt", [], "too few to hold one out: add text\n"),
         ("model", "corpus", [], "corpus holds the tokens of another tokenizer than the model's: name the text"),
         ("nowhere", "text.txt", [], "nowhere is neither a run's folder nor a model's"),
         ("no_tokenizer", "text.txt", [], "no_tokenizer holds no tokenizer"),

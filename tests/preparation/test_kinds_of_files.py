@@ -160,9 +160,14 @@ SAME, SHORT = "The same text. It is long enough.\n\n", "a\n\n"
         (SAME * 50, {}, r"\(0 of 50\): 50 are in held_out, only 1 differ, and equal ones go into one split: add other"),
         (SHORT * 50, {}, r"\(0 of 50\): 50 have fewer than two tokens: add other text"),
         (SAME + SHORT * 9, {"held_out": 0}, r"\(1 of 10\): 9 have fewer than two tokens: add other text"),
+        (
+            "\n\n".join(f"{letter}\nThe same text." for letter in "abcdefghi"),
+            {"drop_repeated_lines": 8},
+            r"\(0 of 9\): 9 have fewer than two tokens, 9 repeated lines .*, or change --drop-repeated-lines or --held",
+        ),
         (SAME, {}, r"the input holds 1 document that can be used, and pretraining needs two or more"),
     ],
-    ids=["duplicates", "equal", "short", "nearly all short", "one"],
+    ids=["duplicates", "equal", "short", "nearly all short", "repeated lines", "one"],
 )
 def test_an_empty_split_says_why(tmp_path: Path, text: str, options: dict[str, object], message: str) -> None:
     (tmp_path / "a.txt").write_text(text)

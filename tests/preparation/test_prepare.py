@@ -1,5 +1,6 @@
 """`prepare`: the corpus that it makes, when it does nothing, and the arguments that it refuses."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 from lucid.cli.prepare import prepare as prepare_command
 from lucid.data import Corpus, Manifest, load_tokenizer, tokenizer_hash
 from lucid.errors import DataError
-from lucid.preparation import prepare
+from lucid.preparation import prepare, stages
 from lucid.preparation.omissions import Dropped
 from lucid.preparation.sources import Source
 
@@ -124,6 +125,21 @@ def test_documents_too_short_for_two_segments_are_dropped_and_counted(tmp_path: 
     manifest = prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=100, held_out=0)
     assert manifest.splits["train"].documents == 3
     assert manifest.dropped == {"fewer than two tokens": 2}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_sample_has_a_document_that_is_not_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setattr(stages, "PIECE_BYTES", 50)  # a portion for each document
+    texts = [f"{word} and {word}. Another {word}." for word in ("abc", "def", "ghi")]
+    held_out = min(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    manifest = prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=64, sample_bytes=1, processes=processes)
+    assert [split.documents for split in manifest.splits.values()] == [2, 1]
+    first = next(text for text in texts if text != held_out)
+    learnt = set("".join(load_tokenizer(tmp_path / "corpus" / "tokenizer").get_vocab()))
+    assert {word[:3] for word in texts if set(word[:3]) <= learnt} == {first[:3]}
 
 
 def test_a_sentence_without_end_is_cut(tmp_path: Path) -> None:

@@ -186,11 +186,6 @@ def test_a_given_tokenizer_is_used_as_it_is(options: dict[str, object], message:
         VocabularySettings(100, **options).check(is_used=False)  # type: ignore[arg-type]
 
 
-def test_a_sample_without_a_document_is_refused() -> None:
-    with pytest.raises(DataError, match=r"holds no document, .*: raise --tokenizer-sample"):
-        trained()
-
-
 def test_nonsense_is_refused() -> None:
     for settings in (VocabularySettings(100, alphabet=0), VocabularySettings(100, sample_bytes=0)):
         with pytest.raises(DataError, match="too small: take 1 or more"):
