@@ -163,7 +163,7 @@ def test_an_empty_shard_changes_nothing(corpora: list[Corpus], tmp_path: Path, i
 def test_an_empty_split_is_refused(corpora: list[Corpus], tmp_path: Path, shards: str) -> None:
     folder = shutil.copytree(corpora[0].folder, tmp_path / "corpus")
     manifest = Manifest.read(folder)
-    nothing = replace(manifest.splits["train"], documents=0, sentences=0, tokens=0, shards=())
+    nothing = replace(manifest.splits["train"], documents=0, sentences=0, tokens=0, shards=(), words=0, unknown=0)
     replace(manifest, splits={"train": nothing}).write(folder)
     if shards == "an empty one":
         add_empty_shard(folder, 0)
