@@ -45,6 +45,18 @@ def test_joined_parameters_are_one_array_in_every_buffer(machine):
     assert backend.as_one([machine.put(np.ones(4)), machine.put(np.ones(4))]) is None
 
 
+def test_a_model_gets_another_vocabulary_where_it_is(machine):
+    model, pieces = BERTForPreTraining(CONFIG), [(1, 2), (3,), ()]
+    for change in (lambda model: model.with_vocabulary(V - 3), lambda model: model.with_tokens(pieces)):
+        lucid.manual_seed(1)
+        expected = change(model.to("cpu")).state_dict()
+        lucid.manual_seed(1)
+        changed = change(model.to(machine.device))
+        assert changed.device == model.device
+        for name, array in changed.state_dict().items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-6)
+
+
 def test_a_transposed_matrix_gets_its_gradient(machine):
     x, weight = np.eye(3, 4, dtype=np.float32), np.arange(8, dtype=np.float32).reshape(4, 2)
     matrix = lucid.tensor(machine.put(weight), requires_grad=True)

@@ -101,7 +101,7 @@ class BERTForPreTraining(Module):
         if vocab_size == self.config.vocab_size:
             return self
         with init.without_draws(vocab_size < self.config.vocab_size):
-            model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size))
+            model = BERTForPreTraining(replace(self.config, vocab_size=vocab_size)).to(self.device)
         own_parameters = dict(self.named_parameters())
         for name, parameter in model.named_parameters():
             own = own_parameters[name]
