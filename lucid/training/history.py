@@ -1,15 +1,15 @@
 """Which samples the steps of a run have: from its settings before it runs, from its checkpoints afterwards.
 
-Nothing is replayed. The samples of a step are a range of numbers, from which the sampler makes them. A checkpoint says
-how many samples the steps before it had, and which settings.
+Nothing is replayed. The samples of a step are a range of numbers, from which the sampler makes them. The newest
+checkpoint says how many samples the steps before it had, and with which settings.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lucid.errors import CheckpointError, ConfigError
-from lucid.training.checkpoints.checkpoint import TrainingState
+from lucid.training.checkpoints.checkpoint import Past, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, from_dict, load
 
@@ -19,7 +19,8 @@ class Stretch:
     """Steps `first` to `last` of a run, which have the same settings. Steps are counted from 1, as in the log.
 
     `consumed` is the number of samples that the steps before `first` had. `corpus` is the identity of the corpus that
-    the run had so far, "" before it has begun.
+    the run had so far, "" before it has begun. `known` is False where an earlier version of lucid trained: there may
+    have been changes that nothing notes.
     """
 
     first: int
@@ -27,6 +28,7 @@ class Stretch:
     consumed: int
     config: RunConfig
     corpus: str = ""
+    known: bool = True
 
     @property
     def samples(self) -> range:
@@ -44,18 +46,16 @@ class Stretch:
 
     def goes_on_in(self, later: "Stretch") -> bool:
         """Return whether the samples of `later` are made in the same way, and follow at once."""
-        same = (self.config.data, self.config.train.seed) == (later.config.data, later.config.train.seed)
-        batches = [(each.train.global_batch, each.train.micro_batch) for each in (self.config, later.config)]
-        return self.last + 1 == later.first and same and batches[0] == batches[1] and self.corpus == later.corpus
+        made = [(each.config.sample_settings, each.corpus, each.known) for each in (self, later)]
+        return self.last + 1 == later.first and made[0] == made[1]
 
 
 @dataclass(frozen=True)
 class History:
     """The stretches of a run in order, its `last` step, and its checkpoints by their steps, newest first.
 
-    There are gaps where a run changed its global batch between two checkpoints: nothing records at which step.
-    Checkpoints that were removed record nothing either: the steps before one have its settings. `messages` are for
-    users.
+    There are gaps where a run of an earlier version of lucid changed its global batch between two checkpoints: nothing
+    notes at which step. `messages` are for users.
     """
 
     stretches: tuple[Stretch, ...]
@@ -67,25 +67,38 @@ class History:
     def of(cls, path: Path, overrides: Sequence[str] = ()) -> "History":
         """Return the history of the run in the folder `path`, or what the settings in the file `path` will make.
 
-        Of a run only `data.path` can be overridden, in case the corpus has moved. Raises `ConfigError` and
-        `CheckpointError`.
+        Of a run only `data.path` can be overridden, in case the corpus has moved. The settings of a run that has begun
+        have to be its own. Raises `ConfigError` and `CheckpointError`.
         """
         if path.is_file():
             config = load(path, overrides)
-            checkpoints = _steps(CheckpointStore(config.run_folder / "checkpoints").states()[0])
-            return cls((Stretch(1, config.train.steps, 0, config),), config.train.steps, checkpoints)
+            states, problems = CheckpointStore(config.run_folder / "checkpoints").states()
+            if not states:
+                return cls((Stretch(1, config.train.steps, 0, config),), config.train.steps, {})
+            _check_goes_on(config, path, next(iter(states.values())))
+            return cls._of_run(states, problems, config, _place_is_given(overrides))
         if not (path / "checkpoints").is_dir():
             what = "is neither the folder of a run nor a file of settings" if path.exists() else "does not exist"
             raise ConfigError(f"{path} {what}: give a run's folder, or before it has run its YAML file")
-        if others := [text for text in overrides if text.partition("=")[0].strip() != "data.path"]:
+        if others := [text for text in overrides if not _place_is_given([text])]:
             raise ConfigError(f"{others[0]}: {path} has run with its own settings; only data.path can be given anew")
         states, problems = CheckpointStore(path / "checkpoints").states()
         if not states:
             raise CheckpointError(f"{path} has no checkpoint yet: give the YAML file of the run")
-        messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
+        now = from_dict(next(iter(states.values())).config, overrides)
+        return cls._of_run(states, problems, now.model_copy(update={"run_folder": path}), _place_is_given(overrides))
+
+    @classmethod
+    def _of_run(cls, states: dict[Path, TrainingState], problems: list[str], now: RunConfig, moved: bool) -> "History":
+        """Return the history of a run with these checkpoints, the newest first, which goes on with the settings `now`.
+
+        `now` says where its folder and its corpus are; if that is `moved`, also those that it had before.
+        """
         newest = next(iter(states.values()))
-        last = max(newest.step, from_dict(newest.config).train.steps)
-        return cls(tuple(_joined(_stretches(states, overrides))), last, _steps(states), messages)
+        messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
+        checkpoints = {state.step: folder for folder, state in states.items()}
+        stretches = tuple(_joined(_stretches(_ends(states.values()), now, newest.corpus, moved)))
+        return cls(stretches, max(newest.step, now.train.steps), checkpoints, messages)
 
     def at(self, step: int) -> Stretch:
         """Return the stretch that a step is in. Raises `ConfigError` if there is none."""
@@ -101,6 +114,18 @@ class History:
             f"to {after - 1:,}, between two checkpoints"
         )
 
+    def doubt(self, steps: range) -> str | None:
+        """Return a sentence about those of these steps whose samples may have been others, if there are any."""
+        doubtful = [each for each in self.stretches if not each.known and each.last >= steps.start]
+        doubtful = [each for each in doubtful if each.first < steps.stop]
+        if not doubtful:
+            return None
+        return (
+            f"an earlier version of lucid trained steps {doubtful[0].first:,} to {doubtful[-1].last:,} and did not "
+            "note changes of settings: if the run was resumed with others in these steps, their samples may have been "
+            "others"
+        )
+
     def checkpoint_for(self, step: int, wanted: int | None = None) -> int:
         """Return the step of the checkpoint `wanted`, or else of the newest from before `step`, or else of the oldest.
 
@@ -114,21 +139,47 @@ class History:
         return wanted if wanted is not None else max((each for each in steps if each < step), default=steps[0])
 
 
-def _steps(states: dict[Path, TrainingState]) -> dict[int, Path]:
-    return {state.step: folder for folder, state in states.items()}
+def _place_is_given(overrides: Sequence[str]) -> bool:
+    return any(text.partition("=")[0].strip() == "data.path" for text in overrides)
 
 
-def _stretches(states: dict[Path, TrainingState], overrides: Sequence[str]) -> Iterator[Stretch]:
-    """Yield the stretches up to each checkpoint, and the one to come; none where the counts contradict each other."""
+def _check_goes_on(config: RunConfig, path: Path, newest: TrainingState) -> None:
+    """Raise `ConfigError` if `config`, from the file `path`, makes other samples than the run that has begun."""
+    now, then = config.sample_settings, from_dict(newest.config).sample_settings
+    names = [name for name in now if now[name] != then[name]]
+    if changed := ", ".join(f"{name} is {then[name]} there, and {now[name]} here" for name in names):
+        raise ConfigError(
+            f"{config.run_folder} has trained with other settings than those of {path} ({changed}): give that folder "
+            "for the samples that it had, or run_folder=FOLDER for a new run"
+        )
+
+
+def _ends(states: Iterable[TrainingState]) -> list[Past]:
+    """Return the ends of the stretches so far, the last one included, from the states of a run, the newest first."""
+    states = list(states)
+    ends = [state.as_past(known=False) for state in states if state.past is None]
+    newest = next((state for state in states if state.past is not None), None)
+    if newest is not None:
+        ends += [*(newest.past or ()), newest.as_past(known=True)]
+    return sorted(ends, key=lambda end: end.step)
+
+
+def _stretches(ends: Iterable[Past], now: RunConfig, corpus: str, moved: bool) -> Iterator[Stretch]:
+    """Yield the stretches with these ends, and the one to come; none where the counts contradict each other.
+
+    `corpus` is the identity of the newest corpus, which is where `now` says. If it is `moved`, so are earlier ones.
+    """
     step = consumed = 0
-    for state in reversed(states.values()):
-        config = from_dict(state.config, overrides)
-        done = Stretch(step + 1, state.step, consumed, config, state.corpus)
-        if state.step > step and done.samples.stop == state.samples_consumed:
+    for end in ends:
+        config = from_dict(end.config).model_copy(update={"run_folder": now.run_folder})
+        if moved or end.corpus == corpus:
+            config = config.model_copy(update={"data": config.data.model_copy(update={"path": now.data.path})})
+        done = Stretch(step + 1, end.step, consumed, config, end.corpus, end.known)
+        if end.step > step and done.samples.stop == end.samples_consumed:
             yield done
-        step, consumed = state.step, state.samples_consumed
-    if config.train.steps > step:
-        yield Stretch(step + 1, config.train.steps, consumed, config, state.corpus)
+        step, consumed = end.step, end.samples_consumed
+    if now.train.steps > step:
+        yield Stretch(step + 1, now.train.steps, consumed, now, corpus)
 
 
 def _joined(stretches: Iterator[Stretch]) -> Iterator[Stretch]:
@@ -136,7 +187,7 @@ def _joined(stretches: Iterator[Stretch]) -> Iterator[Stretch]:
     before = None
     for stretch in stretches:
         if before is not None and before.goes_on_in(stretch):
-            stretch = Stretch(before.first, stretch.last, before.consumed, stretch.config, stretch.corpus)
+            stretch = replace(stretch, first=before.first, consumed=before.consumed)
         elif before is not None:
             yield before
         before = stretch

@@ -17,7 +17,7 @@ from lucid.nn import init
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.optim.partition import Partition
-from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState
+from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, Past, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, check_same_corpora, open_corpora
@@ -40,6 +40,8 @@ class Run:
     optimizer: MomentOptimizer
     store: CheckpointStore
     inherited: Inherited = field(default_factory=Inherited)
+    # What the first rank's checkpoints note about earlier settings.
+    past: list[Past] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     step: int = 0
     samples_consumed: int = 0
@@ -77,6 +79,7 @@ class Run:
             config=self.config.as_dict(),
             products=choices_so_far(self.communicator) if times_products(self.ddp) else ProductChoices(),
             inherited=self.inherited.after_training(self.config.data.nsp),
+            past=self.past,
         )
 
 
@@ -109,7 +112,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
     if times_products(ddp):
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     optimizer = _optimizer(config, ddp.partition)
-    run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, start.messages)
+    run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, start.past, start.messages)
     _restore(run, checkpoint)
     # Reading a checkpoint took three times the memory of the weights.
     backend.return_freed_memory()

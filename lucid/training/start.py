@@ -1,7 +1,7 @@
 """Finds what a run starts from: its newest checkpoint, another run's checkpoint, or a model; checks that it fits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from lucid.data import Corpus, load_tokenizer, tokenizer_hash
@@ -10,7 +10,7 @@ from lucid.models import BERTConfig
 from lucid.models.bert.hub import read_config
 from lucid.models.bert.sentence_transformers import read_files
 from lucid.models.bert.stored_weights import PARTS, StoredWeights, stored_weights
-from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState
+from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, Past, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict
 from lucid.training.config.sections import WeightedCorpus
@@ -20,11 +20,12 @@ from lucid.training.numerical_environment import numerical_environment
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from: a checkpoint, if any; what it inherits; and messages for the user."""
+    """What a run starts from: a checkpoint, if any; what it inherits; its past; and messages for the user."""
 
     checkpoint: Checkpoint | None
     inherited: Inherited
     messages: list[str]
+    past: list[Past] = field(default_factory=list)
 
 
 def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> Start:
@@ -34,10 +35,11 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> S
     """
     checkpoint, problems = store.newest()
     messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
-    inherited = Inherited(untrained=list(PARTS))
+    inherited, past = Inherited(untrained=list(PARTS)), []
     if checkpoint is not None:
         messages.extend(_check_same_run(config, corpora, checkpoint))
         messages.append(f"resumes from step {checkpoint.state.step:,} ({checkpoint.folder})")
+        past = _past(config, corpora, checkpoint.state)
     elif config.initial_checkpoint is not None:
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
         messages.append(f"starts with the weights and moments of {checkpoint.folder}")
@@ -46,7 +48,19 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> S
         files, remarks = read_files(config.initial_model, config.model.max_position_embeddings)
         inherited = Inherited(list(weights.missing), files)
         messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *new_tokens, *remarks]
-    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages)
+    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages, past)
+
+
+def _past(now: RunConfig, corpora: Corpora, state: TrainingState) -> list[Past]:
+    """Return the past of a run that goes on from `state`, as its next checkpoints note it."""
+    if state.step == 0:
+        return []
+    if state.past is None:
+        return [state.as_past(known=False)]
+    before = from_dict(state.config)
+    if (before.sample_settings, state.corpus) == (now.sample_settings, corpora.identity):
+        return state.past
+    return [*state.past, state.as_past(known=True)]
 
 
 # Fields of a model's configuration that determine the meaning of its weights.

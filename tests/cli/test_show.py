@@ -95,27 +95,38 @@ def test_losses_are_those_of_training(lucid, steady_run, step):
     assert text.endswith(f" tokens, NSP loss {line['nsp_loss']:.3f}")
 
 
-def test_a_run_resumed_with_another_batch_shows_what_it_trained_on(lucid, steady_run, tmp_path):
-    copy = tmp_path / "copy"
+def test_a_run_resumed_with_other_settings_shows_what_it_trained_on(lucid, steady_run, tmp_path):
+    before = lucid("show", steady_run, "--step", 5, "--rows", "all", "--json")
+    copy, settings = tmp_path / "copy", steady_run.parent / "run.yaml"
     shutil.copytree(steady_run, copy)
-    settings = f"run_folder={copy}", "train.global_batch=6", "train.steps=9"
-    assert lucid("train", steady_run.parent / "run.yaml", *settings)[0] == 0
+    changed = ["train.global_batch=6", "train.seed=5", "data.mlm_probability=0.3", "data.sequence_length=24"]
+    changed += [f"run_folder={copy}", "train.accept_changed=[seed]", "train.keep_checkpoints=2"]
+    for steps in (8, 9):
+        assert lucid("train", settings, *changed, f"train.steps={steps}")[0] == 0
+    # Checkpoints with the first settings are gone.
+    assert lucid("show", copy, "--step", 5, "--rows", "all", "--json") == before
     logged = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["mlm_loss"] for line in logged if "mlm_loss" in line}
-    for step, rows in ((5, 4), (9, 6)):
-        shown = objects(lucid("show", copy, "--step", step, "--rows", "all", "--loss", "--json")[1])
-        assert len(shown) == rows
-        mean = sum(row["losses"]["mlm"] for row in shown) / sum(row["losses"]["masked"] for row in shown)
-        assert mean == pytest.approx(losses[step], rel=1e-5)
+    shown = objects(lucid("show", copy, "--step", 9, "--rows", "all", "--loss", "--json")[1])
+    assert len(shown) == 6
+    mean = sum(row["losses"]["mlm"] for row in shown) / sum(row["losses"]["masked"] for row in shown)
+    assert mean == pytest.approx(losses[9], rel=1e-5)
+    # Its settings of today say the same of its past; those that it began with are not its own any more.
+    assert lucid("show", settings, "--step", 5, "--rows", "all", "--json", *changed) == before
+    code, _, errors = lucid("show", settings, "--step", 5, f"run_folder={copy}")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert f"{copy} has trained with other settings than those of {settings} (" in errors
+    assert "train.seed is 5 there, and 0 here" in errors
 
 
 def test_a_corpus_of_an_earlier_version_has_numbers_for_documents(lucid):
     old = REPOSITORY / "tests" / "golden" / "run_0.1.0"
-    code, output, _ = lucid("show", old / "run", "--step", 2, f"data.path={old / 'corpus'}")
-    assert code == 0
+    code, output, errors = lucid("show", old / "run", "--step", 2, f"data.path={old / 'corpus'}")
+    assert (code, errors.count("\n")) == (0, 1)
+    assert errors.startswith("an earlier version of lucid trained steps 1 to 4 and did not note changes of settings: ")
     assert re.search(r"^  A  document \d+$", output, re.MULTILINE)
     assert "Prepare it again with --overwrite to see them." in output
-    code, _, errors = lucid("show", old / "run", "--document", "a.txt:1", f"data.path={old / 'corpus'}")
+    code, _, errors = lucid("show", old / "run", "--document", "text.txt:1", f"data.path={old / 'corpus'}")
     assert (code, errors.count("\n")) == (2, 1)
     assert "did not note where documents come from" in errors
 

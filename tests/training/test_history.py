@@ -1,5 +1,6 @@
 """What a run's checkpoints say about the samples of its steps."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from small_checkpoints import snapshot, trained_model
 
 from lucid.errors import CheckpointError, ConfigError
-from lucid.training.checkpoints.checkpoint import STATE_FILE, write_checkpoint
+from lucid.training.checkpoints.checkpoint import STATE_FILE, Past, write_checkpoint
 from lucid.training.config import load
 from lucid.training.history import History
 
@@ -22,14 +23,17 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def save(run_file: Path, run: Path) -> Save:
-    """A function that writes a checkpoint: its name, the samples before it, and changed settings."""
+    """A function that writes a checkpoint: its name, the samples before it, changed settings, and its past.
+
+    Without a past, it is one of an earlier version.
+    """
     trained = trained_model()
 
-    def save(name: str, samples: int, *overrides: str) -> Path:
-        state, config = snapshot(trained), load(run_file, overrides).as_dict()
-        state = replace(state, state=replace(state.state, step=int(name[5:]), samples_consumed=samples, config=config))
+    def save(name: str, samples: int, *overrides: str, past: list[Past] | None = None, corpus: str = "abc") -> Path:
+        whole, config = snapshot(trained), load(run_file, overrides).as_dict()
+        state = replace(whole.state, step=int(name[5:]), samples_consumed=samples, config=config, past=past)
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_checkpoint(run / "checkpoints" / name, state)
+        write_checkpoint(run / "checkpoints" / name, replace(whole, state=replace(state, corpus=corpus)))
         return run / "checkpoints" / name
 
     return save
@@ -47,14 +51,65 @@ def test_before_a_run_its_settings_say_all(run_file: Path) -> None:
 
 
 def test_a_run_that_kept_its_settings_is_one_stretch(save: Save, run: Path) -> None:
-    folders = {step: save(f"0001-{step:08d}", 12 * step) for step in (10, 20)}
+    folders = {step: save(f"0001-{step:08d}", 12 * step, past=[]) for step in (10, 20)}
     history = History.of(run)
     assert history.checkpoints == folders
     assert [(stretch.first, stretch.last, stretch.consumed) for stretch in history.stretches] == [(1, 50, 0)]
     assert history.at(50).samples_before(50) == 49 * 12
+    assert history.doubt(range(1, 51)) is None
 
 
-def test_steps_have_the_settings_of_the_checkpoint_after_them(save: Save, run: Path) -> None:
+def test_a_checkpoint_says_what_the_run_had_before_its_settings_changed(
+    save: Save, run: Path, run_file: Path, tmp_path: Path
+) -> None:
+    configs = [load(run_file, overrides).as_dict() for overrides in ([], ["train.global_batch=20", "train.seed=3"])]
+    past = [Past(7, 84, "abc", configs[0]), Past(15, 244, "other", configs[1])]
+    save("0003-00000030", 424, f"data.path={tmp_path / 'moved'}", past=past)
+    history = History.of(run)
+    assert [(stretch.first, stretch.last, stretch.consumed, stretch.corpus) for stretch in history.stretches] == [
+        (1, 7, 0, "abc"),
+        (8, 15, 84, "other"),
+        (16, 50, 244, "abc"),
+    ]
+    assert [history.at(step).config.train.seed for step in (7, 8, 15, 16)] == [0, 3, 3, 0]
+    assert history.doubt(range(1, 51)) is None
+    # A corpus is where it was last. Those of earlier stretches may be elsewhere, and can be named.
+    assert history.at(7).config.data.path == tmp_path / "moved"
+    assert history.at(8).config.data.path == load(run_file).data.path
+    assert History.of(run, [f"data.path={tmp_path}"]).at(8).config.data.path == tmp_path
+
+
+def test_what_an_earlier_version_did_not_note_is_doubted(save: Save, run: Path, run_file: Path) -> None:
+    config = load(run_file, ["train.seed=3"]).as_dict()
+    past = [Past(20, 240, "abc", config, known=False), Past(25, 300, "abc", config)]
+    save("0001-00000010", 120)
+    save("0003-00000030", 360, past=past)
+    history = History.of(run)
+    stretches = [(stretch.first, stretch.last, stretch.known) for stretch in history.stretches]
+    assert stretches == [(1, 10, False), (11, 20, False), (21, 25, True), (26, 50, True)]
+    assert [history.at(step).config.train.seed for step in (10, 11, 25, 26)] == [0, 3, 3, 0]
+    doubt = "an earlier version of lucid trained steps 1 to 20 and did not note changes of settings"
+    assert (history.doubt(range(5, 15)) or "").startswith(doubt)
+    assert (history.doubt(range(20, 30)) or "").startswith(doubt.replace("1 to", "11 to"))
+    assert history.doubt(range(21, 51)) is None
+
+
+def test_the_settings_of_a_run_that_has_begun_have_to_be_its_own(save: Save, run: Path, run_file: Path) -> None:
+    past = [Past(10, 120, "abc", load(run_file, ["train.seed=3"]).as_dict())]
+    save("0001-00000020", 240, past=past)
+    folder = f"run_folder={run}"
+    history = History.of(run_file, [folder, "train.steps=60", "data.workers=0"])
+    assert history.last == 60
+    assert [(stretch.first, stretch.last) for stretch in history.stretches] == [(1, 10), (11, 60)]
+    assert history.at(11).corpus == "abc"
+    for changed in ("train.seed=4", "train.global_batch=20", "data.sequence_length=16", "data.packing=true"):
+        name = re.escape(changed.partition("=")[0])
+        message = rf"{run} has trained with other settings than those of {run_file} \({name} is .* there, and "
+        with pytest.raises(ConfigError, match=message):
+            History.of(run_file, [folder, changed])
+
+
+def test_steps_of_an_earlier_version_have_the_settings_of_the_checkpoint_after_them(save: Save, run: Path) -> None:
     save("0001-00000010", 120)
     save("0002-00000020", 320, "train.global_batch=20", "train.seed=3")
     save("0003-00000030", 520, "train.global_batch=20", "train.micro_batch=5", "train.steps=40")
@@ -62,7 +117,8 @@ def test_steps_have_the_settings_of_the_checkpoint_after_them(save: Save, run: P
     assert [(stretch.first, stretch.last, stretch.consumed) for stretch in history.stretches] == [
         (1, 10, 0),
         (11, 20, 120),
-        (21, 40, 320),
+        (21, 30, 320),
+        (31, 40, 520),
     ]
     assert [history.at(step).config.train.seed for step in (10, 11, 20, 21)] == [0, 3, 3, 0]
     assert history.at(20).place_of(319) == (20, 19)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lucid.cli import main
+from lucid.training.checkpoints.checkpoint import read_state
+from lucid.training.checkpoints.store import find_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -29,3 +31,7 @@ def test_a_run_of_an_earlier_version_goes_on_along_its_curve(tmp_path, monkeypat
         main(["train", f"{run}.yaml"])
     assert (leaving.value.code, "resumes from step 4" in capsys.readouterr().out) == (0, True)
     assert losses(Path(run)) == pytest.approx(curve, rel=tolerance)
+    # Whether it had other settings before it resumed, nobody knows.
+    past = read_state(find_model(Path(run))).past
+    assert past is not None
+    assert [(each.step, each.known) for each in past] == [(4, False)]

@@ -92,16 +92,24 @@ def show(
     if checkpoint is not None and not loss:
         raise ConfigError("--checkpoint is for the losses: add --loss")
     history = History.of(run, overrides or ())
+    chosen_steps = _range("--steps", steps, 1) if steps else None
     for message in history.messages:
         print(message, file=sys.stderr)
     if step is None:
-        print_sightings(history, document, text, _range("--steps", steps, 1) if steps else None, as_json)
-        return
-    batch = history.at(step).config.train.global_batch
+        print_sightings(history, document, text, chosen_steps, as_json)
+    else:
+        chosen_rows = _rows(rows, history.at(step).config.train.global_batch)
+        weights = history.checkpoint_for(step, checkpoint) if loss else None
+        print_step(history, step, chosen_rows, rank_of, weights, as_json)
+    wanted = range(step, step + 1) if step is not None else chosen_steps or range(1, history.last + 1)
+    if doubt := history.doubt(wanted):
+        print(doubt, file=sys.stderr)
+
+
+def _rows(text: str | None, batch: int) -> range:
+    """Return the rows of a global batch that are asked for. Raises `ConfigError`."""
     few = f"0-{min(FIRST_ROWS, batch) - 1}"
-    chosen = range(batch) if rows == "all" else _range("--rows", rows or few, 0)
-    weights = history.checkpoint_for(step, checkpoint) if loss else None
-    print_step(history, step, chosen, rank_of, weights, as_json)
+    return range(batch) if text == "all" else _range("--rows", text or few, 0)
 
 
 def _range(option: str, text: str, least: int) -> range:

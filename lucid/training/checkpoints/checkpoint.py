@@ -58,12 +58,28 @@ class Inherited:
 
 
 @dataclass(frozen=True)
+class Past:
+    """The end of a stretch of a run that went on with other settings or another corpus than before.
+
+    Up to `step`, the run had this configuration and this `corpus`. `known` is False where an earlier version of lucid
+    trained, which did not note such changes: there may have been more of them before.
+    """
+
+    step: Counter
+    samples_consumed: Counter
+    corpus: str
+    config: dict[str, Any]
+    known: bool = True
+
+
+@dataclass(frozen=True)
 class TrainingState:
     """The state of a run, without its weights and moments.
 
     `corpus` and `tokenizer` are hashes. `window` holds the sums, over all ranks, of the steps that the log does not
     report yet (`Window.totals`). `numerics` is the `numerical_environment`. `training_seconds` is the time of the steps
-    alone, without evaluations and checkpoints. `products` are the algorithms of products on GPUs.
+    alone, without evaluations and checkpoints. `products` are the algorithms of products on GPUs. `past` has the
+    stretches with other samples before the present one, in order; earlier versions did not note it (None).
     """
 
     step: Counter
@@ -79,7 +95,12 @@ class TrainingState:
     training_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     products: ProductChoices = field(default_factory=ProductChoices)
     inherited: Inherited = field(default_factory=Inherited)
+    past: list[Past] | None = None
     format_version: int = FORMAT_VERSION
+
+    def as_past(self, known: bool) -> Past:
+        """Return what a later state notes about the steps up to this one."""
+        return Past(self.step, self.samples_consumed, self.corpus, self.config, known)
 
     def at_the_beginning(self) -> "TrainingState":
         """Return the state of a new run that starts at step 0 with these weights and moments."""
@@ -91,6 +112,7 @@ class TrainingState:
             skipped_in_a_row=0,
             window=(0.0,) * 6,
             training_seconds=0.0,
+            past=[],
         )
 
 

@@ -191,6 +191,13 @@ class RunConfig(Settings):
         """The number of compute threads of a rank; None: the launcher decides."""
         return self.train.threads_per_rank or (1 if self.train.reduction == "exact" else None)
 
+    @property
+    def sample_settings(self) -> dict[str, Any]:
+        """The settings that decide, with the corpora, which samples each micro-batch of a step has: by dotted key."""
+        data = self.data.model_dump(exclude={"path", "workers", "prefetch"})
+        train = self.train.model_dump(include={"seed", "global_batch", "micro_batch"})
+        return {f"{name}.{key}": part[key] for name, part in (("data", data), ("train", train)) for key in part}
+
     def as_yaml(self) -> str:
         """Return all settings, defaults included, as YAML that `load` reads, with their descriptions as comments."""
         known, lines = descriptions(), []
