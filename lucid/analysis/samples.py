@@ -3,11 +3,15 @@
 They are made by the sampler that training uses, from the same coordinates.
 """
 
+import math
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import yaml
 
 from lucid.backend import Array
 from lucid.data import TRAIN, Batch, load_tokenizer, special_tokens
@@ -17,7 +21,8 @@ from lucid.data.tokenizer import tokens_by_id
 from lucid.errors import CheckpointError
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.models import BERTForPreTraining
-from lucid.training.corpora import corpus_names, open_corpora
+from lucid.training.config import RunConfig
+from lucid.training.corpora import corpus_names, identity_of, open_mixture
 from lucid.training.history import Stretch
 from lucid.training.micro_batches import labelled_rows
 
@@ -96,25 +101,25 @@ class Samples:
 
     def __init__(self, stretch: Stretch) -> None:
         self.stretch = stretch
-        folders = " and ".join(map(str, stretch.config.data.folders))
-        if stretch.corpus and not all(folder.exists() for folder in stretch.config.data.folders):
-            raise CheckpointError(f"the corpus of the run is not at {folders}: say where it is (data.path=FOLDER)")
-        corpora = open_corpora(stretch.config)
-        if stretch.corpus and corpora.identity != stretch.corpus:
+        config, folders = stretch.config, stretch.config.data.folders
+        if stretch.corpus and (missing := [folder for folder in folders if not folder.exists()]):
+            raise CheckpointError(f"the corpus of the run is not at {_joined(missing)}: {_how_to_say_where(config)}")
+        self.mixture = open_mixture(config)
+        if stretch.corpus and identity_of(self.mixture) != stretch.corpus:
             raise CheckpointError(
-                f"the run was trained with another corpus than {folders}: put that back, or say where it is "
-                "(data.path=FOLDER)"
+                f"the run in {config.run_folder} was trained with another corpus than {_joined(folders)}: put that "
+                f"back, or {_how_to_say_where(config)}"
             )
-        self.mixture = corpora.train
-        self.names = corpus_names(stretch.config.data.folders)
-        self.tokenizer = load_tokenizer(corpora.tokenizer_folder)
+        self.names = corpus_names(folders)
+        self.tokenizer = load_tokenizer(self.mixture.samplers[0].corpus.tokenizer_folder)
         self._texts, self._mask = tokens_by_id(self.tokenizer), special_tokens(self.tokenizer).mask
         self._origins = [Origins.open(sampler.corpus.folder, TRAIN) for sampler in self.mixture.samplers]
 
     @property
-    def has_origins(self) -> bool:
-        """Whether each corpus knows where its documents come from."""
-        return all(self._origins)
+    def without_origins(self) -> list[Path]:
+        """The folders of the corpora that do not know where their documents come from."""
+        corpora = [sampler.corpus for sampler in self.mixture.samplers]
+        return [corpus.folder for corpus, origins in zip(corpora, self._origins, strict=True) if origins is None]
 
     def numbers(self, steps: range) -> range:
         """Return the numbers, in the run, of the samples of those of these steps that are in the stretch."""
@@ -163,6 +168,18 @@ class Samples:
             return Token(text)
         how: How = "masked" if number == self._mask else "kept" if number == label else "replaced"
         return Token(text, self._texts[label], how)
+
+
+def _joined(folders: Iterable[Path]) -> str:
+    return " and ".join(map(str, folders))
+
+
+def _how_to_say_where(config: RunConfig) -> str:
+    """Return what a user types if the corpora of a run have moved."""
+    if len(config.data.corpora) == 1:
+        return "say where it is (data.path=FOLDER)"
+    known = yaml.safe_dump(config.as_dict()["data"]["path"], default_flow_style=True, width=math.inf).strip()
+    return f"say where all are, with their weights, as in {shlex.quote(f'data.path={known}')}"
 
 
 def row_losses(model: BERTForPreTraining, batch: Batch) -> Iterator[Losses]:

@@ -5,18 +5,21 @@ from it can only be found by drawing the segments of all samples.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from lucid.analysis.samples import Samples
 from lucid.backend import Array
-from lucid.data import HELD_OUT, TRAIN
-from lucid.data.origins import Origins
+from lucid.data import HELD_OUT, TRAIN, Corpus, Manifest, special_tokens
+from lucid.data.origins import Origins, agreement, inputs_of
 from lucid.data.tokenizer import without_special_tokens
 from lucid.errors import ConfigError
+from lucid.files import sha256_of
+from lucid.training.formatting import count
 
 # Samples whose segments are drawn at once.
 _SAMPLES_AT_ONCE = 1 << 16
@@ -81,25 +84,63 @@ def documents_at(samples: Samples, place: str) -> list[Document]:
     if not match:
         raise ConfigError(f"--document is {place!r}: give the file and the line where the document begins, FILE:LINE")
     name, line = match[1], int(match[2])
-    folders = " and ".join(str(sampler.corpus.folder) for sampler in samples.mixture.samplers)
-    origins = _origins(samples)
-    if not origins:
-        raise ConfigError(
-            f"an earlier version of lucid prepared {folders} and did not note where documents come from: prepare it "
-            "again with --overwrite, or look for the document by --text"
-        )
-    names = dict.fromkeys(known for each in origins.values() for known in each.names)
-    if not any(each.knows(name) for each in origins.values()):
-        some = ", ".join(list(names)[:_NAMED])
-        raise ConfigError(f"{folders} was not made from {name}, but from {some} ({len(names):,} inputs in all)")
-    found = {key: each.find(name, line) for key, each in origins.items()}
+    meant = _inputs_meant(samples, name)
+    origins = {key: each for key, each in _origins(samples).items() if key[0] in meant}
+    found = {key: each.find(meant[key[0]], line) for key, each in origins.items()}
     if not any(len(exact) for exact, _ in found.values()):
         before = [origin for key, (_, numbers) in found.items() for origin in origins[key].of(numbers)]
         nearest = max(before, key=lambda origin: int(origin.rpartition(":")[2]), default="")
-        hint = f"; the last one before it begins at {nearest}" if nearest else ""
-        raise ConfigError(f"no document in {folders} begins at {place}{hint}")
+        raise _found_nowhere(samples, place, nearest, meant)
     in_train = {corpus: exact.tolist() for (corpus, split), (exact, _) in found.items() if split == TRAIN}
     return [Document(corpus, number) for corpus, numbers in in_train.items() for number in numbers]
+
+
+def _inputs_meant(samples: Samples, path: str) -> dict[int, list[int]]:
+    """Return the inputs that are meant by a path: their numbers, by the number of their corpus.
+
+    They are those that agree with the path best. If that is a file here, they have its content, unless none has.
+    Raises `ConfigError` if it is no input of any corpus.
+    """
+    corpora = [sampler.corpus for sampler in samples.mixture.samplers]
+    inputs = {
+        (corpus, number): entry
+        for corpus, opened in enumerate(corpora)
+        for number, entry in enumerate(inputs_of(Manifest.read(opened.folder), opened.folder))
+    }
+    agreements = {key: agreement(path, samples.names[key[0]], entry.name) for key, entry in inputs.items()}
+    best = max(agreements.values())
+    if not best:
+        names = dict.fromkeys(entry.name for entry in inputs.values())
+        raise ConfigError(
+            f"{_joined(corpora)} was not made from {path}, but from {', '.join(list(names)[:_NAMED])} "
+            f"({count(len(inputs), 'input')} in all)"
+        )
+    meant = [key for key, parts in agreements.items() if parts == best]
+    if len(meant) > 1 and Path(path).is_file():
+        content = sha256_of(Path(path))
+        meant = [key for key in meant if inputs[key].sha256 == content] or meant
+    return {corpus: [number for other, number in meant if other == corpus] for corpus, _ in meant}
+
+
+def _found_nowhere(samples: Samples, place: str, nearest: str, meant: Iterable[int]) -> ConfigError:
+    """Return the error that no document of the corpora that are `meant`, as far as is known, begins at `place`."""
+    corpora = [samples.mixture.samplers[corpus].corpus for corpus in meant]
+    without = [corpus for corpus in corpora if corpus.folder in samples.without_origins]
+    known = [corpus for corpus in corpora if corpus not in without]
+    sentences = []
+    if known:
+        hint = f"; the last one before it begins at {nearest}" if nearest else ""
+        sentences.append(f"no document in {_joined(known)} begins at {place}{hint}")
+    if without:
+        sentences.append(
+            f"an earlier version of lucid prepared {_joined(without)} and did not note where documents come from: "
+            "prepare it again with --overwrite, or look for the document by --text"
+        )
+    return ConfigError("; and ".join(sentences))
+
+
+def _joined(corpora: Iterable[Corpus]) -> str:
+    return " and ".join(str(corpus.folder) for corpus in corpora)
 
 
 def _origins(samples: Samples) -> dict[tuple[int, str], Origins]:
@@ -114,12 +155,22 @@ def _origins(samples: Samples) -> dict[tuple[int, str], Origins]:
 
 
 def documents_with(samples: Samples, text: str) -> list[Document]:
-    """Return the documents for training in which a text occurs. Raises `ConfigError` if it has no tokens."""
+    """Return the documents for training in which a text occurs.
+
+    Raises `ConfigError` if it has no tokens, or unknown ones, which stand for any word.
+    """
     if text.encode(errors="replace").decode() != text:
         raise ConfigError("--text holds bytes that are not UTF-8: set the terminal's encoding to UTF-8")
-    ids = without_special_tokens(samples.tokenizer).encode(text, add_special_tokens=False).ids
+    encoded = without_special_tokens(samples.tokenizer).encode(text, add_special_tokens=False)
+    ids, unknown = encoded.ids, special_tokens(samples.tokenizer).unknown
     if not ids:
         raise ConfigError("--text has no tokens: give a few words of the document")
+    if unknown in ids:
+        start, stop = encoded.offsets[ids.index(unknown)]
+        raise ConfigError(
+            f"--text holds {text[start:stop]!r}, which the run's tokenizer does not know: leave it out, because [UNK] "
+            "stands for any such word"
+        )
     corpora = [sampler.corpus for sampler in samples.mixture.samplers]
     found = [np.unique(corpus.document_of(corpus.find(np.array(ids)))).tolist() for corpus in corpora]
     return [Document(corpus, number) for corpus, numbers in enumerate(found) for number in numbers]

@@ -40,8 +40,29 @@ class Corpora:
 def open_corpora(config: RunConfig) -> Corpora:
     """Open the prepared corpora that `config` names. Raises a `LucidError` if they do not fit the model."""
     data, train = config.data, config.train
-    opened = open_alike(config.folders)
-    corpora, weights = opened[: len(data.corpora)], [corpus.weight for corpus in data.corpora]
+    mixture = open_mixture(config)
+    corpora = [sampler.corpus for sampler in mixture.samplers]
+    others = open_alike(train.evaluate_also, corpora[0])
+    held_out, remark = open_held_out(data, [*corpora, *others], train.seed)
+    if train.evaluate_every and not held_out:
+        raise ConfigError(f"train.evaluate_every is set, but {why_unevaluated(corpora)}")
+    return Corpora(
+        identity=identity_of(mixture),
+        tokenizer_hash=corpora[0].tokenizer_hash,
+        tokenizer_folder=corpora[0].tokenizer_folder,
+        train=mixture,
+        held_out=held_out,
+        remark=remark,
+    )
+
+
+def open_mixture(config: RunConfig) -> Mixture:
+    """Open the documents for training of the corpora that `config` names, alone.
+
+    Raises a `LucidError` if they do not fit the model.
+    """
+    data, seed = config.data, config.train.seed
+    corpora = open_alike(data.folders)
     first = corpora[0]
     if config.model.vocab_size < first.vocab_size:
         raise ConfigError(
@@ -53,19 +74,9 @@ def open_corpora(config: RunConfig) -> Corpora:
             f"model.pad_token_id is {config.model.pad_token_id}, but [PAD] is {first.special_tokens.pad} in the "
             f"tokenizer of {first.folder}: set model.pad_token_id={first.special_tokens.pad}"
         )
-    held_out, remark = open_held_out(data, opened, train.seed)
-    if train.evaluate_every and not held_out:
-        raise ConfigError(f"train.evaluate_every is set, but {why_unevaluated(corpora)}")
-    settings, seeds = _sampler_settings(data), seeds_of(train.seed, len(corpora))
-    samplers = [Sampler(corpus, settings, seed) for corpus, seed in zip(corpora, seeds, strict=True)]
-    return Corpora(
-        identity=_identity(corpora, weights),
-        tokenizer_hash=first.tokenizer_hash,
-        tokenizer_folder=first.tokenizer_folder,
-        train=Mixture(samplers, weights, train.seed),
-        held_out=held_out,
-        remark=remark,
-    )
+    settings, seeds = _sampler_settings(data), seeds_of(seed, len(corpora))
+    samplers = [Sampler(corpus, settings, own_seed) for corpus, own_seed in zip(corpora, seeds, strict=True)]
+    return Mixture(samplers, [corpus.weight for corpus in data.corpora], seed)
 
 
 def check_same_corpora(corpora: Corpora, communicator: Communicator) -> None:
@@ -87,11 +98,14 @@ def check_same_corpora(corpora: Corpora, communicator: Communicator) -> None:
     all_or_none(communicator, compare)
 
 
-def open_alike(folders: Sequence[Path]) -> list[Corpus]:
-    """Open the training splits of these corpora. Raises `DataError` if their tokenizers differ."""
+def open_alike(folders: Sequence[Path], first: Corpus | None = None) -> list[Corpus]:
+    """Open the training splits of these corpora.
+
+    Raises `DataError` if their tokenizers differ from each other, or from that of the `first` of a run.
+    """
     corpora = [Corpus.open(folder) for folder in folders]
-    first = corpora[0]
-    for other in corpora[1:]:
+    for other in corpora:
+        first = first or other
         if other.tokenizer_hash != first.tokenizer_hash:
             raise DataError(
                 f"{other.folder} was prepared with another tokenizer than {first.folder}: prepare it again with lucid "
@@ -159,10 +173,12 @@ def corpus_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _identity(corpora: Sequence[Corpus], weights: Sequence[float]) -> str:
-    if len(corpora) == 1:
-        return corpora[0].identity
-    mixed = [[corpus.identity, str(share)] for corpus, share in zip(corpora, shares_of(weights), strict=True)]
+def identity_of(mixture: Mixture) -> str:
+    """Return the identity of the only corpus of a mixture, or a hash of its corpora and their shares."""
+    identities = [sampler.corpus.identity for sampler in mixture.samplers]
+    if len(identities) == 1:
+        return identities[0]
+    mixed = [[identity, str(share)] for identity, share in zip(identities, mixture.shares, strict=True)]
     return hashlib.sha256(json.dumps(mixed).encode()).hexdigest()
 
 

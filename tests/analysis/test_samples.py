@@ -1,5 +1,6 @@
 """The samples that are shown are those that the trainer computes, and every batch with a document's text is found."""
 
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,11 +15,13 @@ from texts import made_up_text
 
 from lucid.analysis.samples import Sample, Samples
 from lucid.analysis.sightings import Document, documents_at, documents_with, own_samples, random_samples
-from lucid.data import Corpus
+from lucid.data import Corpus, Manifest
+from lucid.data.manifest import ORIGINS
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import CheckpointError, ConfigError
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.preparation import prepare
+from lucid.training.corpora import identity_of
 from lucid.training.history import History
 from lucid.training.setup import open_run
 from lucid.training.trainer import Trainer
@@ -153,6 +156,8 @@ def test_each_rank_and_micro_batch_has_the_rows_that_are_named(run_file: Path) -
 @pytest.mark.parametrize("run_file", ["two corpora"], indirect=True)
 def test_documents_are_found_by_their_text(other: Path, run_file: Path) -> None:
     samples = samples_of(run_file)
+    with pytest.raises(ConfigError, match=r"--text holds '☃', which the run's tokenizer does not know: leave it out"):
+        documents_with(samples, "ba ☃")
     texts = (other.parent / "texts" / "b.txt").read_text().split("\n\n")
     held_out = Corpus.open(other, "held_out")
     found = [documents_with(samples, text) for text in texts]
@@ -180,6 +185,60 @@ def test_places_where_no_document_begins_are_refused(run_file: Path, place: str,
         documents_at(samples_of(run_file), place)
 
 
+def without_origins(corpus: Path, copy: Path) -> Path:
+    """Copy a corpus as an earlier version would have made it."""
+    shutil.copytree(corpus, copy, ignore=shutil.ignore_patterns(f"*.{ORIGINS}.npy"))
+    manifest = Manifest.read(corpus)
+    files = {name: record for name, record in manifest.files.items() if f".{ORIGINS}." not in name}
+    replace(manifest, files=files).write(copy)
+    return copy
+
+
+def samples_of_two(run_file: Path, one: Path, other: Path) -> Samples:
+    return Samples(
+        History.of(run_file, [f"data.path=[{{path: {one}, weight: 2}}, {{path: {other}, weight: 1}}]"]).at(1)
+    )
+
+
+@pytest.mark.parametrize("run_file", ["pairs"], indirect=True)
+def test_a_corpus_without_origins_is_named_where_it_matters(
+    run_file: Path, corpus_folder: Path, other: Path, tmp_path: Path
+) -> None:
+    old = without_origins(other, tmp_path / "old")
+    samples = samples_of_two(run_file, corpus_folder, old)
+    assert samples.without_origins == [old]
+    with pytest.raises(ConfigError, match=rf"^an earlier version of lucid prepared {old} and did not note where"):
+        documents_at(samples, "b.txt:1")
+    with pytest.raises(
+        ConfigError, match=r"was not made from c\.txt, but from made_up\.txt, a\.txt, b\.txt \(3 inputs"
+    ):
+        documents_at(samples, "c.txt:1")
+    with pytest.raises(ConfigError, match=rf"^no document in {corpus_folder} begins at made_up\.txt:2; the last one"):
+        documents_at(samples, "made_up.txt:2")
+    both = samples_of_two(run_file, other, old)
+    with pytest.raises(ConfigError, match=rf"begins at b\.txt:1; and an earlier version of lucid prepared {old} and"):
+        documents_at(both, "b.txt:2")
+
+
+@pytest.mark.parametrize("run_file", ["pairs"], indirect=True)
+def test_inputs_of_one_name_are_told_apart_by_the_corpus_or_the_content(
+    run_file: Path, other: Path, corpus_folder: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "b.txt"
+    text.write_text(made_up_text(15, 4), encoding="utf-8")
+    prepare([text], tmp_path / "more", tokenizer=corpus_folder / "tokenizer", held_out=0)
+    samples = samples_of_two(run_file, other, tmp_path / "more")
+    assert samples.names == ["corpus", "more"]
+    found = []
+    for line in range(1, 30, 2):
+        found += (all_found := documents_at(samples, f"/elsewhere/b.txt:{line}"))
+        assert documents_at(samples, f"b.txt:{line}") == all_found
+        for corpus, paths in enumerate((["corpus/b.txt", other.parent / "texts" / "b.txt"], ["more/b.txt", text])):
+            for path in paths:
+                assert documents_at(samples, f"{path}:{line}") == [each for each in all_found if each.corpus == corpus]
+    assert {document.corpus for document in found} == {0, 1}
+
+
 @pytest.mark.parametrize("run_file", ["pairs"], indirect=True)
 def test_a_corpus_that_is_another_one_now_is_refused(
     run_file: Path, other: Path, corpus_folder: Path, tmp_path: Path
@@ -192,5 +251,22 @@ def test_a_corpus_that_is_another_one_now_is_refused(
     moved = History.of(run_file, [f"data.path={tmp_path / 'moved'}"]).at(1)
     Samples(replace(moved, corpus=run.corpora.identity))
     changed = History.of(run_file, [f"data.path={corpus_folder}"]).at(1)
-    with pytest.raises(CheckpointError, match="was trained with another corpus than"):
+    with pytest.raises(CheckpointError, match=rf"^the run in {config.run_folder} was trained with another corpus than"):
         Samples(replace(changed, corpus=run.corpora.identity))
+
+
+@pytest.mark.parametrize("run_file", ["two corpora"], indirect=True)
+def test_a_mixture_that_has_moved_is_found_as_the_message_says(run_file: Path, other: Path, tmp_path: Path) -> None:
+    stretch = History.of(run_file, ["train.evaluate_also=[/nowhere]"]).at(1)
+    stretch = replace(stretch, corpus=identity_of(Samples(stretch).mixture))
+    (tmp_path / "now").symlink_to(other)
+    text = run_file.read_text()
+    run_file.write_text(text.replace(str(other), str(tmp_path / "before")))
+    gone = replace(History.of(run_file).at(1), corpus=stretch.corpus)
+    with pytest.raises(
+        CheckpointError, match=rf"^the corpus of the run is not at {tmp_path / 'before'}: say"
+    ) as refused:
+        Samples(gone)
+    (advice,) = shlex.split(str(refused.value).partition(", as in ")[2])
+    there = History.of(run_file, [advice.replace("before", "now")]).at(1)
+    Samples(replace(there, corpus=stretch.corpus))

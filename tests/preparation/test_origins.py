@@ -9,7 +9,7 @@ import pytest
 
 from lucid.data import HELD_OUT, TRAIN, Corpus, Manifest, load_tokenizer
 from lucid.data.manifest import ORIGINS, record_files
-from lucid.data.origins import Origins
+from lucid.data.origins import Origins, agreement, inputs_of
 from lucid.errors import DataError
 from lucid.preparation import prepare, stages
 
@@ -59,12 +59,33 @@ def test_a_file_that_is_given_twice_is_two_inputs(texts: Path, tmp_path: Path) -
     other.parent.mkdir()
     other.write_text("number 900 is elsewhere.\nit is.\n\nnumber 901 is elsewhere.\nit is.\n")
     prepare([texts / "a.txt", other], tmp_path / "corpus", vocab_size=200, held_out=0)
-    origins = Origins.open(tmp_path / "corpus", TRAIN)
-    assert origins is not None
-    assert origins.names == ["a.txt", "a.txt"]
+    manifest = Manifest.read(tmp_path / "corpus")
+    assert [each.name for each in inputs_of(manifest, tmp_path / "corpus")] == ["a.txt", "a.txt"]
     assert origin_by_number(tmp_path / "corpus") | {"900": "a.txt:1", "901": "a.txt:4"} == origin_by_number(
         tmp_path / "corpus"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "parts"),
+    [
+        ("x.txt", "x.txt", 1),
+        ("./x.txt", "x.txt", 1),
+        ("tr/x.txt", "x.txt", 2),
+        ("/texts/tr/x.txt", "x.txt", 2),
+        ("/texts/de/x.txt", "x.txt", 1),
+        ("x.txt", "in/x.txt", 1),
+        ("in/x.txt", "in/x.txt", 2),
+        ("tr/in/x.txt", "in/x.txt", 3),
+        ("/texts/in/x.txt", "in/x.txt", 2),
+        ("/texts/tr/x.txt", "in/x.txt", 0),
+        ("tr/x.txt", "in/x.txt", 0),
+        ("ax.txt", "x.txt", 0),
+        ("in", "in/x.txt", 0),
+    ],
+)
+def test_a_path_is_that_of_an_input_if_one_ends_with_the_other(given: str, name: str, parts: int) -> None:
+    assert agreement(given, "tr", name) == parts
 
 
 def test_origins_do_not_change_what_corpus_it_is(texts: Path, tmp_path: Path) -> None:

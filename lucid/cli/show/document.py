@@ -55,9 +55,12 @@ def print_sightings(history: History, place: str | None, text: str | None, steps
 
 def _stretches(history: History, steps: range) -> list[Stretch]:
     """Return the stretches that have these steps. Raises `ConfigError` if they do not have all, or differ in corpus."""
-    found = [history.at(steps[0])]
-    while found[-1].last < steps[-1]:
-        found.append(history.at(found[-1].last + 1))
+    try:
+        found = [history.at(steps[0])]
+        while found[-1].last < steps[-1]:
+            found.append(history.at(found[-1].last + 1))
+    except ConfigError as error:
+        raise ConfigError(f"{error}: choose others with --steps") from error
     if len({stretch.corpus for stretch in found}) > 1:
         raise ConfigError("the corpus of the run changed within these steps: choose others with --steps")
     return found

@@ -97,11 +97,12 @@ def _print(
     for row in shown:
         _print_row(console, row, several)
         losses.append(row.losses)
-    if not samples.has_origins:
-        text = "The corpus does not know the files of its documents: an earlier version of lucid prepared it."
+    if without := samples.without_origins:
+        folders = " and ".join(map(str, without))
+        text = f"{folders}: an earlier version of lucid prepared it, and did not note the files of its documents."
         console.print(Text(f"\n{text} Prepare it again with --overwrite to see them."), soft_wrap=True)
     if checkpoint is not None:
-        seen = ", which has trained on them" if checkpoint >= step else ""
+        seen = ", which has trained on them" if checkpoint >= step and samples.stretch.known else ""
         total = _in_words(Losses.total([each for each in losses if each]))
         console.print(Text(f"\n{which} at the checkpoint of step {checkpoint:,}{seen}: {total}"), soft_wrap=True)
 
