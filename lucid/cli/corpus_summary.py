@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lucid.data import Manifest
-from lucid.data.manifest import DROPPED_FILE, Split
+from lucid.data.manifest import DROPPED_FILE, TOKENIZER_FOLDER, Split
+from lucid.data.tokenizer import load_tokenizer
+from lucid.preparation.vocabulary import limit_of_characters
 
 # Places that the summary names for each reason to leave something out, and lines in which it looks for them.
 _PLACES_SHOWN, _LINES_READ = 3, 100_000
@@ -43,7 +45,7 @@ def print_summary(manifest: Manifest, output: Path, outcome: str) -> None:
         console.print(_normalisation(manifest.made_from), markup=False)
     console.print(f"{outcome}. Its vocabulary has {manifest.vocab_size:,} tokens.", markup=False)
     if any(split.unknown > _MOST_UNKNOWN * split.tokens for split in manifest.splits.values()):
-        Console(stderr=True, soft_wrap=True, highlight=False).print(_warning(manifest), markup=False)
+        Console(stderr=True, soft_wrap=True, highlight=False).print(_warning(manifest, output), markup=False)
 
 
 def _coverage(split: Split) -> tuple[str, str]:
@@ -65,23 +67,28 @@ def _least_known(manifest: Manifest) -> str:
     return ", ".join(places)
 
 
-def _warning(manifest: Manifest) -> str:
+def _warning(manifest: Manifest, output: Path) -> str:
     """Return a warning that many tokens are unknown, with what to do about it."""
     shares = ", and ".join(
         f"{split.unknown / split.tokens:.1%} of the tokens of {name}"
         for name, split in manifest.splits.items()
         if split.unknown
     )
-    if manifest.made_from.get("ids_field") is not None:
+    made_from, tokenizer = manifest.made_from, load_tokenizer(output / TOKENIZER_FOLDER)
+    longest = tokenizer.model.max_input_chars_per_word
+    if made_from.get("ids_field") is not None:
         advice = "what made the ids has too small a vocabulary, or was made for other text"
-    elif manifest.made_from.get("tokenizer"):
+    elif made_from.get("tokenizer"):
         advice = (
-            "this tokenizer is made for other text; leave out --tokenizer to train one, or take one of this language"
+            "this tokenizer is made for other text; leave out --tokenizer to train one, or take one of this language "
+            f"(unless the words have more than {longest} characters: it knows none of those)"
         )
-    elif manifest.made_from.get("alphabet"):
-        advice = f"its alphabet is too small; raise --alphabet (now {manifest.made_from['alphabet']:,})"
+    elif limit := limit_of_characters(tokenizer, made_from["vocab_size"], made_from.get("alphabet")):
+        advice = f"it has too few characters; raise {limit}"
     else:
-        advice = f"its vocabulary is too small; raise --vocab-size (now {manifest.made_from['vocab_size']:,})"
+        advice = (
+            f"they have more than {longest} characters, or some that are rare in this text; put spaces between words"
+        )
     return f"warning: {shares} are [UNK], so a model learns nothing of the words behind them: {advice}"
 
 

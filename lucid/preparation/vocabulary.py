@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from lucid.data.tokenizer import LARGEST_VOCABULARY, SPECIAL_TEXTS, bert_tokenizer
+from lucid.data.tokenizer import CONTINUING, LARGEST_VOCABULARY, SPECIAL_TEXTS, bert_tokenizer
 from lucid.errors import DataError
 from lucid.preparation.samples import SAMPLE_BYTES, blocks
 from lucid.preparation.scripts import Normalisation, Scripts, script_of
@@ -143,6 +143,18 @@ def _alphabet(
         for covered in covers:
             left[covered] -= count
     return dict(sorted(taken.items()))
+
+
+def limit_of_characters(tokenizer: Tokenizer, vocab_size: int, most: int | None) -> str:
+    """Return the option that kept more characters out of a trained vocabulary, with its value; "" if none did."""
+    tokens = tokenizer.get_vocab()
+    characters = sum(len(token) == 1 for token in tokens)
+    continuing = sum(len(token) == len(CONTINUING) + 1 and token.startswith(CONTINUING) for token in tokens)
+    if most is not None and characters >= most:
+        return f"--alphabet (now {most:,})"
+    # A character takes one place or two.
+    is_full = characters + continuing + 2 > _LARGEST_PART * (vocab_size - len(SPECIAL_TEXTS))
+    return f"--vocab-size (now {vocab_size:,})" if is_full else ""
 
 
 def _continues_a_word(tokenizer: Tokenizer, character: str) -> bool:

@@ -97,6 +97,26 @@ def test_the_summary_has_the_shares_and_names_documents(text: Path, capsys: pyte
     assert "Documents" not in output
 
 
+@pytest.mark.parametrize(
+    ("words", "options", "advice"),
+    [
+        (["ab" * 60, "ab"], [], "they have more than 100 characters, or some that are rare in this text; put spaces"),
+        (["ab" * 60, "ab"], ["--alphabet", "9"], "they have more than 100 characters"),
+        (["ab" * 60, "ab"], ["--alphabet", "1"], "raise --alphabet (now 1)"),
+        ([chr(0x4E00 + number) for number in range(200)], [], "raise --vocab-size (now 99)"),
+        ([chr(0x4E00 + number) for number in range(200)], ["--alphabet", "190"], "raise --vocab-size (now 99)"),
+    ],
+    ids=["long", "long, with an alphabet", "alphabet", "vocabulary", "vocabulary, with an alphabet"],
+)
+def test_the_warning_advises_what_can_help(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], options: list[str], advice: str
+) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(" ".join(words) for _ in range(3)), encoding="utf-8")
+    arguments = ["prepare", str(tmp_path / "a.txt"), "-o", str(tmp_path / "corpus"), "--processes", "1"]
+    app([*arguments, "--vocab-size", "99", "--held-out", "0", *options], standalone_mode=False)
+    assert advice in capsys.readouterr().err
+
+
 def rewrite_train(corpus: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change what the manifest of a corpus says of the split `train`, and its checksum with it."""
     path = corpus / "manifest.json"
