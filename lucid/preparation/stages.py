@@ -38,6 +38,7 @@ from lucid.files import read_bytes, written_aside
 from lucid.json_values import parse_json
 from lucid.preparation.coverage import contradictions
 from lucid.preparation.documents import scan
+from lucid.preparation.kinds import PYTHON_DOCS
 from lucid.preparation.languages import language_code
 from lucid.preparation.lock import alone_in
 from lucid.preparation.omissions import OTHER_KIND, Dropped
@@ -148,9 +149,9 @@ def prepare(
         dropped.note(other, 0, OTHER_KIND, "")
     with alone_in(output), spooled(sources, output / _UNFINISHED, choice) as readable:
         plan = make_plan(readable, settings, made_from, dropped, report)
-        if not overwrite and _is_made(output, plan.made_from):
+        if not overwrite and (found := _corpus_in(output, plan.made_from)):
             shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
-            outcome = f"{output} holds this corpus already: nothing was done"
+            outcome = f"{output} holds this corpus already: nothing was done{_older_rules(found)}"
         else:
             _begin(output, plan.made_from, settings)
             _Preparation(output, plan, settings, processes, report).run(given or vocabulary)
@@ -173,10 +174,10 @@ def _check_arguments(
         raise DataError(f"output {output} is a file: choose a folder")
 
 
-def _is_made(output: Path, made_from: dict[str, Any]) -> bool:
-    """Return whether `output` holds the corpus. Raises `DataError` if it holds one made from something else."""
+def _corpus_in(output: Path, made_from: dict[str, Any]) -> Manifest | None:
+    """Return the manifest if `output` holds the corpus. Raises `DataError` if it holds one made from something else."""
     if not (output / MANIFEST_NAME).exists():
-        return False
+        return None
     manifest = Manifest.read(output)
     differing = [name.replace("_", " ") for name, value in made_from.items() if manifest.made_from.get(name) != value]
     if differing:
@@ -185,7 +186,19 @@ def _is_made(output: Path, made_from: dict[str, Any]) -> bool:
             "choose another folder, or pass --overwrite"
         )
     manifest.check_files(output, checksums=True)
-    return True
+    return manifest
+
+
+def _older_rules(manifest: Manifest) -> str:
+    """Return a sentence if an earlier version made a corpus, perhaps of other text than English, as if it were."""
+    made_from = manifest.made_from
+    names = [entry.get("name") for entry in made_from["inputs"]]
+    if made_from.get("tokenizer") or "normalisation" in made_from or names == [PYTHON_DOCS]:
+        return ""
+    return (
+        ". An earlier version made it uncased and without accents; --overwrite lets the text decide, "
+        "which differs in most languages but English"
+    )
 
 
 def _begin(output: Path, made_from: dict[str, Any], settings: TextSettings) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,25 @@ def test_an_existing_corpus_is_left_alone(text_file: Path, tmp_path: Path) -> No
     )
     assert said[-1] == f"{tmp_path / 'corpus'} holds this corpus already: nothing was done"
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus").rglob("*")} == times
+
+
+def test_a_corpus_of_an_earlier_version_says_how_it_treats_case(text_file: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def again(**options: object) -> str:
+        prepare([text_file], tmp_path / "corpus", report=lambda stage, done, total: said.append(stage), **options)  # type: ignore[arg-type]
+        return said[-1]
+
+    again(vocab_size=200)
+    manifest = Manifest.read(tmp_path / "corpus")
+    older = {name: value for name, value in manifest.made_from.items() if name not in ("normalisation", "case")}
+    replace(manifest, made_from=older).write(tmp_path / "corpus")
+    assert "nothing was done. An earlier version made it uncased and without accents; --ov" in again(vocab_size=200)
+    assert again(vocab_size=200, overwrite=True).endswith("corpus holds the corpus")
+    given = tmp_path / "tokenizer"
+    shutil.copytree(tmp_path / "corpus" / "tokenizer", given)
+    again(tokenizer=given, overwrite=True)
+    assert again(tokenizer=given).endswith("nothing was done")
 
 
 def test_another_corpus_is_replaced_on_request_only(text_file: Path, tmp_path: Path) -> None:
