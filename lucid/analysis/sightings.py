@@ -112,7 +112,7 @@ def _inputs_meant(samples: Samples, path: str) -> dict[int, list[int]]:
     if not best:
         names = dict.fromkeys(entry.name for entry in inputs.values())
         raise ConfigError(
-            f"{_joined(corpora)} was not made from {path}, but from {', '.join(list(names)[:_NAMED])} "
+            f"{_joined(corpora)} {'was' if len(corpora) == 1 else 'were'} not made from {path}, but from {', '.join(list(names)[:_NAMED])} "
             f"({count(len(inputs), 'input')} in all)"
         )
     meant = [key for key, parts in agreements.items() if parts == best]

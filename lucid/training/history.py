@@ -147,7 +147,7 @@ def _check_goes_on(config: RunConfig, path: Path, newest: TrainingState) -> None
     """Raise `ConfigError` if `config`, from the file `path`, makes other samples than the run that has begun."""
     now, then = config.sample_settings, from_dict(newest.config).sample_settings
     names = [name for name in now if now[name] != then[name]]
-    if changed := ", ".join(f"{name} is {then[name]} there, and {now[name]} here" for name in names):
+    if changed := "; ".join(f"{name} is {then[name]} there, and {now[name]} here" for name in names):
         raise ConfigError(
             f"{config.run_folder} has trained with other settings than those of {path} ({changed}): give that folder "
             "for the samples that it had, or run_folder=FOLDER for a new run"

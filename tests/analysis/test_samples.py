@@ -210,7 +210,7 @@ def test_a_corpus_without_origins_is_named_where_it_matters(
     with pytest.raises(ConfigError, match=rf"^an earlier version of lucid prepared {old} and did not note where"):
         documents_at(samples, "b.txt:1")
     with pytest.raises(
-        ConfigError, match=r"was not made from c\.txt, but from made_up\.txt, a\.txt, b\.txt \(3 inputs"
+        ConfigError, match=r"were not made from c\.txt, but from made_up\.txt, a\.txt, b\.txt \(3 inputs"
     ):
         documents_at(samples, "c.txt:1")
     with pytest.raises(ConfigError, match=rf"^no document in {corpus_folder} begins at made_up\.txt:2; the last one"):
