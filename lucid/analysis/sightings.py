@@ -110,10 +110,10 @@ def _inputs_meant(samples: Samples, path: str) -> dict[int, list[int]]:
     agreements = {key: agreement(path, samples.names[key[0]], entry.name) for key, entry in inputs.items()}
     best = max(agreements.values())
     if not best:
-        names = dict.fromkeys(entry.name for entry in inputs.values())
+        some = ", ".join(list(dict.fromkeys(entry.name for entry in inputs.values()))[:_NAMED])
+        verb = "was" if len(corpora) == 1 else "were"
         raise ConfigError(
-            f"{_joined(corpora)} {'was' if len(corpora) == 1 else 'were'} not made from {path}, but from {', '.join(list(names)[:_NAMED])} "
-            f"({count(len(inputs), 'input')} in all)"
+            f"{_joined(corpora)} {verb} not made from {path}, but from {some} ({count(len(inputs), 'input')} in all)"
         )
     meant = [key for key, parts in agreements.items() if parts == best]
     if len(meant) > 1 and Path(path).is_file():
