@@ -125,13 +125,18 @@ class _Text:
     ) -> "_Text":
         """Read `inputs`, and write a sample of them to `folder`. Raises a `LucidError` if one cannot be used."""
         corpora = [Path(entry) for entry in inputs if os.path.lexists(Path(entry) / MANIFEST_NAME)]
+        others = [entry for entry in inputs if Path(entry) not in corpora]
+        if not others and (choice != Choice(["text"]) or settings.whole_files):
+            raise ConfigError(
+                "--text-field, --format and --whole-files say how text is read, but each input is a prepared corpus: "
+                "leave them out"
+            )
         for corpus in corpora:
             if Corpus.open(corpus).tokenizer_hash != tokenizer_hash(tokenizer):
                 raise ConfigError(
                     f"{corpus} holds the tokens of another tokenizer than the model's: "
                     "name the text that it was made of instead"
                 )
-        others = [entry for entry in inputs if Path(entry) not in corpora]
         return cls(tokenizer, corpora, sample(others, choice, settings, folder, processes, report) if others else None)
 
     def documents(self, split: str) -> Iterator[str]:

@@ -22,7 +22,12 @@ KNOWN = f"{', '.join(TEXT_KINDS)} (also {', '.join(PACKINGS)}), {', '.join(TABLE
 _KINDS = {kind: kind for kind in (*TEXT_KINDS, *TABLES)} | {".htm": HTML}
 # Bytes by which a file is recognised.
 _HEAD = 1 << 16
-_SIGNATURES = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".xz": b"\xfd7zXZ\0", ".bz2": b"BZh"}
+_SIGNATURES = {
+    ".gz": re.compile(rb"\x1f\x8b"),
+    ".zst": re.compile(rb"\x28\xb5\x2f\xfd"),
+    ".xz": re.compile(rb"\xfd7zXZ\0"),
+    ".bz2": re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),  # of a block, or of the end: a text may begin with BZh
+}
 _HTML_START = re.compile(r"(?:<\?xml[^>]*>\s*)?(?:<!doctype\s+html|<html\b)", re.IGNORECASE)
 
 
@@ -39,14 +44,17 @@ def kind_by_name(name: str) -> tuple[str | None, str]:
     return (None, "") if packing and kind in TABLES else (kind, packing)
 
 
-def kind_by_content(path: Path) -> tuple[str | None, str]:
+def kind_by_content(path: Path, said: str | None = None) -> tuple[str | None, str]:
     """Return the kind and the packing that the first bytes of a file tell. The kind is None if they are no text.
 
     A file whose first line is a JSON object is JSON lines, other text is plain text unless it begins as HTML.
-    CSV and Markdown look like plain text. Raises one of `READ_ERRORS` if the file cannot be read.
+    CSV and Markdown look like plain text. If the kind is `said`, without its dot, only the packing is found. Raises one
+    of `READ_ERRORS` if the file cannot be read.
     """
     with open_file(path) as file:
         head = file.read(_HEAD)
+        if said is not None:
+            return f".{said}", packing_by_content(head)
         if head.startswith((b"PAR1", b"ARROW1")):
             return (PARQUET if head.startswith(b"PAR1") else ARROW), ""
         packing = packing_by_content(head)
@@ -58,7 +66,7 @@ def kind_by_content(path: Path) -> tuple[str | None, str]:
 
 def packing_by_content(head: bytes) -> str:
     """Return the packing of a file that begins with the bytes `head`; "" if it is none of `PACKINGS`."""
-    return next((packing for packing, signature in _SIGNATURES.items() if head.startswith(signature)), "")
+    return next((packing for packing, signature in _SIGNATURES.items() if signature.match(head)), "")
 
 
 def _kind_of_text(head: bytes) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lucid.errors import DataError
 from lucid.files import reason_of
-from lucid.preparation.kinds import ID_KINDS, KNOWN, PYTHON_DOCS, TEXT_KINDS, kind_by_content, kind_by_name
+from lucid.preparation.kinds import ID_KINDS, KNOWN, PYTHON_DOCS, TEXT, TEXT_KINDS, kind_by_content, kind_by_name
 from lucid.preparation.saved_datasets import is_passed_over, listed_files
 from lucid.preparation.unpacking import READ_ERRORS
 
@@ -84,6 +84,11 @@ class Choice:
             )
         return found[0]
 
+    def fields_of(self, sources: Sequence[Source]) -> str | list[str]:
+        """Return the field with the text: one name if it is that of all sources, else one for each."""
+        fields = ["text"] if self.ids_field is not None else [source.field for source in sources]
+        return fields[0] if len(set(fields)) == 1 else fields
+
 
 def find_sources(inputs: Sequence[str | Path], choice: Choice = Choice()) -> tuple[list[Source], list[Source]]:
     """Return the files of `inputs` in reading order, and the files of other kinds, which are passed over in folders.
@@ -103,7 +108,7 @@ def find_sources(inputs: Sequence[str | Path], choice: Choice = Choice()) -> tup
         path, field = Path(entry), choice.field_of(entry, names)
         if entry == PYTHON_DOCS:
             _check_holds_ids(PYTHON_DOCS, PYTHON_DOCS, choice)
-            sources.append(Source(PYTHON_DOCS, None))
+            sources.append(Source(PYTHON_DOCS, None, field=field))
         elif entry == STANDARD_INPUT:
             sources.append(Source(STANDARD_INPUT_NAME, entry, "", field=field, holds_ids=choice.ids_field is not None))
         elif path.is_dir():
@@ -119,6 +124,8 @@ def find_sources(inputs: Sequence[str | Path], choice: Choice = Choice()) -> tup
 
 
 def _check_choice(choice: Choice) -> None:
+    if choice.ids_field is not None and choice.text_field not in ("text", ["text"]):
+        raise DataError("token ids (--ids-field) are read in place of text: leave out --text-field")
     formats = [kind.removeprefix(".") for kind in TEXT_KINDS]
     if choice.kind is not None and choice.kind not in formats:
         raise DataError(f"the format {choice.kind!r} is unknown: it is one of {', '.join(formats)}")
@@ -133,13 +140,11 @@ def named_source(name: str, path: Path, choice: Choice, field: str) -> Source:
     """Return the source for a file that is named as an input. Raises `DataError` if it is of an unknown kind."""
     shown = name if name == STANDARD_INPUT_NAME else f"input {str(path)!r}"
     kind, packing = kind_by_name(path.name)
-    if not kind and choice.kind is not None:
-        kind = f".{choice.kind}"
-    elif kind is None:
+    if kind is None and choice.kind is None:
         raise DataError(f"{shown} is of an unknown kind: use {KNOWN}, or say with --format what it is")
-    elif not kind:
+    if not kind:
         try:
-            kind, packing = kind_by_content(path)
+            kind, packing = kind_by_content(path, choice.kind)
         except READ_ERRORS as error:
             raise DataError(f"{shown} cannot be read ({reason_of(error)}): get it again") from error
         if kind is None:
@@ -159,9 +164,14 @@ def _source(name: str, path: Path, kind: str, packing: str, choice: Choice, fiel
 def _folder_sources(folder: Path, choice: Choice, field: str) -> tuple[list[Source], list[Source]]:
     sources: list[Source] = []
     others: list[Source] = []
-    for path in sorted(_files_below(folder)):
+    paths = sorted(_files_below(folder))
+    # Caches of downloads hold files under names without a suffix, and links to them under their own names.
+    linked = {os.path.realpath(path) for path in paths if path.is_symlink()}
+    for path in paths:
         name = path.relative_to(folder).as_posix()
         kind, packing = _kind_in_folder(path, choice)
+        if not path.suffix and linked and not path.is_symlink() and os.path.realpath(path) in linked:
+            continue
         (others if kind is None else sources).append(_source(name, path, kind or "", packing, choice, field))
     if not sources:
         names = ", ".join(other.name for other in others[:3])
@@ -174,18 +184,21 @@ def _folder_sources(folder: Path, choice: Choice, field: str) -> tuple[list[Sour
 def _kind_in_folder(path: Path, choice: Choice) -> tuple[str | None, str]:
     """Return the kind and the packing of a file in a folder; the kind is None if the file is to be passed over."""
     kind, packing = kind_by_name(path.name)
-    if kind == "" and choice.kind is not None:
-        kind = f".{choice.kind}"
-    elif kind == "":
+    if kind == "":
         try:
-            kind, packing = kind_by_content(path)
+            kind, packing = kind_by_content(path, choice.kind)
         except READ_ERRORS:
+            kind = None
+        if kind == TEXT and choice.kind is None:  # a program's Makefile or LICENSE as likely as text for a model
             kind = None
     return (None if choice.ids_field is not None and kind not in ID_KINDS else kind), packing
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files in and below `folder`, through links too; those of other kinds unless a dot begins their name."""
+    """Yield the files in and below `folder`, through links too, but none that is hidden by a dot before its name.
+
+    Nor are those in hidden folders, such as the objects of git and the state of downloads.
+    """
 
     def refuse(error: OSError) -> None:
         raise DataError(f"folder {error.filename!r} cannot be read ({error.strerror}): make it readable, or move it")
@@ -198,8 +211,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
-        yield from _files_of(Path(place), names)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from _files_of(Path(place), [name for name in names if not name.startswith(".")])
 
 
 def _files_of(folder: Path, names: Sequence[str]) -> Iterator[Path]:
@@ -209,7 +222,7 @@ def _files_of(folder: Path, names: Sequence[str]) -> Iterator[Path]:
         if is_passed_over(name, listed):
             continue
         if not kind:
-            if path.is_file() and not name.startswith("."):
+            if path.is_file():
                 yield path
         elif not path.exists():
             raise DataError(f"{str(path)!r} is a broken link: fix it or remove it")

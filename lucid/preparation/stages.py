@@ -119,18 +119,22 @@ def prepare(
     and if another preparation is at work in `output`.
     """
     output, language = Path(output), language_code(language)
-    if not isinstance(text_field, str) and len(text_field) == 1:
-        (text_field,) = text_field
     choice, settings = Choice(text_field, ids_field, kind), TextSettings(whole_files, language, strict)
     vocabulary = VocabularySettings(vocab_size, cased, keep_accents, alphabet, sample_bytes)
     given = None if tokenizer is None else load_tokenizer(Path(tokenizer))
     for contradiction in contradictions(given) if given else ():
         warn(f"the tokenizer in {tokenizer} contradicts itself: {contradiction}")
+    _check_arguments(inputs, output, held_out, drop_repeated_lines)
+    vocabulary.check(is_used=given is None)
+    if ids_field is not None and (given is None or drop_repeated_lines is not None):
+        what = "have no lines: leave out --drop-repeated-lines" if given else "need their vocabulary: pass --tokenizer"
+        raise DataError(f"token ids (--ids-field) {what}")
+    sources, others = find_sources(inputs, choice)
     made_from = {
         "held_out": held_out,
         **(vocabulary.described() if given is None else dict.fromkeys(vocabulary.described())),
         "tokenizer": None if given is None else tokenizer_hash(given),
-        "text_field": text_field if isinstance(text_field, str) else list(text_field),
+        "text_field": choice.fields_of(sources),
         "ids_field": ids_field,
         "format": kind,
         "whole_files": whole_files,
@@ -138,12 +142,6 @@ def prepare(
         "drop_duplicates": drop_duplicates,
         "drop_repeated_lines": drop_repeated_lines,
     }
-    _check_arguments(inputs, output, held_out, drop_repeated_lines)
-    vocabulary.check(is_used=given is None)
-    if ids_field is not None and (given is None or drop_repeated_lines is not None):
-        what = "have no lines: leave out --drop-repeated-lines" if given else "need their vocabulary: pass --tokenizer"
-        raise DataError(f"token ids (--ids-field) {what}")
-    sources, others = find_sources(inputs, choice)
     dropped = Dropped()
     for other in others:
         dropped.note(other, 0, OTHER_KIND, "")

@@ -67,4 +67,5 @@ def _of_arrow(values: Any) -> TokenIds | None:
         return None
     if not len(values):
         return TokenIds(np.zeros(0, np.int64), lengths)
-    return TokenIds(values.to_numpy().astype(np.int64), lengths)
+    ids = values.to_numpy()
+    return TokenIds((np.minimum(ids, _NO_ID) if ids.dtype == np.uint64 else ids).astype(np.int64), lengths)

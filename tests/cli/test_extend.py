@@ -239,6 +239,8 @@ def broken(extended, corpus_folder, text_file, tmp_path):
         ("model", "one.txt", [], "the input holds 1 document"),
         ("model", "two.txt", [], "too few to hold one out: add text\n"),
         ("model", "corpus", [], "corpus holds the tokens of another tokenizer than the model's: name the text"),
+        ("model", "corpus", ["--text-field", "body"], "--text-field, --format and --whole-files say how text is read"),
+        ("model", "corpus", ["--format", "csv"], "but each input is a prepared corpus: leave them out"),
         ("nowhere", "text.txt", [], "nowhere is neither a run's folder nor a model's"),
         ("no_tokenizer", "text.txt", [], "no_tokenizer holds no tokenizer"),
         ("gpt", "text.txt", [], "model_type is 'gpt2'"),

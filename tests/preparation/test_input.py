@@ -169,7 +169,7 @@ def test_work_begun_on_a_file_does_not_go_on_with_other_content_of_the_same_size
 
 def test_a_table_is_read_after_a_run_with_another_column(tmp_path: Path) -> None:
     write_table(tmp_path / "a.parquet", GOOD, rows_per_group=4)
-    with pytest.raises(DataError, match=r"0 documents that can be used.* First left out: a\.parquet:1: unreadable"):
+    with pytest.raises(DataError, match=r"0 documents that can be used.* First left out: a\.parquet:1: no such column"):
         prepare([tmp_path / "a.parquet"], tmp_path / "corpus", vocab_size=100, text_field="body")
     assert prepare([tmp_path / "a.parquet"], tmp_path / "corpus", vocab_size=100).dropped == {}
 

@@ -143,11 +143,20 @@ def test_a_cell_with_too_many_ids_is_left_out(
     assert prepared(tmp_path / "a.parquet", vocabulary).dropped == {"longer than 16 MiB": 1}
 
 
+def test_an_id_that_is_no_signed_number_is_shown_as_too_large(tmp_path: Path, vocabulary: Path) -> None:
+    parquet.write_table(
+        pyarrow.table({"ids": pyarrow.array([[2**63]], pyarrow.list_(pyarrow.uint64()))}), tmp_path / "a.parquet"
+    )
+    with pytest.raises(DataError, match=r"id outside the vocabulary \(too large, in a vocabulary of 9 tokens\)"):
+        prepared(tmp_path / "a.parquet", vocabulary, strict=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"tokenizer": None}, r"token ids \(--ids-field\) need their vocabulary: pass --tokenizer"),
         ({"drop_repeated_lines": 3}, r"token ids \(--ids-field\) have no lines: leave out --drop-repeated-lines"),
+        ({"text_field": ["body"]}, r"token ids \(--ids-field\) are read in place of text: leave out --text-field"),
         ({"kind": "csv"}, r"a' cannot hold token ids \(--ids-field\): use \.jsonl, \.parquet, \.arrow"),
         ({}, r"a' cannot hold token ids"),
     ],
