@@ -4,6 +4,7 @@ A document's own samples are found by inverting the order of each epoch. The sam
 from it can only be found by drawing the segments of all samples.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def _inputs_meant(samples: Samples, path: str) -> dict[int, list[int]]:
             f"{_joined(corpora)} {verb} not made from {path}, but from {some} ({count(len(inputs), 'input')} in all)"
         )
     meant = [key for key, parts in agreements.items() if parts == best]
-    if len(meant) > 1 and Path(path).is_file():
+    if len(meant) > 1 and os.path.isfile(path) and os.access(path, os.R_OK):
         content = sha256_of(Path(path))
         meant = [key for key in meant if inputs[key].sha256 == content] or meant
     return {corpus: [number for other, number in meant if other == corpus] for corpus, _ in meant}

@@ -232,6 +232,7 @@ def test_inputs_of_one_name_are_told_apart_by_the_corpus_or_the_content(
     found = []
     for line in range(1, 30, 2):
         found += (all_found := documents_at(samples, f"/elsewhere/b.txt:{line}"))
+        assert documents_at(samples, f"{'long' * 2000}/b.txt:{line}") == all_found
         assert documents_at(samples, f"b.txt:{line}") == all_found
         for corpus, paths in enumerate((["corpus/b.txt", other.parent / "texts" / "b.txt"], ["more/b.txt", text])):
             for path in paths:
