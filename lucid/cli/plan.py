@@ -100,6 +100,8 @@ def _corpora(config: RunConfig, corpora: Corpora) -> Iterator[Line]:
             yield "", _use(config, corpora.train, config.data.folders.index(folder))
     if corpora.remark:
         yield "evaluation", corpora.remark
+    for sentence in corpora.other_splits:
+        yield "splits", sentence
 
 
 def _use(config: RunConfig, mixture: Mixture, number: int) -> str:

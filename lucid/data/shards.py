@@ -4,9 +4,9 @@ The ranks of a machine share the pages of the mapped files, so a corpus of any s
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -125,6 +125,11 @@ class Corpus:
     def documents_in(self, split: str) -> int:
         """Return how many documents a split of the whole corpus has, 0 if there is no such split."""
         return self._manifest.splits[split].documents if split in self._manifest.splits else 0
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        """The inputs and settings with which it was prepared; corpora of earlier versions have fewer."""
+        return self._manifest.made_from
 
     @property
     def tokenizer_folder(self) -> Path:

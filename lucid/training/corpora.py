@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,13 +14,17 @@ from lucid.errors import ConfigError, DataError
 from lucid.training.config import DataSettings, RunConfig
 from lucid.training.evaluation import HeldOut, frequency_losses
 
+# Settings of `prepare` that decide which documents are held out.
+_SPLITTING = "held_out", "drop_repeated_lines"
+
 
 @dataclass(frozen=True)
 class Corpora:
     """The corpora of a run: its training samples, and what it is evaluated on.
 
     `identity` is that of the only corpus, or a hash of the corpora and their shares. `remark` is a sentence about
-    corpora that the evaluation leaves out.
+    corpora that the evaluation leaves out, `other_splits` are sentences about options by which a document may be
+    trained on in one corpus and held out in another.
     """
 
     identity: str
@@ -29,6 +33,7 @@ class Corpora:
     train: Mixture
     held_out: tuple[HeldOut, ...]
     remark: str | None
+    other_splits: tuple[str, ...]
 
     @property
     def index_bytes(self) -> int:
@@ -53,6 +58,7 @@ def open_corpora(config: RunConfig) -> Corpora:
         train=mixture,
         held_out=held_out,
         remark=remark,
+        other_splits=tuple(_other_splits([*corpora, *others])),
     )
 
 
@@ -157,6 +163,23 @@ def _remark(left_out: Sequence[Corpus], data: DataSettings) -> str | None:
     if any(corpus.documents_in(HELD_OUT) for corpus in left_out):
         return f"{_too_few(left_out)}: there is no held-out loss"
     return None
+
+
+def _other_splits(corpora: Sequence[Corpus]) -> Iterator[str]:
+    first = corpora[0]
+    for name in _SPLITTING:
+        used = _used(first, name)
+        if other := next((corpus for corpus in corpora if _used(corpus, name) != used), None):
+            yield (
+                f"{first.folder} was prepared {used}, {other.folder} {_used(other, name)}: a document of both may be "
+                "trained on in one and held out in the other"
+            )
+
+
+def _used(corpus: Corpus, name: str) -> str:
+    """Return for instance "with --held-out 0.05"."""
+    option, value = f"--{name.replace('_', '-')}", corpus.made_from.get(name)
+    return f"without {option}" if value is None else f"with {option} {value}"
 
 
 def corpus_names(folders: Sequence[Path]) -> list[str]:

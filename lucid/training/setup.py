@@ -140,7 +140,7 @@ def _open_alone(
     else:
         kernels.check_gpu_kernels()
     corpora = open_corpora(config)
-    messages = [text for text in (communicator.remark, remark, corpora.remark) if text]
+    messages = [text for text in (communicator.remark, remark, corpora.remark, *corpora.other_splits) if text]
     random.manual_seed(config.train.seed)
     if communicator.rank > 0:
         return corpora, _overwritten_model(config), Start(None, Inherited(), messages)

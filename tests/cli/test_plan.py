@@ -100,6 +100,10 @@ def test_a_plan_says_how_much_of_each_corpus_a_run_takes(plan, settings_file, co
     places = sum(sampler.index_bytes for sampler in samplers)
     assert re.search(rf", places of samples {places / 1e3:.1f} kB", lines["memory"])
     assert "the held-out loss leaves this part of the mixture out" in lines["evaluation"]
+    assert lines["splits"] == (
+        f"{corpus_folder} was prepared with --held-out 0.1, {tmp_path / 'other'} with --held-out 0: a document of both "
+        "may be trained on in one and held out in the other"
+    )
     many = plan(settings_file, mixture, "train.steps=10000")[1]["corpus"]
     assert many.count("; more than BERT's 40, so the model may learn it by heart") == 1
     also = f"train.evaluate_also=[{corpus_folder}]"

@@ -158,6 +158,7 @@ def test_corpora_without_held_out_documents_are_left_out_of_the_evaluation(
     assert finished.returncode == 0, finished.stdout
     remark = f"{without} has no held-out documents: the held-out loss leaves this part of the mixture out"
     assert remark in finished.stdout
+    assert f"{without} was prepared with --held-out 0, {corpus_folder} with --held-out 0.1: a" in finished.stdout
     alone = on_ranks(1, "evaluate", tmp_path / "run", "--samples", 12, "--data", corpus_folder).stdout
     of_corpus = alone.replace("held out:", "held out (corpus):")
     assert f"{alone}{of_corpus}" in re.sub(r"^step \d+: ", "", finished.stdout, flags=re.MULTILINE)
@@ -169,6 +170,17 @@ def test_corpora_without_held_out_documents_are_left_out_of_the_evaluation(
     assert refused(finished).endswith(f"{without} has no held-out documents: {advice}")
     finished = on_ranks(1, "train", run_file, "run_folder=new", f"train.evaluate_also=[{without}]")
     assert refused(finished) == f"train.evaluate_also: {without} has no held-out documents: {advice}"
+
+
+def test_corpora_that_may_have_other_splits_are_pointed_out(run_file, corpora, corpus_folder, text_file, tmp_path):
+    tokenizer = corpus_folder / "tokenizer"
+    prepare([text_file], tmp_path / "cleaned", tokenizer=tokenizer, held_out=0.1, drop_repeated_lines=5)
+    also = f"train.evaluate_also=[{tmp_path / 'cleaned'}]"
+    assert open_corpora(load(run_file, [also])).other_splits == (
+        f"{corpus_folder} was prepared without --drop-repeated-lines, {tmp_path / 'cleaned'} with "
+        "--drop-repeated-lines 5: a document of both may be trained on in one and held out in the other",
+    )
+    assert open_corpora(load(run_file, [f"data.path={tmp_path / 'cleaned'}"])).other_splits == ()
 
 
 def test_a_corpus_with_one_held_out_document_is_left_out_of_the_evaluation_of_pairs(
