@@ -169,15 +169,17 @@ def _folder_sources(folder: Path, choice: Choice, field: str) -> tuple[list[Sour
     linked = {os.path.realpath(path) for path in paths if path.is_symlink()}
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        kind, packing = _kind_in_folder(path, choice)
         if not path.suffix and linked and not path.is_symlink() and os.path.realpath(path) in linked:
             continue
+        kind, packing = _kind_in_folder(path, choice)
         (others if kind is None else sources).append(_source(name, path, kind or "", packing, choice, field))
     if not sources:
         names = ", ".join(other.name for other in others[:3])
         rest = f", but {len(others):,} of other kinds, such as {names}" if others else ""
         kinds = KNOWN if choice.ids_field is None else ", ".join(ID_KINDS)
-        raise DataError(f"input folder {str(folder)!r} holds no {kinds} file{rest}")
+        without = any(not Path(other.name).suffix for other in others[:3])
+        advice = ": say with --format what files without a suffix are" * without
+        raise DataError(f"input folder {str(folder)!r} holds no {kinds} file{rest}{advice}")
     return sources, others
 
 

@@ -142,7 +142,12 @@ def test_files_of_other_kinds_are_counted_and_named(tmp_path: Path) -> None:
 
 def test_a_folder_without_text_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "notes.rst").write_text("x")
-    with pytest.raises(DataError, match=r"holds no \.txt, .* file, but 1 of other kinds, such as notes\.rst"):
+    with pytest.raises(DataError, match=r"holds no \.txt, .* file, but 1 of other kinds, such as notes\.rst$"):
+        documents(tmp_path)
+    (tmp_path / "README").write_text("x")
+    with pytest.raises(
+        DataError, match=r"such as README, notes\.rst: say with --format what files without a suffix are"
+    ):
         documents(tmp_path)
 
 
