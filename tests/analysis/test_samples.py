@@ -230,7 +230,7 @@ def test_inputs_of_one_name_are_told_apart_by_the_corpus_or_the_content(
     samples = samples_of_two(run_file, other, tmp_path / "more")
     assert samples.names == ["corpus", "more"]
     found = []
-    for line in range(1, 30, 2):
+    for line in (1, 3, 5):
         found += (all_found := documents_at(samples, f"/elsewhere/b.txt:{line}"))
         assert documents_at(samples, f"{'long' * 2000}/b.txt:{line}") == all_found
         assert documents_at(samples, f"b.txt:{line}") == all_found
