@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +18,17 @@ SPOOLED_FILE = "standard-input"
 def spooled(sources: Sequence[Source], folder: Path, choice: Choice) -> Iterator[list[Source]]:
     """Yield the sources; in place of the standard input, if it is one, that of a file in `folder` that holds it.
 
-    The file is removed when the block ends. Raises `DataError` if the standard input is closed, is neither text nor a
-    table, or cannot be written.
+    The file is removed when the block ends, and the folder too if it is new and then empty. Raises `DataError` if the
+    standard input is closed, is neither text nor a table, or cannot be written.
     """
-    path = folder / SPOOLED_FILE
+    path, is_new = folder / SPOOLED_FILE, not folder.exists()
     try:
         yield [_spooled(path, source, choice) if source.path == STANDARD_INPUT else source for source in sources]
     finally:
         path.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # it holds work to go on with
+                folder.rmdir()
 
 
 def _spooled(path: Path, source: Source, choice: Choice) -> Source:

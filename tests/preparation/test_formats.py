@@ -468,6 +468,17 @@ def test_a_bad_standard_input_is_refused(
     give(content, monkeypatch)
     with pytest.raises(DataError, match=message):
         prepare(inputs, tmp_path / "corpus", vocab_size=100)
+    assert not list(tmp_path.glob("corpus/unfinished/standard-input*"))
+
+
+def test_a_standard_input_of_another_corpus_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_bytes(GOOD)
+    prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=100)
+    before = sorted(tmp_path.rglob("*"))
+    give(GOOD[:-70], monkeypatch)
+    with pytest.raises(DataError, match="holds a corpus made with other inputs"):
+        prepare(["-"], tmp_path / "corpus", vocab_size=100)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])
