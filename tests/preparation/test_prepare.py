@@ -148,15 +148,12 @@ def test_documents_too_short_for_two_segments_are_dropped_and_counted(tmp_path: 
     assert manifest.dropped == {"fewer than two tokens": 2}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_sample_has_a_document_that_is_not_held_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
-) -> None:
+def test_a_sample_has_a_document_that_is_not_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "PIECE_BYTES", 50)  # a portion for each document
     texts = [f"{word} and {word}. Another {word}." for word in ("abc", "def", "ghi")]
     held_out = min(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
-    manifest = prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=64, sample_bytes=1, processes=processes)
+    manifest = prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=64, sample_bytes=1)
     assert [split.documents for split in manifest.splits.values()] == [2, 1]
     first = next(text for text in texts if text != held_out)
     learnt = set("".join(load_tokenizer(tmp_path / "corpus" / "tokenizer").get_vocab()))
