@@ -22,9 +22,9 @@ from lucid.errors import ConfigError
 from lucid.files import replacing
 from lucid.launch.limits import available_cores
 from lucid.preparation.extension import Coverage, NewWord, count_words, most_split, sample, with_words
+from lucid.preparation.inputs.sources import Choice
 from lucid.preparation.parts import TextSettings
 from lucid.preparation.samples import SAMPLE_BYTES, Samples
-from lucid.preparation.sources import Choice
 from lucid.preparation.stages import Report
 from lucid.training.checkpoints.store import find_model
 

@@ -11,8 +11,8 @@ from lucid.cli.progress import progress_bar
 from lucid.distributed.communicators.announcement import check_started_once
 from lucid.launch.limits import available_cores
 from lucid.preparation import prepare as prepare_corpus
+from lucid.preparation.inputs.saved_datasets import saved_splits
 from lucid.preparation.samples import SAMPLE_BYTES
-from lucid.preparation.saved_datasets import saved_splits
 
 
 def prepare(

@@ -15,13 +15,13 @@ from tokenizers import Tokenizer
 from lucid.data.tokenizer import LARGEST_VOCABULARY, special_tokens, without_added_tokens
 from lucid.errors import DataError
 from lucid.preparation.encoder import TextEncoder
-from lucid.preparation.omissions import OTHER_KIND, Dropped
+from lucid.preparation.inputs.omissions import OTHER_KIND, Dropped
+from lucid.preparation.inputs.sources import Choice, find_sources
+from lucid.preparation.inputs.standard_input import spooled
 from lucid.preparation.parts import TextSettings
 from lucid.preparation.processes import run_tasks
 from lucid.preparation.samples import Samples, blocks, sampling
-from lucid.preparation.sources import Choice, find_sources
 from lucid.preparation.stages import Report, make_plan
-from lucid.preparation.standard_input import spooled
 
 # The fraction of the documents that `lucid prepare` holds out by default: words are not learnt from them.
 _HELD_OUT = 0.05

@@ -14,8 +14,8 @@ import numpy as np
 
 from lucid.backend import Array
 from lucid.errors import DataError
-from lucid.preparation.documents import Document, blocks_of
-from lucid.preparation.omissions import Dropped
+from lucid.preparation.inputs.documents import Document, blocks_of
+from lucid.preparation.inputs.omissions import Dropped
 
 REPEATED_LINE, NOTHING_ELSE = "repeated line", "nothing but repeated lines"
 _LETTER = re.compile(r"[^\W\d_]")

@@ -19,11 +19,11 @@ from lucid.data.manifest import ORIGIN_DTYPE, token_dtype
 from lucid.data.tokenizer import special_tokens
 from lucid.errors import DataError
 from lucid.files import written_aside
-from lucid.preparation.documents import Document, Reader, blocks_of
 from lucid.preparation.encoder import TextEncoder
+from lucid.preparation.inputs.documents import Document, Reader, blocks_of
+from lucid.preparation.inputs.omissions import Drop, Dropped, refuse
+from lucid.preparation.inputs.pieces import Piece
 from lucid.preparation.line_filter import LineFilter
-from lucid.preparation.omissions import Drop, Dropped, refuse
-from lucid.preparation.pieces import Piece
 from lucid.preparation.sentences import split_sentences
 
 TOO_SHORT = "fewer than two tokens"

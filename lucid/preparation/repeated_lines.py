@@ -17,8 +17,8 @@ from numpy.lib import format as npy
 from lucid.backend import Array
 from lucid.errors import DataError
 from lucid.files import written_aside
+from lucid.preparation.inputs.omissions import Dropped
 from lucid.preparation.line_filter import counts, digest, load_mapped, stripped_lines
-from lucid.preparation.omissions import Dropped
 from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
 from lucid.preparation.selection import HASH_RANGE, mark_copies

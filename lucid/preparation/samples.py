@@ -11,8 +11,8 @@ import numpy as np
 
 from lucid.errors import DataError
 from lucid.files import open_text, written_aside
-from lucid.preparation.documents import Document
-from lucid.preparation.omissions import Dropped
+from lucid.preparation.inputs.documents import Document
+from lucid.preparation.inputs.omissions import Dropped
 from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
 from lucid.preparation.selection import HASH_RANGE, HOLD_NONE_OUT, Census

@@ -40,7 +40,7 @@ from lucid.errors import DataError
 from lucid.files import read_bytes, written_aside
 from lucid.json_values import parse_dataclass
 from lucid.preparation.coverage import largest_shares, unknown_in, words_among
-from lucid.preparation.omissions import Dropped
+from lucid.preparation.inputs.omissions import Dropped
 from lucid.preparation.parts import load_part
 from lucid.preparation.selection import Selection, ShardPlan
 

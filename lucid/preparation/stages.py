@@ -37,20 +37,20 @@ from lucid.errors import DataError
 from lucid.files import read_bytes, written_aside
 from lucid.json_values import parse_json
 from lucid.preparation.coverage import contradictions
-from lucid.preparation.documents import scan
-from lucid.preparation.kinds import PYTHON_DOCS
+from lucid.preparation.inputs.documents import scan
+from lucid.preparation.inputs.kinds import PYTHON_DOCS
+from lucid.preparation.inputs.omissions import OTHER_KIND, Dropped
+from lucid.preparation.inputs.pieces import Piece, pieces_of
+from lucid.preparation.inputs.sources import Choice, Source, find_sources
+from lucid.preparation.inputs.standard_input import SPOOLED_FILE, spooled
 from lucid.preparation.languages import language_code
 from lucid.preparation.lock import alone_in
-from lucid.preparation.omissions import OTHER_KIND, Dropped
 from lucid.preparation.parts import PartWriter, Portion, TextSettings, load_dropped, part_path
-from lucid.preparation.pieces import Piece, pieces_of
 from lucid.preparation.processes import Task, run_tasks
 from lucid.preparation.repeated_lines import find_repeated_lines
 from lucid.preparation.samples import SAMPLE_BYTES, Samples, sampling
 from lucid.preparation.selection import select
 from lucid.preparation.shards import write_manifest, write_shard
-from lucid.preparation.sources import Choice, Source, find_sources
-from lucid.preparation.standard_input import SPOOLED_FILE, spooled
 from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another

@@ -72,7 +72,7 @@ def test_a_hostile_line_of_json_is_refused_by_its_number(tmp_path: Path, line: s
 def test_a_line_without_end_is_refused_by_its_number(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucid.preparation.pieces.LONGEST_LINE", 100)
+    monkeypatch.setattr("lucid.preparation.inputs.pieces.LONGEST_LINE", 100)
     (tmp_path / name).write_text(f"{LINES[0]}\n" + "x" * 101)
     with pytest.raises(DataError, match=rf"{name}:2: longer than .*: break it"):
         list(read_documents([tmp_path / name]))

@@ -11,7 +11,7 @@ import zstandard
 
 from lucid.errors import DataError
 from lucid.preparation import read_documents
-from lucid.preparation.python_docs import python_documents
+from lucid.preparation.inputs.python_docs import python_documents
 
 
 def texts(*inputs: str | Path) -> list[str]:
@@ -56,7 +56,7 @@ def test_the_inputs_are_read_in_the_order_given(tmp_path: Path) -> None:
 def test_a_text_without_blank_lines_is_cut_so_that_memory_stays_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucid.preparation.plain_text._LONGEST_DOCUMENT", 10)
+    monkeypatch.setattr("lucid.preparation.inputs.plain_text._LONGEST_DOCUMENT", 10)
     (tmp_path / "a.txt").write_text("12345678\n" * 5)
     assert texts(tmp_path / "a.txt") == ["12345678\n12345678", "12345678\n12345678", "12345678"]
 
@@ -74,7 +74,7 @@ def test_the_documentation_of_python_covers_topics_and_modules_but_no_tests() ->
 
 
 def test_docstrings_are_read_without_running_the_module(tmp_path: Path) -> None:
-    from lucid.preparation.python_docs import _docstrings
+    from lucid.preparation.inputs.python_docs import _docstrings
 
     source = (
         '"""Whole."""\nraise SystemExit\nif x:\n    class A:\n        """Class."""\n        async def f(): "Method."\n'
@@ -169,7 +169,7 @@ def test_missing_and_empty_inputs_are_errors(tmp_path: Path) -> None:
 
 
 def test_markup_is_dropped() -> None:
-    from lucid.preparation.python_docs import _without_markup
+    from lucid.preparation.inputs.python_docs import _without_markup
 
     text = "Heading\n=======\n\n+----+----+\n| ab | cd |\n+----+----+\n>>> ``f(1)``\n   ...\nSee :py:class:`int`.\n"
     assert _without_markup(text) == "Heading\n\n| ab | cd |\n>>> f(1)\nSee `int`.\n"

@@ -18,12 +18,12 @@ from pyarrow import ipc
 from lucid.data import Manifest
 from lucid.errors import DataError
 from lucid.preparation import prepare, read_documents
-from lucid.preparation.documents import Reader, scan
-from lucid.preparation.kinds import kind_by_content
-from lucid.preparation.omissions import refuse
-from lucid.preparation.pieces import pieces_of
-from lucid.preparation.saved_datasets import saved_splits
-from lucid.preparation.sources import Choice, find_sources
+from lucid.preparation.inputs.documents import Reader, scan
+from lucid.preparation.inputs.kinds import kind_by_content
+from lucid.preparation.inputs.omissions import refuse
+from lucid.preparation.inputs.pieces import pieces_of
+from lucid.preparation.inputs.saved_datasets import saved_splits
+from lucid.preparation.inputs.sources import Choice, find_sources
 
 
 def texts(*inputs: str | Path, **choice: object) -> list[str]:
@@ -187,14 +187,14 @@ def test_two_rules_are_no_front_matter(tmp_path: Path) -> None:
 
 
 def test_a_long_file_of_markdown_is_translated_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucid.preparation.markup._AT_ONCE", 20)
+    monkeypatch.setattr("lucid.preparation.inputs.markup._AT_ONCE", 20)
     (tmp_path / "a.md").write_text("A *short* paragraph.\n\n" * 10)
     assert texts(tmp_path / "a.md") == ["\n\n".join(["A short paragraph."] * 10)]
 
 
 @pytest.mark.parametrize("name", ["a.html", "a.md.bz2"])
 def test_a_page_that_is_too_long_is_left_out(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lucid.preparation.pieces.LONGEST_LINE", 100)
+    monkeypatch.setattr("lucid.preparation.inputs.pieces.LONGEST_LINE", 100)
     content = b"word " * 21
     (tmp_path / name).write_bytes(bz2.compress(content) if name.endswith("bz2") else content)
     assert left_out(tmp_path / name) == [(1, "longer than 16 MiB")]

@@ -18,10 +18,10 @@ from lucid.data import Manifest, load_tokenizer
 from lucid.errors import DataError
 from lucid.files import replacing
 from lucid.preparation import Document, prepare, read_documents, stages, vocabulary
-from lucid.preparation.documents import Reader, scan
-from lucid.preparation.omissions import Dropped, refuse
-from lucid.preparation.pieces import pieces_of
-from lucid.preparation.sources import find_sources
+from lucid.preparation.inputs.documents import Reader, scan
+from lucid.preparation.inputs.omissions import Dropped, refuse
+from lucid.preparation.inputs.pieces import pieces_of
+from lucid.preparation.inputs.sources import find_sources
 
 GOOD = [f"Document {number} says this. It is not long. It ends." for number in range(9)]
 
@@ -180,7 +180,7 @@ def test_a_file_that_could_not_be_read_is_tried_again(folder: Path, monkeypatch:
 
     (folder / "a.txt").write_text("One is here.")
     with monkeypatch.context() as patched:
-        patched.setattr("lucid.preparation.documents.unpacked", fail)
+        patched.setattr("lucid.preparation.inputs.documents.unpacked", fail)
         with pytest.raises(DataError, match=r"First left out: a\.txt:1: unreadable file: Permission denied"):
             prepared(folder)
     assert prepared(folder).dropped == {}
@@ -307,7 +307,7 @@ def test_the_tokenizer_is_trained_on_a_sample_without_held_out_documents(
 
 def test_a_cell_of_a_table_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_table(tmp_path / "a.parquet", ["short", "x" * 11, "雲" * 3, "雲" * 4], rows_per_group=3)
-    monkeypatch.setattr("lucid.preparation.tables.LONGEST_LINE", 10)
+    monkeypatch.setattr("lucid.preparation.inputs.tables.LONGEST_LINE", 10)
     left_out: list[tuple[int, str]] = []
     found = read_documents(
         [tmp_path / "a.parquet"], drop=lambda source, line, reason, _: left_out.append((line, reason))

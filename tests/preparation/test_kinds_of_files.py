@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 from lucid.cli.prepare import prepare as prepare_command
 from lucid.errors import DataError
 from lucid.preparation import prepare, read_documents
-from lucid.preparation.documents import Reader, scan
-from lucid.preparation.omissions import refuse
-from lucid.preparation.pieces import pieces_of
-from lucid.preparation.sources import find_sources
+from lucid.preparation.inputs.documents import Reader, scan
+from lucid.preparation.inputs.omissions import refuse
+from lucid.preparation.inputs.pieces import pieces_of
+from lucid.preparation.inputs.sources import find_sources
 
 GOOD = "\n\n".join(f"Document {number} says this. It is not long. It ends." for number in range(9))
 PACKED = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress, ".xz": lzma.compress, ".bz2": bz2.compress}
@@ -109,7 +109,7 @@ def test_an_xz_file_that_takes_too_much_memory_is_left_out_with_advice(
 ) -> None:
     (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"one\n" * 1000))
     assert len(documents(tmp_path)) == 1
-    monkeypatch.setattr("lucid.preparation.unpacking._WINDOW", 1 << 20)
+    monkeypatch.setattr("lucid.preparation.inputs.unpacking._WINDOW", 1 << 20)
     with pytest.raises(DataError, match=r"a\.txt\.xz:1: unreadable .* of memory; pack it again: xz -dc OLD \| xz -9"):
         documents(tmp_path)
 

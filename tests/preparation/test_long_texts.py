@@ -33,7 +33,8 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from lucid.data.tokenizer import load_tokenizer
-from lucid.preparation import documents, omissions, parts, pieces, sources, vocabulary
+from lucid.preparation import parts, vocabulary
+from lucid.preparation.inputs import documents, omissions, pieces, sources
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()

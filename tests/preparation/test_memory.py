@@ -10,8 +10,8 @@ import pytest
 from launching import FEW_CORES, descendants
 
 from lucid.data.tokenizer import save_tokenizer
-from lucid.preparation.documents import scan
-from lucid.preparation.sources import find_sources
+from lucid.preparation.inputs.documents import scan
+from lucid.preparation.inputs.sources import find_sources
 from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 PROCESSES = 3
@@ -82,6 +82,6 @@ def test_a_larger_corpus_takes_no_more_memory(tokenizer_folder: Path, tmp_path: 
 def test_cuts_do_not_depend_on_the_size_of_reads(step: int, text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ((source,), _) = find_sources([text_file])
     expected = scan(source, 5000, whole_files=False)
-    monkeypatch.setattr("lucid.preparation.pieces._SCANNED_AT_ONCE", step)
+    monkeypatch.setattr("lucid.preparation.inputs.pieces._SCANNED_AT_ONCE", step)
     assert scan(source, 5000, whole_files=False) == expected
     assert len(expected.cuts) > 3

@@ -15,8 +15,8 @@ from lucid.cli.prepare import prepare as prepare_command
 from lucid.data import Corpus, Manifest, load_tokenizer, tokenizer_hash
 from lucid.errors import DataError
 from lucid.preparation import prepare, stages
-from lucid.preparation.omissions import Dropped
-from lucid.preparation.sources import Source
+from lucid.preparation.inputs.omissions import Dropped
+from lucid.preparation.inputs.sources import Source
 
 
 def contents(folder: Path) -> dict[str, bytes]:

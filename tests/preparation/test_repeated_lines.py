@@ -19,11 +19,11 @@ from lucid.cli.prepare import prepare as prepare_command
 from lucid.data import Corpus, Manifest, load_tokenizer
 from lucid.errors import DataError
 from lucid.preparation import prepare, repeated_lines, stages
+from lucid.preparation.inputs.omissions import Dropped
+from lucid.preparation.inputs.sources import find_sources
 from lucid.preparation.line_filter import digest
-from lucid.preparation.omissions import Dropped
 from lucid.preparation.parts import TextSettings
 from lucid.preparation.processes import Task
-from lucid.preparation.sources import find_sources
 from lucid.preparation.stages import make_plan
 
 NOTICE, MENU = "We use cookies. Accept them all.", "Home | About | Contact"

@@ -138,7 +138,7 @@ def test_equal_ids_are_duplicates_and_go_into_one_split(tmp_path: Path, vocabula
 def test_a_cell_with_too_many_ids_is_left_out(
     tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucid.preparation.tables.LONGEST_LINE", 100)
+    monkeypatch.setattr("lucid.preparation.inputs.tables.LONGEST_LINE", 100)
     write(tmp_path / "a.parquet", [[5, 6], [6, 7], [5] * 20])
     assert prepared(tmp_path / "a.parquet", vocabulary).dropped == {"longer than 16 MiB": 1}
 

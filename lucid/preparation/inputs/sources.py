@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lucid.errors import DataError
 from lucid.files import reason_of
-from lucid.preparation.kinds import ID_KINDS, KNOWN, PYTHON_DOCS, TEXT, TEXT_KINDS, kind_by_content, kind_by_name
-from lucid.preparation.saved_datasets import is_passed_over, listed_files
-from lucid.preparation.unpacking import READ_ERRORS
+from lucid.preparation.inputs.kinds import ID_KINDS, KNOWN, PYTHON_DOCS, TEXT, TEXT_KINDS, kind_by_content, kind_by_name
+from lucid.preparation.inputs.saved_datasets import is_passed_over, listed_files
+from lucid.preparation.inputs.unpacking import READ_ERRORS
 
 STANDARD_INPUT, STANDARD_INPUT_NAME = "-", "the standard input"
 

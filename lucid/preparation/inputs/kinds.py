@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lucid.files import open_file
 from lucid.json_values import parse_json
-from lucid.preparation.unpacking import PACKINGS, unpacked
+from lucid.preparation.inputs.unpacking import PACKINGS, unpacked
 
 TEXT, JSON_LINES, CSV, TSV, MARKDOWN, HTML = ".txt", ".jsonl", ".csv", ".tsv", ".md", ".html"
 PARQUET, ARROW = ".parquet", ".arrow"

@@ -10,7 +10,7 @@ import numpy as np
 
 from lucid.backend import Array
 from lucid.data.tokenizer import SPECIAL_TEXTS, SpecialTokens
-from lucid.preparation.omissions import SPECIAL_ID, UNKNOWN_ID
+from lucid.preparation.inputs.omissions import SPECIAL_ID, UNKNOWN_ID
 
 # More than any id: a number that is none may be larger than an array can hold.
 _NO_ID = 1 << 62

@@ -12,10 +12,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import BinaryIO
 
-from lucid.preparation.kinds import TSV
-from lucid.preparation.omissions import DAMAGED_ROW, LONGEST_LINE, NOT_UTF8, TOO_LONG, Drop, check_utf8, no_column
-from lucid.preparation.pieces import Cut, Layout, Piece, raw_lines
-from lucid.preparation.sources import Source
+from lucid.preparation.inputs.kinds import TSV
+from lucid.preparation.inputs.omissions import (
+    DAMAGED_ROW,
+    LONGEST_LINE,
+    NOT_UTF8,
+    TOO_LONG,
+    Drop,
+    check_utf8,
+    no_column,
+)
+from lucid.preparation.inputs.pieces import Cut, Layout, Piece, raw_lines
+from lucid.preparation.inputs.sources import Source
 
 # In the order in which they are tried. Spreadsheets write semicolons where a comma is the decimal point.
 _DELIMITERS = ",;\t|"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from lucid.json_values import parse_json
-from lucid.preparation.omissions import EMPTY, NOT_JSON, Drop
-from lucid.preparation.pieces import Piece, lines_of
+from lucid.preparation.inputs.omissions import EMPTY, NOT_JSON, Drop
+from lucid.preparation.inputs.pieces import Piece, lines_of
 
 # Characters after which a document of plain text without blank lines is cut, so that memory stays bounded.
 _LONGEST_DOCUMENT = 1 << 22

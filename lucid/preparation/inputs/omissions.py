@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from lucid.errors import DataError
-from lucid.preparation.kinds import ARROW, CSV, HTML, MARKDOWN, PARQUET, TSV
-from lucid.preparation.sources import Source
+from lucid.preparation.inputs.kinds import ARROW, CSV, HTML, MARKDOWN, PARQUET, TSV
+from lucid.preparation.inputs.sources import Source
 
 # Bytes of one line, of one cell, or of a page of HTML: a small compressed file may hold any number of them.
 LONGEST_LINE = 1 << 24

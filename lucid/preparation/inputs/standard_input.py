@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lucid.errors import DataError
 from lucid.files import written_aside
-from lucid.preparation.sources import STANDARD_INPUT, Choice, Source, named_source
+from lucid.preparation.inputs.sources import STANDARD_INPUT, Choice, Source, named_source
 
 SPOOLED_FILE = "standard-input"
 

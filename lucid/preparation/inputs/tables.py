@@ -11,10 +11,10 @@ from typing import Any
 
 from lucid.errors import DataError
 from lucid.files import check_is_file
-from lucid.preparation.kinds import PARQUET
-from lucid.preparation.omissions import LONGEST_LINE, NOT_UTF8, TOO_LONG, Drop, no_column
-from lucid.preparation.pieces import Cut, Piece
-from lucid.preparation.sources import Source
+from lucid.preparation.inputs.kinds import PARQUET
+from lucid.preparation.inputs.omissions import LONGEST_LINE, NOT_UTF8, TOO_LONG, Drop, no_column
+from lucid.preparation.inputs.pieces import Cut, Piece
+from lucid.preparation.inputs.sources import Source
 
 # Rows of a table that are held at once, and bytes of a column that are read at once.
 _ROWS_AT_ONCE, _COLUMN_BYTES_AT_ONCE = 8, 1 << 20

@@ -11,10 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lucid.files import open_file, reason_of, sha256_of
-from lucid.preparation.delimited import csv_rows, cut_rows
-from lucid.preparation.kinds import CSV, HTML, JSON_LINES, MARKDOWN, PYTHON_DOCS, TABLES, TEXT, TSV
-from lucid.preparation.markup import html_text, markdown_text
-from lucid.preparation.omissions import (
+from lucid.preparation.inputs.delimited import csv_rows, cut_rows
+from lucid.preparation.inputs.kinds import CSV, HTML, JSON_LINES, MARKDOWN, PYTHON_DOCS, TABLES, TEXT, TSV
+from lucid.preparation.inputs.markup import html_text, markdown_text
+from lucid.preparation.inputs.omissions import (
     EMPTY,
     LONGEST_LINE,
     NO_IDS,
@@ -26,14 +26,14 @@ from lucid.preparation.omissions import (
     UnusableFileError,
     refuse,
 )
-from lucid.preparation.pieces import Contents, Piece, Scan, cuts_after_lines, pieces_of, whole_text
-from lucid.preparation.plain_text import json_records, paragraphs
-from lucid.preparation.python_docs import module_files, python_documents
-from lucid.preparation.sources import Choice, Source, find_sources
-from lucid.preparation.standard_input import spooled
-from lucid.preparation.tables import cut_table, table_rows
-from lucid.preparation.token_ids import TokenIds, token_ids
-from lucid.preparation.unpacking import READ_ERRORS, Digested, unpacked
+from lucid.preparation.inputs.pieces import Contents, Piece, Scan, cuts_after_lines, pieces_of, whole_text
+from lucid.preparation.inputs.plain_text import json_records, paragraphs
+from lucid.preparation.inputs.python_docs import module_files, python_documents
+from lucid.preparation.inputs.sources import Choice, Source, find_sources
+from lucid.preparation.inputs.standard_input import spooled
+from lucid.preparation.inputs.tables import cut_table, table_rows
+from lucid.preparation.inputs.token_ids import TokenIds, token_ids
+from lucid.preparation.inputs.unpacking import READ_ERRORS, Digested, unpacked
 
 # Characters of documents that are worth a round of array operations.
 _CHARACTERS_AT_ONCE = 1 << 20

@@ -1,0 +1,1 @@
+"""What a corpus is made of: finds the inputs, cuts them into pieces, and reads their documents."""
