@@ -24,8 +24,8 @@ STEPS = {
 }  # fmt: skip
 # lucid's commands need these beside.
 COMMANDS = {
-    "mpi4py": "mpi4py", "numba": "numba", "rich": "rich", "scipy": "scipy", "sentencex": "sentencex",
-    "typer": "typer", "yaml": "pyyaml", "zstandard": "zstandard",
+    "markdown_it": "markdown-it-py", "mpi4py": "mpi4py", "numba": "numba", "rich": "rich", "scipy": "scipy",
+    "sentencex": "sentencex", "typer": "typer", "yaml": "pyyaml", "zstandard": "zstandard",
 }  # fmt: skip
 # Tests need these.
 TESTS = {
