@@ -104,7 +104,7 @@ def test_a_row_that_is_too_long_is_left_out_and_takes_no_more(
     tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("pieces", "delimited"):
-        monkeypatch.setattr(f"lucid.preparation.{module}.LONGEST_LINE", 100)
+        monkeypatch.setattr(f"lucid.preparation.inputs.{module}.LONGEST_LINE", 100)
     lines = "x\n" * 70 if start else "x" * 140 + "\n"
     (tmp_path / "a.csv").write_text(f"id,text\n1,{start}{lines}2,two\n")
     assert left_out(tmp_path / "a.csv")[0] == (2, "longer than 16 MiB")
