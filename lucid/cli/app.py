@@ -63,7 +63,9 @@ def _run(arguments: Sequence[str]) -> int:
     except LucidError as error:
         return error.exit_code if error.reported else _refuse(str(error), error.exit_code)
     except typer.TyperException as error:
-        return _refuse(f"{error.format_message()} (see lucid --help)", ExitCode.REFUSED)
+        context = getattr(error, "ctx", None)  # of the command whose arguments are wrong
+        command = context.command_path if context else "lucid"
+        return _refuse(f"{error.format_message().removesuffix('.')} (see {command} --help)", ExitCode.REFUSED)
     except (OSError, MemoryError, UnicodeEncodeError) as error:
         if fault := fault_of_the_machine(error):
             return _refuse(fault, ExitCode.FAILED)

@@ -12,7 +12,7 @@ from lucid.training.checkpoints.store import find_model
 
 def export(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a run, or of one checkpoint.", show_default=False)
+        Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
 ) -> None:

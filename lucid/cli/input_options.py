@@ -18,7 +18,7 @@ Format = Annotated[
         "--format",
         metavar="KIND",
         help="What files without a suffix, named files of another suffix, and the standard input are: txt, jsonl, csv, "
-        "tsv, md or html. Default: as their content looks.",
+        "tsv, md or html. Default: their content tells.",
         show_default=False,
     ),
 ]

@@ -81,7 +81,7 @@ def prepare(
         str, typer.Option(help="Language of the text, such as de or German: its abbreviations end no sentence.")
     ] = "en",
     drop_duplicates: Annotated[
-        bool, typer.Option("--drop-duplicates", help="Leave out documents whose text occurs before them.")
+        bool, typer.Option("--drop-duplicates", help="Leave out a document if the same text occurs before it.")
     ] = False,
     drop_repeated_lines: Annotated[
         int | None,
@@ -92,7 +92,7 @@ def prepare(
             show_default=False,
         ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first line that cannot be used.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first input that cannot be used.")] = False,
     processes: Annotated[
         int | None,
         typer.Option(

@@ -180,7 +180,7 @@ def _corpus_in(output: Path, made_from: dict[str, Any]) -> Manifest | None:
     differing = [name.replace("_", " ") for name, value in made_from.items() if manifest.made_from.get(name) != value]
     if differing:
         raise DataError(
-            f"{output} holds a corpus made with other {', '.join(differing)}: "
+            f"{output} holds another corpus, which differs in {', '.join(differing)}: "
             "choose another folder, or pass --overwrite"
         )
     manifest.check_files(output, checksums=True)

@@ -386,7 +386,8 @@ def test_every_command_has_help_with_examples(lucid, command):
     ("arguments", "fragment"),
     [
         (["trian"], "No such command 'trian'"),
-        (["train"], "Missing argument 'CONFIG'"),
+        (["train"], "Missing argument 'CONFIG' (see lucid train --help)"),
+        (["bench", "step", "--fast"], "(see lucid bench step --help)"),
         (["train", "/nowhere/run.yaml"], "/nowhere/run.yaml does not exist"),
         (["plan", "/nowhere/run.yaml"], "/nowhere/run.yaml does not exist"),
         (["show", "/nowhere", "--step", "1"], "/nowhere does not exist"),

@@ -476,7 +476,7 @@ def test_a_standard_input_of_another_corpus_leaves_nothing(tmp_path: Path, monke
     prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=100)
     before = sorted(tmp_path.rglob("*"))
     give(GOOD[:-70], monkeypatch)
-    with pytest.raises(DataError, match="holds a corpus made with other inputs"):
+    with pytest.raises(DataError, match="holds another corpus, which differs in inputs"):
         prepare(["-"], tmp_path / "corpus", vocab_size=100)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -89,10 +89,10 @@ def test_a_corpus_of_an_earlier_version_says_how_it_treats_case(text_file: Path,
 def test_another_corpus_is_replaced_on_request_only(text_file: Path, tmp_path: Path) -> None:
     output = tmp_path / "corpus"
     first = prepare([text_file], output, vocab_size=200)
-    with pytest.raises(DataError, match="made with other vocab size: choose another folder, or pass --overwrite"):
+    with pytest.raises(DataError, match="which differs in vocab size: choose another folder, or pass --overwrite"):
         prepare([text_file], output, vocab_size=100)
     (tmp_path / "other.txt").write_text(two_line_documents(10))
-    with pytest.raises(DataError, match="made with other inputs"):
+    with pytest.raises(DataError, match="differs in inputs"):
         prepare([tmp_path / "other.txt"], output, vocab_size=200)
     second = prepare([tmp_path / "other.txt"], output, vocab_size=200, held_out=0, overwrite=True)
     assert second.identity != first.identity
@@ -203,7 +203,7 @@ def test_the_command_prepares_and_prints_a_summary(text_file: Path, tmp_path: Pa
     assert f"{counts['tokens']:,}" in first.output
     assert str(tmp_path / "corpus") in first.output
     assert "nothing was done" in CliRunner().invoke(application, arguments).output
-    assert "made with other" in str(CliRunner().invoke(application, [*arguments[:-1], "100"]).exception)
+    assert "holds another corpus" in str(CliRunner().invoke(application, [*arguments[:-1], "100"]).exception)
 
 
 @pytest.mark.parametrize("earlier", [False, True])

@@ -172,7 +172,7 @@ def test_the_corpus_does_not_depend_on_processes_and_interruptions(
     assert len(times) == 2  # each done once
     assert [path.name for path in unfinished.glob("*.npy")] == ["repeated-lines.npy"]  # the counts are gone
     assert made("two", 2) == expected
-    with pytest.raises(DataError, match="made with other drop repeated lines"):
+    with pytest.raises(DataError, match="differs in drop repeated lines"):
         made("two", 1, drop_repeated_lines=41)
 
 

@@ -147,7 +147,7 @@ def test_prepare_says_what_it_chose_and_finds_it_again(tmp_path: Path) -> None:
     assert first.made_from["normalisation"] == f"{Scripts.of(Counter(GERMAN))}: cased, accents kept"
     assert make() == first
     assert "nothing was done" in outcomes[-1]
-    with pytest.raises(DataError, match="made with other case, alphabet, tokenizer sample:"):
+    with pytest.raises(DataError, match="differs in case, alphabet, tokenizer sample:"):
         make(cased=False, alphabet=40, sample_bytes=1 << 20)
     second = make(cased=False, alphabet=40, overwrite=True)
     assert "uncased, accents kept" in second.made_from["normalisation"]

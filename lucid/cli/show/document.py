@@ -98,4 +98,7 @@ def _lines(
     yield f"in {count(len(found), 'sample')}{done}"
     if whole_run and steps:
         before = [step for step in steps if not found or step < found[0].step]
-        yield f"the newest checkpoint that has not seen it: {history.checkpoints[before[-1]] if before else 'none'}"
+        if before:
+            yield f"the newest checkpoint that has not seen it: {history.checkpoints[before[-1]]}"
+        else:
+            yield "all checkpoints that are there have seen it"

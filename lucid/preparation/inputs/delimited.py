@@ -119,6 +119,11 @@ def _layout(head: Sequence[bytes], source: Source) -> Layout:
     raise no_column(source, found)
 
 
+def _damage(error: csv.Error) -> str:
+    """Return what is wrong with a row. The module `csv` names the symptom of a quote that never closes."""
+    return "a quote never closes" if str(error) == "unexpected end of data" else str(error)
+
+
 def csv_rows(content: BinaryIO, piece: Piece, drop: Drop) -> Iterator[tuple[int, str]]:
     """Yield the first line of each row and its text."""
     layout = piece.layout
@@ -132,7 +137,7 @@ def csv_rows(content: BinaryIO, piece: Piece, drop: Drop) -> Iterator[tuple[int,
         if cells is None:
             drop(piece.source, number, TOO_LONG, "")
         elif isinstance(cells, csv.Error):
-            drop(piece.source, number, DAMAGED_ROW, str(cells))
+            drop(piece.source, number, DAMAGED_ROW, _damage(cells))
         elif len(cells) != layout.columns:
             drop(piece.source, number, DAMAGED_ROW, f"it has {len(cells)} cells of {layout.columns}")
         else:

@@ -70,7 +70,7 @@ def no_column(source: Source, names: Sequence[str]) -> UnusableFileError:
     """Return the error for a table without the column of its text or its ids, which has the columns `names`."""
     found = ", ".join(map(repr, names[:_NAMES_SHOWN])) + ", ..." * (len(names) > _NAMES_SHOWN)
     wanted = f"{source.field!r} of {'--ids-field' if source.holds_ids else '--text-field'}"
-    return UnusableFileError(NO_COLUMN, f"{wanted}; there {f'are {found}' if found else 'is none'}")
+    return UnusableFileError(NO_COLUMN, f"{wanted}; the table has {found or 'none'}")
 
 
 def check_utf8(head: bytes) -> None:

@@ -76,7 +76,7 @@ class Choice:
                 general.append(text)
         for text in general:
             if "=" in text:
-                raise DataError(f"--text-field {text!r} names no input: write the input as it is written as INPUT")
+                raise DataError(f"--text-field {text!r} names no input: write it exactly as among the inputs")
         found = own or general or ["text"]
         if len(set(found)) > 1:
             raise DataError(
