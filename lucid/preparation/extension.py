@@ -125,9 +125,12 @@ def most_split(tokenizer: Tokenizer, counts: Mapping[str, int], tokens: int, at_
     """
     if (size := tokenizer.get_vocab_size() + tokens) > LARGEST_VOCABULARY:
         raise DataError(f"a vocabulary of {size:,} tokens is too large: {LARGEST_VOCABULARY:,} is the most")
-    pieces = WordPieces(tokenizer)
+    pieces, known = WordPieces(tokenizer), tokenizer.get_vocab()
     frequent = (text for text, count in counts.items() if count >= at_least and pieces.can_hold(text))
-    words = [word for text in frequent if (word := NewWord(text, counts[text], pieces.of(text))).gain]
+    # A word may be spelt like an added token without being it: some are found only as the text has them, before it is
+    # normalised.
+    new = (text for text in frequent if text not in known)
+    words = [word for text in new if (word := NewWord(text, counts[text], pieces.of(text))).gain]
     if len(words) < tokens:
         raise DataError(
             f"{tokens:,} new tokens were asked for, but only {len(words):,} words occur {at_least} times or more and "

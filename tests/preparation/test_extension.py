@@ -130,6 +130,13 @@ def test_added_tokens_keep_their_ids(tokenizer: Tokenizer, tmp_path) -> None:
     assert extended.token_to_id("myocarditis") == size
 
 
+def test_words_that_are_spelt_like_added_tokens_are_not_added_again(tokenizer: Tokenizer) -> None:
+    tokenizer.add_tokens([AddedToken("covid", normalized=False)])
+    counts = count_words(tokenizer, ["covid Covid Covid lung"])
+    assert counts == {"covid": 2, "lung": 1}
+    assert [word.text for word in most_split(tokenizer, counts, 1, 1)] == ["lung"]
+
+
 def test_a_longer_vocabulary_makes_fewer_tokens_of_the_text(tokenizer: Tokenizer) -> None:
     counts = Counter({"hearts": 10, "lung": 4, "the": 3})
     words = [word.text for word in most_split(tokenizer, counts, 2, 1)]
