@@ -150,7 +150,7 @@ def _origins(samples: Samples) -> dict[tuple[int, str], Origins]:
         (number, split): Origins.open(sampler.corpus.folder, split)
         for number, sampler in enumerate(samples.mixture.samplers)
         for split in (TRAIN, HELD_OUT)
-        if sampler.corpus.has_split(split)
+        if sampler.corpus.documents_in(split)
     }
     return {key: origins for key, origins in opened.items() if origins}
 

@@ -59,7 +59,7 @@ class Shard:
 
     @property
     def files(self) -> list[str]:
-        """The names of its three files."""
+        """The names of the files that training reads."""
         return [shard_file(self.name, part) for part in SHARD_PARTS]
 
 

@@ -51,8 +51,8 @@ def agreement(given: str, corpus: str, name: str) -> int:
 class Origins:
     """The origins of the documents of one split, by their numbers in it.
 
-    An origin is the number of a name, and a line counted from 1: of a table the
-    row, of Python's documentation the document.
+    An origin is the number of an input, and a line counted from 1: of a table the row, of Python's documentation the
+    document.
     """
 
     def __init__(self, folder: Path, inputs: list[Input], shards: list[Array]) -> None:
@@ -89,7 +89,7 @@ class Origins:
         return np.unique(np.concatenate(exact)), np.array(sorted(before.values()), np.int64)
 
     def of(self, documents: Array) -> list[str]:
-        """Return "name:line" of each document in `documents`, int64 [D]. Raises `DataError` if a name is not there."""
+        """Return "name:line" of each document in `documents`, int64 [D]. Raises `DataError` if an input is unknown."""
         found = []
         for number in documents.tolist():
             shard = int(np.searchsorted(self._first, number, side="right")) - 1

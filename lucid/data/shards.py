@@ -118,10 +118,6 @@ class Corpus:
         """Compare the checksum of every file. Raises a `DataError` that names the first altered file."""
         self._manifest.check_files(self.folder, checksums=True)
 
-    def has_split(self, name: str) -> bool:
-        """Return whether the whole corpus has a split `name`."""
-        return name in self._manifest.splits
-
     def documents_in(self, split: str) -> int:
         """Return how many documents a split of the whole corpus has, 0 if there is no such split."""
         return self._manifest.splits[split].documents if split in self._manifest.splits else 0

@@ -15,7 +15,6 @@ from tokenizers import Tokenizer
 from lucid.data.tokenizer import LARGEST_VOCABULARY, special_tokens, without_added_tokens
 from lucid.errors import DataError
 from lucid.preparation.encoder import TextEncoder
-from lucid.preparation.inputs.omissions import OTHER_KIND, Dropped
 from lucid.preparation.inputs.sources import Choice, find_sources
 from lucid.preparation.inputs.standard_input import spooled
 from lucid.preparation.parts import TextSettings
@@ -39,18 +38,15 @@ def sample(
 ) -> Samples:
     """Write a sample of the text of `inputs` (see `prepare`) to `folder`, and return it. Raises `DataError`."""
     sources, others = find_sources(inputs, choice)
-    dropped = Dropped()
-    for other in others:
-        dropped.note(other, 0, OTHER_KIND, "")
     with spooled(sources, folder, choice) as readable:
-        plan = make_plan(readable, settings, {}, dropped, report)
+        plan = make_plan(readable, others, settings, {}, report)
         writer, tasks = sampling(settings, plan.portions, folder)
         done, total = 0, sum(task.size for task in tasks)
         report("sampling", done, total)
         for task in run_tasks(writer, tasks, processes):
             done += task.size
             report("sampling", done, total)
-        return Samples(settings, tasks, _HELD_OUT, dropped.first, otherwise="")
+        return Samples(settings, tasks, _HELD_OUT, plan.dropped.first, otherwise="")
 
 
 def count_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:

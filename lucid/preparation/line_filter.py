@@ -36,8 +36,8 @@ def stripped_lines(document: Document) -> list[str]:
     return [line.strip() for line in document.text.split("\n")]
 
 
-def counts(line: str) -> bool:
-    """Return whether a line may be left out."""
+def can_be_left_out(line: str) -> bool:
+    """Return whether a line is left out if it is repeated: whether it has a letter."""
     return _LETTER.search(line) is not None
 
 
@@ -88,7 +88,7 @@ def _without(lines: Sequence[str], left_out: Sequence[bool]) -> str:
 def _are_in(repeated: Array, lines: Sequence[str]) -> Array:
     """Return bool [L]: whether the hash of each line is one of `repeated`, uint64 [2, N]."""
     found = np.zeros(len(lines), bool)
-    candidates = [number for number, line in enumerate(lines) if counts(line)]
+    candidates = [number for number, line in enumerate(lines) if can_be_left_out(line)]
     digests = b"".join(digest(lines[number]) for number in candidates)
     high, low = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
     places, stops = (np.searchsorted(repeated[0], high, side) for side in ("left", "right"))

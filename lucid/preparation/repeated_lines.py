@@ -18,7 +18,7 @@ from lucid.backend import Array
 from lucid.errors import DataError
 from lucid.files import written_aside
 from lucid.preparation.inputs.omissions import Dropped
-from lucid.preparation.line_filter import counts, digest, load_mapped, stripped_lines
+from lucid.preparation.line_filter import can_be_left_out, digest, load_mapped, stripped_lines
 from lucid.preparation.parts import Portion, TextSettings
 from lucid.preparation.processes import Task
 from lucid.preparation.selection import HASH_RANGE, mark_copies
@@ -119,7 +119,7 @@ class LineCounter:
         digests = bytearray()
         for number, document in enumerate(self._read(portion, Dropped()), start=first):
             if number >= len(is_copy) or not is_copy[number]:  # a file may not have been readable before
-                digests += b"".join(map(digest, {line for line in stripped_lines(document) if counts(line)}))
+                digests += b"".join(map(digest, {line for line in stripped_lines(document) if can_be_left_out(line)}))
         hashes = np.frombuffer(digests, ">u8").reshape(-1, 2).T.astype(np.uint64)
         _save(path, _summed(hashes, np.ones(hashes.shape[1], np.uint64)))
 

@@ -142,11 +142,8 @@ def prepare(
         "drop_duplicates": drop_duplicates,
         "drop_repeated_lines": drop_repeated_lines,
     }
-    dropped = Dropped()
-    for other in others:
-        dropped.note(other, 0, OTHER_KIND, "")
     with alone_in(output), spooled(sources, output / _UNFINISHED, choice) as readable:
-        plan = make_plan(readable, settings, made_from, dropped, report)
+        plan = make_plan(readable, others, settings, made_from, report)
         if not overwrite and (found := _corpus_in(output, plan.made_from)):
             shutil.rmtree(output / _UNFINISHED, ignore_errors=True)
             outcome = f"{output} holds this corpus already: nothing was done{_older_rules(found)}"
@@ -242,7 +239,7 @@ def _remove(output: Path, suffix: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a preparation reads, in portions; `made_from` is for the manifest, `dropped` lists the unreadable files."""
+    """What a preparation reads, in portions; `made_from` is for the manifest, `dropped` lists the files left out."""
 
     made_from: dict[str, Any]
     portions: tuple[Portion, ...]
@@ -250,10 +247,16 @@ class Plan:
 
 
 def make_plan(
-    sources: Sequence[Source], settings: TextSettings, made_from: dict[str, Any], dropped: Dropped, report: Report
+    sources: Sequence[Source],
+    others: Sequence[Source],
+    settings: TextSettings,
+    made_from: dict[str, Any],
+    report: Report,
 ) -> Plan:
-    """Read all sources once, and cut them into portions. Those that cannot be read are added to `dropped`."""
-    inputs, pieces = [], []
+    """Read all sources once, and cut them into portions. Those that cannot be read, and the `others`, are left out."""
+    inputs, pieces, dropped = [], [], Dropped()
+    for other in others:
+        dropped.note(other, 0, OTHER_KIND, "")
     done, total = 0, sum(source.size for source in sources)
     report("reading", done, total)
     with ThreadPoolExecutor(_READERS) as threads:

@@ -19,7 +19,6 @@ from lucid.cli.prepare import prepare as prepare_command
 from lucid.data import Corpus, Manifest, load_tokenizer
 from lucid.errors import DataError
 from lucid.preparation import prepare, repeated_lines, stages
-from lucid.preparation.inputs.omissions import Dropped
 from lucid.preparation.inputs.sources import find_sources
 from lucid.preparation.line_filter import digest
 from lucid.preparation.parts import TextSettings
@@ -105,7 +104,7 @@ def test_the_found_lines_are_those_of_a_plain_count(
         patch.setattr(stages, "PIECE_BYTES", 50)
         patch.setattr(repeated_lines, "_COUNTS_AT_ONCE", at_once)
         sources, _ = find_sources([folder / "pages.jsonl"])
-        portions = make_plan(sources, reading, {}, Dropped(), lambda *done: None).portions
+        portions = make_plan(sources, [], reading, {}, lambda *done: None).portions
 
         def do(stage: str, function: Callable[[Any, Path], None], tasks: Sequence[Task[Any]]) -> None:
             for task in reversed(tasks):

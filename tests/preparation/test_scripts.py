@@ -79,11 +79,9 @@ def test_other_text_is_cased_and_keeps_accents(text: str) -> None:
 def test_what_is_given_is_not_chosen(text: str, given: tuple[bool | None, bool | None], expected: str) -> None:
     assert str(chosen(text, *given)) == expected
     tokenizer = trained(text, cased=given[0], keep_accents=given[1])  # type: ignore[arg-type]
-    words = {"Über", "über", "Uber", "uber"}
     first = "über" if expected.startswith("uncased") else "Über"
     kept = tokenizer.normalizer.normalize_str("Über")
     assert kept == (first if expected.endswith("kept") else {"über": "uber", "Über": "Uber"}[first])
-    assert kept in words
 
 
 @pytest.mark.parametrize("text", [GERMAN, HINDI, KOREAN])

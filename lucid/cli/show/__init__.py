@@ -92,7 +92,7 @@ def show(
     if checkpoint is not None and not loss:
         raise ConfigError("--checkpoint is for the losses: add --loss")
     history = History.of(run, overrides or ())
-    chosen_steps = _range("--steps", steps, 1) if steps else None
+    chosen_steps = None if steps is None else _range("--steps", steps, 1)
     for message in history.messages:
         print(message, file=sys.stderr)
     if step is None:
@@ -109,7 +109,7 @@ def show(
 def _rows(text: str | None, batch: int) -> range:
     """Return the rows of a global batch that are asked for. Raises `ConfigError`."""
     few = f"0-{min(FIRST_ROWS, batch) - 1}"
-    return range(batch) if text == "all" else _range("--rows", text or few, 0)
+    return range(batch) if text == "all" else _range("--rows", few if text is None else text, 0)
 
 
 def _range(option: str, text: str, least: int) -> range:

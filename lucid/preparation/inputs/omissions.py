@@ -8,7 +8,7 @@ from lucid.errors import DataError
 from lucid.preparation.inputs.kinds import ARROW, CSV, HTML, MARKDOWN, PARQUET, TSV
 from lucid.preparation.inputs.sources import Source
 
-# Bytes of one line, of one cell, or of a page of HTML: a small compressed file may hold any number of them.
+# Bytes of one line, of one cell, or of a page of HTML or Markdown: a small compressed file may hold any number of them.
 LONGEST_LINE = 1 << 24
 
 TOO_LONG = f"longer than {LONGEST_LINE >> 20} MiB"
