@@ -139,7 +139,7 @@ def with_words(tokenizer: Tokenizer, words: Iterable[str]) -> Tokenizer:
     """Return the tokenizer with `words` at the end of its vocabulary, so that the longest match finds them.
 
     No token gets another id: tokens that were added after the vocabulary become a part of it. Of the other words only
-    those that begin with a new token may be split otherwise.
+    those that begin with a new token, or with one that was added, may be split otherwise.
     """
     content = json.loads(tokenizer.to_str())
     vocabulary = tokenizer.get_vocab()
