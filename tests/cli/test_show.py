@@ -119,6 +119,22 @@ def test_a_run_resumed_with_other_settings_shows_what_it_trained_on(lucid, stead
     assert "train.seed is 5 there, and 0 here" in errors
 
 
+def test_a_change_of_corpora_divides_the_steps_that_are_listed(lucid, steady_run, corpus_folder, tmp_path):
+    copy, text, other = tmp_path / "copy", tmp_path / "other.txt", tmp_path / "other"
+    shutil.copytree(steady_run, copy)
+    text.write_text("\n\n".join(f"zi ba {number}. ba zi. zi zi." for number in range(9)))
+    assert (
+        lucid("prepare", text, "--output", other, "--tokenizer", corpus_folder / "tokenizer", "--processes", 1)[0] == 0
+    )
+    paths = f"data.path=[{{path: {corpus_folder}, weight: 1}}, {{path: {other}, weight: 1}}]"
+    changed = [f"run_folder={copy}", "train.accept_changed=[corpus]", "train.steps=8", paths]
+    assert lucid("train", steady_run.parent / "run.yaml", *changed)[0] == 0
+    code, output, errors = lucid("show", copy, "--document", "other.txt:1")
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert "changed after step 6: choose steps before or after that with --steps" in errors
+    assert lucid("show", copy, "--document", "other.txt:3", "--steps", "7-8")[0] == 0
+
+
 def test_a_corpus_of_an_earlier_version_has_numbers_for_documents(lucid):
     old = REPOSITORY / "tests" / "golden" / "run_0.1.0"
     code, output, errors = lucid("show", old / "run", "--step", 2, f"data.path={old / 'corpus'}")

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import pairwise
 
 from lucid.analysis.samples import Samples
 from lucid.analysis.sightings import Document, Sighting, documents_at, documents_with, own_samples, random_samples
@@ -61,8 +62,12 @@ def _stretches(history: History, steps: range) -> list[Stretch]:
             found.append(history.at(found[-1].last + 1))
     except ConfigError as error:
         raise ConfigError(f"{error}: choose others with --steps") from error
-    if len({stretch.corpus for stretch in found}) > 1:
-        raise ConfigError("the corpus of the run changed within these steps: choose others with --steps")
+    for this, following in pairwise(found):
+        if this.corpus != following.corpus:
+            raise ConfigError(
+                f"the corpora of the run, or their weights, changed after step {this.last:,}: "
+                "choose steps before or after that with --steps"
+            )
     return found
 
 
