@@ -458,7 +458,7 @@ def test_work_on_the_standard_input_goes_on_with_the_same_text(tmp_path: Path, m
     [
         (["-", "-"], b"", "was named twice"),
         (["-"], b"\0\1", "the standard input is neither text in UTF-8 nor a table"),
-        (["-"], b"", "0 documents that can be used.*First left out: the standard input:1: empty document"),
+        (["-"], b"", "the standard input is empty: there is nothing to read"),
         (["-"], b'{"text": "x"}\n{\n', "First left out: the standard input:2: not JSON"),
     ],
 )

@@ -147,6 +147,8 @@ def named_source(name: str, path: Path, choice: Choice, field: str) -> Source:
             kind, packing = kind_by_content(path, choice.kind)
         except READ_ERRORS as error:
             raise DataError(f"{shown} cannot be read ({reason_of(error)}): get it again") from error
+        if not path.stat().st_size:
+            raise DataError(f"{shown} is empty: there is nothing to read")
         if kind is None:
             raise DataError(f"{shown} is neither text in UTF-8 nor a table: convert it, or leave it out")
     _check_holds_ids(shown, kind, choice)
