@@ -79,7 +79,7 @@ class History:
             return cls._of_run(states, problems, config, _place_is_given(overrides))
         if not (path / "checkpoints").is_dir():
             what = "is neither the folder of a run nor a file of settings" if path.exists() else "does not exist"
-            raise ConfigError(f"{path} {what}: give a run's folder, or before it has run its YAML file")
+            raise ConfigError(f"{path} {what}: give the folder of a run, or the YAML file of one that has not begun")
         if others := [text for text in overrides if not _place_is_given([text])]:
             raise ConfigError(f"{others[0]}: {path} has run with its own settings; only data.path can be given anew")
         states, problems = CheckpointStore(path / "checkpoints").states()

@@ -117,7 +117,7 @@ def find_sources(inputs: Sequence[str | Path], choice: Choice = Choice()) -> tup
             others += passed_over
         elif not path.is_file():
             what = "is neither a file nor a folder" if path.exists() else "does not exist"
-            raise DataError(f"input {entry!r} {what}: check the path, or use {PYTHON_DOCS!r}")
+            raise DataError(f"input {entry!r} {what}: check the path")
         else:
             sources.append(named_source(path.name, path, choice, field))
     return [dataclasses.replace(source, number=number) for number, source in enumerate(sources)], others
