@@ -89,7 +89,7 @@ def _warning(manifest: Manifest, output: Path) -> str:
         advice = (
             f"they have more than {longest} characters, or some that are rare in this text; put spaces between words"
         )
-    return f"warning: {shares} are [UNK], so a model learns nothing of the words behind them: {advice}"
+    return f"warning: {shares} are [UNK], so a model learns nothing about the words behind them: {advice}"
 
 
 def _normalisation(made_from: Mapping[str, Any]) -> str:
