@@ -51,7 +51,8 @@ class Document(NamedTuple):
 def own_samples(samples: Samples, document: Document, steps: range) -> Iterator[Sighting]:
     """Yield the samples that are made of a document in these steps, in their order."""
     sampler = samples.mixture.samplers[document.corpus]
-    wanted, per_epoch = samples.mixture.numbers_of(document.corpus, samples.numbers(steps)), sampler.samples_per_epoch
+    wanted = samples.mixture.numbers_in_corpus(document.corpus, samples.numbers(steps))
+    per_epoch = sampler.samples_per_epoch
     for epoch in range(wanted.start // per_epoch, -(-wanted.stop // per_epoch)):
         numbers = epoch * per_epoch + sampler.samples_from(document.number, epoch)
         found = numbers[(numbers >= wanted.start) & (numbers < wanted.stop)]
@@ -61,7 +62,7 @@ def own_samples(samples: Samples, document: Document, steps: range) -> Iterator[
 def random_samples(samples: Samples, document: Document, steps: range) -> Iterator[Sighting]:
     """Yield the samples of these steps that have a random second segment from a document, in their order."""
     sampler = samples.mixture.samplers[document.corpus]
-    wanted = samples.mixture.numbers_of(document.corpus, samples.numbers(steps))
+    wanted = samples.mixture.numbers_in_corpus(document.corpus, samples.numbers(steps))
     for start in range(wanted.start, wanted.stop, _SAMPLES_AT_ONCE):
         numbers = np.arange(start, min(start + _SAMPLES_AT_ONCE, wanted.stop))
         epochs, indices = sampler.locate(numbers)

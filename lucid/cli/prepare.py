@@ -13,6 +13,7 @@ from lucid.launch.limits import available_cores
 from lucid.preparation import prepare as prepare_corpus
 from lucid.preparation.inputs.saved_datasets import saved_splits
 from lucid.preparation.samples import SAMPLE_BYTES
+from lucid.preparation.selection import HELD_OUT_FRACTION
 
 
 def prepare(
@@ -62,7 +63,9 @@ def prepare(
             help="Folder of a BERT tokenizer to use instead: tokenizer.json or vocab.txt.", show_default=False
         ),
     ] = None,
-    held_out: Annotated[float, typer.Option(help="Fraction of the documents kept for evaluation.")] = 0.05,
+    held_out: Annotated[float, typer.Option(help="Fraction of the documents kept for evaluation.")] = (
+        HELD_OUT_FRACTION
+    ),
     text_field: TextFields = ["text"],  # noqa: B006 (typer reads it)
     ids_field: Annotated[
         str | None,

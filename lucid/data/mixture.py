@@ -93,7 +93,7 @@ class Mixture:
             found[:, here] = self._arranged_block(block)[:, positions[here]]
         return found[0], found[1]
 
-    def numbers_of(self, corpus: int, numbers: range) -> range:
+    def numbers_in_corpus(self, corpus: int, numbers: range) -> range:
         """Return which samples of a corpus are among the samples of the run with these `numbers`."""
         return range(self._given_before(corpus, numbers.start), self._given_before(corpus, numbers.stop))
 

@@ -28,8 +28,8 @@ _NOT_ADDED = "\ud800"
 # Stands after each of the words that are encoded together. No word holds one.
 _END_OF_WORD = AddedToken(" ", normalized=False)
 # Chinese characters, of which BERT's normalisation makes words, and what stands between them.
-_IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
-_IDEOGRAPH, _APART = re.compile(f"[{_IDEOGRAPHS}]"), re.compile(f"[{_IDEOGRAPHS}]|[^{_IDEOGRAPHS}]+")
+_SPLIT_IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff"
+_IDEOGRAPH, _APART = re.compile(f"[{_SPLIT_IDEOGRAPHS}]"), re.compile(f"[{_SPLIT_IDEOGRAPHS}]|[^{_SPLIT_IDEOGRAPHS}]+")
 # Categories of the characters of a word.
 _IN_WORDS = {"Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"}
 # Memory of a remembered word without its characters and ids: a dictionary entry, its number, and its count of ids.

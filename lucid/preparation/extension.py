@@ -20,10 +20,9 @@ from lucid.preparation.inputs.standard_input import spooled
 from lucid.preparation.parts import TextSettings
 from lucid.preparation.processes import run_tasks
 from lucid.preparation.samples import Samples, blocks, sampling
+from lucid.preparation.selection import HELD_OUT_FRACTION
 from lucid.preparation.stages import Report, make_plan
 
-# The fraction of the documents that `lucid prepare` holds out by default: words are not learnt from them.
-_HELD_OUT = 0.05
 # Stretches of text between spaces that are held until they are split into words.
 _STRETCHES = 1 << 19
 
@@ -46,7 +45,7 @@ def sample(
         for task in run_tasks(writer, tasks, processes):
             done += task.size
             report("sampling", done, total)
-        return Samples(settings, tasks, _HELD_OUT, plan.dropped.first, otherwise="")
+        return Samples(settings, tasks, HELD_OUT_FRACTION, plan.dropped.first, otherwise="")
 
 
 def count_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
@@ -128,9 +127,10 @@ def most_split(tokenizer: Tokenizer, counts: Mapping[str, int], tokens: int, at_
     new = (text for text in frequent if text not in known)
     words = [word for text in new if (word := NewWord(text, counts[text], pieces.of(text))).gain]
     if len(words) < tokens:
+        rarer = ", take rarer words too (--at-least)" if at_least > 1 else ""
         raise DataError(
-            f"{tokens:,} new tokens were asked for, but only {len(words):,} words occur {at_least} times or more and "
-            "are not one token already: ask for fewer (--tokens), take rarer words too (--at-least), or add text"
+            f"{tokens:,} new tokens were asked for, but the text has only {len(words):,} words that are frequent "
+            f"enough (--at-least {at_least}) and not one token already: ask for fewer (--tokens){rarer}, or add text"
         )
     return sorted(words, key=lambda word: (-word.gain, word.text))[:tokens]
 

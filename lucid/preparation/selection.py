@@ -22,6 +22,8 @@ HASH_RANGE = 1 << 64
 # Hashes that are compared at once; sorting them takes about 400 MB.
 _HASHES_AT_ONCE = 1 << 23
 _DUPLICATES = "duplicates.npy"
+# The fraction of the documents that is held out unless another one is given.
+HELD_OUT_FRACTION = 0.05
 # What a command can do that chooses how much it holds out.
 HOLD_NONE_OUT = ", or pass --held-out 0"
 # Different texts that a message counts.

@@ -49,7 +49,7 @@ from lucid.preparation.parts import PartWriter, Portion, TextSettings, load_drop
 from lucid.preparation.processes import Task, run_tasks
 from lucid.preparation.repeated_lines import find_repeated_lines
 from lucid.preparation.samples import SAMPLE_BYTES, Samples, sampling
-from lucid.preparation.selection import select
+from lucid.preparation.selection import HELD_OUT_FRACTION, select
 from lucid.preparation.shards import write_manifest, write_shard
 from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
@@ -88,7 +88,7 @@ def prepare(
     alphabet: int | None = None,
     sample_bytes: int = SAMPLE_BYTES,
     tokenizer: Path | None = None,
-    held_out: float = 0.05,
+    held_out: float = HELD_OUT_FRACTION,
     text_field: str | Sequence[str] = "text",
     ids_field: str | None = None,
     kind: str | None = None,

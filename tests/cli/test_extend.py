@@ -233,7 +233,7 @@ def broken(extended, corpus_folder, text_file, tmp_path):
     [
         ("model", "text.txt", ["--tokens", "0"], "'--tokens': Input should be greater"),
         ("model", "text.txt", ["--at-least", "0"], "'--at-least': Input should be greater"),
-        ("model", "text.txt", ["--tokens", "999999"], "999,999 new tokens were asked for, but only "),
+        ("model", "text.txt", ["--tokens", "999999"], "999,999 new tokens were asked for, but the text has only "),
         ("model", "text.txt", ["-o", "full"], "full exists and is not an empty folder: choose another"),
         ("model", "nowhere", [], "input 'nowhere' does not exist"),
         ("model", "one.txt", [], "the input holds 1 document"),

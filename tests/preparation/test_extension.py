@@ -93,7 +93,11 @@ def test_unknown_words_are_worth_their_characters_and_numbers_nothing(tokenizer:
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (3, "3 new tokens were asked for, but only 2 words occur 5 times or more"),
+        (
+            3,
+            "3 new tokens were asked for, but the text has only 2 words that are frequent enough "
+            r"\(--at-least 5\)",
+        ),
         (1 << 20, r"a vocabulary of 1,048,658 tokens is too large: 1,048,576 is the most"),
     ],
 )

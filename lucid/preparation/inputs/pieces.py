@@ -26,6 +26,15 @@ _ENDLESS = 1 << 62
 
 
 @dataclass(frozen=True)
+class Layout:
+    """The rows of a CSV file: the mark between two cells, the place of the text among the cells, and their number."""
+
+    delimiter: str
+    column: int
+    columns: int
+
+
+@dataclass(frozen=True)
 class Scan:
     """The result of reading a source once: its SHA-256, the bytes of its unpacked content, and where its pieces start.
 
@@ -38,16 +47,7 @@ class Scan:
     cuts: tuple[Cut, ...] = ()
     problem: str = ""
     reason: str = UNREADABLE
-    layout: "Layout | None" = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The rows of a CSV file: the mark between two cells, the place of the text among the cells, and their number."""
-
-    delimiter: str
-    column: int
-    columns: int
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
