@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "optim": {"backend", "kernels", "nn.parameters"},
     "data": {"files", "json_values", "backend", "random", "kernels.masking"},
     "preparation": {"files", "json_values", "backend", "data.manifest", "data.tokenizer", "data.unspaced"},
-    "preparation.inputs": {"files", "json_values", "backend", "data.tokenizer"},
+    "preparation.inputs": {"files", "json_values", "backend", "data.manifest", "data.tokenizer"},
     "launch": {"files", "output"},
     "distributed": {"backend", "launch"},
     "distributed.communicators": {"files", "backend", "launch"},

@@ -186,6 +186,11 @@ def test_input_that_makes_no_corpus_is_refused(tmp_path: Path) -> None:
             prepare([two], tmp_path / "corpus", held_out=0, vocab_size=size)
 
 
+def test_a_prepared_corpus_is_no_text(corpus_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a prepared corpus: name the text that it was made of"):
+        prepare([corpus_folder], tmp_path / "corpus")
+
+
 def test_a_corpus_stays_if_another_vocabulary_is_refused(text_file: Path, tmp_path: Path) -> None:
     first = prepare([text_file], tmp_path / "corpus", vocab_size=200)
     with pytest.raises(DataError, match="too small"):

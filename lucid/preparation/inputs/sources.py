@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lucid.data.manifest import MANIFEST_NAME, TOKENIZER_FOLDER
 from lucid.errors import DataError
 from lucid.files import reason_of
 from lucid.preparation.inputs.kinds import ID_KINDS, KNOWN, PYTHON_DOCS, TEXT, TEXT_KINDS, kind_by_content, kind_by_name
@@ -111,6 +112,8 @@ def find_sources(inputs: Sequence[str | Path], choice: Choice = Choice()) -> tup
             sources.append(Source(PYTHON_DOCS, None, field=field))
         elif entry == STANDARD_INPUT:
             sources.append(Source(STANDARD_INPUT_NAME, entry, "", field=field, holds_ids=choice.ids_field is not None))
+        elif (path / MANIFEST_NAME).exists() and (path / TOKENIZER_FOLDER).exists():
+            raise DataError(f"input {entry!r} is a prepared corpus: name the text that it was made of")
         elif path.is_dir():
             known, passed_over = _folder_sources(path, choice, field)
             sources += known
