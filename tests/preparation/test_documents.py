@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from reading import texts
 
 from lucid.errors import DataError
 from lucid.preparation import read_documents
 from lucid.preparation.inputs.python_docs import python_documents
-
-
-def texts(*inputs: str | Path) -> list[str]:
-    return [document.text for document in read_documents(inputs)]
 
 
 def test_blank_lines_separate_the_documents_of_a_text_file(tmp_path: Path) -> None:

@@ -1,40 +1,23 @@
-"""CSV, HTML, Markdown, saved datasets, and what has no suffix: which documents they hold."""
+"""CSV, HTML, Markdown, and what has no suffix: which documents they hold."""
 
 import bz2
 import csv
-import gzip
 import io
 import lzma
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyarrow import ipc
+from reading import left_out, texts
 
-from lucid.data import Manifest
 from lucid.errors import DataError
 from lucid.preparation import prepare, read_documents
 from lucid.preparation.inputs.documents import Reader, scan
 from lucid.preparation.inputs.kinds import kind_by_content
 from lucid.preparation.inputs.omissions import refuse
 from lucid.preparation.inputs.pieces import pieces_of
-from lucid.preparation.inputs.saved_datasets import saved_splits
-from lucid.preparation.inputs.sources import Choice, find_sources
-
-
-def texts(*inputs: str | Path, **choice: object) -> list[str]:
-    return [document.text for document in read_documents(inputs, **choice)]  # type: ignore[arg-type]
-
-
-def left_out(path: Path, **choice: object) -> list[tuple[int, str]]:
-    found: list[tuple[int, str]] = []
-    list(read_documents([path], drop=lambda _, line, reason, __: found.append((line, reason)), **choice))  # type: ignore[arg-type]
-    return found
-
+from lucid.preparation.inputs.sources import find_sources
 
 # Cells of .tsv have no line breaks.
 CELLS = st.text('ab, ;\t"\n.\u00e4', max_size=12)
@@ -315,180 +298,3 @@ def test_the_fields_of_a_corpus_do_not_depend_on_how_the_inputs_are_written(
     assert fields(["a.csv", "b.csv"], ["text", "b.csv=body"]) == ["text", "body"]
     assert fields(["a.csv", "./b.csv"], ["./b.csv=body"]) == ["text", "body"]
     assert sum(outcome.endswith("nothing was done") for outcome in outcomes) == 2
-
-
-def save_dataset(folder: Path, batches: list[list[str | None]]) -> None:
-    """Write what `Dataset.save_to_disk` writes, and a cache of `map`."""
-    folder.mkdir(parents=True)
-    schema = pyarrow.schema({"id": pyarrow.int64(), "text": pyarrow.string()})
-    for name in ("data-00000-of-00001.arrow", "cache-0123.arrow"):
-        with ipc.new_stream(folder / name, schema) as stream:
-            for batch in batches:
-                stream.write_batch(pyarrow.record_batch([list(range(len(batch))), batch], schema=schema))
-    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": null}')
-    (folder / "dataset_info.json").write_text("{}")
-
-
-def test_a_saved_dataset_is_read_without_its_caches(tmp_path: Path) -> None:
-    save_dataset(tmp_path / "mine", [["one", "two"], [], [None, "four"]])
-    assert texts(tmp_path / "mine", drop=lambda *fault: None) == ["one", "two", "four"]
-    assert left_out(tmp_path / "mine") == [(3, "no text")]
-    assert [other.name for other in find_sources([tmp_path])[1]] == []
-
-
-def test_all_splits_of_saved_datasets_are_read(tmp_path: Path) -> None:
-    for split in ("train", "test"):
-        save_dataset(tmp_path / "mine" / split, [[split]])
-    (tmp_path / "mine" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
-    assert texts(tmp_path / "mine") == ["test", "train"]
-    assert find_sources([tmp_path / "mine"])[1] == []
-    assert saved_splits(tmp_path / "mine") == ["test", "train"]
-    assert saved_splits(tmp_path / "mine" / "train") == saved_splits(tmp_path / "nowhere") == []
-    (tmp_path / "mine" / "dataset_dict.json").write_text('["train"]')
-    with pytest.raises(DataError, match=r"dataset_dict\.json is damaged \(it is no JSON object\)"):
-        saved_splits(tmp_path / "mine")
-
-
-@pytest.mark.parametrize(
-    ("state", "message"),
-    [
-        ("{", r"state\.json is damaged \("),
-        ("{}", r"state\.json is damaged \(it lists no files\)"),
-        ('{"_data_files": [{"filename": "data-1.arrow"}]}', r"data-1\.arrow is missing, though state\.json lists it"),
-        ('{"_data_files": [], "_indices_data_files": [{}]}', "was saved by an old version of datasets"),
-    ],
-)
-def test_a_damaged_list_of_a_dataset_is_refused(tmp_path: Path, state: str, message: str) -> None:
-    save_dataset(tmp_path / "mine", [["one"]])
-    (tmp_path / "mine" / "state.json").write_text(state)
-    with pytest.raises(DataError, match=message):
-        texts(tmp_path / "mine")
-
-
-def test_an_arrow_file_of_random_access_is_read_in_pieces(tmp_path: Path) -> None:
-    table = pyarrow.table({"text": [f"row {number}" for number in range(50)]})
-    with ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
-        file.write_table(table, max_chunksize=7)
-    ((source,), _) = find_sources([tmp_path / "a.arrow"])
-    pieces = pieces_of(source, scan(source, 100, False), refuse)
-    assert len(pieces) > 3
-    found = [document for piece in pieces for document in Reader().documents(piece, refuse)]
-    assert [(document.line, document.text) for document in found] == [(n + 1, f"row {n}") for n in range(50)]
-
-
-@pytest.mark.parametrize(
-    "kind", [pyarrow.large_string(), pyarrow.dictionary(pyarrow.int8(), pyarrow.string())], ids=str
-)
-def test_text_in_an_arrow_file_may_be_of_any_kind(tmp_path: Path, kind: pyarrow.DataType) -> None:
-    table = pyarrow.table({"text": pyarrow.array(["one", None, "two"]).cast(kind)})
-    with ipc.new_stream(tmp_path / "a.arrow", table.schema) as file:
-        file.write_table(table)
-    assert texts(tmp_path / "a.arrow", drop=lambda *fault: None) == ["one", "two"]
-
-
-def test_text_that_is_not_utf_8_in_an_arrow_file_is_left_out_by_its_row(tmp_path: Path) -> None:
-    column = pyarrow.array([b"one", b"t\xffo", b"three"]).view(pyarrow.string())
-    table = pyarrow.table({"text": column})
-    with ipc.new_stream(tmp_path / "a.arrow", table.schema) as file:
-        file.write_table(table)
-    assert left_out(tmp_path / "a.arrow") == [(2, "not UTF-8")]
-
-
-@pytest.mark.parametrize("is_stream", [True, False])
-def test_a_damaged_arrow_file_is_read_or_left_out(tmp_path: Path, is_stream: bool) -> None:
-    table = pyarrow.table({"text": ["one", "two ü", None] * 20})
-    path = tmp_path / "a.arrow"
-    with (ipc.new_stream if is_stream else ipc.new_file)(path, table.schema) as file:
-        file.write_table(table, max_chunksize=16)
-    content = path.read_bytes()
-    for place in range(0, len(content), 13):
-        damaged = bytearray(content)
-        damaged[place] ^= 1 << place % 8
-        path.write_bytes(damaged)
-        list(read_documents([path], drop=lambda *fault: None))
-        path.write_bytes(content[:place])
-        list(read_documents([path], drop=lambda *fault: None))
-
-
-def give(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the standard input hold `content`."""
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-
-
-GOOD = b"\n\n".join(b"Document %d says this. It is not long. It ends." % number for number in range(9))
-
-
-def test_the_standard_input_makes_the_corpus_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.txt").write_bytes(GOOD)
-    expected = prepare([tmp_path / "a.txt"], tmp_path / "expected", vocab_size=100)
-    give(lzma.compress(GOOD), monkeypatch)
-    found = prepare(["-"], tmp_path / "corpus", vocab_size=100)
-    assert found.identity == expected.identity
-    assert [entry["name"] for entry in found.made_from["inputs"]] == ["the standard input"]
-    assert not (tmp_path / "corpus" / "unfinished").exists()
-    give(lzma.compress(GOOD), monkeypatch)
-    outcomes: list[str] = []
-    again = prepare(["-"], tmp_path / "corpus", vocab_size=100, report=lambda stage, *_: outcomes.append(stage))
-    assert again == found
-    assert outcomes[-1].endswith("holds this corpus already: nothing was done")
-
-
-def test_work_on_the_standard_input_goes_on_with_the_same_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(stage: str, done: int, total: int) -> None:
-        if stage == "writing shards":
-            raise KeyboardInterrupt
-
-    give(GOOD, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(["-"], tmp_path / "corpus", vocab_size=100, report=interrupt)
-    part = tmp_path / "corpus" / "unfinished" / "part-000000.npz"
-    assert not part.with_name("standard-input").exists()  # it will be read again
-    written = part.stat().st_mtime_ns
-    give(GOOD, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(["-"], tmp_path / "corpus", vocab_size=100, report=interrupt)
-    assert part.stat().st_mtime_ns == written
-    give(GOOD.replace(b"not long", b"short"), monkeypatch)
-    assert prepare(["-"], tmp_path / "corpus", vocab_size=100) == Manifest.read(tmp_path / "corpus")
-    assert not (tmp_path / "corpus" / "unfinished").exists()
-
-
-@pytest.mark.parametrize(
-    ("inputs", "content", "message"),
-    [
-        (["-", "-"], b"", "was named twice"),
-        (["-"], b"\0\1", "the standard input is neither text in UTF-8 nor a table"),
-        (["-"], b"", "the standard input is empty: there is nothing to read"),
-        (["-"], b'{"text": "x"}\n{\n', "First left out: the standard input:2: not JSON"),
-    ],
-)
-def test_a_bad_standard_input_is_refused(
-    tmp_path: Path, inputs: list[str], content: bytes, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    give(content, monkeypatch)
-    with pytest.raises(DataError, match=message):
-        prepare(inputs, tmp_path / "corpus", vocab_size=100)
-    assert not list(tmp_path.glob("corpus/unfinished/standard-input*"))
-
-
-def test_a_standard_input_of_another_corpus_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.txt").write_bytes(GOOD)
-    prepare([tmp_path / "a.txt"], tmp_path / "corpus", vocab_size=100)
-    before = sorted(tmp_path.rglob("*"))
-    give(GOOD[:-70], monkeypatch)
-    with pytest.raises(DataError, match="holds another corpus, which differs in inputs"):
-        prepare(["-"], tmp_path / "corpus", vocab_size=100)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-@pytest.mark.parametrize("packed", [bytes, gzip.compress])
-def test_the_standard_input_may_be_csv(monkeypatch: pytest.MonkeyPatch, packed: Callable[[bytes], bytes]) -> None:
-    give(packed(b"id;body\n1;one\n"), monkeypatch)
-    assert texts("-", kind="csv", text_field="body") == ["one"]
-
-
-def test_a_closed_standard_input_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(DataError, match="the standard input is closed"):
-        prepare(["-"], tmp_path / "corpus", vocab_size=100)
-    assert find_sources(["-"], Choice())[0][0].shown == "the standard input"
