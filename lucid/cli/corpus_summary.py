@@ -42,7 +42,7 @@ def print_summary(manifest: Manifest, output: Path, outcome: str) -> None:
     if places := _least_known(manifest):
         console.print(f"Documents with the largest share of [UNK]: {places}", markup=False)
     if "normalisation" in manifest.made_from:
-        console.print(_normalisation(manifest.made_from), markup=False)
+        console.print(_normalisation(manifest.made_from, output), markup=False)
     console.print(f"{outcome}. Its vocabulary has {manifest.vocab_size:,} tokens.", markup=False)
     if any(split.unknown > _MOST_UNKNOWN * split.tokens for split in manifest.splits.values()):
         Console(stderr=True, soft_wrap=True, highlight=False).print(_warning(manifest, output), markup=False)
@@ -92,13 +92,14 @@ def _warning(manifest: Manifest, output: Path) -> str:
     return f"warning: {shares} are [UNK], so a model learns nothing about the words behind them: {advice}"
 
 
-def _normalisation(made_from: Mapping[str, Any]) -> str:
+def _normalisation(made_from: Mapping[str, Any], output: Path) -> str:
     """Return how the tokenizer was chosen to normalise text, and the options that change the choice."""
-    chosen = str(made_from["normalisation"])
-    case = "--uncased" if ": cased" in chosen else "--cased"
-    accents = "--strip-accents" if "accents kept" in chosen else "--keep-accents"
+    normalizer = load_tokenizer(output / TOKENIZER_FOLDER).normalizer
+    strips = normalizer.lowercase if normalizer.strip_accents is None else normalizer.strip_accents
+    case = "--cased" if normalizer.lowercase else "--uncased"
+    accents = "--keep-accents" if strips else "--strip-accents"
     free = [option for option, name in ((case, "case"), (accents, "accents")) if made_from.get(name) is None]
-    return f"{chosen} (or {', '.join(free)})" if free else chosen
+    return f"{made_from['normalisation']} (or {', '.join(free)})" if free else str(made_from["normalisation"])
 
 
 def _first_places(path: Path) -> dict[str, list[str]]:

@@ -41,7 +41,7 @@ class _Rows:
     """
 
     def __init__(self, lines: Iterable[tuple[bytes | None, int]], source: Source, layout: Layout) -> None:
-        csv.field_size_limit(LONGEST_LINE)
+        _allow_long_cells()
         self._rows: Iterator[list[str]]
         if source.kind == TSV:
             self._rows = (_tsv_cells(text, layout.columns) for text in self._texts(lines))
@@ -99,8 +99,13 @@ def cut_rows(content: BinaryIO, source: Source, piece_bytes: int) -> tuple[Layou
     return layout, tuple(cuts)
 
 
-def _layout(head: Sequence[bytes], source: Source) -> Layout:
+def _allow_long_cells() -> None:
+    """Let `csv` read cells as long as a line may be. Its own limit is 128 KiB, and counts for the whole process."""
     csv.field_size_limit(LONGEST_LINE)
+
+
+def _layout(head: Sequence[bytes], source: Source) -> Layout:
+    _allow_long_cells()
     found: list[str] = []
     # The byte order mark is no part of the first name.
     texts = [line.decode("utf-8-sig", errors="replace") for line in head]
