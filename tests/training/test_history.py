@@ -168,7 +168,7 @@ def test_of_a_run_only_the_place_of_its_corpus_can_be_given_anew(save: Save, run
 
 
 def test_what_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not exist: give a run's folder"):
+    with pytest.raises(ConfigError, match="does not exist: give the folder of a run"):
         History.of(run)
     run.mkdir()
     with pytest.raises(ConfigError, match="neither the folder of a run nor a file of settings"):
