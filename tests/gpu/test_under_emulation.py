@@ -56,7 +56,7 @@ def assert_pass_in_one_process(marked, tests, **variables):
     ("ranks", "marked"),
     [
         (2, SHORT),
-        *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, SHORT), (2, LONG), (3, SHORT), (4, ALL))),
+        *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, SHORT), (2, LONG), (3, SHORT), (4, SHORT))),
     ],
 )
 def test_the_tests_of_several_ranks_pass(pass_on_ranks, ranks, marked):
