@@ -32,7 +32,7 @@ _NAMED = 3
 class Sighting:
     """A sample that holds text of a document. `random`: as a second segment that does not follow the first.
 
-    The `epoch` is that of the document's corpus, counted from 1, as are steps; rows are counted from 0.
+    The `epoch` counts the passes over the document's corpus. Epochs and steps begin at 1, rows at 0.
     """
 
     step: int
@@ -41,14 +41,14 @@ class Sighting:
     random: bool
 
 
-class Document(NamedTuple):
+class CorpusDocument(NamedTuple):
     """A document for training: the corpus, an index in the mixture, and the number of the document in it."""
 
     corpus: int
     number: int
 
 
-def own_samples(samples: Samples, document: Document, steps: range) -> Iterator[Sighting]:
+def own_samples(samples: Samples, document: CorpusDocument, steps: range) -> Iterator[Sighting]:
     """Yield the samples that are made of a document in these steps, in their order."""
     sampler = samples.mixture.samplers[document.corpus]
     wanted = samples.mixture.numbers_in_corpus(document.corpus, samples.numbers(steps))
@@ -59,7 +59,7 @@ def own_samples(samples: Samples, document: Document, steps: range) -> Iterator[
         yield from _sightings(samples, document.corpus, found, epoch, random=False)
 
 
-def random_samples(samples: Samples, document: Document, steps: range) -> Iterator[Sighting]:
+def random_samples(samples: Samples, document: CorpusDocument, steps: range) -> Iterator[Sighting]:
     """Yield the samples of these steps that have a random second segment from a document, in their order."""
     sampler = samples.mixture.samplers[document.corpus]
     wanted = samples.mixture.numbers_in_corpus(document.corpus, samples.numbers(steps))
@@ -77,7 +77,7 @@ def _sightings(samples: Samples, corpus: int, numbers: Array, epoch: int, random
         yield Sighting(*samples.stretch.place_of(number), epoch + 1, random)
 
 
-def documents_at(samples: Samples, place: str) -> list[Document]:
+def documents_at(samples: Samples, place: str) -> list[CorpusDocument]:
     """Return the documents for training that begin at `place`, "file:line"; none if those that do are held out.
 
     Raises `ConfigError` if no document begins there.
@@ -94,7 +94,7 @@ def documents_at(samples: Samples, place: str) -> list[Document]:
         nearest = max(before, key=lambda origin: int(origin.rpartition(":")[2]), default="")
         raise _found_nowhere(samples, place, nearest, meant)
     in_train = {corpus: exact.tolist() for (corpus, split), (exact, _) in found.items() if split == TRAIN}
-    return [Document(corpus, number) for corpus, numbers in in_train.items() for number in numbers]
+    return [CorpusDocument(corpus, number) for corpus, numbers in in_train.items() for number in numbers]
 
 
 def _inputs_meant(samples: Samples, path: str) -> dict[int, list[int]]:
@@ -156,7 +156,7 @@ def _origins(samples: Samples) -> dict[tuple[int, str], Origins]:
     return {key: origins for key, origins in opened.items() if origins}
 
 
-def documents_with(samples: Samples, text: str) -> list[Document]:
+def documents_with(samples: Samples, text: str) -> list[CorpusDocument]:
     """Return the documents for training in which a text occurs.
 
     Raises `ConfigError` if it has no tokens, or unknown ones, which stand for any word.
@@ -175,4 +175,4 @@ def documents_with(samples: Samples, text: str) -> list[Document]:
         )
     corpora = [sampler.corpus for sampler in samples.mixture.samplers]
     found = [np.unique(corpus.document_of(corpus.find(np.array(ids)))).tolist() for corpus in corpora]
-    return [Document(corpus, number) for corpus, numbers in enumerate(found) for number in numbers]
+    return [CorpusDocument(corpus, number) for corpus, numbers in enumerate(found) for number in numbers]

@@ -24,8 +24,8 @@ from lucid.launch.limits import available_cores
 from lucid.preparation.extension import Coverage, NewWord, count_words, most_split, sample, with_words
 from lucid.preparation.inputs.sources import Choice
 from lucid.preparation.parts import TextSettings
-from lucid.preparation.samples import SAMPLE_BYTES, Samples
 from lucid.preparation.stages import Report
+from lucid.preparation.text_sample import SAMPLE_BYTES, TextSample
 from lucid.training.checkpoints.store import find_model
 
 # New words that are shown.
@@ -110,7 +110,7 @@ class _Text:
 
     tokenizer: Tokenizer
     corpora: list[Path]
-    samples: Samples | None
+    samples: TextSample | None
 
     @classmethod
     def of(

@@ -12,8 +12,8 @@ from lucid.distributed.communicators.announcement import check_started_once
 from lucid.launch.limits import available_cores
 from lucid.preparation import prepare as prepare_corpus
 from lucid.preparation.inputs.saved_datasets import saved_splits
-from lucid.preparation.samples import SAMPLE_BYTES
 from lucid.preparation.selection import HELD_OUT_FRACTION
+from lucid.preparation.text_sample import SAMPLE_BYTES
 
 
 def prepare(

@@ -19,9 +19,9 @@ from lucid.preparation.inputs.sources import Choice, find_sources
 from lucid.preparation.inputs.standard_input import spooled
 from lucid.preparation.parts import TextSettings
 from lucid.preparation.processes import run_tasks
-from lucid.preparation.samples import Samples, blocks, sampling
 from lucid.preparation.selection import HELD_OUT_FRACTION
 from lucid.preparation.stages import Report, make_plan
+from lucid.preparation.text_sample import TextSample, blocks, sampling
 
 # Stretches of text between spaces that are held until they are split into words.
 _STRETCHES = 1 << 19
@@ -34,7 +34,7 @@ def sample(
     folder: Path,
     processes: int,
     report: Report,
-) -> Samples:
+) -> TextSample:
     """Write a sample of the text of `inputs` (see `prepare`) to `folder`, and return it. Raises `DataError`."""
     sources, others = find_sources(inputs, choice)
     with spooled(sources, folder, choice) as readable:
@@ -45,7 +45,7 @@ def sample(
         for task in run_tasks(writer, tasks, processes):
             done += task.size
             report("sampling", done, total)
-        return Samples(settings, tasks, HELD_OUT_FRACTION, plan.dropped.first, otherwise="")
+        return TextSample(settings, tasks, HELD_OUT_FRACTION, plan.dropped.first, otherwise="")
 
 
 def count_words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:

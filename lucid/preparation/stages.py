@@ -48,9 +48,9 @@ from lucid.preparation.lock import alone_in
 from lucid.preparation.parts import PartWriter, Portion, TextSettings, load_dropped, part_path
 from lucid.preparation.processes import Task, run_tasks
 from lucid.preparation.repeated_lines import find_repeated_lines
-from lucid.preparation.samples import SAMPLE_BYTES, Samples, sampling
 from lucid.preparation.selection import HELD_OUT_FRACTION, select
 from lucid.preparation.shards import write_manifest, write_shard
+from lucid.preparation.text_sample import SAMPLE_BYTES, TextSample, sampling
 from lucid.preparation.vocabulary import VocabularySettings, train_tokenizer
 
 # Number of the rules by which text is split and encoded: one more with each change of their results. Work that another
@@ -344,7 +344,7 @@ class _Preparation:
         self._do("sampling", writer, tasks)
         self.report("training the tokenizer", 0, 0)
         held_out, left_out = self.plan.made_from["held_out"], self.plan.dropped.first
-        samples = Samples(settings, tasks, held_out, left_out)
+        samples = TextSample(settings, tasks, held_out, left_out)
         trained = train_tokenizer(samples.texts, vocabulary)
         with written_aside(unfinished / _NORMALISATION, DataError) as file:
             file.write(json.dumps(f"{trained.scripts}: {trained.normalisation}").encode())

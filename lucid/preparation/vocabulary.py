@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from lucid.data.tokenizer import CONTINUING, LARGEST_VOCABULARY, SPECIAL_TEXTS, bert_tokenizer
 from lucid.errors import DataError
-from lucid.preparation.samples import SAMPLE_BYTES, blocks
 from lucid.preparation.scripts import Normalisation, Scripts, script_of
+from lucid.preparation.text_sample import SAMPLE_BYTES, blocks
 
 SMALLEST_VOCABULARY = 64
 # Characters of the vocabulary, if it has four times the room: enough for an alphabet and its rare visitors. Where more

@@ -22,9 +22,9 @@ _SPLITTING = "held_out", "drop_repeated_lines"
 class Corpora:
     """The corpora of a run: its training samples, and what it is evaluated on.
 
-    `identity` is that of the only corpus, or a hash of the corpora and their shares. `remark` is a sentence about
-    corpora that the evaluation leaves out, `other_splits` are sentences about options by which a document may be
-    trained on in one corpus and held out in another.
+    A single corpus gives its `identity`; several give a hash of theirs and their shares. The `remark` names corpora
+    that the evaluation leaves out. `other_splits` name options by which a document may be trained on in one corpus and
+    held out in another.
     """
 
     identity: str
@@ -107,7 +107,7 @@ def check_same_corpora(corpora: Corpora, communicator: Communicator) -> None:
 def open_alike(folders: Sequence[Path], first: Corpus | None = None) -> list[Corpus]:
     """Open the training splits of these corpora.
 
-    Raises `DataError` if their tokenizers differ from each other, or from that of the `first` of a run.
+    Raises `DataError` unless all have the same tokenizer, and the `first` corpus of a run has it, too.
     """
     corpora = [Corpus.open(folder) for folder in folders]
     for other in corpora:

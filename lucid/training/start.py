@@ -90,7 +90,7 @@ def _initial_checkpoint(config: RunConfig, corpora: Corpora, checkpoint: Checkpo
     _check_fits(config, checkpoint, "choose another initial_checkpoint, or restore the settings")
     if checkpoint.state.tokenizer != corpora.tokenizer_hash:
         raise CheckpointError(
-            f"{checkpoint.folder} was trained with another tokenizer than that of {config.data.folders[0]}: prepare "
+            f"{checkpoint.folder} was trained with another tokenizer than {config.data.folders[0]} has: prepare "
             f"the text with lucid prepare --tokenizer {checkpoint.folder}"
         )
     return replace(checkpoint, state=checkpoint.state.at_the_beginning())
@@ -102,7 +102,7 @@ def check_tokenizer(folder: Path, corpus: Corpus) -> None:
         return
     if tokenizer_hash(load_tokenizer(folder)) != corpus.tokenizer_hash:
         raise ConfigError(
-            f"{corpus.folder} was prepared with another tokenizer than that of {folder}: "
+            f"{corpus.folder} was prepared with another tokenizer than {folder} has: "
             f"prepare the text with lucid prepare --tokenizer {folder}"
         )
 
@@ -123,7 +123,7 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
     if state.corpus != corpora.identity:
         changed["corpus"] = _other_corpus(now)
     if state.tokenizer != corpora.tokenizer_hash:
-        changed["tokenizer"] = f"another tokenizer than that of {now.data.folders[0]}"
+        changed["tokenizer"] = f"another tokenizer than {now.data.folders[0]} has"
     if before.train.seed != now.train.seed:
         changed["seed"] = f"train.seed={before.train.seed}"
     words = f"{checkpoint.folder} was trained with {' and '.join(changed.values())}"
@@ -134,7 +134,7 @@ def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint)
 
 
 def _other_corpus(now: RunConfig) -> str:
-    """Say what the corpus of a checkpoint is, if it is not that of the settings."""
+    """Return words for the corpus of a checkpoint, which is not the one in the settings."""
     corpora = now.data.corpora
     if len(corpora) == 1:
         return f"another corpus than {corpora[0].path}"

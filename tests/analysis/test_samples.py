@@ -14,7 +14,7 @@ from small_run import SETTINGS
 from texts import made_up_text
 
 from lucid.analysis.samples import Sample, Samples
-from lucid.analysis.sightings import Document, documents_at, documents_with, own_samples, random_samples
+from lucid.analysis.sightings import CorpusDocument, documents_at, documents_with, own_samples, random_samples
 from lucid.data import Corpus, Manifest
 from lucid.data.manifest import ORIGINS
 from lucid.distributed.communicators.single import SingleCommunicator
@@ -108,7 +108,7 @@ def test_the_text_of_a_segment_is_that_of_its_document(run_file: Path) -> None:
             origin = segment.origin
             assert origin is not None
             if sample.corpus == samples.names[0]:
-                assert Document(0, segment.document) in documents_at(samples, origin)
+                assert CorpusDocument(0, segment.document) in documents_at(samples, origin)
 
 
 @pytest.mark.parametrize("run_file", ["pairs", "packed", "one segment", "two corpora, packed"], indirect=True)
@@ -123,20 +123,20 @@ def test_all_batches_of_some_steps_with_a_document_are_found(run_file: Path) -> 
 
 def assert_all_found(run_file: Path, steps: range) -> None:
     samples = samples_of(run_file)
-    own: dict[Document, list[tuple[int, int]]] = {}
-    random: dict[Document, list[tuple[int, int]]] = {}
+    own: dict[CorpusDocument, list[tuple[int, int]]] = {}
+    random: dict[CorpusDocument, list[tuple[int, int]]] = {}
     for step in steps:
         for sample in shown(samples, step):
             for sequence in sample.sequences:
                 for segment in sequence.segments:
                     found = random if segment.token_type == 1 and sequence.nsp_label == 1 else own
-                    document = Document(samples.names.index(sample.corpus), segment.document)
+                    document = CorpusDocument(samples.names.index(sample.corpus), segment.document)
                     places = found.setdefault(document, [])
                     if (step, sample.row) not in places:
                         places.append((step, sample.row))
     assert bool(random) == samples.stretch.config.data.nsp
     for number, sampler in enumerate(samples.mixture.samplers):
-        for document in (Document(number, each) for each in range(min(sampler.corpus.document_count, 40))):
+        for document in (CorpusDocument(number, each) for each in range(min(sampler.corpus.document_count, 40))):
             for expected, search in ((own, own_samples), (random, random_samples)):
                 places = [(found.step, found.row) for found in search(samples, document, steps)]
                 assert places == expected.get(document, [])

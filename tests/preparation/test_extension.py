@@ -70,7 +70,7 @@ def test_counts_do_not_depend_on_how_many_stretches_are_held(
 def test_counting_ends_where_there_are_too_many_distinct_words(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucid.preparation.samples._DISTINCT_CHARACTERS", 20_000)
+    monkeypatch.setattr("lucid.preparation.text_sample._DISTINCT_CHARACTERS", 20_000)
     texts = (" ".join(f"{word:x}" for word in range(number, number + 100)) for number in range(0, 1 << 40, 100))
     assert 1000 < len(count_words(tokenizer, texts)) < 3000
 

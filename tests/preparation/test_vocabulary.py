@@ -49,7 +49,7 @@ def test_training_ends_when_it_has_met_too_many_distinct_words(monkeypatch: pyte
             read.append(number)
             yield " ".join(f"{word:x}" for word in range(100 * number, 100 * number + 100))
 
-    monkeypatch.setattr("lucid.preparation.samples._DISTINCT_CHARACTERS", 20_000)
+    monkeypatch.setattr("lucid.preparation.text_sample._DISTINCT_CHARACTERS", 20_000)
     train_tokenizer(texts, VocabularySettings(100))
     # Every text is read for the alphabet.
     assert read[:100] == list(range(100))

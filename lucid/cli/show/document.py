@@ -8,7 +8,7 @@ from dataclasses import asdict
 from itertools import pairwise
 
 from lucid.analysis.samples import Samples
-from lucid.analysis.sightings import Document, Sighting, documents_at, documents_with, own_samples, random_samples
+from lucid.analysis.sightings import CorpusDocument, Sighting, documents_at, documents_with, own_samples, random_samples
 from lucid.errors import ConfigError
 from lucid.training.formatting import count
 from lucid.training.history import History, Stretch
@@ -71,7 +71,7 @@ def _stretches(history: History, steps: range) -> list[Stretch]:
     return found
 
 
-def _check_number(documents: list[Document], place: str | None) -> None:
+def _check_number(documents: list[CorpusDocument], place: str | None) -> None:
     """Raise `ConfigError` if there are no documents, or too many."""
     if not documents:
         raise ConfigError("no document for training has this text in one piece")
@@ -79,7 +79,7 @@ def _check_number(documents: list[Document], place: str | None) -> None:
         raise ConfigError(f"{len(documents):,} documents have this {'place' if place else 'text'}: give more of it")
 
 
-def _sightings(samples: Samples, document: Document, steps: range, searched: bool) -> Iterator[Sighting]:
+def _sightings(samples: Samples, document: CorpusDocument, steps: range, searched: bool) -> Iterator[Sighting]:
     """Yield the samples that hold a document, in their order; random second segments only if they are `searched`."""
     own = own_samples(samples, document, steps)
     random = random_samples(samples, document, steps) if searched else iter(())
@@ -87,7 +87,7 @@ def _sightings(samples: Samples, document: Document, steps: range, searched: boo
 
 
 def _lines(
-    history: History, samples: Samples, document: Document, found: list[Sighting], whole_run: bool
+    history: History, samples: Samples, document: CorpusDocument, found: list[Sighting], whole_run: bool
 ) -> Iterator[str]:
     origin, corpus = samples.origin_of(*document), samples.mixture.samplers[document.corpus].corpus
     place = f"{origin}, " if origin else ""

@@ -43,7 +43,7 @@ _CHARACTERS_AT_ONCE = 1 << 20
 class Document:
     """One text, or the ids of its tokens in its place; `source` and `line` say where it came from.
 
-    In a table the line is the number of the row, in the documentation of Python that of the document, all from 1.
+    Lines are counted from 1. A table has rows in place of lines, and the documentation of Python has documents.
     """
 
     source: Source

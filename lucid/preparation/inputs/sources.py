@@ -86,7 +86,7 @@ class Choice:
         return found[0]
 
     def fields_of(self, sources: Sequence[Source]) -> str | list[str]:
-        """Return the field with the text: one name if it is that of all sources, else one for each."""
+        """Return the field with the text: one name if all sources share it, else one for each."""
         fields = ["text"] if self.ids_field is not None else [source.field for source in sources]
         return fields[0] if len(set(fields)) == 1 else fields
 

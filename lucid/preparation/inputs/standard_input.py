@@ -16,9 +16,9 @@ SPOOLED_FILE = "standard-input"
 
 @contextmanager
 def spooled(sources: Sequence[Source], folder: Path, choice: Choice) -> Iterator[list[Source]]:
-    """Yield the sources; in place of the standard input, if it is one, that of a file in `folder` that holds it.
+    """Yield the sources. If the standard input is one of them, a copy of it in `folder` takes its place.
 
-    The file is removed when the block ends, and the folder too if it is new and then empty. Raises `DataError` if the
+    The copy is removed when the block ends, and the folder too if it is new and then empty. Raises `DataError` if the
     standard input is closed, is neither text nor a table, or cannot be written.
     """
     path, is_new = folder / SPOOLED_FILE, not folder.exists()

@@ -65,12 +65,12 @@ def sampling(
     return SampleWriter(settings, fraction), tasks
 
 
-class Samples:
+class TextSample:
     """The documents in the files of `sampling`, of which the fraction `held_out` is held out as in the corpus.
 
     If they are few and long, all may be held out, or there may be none. Then the first document of the whole text that
     is not held out takes their place. Raises `DataError` if the text has too few documents. It names the first
-    omission: `left_out`, or the first of the samples. `otherwise` is that of `Census.threshold`.
+    omission: `left_out`, or the first of the samples. `Census.threshold` explains `otherwise`.
     """
 
     def __init__(
