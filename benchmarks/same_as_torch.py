@@ -32,9 +32,9 @@ from matplotlib.figure import Figure
 import lucid
 from lucid.data import Corpus
 from lucid.models import BERTForPreTraining
-from lucid.optim import WarmupPolynomialDecay
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import open_corpora
+from lucid.training.schedule import schedule_of
 
 LAUNCHER = Path(__file__).parents[1] / "launch" / "mpirun.sh"
 # Steps of the running mean that is compared as well: single steps differ more.
@@ -97,14 +97,6 @@ def first_steps(config: RunConfig, steps: int) -> list[str]:
         f"optimizer.final_learning_rate={schedule.learning_rate(steps)}",
         f"train.micro_batch={config.train.micro_batch // 2}",
     ]
-
-
-def schedule_of(config: RunConfig) -> WarmupPolynomialDecay:
-    """Return the learning rates of the run of `config`."""
-    settings = config.optimizer
-    return WarmupPolynomialDecay(
-        settings.learning_rate, settings.warmup_steps, config.train.steps, settings.decay_power
-    )
 
 
 def train_in_torch(config: RunConfig, folder: Path) -> None:

@@ -4,14 +4,16 @@ from lucid.optim.adamw import AdamW
 from lucid.optim.clipping import clip_scale, global_norm, not_finite
 from lucid.optim.lamb import LAMB
 from lucid.optim.partition import OneProcess, Partition
-from lucid.optim.schedule import WarmupPolynomialDecay
+from lucid.optim.schedule import Schedule, WarmupPolynomialDecay, WarmupStableDecay
 
 __all__ = [
     "LAMB",
     "AdamW",
     "OneProcess",
     "Partition",
+    "Schedule",
     "WarmupPolynomialDecay",
+    "WarmupStableDecay",
     "clip_scale",
     "global_norm",
     "not_finite",

@@ -7,7 +7,6 @@ the global norm; update the weights.
 On a GPU the host launches the next step at once, and settles the outcome of a step later (`outcomes.py`).
 """
 
-import math
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +17,7 @@ from lucid.distributed import Stop, all_or_none, find_drift
 from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.models.bert.flops import forward_flops
-from lucid.optim import WarmupPolynomialDecay, clip_scale, global_norm
+from lucid.optim import clip_scale, global_norm
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
 from lucid.training.estimates import memory
@@ -28,6 +27,7 @@ from lucid.training.log_window import Window
 from lucid.training.micro_batches import LocalBatch, MicroBatches
 from lucid.training.outcomes import Outcome, Outcomes
 from lucid.training.reports import FirstRankReports, Reports
+from lucid.training.schedule import schedule_of
 from lucid.training.setup import Run
 from lucid.training.step_message import ControlMessage, StepControl
 
@@ -38,16 +38,7 @@ class Trainer:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.settings = run.config.train
-        optimizer = run.config.optimizer
-        self._most_seconds = math.inf if self.settings.max_hours is None else 3600 * self.settings.max_hours
-        self._schedule = WarmupPolynomialDecay(
-            optimizer.learning_rate,
-            optimizer.warmup_steps,
-            self.settings.steps,
-            optimizer.decay_power,
-            optimizer.final_learning_rate,
-            self._most_seconds,
-        )
+        self._schedule = schedule_of(run.config)
         self._micro_batches = _micro_batches(run)
         self._window = Window(run.communicator, run.window)
         self._outcomes = Outcomes(run, self._window)
@@ -161,7 +152,7 @@ class Trainer:
         """Report the steps since the last report."""
         self._outcomes.settle()
         means = self._window.means(self.settings.global_batch)
-        most_seconds = self._most_seconds - self.run.training_seconds
+        most_seconds = self._schedule.max_seconds - self.run.training_seconds
         self._reports.training(self.run.step, means | self._outcomes.metrics, most_seconds)
 
     def _evaluate(self) -> None:

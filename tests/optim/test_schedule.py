@@ -1,8 +1,8 @@
-"""The learning rate warms up linearly and decays to zero from there."""
+"""The learning rate warms up linearly, and decays from there or at the end."""
 
 import pytest
 
-from lucid.optim import WarmupPolynomialDecay, clip_scale
+from lucid.optim import WarmupPolynomialDecay, WarmupStableDecay, clip_scale
 
 
 def test_it_rises_to_the_peak_and_falls_to_zero():
@@ -45,6 +45,30 @@ def test_time_moves_the_schedule_on_where_steps_are_slower():
 
 def test_without_a_limit_time_does_nothing():
     assert WarmupPolynomialDecay(peak=1.0, warmup_steps=0, steps=10).progress(3, seconds=1e9) == 3
+
+
+def test_a_stable_rate_decays_at_the_end_only():
+    schedule = WarmupStableDecay(peak=1.0, warmup_steps=4, steps=40, decay_steps=16)
+    rates = [schedule.learning_rate(step) for step in range(40)]
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[4:25] == [1.0] * 21
+    assert rates[24 + 4] == pytest.approx(1 - 1 / 2)
+    assert rates[24 + 9] == pytest.approx(1 - 3 / 4)
+    assert 0 < rates[39] < rates[38] < 0.1
+
+
+def test_the_stable_rate_of_a_branch_is_that_of_its_parent_to_the_bit():
+    parent = WarmupStableDecay(peak=0.3, warmup_steps=4, steps=1000, decay_steps=0)
+    branch = WarmupStableDecay(peak=0.3, warmup_steps=4, steps=50, decay_steps=10, final=0.07)
+    assert all(parent.learning_rate(step) == branch.learning_rate(step) for step in range(41))
+    assert branch.learning_rate(41) < 0.3
+    assert parent.learning_rate(999) == 0.3
+
+
+def test_time_brings_a_stable_rate_to_its_decay():
+    schedule = WarmupStableDecay(peak=1.0, warmup_steps=0, steps=1000, decay_steps=250, max_seconds=60)
+    assert schedule.learning_rate(schedule.progress(10, seconds=45)) == 1.0
+    assert schedule.learning_rate(schedule.progress(10, seconds=48.75)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("norm", "scale"), [(0.5, 1.0), (4.0, 0.5), (0.0, 1.0)])

@@ -106,6 +106,8 @@ def test_the_two_phases_of_bert_base_follow_one_decay_over_a_million_steps():
     first, second = (load(CONFIGS / f"bert_base_phase{phase}.yaml") for phase in (1, 2))
     steps = first.train.steps + second.train.steps
     assert steps == 1_000_000
-    whole = WarmupPolynomialDecay(first.optimizer.learning_rate, first.optimizer.warmup_steps, steps)
+    whole = WarmupPolynomialDecay(
+        peak=first.optimizer.learning_rate, warmup_steps=first.optimizer.warmup_steps, steps=steps
+    )
     between = whole.learning_rate(first.train.steps)
     assert first.optimizer.final_learning_rate == second.optimizer.learning_rate == pytest.approx(between, rel=1e-4)

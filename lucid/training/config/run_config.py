@@ -73,22 +73,49 @@ class RunConfig(Settings):
                 f"model.type_vocab_size is {self.model.type_vocab_size}, but pairs for next-sentence prediction have "
                 "two segments: set it to 2, or data.nsp to false"
             )
-        if self.optimizer.warmup_steps >= self.train.steps:
-            raise ValueError(
-                f"optimizer.warmup_steps is {self.optimizer.warmup_steps}, but train.steps is {self.train.steps}: "
-                "warm-up must end before training does"
-            )
-        if self.optimizer.final_learning_rate > self.optimizer.learning_rate:
-            raise ValueError(
-                f"optimizer.final_learning_rate is {self.optimizer.final_learning_rate}, above optimizer.learning_rate "
-                f"({self.optimizer.learning_rate}), from which it decays"
-            )
+        self._check_schedule()
         if self.data.mask_replace_probability + self.data.random_replace_probability > 1:
             raise ValueError("data.mask_replace_probability and data.random_replace_probability add up to more than 1")
         if self.train.reduction == "exact":
             self._check_exact()
         self._check_device()
         return self
+
+    def _check_schedule(self) -> None:
+        optimizer, steps = self.optimizer, self.train.steps
+        if optimizer.warmup_steps >= steps:
+            raise ValueError(
+                f"optimizer.warmup_steps is {optimizer.warmup_steps}, but train.steps is {steps}: warm-up must end "
+                "before training does"
+            )
+        if optimizer.final_learning_rate > optimizer.learning_rate:
+            raise ValueError(
+                f"optimizer.final_learning_rate is {optimizer.final_learning_rate}, above optimizer.learning_rate "
+                f"({optimizer.learning_rate}), from which it decays"
+            )
+        decay_steps = optimizer.decay_steps
+        if optimizer.schedule == "polynomial":
+            if decay_steps is not None:
+                raise ValueError(
+                    f"optimizer.decay_steps is {decay_steps}, but optimizer.schedule is polynomial, which decays from "
+                    "the end of warm-up: set optimizer.schedule to wsd, or leave optimizer.decay_steps out"
+                )
+            return
+        if decay_steps is None:
+            raise ValueError(
+                "optimizer.schedule is wsd, which needs optimizer.decay_steps: a fifth of train.steps is usual, and 0 "
+                "leaves the decay to a branch"
+            )
+        if optimizer.warmup_steps + decay_steps > steps:
+            raise ValueError(
+                f"optimizer.warmup_steps ({optimizer.warmup_steps}) and optimizer.decay_steps ({decay_steps}) add up "
+                f"to more than train.steps ({steps})"
+            )
+        if optimizer.decay_power != 1:
+            raise ValueError(
+                f"optimizer.decay_power is {optimizer.decay_power}, but optimizer.schedule is wsd, which decays by "
+                "1 - sqrt: leave optimizer.decay_power out"
+            )
 
     def _check_device(self) -> None:
         if self.train.device == "cpu" and self.distributed.backend == "nccl":

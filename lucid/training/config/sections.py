@@ -148,8 +148,19 @@ class OptimizerSettings(Settings):
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="Steps in which the learning rate rises to its peak; fewer than train.steps."
     )
+    schedule: Literal["polynomial", "wsd"] = Field(
+        "polynomial",
+        description="What follows warm-up: polynomial, a decay to the last step; or wsd, the peak until the last "
+        "decay_steps, which decay by 1 - sqrt.",
+    )
     decay_power: PositiveNumber = Field(
-        1.0, description="Power of the polynomial decay from the end of warm-up to the last step; 1: linear."
+        1.0,
+        description="Power of the polynomial decay from the end of warm-up to the last step; 1: linear. Not with wsd.",
+    )
+    decay_steps: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        None,
+        description="Last steps in which the learning rate decays; wsd needs it. 0: the run ends at the peak, and a "
+        "branch (branch_from) decays.",
     )
     final_learning_rate: NonNegativeNumber = Field(
         0.0, description="Learning rate at the end of the decay; above 0 if another run continues from this one."
