@@ -134,7 +134,8 @@ def _training(config: RunConfig, corpora: Corpora | None, step: int) -> Line:
 def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]:
     """Return the step of the run, and what it starts from; nothing for new weights."""
     store = CheckpointStore(config.run_folder / "checkpoints")
-    source = store.folder if store.has_any() else config.initial_checkpoint or config.initial_model
+    begins_with = config.branch_from or config.initial_checkpoint or config.initial_model
+    source = store.folder if store.has_any() else begins_with
     if source is not None and not source.exists():
         return 0, [("start", f"{source} is missing")]
     if corpora is None:

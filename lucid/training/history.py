@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lucid.errors import CheckpointError, ConfigError
 from lucid.training.checkpoints.checkpoint import Past, TrainingState
-from lucid.training.checkpoints.store import CheckpointStore
+from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict, load
 
 
@@ -73,9 +73,13 @@ class History:
         if path.is_file():
             config = load(path, overrides)
             states, problems = CheckpointStore(config.run_folder / "checkpoints").states()
-            if not states:
+            if states:
+                _check_goes_on(config, path, next(iter(states.values())))
+            elif config.branch_from is not None:
+                parent = find_checkpoint(config.branch_from)
+                states = {parent.folder: parent.state}
+            else:
                 return cls((Stretch(1, config.train.steps, 0, config),), config.train.steps, {})
-            _check_goes_on(config, path, next(iter(states.values())))
             return cls._of_run(states, problems, config, _place_is_given(overrides))
         if not (path / "checkpoints").is_dir():
             what = "is neither the folder of a run nor a file of settings" if path.exists() else "does not exist"

@@ -1,4 +1,4 @@
-"""Finds what a run starts from: its newest checkpoint, another run's checkpoint, or a model; checks that it fits."""
+"""Finds what a run starts from: its own newest checkpoint, another run's, or a model; checks that it fits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -37,8 +37,13 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> S
     messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
     inherited, past = Inherited(untrained=list(PARTS)), []
     if checkpoint is not None:
-        messages.extend(_check_same_run(config, corpora, checkpoint))
+        messages.extend(_check_same_run(config, corpora, checkpoint, "choose another run_folder"))
         messages.append(f"resumes from step {checkpoint.state.step:,} ({checkpoint.folder})")
+        past = _past(config, corpora, checkpoint.state)
+    elif config.branch_from is not None:
+        checkpoint = find_checkpoint(config.branch_from)
+        messages.extend(_check_same_run(config, corpora, checkpoint, "choose another branch_from"))
+        messages.append(f"goes on from step {checkpoint.state.step:,} of {checkpoint.folder}")
         past = _past(config, corpora, checkpoint.state)
     elif config.initial_checkpoint is not None:
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
@@ -107,13 +112,13 @@ def check_tokenizer(folder: Path, corpus: Corpus) -> None:
         )
 
 
-def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint) -> list[str]:
+def _check_same_run(config: RunConfig, corpora: Corpora, checkpoint: Checkpoint, or_else: str) -> list[str]:
     """Return sentences about changed settings. Raises `CheckpointError` for changes that make it another run.
 
     These are another model or optimizer, a step beyond the last, and a corpus, tokenizer or seed that has changed
-    without being named in `train.accept_changed`.
+    without being named in `train.accept_changed`. The message says what to do, `or_else` first.
     """
-    advice = "choose another run_folder, or restore the settings"
+    advice = f"{or_else}, or restore the settings"
     before, now, state = _check_fits(config, checkpoint, advice), config, checkpoint.state
     if state.step > now.train.steps:
         raise CheckpointError(

@@ -272,6 +272,7 @@ def test_a_second_phase_of_another_kind_is_refused(lucid, run_folder, text_file,
         ),
         ("optimizer.name=lamb", "was trained with optimizer.name=adamw: choose another initial_checkpoint"),
         (f"initial_model={run_folder}", "initial_model and initial_checkpoint are both set"),
+        (f"branch_from={run_folder}", "initial_checkpoint and branch_from are both set: a run starts from one of them"),
         (f"run_folder={run_folder}", "initial_checkpoint lies in run_folder"),
         (f"initial_checkpoint={tmp_path}", f"{tmp_path} is not a whole checkpoint: manifest.json is missing"),
     ):

@@ -84,6 +84,9 @@ OPENED = {
     "train from a checkpoint": Opened(
         ("train", "run.yaml", "run_folder=new", "initial_checkpoint=run"), in_checkpoint("manifest.json")
     ),
+    "train a branch": Opened(
+        ("train", "run.yaml", "run_folder=new", "branch_from=run", "train.steps=3"), in_checkpoint("state.json")
+    ),
     "evaluate": Opened(
         ("evaluate", "run", "--samples", "8"),
         (*in_corpus("held_out"), *in_checkpoint(*WEIGHTS)),

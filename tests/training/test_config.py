@@ -140,7 +140,10 @@ def test_the_recipes_of_lucid_are_valid(path):
         ("optimizer.decay_steps=20", "optimizer.decay_steps is 20, but optimizer.schedule is polynomial, which"),
         ("optimizer={schedule: wsd}", "optimizer.schedule is wsd, which needs optimizer.decay_steps: a fifth of"),
         ("optimizer={schedule: wsd, decay_steps: 101}", "optimizer.decay_steps (101) add up to more than train.steps"),
-        ("optimizer={schedule: wsd, decay_steps: 9, decay_power: 2}", "wsd, which decays by 1 - sqrt: leave optimizer."),
+        (
+            "optimizer={schedule: wsd, decay_steps: 9, decay_power: 2}",
+            "wsd, which decays by 1 - sqrt: leave optimizer.",
+        ),
         ("optimizer.schedule=cosine", "optimizer.schedule is 'cosine', but it should be 'polynomial' or 'wsd'"),
         ("train.steps", "'train.steps' on the command line is not of the form section.key=value"),
         ("data.path.x=1", "path is not a section"),

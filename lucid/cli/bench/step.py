@@ -125,8 +125,8 @@ def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConf
         }
     )  # fmt: skip
     data = config.data.model_copy(update={"path": corpus}) if corpus else config.data
-    changes = {"run_folder": folder / "run", "initial_checkpoint": None, "train": train, "data": data}
-    return config.model_copy(update=changes)
+    no_checkpoint = {"run_folder": folder / "run", "initial_checkpoint": None, "branch_from": None}
+    return config.model_copy(update=no_checkpoint | {"train": train, "data": data})
 
 
 def _make_corpus(folder: Path) -> None:

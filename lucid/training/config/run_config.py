@@ -42,6 +42,11 @@ class RunConfig(Settings):
         description="Run or checkpoint whose weights and moments a new run starts with; steps, data and schedule start "
         "from 0.",
     )
+    branch_from: FilePath | None = Field(
+        None,
+        description="Run or checkpoint that a new run goes on from where it stands: its step, samples, weights and "
+        "moments. The other run stays as it is.",
+    )
     model: BERTConfig = Field(default_factory=BERTConfig, description="Section: the shape of the model.")
     data: DataSettings = Field(description="Section: the corpus, and how samples are made from it.")
     optimizer: OptimizerSettings = Field(
@@ -132,16 +137,16 @@ class RunConfig(Settings):
             seen[path] = key
 
     def _check_start(self) -> None:
-        checkpoint = self.initial_checkpoint
-        if checkpoint is None:
-            return
-        if self.initial_model is not None:
-            raise ValueError("initial_model and initial_checkpoint are both set: a run starts from one of them")
-        if self.run_folder in (checkpoint, *checkpoint.parents):
-            raise ValueError(
-                f"initial_checkpoint lies in run_folder ({self.run_folder}), whose own run is resumed: "
-                "choose another run_folder for the new run"
-            )
+        names = [name for name in ("initial_model", "initial_checkpoint", "branch_from") if getattr(self, name)]
+        if len(names) > 1:
+            raise ValueError(f"{' and '.join(names)} are both set: a run starts from one of them")
+        for name in names:
+            source: Path = getattr(self, name)
+            if name != "initial_model" and self.run_folder in (source, *source.parents):
+                raise ValueError(
+                    f"{name} lies in run_folder ({self.run_folder}), whose own run is resumed: choose another "
+                    "run_folder for the new run"
+                )
 
     def _check_exact(self) -> None:
         batch, micro_batch = self.train.global_batch, self.train.micro_batch
