@@ -128,7 +128,8 @@ class Samples:
 
     def batch(self, step: int, rows: range) -> Batch:
         """Return these rows of the global batch of a step."""
-        return self.mixture.batch(self.stretch.samples_before(step), rows)
+        masking_rate = self.stretch.config.masking_rate.at(step - 1)
+        return self.mixture.batch(self.stretch.samples_before(step), rows, masking_rate)
 
     def samples(self, step: int, batch: Batch) -> Iterator[Sample]:
         """Yield the samples of a batch of this step."""

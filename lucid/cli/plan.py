@@ -67,6 +67,7 @@ def plan(
         *(("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing),
         *(_corpora(settings, corpora) if corpora else ()),
         _training(settings, corpora, step),
+        *_masking(settings),
         *start,
         *_ranks(settings, need, size),
         _checkpoints(settings),
@@ -129,6 +130,13 @@ def _training(config: RunConfig, corpora: Corpora | None, step: int) -> Line:
         f"{count(train.steps, 'step')} of {train.global_batch:,} {config.samples} of {data.sequence_length} tokens: "
         f"{samples:,} in all{epochs}{left}",
     )
+
+
+def _masking(config: RunConfig) -> Iterator[Line]:
+    """Yield how the masking rate changes, if it does."""
+    rate = config.masking_rate
+    if rate.changes:
+        yield "masking", f"{rate.first:.1%} of the tokens at the first step, {rate.last:.1%} at the last"
 
 
 def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]:

@@ -69,15 +69,17 @@ class Mixture:
         self._seed = _new_seed(seed, 0)
         self._arranged_block = lru_cache(maxsize=8)(self._arrange_block)
 
-    def batch(self, consumed: int, samples: range) -> Batch:
+    def batch(self, consumed: int, samples: range, mlm_probability: float | None = None) -> Batch:
         """Return these `samples` of the global batch that begins after `consumed` samples of the run.
 
-        Raises `DataError` if a corpus has changed since it was opened.
+        `mlm_probability` is that of `Sampler.batch`. Raises `DataError` if a corpus has changed since it was opened.
         """
         indices = np.arange(samples.start, samples.stop, samples.step, dtype=np.int64)
         corpora, numbers = self.choose(consumed + indices)
         chosen = [(corpus, corpora == corpus) for corpus in np.unique(corpora).tolist()]
-        parts = [self.samplers[corpus].batch_of(numbers[here], indices[here]) for corpus, here in chosen]
+        parts = [
+            self.samplers[corpus].batch_of(numbers[here], indices[here], mlm_probability) for corpus, here in chosen
+        ]
         return parts[0] if len(parts) == 1 else Batch.joined(parts).in_order()
 
     def choose(self, numbers: Array) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ A sampler keeps no state between calls. So a run continues at any sample without
 computes its own samples of the global batch, whatever the number of ranks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from lucid.random import Coordinates, Purpose, random_words
 class SamplerSettings:
     """How samples are made.
 
+    `mlm_probability` is the fraction of the tokens to predict, of a batch that asks for no smaller one.
     `max_predictions` bounds the masked tokens of a sample; None means round(mlm_probability * sequence_length) + 1.
     With `whole_word_mask` the pieces of a word are masked together or not at all.
 
@@ -93,25 +94,28 @@ class Sampler:
         """The memory that a sampler takes, besides the corpus: the place of each span."""
         return self._pairs.spans.nbytes
 
-    def batch(self, consumed: int, samples: range) -> Batch:
+    def batch(self, consumed: int, samples: range, mlm_probability: float | None = None) -> Batch:
         """Return these `samples` of the global batch that begins after `consumed` samples of the run.
 
         Sample i of the batch is sample g = consumed + i of the run: sample g % samples_per_epoch of epoch
-        g // samples_per_epoch. Raises `DataError` if the corpus has changed since it was opened.
+        g // samples_per_epoch. `mlm_probability` stands in for that of the settings, which is no smaller. Raises
+        `DataError` if the corpus has changed since it was opened.
         """
         indices = np.arange(samples.start, samples.stop, samples.step, dtype=np.int64)
-        return self.batch_of(consumed + indices, indices)
+        return self.batch_of(consumed + indices, indices, mlm_probability)
 
-    def batch_of(self, numbers: Array, samples: Array) -> Batch:
+    def batch_of(self, numbers: Array, samples: Array, mlm_probability: float | None = None) -> Batch:
         """Return the samples of the run with these rising `numbers`, int64 [B].
 
-        `samples`, int64 [B], are their indices in the global batch. Raises `DataError` as `batch` does.
+        `samples`, int64 [B], are their indices in the global batch. `mlm_probability` and errors are those of `batch`.
         """
+        probability = self._settings.mlm_probability if mlm_probability is None else mlm_probability
+        masking = replace(self._masking, probability=probability)
         self.corpus.check_unchanged()
         epochs, indices = self.locate(numbers)
         # Epochs follow each other, because the numbers rise.
         parts = [(epoch, epochs == epoch) for epoch in np.unique(epochs).tolist()]
-        return Batch.joined([self._part(epoch, indices[part], samples[part]) for epoch, part in parts])
+        return Batch.joined([self._part(epoch, indices[part], samples[part], masking) for epoch, part in parts])
 
     def locate(self, numbers: Array) -> tuple[Array, Array]:
         """Return the epoch of each of these samples of the run, and its index in the epoch: int64 [B] each."""
@@ -161,19 +165,19 @@ class Sampler:
             return indices, np.arange(len(indices))
         return self._packing.sequences_in(epoch, indices)
 
-    def _part(self, epoch: int, indices: Array, samples: Array) -> Batch:
+    def _part(self, epoch: int, indices: Array, samples: Array, masking: Masking) -> Batch:
         """Return the samples with these `indices` in an epoch; `samples` are their indices in the global batch."""
         sequences, row = self._sequences_in(epoch, indices)
-        batch = self._sequences(epoch, sequences, samples[row])
+        batch = self._sequences(epoch, sequences, samples[row], masking)
         return batch if self._packing is None else packed(batch, row, self.corpus.special_tokens.pad)
 
-    def _sequences(self, epoch: int, indices: Array, samples: Array) -> Batch:
+    def _sequences(self, epoch: int, indices: Array, samples: Array, masking: Masking) -> Batch:
         """Return the sequences with these indices in an epoch, one a row."""
         segments = self._segments(epoch, indices)
         input_ids, attention_mask, second, candidates = self._laid_out(segments)
         continues_word = self._continues_word(input_ids)
         lengths, coordinates = attention_mask.sum(axis=1), Coordinates.of(self._seed, epoch, indices)
-        masked, labels = mask_tokens(input_ids, candidates, lengths, self._masking, coordinates, continues_word)
+        masked, labels = mask_tokens(input_ids, candidates, lengths, masking, coordinates, continues_word)
         nsp_labels = segments.labels if self._settings.nsp else np.full(len(indices), IGNORE_INDEX)
         types, numbers = second.astype(np.int32), attention_mask.astype(np.int32)
         return Batch(masked, numbers, types, labels, nsp_labels.astype(np.int32), samples)

@@ -80,7 +80,7 @@ def open_mixture(config: RunConfig) -> Mixture:
             f"model.pad_token_id is {config.model.pad_token_id}, but [PAD] is {first.special_tokens.pad} in the "
             f"tokenizer of {first.folder}: set model.pad_token_id={first.special_tokens.pad}"
         )
-    settings, seeds = _sampler_settings(data), seeds_of(seed, len(corpora))
+    settings, seeds = _sampler_settings(config), seeds_of(seed, len(corpora))
     samplers = [Sampler(corpus, settings, own_seed) for corpus, own_seed in zip(corpora, seeds, strict=True)]
     return Mixture(samplers, [corpus.weight for corpus in data.corpora], seed)
 
@@ -205,9 +205,10 @@ def identity_of(mixture: Mixture) -> str:
     return hashlib.sha256(json.dumps(mixed).encode()).hexdigest()
 
 
-def _sampler_settings(data: DataSettings) -> SamplerSettings:
-    """Return the settings of the sampler, which have the same names in `data`."""
-    return SamplerSettings(**{part.name: getattr(data, part.name) for part in fields(SamplerSettings)})
+def _sampler_settings(config: RunConfig) -> SamplerSettings:
+    """Return the settings of the sampler, which have the same names in `data`, with the largest masking rate."""
+    settings = {part.name: getattr(config.data, part.name) for part in fields(SamplerSettings)}
+    return SamplerSettings(**settings | {"mlm_probability": config.masking_rate.largest})
 
 
 def evaluation_settings(data: DataSettings) -> SamplerSettings:

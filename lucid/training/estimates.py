@@ -63,7 +63,7 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memo
     # In bfloat16, a CPU rounds the inputs of products and keeps them; on a GPU all activations are bfloat16.
     sizes = NumberSizes(_FLOAT32 if is_on_cpu else operand, operand, keeps_scores=is_on_cpu)
     buffers, moments = buffers_needed(config.exact_micro_batches(size) or 1), 2 * _FLOAT32 * parameters
-    masked = samples * masked_tokens(config)
+    masked = samples * masked_tokens(config, config.masking_rate.largest)
     rank = {
         "weights": _FLOAT32 * parameters,
         "gradients": buffers * _FLOAT32 * parameters,
@@ -126,19 +126,21 @@ def checkpoint_bytes(config: RunConfig) -> int:
     return 3 * _FLOAT32 * parameter_count(config.model)
 
 
-def masked_tokens(config: RunConfig) -> int:
-    """Return the approximate number of masked tokens in a sequence of the full length."""
-    expected = round(config.data.mlm_probability * config.data.sequence_length)
+def masked_tokens(config: RunConfig, rate: float) -> int:
+    """Return the approximate number of masked tokens in a sequence of the full length at this masking rate."""
+    expected = round(rate * config.data.sequence_length)
     return min(config.data.max_predictions or expected, expected)
 
 
 def flops_of_sample(config: RunConfig, mixture: Mixture | None) -> float:
     """Return the FLOPs of training on a sample, forward and backward, as `models.bert.flops` counts them.
 
-    With `mixture` this is a mean over its samples, without it the FLOPs of a sequence of the full length.
+    With `mixture` this is a mean over its samples, without it the FLOPs of a sequence of the full length. Both are at
+    the mean masking rate of the run.
     """
+    rate = config.masking_rate.mean
     if mixture is None:
         lengths = np.array([config.data.sequence_length])
-        return forward_flops(config.model, lengths, masked_tokens(config)).training
-    batch = mixture.batch(0, range(_TRIED))
+        return forward_flops(config.model, lengths, masked_tokens(config, rate)).training
+    batch = mixture.batch(0, range(_TRIED), rate)
     return forward_flops(config.model, batch.sequence_lengths, batch.masked_tokens).training / _TRIED

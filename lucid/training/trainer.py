@@ -82,7 +82,8 @@ class Trainer:
         size = self.run.config.local_batch(communicator.size)
         first_row = communicator.rank * size
         consumed = first_sample + (step - first_step) * self.settings.global_batch
-        batch = self.run.corpora.train.batch(consumed, range(first_row, first_row + size))
+        rows, masking_rate = range(first_row, first_row + size), self.run.config.masking_rate.at(step)
+        batch = self.run.corpora.train.batch(consumed, rows, masking_rate)
         return LocalBatch.split(batch, self.settings.micro_batch)
 
     def loop(self, batches: Iterator[LocalBatch], stop: Stop) -> bool:

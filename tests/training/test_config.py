@@ -145,6 +145,10 @@ def test_the_recipes_of_lucid_are_valid(path):
             "wsd, which decays by 1 - sqrt: leave optimizer.",
         ),
         ("optimizer.schedule=cosine", "optimizer.schedule is 'cosine', but it should be 'polynomial' or 'wsd'"),
+        ("data.mlm_probability=[0.3]", "the key data.mlm_probability.1 is missing: the value is incomplete"),
+        ("data.mlm_probability=[0.3, 1.5]", "data.mlm_probability.1 is 1.5, but it should be less than or equal to 1"),
+        ("data.mlm_probability=[0.3, true]", "data.mlm_probability: it takes neither true nor false"),
+        ("data.mlm_probability=high", "data.mlm_probability is 'high', but it should be a valid number"),
         ("train.steps", "'train.steps' on the command line is not of the form section.key=value"),
         ("data.path.x=1", "path is not a section"),
         ("data.path=3", "data.path is 3, but it should be a folder, or a list of {path: FOLDER, weight: NUMBER}"),
@@ -221,6 +225,12 @@ def test_stored_settings_above_a_later_limit_are_read(file):
 def test_the_exact_reduction_refuses_a_time_limit(file):
     with pytest.raises(ConfigError, match="the learning rate follows the clock"):
         load(file, ["train.reduction=exact", "train.micro_batch=1", "train.max_hours=24"])
+
+
+def test_a_masking_rate_that_changes_refuses_a_time_limit(file):
+    with pytest.raises(ConfigError, match=r"data\.mlm_probability changes up to the last step, but with train\.max"):
+        load(file, ["data.mlm_probability=[0.3, 0.15]", "train.max_hours=24"])
+    assert load(file, ["data.mlm_probability=[0.2, 0.2]", "train.max_hours=24"]).masking_rate.at(99) == 0.2
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,9 @@ def _print(
     batch = config.train.global_batch
     which = f"rows {rows.start} to {rows.stop - 1}" if len(rows) > 1 else f"row {rows.start}"
     more = " (others: --rows FIRST-LAST or all)" if len(rows) < batch else ""
-    for line in (f"step {step:,} of {history.last:,}: {which} of {batch:,}{more}", _LEGEND):
+    rate = config.masking_rate
+    masked = f"; {rate.at(step - 1):.1%} of the tokens to predict" if rate.changes else ""
+    for line in (f"step {step:,} of {history.last:,}: {which} of {batch:,}{more}{masked}", _LEGEND):
         console.print(Text(line), soft_wrap=True)
     losses = []
     several = len(config.data.corpora) > 1

@@ -12,7 +12,7 @@ from lucid.errors import ConfigError
 from lucid.files import open_text, reason_of
 from lucid.training.config.paths import USERS_TEXT
 from lucid.training.config.run_config import RunConfig, descriptions
-from lucid.training.config.sections import PATH_FORMS, WeightedCorpus
+from lucid.training.config.sections import PATH_FORMS, RATE_FORMS, WeightedCorpus
 from lucid.training.config.yaml_text import LARGEST, parse_yaml
 
 # Mistakes in one message.
@@ -106,7 +106,7 @@ def _apply(content: dict[str, Any], override: str) -> str:
 
 
 def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in PATH_FORMS)
+    key = ".".join(str(part) for part in item["loc"] if part not in PATH_FORMS + RATE_FORMS)
     where = "the command line" if any(_is_about(item, key, other) for other in overrides) else str(path)
     match item["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from lucid.data.masking_rate import MaskingRate
 from lucid.errors import ConfigError
 from lucid.models import BERTConfig
 from lucid.training.config.paths import USERS_TEXT, FilePath
@@ -81,6 +82,11 @@ class RunConfig(Settings):
         self._check_schedule()
         if self.data.mask_replace_probability + self.data.random_replace_probability > 1:
             raise ValueError("data.mask_replace_probability and data.random_replace_probability add up to more than 1")
+        if self.masking_rate.changes and self.train.max_hours is not None:
+            raise ValueError(
+                "data.mlm_probability changes up to the last step, but with train.max_hours a run may end before: give "
+                "one probability, or leave train.max_hours out"
+            )
         if self.train.reduction == "exact":
             self._check_exact()
         self._check_device()
@@ -224,9 +230,19 @@ class RunConfig(Settings):
         return self.train.threads_per_rank or (1 if self.train.reduction == "exact" else None)
 
     @property
+    def masking_rate(self) -> MaskingRate:
+        """The fraction of the tokens to predict in each step."""
+        match self.data.mlm_probability:
+            case (first, last):
+                return MaskingRate(first, last, self.train.steps)
+            case rate:
+                return MaskingRate.constant(rate)
+
+    @property
     def sample_settings(self) -> dict[str, Any]:
         """The settings that decide, with the corpora, which samples each micro-batch of a step has: by dotted key."""
         data = self.data.model_dump(exclude={"path", "workers", "prefetch"})
+        data["mlm_probability"] = self.masking_rate
         train = self.train.model_dump(include={"seed", "global_batch", "micro_batch"})
         return {f"{name}.{key}": part[key] for name, part in (("data", data), ("train", train)) for key in part}
 

@@ -31,7 +31,11 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_booleans_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        values = value if isinstance(value, list | tuple) else [value]
+        if (
+            any(isinstance(each, bool) for each in values)
+            and cls.model_fields[str(info.field_name)].annotation is not bool
+        ):
             raise ValueError("it takes neither true nor false")
         return value
 
@@ -80,6 +84,14 @@ def _path_form(value: Any) -> str:
     return PATH_FORMS[isinstance(value, list | tuple)]
 
 
+# As above, of `data.mlm_probability`.
+RATE_FORMS = ("one rate", "first and last rate")
+
+
+def _rate_form(value: Any) -> str:
+    return RATE_FORMS[isinstance(value, list | tuple)]
+
+
 class DataSettings(Settings):
     """The corpus or corpora, and how samples are made from them."""
 
@@ -96,7 +108,14 @@ class DataSettings(Settings):
     short_sequence_probability: Fraction = Field(
         0.1, description="Fraction of samples that are shortened at random, as in BERT; 0 to 1."
     )
-    mlm_probability: Fraction = Field(0.15, description="Fraction of the tokens to predict; 0 to 1.")
+    mlm_probability: Annotated[
+        Annotated[Fraction, Tag(RATE_FORMS[0])] | Annotated[tuple[Fraction, Fraction], Tag(RATE_FORMS[1])],
+        Discriminator(_rate_form),
+    ] = Field(
+        0.15,
+        description="Fraction of the tokens to predict, 0 to 1; or [FIRST, LAST]: it changes linearly from the first "
+        "step to the last.",
+    )
     max_predictions: PositiveInteger | None = Field(
         None, description="Most tokens to predict in a sequence; null: mlm_probability alone decides."
     )
