@@ -82,6 +82,16 @@ class Mixture:
         ]
         return parts[0] if len(parts) == 1 else Batch.joined(parts).in_order()
 
+    def epochs(self, consumed: int) -> float:
+        """Return how often a run that has consumed so many samples has passed over its corpus.
+
+        Of several, it is the one that the run has passed over most often.
+        """
+        return max(
+            consumed * float(share) / sampler.samples_per_epoch
+            for sampler, share in zip(self.samplers, self.shares, strict=True)
+        )
+
     def choose(self, numbers: Array) -> tuple[Array, Array]:
         """Return where these samples of the run (int64 [B]) come from, as two arrays, int64 [B].
 

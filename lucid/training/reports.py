@@ -3,8 +3,8 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -16,8 +16,10 @@ from lucid.training.metrics import MetricsLog
 from lucid.training.setup import Run
 
 _SECONDS_PER_REFRESH = 0.2
-# Parts of a report that a narrow terminal does without: FLOPs, NSP, sequences, MLM, the time left, the loss.
-_DROPPED_FIRST = (5, 3, 4, 2, 6, 1)
+# Parts of a report that a narrow terminal does without: FLOPs, NSP, sequences, MLM, the time left, waits, the loss.
+_DROPPED_FIRST = (5, 3, 4, 2, 6, 7, 1)
+# Waits for the slowest rank are reported if they take a larger part of the time of all ranks.
+_WAITS_TO_REPORT = 0.05
 
 
 class Reports:
@@ -50,6 +52,7 @@ class FirstRankReports(Reports):
 
     def __init__(self, run: Run, ended: bool) -> None:
         train = run.config.train
+        self._run = run
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._log = MetricsLog(run.config.run_folder, run.step, ended, train.tensorboard, self.say)
         self._is_live = self._console.is_interactive
@@ -74,7 +77,7 @@ class FirstRankReports(Reports):
             self._refresh(step)
 
     def training(self, step: int, metrics: dict[str, float], most_seconds: float) -> None:
-        self._log.write({"step": step, **metrics})
+        self._write(step, metrics)
         left = (time.perf_counter() - self._started) / (step - self._first_step) * (self._steps - step)
         self._parts = [
             f"loss {metrics['loss']:.3f}",
@@ -83,6 +86,7 @@ class FirstRankReports(Reports):
             f"{metrics['sequences_per_second']:,.0f} sequences/s",
             f"{metrics['model_flops_per_second'] / 1e9:,.1f} GFLOP/s",
             f"{_duration(max(0.0, min(left, most_seconds)))} left",
+            waits_for_slowest(metrics, self._run.hosts),
         ]
         if self._is_live:
             self._refresh(step)
@@ -102,9 +106,15 @@ class FirstRankReports(Reports):
         return f"step {step:>{len(str(self._steps))}}/{self._steps}"
 
     def evaluation(self, step: int, evaluations: Evaluations) -> None:
-        self._log.write({"step": step, **evaluations.as_dict()})
+        self._write(step, evaluations.as_dict())
         for sentence in evaluations.sentences():
             self.say(sentence)
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        """Write a line of the log: where the run is, and these values."""
+        samples = self._run.samples_consumed
+        place = {"samples": samples, "epoch": self._run.corpora.train.epochs(samples)}
+        self._log.write({"step": step, "time": time.time(), "start": self._run.attempt, **place, **values})
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False)
@@ -113,14 +123,23 @@ class FirstRankReports(Reports):
 def fitting(parts: Sequence[str], width: float = math.inf) -> str:
     """Join the parts of a report on a line of at most `width` characters; drop the least useful that do not fit.
 
-    The parts are the step, the loss, the accuracies of MLM and NSP, sequences and FLOPs per second, and the time left;
-    "" is none.
+    The parts are the step, the loss, the accuracies of MLM and NSP, sequences and FLOPs per second, the time left, and
+    waits; "" is none.
     """
     shown = list(parts)
     for dropped in _DROPPED_FIRST:
         if len("  ".join(filter(None, shown))) > width and dropped < len(shown):
             shown[dropped] = ""
     return "  ".join(filter(None, shown))
+
+
+def waits_for_slowest(metrics: Mapping[str, float], hosts: Sequence[str]) -> str:
+    """Return for instance "waits 12% for rank 3 (node2)" if ranks lose much of their time by that, or else ""."""
+    lost = metrics["communication_wait"] * metrics.get("slowest_rank_share", 0.0)
+    if lost <= _WAITS_TO_REPORT:
+        return ""
+    slowest = int(metrics["slowest_rank"])
+    return f"waits {lost:.0%} for rank {slowest} ({hosts[slowest]})"
 
 
 def _duration(seconds: float) -> str:

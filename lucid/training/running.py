@@ -34,6 +34,7 @@ def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
         limit_threads(settings.threads_per_rank)
         opened = open_run(settings, communicator_of(settings, group))
         ranks = locate_ranks(group, threads.count(), opened.model.device)
+        opened.hosts = [rank.host for rank in ranks]
         if opened.is_first:
             print_locations(ranks)
             _print_start(opened)

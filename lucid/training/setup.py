@@ -51,6 +51,12 @@ class Run:
     training_seconds: float = 0.0
     # The sums, at the start, of steps that the log does not report yet: those of all ranks on the first, else zeros.
     window: WindowSums = (0.0,) * 6
+    # The tokens of all steps at the start, without padding: those of all ranks on the first, else 0. None on the first
+    # if an earlier version of lucid, which did not count them, took some of the steps.
+    tokens: int | None = 0
+    # On the first rank: the number of this start of the run, once it is claimed.
+    attempt: int = 0
+    hosts: list[str] = field(default_factory=list)  # of all ranks
     # On the first rank: the newest whole checkpoint of this run.
     checkpoint: Path | None = None
 
@@ -63,8 +69,8 @@ class Run:
         """Whether this rank is the first, which alone writes and prints."""
         return self.communicator.rank == 0
 
-    def state(self, window: WindowSums) -> TrainingState:
-        """Return the state for a checkpoint; `window` comes from `Window.totals`. All ranks call this."""
+    def state(self, window: WindowSums, tokens: int | None) -> TrainingState:
+        """Return the state for a checkpoint; `window` and `tokens` come from `Window.totals`. All ranks call this."""
         return TrainingState(
             step=self.step,
             samples_consumed=self.samples_consumed,
@@ -80,6 +86,7 @@ class Run:
             products=choices_so_far(self.communicator) if times_products(self.ddp) else ProductChoices(),
             inherited=self.inherited.after_training(self.config.data.nsp),
             past=self.past,
+            tokens=tokens,
         )
 
 
@@ -191,7 +198,7 @@ def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
             state = checkpoint.state
             counters[:3] = state.step, state.samples_consumed, state.optimizer_updates
             counters[3:] = state.skipped_steps, state.skipped_in_a_row
-            run.window, run.training_seconds = state.window, state.training_seconds
+            run.window, run.training_seconds, run.tokens = state.window, state.training_seconds, state.tokens
             if checkpoint.folder.parent == run.store.folder:
                 run.checkpoint = checkpoint.folder
 

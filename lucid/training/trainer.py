@@ -40,7 +40,7 @@ class Trainer:
         self.settings = run.config.train
         self._schedule = schedule_of(run.config)
         self._micro_batches = _micro_batches(run)
-        self._window = Window(run.communicator, run.window)
+        self._window = Window(run.communicator, run.window, run.tokens)
         self._outcomes = Outcomes(run, self._window)
         self._checkpointing = Checkpointing(run)
         self._reports = Reports()
@@ -102,8 +102,9 @@ class Trainer:
             fetching = time.perf_counter()
             following = next(batches, None)
             data_wait = time.perf_counter() - fetching
-            flops = forward_flops(run.config.model, batch.batch.sequence_lengths, batch.masked_tokens)
-            self._window.add_step(data_wait, flops.training)
+            lengths = batch.batch.sequence_lengths
+            flops = forward_flops(run.config.model, lengths, batch.masked_tokens)
+            self._window.add_step(data_wait, int(lengths.sum()), flops.training)
             message = self._announce(following, stop)
             self._step(batch, control, progress)
             run.training_seconds += time.perf_counter() - began
@@ -177,7 +178,7 @@ class Trainer:
         self._outcomes.settle()
         if self.run.step > self._replicas_checked:
             self._check_replicas()
-        return self.run.state(self._window.totals())
+        return self.run.state(*self._window.totals())
 
     def _check_replicas(self) -> None:
         """Raise `TrainingError` if the ranks do not hold the same weights. All ranks call this."""

@@ -134,6 +134,17 @@ def test_a_collective_leaves_the_current_stream_as_it_is(nccl, staged, cupy):
         assert cupy.cuda.get_current_stream() == stream
 
 
+def test_the_time_that_the_gpu_waits_counts_once_it_has_passed_the_collective(nccl, cupy):
+    before = nccl.seconds_waited
+    with nccl.status.waiting("something on the host", 0):
+        assert nccl.seconds_waited == before
+    nccl.all_reduce(cupy.ones(12, np.float32)).wait()
+    synchronise()
+    after = nccl.seconds_waited
+    assert after > before
+    assert nccl.seconds_waited == after
+
+
 def test_the_watchdog_sees_a_wait_for_the_gpu(nccl):
     seen = []
     event = SimpleNamespace(synchronize=lambda: seen.append(nccl.status.current.collective))

@@ -35,3 +35,7 @@ def test_a_run_of_an_earlier_version_goes_on_along_its_curve(tmp_path, monkeypat
     past = read_state(find_model(Path(run))).past
     assert past is not None
     assert [(each.step, each.known) for each in past] == [(4, False)]
+    # That version did not count the tokens.
+    resumed = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()][-1]
+    assert resumed["samples"] > past[0].samples_consumed
+    assert "tokens" not in resumed

@@ -77,6 +77,15 @@ class Communicator(Protocol):
     device: str = CPU  # where the flat buffers are: "cpu" or "cuda:N"
     remark: str = ""  # a sentence for the user, if gradients travel in a way that they might not expect
 
+    @property
+    def seconds_waited(self) -> float:
+        """The time that this rank has waited in collectives so far, of the thread that trains.
+
+        It includes waiting for ranks that come later, transfers that no computation overlaps, and sums that are made
+        in the wait. The time of a step without it is what the rank itself computes, reads and writes.
+        """
+        return self.status.seconds_waited
+
     def all_reduce(self, array: Array) -> Work:
         """Replace `array` by its sum over ranks, in place. All ranks get the same bits."""
 

@@ -70,5 +70,5 @@ def wait_for_device(communicator: Communicator, event: Awaitable) -> None:
     In a collective between GPUs, the GPUs wait and the host does not. So the host waits for a missing rank only here,
     and this counts as a wait for other ranks, which the watchdog sees.
     """
-    with communicator.status.waiting("wait for the GPU", 0):
+    with communicator.status.waiting("wait for the GPU", 0, for_ranks=False):
         event.synchronize()

@@ -37,6 +37,7 @@ from lucid.distributed.communicators.communicator import (
 )
 from lucid.distributed.communicators.layered import LayeredCommunicator
 from lucid.distributed.communicators.mpi import MPICommunicator
+from lucid.distributed.communicators.stream_waits import StreamWaits
 from lucid.errors import LaunchError
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -78,6 +79,7 @@ class NCCLCommunicator(LayeredCommunicator, FailureListener):
         # The point of the current stream at which a collective was called.
         self._called = cupy.cuda.Event(disable_timing=True)
         self._rounded = cupy.empty(0, _BFLOAT16)
+        self._waits = StreamWaits(cupy.cuda)
         self._connection, self._has_left = self._connect(), False
         base.attach(self)
 
@@ -95,6 +97,14 @@ class NCCLCommunicator(LayeredCommunicator, FailureListener):
                 f"NCCL does not start on {self.device} ({_in_words(error)}): NCCL_DEBUG=INFO in the environment lets "
                 "it say why; distributed.backend=mpi does without it"
             ) from error
+
+    @property
+    def seconds_waited(self) -> float:
+        """The time that this rank's GPU has waited in collectives, as far as it has passed them.
+
+        The host's waits do not count: it is ahead of the GPU, which computes meanwhile.
+        """
+        return self._waits.seconds
 
     def all_reduce(self, array: Array) -> Work:
         if device_of(array) == CPU:
@@ -178,7 +188,7 @@ class NCCLCommunicator(LayeredCommunicator, FailureListener):
                 action()
             over = self._cuda.Event(disable_timing=True)
             over.record(self._stream)
-        return _OnStream(self._cuda, over, action)
+        return _OnStream(self._waits, over, action)
 
     def _sum(self, array: Array) -> None:
         sent = self._as_sent(array)
@@ -251,12 +261,12 @@ def _in_words(error: Exception) -> str:
 class _OnStream:
     """A collective on the stream for communication; the event `over` marks its end."""
 
-    def __init__(self, cuda: Any, over: Any, action: Callable[[], None]) -> None:
+    def __init__(self, waits: StreamWaits, over: Any, action: Callable[[], None]) -> None:
         """Keep `action`, and so its arrays: their memory must not be reused before the collective has ended."""
-        self._cuda, self._over = cuda, over
+        self._waits, self._over = waits, over
         self._action: Callable[[], None] | None = action
 
     def wait(self) -> None:
         if self._action is not None:
-            self._cuda.get_current_stream().wait_event(self._over)
+            self._waits.wait_for(self._over)
             self._action = None

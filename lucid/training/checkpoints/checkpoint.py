@@ -79,7 +79,8 @@ class TrainingState:
     `corpus` and `tokenizer` are hashes. `window` holds the sums, over all ranks, of the steps that the log does not
     report yet (`Window.totals`). `numerics` is the `numerical_environment`. `training_seconds` is the time of the steps
     alone, without evaluations and checkpoints. `products` are the algorithms of products on GPUs. `past` has the
-    stretches with other samples before the present one, in order; earlier versions did not note it (None).
+    stretches with other samples before the present one, in order. `tokens` counts those of all steps, without padding.
+    Earlier versions noted neither (None).
     """
 
     step: Counter
@@ -96,6 +97,7 @@ class TrainingState:
     products: ProductChoices = field(default_factory=ProductChoices)
     inherited: Inherited = field(default_factory=Inherited)
     past: list[Past] | None = None
+    tokens: Counter | None = None
     format_version: int = FORMAT_VERSION
 
     def as_past(self, known: bool) -> Past:
@@ -113,6 +115,7 @@ class TrainingState:
             window=(0.0,) * 6,
             training_seconds=0.0,
             past=[],
+            tokens=0,
         )
 
 

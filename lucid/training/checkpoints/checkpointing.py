@@ -30,6 +30,7 @@ class Checkpointing:
         if run.is_first:
             tokenizer = load_tokenizer(run.corpora.tokenizer_folder)
             attempt = run.store.claim(run.config.train.keep_checkpoints, run.checkpoint)
+            run.attempt = attempt.number
             files = tokenizer_files(tokenizer, run.model.config.max_position_embeddings)
             self._saver = Saver(attempt, run.model, run.optimizer, files, run.step, report)
 
