@@ -14,9 +14,18 @@ fail() {
 
 # Bash arithmetic runs commands in the value of a variable (`x[$(command)]`): accept only numbers.
 for name in SLURM_JOB_NUM_NODES SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_ON_NODE SLURM_RESTART_COUNT \
-    SLURM_ARRAY_TASK_ID; do
+    SLURM_ARRAY_TASK_ID LUCID_RANKS_PER_NODE; do
     [[ ${!name:-0} =~ ^[0-9]+$ ]] || fail "$name is '${!name}', which is not a number"
 done
+
+# Of a range of nodes, SLURM takes no more than the tasks that it starts on the fewest of them. So `lucid submit` asks
+# for one task on each node, with the cores of all its ranks.
+: "${SLURM_NTASKS_PER_NODE:=1}"
+if [[ -n ${LUCID_RANKS_PER_NODE:-} ]]; then
+    SLURM_NTASKS_PER_NODE=$LUCID_RANKS_PER_NODE
+    SLURM_CPUS_PER_TASK=$((SLURM_CPUS_PER_TASK / LUCID_RANKS_PER_NODE))
+    export SLURM_TASKS_PER_NODE="$LUCID_RANKS_PER_NODE(x$SLURM_JOB_NUM_NODES)" # for mpiexec
+fi
 
 site=$folder/site.env
 [[ -f $site && -r $site ]] || fail "$site is missing: copy site.env.example to it, and fill it in"
@@ -34,6 +43,9 @@ PYTHON=${PYTHON:-${LUCID_PYTHON:-python3}}
 python=$(type -P -- "$PYTHON") || fail "there is no '$PYTHON': set PYTHON in $site"
 PATH=$(dirname "$python"):$PATH # mpiexec of this Python comes first
 
+# How many ranks run_ranks starts.
+ranks=$((${SLURM_JOB_NUM_NODES:-1} * SLURM_NTASKS_PER_NODE))
+
 # To launchers, a colon ends the command, and the words after it are another command.
 refuse_colons() {
     local argument
@@ -42,7 +54,7 @@ refuse_colons() {
     done
 }
 
-# Runs `lucid ARGUMENTS` on all ranks of the job, in place of this shell.
+# Runs `lucid ARGUMENTS` on the ranks of the job, in place of this shell.
 run_ranks() {
     refuse_colons "$@"
     # The threads are those that SLURM was asked for, even if the login shell had set others.
@@ -54,6 +66,7 @@ run_ranks() {
     read -ra launcher <<<"$LAUNCHER"
     if [[ $launcher == srun ]]; then
         # Since SLURM 22.05 srun no longer takes the number of cores from the job. One failing rank ends all ranks.
+        launcher+=(--nodes="$(nodes_in_use)" --ntasks-per-node="$SLURM_NTASKS_PER_NODE")
         launcher+=(--cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1)
     fi
     if [[ $LAUNCHER == *pmi2* ]]; then
@@ -71,7 +84,7 @@ run_ranks() {
     if [[ -n ${SCRATCH:-} ]]; then
         export TMPDIR=$SCRATCH NUMBA_CACHE_DIR=$SCRATCH/lucid-kernels
     fi
-    exec "${launcher[@]}" -n $((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE)) \
+    exec "${launcher[@]}" -n "$ranks" \
         "$python" -P -m lucid.launch.rank_parent -P -m mpi4py -m lucid "$@"
 }
 
@@ -83,6 +96,22 @@ check_nodes() {
     fi
 }
 
+# The first nodes of the job are filled.
+nodes_in_use() {
+    echo $(((ranks + SLURM_NTASKS_PER_NODE - 1) / SLURM_NTASKS_PER_NODE))
+}
+
+# Lowers `ranks` to the most that these settings allow. The job may have got any number of nodes (--nodes=1-32).
+use_ranks_that_serve() {
+    local most=$ranks
+    ((most > 1)) || return 0
+    ranks=$("$python" -P -m lucid plan "$@" --most-ranks "$most")
+    if ((ranks < most)); then
+        echo "slurm: starts $ranks ranks, the most that the settings allow where there is room for $most;" \
+            "idle nodes: $((SLURM_JOB_NUM_NODES - $(nodes_in_use)))"
+    fi
+}
+
 # Runs `lucid train ARGUMENTS` until it ends, or until SIGUSR1 asks for the nodes. Then the ranks save, and the job is
 # queued again and resumes. After scancel, which sends SIGTERM, the ranks save too, but the job ends. `lucid submit`
 # leaves the command that submitted the job in LUCID_COMMAND.
@@ -90,6 +119,7 @@ train_or_requeue() {
     local code=0 step asking=()
     echo "slurm: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), on $SLURM_JOB_NODELIST"
     check_nodes
+    use_ranks_that_serve "$@"
     run_ranks train "$@" &
     step=$!
     trap 'kill -s TERM "$step" || true' TERM

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lucid.errors import ConfigError
 from lucid.launch import mpirun
 
 
@@ -12,8 +11,8 @@ def run(arguments: Sequence[str]) -> int:
     return mpirun.main(arguments, progress)
 
 
-def progress(config: Path, overrides: Sequence[str]) -> tuple[int, Callable[[int], bool]]:
-    """Return the step of a run's newest whole checkpoint (0: none), and a test of which numbers of ranks it allows.
+def progress(config: Path, overrides: Sequence[str]) -> tuple[int, Callable[[int], int]]:
+    """Return the step of a run's newest whole checkpoint (0: none), and its settings' `ranks_that_serve`.
 
     The libraries that read settings and checkpoints are imported here, because only restarts need them. Raises
     `LucidError`.
@@ -23,12 +22,4 @@ def progress(config: Path, overrides: Sequence[str]) -> tuple[int, Callable[[int
 
     settings = load(config, overrides)
     checkpoint, _ = CheckpointStore(settings.run_folder / "checkpoints").newest()
-
-    def allowed(ranks: int) -> bool:
-        try:
-            settings.check_ranks(ranks)
-        except ConfigError:
-            return False
-        return True
-
-    return (checkpoint.state.step if checkpoint else 0), allowed
+    return (checkpoint.state.step if checkpoint else 0), settings.ranks_that_serve

@@ -41,6 +41,15 @@ def plan(
         int | None,
         typer.Option(min=1, help="Number of ranks. Default: as many as were launched.", show_default=False),
     ] = None,
+    most_ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Print only the largest number of ranks, N or fewer, that the settings allow; for job scripts.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Print what a run will need and do: epochs, micro-batches, memory, checkpoints, FLOPs and time.
 
@@ -52,10 +61,15 @@ def plan(
         lucid plan my.yaml --ranks 2
 
         lucid plan my.yaml --ranks 8 train.micro_batch=8
+
+        lucid plan my.yaml --most-ranks 12
     """
     if not is_first_rank():
         return
     settings, launched = load(config, overrides or ()), announced()
+    if most_ranks is not None:
+        print(settings.ranks_that_serve(most_ranks))
+        return
     size = ranks or (launched.size if launched else None) or 1
     settings.check_ranks(size)
     missing = [folder for folder in settings.folders if not os.path.lexists(folder)]

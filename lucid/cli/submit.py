@@ -6,9 +6,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,13 +16,36 @@ import lucid
 from lucid.cli.recipes import shipped
 from lucid.errors import ExitCode, LaunchError
 from lucid.launch.options import COMMAND_VARIABLE, command_line
-from lucid.training.config import load
+from lucid.training.config import RunConfig, load
 
 _OTHER_COMMANDS = ("prepare", "evaluate", "doctor")
 # job.sh checks site.env. The output of site.env itself does not belong to the answer.
 _ASK_SITE = 'source "$1/job.sh" >&2 || exit; printf "%s\\0" "${ACCOUNT:-}" "${CPU_PARTITION:-}" "${GPU_PARTITION:-}"'
 
 submit = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """From how many nodes to how many a job takes: as many as are free."""
+
+    least: int
+    most: int
+
+    @classmethod
+    def parse(cls, text: str) -> "_Nodes":
+        """Read N or A-B."""
+        least, _, most = text.partition("-")
+        if not re.fullmatch("[1-9][0-9]{0,5}(-[1-9][0-9]{0,5})?", text) or int(most or least) < int(least):
+            raise typer.BadParameter(f"'{text}' is neither a number of nodes nor a range such as 1-8")
+        return cls(int(least), int(most or least))
+
+    @property
+    def are_a_range(self) -> bool:
+        return self.least < self.most
+
+    def __str__(self) -> str:
+        return f"{self.least}-{self.most}" if self.are_a_range else str(self.most)
 
 
 @submit.command(context_settings={"ignore_unknown_options": True})
@@ -36,7 +59,14 @@ def _submit(
             show_default=False,
         ),
     ],
-    nodes: Annotated[int | None, typer.Option(min=1, help="Number of nodes. Default: 1.")] = None,
+    nodes: Annotated[
+        _Nodes | None,
+        typer.Option(
+            metavar="N|A-B",
+            parser=_Nodes.parse,
+            help="Number of nodes; or a range, of which each start of the job takes as many as are free. Default: 1.",
+        ),
+    ] = None,
     ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on each node. Default: 1.")] = None,
     threads_per_rank: Annotated[
         int | None, typer.Option(min=1, help="Cores for each rank. Default: the template's.")
@@ -75,12 +105,15 @@ def _submit(
 
         lucid submit my.yaml --nodes 2 --ranks-per-node 4 train.steps=20000
 
+        lucid submit my.yaml --nodes 1-32 --ranks-per-node 4
+
         lucid submit my.yaml --sweep train.seed=1,2,3
 
         lucid submit --threads-per-rank 32 prepare books/ --output data/books
     """
     job = _Job(tuple(arguments), nodes, ranks_per_node, threads_per_rank, gpus_per_node, time, sweep)
     job.check()
+    job = job.on_nodes_that_serve()
     folder = _folder(slurm)
     environment = os.environ | {"LUCID_PYTHON": sys.executable}
     ask = ["bash", "-c", _ASK_SITE, "bash", str(folder)]
@@ -94,6 +127,7 @@ def _submit(
     sbatch = shutil.which("sbatch")
     if sbatch is None:
         raise LaunchError("there is no sbatch: this is no login node of a SLURM cluster")
+    os.environ.pop("LUCID_RANKS_PER_NODE", None)  # of a job that this command runs in
     os.environ[COMMAND_VARIABLE] = command_line(sys.argv)  # the job says how to resume
     return os.execv(sbatch, command)
 
@@ -103,7 +137,7 @@ class _Job:
     """The options and arguments of the command."""
 
     arguments: tuple[str, ...]
-    nodes: int | None
+    nodes: _Nodes | None
     ranks_per_node: int | None
     threads_per_rank: int | None
     gpus_per_node: int | None
@@ -113,6 +147,10 @@ class _Job:
     @property
     def trains(self) -> bool:
         return self.arguments[0] not in _OTHER_COMMANDS
+
+    @property
+    def ranks_on_node(self) -> int:
+        return self.gpus_per_node or self.ranks_per_node or 1
 
     def check(self) -> None:
         """Raise `LucidError` for a mistake, so that the user learns of it now and not when the job starts."""
@@ -127,10 +165,13 @@ class _Job:
         if self.sweep and not re.fullmatch(r"[a-z_.]+=[^,]+(,[^,]+)*", self.sweep):
             raise LaunchError(f"--sweep takes KEY=VALUE,VALUE,..., got '{self.sweep}'")
         if not self.trains:
-            if self.arguments[0] == "prepare" and (self.nodes or 1) * (self.ranks_per_node or 1) > 1:
+            nodes = self.nodes.most if self.nodes else 1
+            if self.arguments[0] == "prepare" and max(nodes, self.ranks_per_node or 1) > 1:
                 raise LaunchError("lucid prepare runs on one node: leave out --nodes and --ranks-per-node")
             if self.gpus_per_node or self.sweep:
                 raise LaunchError(f"--gpus-per-node and --sweep are for training, not for {self.arguments[0]}")
+            if self.nodes and self.nodes.are_a_range:
+                raise LaunchError(f"a range of nodes is for training, not for {self.arguments[0]}: give one number")
             return
         for argument in self.arguments:
             if argument.startswith("-"):
@@ -139,15 +180,39 @@ class _Job:
             raise LaunchError("--sweep is for CPU nodes: leave out --gpus-per-node")
         if self.gpus_per_node and self.ranks_per_node:
             raise LaunchError("--gpus-per-node brings one rank for each GPU: leave out --ranks-per-node")
+
+    def settings(self) -> list[RunConfig]:
+        """Return the settings of each run that the job trains. Raises `LucidError`."""
         config, *overrides = self.arguments
         key, _, values = (self.sweep or "").partition("=")
-        for value in values.split(","):
-            load(Path(config), [*overrides, *([f"{key}={value}"] if key else [])])
+        return [load(Path(config), [*overrides, *([f"{key}={value}"] if key else [])]) for value in values.split(",")]
+
+    def on_nodes_that_serve(self) -> "_Job":
+        """Return this job without nodes that its settings could not use. Raises `ConfigError` for too many of them."""
+        settings, nodes = self.settings() if self.trains else [], self.nodes
+        if not settings or nodes is None:
+            return self
+        if not nodes.are_a_range:
+            for each in settings:
+                each.check_ranks(nodes.most * self.ranks_on_node)
+            return self
+        ranks = max(each.ranks_that_serve(nodes.most * self.ranks_on_node) for each in settings)
+        most = -(-ranks // self.ranks_on_node)
+        if most < nodes.least:
+            raise LaunchError(
+                f"--nodes is {nodes}, but the settings allow {ranks} ranks at most, for which {most} nodes have room"
+            )
+        if most < nodes.most:
+            print(
+                f"lucid submit: the settings allow {ranks} ranks at most: the job takes {most} nodes at most",
+                file=sys.stderr,
+            )
+        return replace(self, nodes=_Nodes(nodes.least, most))
 
     def command(self, folder: Path, account: str, cpu_partition: str, gpu_partition: str) -> list[str]:
         """Return the command that submits the job with a template in `folder`, for this account and partition."""
         template, arguments = "pretrain_cpu", self.arguments
-        options = {
+        options: dict[str, Any] = {
             "--export": f"ALL,LUCID_SLURM={folder},LUCID_PYTHON={sys.executable}",
             "--account": account,
             "--partition": gpu_partition if self.gpus_per_node else cpu_partition,
@@ -167,8 +232,23 @@ class _Job:
             template = "array"
             options["--array"] = f"0-{self.sweep.count(',')}"
             arguments = (self.arguments[0], self.sweep, *self.arguments[1:])
+        if self.nodes and self.nodes.are_a_range:
+            # SLURM would take no more nodes than tasks, of which there are those of the fewest nodes. So it is asked
+            # for one task a node, with the cores of all ranks (slurm/job.sh).
+            cores = self.threads_per_rank or _cores_of_task(folder / f"{template}.sbatch")
+            options["--export"] += f",LUCID_RANKS_PER_NODE={self.ranks_on_node}"
+            options |= {"--ntasks-per-node": None, "--cpus-per-task": cores * self.ranks_on_node}
         given = [f"{name}={value}" for name, value in options.items() if value]
         return ["sbatch", *given, f"{folder}/{template}.sbatch", *arguments]
+
+
+def _cores_of_task(template: Path) -> int:
+    """Return the cores of a task in a job template. Raises `LaunchError` if it has the tasks of a node, too."""
+    text = template.read_text()
+    if re.search(r"^#SBATCH.*--ntasks-per-node", text, re.MULTILINE):
+        raise LaunchError(f"remove --ntasks-per-node from {template}: with it SLURM takes too few of a range of nodes")
+    found = re.search(r"^#SBATCH.*--cpus-per-task=([0-9]+)", text, re.MULTILINE)
+    return int(found[1]) if found else 1
 
 
 def _folder(given: Path | None) -> Path:

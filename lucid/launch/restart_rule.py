@@ -51,8 +51,10 @@ class GiveUp:
     sentence: str
 
 
-def decide(policy: RestartPolicy, attempts: Sequence[AttemptEnd], allowed: Callable[[int], bool]) -> Restart | GiveUp:
-    """Return what to do after these attempts. `allowed` says whether the settings allow a number of ranks."""
+def decide(
+    policy: RestartPolicy, attempts: Sequence[AttemptEnd], ranks_that_serve: Callable[[int], int]
+) -> Restart | GiveUp:
+    """Return what to do after these attempts. `ranks_that_serve` is the one of the settings (`RunConfig`)."""
     last, count = attempts[-1], len(attempts)
     checkpoint = f"step {last.step:,}" if last.step else "none"
     what = f"{_in_words(last.exit_code)}, newest checkpoint: {checkpoint}"
@@ -62,7 +64,7 @@ def decide(policy: RestartPolicy, attempts: Sequence[AttemptEnd], allowed: Calla
     if count > 1 and last.step <= attempts[-2].step:
         return GiveUp(f"{what}; gives up after {starts}, the last of which brought no newer checkpoint")
     lost = [host for host in policy.hosts if host not in last.hosts]
-    ranks = _most_ranks(policy, len(last.hosts), allowed) if lost else policy.ranks
+    ranks = ranks_that_serve(_room(policy, len(last.hosts))) if lost else policy.ranks
     where = _counted(ranks, "rank")
     if policy.hosts:
         where += f" on {_counted(len(last.hosts), 'host')}"
@@ -74,11 +76,10 @@ def decide(policy: RestartPolicy, attempts: Sequence[AttemptEnd], allowed: Calla
     return Restart(ranks, last.hosts, wait, f"{what}; restart {count} of {policy.restarts} in {wait} s with {where}")
 
 
-def _most_ranks(policy: RestartPolicy, hosts_left: int, allowed: Callable[[int], bool]) -> int:
-    """Return the largest allowed number of ranks with no more of them on a host than before, or 0."""
+def _room(policy: RestartPolicy, hosts_left: int) -> int:
+    """Return for how many ranks the hosts have room, with no more of them on a host than before."""
     ranks_per_host = -(-policy.ranks // len(policy.hosts))
-    most = min(policy.ranks, ranks_per_host * hosts_left)
-    return next((ranks for ranks in range(most, 0, -1) if allowed(ranks)), 0)
+    return min(policy.ranks, ranks_per_host * hosts_left)
 
 
 def _in_words(exit_code: int) -> str:

@@ -15,8 +15,8 @@ from lucid.launch.attempt import STOP_SIGNALS, Ended, say
 from lucid.launch.options import Options, Restarts
 from lucid.launch.restart_rule import AttemptEnd, GiveUp, RestartPolicy, decide
 
-# From a run's file and overrides to the step of its newest whole checkpoint, and which numbers of ranks it allows.
-Progress = Callable[[Path, Sequence[str]], tuple[int, Callable[[int], bool]]]
+# From a run's file and overrides to the step of its newest whole checkpoint, and to the function `ranks_that_serve`.
+Progress = Callable[[Path, Sequence[str]], tuple[int, Callable[[int], int]]]
 # Starts so many ranks on these hosts, and waits for their end.
 Attempt = Callable[[int, tuple[str, ...]], Ended]
 
@@ -42,11 +42,11 @@ def supervise(
         ended = attempt(ranks, hosts)
         if ended.stop_asked or ended.exit_code in FINAL:
             return ended.status
-        step, allowed = progress(Path(config), overrides)
+        step, ranks_that_serve = progress(Path(config), overrides)
         lost = hostfile.unusable(policy.hosts)
         answering = tuple(host for host in policy.hosts if host not in lost)
         attempts.append(AttemptEnd(ended.exit_code, step, answering))
-        decision = decide(policy, attempts, allowed)
+        decision = decide(policy, attempts, ranks_that_serve)
         say(decision.sentence)
         if isinstance(decision, GiveUp):
             return ended.status

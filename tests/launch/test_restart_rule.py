@@ -9,8 +9,8 @@ THREE_HOSTS = RestartPolicy(restarts=5, ranks=12, min_ranks=4, backoff=2, hosts=
 
 
 def shares(global_batch):
-    """Whether ranks share a global batch evenly, as `RunConfig.check_ranks` says."""
-    return lambda ranks: global_batch % ranks == 0
+    """The function `ranks_that_serve` of settings under which ranks share a global batch evenly."""
+    return lambda most: max((ranks for ranks in range(1, most + 1) if global_batch % ranks == 0), default=0)
 
 
 def failures(*steps, exit_code=9, hosts=()):
@@ -80,7 +80,7 @@ def test_a_lost_host_means_fewer_ranks():
 
 def test_the_ranks_are_as_many_as_the_settings_allow():
     assert decide(THREE_HOSTS, failures(40, hosts=("a", "c")), shares(36)).ranks == 6
-    power_of_two = decide(THREE_HOSTS, failures(40, hosts=("a",)), lambda ranks: ranks & (ranks - 1) == 0)
+    power_of_two = decide(THREE_HOSTS, failures(40, hosts=("a",)), lambda most: 1 << most.bit_length() - 1)
     assert power_of_two.ranks == 4
 
 

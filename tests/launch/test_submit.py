@@ -14,6 +14,8 @@ from lucid.launch.mpirun import MEMORY_VARIABLES
 
 REPOSITORY = Path(__file__).parents[2]
 SITE = f'PYTHON={sys.executable}\nLAUNCHER="srun --mpi=pmi2 --verbose"\n'
+# Settings that allow 1, 2 or 4 ranks.
+EXACT = ("train.reduction=exact", "train.micro_batch=3")
 # As SLURM sets them in a job of two nodes.
 IN_A_JOB = {
     "SLURM_JOB_ID": "7",
@@ -22,6 +24,7 @@ IN_A_JOB = {
     "SLURM_NTASKS_PER_NODE": "4",
     "SLURM_CPUS_PER_TASK": "3",
 }
+ONE_RANK = {"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS_PER_NODE": "1"}
 # Replaces srun: prints the command and variables of ranks, and runs $ENDS.
 SRUN = """#!/bin/bash
 echo "srun $*"
@@ -79,11 +82,27 @@ def plan(run):
 
 
 def test_a_run_is_submitted_with_what_was_asked_for(plan, home):
-    options = ("--nodes", "2", "--ranks-per-node", "4", "--threads-per-rank", "3", "--time", "8:00:00")
+    options = ("--nodes", "2", "--ranks-per-node", "3", "--threads-per-rank", "4", "--time", "8:00:00")
     command = plan("run.yaml", *options, "train.steps=60")
-    expected = ["--ntasks-per-node=4", "--nodes=2", "--cpus-per-task=3", "--time=8:00:00", "--job-name=run"]
+    expected = ["--ntasks-per-node=3", "--nodes=2", "--cpus-per-task=4", "--time=8:00:00", "--job-name=run"]
     assert command[:2] == ["sbatch", f"--export=ALL,LUCID_SLURM={home}/slurm,LUCID_PYTHON={sys.executable}"]
     assert command[2:] == [*expected, f"{home}/slurm/pretrain_cpu.sbatch", "run.yaml", "train.steps=60"]
+
+
+def test_a_range_of_nodes_ends_at_the_most_that_the_settings_can_use(run):
+    finished = run("launch/submit.sh", "--dry-run", "run.yaml", "--nodes", "1-32", "--ranks-per-node", "2", *EXACT)
+    assert ",LUCID_RANKS_PER_NODE=2 --nodes=1-2 --cpus-per-task=2 " in finished.stdout
+    assert "--ntasks-per-node" not in finished.stdout
+    said = "lucid submit: the settings allow 4 ranks at most: the job takes 2 nodes at most\n"
+    assert (finished.returncode, finished.stderr) == (0, said)
+
+
+def test_a_template_with_a_number_of_tasks_would_cut_a_range_short(run, home):
+    template = home / "slurm" / "pretrain_cpu.sbatch"
+    template.write_text(template.read_text().replace("#SBATCH --nodes=1", "#SBATCH --ntasks-per-node=1"))
+    finished = run("launch/submit.sh", "--dry-run", "run.yaml", "--nodes", "1-2")
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert f"remove --ntasks-per-node from {template}: with it SLURM takes too few" in finished.stderr
 
 
 def test_account_and_partition_come_from_the_site(plan, home):
@@ -112,6 +131,10 @@ def test_other_commands_keep_their_own_options(plan, home):
         (("nothing.yaml",), "nothing.yaml"),
         (("run.yaml", "--nodes", "two"), "--nodes"),
         (("run.yaml", "--nodes"), "--nodes"),
+        (("run.yaml", "--nodes", "4-2"), "'4-2' is neither a number of nodes nor a range such as 1-8"),
+        (("run.yaml", "--nodes", "3", *EXACT), "can be summed on 1 or 2 or 4 ranks, not on 3"),
+        (("run.yaml", "--nodes", "5-8", *EXACT), "the settings allow 4 ranks at most, for which 4 nodes have room"),
+        (("--nodes", "1-2", "evaluate", "run"), "a range of nodes is for training, not for evaluate"),
         (("run.yaml", "--ranks-per-node", "0"), "--ranks-per-node"),
         (("run.yaml", "--time", "soon"), "--time takes minutes, H:M:S or D-H:M:S, got 'soon'"),
         (("run.yaml", "--sweep", "train.seed"), "--sweep takes KEY=VALUE,VALUE,..., got 'train.seed'"),
@@ -183,10 +206,39 @@ def test_ranks_get_the_cores_of_the_job_and_the_values_of_the_site(run, home, tm
     (home / "slurm" / "site.env").write_text(f"{SITE}INTERFACE=ib0\nSCRATCH={tmp_path}\n")
     finished = run("slurm/evaluate.sbatch", "runs/mine", **IN_A_JOB)
     command, variables = finished.stdout.splitlines()
-    options = "--mpi=pmi2 --verbose --cpus-per-task=3 --kill-on-bad-exit=1 -n 8"
+    options = "--mpi=pmi2 --verbose --nodes=2 --ntasks-per-node=4 --cpus-per-task=3 --kill-on-bad-exit=1 -n 8"
     assert command.startswith(f"srun {options} {sys.executable} -P -m lucid.launch.rank_parent -P -m mpi4py -m lucid")
     assert command.endswith("lucid evaluate runs/mine")
     assert variables == f"3 3 ofi ib0 {tmp_path}/lucid-kernels"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "on_node", "used", "ranks", "idle"), [("3", "1", "2", "2", "1"), ("1", "8", "1", "4", "0")]
+)
+def test_a_job_starts_as_many_ranks_as_serve_the_settings(run, nodes, on_node, used, ranks, idle):
+    there = IN_A_JOB | {"SLURM_JOB_NUM_NODES": nodes, "SLURM_NTASKS_PER_NODE": on_node}
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", *EXACT, **there)
+    room = int(nodes) * int(on_node)
+    said = f"slurm: starts {ranks} ranks, the most that the settings allow where there is room for {room}; idle nodes: "
+    assert f"{said}{idle}\n" in finished.stdout
+    cores = "--cpus-per-task=3"
+    assert f" --nodes={used} --ntasks-per-node={on_node} {cores} --kill-on-bad-exit=1 -n {ranks} " in finished.stdout
+
+
+def test_a_job_on_a_range_of_nodes_divides_the_cores_of_a_node_among_its_ranks(run, home):
+    (home.parent / "bin" / "srun").write_text('#!/bin/sh\necho "$SLURM_TASKS_PER_NODE: $*"\n')
+    given = {"SLURM_CPUS_PER_TASK": "6", "LUCID_RANKS_PER_NODE": "2"}
+    there = {name: value for name, value in IN_A_JOB.items() if name != "SLURM_NTASKS_PER_NODE"}
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", *EXACT, **there | given)
+    assert "\n2(x2): --mpi=pmi2 --verbose --nodes=2 --ntasks-per-node=2 --cpus-per-task=3 " in finished.stdout
+    assert " -n 4 " in finished.stdout
+
+
+def test_a_job_whose_settings_have_become_wrong_starts_no_ranks(run):
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", "train.stps=2", **IN_A_JOB)
+    assert finished.returncode == 2
+    assert "train.stps" in finished.stderr
+    assert "srun" not in finished.stdout
 
 
 def test_jobs_and_lucid_launch_set_glibc_in_the_same_way(run, home):
@@ -195,7 +247,9 @@ def test_jobs_and_lucid_launch_set_glibc_in_the_same_way(run, home):
     assert {f"{name}={value}" for name, value in MEMORY_VARIABLES.items()} <= set(finished.stdout.splitlines())
 
 
-@pytest.mark.parametrize("variable", ["SLURM_JOB_NUM_NODES", "SLURM_NTASKS_PER_NODE", "SLURM_ARRAY_TASK_ID"])
+@pytest.mark.parametrize(
+    "variable", ["SLURM_JOB_NUM_NODES", "SLURM_NTASKS_PER_NODE", "SLURM_ARRAY_TASK_ID", "LUCID_RANKS_PER_NODE"]
+)
 def test_a_command_in_place_of_a_number_is_refused_and_not_run(run, tmp_path, variable):
     variables = IN_A_JOB | {"SLURM_ARRAY_TASK_ID": "0", variable: "x[$(touch made)]"}
     finished = run("slurm/array.sbatch", "run.yaml", "train.seed=1,2", **variables)
@@ -208,7 +262,7 @@ def test_words_of_the_site_and_of_arguments_are_passed_on_and_not_run(run, home,
     (home / "slurm" / "site.env").write_text(f"PYTHON={sys.executable}\nLAUNCHER='srun * $(touch made)'\n")
     finished = run("slurm/evaluate.sbatch", "$(touch made)", "; touch made", "*", **IN_A_JOB)
     command = finished.stdout.splitlines()[0]
-    assert command.startswith("srun * $(touch made) --cpus-per-task=3 ")
+    assert command.startswith("srun * $(touch made) --nodes=2 ")
     assert command.endswith("lucid evaluate $(touch made) ; touch made *")
     assert not (tmp_path / "made").exists()
 
@@ -241,7 +295,9 @@ def test_a_job_needs_as_many_ranks_as_gpus(run):
 )
 def test_nodes_are_checked_before_the_first_start_if_the_site_says_so(run, home, restarts, ends, code, commands):
     (home / "slurm" / "site.env").write_text(f"{SITE}CHECK_NODES=yes\n")
-    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, SLURM_RESTART_COUNT=restarts, **IN_A_JOB)
+    finished = run(
+        "slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, SLURM_RESTART_COUNT=restarts, **IN_A_JOB | ONE_RANK
+    )
     assert finished.returncode == code
     assert re.findall(r"-m lucid (\w+)", finished.stdout) == commands
     said = "lucid doctor has found errors on node[1-2], and training was not started"
@@ -267,7 +323,7 @@ SIGNALLED = "trap 'exit {code}' USR1; kill -USR1 $PPID; while kill -0 $PPID; do 
 )
 def test_a_preempted_job_is_queued_again_unless_it_failed(run, ends, code, queued_again):
     submitted = {"LUCID_COMMAND": "lucid submit run.yaml"}
-    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **submitted, **IN_A_JOB)
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **submitted, **IN_A_JOB | ONE_RANK)
     assert finished.returncode == code, finished.stderr
     assert ("scontrol requeue 7\n" in finished.stdout) == queued_again
     saved = "slurm: the run is saved" in finished.stdout
@@ -280,7 +336,7 @@ def test_a_task_is_queued_again_without_the_rest_of_its_array(run, tmp_path):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
     array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
     ends = SIGNALLED.format(code=75)
-    finished = run("slurm/array.sbatch", "run.yaml", "train.seed=1,2", ENDS=ends, **array, **IN_A_JOB)
+    finished = run("slurm/array.sbatch", "run.yaml", "train.seed=1,2", ENDS=ends, **array, **IN_A_JOB | ONE_RANK)
     assert "scontrol requeue 7_1\n" in finished.stdout
     assert "train.seed=2" in finished.stdout
     assert "-seed-2\n" in finished.stdout
@@ -289,7 +345,7 @@ def test_a_task_is_queued_again_without_the_rest_of_its_array(run, tmp_path):
 def test_a_job_that_cannot_be_queued_again_says_how_to_resume(run, tmp_path):
     (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     ends = SIGNALLED.format(code=75)
-    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB)
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, **IN_A_JOB | ONE_RANK)
     assert finished.returncode == 2
     assert "job 7 could not be queued again; to resume the run: submit it again" in finished.stderr
 

@@ -36,18 +36,17 @@ def weights(run_folder):
     return (find_model(run_folder) / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("launcher", ["srun --mpi=pmi2", "mpiexec"])
 def test_a_preempted_job_goes_on_and_ends_with_the_weights_of_an_undisturbed_run(
-    submit, undisturbed, run_file, tmp_path, launcher
+    submit, undisturbed, run_file, tmp_path
 ):
-    job = submit(str(run_file), "--nodes", "2", "--ranks-per-node", "1", *LONG, launcher=launcher)
+    job = submit(str(run_file), "--nodes", "2", "--ranks-per-node", "1", *LONG)
     job.wait_for("step  10/200")
     assert job.shown("NodeList") == "node[1-2]"
     job.signal()
     job.wait_for("is queued again")
     assert "stopped at step" in job.output
     # srun kills a rank that ends after another one, and then does not say that all have saved.
-    ended = "the run is saved|the ranks have ended" if launcher.startswith("srun") else "the run is saved"
+    ended = "the run is saved|the ranks have ended"
     assert re.search(rf"slurm: ({ended}), and job {job.number} is queued again: it resumes by itself", job.output)
     assert job.wait() == "COMPLETED", job.output
     assert (job.shown("Restarts"), job.output.count("on 2 ranks with 6 each")) == ("1", 2)
@@ -55,6 +54,33 @@ def test_a_preempted_job_goes_on_and_ends_with_the_weights_of_an_undisturbed_run
     # The second start is the run's second attempt: what an orphan of the first went on to write would be older.
     assert "checkpoints/0002-00000200" in job.output
     assert weights(tmp_path / "run") == weights(undisturbed)
+
+
+def test_a_job_goes_on_with_the_nodes_that_are_free_and_ends_with_the_weights_of_an_undisturbed_run(
+    cluster, submit, run_ranks, run_file, home, tmp_path, losses
+):
+    exact = (*LONG, "train.reduction=exact", "train.micro_batch=3")
+    job = submit(str(run_file), "--nodes", "1-2", *exact)
+    job.wait_for("step  10/200")
+    # The second start is on the node that is left, with another launcher; the third is on both again.
+    cluster.run("scontrol", "update", "NodeName=node2", "State=drain", "Reason=test")
+    (home / "slurm" / "site.env").write_text(f"PYTHON={sys.executable}\nLAUNCHER=mpiexec\n")
+    job.signal()
+    job.wait_for("start 2, on node1\n")
+    cluster.run("scontrol", "update", "NodeName=node2", "State=resume")
+    until(lambda: job.output.count("resumes from step") == 1)
+    job.signal()
+    job.wait_for("start 3, on node[1-2]\n")
+    assert job.wait() == "COMPLETED", job.output
+    assert re.findall(r"on (\d) ranks? with", job.output) == ["2", "1", "2"]
+    assert job.output.count("stopped at step") == 2
+    # mpiexec's exit code says that all have saved.
+    assert f"slurm: the run is saved, and job {job.number} is queued again" in job.output.partition("start 2, on")[2]
+    undisturbed = run_ranks(1, *TRAIN, str(run_file), *exact, f"run_folder={tmp_path / 'undisturbed'}", seconds=150)
+    assert undisturbed.returncode == 0, undisturbed.stdout
+    assert losses(tmp_path / "run") == losses(tmp_path / "undisturbed")
+    assert losses(tmp_path / "run").keys() == set(range(10, 201, 10))
+    assert weights(tmp_path / "run") == weights(tmp_path / "undisturbed")
 
 
 def test_a_signal_that_comes_before_the_ranks_is_not_lost(submit, run_file):

@@ -268,3 +268,9 @@ def test_the_global_batch_is_shared_evenly(file):
     config.check_ranks(4)
     with pytest.raises(ConfigError, match="which 3 ranks cannot share evenly: make it a multiple of 3"):
         config.check_ranks(3)
+
+
+def test_of_so_many_ranks_the_most_that_may_share_the_batch_serve(file):
+    assert load(file, ["train.global_batch=4"]).ranks_that_serve(10**9) == 4
+    config = load(file, ["train.global_batch=12", "train.reduction=exact", "train.micro_batch=1"])
+    assert [config.ranks_that_serve(most) for most in (0, 1, 2, 3, 4, 11, 10**9)] == [0, 1, 2, 2, 4, 4, 4]

@@ -3,6 +3,7 @@
 import math
 import os
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,14 @@ class RunConfig(Settings):
                     f"summed on {' or '.join(allowed)} ranks, not on {size}: start another number, or use "
                     "train.reduction=fast"
                 )
+
+    def ranks_that_serve(self, most: int) -> int:
+        """Return the largest number of ranks that may share the global batch, `most` or fewer; 0 if `most` is 0."""
+        for size in range(min(most, self.train.global_batch), 0, -1):
+            with suppress(ConfigError):
+                self.check_ranks(size)
+                return size
+        return 0
 
     def exact_micro_batches(self, size: int) -> int | None:
         """Return how many micro-batches each of `size` ranks adds to the exact reduction, None for the fast one."""
