@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from lucid.backend import Array
-from lucid.data import TRAIN, Batch, load_tokenizer, special_tokens
+from lucid.data import TRAIN, Batch, Mixture, load_tokenizer, special_tokens
 from lucid.data.origins import Origins
 from lucid.data.pairs import SegmentPairs
 from lucid.data.tokenizer import tokens_by_id
@@ -101,16 +101,8 @@ class Samples:
 
     def __init__(self, stretch: Stretch) -> None:
         self.stretch = stretch
-        config, folders = stretch.config, stretch.config.data.folders
-        if stretch.corpus and (missing := [folder for folder in folders if not folder.exists()]):
-            raise CheckpointError(f"the corpus of the run is not at {_joined(missing)}: {_how_to_say_where(config)}")
-        self.mixture = open_mixture(config)
-        if stretch.corpus and identity_of(self.mixture) != stretch.corpus:
-            raise CheckpointError(
-                f"the run in {config.run_folder} was trained with another corpus than {_joined(folders)}: put that "
-                f"back, or {_how_to_say_where(config)}"
-            )
-        self.names = corpus_names(folders)
+        self.mixture = open_same_corpora(stretch.config, stretch.corpus)
+        self.names = corpus_names(stretch.config.data.folders)
         self.tokenizer = load_tokenizer(self.mixture.samplers[0].corpus.tokenizer_folder)
         self._texts, self._mask = tokens_by_id(self.tokenizer), special_tokens(self.tokenizer).mask
         self._origins = [Origins.open(sampler.corpus.folder, TRAIN) for sampler in self.mixture.samplers]
@@ -169,6 +161,23 @@ class Samples:
             return Token(text)
         how: How = "masked" if number == self._mask else "kept" if number == label else "replaced"
         return Token(text, self._texts[label], how)
+
+
+def open_same_corpora(config: RunConfig, identity: str) -> Mixture:
+    """Open the documents for training of a run, whose corpora had this `identity`, "" before it has begun.
+
+    Raises `CheckpointError` if they are others now.
+    """
+    folders = config.data.folders
+    if identity and (missing := [folder for folder in folders if not folder.exists()]):
+        raise CheckpointError(f"the corpus of the run is not at {_joined(missing)}: {_how_to_say_where(config)}")
+    mixture = open_mixture(config)
+    if identity and identity_of(mixture) != identity:
+        raise CheckpointError(
+            f"the run in {config.run_folder} was trained with another corpus than {_joined(folders)}: put that back, "
+            f"or {_how_to_say_where(config)}"
+        )
+    return mixture
 
 
 def _joined(folders: Iterable[Path]) -> str:

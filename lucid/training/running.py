@@ -30,7 +30,7 @@ def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
 
     Threads, kernels and seed of the process follow `settings` during the run, and are restored afterwards.
     """
-    with _process_as_it_was(), watched(group, settings.train.watchdog_seconds):
+    with process_as_it_was(), watched(group, settings.train.watchdog_seconds):
         limit_threads(settings.threads_per_rank)
         opened = open_run(settings, communicator_of(settings, group))
         ranks = locate_ranks(group, threads.count(), opened.model.device)
@@ -45,7 +45,8 @@ def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
 
 
 @contextmanager
-def _process_as_it_was() -> Iterator[None]:
+def process_as_it_was() -> Iterator[None]:
+    """Restore the threads, kernels and random numbers of this process after the block."""
     # The trainer looks for numbers that are not finite, and says where they are.
     quiet = np.errstate(over="ignore", invalid="ignore")
     with threadpool_limits(), kernels.choices_kept(), random.using(random.state()), quiet:

@@ -12,6 +12,7 @@ from lucid import backend, kernels, random
 from lucid.backend import CPU, Array
 from lucid.data import Corpus
 from lucid.distributed import Communicator, DistributedDataParallel, ProcessGroup, all_or_none, choose
+from lucid.distributed.health.software import versions
 from lucid.models import BERTForPreTraining
 from lucid.nn import init
 from lucid.optim import LAMB, AdamW
@@ -44,6 +45,8 @@ class Run:
     past: list[Past] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     step: int = 0
+    # The step at which this start of the run begins.
+    began: int = 0
     samples_consumed: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
@@ -87,6 +90,9 @@ class Run:
             inherited=self.inherited.after_training(self.config.data.nsp),
             past=self.past,
             tokens=tokens,
+            ranks=self.communicator.size,
+            began=self.began,
+            software=versions() if self.is_first else {},
         )
 
 
@@ -98,13 +104,14 @@ def communicator_of(config: RunConfig, group: ProcessGroup) -> Communicator:
     return choose(group, config.distributed.backend, config.distributed.wire_dtype, config.train.device)
 
 
-def open_run(config: RunConfig, communicator: Communicator) -> Run:
-    """Open the run of `config` on the device of `communicator`.
+def open_run(config: RunConfig, communicator: Communicator, at: int | None = None) -> Run:
+    """Open the run of `config` on the device of `communicator`, at its newest checkpoint.
 
-    All ranks call this; a `LucidError` on one rank is raised on all.
+    `at` asks for its checkpoint of that step instead, or with 0 for its beginning; the run is then only read. All ranks
+    call this; a `LucidError` on one rank is raised on all.
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
-    corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store))
+    corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store, at))
     check_same_corpora(corpora, communicator)
     checkpoint = start.checkpoint
     model.to(device).bert.encoder.recompute(config.train.recompute)
@@ -127,7 +134,7 @@ def open_run(config: RunConfig, communicator: Communicator) -> Run:
 
 
 def _open_alone(
-    config: RunConfig, communicator: Communicator, store: CheckpointStore
+    config: RunConfig, communicator: Communicator, store: CheckpointStore, at: int | None = None
 ) -> tuple[Corpora, BERTForPreTraining, Start]:
     """Return what a rank opens without the others.
 
@@ -136,7 +143,8 @@ def _open_alone(
     config.check_ranks(communicator.size)
     check_run_fits(config, communicator)
     if communicator.rank == 0:
-        check_run_folder(config.run_folder)
+        if at is None:
+            check_run_folder(config.run_folder)
         # Before the rest, so that a damaged corpus is reported as such, and not by a later error that it causes.
         for folder in config.folders:
             Corpus.open(folder).verify()
@@ -151,7 +159,7 @@ def _open_alone(
     random.manual_seed(config.train.seed)
     if communicator.rank > 0:
         return corpora, _overwritten_model(config), Start(None, Inherited(), messages)
-    start = find_start(config, corpora, store)
+    start = find_start(config, corpora, store, at)
     start = replace(start, messages=messages + start.messages)
     checkpoint = start.checkpoint
     if checkpoint is None and config.initial_model is not None:
@@ -206,6 +214,7 @@ def _restore(run: Run, checkpoint: Checkpoint | None) -> None:
     run.communicator.broadcast(run.ddp.flat.values)
     run.communicator.broadcast(counters)
     run.step, run.samples_consumed, updates, run.skipped_steps, run.skipped_in_a_row = counters.tolist()
+    run.began = run.step
     if updates:
         run.optimizer.restore(moments, updates)
     run.ddp.flat.round()

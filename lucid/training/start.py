@@ -28,12 +28,12 @@ class Start:
     past: list[Past] = field(default_factory=list)
 
 
-def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore) -> Start:
-    """Find what a run of `config` starts from.
+def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: int | None = None) -> Start:
+    """Find what a run of `config` starts from: its newest checkpoint, the one of step `at`, or its beginning (0).
 
     Reads no weights. Raises a `LucidError` if the checkpoint, or the initial model, does not fit the settings.
     """
-    checkpoint, problems = store.newest()
+    checkpoint, problems = store.newest() if at is None else (store.at(at), [])
     messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
     inherited, past = Inherited(untrained=list(PARTS)), []
     if checkpoint is not None:
@@ -82,9 +82,9 @@ def _check_initial_model(config: RunConfig, corpora: Corpora, folder: Path) -> t
     given = read_config(folder)
     weights = stored_weights(folder, given)
     # A larger vocabulary may be padded.
-    difference = _shape_difference(given, config.model, _SHAPE - {"vocab_size"})
-    if difference:
-        raise ConfigError(f"initial_model: {folder} has another shape than the section model: {difference}")
+    other = _shape_difference(given, config.model, _SHAPE - {"vocab_size"})
+    if other:
+        raise ConfigError(f"initial_model: {folder} has another shape than the section model: {other}")
     if (added := config.model.vocab_size - given.vocab_size) <= 0:
         return weights, []
     return weights, [f"{folder} has {given.vocab_size:,} tokens: the rows of {added:,} more are newly initialised"]
@@ -149,16 +149,16 @@ def _other_corpus(now: RunConfig) -> str:
 def _check_fits(now: RunConfig, checkpoint: Checkpoint, advice: str) -> RunConfig:
     """Return the settings of a checkpoint. Raises `CheckpointError` if its model or optimizer is another one."""
     before = from_dict(checkpoint.state.config)
-    difference = _shape_difference(before.model, now.model)
-    if difference:
-        raise CheckpointError(f"{checkpoint.folder} was trained with another model ({difference}): {advice}")
+    other = _shape_difference(before.model, now.model)
+    if other:
+        raise CheckpointError(f"{checkpoint.folder} was trained with another model ({other}): {advice}")
     if before.optimizer.name != now.optimizer.name:
         raise CheckpointError(f"{checkpoint.folder} was trained with optimizer.name={before.optimizer.name}: {advice}")
     return before
 
 
 def _shape_difference(one: BERTConfig, other: BERTConfig, names: set[str] = _SHAPE) -> str:
-    return _difference(*({name: getattr(model, name) for name in names} for model in (one, other)))
+    return difference(*({name: getattr(model, name) for name in names} for model in (one, other)))
 
 
 def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
@@ -168,19 +168,20 @@ def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
         # accept_changed itself changes nothing in training.
         settings = [vars(getattr(run, section)) | {"accept_changed": ()} for run in (now, before)]
         if settings[0] != settings[1]:
-            sentences.append(f"settings of {section} changed: {_difference(*settings)}")
+            sentences.append(f"settings of {section} changed: {difference(*settings)}")
     return sentences
 
 
 def changed_environment(now: RunConfig, state: TrainingState, device: str) -> list[str]:
     """Return a sentence if the exact reduction may give other bits than before, because of another environment."""
-    difference = _difference(numerical_environment(device), state.numerics)
-    if now.train.reduction == "fast" or not difference:
+    changed = difference(numerical_environment(device), state.numerics)
+    if now.train.reduction == "fast" or not changed:
         return []
-    return [f"the bits of the results may differ from here on, by {difference}"]
+    return [f"the bits of the results may differ from here on, by {changed}"]
 
 
-def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> str:
+def difference(one: Mapping[str, object], other: Mapping[str, object]) -> str:
+    """Return what differs between two settings: "name VALUE instead of VALUE", joined by commas, or ""."""
     names = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
     return ", ".join(
         f"{name} {_as_written(one.get(name))} instead of {_as_written(other.get(name))}" for name in sorted(names)

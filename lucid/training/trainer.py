@@ -13,7 +13,7 @@ from functools import partial
 
 from lucid.backend import CPU
 from lucid.data import Loader
-from lucid.distributed import Stop, all_or_none, find_drift
+from lucid.distributed import Stop, StopRequest, all_or_none, find_drift
 from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.models.bert.flops import forward_flops
@@ -33,9 +33,9 @@ from lucid.training.step_message import ControlMessage, StepControl
 
 
 class Trainer:
-    """Trains one run, on this rank."""
+    """Trains one run, on this rank; a replay gets `reports` of its own."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, reports: Reports | None = None) -> None:
         self.run = run
         self.settings = run.config.train
         self._schedule = schedule_of(run.config)
@@ -43,7 +43,7 @@ class Trainer:
         self._window = Window(run.communicator, run.window, run.tokens)
         self._outcomes = Outcomes(run, self._window)
         self._checkpointing = Checkpointing(run)
-        self._reports = Reports()
+        self._reports = reports or Reports()
         self._replicas_checked = run.step
         self._evaluated = -1
 
@@ -61,6 +61,17 @@ class Trainer:
             if ended and self._evaluated != self.run.step:
                 self._evaluate()
         return ended
+
+    def replay(self, step: int, reported: bool) -> TrainingState:
+        """Take the steps up to `step` and return the state, without writing anything. All ranks call this.
+
+        `reported` says whether the last steps are reported, as those at the end of a run are.
+        """
+        with self.batches(step) as batches:
+            self.loop(batches, StopRequest())
+        if reported and self._window.steps:
+            self._report()
+        return self._checked_state()
 
     def _open_outputs(self) -> None:
         """Open all that the first rank writes. The run is valid by now, so that it may claim an attempt."""

@@ -374,7 +374,7 @@ def test_each_line_is_written_in_one_piece(run_folder):
 
 
 @pytest.mark.parametrize(
-    "command", ["prepare", "extend", "plan", "train", "show", "evaluate", "predict", "export", "plot"]
+    "command", ["prepare", "extend", "plan", "train", "show", "verify", "evaluate", "predict", "export", "plot"]
 )
 def test_every_command_has_help_with_examples(lucid, command):
     code, output, _ = lucid(command, "--help")
@@ -392,6 +392,7 @@ def test_every_command_has_help_with_examples(lucid, command):
         (["train", "/nowhere/run.yaml"], "/nowhere/run.yaml does not exist"),
         (["plan", "/nowhere/run.yaml"], "/nowhere/run.yaml does not exist"),
         (["show", "/nowhere", "--step", "1"], "/nowhere does not exist"),
+        (["verify", "/nowhere"], "/nowhere does not exist"),
         (["evaluate", "/nowhere"], "/nowhere is neither a run's folder nor a model's"),
         (["predict", "/nowhere", "x [MASK]"], "/nowhere is neither a run's folder nor a model's"),
         (["export", "/nowhere", "/nowhere/else"], "/nowhere is neither a run's folder nor a model's"),

@@ -107,6 +107,11 @@ OPENED = {
         ("show", "run", "--step", "2", "--loss"),
         ("corpus/train-00000.origins.npy", *in_corpus("train"), *in_checkpoint(*WEIGHTS, *STATE)),
     ),
+    "verify": Opened(
+        ("verify", "run", "--steps", "0:2"),
+        ("run/metrics.jsonl", *in_corpus("train", "held_out"), *in_checkpoint(*WEIGHTS, *STATE)),
+        dispensable=("run/metrics.jsonl", "corpus/tokenizer/tokenizer.json"),
+    ),
     "launch": Opened(("launch", "-n", "1", "--hostfile", "hosts", "--dry-run", "run.yaml"), ("hosts",)),
     "submit": Opened(
         ("submit", "--dry-run", "--slurm", "slurm", "run.yaml"),

@@ -4,6 +4,7 @@ Replicas would silently drift apart if two versions differed in one bit of a sum
 would hang.
 """
 
+import functools
 import hashlib
 import json
 import platform
@@ -22,17 +23,16 @@ _SOURCES = "sources of lucid"
 
 def check_same_software(communicator: Communicator, mpi_library: str) -> None:
     """Raise an agreed error if a rank runs other versions than the first one. All ranks call this together."""
-    own = {
-        "host": platform.node(),
-        "lucid": __version__,
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "MPI": mpi_library,
-    }
-    if communicator.local_rank == 0:  # the others of this host read the same files
-        own[_SOURCES] = _digest(Path(__file__).parents[2])
+    # The ranks of a host read the same files.
+    own = {"host": platform.node(), **versions(communicator.local_rank == 0), "MPI": mpi_library}
     first = json.loads(run_on_first_rank(communicator, lambda: json.dumps(own)))
     all_or_none(communicator, partial(_compare, communicator.rank, own, first))
+
+
+def versions(with_sources: bool = True) -> dict[str, str]:
+    """Return the versions that this process runs, by name, and a digest of the sources of lucid."""
+    found = {"lucid": __version__, "Python": platform.python_version(), "NumPy": np.__version__}
+    return {**found, _SOURCES: _digest(Path(__file__).parents[2])} if with_sources else found
 
 
 def _compare(rank: int, own: dict[str, str], first: dict[str, str]) -> None:
@@ -45,6 +45,7 @@ def _compare(rank: int, own: dict[str, str], first: dict[str, str]) -> None:
         )
 
 
+@functools.cache
 def _digest(folder: Path) -> str:
     """Return the first 8 hexadecimal digits of a digest of all Python files below `folder`."""
     digest = hashlib.sha256()

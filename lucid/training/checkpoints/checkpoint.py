@@ -80,7 +80,8 @@ class TrainingState:
     report yet (`Window.totals`). `numerics` is the `numerical_environment`. `training_seconds` is the time of the steps
     alone, without evaluations and checkpoints. `products` are the algorithms of products on GPUs. `past` has the
     stretches with other samples before the present one, in order. `tokens` counts those of all steps, without padding.
-    Earlier versions noted neither (None).
+    `ranks` is the number of ranks, `began` the step at which this start of the run began, `software` the `versions`.
+    Earlier versions noted none of these (None).
     """
 
     step: Counter
@@ -98,6 +99,9 @@ class TrainingState:
     inherited: Inherited = field(default_factory=Inherited)
     past: list[Past] | None = None
     tokens: Counter | None = None
+    ranks: Counter | None = None
+    began: Counter | None = None
+    software: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def as_past(self, known: bool) -> Past:
@@ -132,10 +136,11 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files match their checksums."""
+    """A checkpoint whose files match their checksums. `weights_digest` is the SHA-256 of `model.safetensors`."""
 
     folder: Path
     state: TrainingState
+    weights_digest: str
 
     def load(self, model: BERTForPreTraining, optimizer: MomentOptimizer) -> dict[str, np.ndarray]:
         """Copy the weights into `model`, and return the moments for `optimizer.restore`."""
@@ -189,16 +194,17 @@ def _inherited_before(config: dict[str, Any]) -> Inherited:
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Return the checkpoint in `folder`. Raises `CheckpointError` that says what is missing or altered."""
-    return Checkpoint(folder, _checked_state(folder, whole=True))
+    state, checksums = _checked_state(folder, whole=True)
+    return Checkpoint(folder, state, checksums[hub.WEIGHTS_FILE])
 
 
 def read_state(folder: Path) -> TrainingState:
     """Return the state in the checkpoint `folder`, whose other files are not read. Raises `CheckpointError`."""
-    return _checked_state(folder, whole=False)
+    return _checked_state(folder, whole=False)[0]
 
 
-def _checked_state(folder: Path, whole: bool) -> TrainingState:
-    """Return the state of a checkpoint, after a check of that file, or of the `whole` checkpoint."""
+def _checked_state(folder: Path, whole: bool) -> tuple[TrainingState, dict[str, str]]:
+    """Return the state of a checkpoint and its checksums, after a check of that file, or of the `whole` checkpoint."""
     name = MANIFEST_FILE
     try:
         _check_is_file(folder, name)
@@ -215,7 +221,7 @@ def _checked_state(folder: Path, whole: bool) -> TrainingState:
         state = parse_dataclass(TrainingState, text)
         if "inherited" not in content:
             state = replace(state, inherited=_inherited_before(state.config))
-        return state
+        return state, manifest
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"{folder} is not a whole checkpoint: {Path(error.filename).name} is missing") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:

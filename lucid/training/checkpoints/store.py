@@ -79,6 +79,16 @@ class CheckpointStore:
             raise self._unusable(problems[0])
         return None, problems
 
+    def at(self, step: int) -> Checkpoint | None:
+        """Return the whole checkpoint of `step`, None for step 0. Raises `CheckpointError` if there is none."""
+        if step == 0:
+            return None
+        found = {state.step: folder for folder, state in self.states()[0].items()}
+        if step not in found:
+            known = ", ".join(map(str, sorted(found))) or "no step"
+            raise CheckpointError(f"{self.folder} has no checkpoint of step {step}, but of {known}")
+        return open_checkpoint(found[step])
+
     def _unusable(self, problem: str) -> CheckpointError:
         return CheckpointError(
             f"no checkpoint in {self.folder} can be used ({problem}): repair it, or move the folder away to start over"

@@ -23,6 +23,17 @@ from lucid.training.config.sections import (
     TrainSettings,
 )
 
+# Settings that change the loss of a step by rounding at most: where files lie, how fast a run is, what it keeps.
+_WITHOUT_EFFECT = {
+    "run_folder",
+    *(f"data.{key}" for key in ("path", "workers", "prefetch")),
+    "optimizer.sharded",
+    *(f"train.{key}" for key in ("threads_per_rank", "device", "cuda_graphs", "recompute", "check_replicas_every")),
+    *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
+    *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds")),
+    *(f"distributed.{key}" for key in ("backend", "bucket_megabytes")),
+}
+
 # Of the settings with their descriptions, without "# ".
 _COLUMNS = 98
 
@@ -254,6 +265,17 @@ class RunConfig(Settings):
         data["mlm_probability"] = self.masking_rate
         train = self.train.model_dump(include={"seed", "global_batch", "micro_batch"})
         return {f"{name}.{key}": part[key] for name, part in (("data", data), ("train", train)) for key in part}
+
+    @property
+    def curve_settings(self) -> dict[str, Any]:
+        """Those of the settings that decide, with the corpora, the loss of each step, unless they are defaults.
+
+        They are plain JSON values by dotted key.
+        """
+        found: dict[str, Any] = {}
+        for name, value in self.model_dump(mode="json", exclude_defaults=True).items():
+            found |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
+        return {key: value for key, value in found.items() if key not in _WITHOUT_EFFECT}
 
     def as_yaml(self) -> str:
         """Return all settings, defaults included, as YAML that `load` reads, with their descriptions as comments."""

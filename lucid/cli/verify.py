@@ -1,0 +1,95 @@
+"""`lucid verify`: replays steps of a run, and compares them with its record."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lucid.analysis.verification import Comparison, Stretch
+from lucid.analysis.verification import verify as verify_run
+from lucid.cli.run_settings import Overrides
+from lucid.distributed import session, watched
+from lucid.errors import ExitCode
+from lucid.training.checkpoints.checkpoint import open_checkpoint
+from lucid.training.checkpoints.digests import Digests
+from lucid.training.config import WATCHDOG_SECONDS
+from lucid.training.formatting import count
+from lucid.training.running import process_as_it_was
+
+# Names of parameters that a report lists.
+_LISTED = 3
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    overrides: Overrides = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A:B",
+            help="Replay the steps from checkpoint A to checkpoint B; 0 is the beginning, and without B it is the "
+            "newest one. Default: between the two newest.",
+            show_default=False,
+        ),
+    ] = None,
+    watchdog_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds that ranks wait for a missing one before all end; 0: no limit.")
+    ] = WATCHDOG_SECONDS,
+) -> int:
+    """Replay steps of a run between two checkpoints, and say whether the same bits come out.
+
+    Nothing in RUN is changed. A run with the exact reduction can be replayed on any number of ranks that it allows, one
+    with the fast reduction on as many as it had. If its corpus has moved, add data.path=FOLDER.
+
+    Exit code 0: weights, moments, counters and log have the same bits. 1: they differ; the output says where. 2: these
+    steps cannot be replayed; the message says why.
+
+    Examples:
+
+        lucid verify runs/small_cpu
+
+        lucid verify runs/small_cpu --steps 0:1000
+
+        mpiexec -n 4 lucid verify runs/small_cpu --steps 12000:12200
+    """
+    with session() as group, process_as_it_was(), watched(group, watchdog_seconds):
+        stretch, comparison = verify_run(run, steps, overrides or (), group)
+        differs = group.all_reduce_scalar(not comparison.is_same) > 0
+        if group.rank == 0:
+            print(*_lines(stretch, comparison, group.size), sep="\n")
+    return ExitCode.FAILED if differs else ExitCode.FINISHED
+
+
+def _lines(stretch: Stretch, comparison: Comparison, ranks: int) -> list[str]:
+    start = f"the checkpoint of step {stretch.first:,}" if stretch.first else "the beginning"
+    lines = [
+        f"replayed steps {stretch.first + 1:,} to {comparison.step:,} of {stretch.config.run_folder} from {start}, on "
+        f"{count(ranks, 'rank')} with the {stretch.config.train.reduction} reduction"
+    ]
+    if comparison.environment:
+        lines.append(f"the replay computes with {comparison.environment}, which may change bits")
+    if not comparison.is_same:
+        return lines + _differences(stretch, comparison)
+    compared = [step for step in stretch.checkpoints if step <= comparison.step]
+    at = (
+        f"at step {compared[-1]:,}"
+        if len(compared) == 1
+        else f"at {len(compared)} checkpoints up to step {compared[-1]:,}"
+    )
+    lines.append(f"same bits: weights, moments and counters {at}, and {count(comparison.lines, 'line')} of the log")
+    return lines + Digests.of(open_checkpoint(stretch.checkpoints[comparison.step])).lines()
+
+
+def _differences(stretch: Stretch, comparison: Comparison) -> list[str]:
+    before = max((step for step in stretch.checkpoints if step < comparison.step), default=stretch.first)
+    lines = [
+        f"other bits: the checkpoint of step {comparison.step:,} differs, "
+        + (f"that of step {before:,} does not" if before > stretch.first else f"the first after step {before:,}")
+    ]
+    if comparison.logged:
+        lines.append(f"  first line of the log that differs, {comparison.logged}")
+    lines += [f"  {sentence}" for sentence in comparison.counters]
+    lines += [f"  {difference}" for difference in comparison.arrays[:_LISTED]]
+    if (more := len(comparison.arrays) - _LISTED) > 0:
+        lines.append(f"  and {count(more, 'more name')} of parameters and moments")
+    return lines
