@@ -56,7 +56,7 @@ def plot_run(run_folder: Path, output: Path) -> None:
                 corpus = key.partition("/")[2].replace("$", r"\$")  # no formula
                 _draw(axes, lines, key, f"held out ({corpus})", "o", 1)
         if training == "mlm_loss":
-            _draw_frequency(axes, lines)
+            _draw_counts(axes, lines)
         axes.set(xlabel="step", title=title)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -80,7 +80,11 @@ def _draw(axes: Any, lines: list[dict[str, Any]], key: str, label: str, marker: 
         axes.plot(steps, values, marker=marker, markersize=3, linewidth=width, label=label)
 
 
-def _draw_frequency(axes: Any, lines: list[dict[str, Any]]) -> None:
-    values = [line["held_out_frequency_loss"] for line in lines if line.get("held_out_frequency_loss") is not None]
-    if values:
-        axes.axhline(values[-1], color="gray", linestyle="--", label="by token frequency")
+def _draw_counts(axes: Any, lines: list[dict[str, Any]]) -> None:
+    """Draw the losses that counts of tokens attain, of all training corpora."""
+    for key, label, style in (
+        ("held_out_frequency_loss", "by token frequency", "--"),
+        ("held_out_bigram_loss", "by bigrams", ":"),
+    ):
+        if values := [line[key] for line in lines if line.get(key) is not None]:
+            axes.axhline(values[-1], color="gray", linestyle=style, label=label)

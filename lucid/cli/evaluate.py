@@ -15,8 +15,9 @@ from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
 from lucid.training.corpora import open_alike, open_held_out, why_unevaluated
-from lucid.training.evaluation import HeldOut
+from lucid.training.count_losses import BigramLosses
 from lucid.training.evaluation import evaluate as evaluate_model
+from lucid.training.held_out import HeldOut
 from lucid.training.start import check_tokenizer
 
 # Tokens in a sequence, for a model without a run.
@@ -57,7 +58,12 @@ def evaluate(
         opened.model.to(device_for(communicator, device))
         with communicator.status.phase("evaluating"):
             results = evaluate_model(
-                opened.model, opened.held_out, communicator, samples=samples, batch_size=batch_size
+                opened.model,
+                opened.held_out,
+                communicator,
+                samples=samples,
+                batch_size=batch_size,
+                bigram_loss=BigramLosses().of,
             )
         if communicator.rank == 0:
             print(*opened.remarks, *results.sentences(), sep="\n")

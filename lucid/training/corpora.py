@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lucid.data import HELD_OUT, Corpus, Mixture, Sampler, SamplerSettings
@@ -12,7 +12,8 @@ from lucid.data.mixture import seeds_of, shares_of
 from lucid.distributed import Communicator, all_or_none, broadcast_text
 from lucid.errors import ConfigError, DataError
 from lucid.training.config import DataSettings, RunConfig
-from lucid.training.evaluation import HeldOut, frequency_losses
+from lucid.training.count_losses import frequency_losses
+from lucid.training.held_out import HeldOut
 
 # Settings of `prepare` that decide which documents are held out.
 _SPLITTING = "held_out", "drop_repeated_lines"
@@ -130,11 +131,12 @@ def open_held_out(data: DataSettings, corpora: Sequence[Corpus], seed: int) -> t
     names = corpus_names([corpus.folder for corpus in corpora])
     shares: list[float | None] = [float(share) for share in shares_of([corpus.weight for corpus in data.corpora])]
     shares += [None] * (len(corpora) - len(shares))
+    making = json.dumps([asdict(settings), seed])
     held_out, left_out = [], []
     for name, share, corpus in zip(names, shares, corpora, strict=True):
         if _held_out_enough(corpus, data.nsp):
             sampler = Sampler(Corpus.open(corpus.folder, HELD_OUT), settings, seed)
-            held_out.append(HeldOut(name, share, sampler, frequency_losses(corpus)))
+            held_out.append(HeldOut(name, share, sampler, corpus, frequency_losses(corpus), making))
         elif share is None:
             raise DataError(f"train.evaluate_also: {why_unevaluated([corpus])}")
         else:

@@ -4,22 +4,25 @@ The samples have BERT's masking, whatever training uses, so that runs can be com
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from lucid.backend import Array
-from lucid.data import Corpus, Sampler
 from lucid.distributed import Communicator
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.models import BERTForPreTraining
+from lucid.training.held_out import HeldOut
 from lucid.training.micro_batches import labelled_rows
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over held-out samples; losses in nats. `frequency_loss`: MLM loss of predicting by token frequency."""
+    """Means over held-out samples; losses in nats.
+
+    `frequency_loss` and `bigram_loss` are the MLM losses of predicting by token frequency, and by `Bigrams`.
+    """
 
     samples: int
     masked_tokens: int
@@ -28,6 +31,7 @@ class Evaluation:
     nsp_loss: float
     nsp_accuracy: float
     frequency_loss: float
+    bigram_loss: float
 
     @property
     def perplexity(self) -> float:
@@ -44,22 +48,10 @@ class Evaluation:
         nsp = f", NSP accuracy {self.nsp_accuracy:.1%}" if not math.isnan(self.nsp_accuracy) else ""
         of_corpus = "" if corpus is None else f" ({corpus})"
         return (
-            f"held out{of_corpus}: MLM loss {self.mlm_loss:.3f} (by token frequency: {self.frequency_loss:.3f}), "
-            f"perplexity {self.perplexity:.1f}, MLM accuracy {self.mlm_accuracy:.1%}{nsp} ({self.samples:,} samples)"
+            f"held out{of_corpus}: MLM loss {self.mlm_loss:.3f} (by token frequency: {self.frequency_loss:.3f}, "
+            f"by bigrams: {self.bigram_loss:.3f}), perplexity {self.perplexity:.1f}, "
+            f"MLM accuracy {self.mlm_accuracy:.1%}{nsp} ({self.samples:,} samples)"
         )
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The held-out samples of a corpus. `share` is its share in training, None if it is evaluated only.
-
-    `token_losses` are the `frequency_losses` of its training split.
-    """
-
-    name: str
-    share: float | None
-    sampler: Sampler
-    token_losses: Array
 
 
 @dataclass(frozen=True)
@@ -86,12 +78,6 @@ class Evaluations:
         return [evaluation.sentence(name) for evaluation, name in self._named()]
 
 
-def frequency_losses(corpus: Corpus) -> Array:
-    """Return float64 [V]: the loss (nats) of each token if predicted by its frequency in `corpus`, plus one."""
-    counts = corpus.token_frequencies() + 1
-    return np.log(counts.sum()) - np.log(counts)
-
-
 def evaluate(
     model: BERTForPreTraining,
     held_out: Sequence[HeldOut],
@@ -99,27 +85,29 @@ def evaluate(
     *,
     samples: int,
     batch_size: int,
+    bigram_loss: Callable[[HeldOut, int], float],
 ) -> Evaluations:
     """Evaluate `model` on the first `samples` of each corpus's first epoch, or on all if there are fewer.
 
     Together, the sums over a corpus's samples count by its share in training, however many samples it has; so the
-    losses and accuracies are those of the mixture. All ranks call this.
+    losses and accuracies are those of the mixture. On the first rank, `bigram_loss` gives the loss of bigrams on so
+    many samples, summed over their masked tokens. All ranks call this.
     """
-    found = [_evaluated(model, corpus, communicator, samples, batch_size) for corpus in held_out]
+    found = [_evaluated(model, corpus, communicator, samples, batch_size, bigram_loss) for corpus in held_out]
     trained = [sums for sums in found if sums.corpus.share is not None]
     alone = [sums for sums in found if sums.corpus.share != 1]
     return Evaluations(_together(trained), {sums.corpus.name: _evaluation(sums.samples, sums.values) for sums in alone})
 
 
 # Of the sums below: the number of masked tokens, and how many sums there are.
-_MASKED, _SUMS = 2, 7
+_MASKED, _SUMS = 2, 8
 
 
 @dataclass(frozen=True)
 class _Sums:
     """Sums over samples of a corpus, float64 [_SUMS].
 
-    Loss, correct predictions and labels of MLM, then of NSP; MLM loss by token frequency.
+    Loss, correct predictions and labels of MLM, then of NSP; MLM losses by token frequency and by bigrams.
     """
 
     corpus: HeldOut
@@ -128,14 +116,21 @@ class _Sums:
 
 
 def _evaluated(
-    model: BERTForPreTraining, corpus: HeldOut, communicator: Communicator, samples: int, batch_size: int
+    model: BERTForPreTraining,
+    corpus: HeldOut,
+    communicator: Communicator,
+    samples: int,
+    batch_size: int,
+    bigram_loss: Callable[[HeldOut, int], float],
 ) -> _Sums:
     samples = min(samples, corpus.sampler.samples_per_epoch)
     first, stop = (rank * samples // communicator.size for rank in (communicator.rank, communicator.rank + 1))
     values = np.zeros(_SUMS)
     with model.evaluating():
         for start in range(first, stop, batch_size):
-            values += _sums(model, corpus, range(start, min(start + batch_size, stop)))
+            values[:-1] += _sums(model, corpus, range(start, min(start + batch_size, stop)))
+    if communicator.rank == 0:
+        values[-1] = bigram_loss(corpus, samples)
     communicator.all_reduce(values).wait()
     return _Sums(corpus, samples, values)
 
@@ -150,7 +145,7 @@ def _together(sums: Sequence[_Sums]) -> Evaluation | None:
 
 
 def _evaluation(samples: int, sums: Array) -> Evaluation:
-    mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs, by_frequency = (float(value) for value in sums)
+    mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs, by_frequency, by_bigrams = sums.tolist()
     return Evaluation(
         samples=samples,
         masked_tokens=int(masked),
@@ -159,6 +154,7 @@ def _evaluation(samples: int, sums: Array) -> Evaluation:
         nsp_loss=_ratio(nsp_loss, pairs),
         nsp_accuracy=_ratio(nsp_correct, pairs),
         frequency_loss=_ratio(by_frequency, masked),
+        bigram_loss=_ratio(by_bigrams, masked),
     )
 
 

@@ -20,6 +20,7 @@ from lucid.models.bert.flops import forward_flops
 from lucid.optim import clip_scale, global_norm
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
+from lucid.training.count_losses import BigramLosses
 from lucid.training.estimates import memory
 from lucid.training.evaluation import evaluate
 from lucid.training.graphs import GraphedMicroBatches
@@ -45,6 +46,7 @@ class Trainer:
         self._checkpointing = Checkpointing(run)
         self._reports = reports or Reports()
         self._replicas_checked = run.step
+        self._bigrams = BigramLosses(run.config.run_folder)
         self._evaluated = -1
 
     def train(self, stop: Stop) -> bool:
@@ -181,6 +183,7 @@ class Trainer:
                 run.communicator,
                 samples=self.settings.evaluation_samples,
                 batch_size=self.settings.micro_batch or run.config.local_batch(run.communicator.size),
+                bigram_loss=self._bigrams.of,
             )
         self._reports.evaluation(run.step, evaluations)
 

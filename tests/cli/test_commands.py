@@ -26,7 +26,8 @@ def test_training_prints_the_paths_of_its_results(lucid, run_folder):
     code, output, _ = lucid("train", run_folder.parent / "run.yaml")
     assert code == 0
     assert "resumes from step 6" in output
-    assert re.search(r"held out: MLM loss \d\.\d+ \(by token frequency: \d\.\d+\), perplexity", output)
+    counts = r"\(by token frequency: \d\.\d+, by bigrams: \d\.\d+\)"
+    assert re.search(rf"held out: MLM loss \d\.\d+ {counts}, perplexity", output)
     for line in ("checkpoint  ", "metrics     ", "loss plot   "):
         (found,) = [found for found in output.splitlines() if found.startswith(line)]
         assert Path(found.removeprefix(line)).exists()

@@ -15,8 +15,9 @@ from lucid.errors import ConfigError, TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.kernels import reference
 from lucid.kernels.cuda import algorithms
-from lucid.training.evaluation import HeldOut, evaluate
+from lucid.training.evaluation import evaluate
 from lucid.training.graphs import rounded_up
+from lucid.training.held_out import HeldOut
 
 STEPS = 5
 
@@ -129,8 +130,10 @@ def test_evaluations_between_steps_time_nothing_and_keep_nothing(steps, choices,
 
     monkeypatch.setattr(algorithms, "chosen", unwanted)
     [batch] = batches(10, 1, 3)
-    held_out = HeldOut("corpus", 1.0, Samples(batch), np.zeros(V))
-    found = evaluate(steps.ddp.module, [held_out], steps.communicator, samples=3, batch_size=2)
+    held_out = HeldOut("corpus", 1.0, Samples(batch), None, np.zeros(V), "")
+    found = evaluate(
+        steps.ddp.module, [held_out], steps.communicator, samples=3, batch_size=2, bigram_loss=lambda *_: 0.0
+    )
     assert found.together.masked_tokens > 0
     assert algorithms.used() == used
     assert [path.read_bytes() for path in choices.iterdir()] == kept

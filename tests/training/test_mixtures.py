@@ -122,14 +122,14 @@ def test_each_corpus_is_evaluated_as_it_is_alone_and_the_mixture_by_weight(
     of_each = [{key: values[f"held_out_{key}/{name}"] for key in KEYS} for name in ("corpus", "other")]
     assert of_each[0]["samples"] != of_each[1]["samples"]
     masked = [share / each["samples"] * each["masked_tokens"] for share, each in zip((3, 1), of_each, strict=True)]
-    for key in ("mlm_loss", "mlm_accuracy", "frequency_loss"):
+    for key in ("mlm_loss", "mlm_accuracy", "frequency_loss", "bigram_loss"):
         expected = sum(each[key] * weight for each, weight in zip(of_each, masked, strict=True)) / sum(masked)
         assert values[f"held_out_{key}"] == pytest.approx(expected, rel=1e-12)
     assert values["held_out_samples"] == sum(each["samples"] for each in of_each)
     assert values["held_out_masked_tokens"] == sum(each["masked_tokens"] for each in of_each)
 
 
-KEYS = ("samples", "masked_tokens", "mlm_loss", "mlm_accuracy", "frequency_loss")
+KEYS = ("samples", "masked_tokens", "mlm_loss", "mlm_accuracy", "frequency_loss", "bigram_loss")
 
 
 def test_a_run_on_one_corpus_can_be_evaluated_on_others_too(train, corpora, corpus_folder, tmp_path):
