@@ -171,9 +171,10 @@ def _ranks(config: RunConfig, need: Memory, size: int) -> Iterator[Line]:
     """Yield the work and the memory of each rank."""
     local_batch, at_once = config.local_batch(size), config.samples_at_once(size)
     parts = -(-local_batch // at_once)
-    at_most = "at most " if local_batch % at_once else ""
-    micro_batches = f", in {parts:,} micro-batches of {at_most}{at_once}" if parts > 1 else ""
-    yield "ranks", f"{size:,}, each with {local_batch:,} {config.samples} a step{micro_batches}"
+    uneven = "at most " if config.train.global_batch % size else ""
+    at_most = "at most " if uneven or local_batch % at_once else ""
+    micro_batches = f", in {uneven}{parts:,} micro-batches of {at_most}{at_once}" if parts > 1 else ""
+    yield "ranks", f"{size:,}, each with {uneven}{local_batch:,} {config.samples} a step{micro_batches}"
     of_gpu = " of its GPU, besides CUDA's own" if config.train.device == "cuda" else ""
     yield "memory", f"about {quantity(need.of_rank, 'B')} for each rank{of_gpu}: {_by_purpose(need.rank)}"
     of_host = f"; on each host {_by_purpose(need.host)}" if need.host else ""

@@ -69,12 +69,12 @@ class Mixture:
         self._seed = _new_seed(seed, 0)
         self._arranged_block = lru_cache(maxsize=8)(self._arrange_block)
 
-    def batch(self, consumed: int, samples: range, mlm_probability: float | None = None) -> Batch:
-        """Return these `samples` of the global batch that begins after `consumed` samples of the run.
+    def batch(self, consumed: int, samples: range | Array, mlm_probability: float | None = None) -> Batch:
+        """Return these `samples` (rising, int64) of the global batch that begins after `consumed` samples of the run.
 
         `mlm_probability` is that of `Sampler.batch`. Raises `DataError` if a corpus has changed since it was opened.
         """
-        indices = np.arange(samples.start, samples.stop, samples.step, dtype=np.int64)
+        indices = np.asarray(samples, np.int64)
         corpora, numbers = self.choose(consumed + indices)
         chosen = [(corpus, corpora == corpus) for corpus in np.unique(corpora).tolist()]
         parts = [
@@ -91,6 +91,15 @@ class Mixture:
             consumed * float(share) / sampler.samples_per_epoch
             for sampler, share in zip(self.samplers, self.shares, strict=True)
         )
+
+    def expected_lengths(self, numbers: Array) -> Array:
+        """Return about how many tokens each of these samples of the run has (rising, int64 [B]), without packing."""
+        corpora, of_corpus = self.choose(numbers)
+        lengths = np.empty(len(numbers), np.int64)
+        for corpus in np.unique(corpora).tolist():
+            here = corpora == corpus
+            lengths[here] = self.samplers[corpus].expected_lengths(of_corpus[here])
+        return lengths
 
     def choose(self, numbers: Array) -> tuple[Array, Array]:
         """Return where these samples of the run (int64 [B]) come from, as two arrays, int64 [B].

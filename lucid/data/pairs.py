@@ -19,6 +19,8 @@ from lucid.random import integers, uniform
 # The number of random words for each sample: one for each choice below. One is unused, so that the others keep their
 # places: single segments and true pairs are those of earlier versions.
 WORDS = 10
+# The first of them decide the length of a sample whose second segment is not random.
+WORDS_OF_LENGTH = 3
 _SHORT, _SHORT_LENGTH, _SHORT_START, _SPLIT, _LABEL = range(5)
 _OTHER_SPAN, _OTHER_TOKEN, _UNUSED, _CUT_FIRST, _CUT_SECOND = range(5, WORDS)
 
@@ -77,6 +79,15 @@ class PairChooser:
         cut = np.maximum(length - target, 0)
         nothing = np.zeros_like(span)
         return SegmentPairs(first_start + cut * _coin(words[:, _CUT_FIRST]), length - cut, nothing, nothing, nothing)
+
+    def expected_lengths(self, span: Array, words: Array) -> Array:
+        """Return the tokens of the samples that `choose` or `choose_single` makes of these spans: int64 [B].
+
+        `words` is uint32 [B, WORDS_OF_LENGTH] or wider. A random second segment is taken to be as long as the true one,
+        which it is unless its sentences are longer or its document ends.
+        """
+        start, end, target = self._narrowed(span, words)
+        return np.minimum(end - start, target)
 
     def spans_of(self, document: int) -> range:
         """Return the numbers of the spans of a document."""

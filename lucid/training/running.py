@@ -55,11 +55,12 @@ def process_as_it_was() -> Iterator[None]:
 
 def _print_start(run: Run) -> None:
     config, size = run.config, run.communicator.size
+    at_most = "at most " if config.train.global_batch % size else ""
     time = f" or {config.train.max_hours:g} hours" if config.train.max_hours is not None else ""
     print(
         f"{parameter_count(config.model):,} parameters; {config.train.steps:,} steps{time} of "
         f"{config.train.global_batch} {config.samples} of {config.data.sequence_length} tokens, on "
-        f"{count(size, 'rank')} with {config.local_batch(size)} each",
+        f"{count(size, 'rank')} with {at_most}{config.local_batch(size)} each",
         *_exact_reduction(run),
         *run.messages,
         sep="\n",

@@ -21,6 +21,7 @@ from lucid.optim import clip_scale, global_norm
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
 from lucid.training.count_losses import BigramLosses
+from lucid.training.dealing import Dealer
 from lucid.training.estimates import memory
 from lucid.training.evaluation import evaluate
 from lucid.training.graphs import GraphedMicroBatches
@@ -40,6 +41,7 @@ class Trainer:
         self.run = run
         self.settings = run.config.train
         self._schedule = schedule_of(run.config)
+        self._dealer = Dealer(run.config, run.corpora.train, run.communicator.size)
         self._micro_batches = _micro_batches(run)
         self._window = Window(run.communicator, run.window, run.tokens)
         self._outcomes = Outcomes(run, self._window)
@@ -91,12 +93,9 @@ class Trainer:
 
     def _local_batch(self, first_step: int, first_sample: int, step: int) -> LocalBatch:
         """Return this rank's part of the global batch of `step`. Runs in the loader's threads."""
-        communicator = self.run.communicator
-        size = self.run.config.local_batch(communicator.size)
-        first_row = communicator.rank * size
         consumed = first_sample + (step - first_step) * self.settings.global_batch
-        rows, masking_rate = range(first_row, first_row + size), self.run.config.masking_rate.at(step)
-        batch = self.run.corpora.train.batch(consumed, rows, masking_rate)
+        rows = self._dealer.rows(self.run.communicator.rank, consumed)
+        batch = self.run.corpora.train.batch(consumed, rows, self.run.config.masking_rate.at(step))
         return LocalBatch.split(batch, self.settings.micro_batch)
 
     def loop(self, batches: Iterator[LocalBatch], stop: Stop) -> bool:

@@ -22,6 +22,7 @@ from lucid.errors import CheckpointError, ConfigError
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.preparation import prepare
 from lucid.training.corpora import identity_of
+from lucid.training.dealing import Dealer
 from lucid.training.history import History
 from lucid.training.setup import open_run
 from lucid.training.trainer import Trainer
@@ -142,15 +143,16 @@ def assert_all_found(run_file: Path, steps: range) -> None:
                 assert places == expected.get(document, [])
 
 
-@pytest.mark.parametrize("run_file", ["packed"], indirect=True)
+@pytest.mark.parametrize("run_file", ["packed", "pairs"], indirect=True)
 def test_each_rank_and_micro_batch_has_the_rows_that_are_named(run_file: Path) -> None:
     config = History.of(run_file, ["train.micro_batch=2"]).at(1).config
     run = open_run(config, SingleCommunicator())
-    for size in (1, 2, 3, 4, 6):
+    for size in (1, 2, 3, 4, 5, 6):
+        places = Dealer(config, run.corpora.train, size).places(0)
         for rank in range(size):
-            run.communicator = SimpleNamespace(rank=rank, size=size)  # type: ignore[assignment]
+            run.communicator = SimpleNamespace(rank=rank, size=size, seconds_waited=0.0)  # type: ignore[assignment]
             for number, part in enumerate(next(iter(Trainer(run).batches(1))).micro_batches):
-                assert {config.place_of(row, size) for row in part.samples.tolist()} == {(rank, number)}
+                assert {places[row] for row in part.samples.tolist()} == {(rank, number)}
 
 
 @pytest.mark.parametrize("run_file", ["two corpora"], indirect=True)

@@ -149,10 +149,16 @@ def test_a_model_to_start_from_must_fit(plan, settings_file, corpus_folder, tmp_
     assert f"{folder} has another shape than the section model: num_hidden_layers 2 instead of 3" in errors
 
 
+def test_ranks_that_do_not_divide_the_batch_have_uneven_shares(plan, settings_file):
+    code, lines, _ = plan(settings_file, "--ranks", 3)
+    assert code == 0
+    assert lines["ranks"] == "3, each with at most 3 sequences a step, in at most 2 micro-batches of at most 2"
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (("--ranks", 3), "train.global_batch is 8, which 3 ranks cannot share evenly"),
+        (("--ranks", 9), "train.global_batch is 8, but 9 ranks take at least one of its sequences each"),
         (("--ranks", 8, "train.reduction=exact"), "can be summed on 1 or 2 or 4 ranks, not on 8"),
         (("model.vocab_size=10",), "model.vocab_size is 10, but the tokenizer of"),
         (("--ranks", 0), "--ranks"),

@@ -134,6 +134,8 @@ def test_a_mixture_of_one_corpus_makes_the_batches_of_its_sampler(corpus: Corpus
     mixture, sampler = mixture_of([corpus], [0.3], settings), Sampler(corpus, settings, seed=5)
     for consumed in (0, 1020, 123_456):
         assert_equal(mixture.batch(consumed, range(3, 24)), sampler.batch(consumed, range(3, 24)))
+        numbers = consumed + np.arange(24)
+        assert np.array_equal(mixture.expected_lengths(numbers), sampler.expected_lengths(numbers))
 
 
 def test_equal_places_in_two_corpora_are_masked_differently(corpus: Corpus) -> None:

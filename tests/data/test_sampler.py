@@ -99,6 +99,27 @@ def test_a_batch_is_the_concatenation_of_its_parts(corpus: Corpus, nsp: bool) ->
     assert_equal(whole.slice(4, 8), parts[1])
 
 
+@pytest.mark.parametrize("nsp", [True, False])
+def test_any_samples_of_a_batch_can_be_made_alone(corpus: Corpus, nsp: bool) -> None:
+    sampler = Sampler(corpus, SamplerSettings(64, nsp=nsp), seed=3)
+    whole, some = (sampler.batch(sampler.samples_per_epoch - 5, rows) for rows in (range(16), np.array([1, 4, 5, 12])))
+    assert some.samples.tolist() == [1, 4, 5, 12]
+    assert np.array_equal(some.input_ids, whole.input_ids[some.samples])
+    assert np.array_equal(some.mlm_labels, whole.mlm_labels[some.samples])
+
+
+def test_lengths_are_known_before_text_is_read_but_for_some_random_pairs(corpus: Corpus) -> None:
+    for nsp in (True, False):
+        sampler = Sampler(corpus, SamplerSettings(64, nsp=nsp), seed=3)
+        start = sampler.samples_per_epoch - 100
+        batch = sampler.batch(start, range(300))
+        expected, true = sampler.expected_lengths(start + np.arange(300)), batch.attention_mask.sum(axis=1)
+        exact = expected == true
+        assert exact[batch.nsp_labels != 1].all()
+        assert exact.mean() > 0.8
+        assert expected.max() <= 64
+
+
 def test_samples_depend_on_their_number_in_the_run_but_not_on_the_batch_size(sampler: Sampler) -> None:
     assert_equal(sampler.batch(96, range(32)), sampler.batch(64, range(32, 64)), but_for="samples")
     assert sampler.batch(64, range(32, 64)).samples.tolist() == list(range(32, 64))

@@ -202,9 +202,9 @@ def test_the_supervisor_gives_up_a_run_that_fails_repeatedly_at_one_step(start):
 
 
 def test_a_run_with_a_mistake_in_the_settings_is_not_started_again(start):
-    run = start("train.global_batch=7")
+    run = start("train.global_batch=1")
     assert run.finish() == 2, run.output
-    assert run.output.count("which 2 ranks cannot share evenly") == 1
+    assert run.output.count("but 2 ranks take at least one of its sequences each") == 1
     assert "lucid launch:" not in run.output
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lucid.models import BERTConfig, BERTForPreTraining
-from lucid.models.bert.flops import forward_flops
+from lucid.models.bert.flops import forward_flops, forward_flops_each
 
 CONFIG = BERTConfig(
     vocab_size=50,
@@ -51,6 +51,8 @@ def test_neither_padding_nor_other_sequences_count():
     together = forward_flops(CONFIG, np.array([5, 12]), masked_tokens=3)
     alone = [forward_flops(CONFIG, np.array([5]), 1), forward_flops(CONFIG, np.array([12]), 2)]
     assert together.training == sum(flops.training for flops in alone)
+    each = forward_flops_each(CONFIG, np.array([5, 12]), np.array([1, 2]))
+    assert each.tolist() == [flops.linear + flops.attention for flops in alone]
 
 
 def test_a_step_of_bert_base_takes_559_billion():

@@ -263,11 +263,12 @@ def test_a_missing_file_is_named(tmp_path):
         load(tmp_path / "none.yaml")
 
 
-def test_the_global_batch_is_shared_evenly(file):
-    config = load(file)
-    config.check_ranks(4)
-    with pytest.raises(ConfigError, match="which 3 ranks cannot share evenly: make it a multiple of 3"):
-        config.check_ranks(3)
+def test_no_rank_may_be_without_a_row(file):
+    config = load(file, ["train.global_batch=8"])
+    for size in (1, 3, 8):
+        config.check_ranks(size)
+    with pytest.raises(ConfigError, match="9 ranks take at least one of its sequences each: start at most 8 ranks"):
+        config.check_ranks(9)
 
 
 def test_of_so_many_ranks_the_most_that_may_share_the_batch_serve(file):

@@ -124,7 +124,7 @@ def test_evaluation_does_not_depend_on_ranks(undisturbed, on_ranks):
 @pytest.mark.parametrize(
     ("override", "fragment"),
     [
-        ("train.global_batch=7", "train.global_batch is 7, which 2 ranks cannot share evenly"),
+        ("train.global_batch=1", "train.global_batch is 1, but 2 ranks take at least one of its sequences each"),
         ("train.globalbatch=8", "the key train.globalbatch is unknown; did you mean train.global_batch?"),
         ("data.path=/nowhere", "/nowhere does not exist"),
         ("train.global_batch=2147483646", " would take at least 550 GB of memory ("),
@@ -138,8 +138,8 @@ def test_a_mistake_is_one_sentence_from_one_rank(override, fragment, on_ranks, r
 
 
 def test_a_mistake_is_one_sentence_from_mpiexec(run_ranks, run_file):
-    finished = run_ranks(2, *TRAIN, str(run_file), "train.global_batch=7")
-    assert_refused(finished, "train.global_batch is 7, which 2 ranks cannot share evenly")
+    finished = run_ranks(2, *TRAIN, str(run_file), "train.global_batch=1")
+    assert_refused(finished, "train.global_batch is 1, but 2 ranks take at least one of its sequences each")
 
 
 @pytest.mark.parametrize("mistake", ["--no-such-option", "no-such-file.yaml"])

@@ -14,6 +14,7 @@ from lucid.data.tokenizer import CONTINUING
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import open_checkpoint
+from lucid.training.dealing import Dealer
 from lucid.training.history import History
 
 # Rows that are shown unless others are asked for.
@@ -48,13 +49,16 @@ def print_step(
             f"there is no row {rows.stop - 1:,}: the rows of the global batch are 0 to {batch_size - 1:,}"
         )
     samples = Samples(stretch)
+    places: list[tuple[int, int]] | None = None
+    if ranks is not None:
+        places = Dealer(config, samples.mixture, ranks).places(stretch.samples_before(step))
     batch = samples.batch(step, rows)
     losses: Iterator[Losses | None] = iter([None] * len(rows))
     if checkpoint is not None:
         folder = open_checkpoint(history.checkpoints[checkpoint]).folder
         losses = row_losses(BERTForPreTraining.read(folder)[0], batch)
     shown = (
-        Row(sample, None if ranks is None else config.place_of(sample.row, ranks), of_row)
+        Row(sample, None if places is None else places[sample.row], of_row)
         for sample, of_row in zip(samples.samples(step, batch), losses, strict=True)
     )
     if as_json:

@@ -6,9 +6,13 @@ Chowdhery et al., "PaLM", 2022, appendix B.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lucid.backend import Array
 from lucid.models.bert.config import BERTConfig
+
+# A number, or one for each sequence.
+Count = TypeVar("Count", int, Array)
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,21 @@ def forward_flops(config: BERTConfig, lengths: Array, masked_tokens: int) -> For
     the query of each token with every key of its sequence, and its probabilities with every value: C multiplications
     for each pair.
     """
+    linear = _linear(config, int(lengths.sum()), masked_tokens, len(lengths))
+    return ForwardFLOPs(linear, _attention(config, int((lengths * lengths).sum())))
+
+
+def forward_flops_each(config: BERTConfig, lengths: Array, masked_tokens: Array) -> Array:
+    """Return the FLOPs of a forward pass over each sequence: int64 [S], as `lengths` and `masked_tokens` are."""
+    return _linear(config, lengths, masked_tokens, 1) + _attention(config, lengths * lengths)
+
+
+def _linear(config: BERTConfig, tokens: Count, masked_tokens: Count, sequences: int) -> Count:
     C, layers = config.hidden_size, config.num_hidden_layers
     weights = layers * (4 * C * C + 2 * C * config.intermediate_size)
-    linear = (
-        int(lengths.sum()) * weights
-        + masked_tokens * (C * C + config.vocab_size * C)
-        + len(lengths) * (C * C + 2 * C)
-    )  # fmt: skip
-    attention = layers * 2 * C * int((lengths * lengths).sum())
-    return ForwardFLOPs(2 * linear, 2 * attention)
+    met = tokens * weights + masked_tokens * (C * C + config.vocab_size * C) + sequences * (C * C + 2 * C)
+    return 2 * met
+
+
+def _attention(config: BERTConfig, pairs: Count) -> Count:
+    return 2 * config.num_hidden_layers * 2 * config.hidden_size * pairs

@@ -22,6 +22,7 @@ from lucid.training.config.sections import (
     Settings,
     TrainSettings,
 )
+from lucid.training.formatting import count
 
 # Settings that change the loss of a step by rounding at most: where files lie, how fast a run is, what it keeps.
 _WITHOUT_EFFECT = {
@@ -190,13 +191,8 @@ class RunConfig(Settings):
             )
 
     def check_ranks(self, size: int) -> None:
-        """Raise `ConfigError` unless the reduction allows `size` ranks to share the global batch."""
+        """Raise `ConfigError` unless `size` ranks can share the global batch, under the reduction of the run."""
         batch, micro_batch = self.train.global_batch, self.train.micro_batch
-        if batch % size:
-            raise ConfigError(
-                f"train.global_batch is {batch}, which {size} ranks cannot share evenly: make it a multiple of {size}, "
-                "or start another number of ranks"
-            )
         if self.train.reduction == "exact" and micro_batch:
             leaves = batch // micro_batch
             if size & (size - 1) or leaves % size:
@@ -206,6 +202,11 @@ class RunConfig(Settings):
                     f"summed on {' or '.join(allowed)} ranks, not on {size}: start another number, or use "
                     "train.reduction=fast"
                 )
+        if size > batch:
+            raise ConfigError(
+                f"train.global_batch is {batch}, but {size} ranks take at least one of its {self.samples} each: start "
+                f"at most {count(batch, 'rank')}, or raise it"
+            )
 
     def ranks_that_serve(self, most: int) -> int:
         """Return the largest number of ranks that may share the global batch, `most` or fewer; 0 if `most` is 0."""
@@ -232,17 +233,12 @@ class RunConfig(Settings):
         return "packed rows" if self.data.packing else "sequences"
 
     def local_batch(self, size: int) -> int:
-        """Return how many samples of the global batch each of `size` ranks has."""
-        return self.train.global_batch // size
+        """Return the most samples of a global batch that one of `size` ranks has; all have as many if it divides up."""
+        return -(-self.train.global_batch // size)
 
     def samples_at_once(self, size: int) -> int:
         """Return the most samples that each of `size` ranks computes at once."""
         return min(self.train.micro_batch or self.local_batch(size), self.local_batch(size))
-
-    def place_of(self, row: int, size: int) -> tuple[int, int]:
-        """Return which of `size` ranks computes a row of the global batch, in which of its micro-batches, from 0."""
-        rank, row_of_rank = divmod(row, self.local_batch(size))
-        return rank, row_of_rank // self.samples_at_once(size)
 
     @property
     def threads_per_rank(self) -> int | None:

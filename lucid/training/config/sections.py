@@ -212,7 +212,7 @@ class TrainSettings(Settings):
         "counts, in this attempt and earlier ones. null: steps alone.",
     )
     global_batch: PositiveInteger = Field(
-        description="Sequences in a step, over all ranks; with data.packing, rows. A multiple of the number of ranks."
+        description="Sequences in a step, over all ranks; with data.packing, rows. At least one for each rank."
     )
     micro_batch: PositiveInteger | None = Field(
         None, description="Most sequences that a rank computes at once; null: all of its part of the global batch."
