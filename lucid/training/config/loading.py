@@ -9,11 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from lucid.errors import ConfigError
-from lucid.files import open_text, reason_of
 from lucid.training.config.paths import USERS_TEXT
 from lucid.training.config.run_config import RunConfig, descriptions
 from lucid.training.config.sections import PATH_FORMS, RATE_FORMS, WeightedCorpus
-from lucid.training.config.yaml_text import LARGEST, parse_yaml
+from lucid.training.config.written import BASE, Written, read_settings
+from lucid.training.config.yaml_text import parse_yaml
 
 # Mistakes in one message.
 _MOST_SENTENCES = 20
@@ -26,28 +26,16 @@ _MOST = {"data.workers": 256, "data.prefetch": 1024}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return a run's settings from a YAML file; `overrides` are `dotted.key=value`, the value in YAML.
+    """Return a run's settings from a YAML file and its bases; `overrides` are `dotted.key=value`, the value in YAML.
 
     In paths, `~` and `$NAME` are expanded. Raises `ConfigError` with one sentence for each mistake.
     """
+    written = read_settings(path)
+    overridden = [_apply(written.content, override) for override in overrides]
     try:
-        with open_text(path) as file:
-            text = file.read(LARGEST + 1)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist: give the path of a run's YAML file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {reason_of(error)}") from error
-    try:
-        content = parse_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no settings: it takes sections such as data, model and train")
-    overridden = [_apply(content, override) for override in overrides]
-    try:
-        return RunConfig.model_validate(content, context=USERS_TEXT)
+        return RunConfig.model_validate(written.content, context=USERS_TEXT)
     except ValidationError as error:
-        sentences = [_sentence(item, path, overridden) for item in error.errors()[:_MOST_SENTENCES]]
+        sentences = [_sentence(item, written, overridden) for item in error.errors()[:_MOST_SENTENCES]]
         raise ConfigError("\n".join(sentences)) from error
 
 
@@ -71,7 +59,7 @@ def from_dict(content: dict[str, Any], overrides: Sequence[str] = ()) -> RunConf
         return RunConfig.model_validate(content)
     except ValidationError as error:
         if overridden:
-            raise ConfigError(_sentence(error.errors()[0], Path("the run's settings"), overridden)) from error
+            raise ConfigError(_sentence(error.errors()[0], Written(Path("the run's settings")), overridden)) from error
         raise ConfigError(
             f"the settings were written by another version of lucid: {error.errors()[0]['msg']}"
         ) from error
@@ -92,6 +80,8 @@ def _apply(content: dict[str, Any], override: str) -> str:
             f"{override!r} on the command line is not UTF-8, which settings and checkpoints are written in: rename the "
             "file, or set PYTHONUTF8=1 if its name is UTF-8"
         )
+    if names == [BASE]:
+        raise ConfigError(f"{override!r} on the command line: {BASE} stands in a settings file; give that file")
     section = content
     for name in names[:-1]:
         inner = section.setdefault(name, {})
@@ -105,9 +95,10 @@ def _apply(content: dict[str, Any], override: str) -> str:
     return ".".join(names)
 
 
-def _sentence(item: Any, path: Path, overrides: Sequence[str]) -> str:
+def _sentence(item: Any, written: Written, overrides: Sequence[str]) -> str:
     key = ".".join(str(part) for part in item["loc"] if part not in PATH_FORMS + RATE_FORMS)
-    where = "the command line" if any(_is_about(item, key, other) for other in overrides) else str(path)
+    on_command_line = any(_is_about(item, key, other) for other in overrides)
+    where = "the command line" if on_command_line else written.place_of(key, item["msg"])
     match item["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             if key in _REMOVED:

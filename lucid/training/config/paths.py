@@ -14,10 +14,13 @@ USERS_TEXT = {"paths": "as users write them"}
 def _expanded(path: Any, info: ValidationInfo) -> Any:
     if path == "":
         raise ValueError("a path cannot be empty")
-    if info.context != USERS_TEXT or not isinstance(path, str):
-        return path
+    return expanded(path) if info.context == USERS_TEXT and isinstance(path, str) else path
+
+
+def expanded(path: str) -> str:
+    """Return a user's path with `~` and `$NAME` expanded. Raises `ValueError` if it cannot be."""
     try:
-        expanded = Template(path).substitute(os.environ)
+        filled_in = Template(path).substitute(os.environ)
     except KeyError as error:
         name = error.args[0]
         raise ValueError(
@@ -25,7 +28,7 @@ def _expanded(path: Any, info: ValidationInfo) -> Any:
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} has a $ without the name of a variable: write $$ for the character") from error
-    home = os.path.expanduser(expanded)
+    home = os.path.expanduser(filled_in)
     if home.startswith("~"):
         raise ValueError(f"{path} begins with the home of an unknown user: write ./~ for a name with ~")
     return home
