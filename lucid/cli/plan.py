@@ -159,7 +159,7 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]
     begins_with = config.branch_from or config.initial_checkpoint or config.initial_model
     source = store.folder if store.has_any() else begins_with
     if source is not None and not source.exists():
-        return 0, [("start", f"{source} is missing")]
+        return 0, [("start", f"{source} is missing; the shape above is that of the section model, or BERT-base's")]
     if corpora is None:
         return 0, [("start", f"{source}; not checked, because the corpus is missing")] if source else []
     start = find_start(config, corpora, store)

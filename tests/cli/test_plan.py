@@ -42,6 +42,9 @@ def plan(capsys):
     return run
 
 
+MISSING = " is missing; the shape above is that of the section model, or BERT-base's"
+
+
 @pytest.fixture
 def settings_file(run_file):
     """The file of a short run, in small micro-batches."""
@@ -62,7 +65,7 @@ def test_every_recipe_can_be_planned_before_its_corpus_exists(plan, recipe, rank
     assert lines["training"].startswith(f"{config.train.steps:,} steps of {config.train.global_batch:,} sequences")
     assert lines["ranks"].startswith(f"{ranks}, each with {config.train.global_batch // ranks:,} sequences a step")
     given = config.initial_checkpoint or config.initial_model
-    assert lines.get("start") == (f"{given} is missing" if given else None)
+    assert lines.get("start") == (f"{given}{MISSING}" if given else None)
 
 
 def test_a_plan_describes_the_corpus_and_the_needs_of_a_rank(plan, settings_file, corpus_folder):
@@ -137,7 +140,7 @@ def test_a_begun_run_is_planned_to_resume(plan, settings_file):
 
 def test_a_model_to_start_from_must_fit(plan, settings_file, corpus_folder, tmp_path):
     folder = tmp_path / "model"
-    assert plan(settings_file, f"initial_model={folder}")[1]["start"] == f"{folder} is missing"
+    assert plan(settings_file, f"initial_model={folder}")[1]["start"] == f"{folder}{MISSING}"
     BERTForPreTraining(load(settings_file).model).save_pretrained(folder)
     for path in (corpus_folder / "tokenizer").iterdir():
         shutil.copyfile(path, folder / path.name)

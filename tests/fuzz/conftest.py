@@ -36,6 +36,7 @@ def originals(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     save_dataset(folder / "saved")
     (folder / "hosts").write_text("localhost\n")
     (folder / "run.yaml").write_text(yaml.safe_dump(run_of_two_steps()))
+    (folder / "changed.yaml").write_text("base: run.yaml\nrun_folder: new\n")
     for command in (
         ("prepare", "books", "-o", "corpus", "--vocab-size", 200, "--held-out", 0.1, "--processes", 1),
         ("train", "run.yaml"),

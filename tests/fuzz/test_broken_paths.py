@@ -73,6 +73,7 @@ OPENED = {
         dispensable=("books/b.jsonl", *WITHOUT, "corpus", "corpus/manifest.json", "corpus/tokenizer/tokenizer.json"),
     ),
     "train": Opened(("train", "run.yaml", "run_folder=new"), ("run.yaml", *in_corpus("train", "held_out"))),
+    "train on top of a base": Opened(("train", "changed.yaml"), ("changed.yaml", "run.yaml")),
     "train, resuming": Opened(
         ("train", "run.yaml", "train.steps=3"), in_checkpoint(*WEIGHTS, *STATE), dispensable=RUN_FOLDERS
     ),

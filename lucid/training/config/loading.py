@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lucid.errors import ConfigError
+from lucid.training.config.given_model import fill_in_model
 from lucid.training.config.paths import USERS_TEXT
 from lucid.training.config.run_config import RunConfig, descriptions
 from lucid.training.config.sections import PATH_FORMS, RATE_FORMS, WeightedCorpus
@@ -28,10 +29,12 @@ _MOST = {"data.workers": 256, "data.prefetch": 1024}
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Return a run's settings from a YAML file and its bases; `overrides` are `dotted.key=value`, the value in YAML.
 
-    In paths, `~` and `$NAME` are expanded. Raises `ConfigError` with one sentence for each mistake.
+    In paths, `~` and `$NAME` are expanded. What the section `model` leaves out, a run has from the model or checkpoint
+    that it starts from. Raises `ConfigError` with one sentence for each mistake.
     """
     written = read_settings(path)
     overridden = [_apply(written.content, override) for override in overrides]
+    fill_in_model(written.content)
     try:
         return RunConfig.model_validate(written.content, context=USERS_TEXT)
     except ValidationError as error:

@@ -61,7 +61,11 @@ class RunConfig(Settings):
         description="Run or checkpoint that a new run goes on from where it stands: its step, samples, weights and "
         "moments. The other run stays as it is.",
     )
-    model: BERTConfig = Field(default_factory=BERTConfig, description="Section: the shape of the model.")
+    model: BERTConfig = Field(
+        default_factory=BERTConfig,
+        description="Section: the shape of the model. What it leaves out is that of the model or checkpoint that a run "
+        "starts from, or else BERT-base's.",
+    )
     data: DataSettings = Field(description="Section: the corpus, and how samples are made from it.")
     optimizer: OptimizerSettings = Field(
         OptimizerSettings(), description="Section: the optimizer and the schedule of its learning rate."

@@ -1,5 +1,6 @@
 """Settings as their users have written them: one YAML file on top of another, which it names as its `base`."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,12 +45,12 @@ class Written:
 def read_settings(path: Path) -> Written:
     """Return the settings in the file `path` on top of its bases. Raises `ConfigError`."""
     written = Written(path)
-    seen: list[Path] = []
+    seen: list[str] = []
     following: Path | None = path
     while following is not None:
-        if following.resolve() in seen:
+        if (real := os.path.realpath(following)) in seen:
             raise ConfigError(f"{following}: the files name each other as {BASE}: leave it out in one of them")
-        seen.append(following.resolve())
+        seen.append(real)
         content = _read(following)
         base = _base_of(following, content)
         written.places.update((key, following) for key in _fill_in(written.content, content))
