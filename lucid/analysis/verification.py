@@ -234,7 +234,7 @@ def replay(stretch: Stretch, group: ProcessGroup) -> Comparison:
 
 def _quiet(config: RunConfig) -> RunConfig:
     """Return the settings of a run that takes the same steps, and does nothing else."""
-    changes = {"checkpoint_every": _NEVER, "evaluate_every": None, "tensorboard": False}
+    changes = {"checkpoint_every": _NEVER, "evaluate_every": None, "audit_every": None, "tensorboard": False}
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 

@@ -70,6 +70,8 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memo
         "moments": -(-moments // size) if config.optimizer.sharded else moments,
         "activations": activation_bytes(config.model, sizes, train.recompute, samples, data.sequence_length, masked),
     }
+    if train.audit_every is not None and size > 1:
+        rank["gradients of an audit"] = _FLOAT32 * parameters
     if operand != _FLOAT32:
         rank["rounded weights"] = operand * parameters
     host = {}

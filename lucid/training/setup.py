@@ -156,6 +156,8 @@ def _open_alone(
         kernels.check_gpu_kernels()
     corpora = open_corpora(config)
     messages = [text for text in (communicator.remark, remark, corpora.remark, *corpora.other_splits) if text]
+    if config.train.audit_every is not None and communicator.size == 1:
+        messages.append("train.audit_every is set, but a single rank has no other one that could audit it")
     random.manual_seed(config.train.seed)
     if communicator.rank > 0:
         return corpora, _overwritten_model(config), Start(None, Inherited(), messages)

@@ -18,6 +18,7 @@ from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import clip_scale, global_norm
+from lucid.training.audits import Audits
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
 from lucid.training.count_losses import BigramLosses
@@ -46,6 +47,7 @@ class Trainer:
         self._window = Window(run.communicator, run.window, run.tokens)
         self._outcomes = Outcomes(run, self._window)
         self._checkpointing = Checkpointing(run)
+        self._audits = Audits(run, self._micro_batches)
         self._reports = reports or Reports()
         self._replicas_checked = run.step
         self._bigrams = BigramLosses(run.config.run_folder)
@@ -91,10 +93,10 @@ class Trainer:
         make_batch = partial(self._local_batch, run.step, run.samples_consumed)
         return Loader(make_batch, run.step, stop, data.workers, data.prefetch)
 
-    def _local_batch(self, first_step: int, first_sample: int, step: int) -> LocalBatch:
-        """Return this rank's part of the global batch of `step`. Runs in the loader's threads."""
+    def _local_batch(self, first_step: int, first_sample: int, step: int, rank: int | None = None) -> LocalBatch:
+        """Return the part of the global batch of `step` that `rank`, or else this one, has. Threads call this."""
         consumed = first_sample + (step - first_step) * self.settings.global_batch
-        rows = self._dealer.rows(self.run.communicator.rank, consumed)
+        rows = self._dealer.rows(self.run.communicator.rank if rank is None else rank, consumed)
         batch = self.run.corpora.train.batch(consumed, rows, self.run.config.masking_rate.at(step))
         return LocalBatch.split(batch, self.settings.micro_batch)
 
@@ -144,6 +146,7 @@ class Trainer:
         run.communicator.status.step = run.step
         learning_rate = self._schedule.learning_rate(progress)
         weights = 1 / max(1, control.masked_tokens), 1 / max(1, control.pairs)
+        self._audits.check(partial(self._local_batch, run.step, run.samples_consumed, run.step), weights)
         sums = self._micro_batches.gradients(batch, run.step, *weights)
         sums[-1] = norm = global_norm(run.ddp.partition)
         run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))

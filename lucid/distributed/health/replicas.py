@@ -35,16 +35,21 @@ class Drift:
         return f"{ranks} {what}, in {', '.join(self.names[:3])}{' and more' if len(self.names) > 3 else ''}"
 
 
+def checksums(arrays: Mapping[str, Array]) -> Array:
+    """Return the CRC-32 of each array: int64 [arrays]."""
+    return np.array([zlib.crc32(np.ascontiguousarray(to_host(array)).data) for array in arrays.values()], np.int64)
+
+
 def find_drift(parameters: Mapping[str, Array], communicator: Communicator) -> Drift | None:
     """Compare the checksums of `parameters` over all ranks; return None if all are equal. All ranks call this."""
     names = list(parameters)
-    checksums = np.zeros((communicator.size, len(names)), np.int64)
-    checksums[communicator.rank] = [zlib.crc32(np.ascontiguousarray(to_host(parameters[name])).data) for name in names]
-    communicator.all_reduce(checksums).wait()
-    most_common, count = Counter(map(bytes, checksums)).most_common(1)[0]
+    found = np.zeros((communicator.size, len(names)), np.int64)
+    found[communicator.rank] = checksums(parameters)
+    communicator.all_reduce(found).wait()
+    most_common, count = Counter(map(bytes, found)).most_common(1)[0]
     if count == communicator.size:
         return None
     majority = 2 * count > communicator.size
-    ranks = [rank for rank, row in enumerate(checksums) if not majority or bytes(row) != most_common]
-    differs = (checksums != checksums[0]).any(axis=0)
+    ranks = [rank for rank, row in enumerate(found) if not majority or bytes(row) != most_common]
+    differs = (found != found[0]).any(axis=0)
     return Drift(ranks, majority, [name for name, different in zip(names, differs, strict=True) if different])

@@ -30,7 +30,7 @@ class BucketedReduction:
 
     def __init__(self, flat: FlatParameters, partition: Replicated | Sharded) -> None:
         """Listen to the parameters. The buckets are those of `partition`, which come from `cut`."""
-        self.accumulating = False
+        self.accumulating = self.aside = False
         self.run_collective: RunCollective = run_now
         self._flat, self._partition = flat, partition
         self._bucket_sizes = [0] * len(partition.buckets)
@@ -52,6 +52,8 @@ class BucketedReduction:
             raise RuntimeError(INTERRUPTED)
 
     def _on_ready(self, bucket: int) -> None:
+        if self.aside:
+            return
         begins = self._not_ready == self._bucket_sizes
         if (begins and self._works) or self._not_ready[bucket] == 0:
             raise RuntimeError(INTERRUPTED)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
-from lucid.backend import device_of
+from lucid.backend import Array, device_of
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.distributed.parallel.buckets import BucketedReduction, RunCollective, cut
 from lucid.distributed.parallel.exact import ExactReduction
@@ -25,6 +25,8 @@ class Reduction(Protocol):
 
     # Whether another backward follows in the step.
     accumulating: bool
+    # Whether backward belongs to no step, so that the reduction does not listen.
+    aside: bool
     # Calls the functions that communicate: at once, unless the running backward is being recorded.
     run_collective: RunCollective
 
@@ -121,3 +123,19 @@ class DistributedDataParallel(Generic[ModuleT]):
             yield
         finally:
             self._reduction.accumulating = before
+
+    @contextmanager
+    def aside(self, buffer: Array) -> Iterator[None]:
+        """Within the block, one backward writes this rank's gradients to `buffer` [N], laid out like `flat.gradients`.
+
+        It does not communicate and belongs to no step. So the block stands between two steps. The parameters have no
+        gradients afterwards, but `flat.gradients` keeps those of the step before.
+        """
+        self._reduction.aside = True
+        self.flat.collect_gradients_in(buffer)
+        try:
+            yield
+            self.flat.zero_unset_gradients()
+        finally:
+            self.flat.collect_gradients_in(self.flat.gradients)
+            self._reduction.aside = False

@@ -58,7 +58,7 @@ class ExactReduction:
         """Listen to the parameters. The sum travels bucket by bucket, to need little memory for what arrives."""
         if communicator.size & (communicator.size - 1):
             raise ConfigError(f"the exact reduction is for 1, 2, 4, 8, ... ranks, not for {communicator.size}")
-        self.accumulating = False
+        self.accumulating = self.aside = False
         self.run_collective: RunCollective = run_now
         self._flat, self._partition, self._communicator = flat, partition, communicator
         self._leaves, self._leaf = leaves, 0
@@ -84,6 +84,8 @@ class ExactReduction:
         self._begin_leaf()
 
     def _on_ready(self) -> None:
+        if self.aside:
+            return
         if not self._in_backward:
             self._in_backward = True
             after_backward(self._finish_leaf)

@@ -30,6 +30,7 @@ _WITHOUT_EFFECT = {
     *(f"data.{key}" for key in ("path", "workers", "prefetch")),
     "optimizer.sharded",
     *(f"train.{key}" for key in ("threads_per_rank", "device", "cuda_graphs", "recompute", "check_replicas_every")),
+    "train.audit_every",
     *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
     *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds")),
     *(f"distributed.{key}" for key in ("backend", "bucket_megabytes")),
@@ -148,6 +149,12 @@ class RunConfig(Settings):
     def _check_device(self) -> None:
         if self.train.device == "cpu" and self.distributed.backend == "nccl":
             raise ValueError("distributed.backend is nccl, which is for GPUs: set train.device to cuda, or use auto")
+
+        if self.train.device == "cuda" and self.train.audit_every is not None:
+            raise ValueError(
+                "train.audit_every compares gradients bit for bit, which holds between the processors of ranks, not "
+                "between GPUs: leave it out, or set train.device to cpu"
+            )
 
     def _check_corpora(self) -> None:
         """Refuse a corpus that is named twice."""

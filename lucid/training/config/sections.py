@@ -242,6 +242,11 @@ class TrainSettings(Settings):
     check_replicas_every: PositiveInteger = Field(
         500, description="Steps between checks that all ranks hold the same weights."
     )
+    audit_every: PositiveInteger | None = Field(
+        None,
+        description="Steps between audits, in which each rank also computes a micro-batch of another one, on another "
+        "host if possible, and compares the gradients: they find a processor that miscomputes. null: none.",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         0, description="Seed of weights, data order, masks and dropout; from 0 to below 2**63."
     )
