@@ -1,5 +1,6 @@
-"""`lucid recipes`: prints the recipes, and writes the SLURM job templates, that come with lucid."""
+"""`lucid recipes`: prints the recipes and their schema, and writes the job templates, that come with lucid."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 import lucid
 from lucid.errors import ConfigError
 from lucid.files import written_aside
+from lucid.training.config import json_schema
 
 
 def recipes(
@@ -15,6 +17,9 @@ def recipes(
     slurm: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the templates of SLURM jobs into this folder.")
     ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of settings, by which editors complete and check.")
+    ] = False,
 ) -> None:
     """List the recipes: settings of runs to start your own from.
 
@@ -27,12 +32,16 @@ def recipes(
         lucid recipes small_cpu > my.yaml
 
         lucid recipes --slurm slurm
+
+        lucid recipes --schema > lucid.schema.json
     """
+    if schema:
+        print(json.dumps(json_schema(), indent=2))
     if slurm is not None:
         _write_templates(slurm)
     if name is not None:
         print(_recipe(name).read_text(), end="")
-    elif slurm is None:
+    elif slurm is None and not schema:
         _print_list()
 
 

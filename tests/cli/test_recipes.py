@@ -1,5 +1,6 @@
 """lucid recipes: what it lists, prints and writes."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 import lucid
 from lucid.cli import main
-from lucid.training.config import load
+from lucid.training.config import json_schema, load
 
 REPOSITORY = Path(lucid.__file__).parents[1]
 
@@ -37,6 +38,12 @@ def test_a_recipe_is_printed_as_it_is(recipes, tmp_path):
     (tmp_path / "my.yaml").write_text(printed.out)
     assert code == 0
     assert load(tmp_path / "my.yaml") == load(REPOSITORY / "configs" / "small_cpu.yaml")
+
+
+def test_the_schema_is_printed_alone(recipes):
+    code, printed = recipes("--schema")
+    assert code == 0
+    assert json.loads(printed.out) == json_schema()
 
 
 def test_a_recipe_that_there_is_not_is_refused_with_those_there_are(recipes):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast, get_args
 from lucid.kernels import Activation
 
 # Hugging Face has two names for the tanh approximation.
-_SYNONYMS = {"gelu_pytorch_tanh": "gelu_new"}
+ACTIVATION_SYNONYMS = {"gelu_pytorch_tanh": "gelu_new"}
 _LARGEST_SIZE = 2**31
 # A layer takes its time to make, whatever its size: more layers than this are a mistake.
 _MOST_LAYERS = 10_000
@@ -38,7 +38,7 @@ class BERTConfig:
     pad_token_id: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_act", _SYNONYMS.get(self.hidden_act, self.hidden_act))
+        object.__setattr__(self, "hidden_act", ACTIVATION_SYNONYMS.get(self.hidden_act, self.hidden_act))
         if self.hidden_act not in get_args(Activation):
             raise ValueError(f"hidden_act is {self.hidden_act!r}; it takes one of {', '.join(get_args(Activation))}")
         for field in fields(self):

@@ -2,6 +2,7 @@
 
 from lucid.training.config.loading import from_dict, load
 from lucid.training.config.run_config import RunConfig
+from lucid.training.config.schema import json_schema
 from lucid.training.config.sections import WATCHDOG_SECONDS, DataSettings
 
-__all__ = ["WATCHDOG_SECONDS", "DataSettings", "RunConfig", "from_dict", "load"]
+__all__ = ["WATCHDOG_SECONDS", "DataSettings", "RunConfig", "from_dict", "json_schema", "load"]
