@@ -19,6 +19,7 @@ from lucid.gpu_async import HostCopy
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import clip_scale, global_norm
 from lucid.training.audits import Audits
+from lucid.training.checkpoints.best import best_after
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
 from lucid.training.count_losses import BigramLosses
@@ -54,7 +55,7 @@ class Trainer:
         self._evaluated = -1
 
     def train(self, stop: Stop) -> bool:
-        """Train until the last step, the end of `train.max_hours`, or a stop request on any rank.
+        """Train until the last step, the end of `train.max_hours` or `train.patience`, or a stop request on any rank.
 
         Return whether the run has ended. In any case the last step taken is in a checkpoint afterwards.
         """
@@ -63,9 +64,9 @@ class Trainer:
             ended = self.loop(batches, stop)
             if ended and self._window.steps:
                 self._report()
-            self._checkpointing.finish(self._checked_state())
             if ended and self._evaluated != self.run.step:
                 self._evaluate()
+            self._checkpointing.finish(self._checked_state())
         return ended
 
     def replay(self, step: int, reported: bool) -> TrainingState:
@@ -83,7 +84,7 @@ class Trainer:
         """Open all that the first rank writes. The run is valid by now, so that it may claim an attempt."""
         run = self.run
         if run.is_first:
-            ended = self._schedule.progress(run.step, run.training_seconds) >= self.settings.steps
+            ended = self._has_ended(self._schedule.progress(run.step, run.training_seconds))
             self._reports = FirstRankReports(run, ended)
             self._checkpointing.claim(self._reports.say)
 
@@ -109,7 +110,7 @@ class Trainer:
             began = time.perf_counter()
             batch, control = following, message.wait()
             progress = self._schedule.progress(run.step, control.seconds)
-            if progress >= settings.steps:
+            if self._has_ended(progress):
                 return True
             if control.stop:
                 return False
@@ -127,7 +128,8 @@ class Trainer:
             # Evaluate first: if the run is killed in between, it repeats the evaluation.
             if self._due(settings.evaluate_every) and following:
                 self._evaluate()
-            if self._due(settings.checkpoint_every) and following:
+            is_best = settings.keep_best and run.best is not None and run.best.step == run.step
+            if (is_best or self._due(settings.checkpoint_every)) and following:
                 with self._window.paused():
                     self._checkpointing.begin(self._checked_state())
         return True
@@ -136,6 +138,9 @@ class Trainer:
         """Send the message about the next batch, if there is one."""
         run = self.run
         return ControlMessage(run.communicator, batch, run.training_seconds, stop.requested) if batch else None
+
+    def _has_ended(self, progress: float) -> bool:
+        return progress >= self.settings.steps or self.run.has_stopped_early
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.run.step % every == 0
@@ -184,9 +189,10 @@ class Trainer:
                 run.corpora.held_out,
                 run.communicator,
                 samples=self.settings.evaluation_samples,
-                batch_size=self.settings.micro_batch or run.config.local_batch(run.communicator.size),
+                batch_size=run.config.evaluation_batch(run.communicator.size),
                 bigram_loss=self._bigrams.of,
             )
+        run.best = best_after(run.best, run.step, evaluations.loss, run.corpora.held_out_samples)
         self._reports.evaluation(run.step, evaluations)
 
     def _checked_state(self) -> TrainingState:
