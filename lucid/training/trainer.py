@@ -17,7 +17,7 @@ from lucid.distributed import Stop, StopRequest, all_or_none, find_drift
 from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.models.bert.flops import forward_flops
-from lucid.optim import clip_scale, global_norm
+from lucid.optim import clip_scale, norm_of, squared_gradients
 from lucid.training.audits import Audits
 from lucid.training.checkpoints.best import best_after
 from lucid.training.checkpoints.checkpoint import TrainingState
@@ -29,6 +29,7 @@ from lucid.training.evaluation import evaluate
 from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.log_window import Window
 from lucid.training.micro_batches import LocalBatch, MicroBatches
+from lucid.training.norms_by_layer import NormsByLayer
 from lucid.training.outcomes import Outcome, Outcomes
 from lucid.training.reports import FirstRankReports, Reports
 from lucid.training.schedule import schedule_of
@@ -46,7 +47,8 @@ class Trainer:
         self._dealer = Dealer(run.config, run.corpora.train, run.communicator.size)
         self._micro_batches = _micro_batches(run)
         self._window = Window(run.communicator, run.window, run.tokens)
-        self._outcomes = Outcomes(run, self._window)
+        self._norms = NormsByLayer(run.ddp.flat)
+        self._outcomes = Outcomes(run, self._window, self._norms)
         self._checkpointing = Checkpointing(run)
         self._audits = Audits(run, self._micro_batches)
         self._reports = reports or Reports()
@@ -142,6 +144,10 @@ class Trainer:
     def _has_ended(self, progress: float) -> bool:
         return progress >= self.settings.steps or self.run.has_stopped_early
 
+    def _is_reported(self, step: int) -> bool:
+        """Return whether the log has a line about the steps up to `step`, unless the run stops before."""
+        return step % self.settings.log_every == 0 or step == self.settings.steps
+
     def _due(self, every: int | None) -> bool:
         return every is not None and self.run.step % every == 0
 
@@ -153,8 +159,10 @@ class Trainer:
         weights = 1 / max(1, control.masked_tokens), 1 / max(1, control.pairs)
         self._audits.check(partial(self._local_batch, run.step, run.samples_consumed, run.step), weights)
         sums = self._micro_batches.gradients(batch, run.step, *weights)
-        sums[-1] = norm = global_norm(run.ddp.partition)
-        run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
+        squares = squared_gradients(run.ddp.partition)
+        sums[-1] = norm = norm_of(squares)
+        scale, measured = clip_scale(norm, run.config.optimizer.max_gradient_norm), self._is_reported(run.step + 1)
+        changes = run.optimizer.step(learning_rate, scale, measured)
         outcome = Outcome(
             step=run.step,
             learning_rate=learning_rate,
@@ -162,6 +170,7 @@ class Trainer:
             masked_tokens=batch.masked_tokens,
             pairs=batch.pairs,
             sums=HostCopy(sums),
+            squares=None if changes is None else self._norms.copy(squares, changes),
         )
         run.step += 1
         run.samples_consumed += self.settings.global_batch
