@@ -50,7 +50,7 @@ MAY_IMPORT = {
         "launch.limits",
         "distributed",
     },
-    "analysis": {"files", "backend", "kernels", "models", "data", "distributed", "training"},
+    "analysis": {"files", "backend", "kernels", "models", "data", "optim", "distributed", "training"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "": EVERYTHING,

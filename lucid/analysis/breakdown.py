@@ -125,7 +125,7 @@ class _TimedWork:
         self.wait = clock.timed(COMMUNICATION, work.wait)
 
 
-class _TimedCommunicator:
+class TimedCommunicator:
     """A communicator whose collectives, and waits for them, count as communication."""
 
     def __init__(self, communicator: Communicator, clock: Clock) -> None:
@@ -153,7 +153,7 @@ class StepClock(Clock):
 
     def __init__(self, communicator: Communicator) -> None:
         super().__init__(communicator.device)
-        self.communicator = cast(Communicator, _TimedCommunicator(communicator, self))
+        self.communicator = cast(Communicator, TimedCommunicator(communicator, self))
         self.seconds: list[float] = []
         self.plain_seconds: list[float] = []
         self._kernels: dict[Kernels, Kernels] = {}

@@ -16,16 +16,11 @@ from lucid.training.config import RunConfig
 
 
 class Dealer:
-    """Deals the global batches of a run to `size` ranks, by the FLOPs of each row.
-
-    Three kinds of runs have their rows dealt by place instead, adjacent rows to each rank. One rank has no choice. The
-    exact reduction sums micro-batches of adjacent rows. And packed rows are about equally long; to know their lengths,
-    each rank would have to pack the sequences of all ranks.
-    """
+    """Deals the global batches of a run to `size` ranks, by the FLOPs of each row, unless they are dealt by place."""
 
     def __init__(self, config: RunConfig, mixture: Mixture, size: int) -> None:
         self._config, self._mixture, self._size = config, mixture, size
-        self._by_place = size == 1 or config.train.reduction == "exact" or config.data.packing
+        self._by_place = dealt_by_place(config, size)
 
     def rows(self, rank: int, consumed: int) -> Array:
         """Return the rows of a rank, rising, int64: of the global batch that begins after `consumed` samples."""
@@ -49,6 +44,15 @@ class Dealer:
         masked = np.rint(self._config.masking_rate.mean * lengths).astype(np.int64)
         costs = forward_flops_each(self._config.model, lengths, masked)
         return deal(costs, self._size, self._config.local_batch(self._size))
+
+
+def dealt_by_place(config: RunConfig, size: int) -> bool:
+    """Return whether each of `size` ranks gets adjacent rows, however long they are.
+
+    One rank has no choice. The exact reduction sums micro-batches of adjacent rows. And packed rows are about equally
+    long; to know their lengths, each rank would have to pack the sequences of all ranks.
+    """
+    return size == 1 or config.train.reduction == "exact" or config.data.packing
 
 
 def deal(costs: Array, size: int, most: int) -> Array:

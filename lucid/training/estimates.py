@@ -146,3 +146,12 @@ def flops_of_sample(config: RunConfig, mixture: Mixture | None) -> float:
         return forward_flops(config.model, lengths, masked_tokens(config, rate)).training
     batch = mixture.batch(0, range(_TRIED), rate)
     return forward_flops(config.model, batch.sequence_lengths, batch.masked_tokens).training / _TRIED
+
+
+def flops_of_samples(config: RunConfig, mixture: Mixture, count: int = _TRIED) -> np.ndarray:
+    """Return the FLOPs of training on each of the first `count` samples of a run, forward and backward: [count]."""
+    batch = mixture.batch(0, range(count), config.masking_rate.mean)
+    samples = (batch.slice(number, number + 1) for number in range(count))
+    return np.array(
+        [forward_flops(config.model, each.sequence_lengths, each.masked_tokens).training for each in samples]
+    )

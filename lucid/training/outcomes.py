@@ -14,7 +14,6 @@ from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.optim import not_finite
 from lucid.training.log_window import Window
-from lucid.training.norms_by_layer import NormsByLayer
 from lucid.training.setup import Run
 
 
@@ -22,8 +21,7 @@ from lucid.training.setup import Run
 class Outcome:
     """The outcome of a step: `sums` are those of `MicroBatches.gradients`, followed by the gradient norm.
 
-    `masked_tokens` and `pairs` are counts of this rank's labels; `has_labels` says whether any rank had some. `squares`
-    are a copy by `NormsByLayer`, if the log reports this step.
+    `masked_tokens` and `pairs` are counts of this rank's labels; `has_labels` says whether any rank had some.
     """
 
     step: int
@@ -32,7 +30,6 @@ class Outcome:
     masked_tokens: int
     pairs: int
     sums: HostCopy
-    squares: HostCopy | None = None
 
 
 class Outcomes:
@@ -41,8 +38,8 @@ class Outcomes:
     All ranks have the same gradient norms, so they find the same errors, which are marked `agreed`.
     """
 
-    def __init__(self, run: Run, window: Window, norms: NormsByLayer) -> None:
-        self._run, self._window, self._norms = run, window, norms
+    def __init__(self, run: Run, window: Window) -> None:
+        self._run, self._window = run, window
         self._pending: deque[Outcome] = deque()
         self._steps_ahead = 0 if run.model.device == CPU else 1
         # Of the last settled step, by their names in the log.
@@ -78,9 +75,6 @@ class Outcomes:
                 "learning_rate": outcome.learning_rate,
                 "skipped_steps": run.skipped_steps,
             }
-            if outcome.squares is not None:
-                outcome.squares.synchronize()
-                self.metrics |= self._norms.metrics(outcome.squares.values)
 
     def _count_skipped(self, step: int) -> None:
         run = self._run

@@ -41,8 +41,7 @@ def trained_model(config=CONFIG):
     return model, optimizer
 
 
-def snapshot(trained, step=1, config=CONFIG, best=None):
+def snapshot(trained, step=1, config=CONFIG):
     """Return a snapshot for `write_checkpoint`."""
     model, optimizer = trained
-    state = replace(STATE, step=step, best=best)
-    return Snapshot(state, config, model.state_dict(), optimizer.state_dict(), tokenizer_files={})
+    return Snapshot(replace(STATE, step=step), config, model.state_dict(), optimizer.state_dict(), tokenizer_files={})

@@ -11,6 +11,7 @@ import typer
 import yaml
 
 from lucid.analysis.breakdown import StepClock, measure
+from lucid.analysis.step_measurement import NEVER, only_steps
 from lucid.cli.bench.table import print_breakdown
 from lucid.distributed import all_or_none, run_on_first_rank, session, watched
 from lucid.errors import ConfigError
@@ -37,8 +38,6 @@ _SHAPES: dict[Size, dict[str, int]] = {
     Size.BASE: {},
     Size.LARGE: LARGE,
 }  # fmt: skip
-# More steps than any measurement takes, so that nothing is logged or saved.
-_NEVER = 2**30
 
 
 def step(
@@ -105,7 +104,7 @@ def _made_up_settings(size: Size, length: int, batch: int) -> dict[str, Any]:
         "model": {**_SHAPES[size], "max_position_embeddings": max(512, length)},
         # Full sequences, so that the result does not depend on random padding.
         "data": {"path": "unused", "sequence_length": length, "short_sequence_probability": 0.0},
-        "train": {"steps": _NEVER, "global_batch": batch},
+        "train": {"steps": NEVER, "global_batch": batch},
     }
 
 
@@ -117,16 +116,11 @@ def _load(config: Path | None, made_up: dict[str, Any], overrides: list[str], fo
 
 
 def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConfig:
-    """Return the settings of a run that takes the same steps, does nothing else, and starts without a checkpoint."""
-    train = config.train.model_copy(
-        update={
-            "steps": _NEVER, "log_every": _NEVER, "checkpoint_every": _NEVER, "check_replicas_every": _NEVER,
-            "evaluate_every": None, "max_hours": None, "cuda_graphs": False,
-        }
-    )  # fmt: skip
+    """Return the settings of a run that takes the same steps, and does nothing else."""
+    config = only_steps(config)
+    train = config.train.model_copy(update={"cuda_graphs": False})
     data = config.data.model_copy(update={"path": corpus}) if corpus else config.data
-    no_checkpoint = {"run_folder": folder / "run", "initial_checkpoint": None, "branch_from": None}
-    return config.model_copy(update=no_checkpoint | {"train": train, "data": data})
+    return config.model_copy(update={"run_folder": folder / "run", "train": train, "data": data})
 
 
 def _make_corpus(folder: Path) -> None:

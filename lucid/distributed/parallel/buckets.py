@@ -10,9 +10,10 @@ adds depends only on the number of its micro-batch, and a recorded pass (`traini
 micro-batch of any step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
+from typing import Protocol
 
 from lucid.autograd import after_backward
 from lucid.distributed.communicators.communicator import Work
@@ -23,6 +24,18 @@ from lucid.nn.parameters import FlatParameters
 RunCollective = Callable[[Callable[[], None]], None]
 
 INTERRUPTED = "an earlier backward was interrupted: the gradients of the ranks are out of step"
+
+
+class Extent(Protocol):
+    """The elements [start, stop) of the flat buffers."""
+
+    @property
+    def start(self) -> int:
+        """The first element."""
+
+    @property
+    def stop(self) -> int:
+        """The end."""
 
 
 class BucketedReduction:
@@ -93,13 +106,13 @@ def run_now(action: Callable[[], None]) -> None:
     action()
 
 
-def cut(flat: FlatParameters, bucket_elements: int) -> list[slice]:
-    """Cut the flat buffers into buckets of at most `bucket_elements`; a larger parameter is a bucket of its own.
+def cut(segments: Iterable[Extent], end: int, bucket_elements: int) -> list[slice]:
+    """Cut flat buffers of `end` elements into buckets of at most `bucket_elements`, at the starts of `segments`.
 
-    The gap behind a parameter belongs to its bucket.
+    A larger segment is a bucket of its own. The gap behind a segment belongs to its bucket.
     """
     starts = [0]
-    for segment in flat.segments:
+    for segment in segments:
         if segment.stop - starts[-1] > bucket_elements and segment.start > starts[-1]:
             starts.append(segment.start)
-    return [slice(start, stop) for start, stop in pairwise([*starts, len(flat.gradients)])]
+    return [slice(start, stop) for start, stop in pairwise([*starts, end])]

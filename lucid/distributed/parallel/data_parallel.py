@@ -81,7 +81,7 @@ class DistributedDataParallel(Generic[ModuleT]):
         communicator.barrier()
         bucket_bytes = int(min(bucket_megabytes * 2**20, flat.gradients.nbytes))
         bucket_elements = max(1, bucket_bytes // flat.gradients.itemsize)
-        buckets = cut(flat, bucket_elements)
+        buckets = cut(flat.segments, len(flat.gradients), bucket_elements)
         self.partition = (Sharded if sharded else Replicated)(flat, communicator, buckets)
         self._reduction: Reduction
         if exact_micro_batches is None:

@@ -1,27 +1,23 @@
-"""`lucid plan`: what a run will need and do, before it is started."""
+"""What a run will need and do, from its settings and its corpora alone."""
 
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Annotated
 
 import numpy as np
-import typer
 
 from lucid import kernels
 from lucid.analysis.product_limit import encoder_product_rate
-from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.data import Manifest, Mixture
 from lucid.data.manifest import HELD_OUT, TRAIN
-from lucid.distributed import announced, is_first_rank
 from lucid.errors import ConfigError
 from lucid.files import nearest_existing
 from lucid.kernels import threads
 from lucid.launch.limits import HostMemory
 from lucid.models.bert.memory import parameter_count
 from lucid.training.checkpoints.store import CheckpointStore
-from lucid.training.config import RunConfig, load
-from lucid.training.corpora import Corpora, open_corpora
+from lucid.training.config import RunConfig
+from lucid.training.corpora import Corpora
 from lucid.training.estimates import Memory, checkpoint_bytes, flops_of_sample, memory
 from lucid.training.formatting import count, duration, quantity
 from lucid.training.numerical_environment import limit_threads
@@ -34,61 +30,19 @@ Line = tuple[str, str]
 _MANY_EPOCHS = 40
 
 
-def plan(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    ranks: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of ranks. Default: as many as were launched.", show_default=False),
-    ] = None,
-    most_ranks: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Print only the largest number of ranks, N or fewer, that the settings allow; for job scripts.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Print what a run will need and do: epochs, micro-batches, memory, checkpoints, FLOPs and time.
-
-    Nothing is trained or written. The corpus, or the model to start from, may still be missing. Exit code 2: settings,
-    corpus, start and number of ranks do not fit together.
-
-    Examples:
-
-        lucid plan my.yaml --ranks 2
-
-        lucid plan my.yaml --ranks 8 train.micro_batch=8
-
-        lucid plan my.yaml --most-ranks 12
-    """
-    if not is_first_rank():
-        return
-    settings, launched = load(config, overrides or ()), announced()
-    if most_ranks is not None:
-        print(settings.ranks_that_serve(most_ranks))
-        return
-    size = ranks or (launched.size if launched else None) or 1
-    settings.check_ranks(size)
+def outline(settings: RunConfig, corpora: Corpora | None, size: int) -> Iterator[Line]:
+    """Yield the lines of a run on `size` ranks. `corpora` is None if some are missing."""
     missing = [folder for folder in settings.folders if not os.path.lexists(folder)]
-    corpora = None if missing else open_corpora(settings)
     step, start = _start(settings, corpora)
     need = memory(settings, size, corpora)
-    lines = [
-        _model(settings),
-        *(("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing),
-        *(_corpora(settings, corpora) if corpora else ()),
-        _training(settings, corpora, step),
-        *_masking(settings),
-        *start,
-        *_ranks(settings, need, size),
-        _checkpoints(settings),
-        *_work(settings, corpora, need, size, step),
-    ]
-    for subject, text in lines:
-        print(f"{subject:13}{text}")
+    yield _model(settings)
+    yield from (("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing)
+    yield from _corpora(settings, corpora) if corpora else ()
+    yield _training(settings, corpora, step)
+    yield from start
+    yield from _ranks(settings, need, size)
+    yield _checkpoints(settings)
+    yield from _work(settings, corpora, need, size, step)
 
 
 def _model(config: RunConfig) -> Line:
@@ -193,13 +147,11 @@ def _checkpoints(config: RunConfig) -> Line:
     train, folder = config.train, config.run_folder
     check_run_folder(folder)
     size, free = checkpoint_bytes(config), shutil.disk_usage(nearest_existing(folder)).free
-    forever = train.steps // train.keep_every if train.keep_every else 0
-    kept = min(train.keep_checkpoints + forever, -(-train.steps // train.checkpoint_every)) + train.keep_best
-    most = size * (kept + 1)  # while one is written, there is one more
-    best = ", at an evaluation better than all before," if train.keep_best else ""
+    # While one is written, there is one more.
+    most = size * (min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1)
     return (
         "checkpoints",
-        f"{quantity(size, 'B')} each, every {count(train.checkpoint_every, 'step')}{best} and at the end; up to "
+        f"{quantity(size, 'B')} each, every {count(train.checkpoint_every, 'step')} and at the end; up to "
         f"{quantity(most, 'B')} in {folder}, where {quantity(free, 'B')} are free{': too little' * (most > free)}",
     )
 

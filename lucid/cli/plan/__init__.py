@@ -1,0 +1,106 @@
+"""`lucid plan`: what a run will need and do, before it is started; with --measure, how long it takes on more nodes."""
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from lucid.cli.plan.outline import Line, outline
+from lucid.cli.run_settings import ConfigFile, Overrides
+from lucid.distributed import announced, is_first_rank, run_on_first_rank, session
+from lucid.errors import ConfigError
+from lucid.training.config import RunConfig, from_dict, load
+from lucid.training.corpora import Corpora, open_corpora
+
+
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of ranks. Default: as many as were launched.", show_default=False),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Take some real steps here, and predict those on more nodes.")
+    ] = False,
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --measure: the most nodes. Default: those launched.", show_default=False),
+    ] = None,
+    ranks_per_node: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --measure: ranks on each node. Default: as launched.", show_default=False),
+    ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE[,LATENCY]",
+            help="With --measure: what joins the nodes, such as 10Gbit or 100Gbit,2us. Default: measured between the "
+            "nodes that were launched.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --measure: print what was measured and predicted as JSON instead.")
+    ] = False,
+) -> None:
+    """Print what a run will need and do: epochs, micro-batches, memory, checkpoints, FLOPs and time.
+
+    Nothing is trained or written. The corpus, or the model to start from, may still be missing. Exit code 2: settings,
+    corpus, start and number of ranks do not fit together.
+
+    With --measure, all launched ranks take some real steps, in less than a minute; the weights are thrown away. A table
+    says what a step and the whole run take on 1, 2, 4, ... nodes like these.
+
+    Examples:
+
+        lucid plan my.yaml --ranks 2
+
+        lucid plan my.yaml --ranks 8 train.micro_batch=8
+
+        mpiexec -n 2 lucid plan my.yaml --measure --nodes 16 --link 10Gbit
+    """
+    if not measure:
+        only_measured = {"--nodes": nodes, "--ranks-per-node": ranks_per_node, "--link": link, "--json": as_json}
+        for option, value in only_measured.items():
+            if value:
+                raise ConfigError(f"{option} goes with --measure")
+        if is_first_rank():
+            settings, launched = load(config, overrides or ()), announced()
+            print_lines(outline(*_checked(settings, ranks or (launched.size if launched else None) or 1)))
+        return
+    if ranks:
+        raise ConfigError("--ranks goes without --measure, which measures the ranks that are launched (mpiexec -n ...)")
+    from lucid.cli.plan import scaling  # a plan that measures nothing needs no compiled kernels
+
+    with session() as group:
+        text = run_on_first_rank(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
+        settings = from_dict(json.loads(text))
+        scope = scaling.Scope.of(group, nodes, ranks_per_node, link)
+        run_on_first_rank(group, lambda: _before(settings, group.size, as_json))
+        scaling.measure_and_print(settings, group, scope, as_json)
+
+
+def _checked(settings: RunConfig, size: int) -> tuple[RunConfig, Corpora | None, int]:
+    """Return the arguments of `outline`. Raises `ConfigError` if `size` ranks do not fit the settings."""
+    settings.check_ranks(size)
+    found = all(os.path.lexists(folder) for folder in settings.folders)
+    return settings, open_corpora(settings) if found else None, size
+
+
+def _before(settings: RunConfig, size: int, quiet: bool) -> str:
+    """Print the outline, before anything is measured. Raises `ConfigError` if a corpus is missing."""
+    arguments = _checked(settings, size)
+    if not quiet:
+        print_lines(outline(*arguments))
+    if arguments[1] is None:
+        raise ConfigError("--measure takes real steps, which need the corpus: make it by lucid prepare")
+    return ""
+
+
+def print_lines(lines: Iterable[Line]) -> None:
+    """Print the subjects and texts of lines in two columns. All lines are made before the first is printed."""
+    for subject, text in list(lines):
+        print(f"{subject:13}{text}", flush=True)
