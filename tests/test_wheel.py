@@ -45,7 +45,7 @@ def names_in(wheel):
 def test_the_wheel_contains_the_package_the_recipes_and_the_job_templates(distributions):
     wheel, _ = distributions
     expected = {"lucid/py.typed"}
-    for top in ("lucid", "configs", "slurm"):
+    for top in ("lucid", "configs", "jobs", "slurm"):
         files = [path for path in (REPOSITORY / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         relative = [path.relative_to(REPOSITORY).as_posix() for path in files if path.name != "site.env"]
         expected |= {name if top == "lucid" else f"lucid/{name}" for name in relative}

@@ -8,6 +8,7 @@ import typer
 
 from lucid.cli.device import Device
 from lucid.cli.model_folder import ModelFolder
+from lucid.cli.model_options import Best
 from lucid.distributed import all_or_none, device_for, session, watched
 from lucid.errors import ConfigError, DataError
 from lucid.models import BERTForPreTraining
@@ -28,6 +29,7 @@ def evaluate(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
     ],
+    best: Best = False,
     data: Annotated[
         Path | None, typer.Option(help="A prepared corpus. Default: all those of the run.", show_default=False)
     ] = None,
@@ -54,7 +56,7 @@ def evaluate(
         lucid evaluate models/bert-base --data data/mine --sequence-length 128
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
-        opened = all_or_none(communicator, lambda: _open(model, data, sequence_length))
+        opened = all_or_none(communicator, lambda: _open(find_model(model, best), data, sequence_length))
         opened.model.to(device_for(communicator, device))
         with communicator.status.phase("evaluating"):
             results = evaluate_model(
@@ -78,8 +80,7 @@ class _Opened:
     remarks: list[str]
 
 
-def _open(path: Path, data: Path | None, sequence_length: int | None) -> _Opened:
-    folder = find_model(path)
+def _open(folder: Path, data: Path | None, sequence_length: int | None) -> _Opened:
     found = ModelFolder.read(folder)
     found.check_has(("MLM head",), "there is nothing to evaluate: train it first (initial_model)")
     bert = found.model

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from lucid.cli.model_folder import ModelFolder, check_new
+from lucid.cli.model_options import Best
 from lucid.files import replacing
 from lucid.training.checkpoints.store import find_model
 
@@ -15,8 +16,9 @@ def export(
         Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
+    best: Best = False,
 ) -> None:
-    """Export a run's newest checkpoint as a model folder for transformers.
+    """Export a run's newest checkpoint, or its best, as a model folder for transformers.
 
     OUTPUT gets config.json, model.safetensors and the tokenizer's files. A padded vocabulary is cut to the tokenizer's.
     Parts of the model that were never trained are left out.
@@ -25,8 +27,10 @@ def export(
     Examples:
 
         lucid export runs/small_cpu models/small
+
+        lucid export runs/small_cpu models/small --best
     """
-    source = find_model(model)
+    source = find_model(model, best)
     check_new(output)
     found = ModelFolder.read(source)
     tokenizer = found.tokenizer()

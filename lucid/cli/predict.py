@@ -10,6 +10,7 @@ from lucid.autograd import no_grad
 from lucid.backend import CPU, use_gpu
 from lucid.cli.device import Device
 from lucid.cli.model_folder import ModelFolder
+from lucid.cli.model_options import Best
 from lucid.data import special_tokens
 from lucid.errors import ConfigError
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
@@ -25,6 +26,7 @@ def predict(
     second: Annotated[
         str | None, typer.Option("--next", metavar="TEXT", help="A sentence that may follow TEXT.", show_default=False)
     ] = None,
+    best: Best = False,
     device: Annotated[Device, typer.Option(help="Device of the model.")] = Device.CPU,
     top: Annotated[int, typer.Option(min=1, help="Candidates to show for each [MASK].")] = 5,
 ) -> None:
@@ -41,7 +43,7 @@ def predict(
     for words in (text, second or ""):
         if words.encode(errors="replace").decode() != words:
             raise ConfigError(f"{words!r} holds bytes that are not UTF-8: set the terminal's encoding to UTF-8")
-    folder = find_model(model)
+    folder = find_model(model, best)
     found = ModelFolder.read(folder)
     bert, tokenizer = found.model, found.tokenizer()
     if second is not None and bert.config.type_vocab_size < 2:
@@ -66,8 +68,10 @@ def predict(
         scores, next_scores = bert(ids, token_type_ids=np.array([encoding.type_ids]))
     for number, position in enumerate(masked, start=1):
         probabilities = scores[0, int(position)].softmax().numpy()[: tokenizer.get_vocab_size()]
-        best = np.argsort(-probabilities)[:top]
-        print(f"[MASK] {number}: " + ", ".join(f"{tokenizer.id_to_token(i)} {probabilities[i]:.1%}" for i in best))
+        candidates = np.argsort(-probabilities)[:top]
+        print(
+            f"[MASK] {number}: " + ", ".join(f"{tokenizer.id_to_token(i)} {probabilities[i]:.1%}" for i in candidates)
+        )
     if second is not None:
         follows = float(next_scores[0].softmax().numpy()[0])
         print(f"the second sentence {'follows' if follows >= 0.5 else 'does not follow'} ({follows:.1%} that it does)")

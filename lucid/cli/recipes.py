@@ -1,6 +1,7 @@
-"""`lucid recipes`: prints the recipes and their schema, and writes the job templates, that come with lucid."""
+"""`lucid recipes`: prints recipes, their schema and job scripts, and writes the SLURM job templates."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,13 @@ from lucid.files import written_aside
 from lucid.training.config import json_schema
 
 
+class Scheduler(StrEnum):
+    """The schedulers that have a job script to edit."""
+
+    PBS = "pbs"
+    LSF = "lsf"
+
+
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print the settings of this recipe.", show_default=False)] = None,
     slurm: Annotated[
@@ -20,6 +28,9 @@ def recipes(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of settings, by which editors complete and check.")
     ] = False,
+    job: Annotated[
+        Scheduler | None, typer.Option(help="Print a job script for this scheduler, to edit.", show_default=False)
+    ] = None,
 ) -> None:
     """List the recipes: settings of runs to start your own from.
 
@@ -34,6 +45,8 @@ def recipes(
         lucid recipes --slurm slurm
 
         lucid recipes --schema > lucid.schema.json
+
+        lucid recipes --job pbs > pretrain.pbs
     """
     if schema:
         print(json.dumps(json_schema(), indent=2))
@@ -41,12 +54,14 @@ def recipes(
         _write_templates(slurm)
     if name is not None:
         print(_recipe(name).read_text(), end="")
-    elif slurm is None and not schema:
+    if job is not None:
+        print((shipped("jobs") / f"pretrain.{job}").read_text(), end="")
+    if not schema and name is None and slurm is None and job is None:
         _print_list()
 
 
 def shipped(name: str) -> Path:
-    """Return the folder `configs` or `slurm` of this lucid: in the package, or next to it in a checkout."""
+    """Return the folder `configs`, `jobs` or `slurm` of this lucid: in the package, or next to it in a checkout."""
     package = Path(lucid.__file__).parent
     installed = package / name
     return installed if installed.is_dir() else package.parent / name

@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lucid.errors import LaunchError
@@ -27,8 +28,11 @@ _LONGEST = 1 << 22
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def read(path: Path) -> tuple[str, ...]:
-    """Return the names in the hostfile `path`, one a line. Raises `LaunchError`, which names the wrong line."""
+def read(path: Path) -> Mapping[str, int]:
+    """Return how many lines of the hostfile `path` name each host. Raises `LaunchError`, which names the wrong line.
+
+    PBS and LSF write a line for each rank that a host has room for.
+    """
     try:
         with open_text(path, errors="replace") as file:
             text = file.read(_LONGEST + 1)
@@ -36,7 +40,7 @@ def read(path: Path) -> tuple[str, ...]:
         raise LaunchError(f"the hostfile '{path}' cannot be read: {reason_of(error)}") from error
     if len(text) > _LONGEST:
         raise LaunchError(f"the hostfile '{path}' is longer than {_LONGEST:,} characters: is it another file?")
-    names: list[str] = []
+    names: Counter[str] = Counter()
     for number, line in enumerate(text.splitlines(), start=1):
         name = line.partition("#")[0].strip()
         if not name:
@@ -46,12 +50,10 @@ def read(path: Path) -> tuple[str, ...]:
                 f"line {number} of the hostfile '{path}' is {name!r}, which is not the name of a host: write one "
                 "name a line and nothing else; how many ranks a host gets follows from -n"
             )
-        if name in names:
-            raise LaunchError(f"the hostfile '{path}' names {name} twice, the second time in line {number}")
-        names.append(name)
+        names[name] += 1
     if not names:
         raise LaunchError(f"the hostfile '{path}' names no host")
-    return tuple(names)
+    return names
 
 
 def unusable(hosts: Sequence[str], python: str = sys.executable) -> dict[str, str]:

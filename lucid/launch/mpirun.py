@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lucid import output
@@ -35,7 +35,8 @@ MEMORY_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHO
 class Surroundings:
     """The programs, the name of the MPI, the cores and GPUs of each host, and the hosts.
 
-    Without a hostfile `hosts` is empty: the only host is this machine.
+    Without a hostfile `hosts` is empty: the only host is this machine. `room` says how many ranks may run on each host,
+    if the hostfile does.
     """
 
     python: str
@@ -44,6 +45,7 @@ class Surroundings:
     cores: int
     gpus: int = 0
     hosts: tuple[str, ...] = ()
+    room: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,28 @@ class Launch:
 
 def number_of_ranks(options: Options, there: Surroundings) -> int:
     """Return the number of ranks on all hosts together."""
+    room = sum(there.room[host] for host in there.hosts) if there.room else None
     if options.ranks is not None:
+        if room is not None and options.ranks > room:
+            raise LaunchError(
+                f"-n is {options.ranks}, but {options.hostfile} has {room} lines, one for each rank that its hosts "
+                "have room for"
+            )
         return options.ranks
+    if room is not None:
+        return room
     if options.gpus and not there.gpus:
         raise LaunchError("--gpus: this machine has no GPU: give the number of ranks (-n)")
     return (there.gpus if options.gpus else there.cores) * max(1, len(there.hosts))
+
+
+def ranks_of_hosts(ranks: int, there: Surroundings) -> dict[str, int]:
+    """Return how many ranks run on each host: the first hosts have as many as they have room for."""
+    shares = {}
+    for host in there.hosts:
+        shares[host] = min(there.room[host], ranks)
+        ranks -= shares[host]
+    return {host: share for host, share in shares.items() if share}
 
 
 def threads_of_a_rank(environment: Mapping[str, str], cores: int, ranks: int) -> int:
@@ -79,7 +98,7 @@ def plan(
     `width` is the width in columns of the terminal that the run writes to, or "" if it writes to none.
     """
     ranks, hosts = number_of_ranks(options, there), max(1, len(there.hosts))
-    ranks_per_host = -(-ranks // hosts)
+    ranks_per_host = max(ranks_of_hosts(ranks, there).values()) if there.room else -(-ranks // hosts)
     threads = threads_of_a_rank(environment, there.cores, ranks_per_host)
     variables = {name: environment.get(name) or str(threads) for name in THREAD_VARIABLES} | MEMORY_VARIABLES
     if ranks_per_host > there.cores and there.mpi == "MPICH":
@@ -88,11 +107,13 @@ def plan(
         # The ranks write to a pipe of the launcher. These tell rich that it ends in a terminal, for the live line.
         variables |= {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": width}
     if there.mpi == "MPICH":
-        line = ["-f", options.hostfile, "-ppn", str(ranks_per_host)] if options.hostfile else []
+        line = ["-f", options.hostfile] if options.hostfile else []
+        line += [] if there.room or not line else ["-ppn", str(ranks_per_host)]
     else:
         given = ("PYTHONPATH", "UCX_NET_DEVICES", COMMAND_VARIABLE)
         names = [*variables, *(name for name in given if environment.get(name))]
-        line = _options_of_open_mpi(options.hostfile, ranks_per_host, names, is_root)
+        placed = "slot" if there.room else f"ppr:{ranks_per_host}:node"
+        line = _options_of_open_mpi(options.hostfile, placed, names, is_root)
         variables |= _agent_of_open_mpi(environment.get("HYDRA_LAUNCHER_EXEC"))
     parent = [there.python, "-P", "-m", "lucid.launch.rank_parent"]
     # Ranks are bound only if they take all cores: otherwise two runs would be bound to the same first cores. Their
@@ -113,9 +134,9 @@ def _warning(ranks_per_host: int, there: Surroundings) -> str:
     return f"{ranks_per_host} ranks on {host} share {there.cores} cores and take turns: start at most {most} (-n)"
 
 
-def _options_of_open_mpi(hosts: str, ranks_per_host: int, variables: Iterable[str], is_root: bool) -> list[str]:
+def _options_of_open_mpi(hosts: str, placed: str, variables: Iterable[str], is_root: bool) -> list[str]:
     options = ["--oversubscribe", *(["--hostfile", hosts] if hosts else [])]
-    options += ["--map-by", f"ppr:{ranks_per_host}:node", "--bind-to", "none"]
+    options += ["--map-by", placed, "--bind-to", "none"]
     for name in variables:
         options += ["-x", name]
     return [*options, *(["--allow-run-as-root"] if is_root else [])]
@@ -149,11 +170,12 @@ def look_around(python: str, options: Options) -> Surroundings:
             f"{mpiexec} belongs to {mpi_of(launcher)}, but mpi4py in {python} loads {mpi_of(library)}: put the mpiexec "
             f"of {mpi_of(library)} first in the PATH, or {_install_mpich(python)}"
         )
-    hosts = hostfile.read(Path(options.hostfile)) if options.hostfile else ()
-    if hosts:
+    lines = hostfile.read(Path(options.hostfile)) if options.hostfile else {}
+    room = lines if any(count > 1 for count in lines.values()) else {}
+    if lines:
         _check_for_shells(mpiexec, os.environ.get("HYDRA_LAUNCHER_EXEC", ""))
     gpus = len(Machine.read(frozenset(), os.environ.get("CUDA_VISIBLE_DEVICES")).gpus) if options.gpus else 0
-    return Surroundings(python, mpiexec, mpi_of(launcher), available_cores(), gpus, hosts)
+    return Surroundings(python, mpiexec, mpi_of(launcher), available_cores(), gpus, tuple(lines), room)
 
 
 def _find_mpiexec(python: str) -> str:
@@ -229,7 +251,8 @@ def _start(options: Options, progress: Progress) -> int:
 
     attempt.block_signals()
     if options.restarts:
-        return supervise(options, options.restarts, ranks, there.hosts, start, progress)
+        room = there.room or dict.fromkeys(there.hosts, -(-ranks // max(1, len(there.hosts))))
+        return supervise(options, options.restarts, ranks, room, start, progress)
     return start(ranks, there.hosts).status
 
 
@@ -242,7 +265,7 @@ def _attempt(options: Options, there: Surroundings) -> Ended:
     if there.hosts:
         # A hostfile in memory leaves nothing behind, however this process ends.
         descriptors.append(os.memfd_create("hosts"))
-        os.write(descriptors[0], "".join(f"{host}\n" for host in there.hosts).encode())
+        os.write(descriptors[0], _hostfile(options, there).encode())
         options = replace(options, hostfile=f"/dev/fd/{descriptors[0]}")
     try:
         width = _width_of_the_terminal() if sys.stdout.isatty() else ""
@@ -254,6 +277,15 @@ def _attempt(options: Options, there: Surroundings) -> Ended:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _hostfile(options: Options, there: Surroundings) -> str:
+    """Return the hostfile of the launcher."""
+    if not there.room:
+        return "".join(f"{host}\n" for host in there.hosts)
+    shares = ranks_of_hosts(number_of_ranks(options, there), there)
+    form = "{}:{}\n" if there.mpi == "MPICH" else "{} slots={}\n"
+    return "".join(form.format(host, share) for host, share in shares.items())
 
 
 def _warn(launch: Launch) -> None:

@@ -27,7 +27,9 @@ the last one counts. After `--` there are no more options.
                  physical core, or with --gpus for each GPU)
   --hostfile F   hosts, one name a line. They share all files, have as many
                  cores and GPUs as this machine, and accept ssh (or the program
-                 that $HYDRA_LAUNCHER_EXEC names) without a password
+                 that $HYDRA_LAUNCHER_EXEC names) without a password. If the
+                 file names a host several times, as $PBS_NODEFILE does, there
+                 is a rank for each line
   --gpus         give each rank of a host its own GPU, and cores near it
   --dry-run      print the command and the threads per rank, and run nothing
   --restarts N   after a failure, or after the ranks have stopped and saved

@@ -4,8 +4,8 @@ The rule is a pure function of the attempts so far.
 """
 
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lucid.errors import ExitCode
 
@@ -16,13 +16,16 @@ LONGEST_WAIT = 60
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """What the user asked for. `backoff` is in seconds; without a hostfile there are no `hosts`."""
+    """What the user asked for. `backoff` is in seconds.
+
+    `room` says how many ranks each host may have; without a hostfile it names no host.
+    """
 
     restarts: int
     ranks: int
     min_ranks: int
     backoff: int
-    hosts: tuple[str, ...] = ()
+    room: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,10 @@ def decide(
         return GiveUp(f"{what}; gives up after {starts}, as --restarts is {policy.restarts}")
     if count > 1 and last.step <= attempts[-2].step:
         return GiveUp(f"{what}; gives up after {starts}, the last of which brought no newer checkpoint")
-    lost = [host for host in policy.hosts if host not in last.hosts]
-    ranks = ranks_that_serve(_room(policy, len(last.hosts))) if lost else policy.ranks
+    lost = [host for host in policy.room if host not in last.hosts]
+    ranks = ranks_that_serve(_most_ranks(policy, last.hosts)) if lost else policy.ranks
     where = _counted(ranks, "rank")
-    if policy.hosts:
+    if policy.room:
         where += f" on {_counted(len(last.hosts), 'host')}"
     if lost:
         where += f" ({', '.join(lost)} did not answer)"
@@ -76,10 +79,9 @@ def decide(
     return Restart(ranks, last.hosts, wait, f"{what}; restart {count} of {policy.restarts} in {wait} s with {where}")
 
 
-def _room(policy: RestartPolicy, hosts_left: int) -> int:
-    """Return for how many ranks the hosts have room, with no more of them on a host than before."""
-    ranks_per_host = -(-policy.ranks // len(policy.hosts))
-    return min(policy.ranks, ranks_per_host * hosts_left)
+def _most_ranks(policy: RestartPolicy, hosts: Sequence[str]) -> int:
+    """Return the ranks of the start, or as many as these hosts may have."""
+    return min(policy.ranks, sum(policy.room[host] for host in hosts))
 
 
 def _in_words(exit_code: int) -> str:

@@ -6,7 +6,7 @@ fewer keeps its loss curve.
 """
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lucid.errors import ExitCode, LaunchError
@@ -25,9 +25,11 @@ FINAL = (ExitCode.FINISHED, ExitCode.REFUSED, ExitCode.INTERRUPTED)
 
 
 def supervise(
-    options: Options, restarts: Restarts, ranks: int, hosts: tuple[str, ...], attempt: Attempt, progress: Progress
+    options: Options, restarts: Restarts, ranks: int, room: Mapping[str, int], attempt: Attempt, progress: Progress
 ) -> int:
     """Make attempts until one is final or `decide` gives up; return the exit code of the last. Raises `LucidError`.
+
+    `room` says how many ranks each host may have; without a hostfile it names no host.
 
     A signal ends the run, and not only the attempt: a scheduler that sends SIGUSR1 before its time limit waits for the
     checkpoint and the exit code, and queues the run again itself.
@@ -35,16 +37,17 @@ def supervise(
     min_ranks = ranks if restarts.min_ranks is None else restarts.min_ranks
     if min_ranks > ranks:
         raise LaunchError(f"--min-ranks is {min_ranks}, but the run starts with {ranks}: lower it")
-    policy = RestartPolicy(restarts.most, ranks, min_ranks, restarts.backoff, hosts)
+    policy = RestartPolicy(restarts.most, ranks, min_ranks, restarts.backoff, room)
     config, *overrides = options.arguments
+    hosts = tuple(room)
     attempts: list[AttemptEnd] = []
     while True:
         ended = attempt(ranks, hosts)
         if ended.stop_asked or ended.exit_code in FINAL:
             return ended.status
         step, ranks_that_serve = progress(Path(config), overrides)
-        lost = hostfile.unusable(policy.hosts)
-        answering = tuple(host for host in policy.hosts if host not in lost)
+        lost = hostfile.unusable(tuple(room))
+        answering = tuple(host for host in room if host not in lost)
         attempts.append(AttemptEnd(ended.exit_code, step, answering))
         decision = decide(policy, attempts, ranks_that_serve)
         say(decision.sentence)

@@ -57,6 +57,19 @@ class UpdateSlice:
     state: slice
     decay: bool
 
+    def pieces(self, blocks: int) -> Iterator["UpdateSlice"]:
+        """Yield parts of this slice, of at most so many of its blocks each."""
+        for first in range(0, len(self.bounds) - 1, blocks):
+            bounds = self.bounds[first : first + blocks + 1]
+            start, stop = bounds[[0, -1]].tolist()
+            yield UpdateSlice(
+                slice(self.elements.start + start, self.elements.start + stop),
+                slice(self.blocks.start + first, self.blocks.start + first + len(bounds) - 1),
+                bounds - start,
+                slice(self.state.start + start, self.state.start + stop),
+                self.decay,
+            )
+
 
 @dataclass
 class FlatParameters:

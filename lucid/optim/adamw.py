@@ -11,4 +11,5 @@ class AdamW(MomentOptimizer):
     def update(self, factors: Array) -> None:
         kernel = kernels.of(self.flat.values)
         for part in self.partition.slices:
-            kernel.adamw(self._buffers_of(part), factors, self._settings_of(part))
+            for piece in self.pieces_of(part):
+                kernel.adamw(self._buffers_of(piece), factors, self._settings_of(piece))

@@ -15,12 +15,17 @@ def global_norm(partition: Partition) -> Array:
     The norm is a float64 array of no dimensions on the gradients' device. This function does not wait for a GPU, but
     `float` of the norm does.
     """
-    return kernels.of(partition.flat.gradients).root_of_sum(_squared_sums(partition))
+    return norm_of(squared_gradients(partition))
+
+
+def norm_of(squares: Array) -> Array:
+    """Return the root of the sum of `squared_gradients`, as `global_norm` does."""
+    return kernels.of(squares).root_of_sum(squares)
 
 
 def not_finite(partition: Partition) -> list[str]:
     """Return the names of parameters with gradients that are not finite. All ranks call this; it waits for a GPU."""
-    sums = np.add.reduceat(to_host(_squared_sums(partition)), partition.flat.first_blocks)
+    sums = np.add.reduceat(to_host(squared_gradients(partition)), partition.flat.first_blocks)
     segments = zip(partition.flat.segments, sums, strict=True)
     return [segment.name for segment, total in segments if not math.isfinite(total)]
 
@@ -36,8 +41,8 @@ def clip_scale(norm: float | Array, max_norm: float) -> Array:
     return xp.where(xp.isfinite(norm), xp.minimum(max_norm / (norm + 1e-6), 1.0), np.nan)
 
 
-def _squared_sums(partition: Partition) -> Array:
-    """Return float64 [blocks]: the sum of the squares of the gradients in each block, of all ranks."""
+def squared_gradients(partition: Partition) -> Array:
+    """Return float64 [blocks]: the sum of the squares of the gradients in each block. All ranks call this."""
     flat = partition.flat
     if partition.is_whole:
         return kernels.of(flat.gradients).squared_sums(flat.gradients, flat.bounds)

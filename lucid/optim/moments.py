@@ -4,7 +4,7 @@ On a GPU the host never waits in a step: the numbers that change from step to st
 kernels themselves skip an update whose gradients are not finite.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from lucid.backend import Array, array_module, device_of, to_device, to_host
 from lucid.kernels.arguments import AdamSettings, UpdateBuffers
 from lucid.nn.parameters import UpdateSlice
 from lucid.optim.partition import Partition
+
+# So many blocks are updated at once when the update is measured, which keeps a copy of them: 16 MB in float32.
+_MEASURED_BLOCKS = 256
 
 
 class MomentOptimizer:
@@ -37,6 +40,7 @@ class MomentOptimizer:
         self._corrected_betas = betas if bias_correction else None
         xp = array_module(flat.values)
         self._updates: Array = xp.zeros(1, np.int64)
+        self._squares: Array | None = None  # of the step that is measured
         # The elements that this process updates, slice after slice.
         count = sum(part.state.stop - part.state.start for part in partition.slices)
         self.first_moments: Array = xp.zeros(count, flat.values.dtype)
@@ -47,8 +51,13 @@ class MomentOptimizer:
         """The number of updates so far. On a GPU the host waits for it."""
         return int(to_host(self._updates)[0])
 
-    def step(self, learning_rate: float | Array, gradient_scale: float | Array = 1.0) -> None:
+    def step(
+        self, learning_rate: float | Array, gradient_scale: float | Array = 1.0, measured: bool = False
+    ) -> Array | None:
         """Update the parameters in place from their gradients times `gradient_scale`. All ranks call this.
+
+        If the update is to be `measured`, return float64 [blocks, 2]: the sums of the squares of the change in each
+        block, and of the values after it. This changes no bit of the update.
 
         If the scale is not finite, nothing changes, not even the count of updates. Both arguments may be float64 arrays
         of no dimensions on the device of the values, as a captured step on a GPU needs them.
@@ -57,14 +66,32 @@ class MomentOptimizer:
         factors = kernels.of(flat.values).update_factors(
             learning_rate, gradient_scale, self._updates, self._corrected_betas
         )
+        squares = array_module(flat.values).zeros((len(flat.bounds) - 1, 2), np.float64) if measured else None
+        self._squares = squares
         self.update(factors)
+        if squares is not None:
+            self.partition.complete(squares)
         self.partition.publish()
         if not self.partition.is_whole:
             flat.round()
+        return squares
 
     def update(self, factors: Array) -> None:
         """Update this process's slices of the parameters; `Kernels.update_factors` returned `factors`."""
         raise NotImplementedError
+
+    def pieces_of(self, part: UpdateSlice) -> Iterator[UpdateSlice]:
+        """Yield the pieces of a slice that the caller updates one by one: all of it at once, unless it is measured."""
+        if self._squares is None:
+            yield part
+            return
+        for piece in part.pieces(_MEASURED_BLOCKS):
+            values = self.flat.values[piece.elements]
+            change, kernel = values.copy(), kernels.of(values)
+            yield piece
+            change -= values
+            self._squares[piece.blocks, 0] = kernel.squared_sums(change, piece.bounds)
+            self._squares[piece.blocks, 1] = kernel.squared_sums(values, piece.bounds)
 
     def _buffers_of(self, part: UpdateSlice) -> UpdateBuffers:
         """Return the arrays of a slice, without the bfloat16 copy if `step` rounds the whole buffer after gathering."""

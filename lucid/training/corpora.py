@@ -25,7 +25,7 @@ class Corpora:
 
     A single corpus gives its `identity`; several give a hash of theirs and their shares. The `remark` names corpora
     that the evaluation leaves out. `other_splits` name options by which a document may be trained on in one corpus and
-    held out in another.
+    held out in another. `held_out_samples` is a hash of what the held-out loss is measured on.
     """
 
     identity: str
@@ -33,6 +33,7 @@ class Corpora:
     tokenizer_folder: Path
     train: Mixture
     held_out: tuple[HeldOut, ...]
+    held_out_samples: str
     remark: str | None
     other_splits: tuple[str, ...]
 
@@ -52,15 +53,27 @@ def open_corpora(config: RunConfig) -> Corpora:
     held_out, remark = open_held_out(data, [*corpora, *others], train.seed)
     if train.evaluate_every and not held_out:
         raise ConfigError(f"train.evaluate_every is set, but {why_unevaluated(corpora)}")
+    if (train.keep_best or train.patience) and all(corpus.share is None for corpus in held_out):
+        name = "keep_best" if train.keep_best else "patience"
+        raise ConfigError(f"train.{name} needs the held-out loss of data.path, but {why_unevaluated(corpora)}")
     return Corpora(
         identity=identity_of(mixture),
         tokenizer_hash=corpora[0].tokenizer_hash,
         tokenizer_folder=corpora[0].tokenizer_folder,
         train=mixture,
         held_out=held_out,
+        held_out_samples=_held_out_samples(config, held_out),
         remark=remark,
         other_splits=tuple(_other_splits([*corpora, *others])),
     )
+
+
+def _held_out_samples(config: RunConfig, held_out: Sequence[HeldOut]) -> str:
+    """Return a hash of the samples that the held-out loss of a run is measured on."""
+    shares = [[corpus.sampler.corpus.identity, corpus.share] for corpus in held_out if corpus.share is not None]
+    data, train = config.data, config.train
+    settings = [data.sequence_length, data.nsp, train.evaluation_samples, train.seed]
+    return hashlib.sha256(json.dumps([shares, settings]).encode()).hexdigest()
 
 
 def open_mixture(config: RunConfig) -> Mixture:

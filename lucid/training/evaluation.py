@@ -64,6 +64,14 @@ class Evaluations:
     together: Evaluation | None
     by_corpus: dict[str, Evaluation]
 
+    @property
+    def loss(self) -> float:
+        """The loss that training lowers, MLM + NSP, of all training corpora together. NaN if there is none."""
+        if self.together is None:
+            return math.nan
+        nsp = self.together.nsp_loss
+        return self.together.mlm_loss + (0.0 if math.isnan(nsp) else nsp)
+
     def _named(self) -> Iterable[tuple[Evaluation, str | None]]:
         if self.together is not None:
             yield self.together, None
@@ -90,8 +98,9 @@ def evaluate(
     """Evaluate `model` on the first `samples` of each corpus's first epoch, or on all if there are fewer.
 
     Together, the sums over a corpus's samples count by its share in training, however many samples it has; so the
-    losses and accuracies are those of the mixture. On the first rank, `bigram_loss` gives the loss of bigrams on so
-    many samples, summed over their masked tokens. All ranks call this.
+    losses and accuracies are those of the mixture. Ranks share the batches, which are the same for any number of ranks;
+    so are the bits of the losses. On the first rank, `bigram_loss` gives the loss of bigrams on so many samples, summed
+    over their masked tokens. All ranks call this.
     """
     found = [_evaluated(model, corpus, communicator, samples, batch_size, bigram_loss) for corpus in held_out]
     trained = [sums for sums in found if sums.corpus.share is not None]
@@ -124,11 +133,12 @@ def _evaluated(
     bigram_loss: Callable[[HeldOut, int], float],
 ) -> _Sums:
     samples = min(samples, corpus.sampler.samples_per_epoch)
-    first, stop = (rank * samples // communicator.size for rank in (communicator.rank, communicator.rank + 1))
+    starts = range(0, samples, batch_size)
+    first, stop = (rank * len(starts) // communicator.size for rank in (communicator.rank, communicator.rank + 1))
     values = np.zeros(_SUMS)
     with model.evaluating():
-        for start in range(first, stop, batch_size):
-            values[:-1] += _sums(model, corpus, range(start, min(start + batch_size, stop)))
+        for start in starts[first:stop]:
+            values[:-1] += _sums(model, corpus, range(start, min(start + batch_size, samples)))
     if communicator.rank == 0:
         values[-1] = bigram_loss(corpus, samples)
     communicator.all_reduce(values).wait()

@@ -14,6 +14,7 @@ from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.optim import not_finite
 from lucid.training.log_window import Window
+from lucid.training.norms_by_layer import NormsByLayer
 from lucid.training.setup import Run
 
 
@@ -21,7 +22,8 @@ from lucid.training.setup import Run
 class Outcome:
     """The outcome of a step: `sums` are those of `MicroBatches.gradients`, followed by the gradient norm.
 
-    `masked_tokens` and `pairs` are counts of this rank's labels; `has_labels` says whether any rank had some.
+    `masked_tokens` and `pairs` are counts of this rank's labels; `has_labels` says whether any rank had some. `squares`
+    are a copy by `NormsByLayer`, if the log reports this step.
     """
 
     step: int
@@ -30,6 +32,7 @@ class Outcome:
     masked_tokens: int
     pairs: int
     sums: HostCopy
+    squares: HostCopy | None = None
 
 
 class Outcomes:
@@ -38,8 +41,8 @@ class Outcomes:
     All ranks have the same gradient norms, so they find the same errors, which are marked `agreed`.
     """
 
-    def __init__(self, run: Run, window: Window) -> None:
-        self._run, self._window = run, window
+    def __init__(self, run: Run, window: Window, norms: NormsByLayer) -> None:
+        self._run, self._window, self._norms = run, window, norms
         self._pending: deque[Outcome] = deque()
         self._steps_ahead = 0 if run.model.device == CPU else 1
         # Of the last settled step, by their names in the log.
@@ -75,6 +78,9 @@ class Outcomes:
                 "learning_rate": outcome.learning_rate,
                 "skipped_steps": run.skipped_steps,
             }
+            if outcome.squares is not None:
+                outcome.squares.synchronize()
+                self.metrics |= self._norms.metrics(outcome.squares.values)
 
     def _count_skipped(self, step: int) -> None:
         run = self._run

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from lucid import kernels, random
 from lucid.distributed import ProcessGroup, Stop, locate_ranks, print_locations, watched
 from lucid.distributed.parallel.exact import buffers_needed
-from lucid.errors import ExitCode
+from lucid.errors import CheckpointError, ExitCode
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import RunConfig
@@ -83,7 +83,25 @@ def _exact_reduction(run: Run) -> list[str]:
 def _print_end(run: Run, finished: bool) -> None:
     folder = run.config.run_folder
     steps = run.config.train.steps
-    early = ", as train.max_hours has passed" if finished and run.step < steps else ""
+    early = f", {_why_early(run)}" if finished and run.step < steps else ""
     print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {steps:,}{early}")
     print(f"checkpoint  {run.checkpoint or 'none yet'}")
+    if run.best is not None and run.config.train.keep_best:
+        print(f"best        {_best_checkpoint(run)} (held-out loss {run.best.loss:.4f})")
     print(f"metrics     {folder / METRICS_FILE}")
+
+
+def _why_early(run: Run) -> str:
+    if not run.has_stopped_early or run.best is None:
+        return "as train.max_hours has passed"
+    return (
+        f"as the last {count(run.best.since, 'evaluation')} brought no smaller held-out loss than step "
+        f"{run.best.step:,}: raise train.patience to go on"
+    )
+
+
+def _best_checkpoint(run: Run) -> str:
+    try:
+        return str(run.store.best())
+    except CheckpointError as error:
+        return str(error)

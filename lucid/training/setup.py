@@ -18,6 +18,7 @@ from lucid.nn import init
 from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.optim.partition import Partition
+from lucid.training.checkpoints.best import Best, of_first_rank
 from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, Past, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
@@ -50,6 +51,8 @@ class Run:
     samples_consumed: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
+    # Equal on all ranks.
+    best: Best | None = None
     # The time of all steps so far, earlier attempts included; the first rank's value counts.
     training_seconds: float = 0.0
     # The sums, at the start, of steps that the log does not report yet: those of all ranks on the first, else zeros.
@@ -72,6 +75,12 @@ class Run:
         """Whether this rank is the first, which alone writes and prints."""
         return self.communicator.rank == 0
 
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether too many evaluations have brought no smaller held-out loss (`train.patience`)."""
+        patience = self.config.train.patience
+        return patience is not None and self.best is not None and self.best.since >= patience
+
     def state(self, window: WindowSums, tokens: int | None) -> TrainingState:
         """Return the state for a checkpoint; `window` and `tokens` come from `Window.totals`. All ranks call this."""
         return TrainingState(
@@ -93,6 +102,7 @@ class Run:
             ranks=self.communicator.size,
             began=self.began,
             software=versions() if self.is_first else {},
+            best=self.best,
         )
 
 
@@ -128,6 +138,7 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     optimizer = _optimizer(config, ddp.partition)
     run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, start.past, start.messages)
     _restore(run, checkpoint)
+    run.best = of_first_rank(communicator, start.best, corpora.held_out_samples)
     # Reading a checkpoint took three times the memory of the weights.
     backend.return_freed_memory()
     return run

@@ -10,6 +10,7 @@ from lucid.models import BERTConfig
 from lucid.models.bert.hub import read_config
 from lucid.models.bert.sentence_transformers import read_files
 from lucid.models.bert.stored_weights import PARTS, StoredWeights, stored_weights
+from lucid.training.checkpoints.best import Best
 from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, Past, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict
@@ -20,12 +21,13 @@ from lucid.training.numerical_environment import numerical_environment
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from: a checkpoint, if any; what it inherits; its past; and messages for the user."""
+    """What a run starts from: a checkpoint, if any; what it inherits; its past; its best; and messages for the user."""
 
     checkpoint: Checkpoint | None
     inherited: Inherited
     messages: list[str]
     past: list[Past] = field(default_factory=list)
+    best: Best | None = None
 
 
 def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: int | None = None) -> Start:
@@ -35,11 +37,15 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
     """
     checkpoint, problems = store.newest() if at is None else (store.at(at), [])
     messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
-    inherited, past = Inherited(untrained=list(PARTS)), []
+    inherited, past, best = Inherited(untrained=list(PARTS)), [], None
     if checkpoint is not None:
         messages.extend(_check_same_run(config, corpora, checkpoint, "choose another run_folder"))
         messages.append(f"resumes from step {checkpoint.state.step:,} ({checkpoint.folder})")
         past = _past(config, corpora, checkpoint.state)
+        best = checkpoint.state.best
+        if best is not None and best.samples != corpora.held_out_samples:
+            messages.append(f"the best held-out loss (step {best.step:,}) was on other samples: it is sought anew")
+            best = None
     elif config.branch_from is not None:
         checkpoint = find_checkpoint(config.branch_from)
         messages.extend(_check_same_run(config, corpora, checkpoint, "choose another branch_from"))
@@ -53,7 +59,7 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
         files, remarks = read_files(config.initial_model, config.model.max_position_embeddings)
         inherited = Inherited(list(weights.missing), files)
         messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *new_tokens, *remarks]
-    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages, past)
+    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages, past, best)
 
 
 def _past(now: RunConfig, corpora: Corpora, state: TrainingState) -> list[Past]:

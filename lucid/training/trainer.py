@@ -17,8 +17,9 @@ from lucid.distributed import Stop, StopRequest, all_or_none, find_drift
 from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.models.bert.flops import forward_flops
-from lucid.optim import clip_scale, global_norm
+from lucid.optim import clip_scale, norm_of, squared_gradients
 from lucid.training.audits import Audits
+from lucid.training.checkpoints.best import best_after
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
 from lucid.training.count_losses import BigramLosses
@@ -28,6 +29,7 @@ from lucid.training.evaluation import evaluate
 from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.log_window import Window
 from lucid.training.micro_batches import LocalBatch, MicroBatches
+from lucid.training.norms_by_layer import NormsByLayer
 from lucid.training.outcomes import Outcome, Outcomes
 from lucid.training.reports import FirstRankReports, Reports
 from lucid.training.schedule import schedule_of
@@ -45,7 +47,8 @@ class Trainer:
         self._dealer = Dealer(run.config, run.corpora.train, run.communicator.size)
         self._micro_batches = _micro_batches(run)
         self._window = Window(run.communicator, run.window, run.tokens)
-        self._outcomes = Outcomes(run, self._window)
+        self._norms = NormsByLayer(run.ddp.flat)
+        self._outcomes = Outcomes(run, self._window, self._norms)
         self._checkpointing = Checkpointing(run)
         self._audits = Audits(run, self._micro_batches)
         self._reports = reports or Reports()
@@ -54,7 +57,7 @@ class Trainer:
         self._evaluated = -1
 
     def train(self, stop: Stop) -> bool:
-        """Train until the last step, the end of `train.max_hours`, or a stop request on any rank.
+        """Train until the last step, the end of `train.max_hours` or `train.patience`, or a stop request on any rank.
 
         Return whether the run has ended. In any case the last step taken is in a checkpoint afterwards.
         """
@@ -63,9 +66,9 @@ class Trainer:
             ended = self.loop(batches, stop)
             if ended and self._window.steps:
                 self._report()
-            self._checkpointing.finish(self._checked_state())
             if ended and self._evaluated != self.run.step:
                 self._evaluate()
+            self._checkpointing.finish(self._checked_state())
         return ended
 
     def replay(self, step: int, reported: bool) -> TrainingState:
@@ -83,7 +86,7 @@ class Trainer:
         """Open all that the first rank writes. The run is valid by now, so that it may claim an attempt."""
         run = self.run
         if run.is_first:
-            ended = self._schedule.progress(run.step, run.training_seconds) >= self.settings.steps
+            ended = self._has_ended(self._schedule.progress(run.step, run.training_seconds))
             self._reports = FirstRankReports(run, ended)
             self._checkpointing.claim(self._reports.say)
 
@@ -109,7 +112,7 @@ class Trainer:
             began = time.perf_counter()
             batch, control = following, message.wait()
             progress = self._schedule.progress(run.step, control.seconds)
-            if progress >= settings.steps:
+            if self._has_ended(progress):
                 return True
             if control.stop:
                 return False
@@ -127,7 +130,8 @@ class Trainer:
             # Evaluate first: if the run is killed in between, it repeats the evaluation.
             if self._due(settings.evaluate_every) and following:
                 self._evaluate()
-            if self._due(settings.checkpoint_every) and following:
+            is_best = settings.keep_best and run.best is not None and run.best.step == run.step
+            if (is_best or self._due(settings.checkpoint_every)) and following:
                 with self._window.paused():
                     self._checkpointing.begin(self._checked_state())
         return True
@@ -136,6 +140,13 @@ class Trainer:
         """Send the message about the next batch, if there is one."""
         run = self.run
         return ControlMessage(run.communicator, batch, run.training_seconds, stop.requested) if batch else None
+
+    def _has_ended(self, progress: float) -> bool:
+        return progress >= self.settings.steps or self.run.has_stopped_early
+
+    def _is_reported(self, step: int) -> bool:
+        """Return whether the log has a line about the steps up to `step`, unless the run stops before."""
+        return step % self.settings.log_every == 0 or step == self.settings.steps
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.run.step % every == 0
@@ -148,8 +159,10 @@ class Trainer:
         weights = 1 / max(1, control.masked_tokens), 1 / max(1, control.pairs)
         self._audits.check(partial(self._local_batch, run.step, run.samples_consumed, run.step), weights)
         sums = self._micro_batches.gradients(batch, run.step, *weights)
-        sums[-1] = norm = global_norm(run.ddp.partition)
-        run.optimizer.step(learning_rate, clip_scale(norm, run.config.optimizer.max_gradient_norm))
+        squares = squared_gradients(run.ddp.partition)
+        sums[-1] = norm = norm_of(squares)
+        scale, measured = clip_scale(norm, run.config.optimizer.max_gradient_norm), self._is_reported(run.step + 1)
+        changes = run.optimizer.step(learning_rate, scale, measured)
         outcome = Outcome(
             step=run.step,
             learning_rate=learning_rate,
@@ -157,6 +170,7 @@ class Trainer:
             masked_tokens=batch.masked_tokens,
             pairs=batch.pairs,
             sums=HostCopy(sums),
+            squares=None if changes is None else self._norms.copy(squares, changes),
         )
         run.step += 1
         run.samples_consumed += self.settings.global_batch
@@ -184,9 +198,10 @@ class Trainer:
                 run.corpora.held_out,
                 run.communicator,
                 samples=self.settings.evaluation_samples,
-                batch_size=self.settings.micro_batch or run.config.local_batch(run.communicator.size),
+                batch_size=run.config.evaluation_batch(run.communicator.size),
                 bigram_loss=self._bigrams.of,
             )
+        run.best = best_after(run.best, run.step, evaluations.loss, run.corpora.held_out_samples)
         self._reports.evaluation(run.step, evaluations)
 
     def _checked_state(self) -> TrainingState:

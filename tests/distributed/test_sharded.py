@@ -1,5 +1,7 @@
 """The sharded optimizer: each rank updates only its shard, and every rank gets all weights."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ import lucid
 from lucid.backend import to_device, to_host
 from lucid.distributed import DistributedDataParallel
 from lucid.nn import Embedding, Linear, Module, parameters
-from lucid.optim import LAMB, AdamW, global_norm, not_finite
+from lucid.optim import LAMB, AdamW, global_norm, moments, not_finite
 
 WIDTH, VOCABULARY, SAMPLES = 24, 37, 12
 
@@ -88,6 +90,26 @@ def test_the_weights_are_those_of_the_unsharded_optimizer(group, optimizer, opti
     else:
         np.testing.assert_allclose(*norms, rtol=1e-6)
         np.testing.assert_allclose(sharded.weights(), whole.weights(), rtol=1e-4, atol=1e-5)
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_measured_update_has_the_same_bits_and_gives_the_sums_of_all_blocks(group, optimizer, sharded, monkeypatch):
+    monkeypatch.setattr(moments, "_MEASURED_BLOCKS", 3)
+    plain, measured = (Trained(group, optimizer, sharded=sharded) for _ in range(2))
+    for step in range(2):
+        for each in (plain, measured):
+            each.backward(step)
+        before = measured.weights()
+        assert plain.optimizer.step(1e-2, 0.5) is None
+        squares = to_host(measured.optimizer.step(1e-2, 0.5, measured=True))
+    after = measured.weights()
+    assert after.tobytes() == plain.weights().tobytes()
+    blocks = list(pairwise(measured.ddp.flat.bounds.tolist()))
+    assert len(blocks) > 6
+    for number, array in enumerate((before - after, after)):
+        expected = [(array[start:stop].astype(np.float64) ** 2).sum() for start, stop in blocks]
+        np.testing.assert_allclose(squares[:, number], expected, rtol=1e-9)
 
 
 def sums_are_the_same(group, options):

@@ -48,11 +48,12 @@ def write(tmp_path):
 
 
 def test_comments_and_empty_lines_name_no_hosts(write):
-    assert hostfile.read(write("# ours\n\nnode1\n  node-2.cluster  # slow\n10.0.0.3\n")) == (
-        "node1",
-        "node-2.cluster",
-        "10.0.0.3",
-    )
+    named = hostfile.read(write("# ours\n\nnode1\n  node-2.cluster  # slow\n10.0.0.3\n"))
+    assert list(named) == ["node1", "node-2.cluster", "10.0.0.3"]
+
+
+def test_a_host_is_named_as_often_as_it_has_room_for_ranks(write):
+    assert hostfile.read(write("b\na\nb\nb\n")) == {"b": 3, "a": 1}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_comments_and_empty_lines_name_no_hosts(write):
         ("node1:4\n", "line 1 of .* is 'node1:4'"),
         ("node1,node2\n", "line 1 of .* is 'node1,node2'"),
         ("-oProxyCommand=sh\n", "line 1 of .* is '-oProxyCommand=sh'"),
-        ("node1\nnode2\nnode1\n", "names node1 twice, the second time in line 3"),
+        ("node1\nnode1 slots=4\n", r"line 2 of .* is 'node1 slots=4', which is not the name of a host"),
         ("node\x00\n", r"line 1 of .* is 'node\\x00'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,27 @@ def test_hosts_come_from_the_hostfile():
     assert command[1:7] == ("-n", "5", "-f", "hosts", "-ppn", "3")
 
 
+@pytest.mark.parametrize(
+    ("ranks", "shares", "most"), [(None, {"a": 1, "b": 3, "c": 2}, 3), (3, {"a": 1, "b": 2}, 2), (1, {"a": 1}, 1)]
+)
+def test_hosts_that_are_named_repeatedly_are_filled_in_their_order(ranks, shares, most):
+    there = Surroundings("python", "mpiexec", "MPICH", 6, hosts=("a", "b", "c"), room={"a": 1, "b": 3, "c": 2})
+    options = Options(ranks=ranks, hostfile="hosts")
+    assert number_of_ranks(options, there) == sum(shares.values())
+    assert mpirun.ranks_of_hosts(sum(shares.values()), there) == shares
+    launch = plan(options, there, {})
+    assert launch.command[1:5] == ("-n", str(sum(shares.values())), "-f", "hosts")
+    assert "-ppn" not in launch.command
+    assert launch.threads == 6 // most
+
+
+def test_more_ranks_than_lines_are_refused(folder, programs):
+    (folder / "hosts").write_text("localhost\nlocalhost\n")
+    there = mpirun.look_around(programs(), Options(hostfile="hosts"))
+    with pytest.raises(LaunchError, match="-n is 3, but hosts has 2 lines, one for each rank that its hosts have room"):
+        plan(Options(ranks=3, hostfile="hosts"), there, {})
+
+
 @pytest.mark.parametrize("is_root", [False, True])
 def test_open_mpi_gets_options_and_variables_of_its_own(is_root):
     environment = {"UCX_NET_DEVICES": "ib0", "PYTHONPATH": "", "HYDRA_LAUNCHER_EXEC": "rsh"}
@@ -239,6 +261,8 @@ def test_open_mpi_gets_the_hostfile_and_the_variables_of_a_terminal():
     there = Surroundings("python", "bin/mpiexec", "Open MPI", cores=8, hosts=("a", "b"))
     command = plan(Options(ranks=4, hostfile="hosts"), there, {"PYTHONPATH": "here"}, width="90").command
     assert command[3:10] == ("--oversubscribe", "--hostfile", "hosts", "--map-by", "ppr:2:node", "--bind-to", "none")
+    counted = plan(Options(ranks=4, hostfile="hosts"), replace(there, room={"a": 3, "b": 1}), {}).command
+    assert counted[6:8] == ("--map-by", "slot")
     passed = [name for flag, name in itertools.pairwise(command) if flag == "-x"]
     assert passed[-4:] == ["TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS", "PYTHONPATH"]
 

@@ -5,7 +5,7 @@ import pytest
 from lucid.launch.restart_rule import AttemptEnd, GiveUp, Restart, RestartPolicy, decide
 
 ALONE = RestartPolicy(restarts=5, ranks=4, min_ranks=4, backoff=2)
-THREE_HOSTS = RestartPolicy(restarts=5, ranks=12, min_ranks=4, backoff=2, hosts=("a", "b", "c"))
+THREE_HOSTS = RestartPolicy(restarts=5, ranks=12, min_ranks=4, backoff=2, room={"a": 4, "b": 4, "c": 4})
 
 
 def shares(global_batch):
@@ -84,6 +84,12 @@ def test_the_ranks_are_as_many_as_the_settings_allow():
     assert power_of_two.ranks == 4
 
 
+def test_hosts_keep_the_ranks_that_they_have_room_for():
+    policy = RestartPolicy(restarts=1, ranks=6, min_ranks=1, backoff=2, room={"a": 1, "b": 3, "c": 2})
+    assert decide(policy, failures(40, hosts=("a", "b")), shares(12)).ranks == 4
+    assert decide(policy, failures(40, hosts=("a", "c")), shares(12)).ranks == 3
+
+
 def test_a_host_that_answers_again_is_used_again():
     attempts = [*failures(20, hosts=("a", "c")), *failures(40, hosts=("a", "b", "c"))]
     decision = decide(THREE_HOSTS, attempts, shares(96))
@@ -105,5 +111,5 @@ def test_it_gives_up_if_the_hosts_have_room_for_too_few_ranks(hosts, global_batc
 
 
 def test_all_ranks_are_kept_if_the_other_hosts_have_room_for_them():
-    policy = RestartPolicy(restarts=1, ranks=4, min_ranks=4, backoff=2, hosts=("a", "b", "c"))
+    policy = RestartPolicy(restarts=1, ranks=4, min_ranks=4, backoff=2, room={"a": 2, "b": 2, "c": 2})
     assert decide(policy, failures(40, hosts=("a", "b")), shares(12)).ranks == 4

@@ -14,4 +14,4 @@ def test_a_minimum_above_the_number_of_ranks_is_refused():
         pytest.fail("asked")
 
     with pytest.raises(LaunchError, match="--min-ranks is 3, but the run starts with 2: lower it"):
-        supervise(Options(arguments=("run.yaml",)), restarts, 2, ("a", "b"), asked, asked)
+        supervise(Options(arguments=("run.yaml",)), restarts, 2, {"a": 1, "b": 1}, asked, asked)

@@ -41,7 +41,8 @@ def trained_model(config=CONFIG):
     return model, optimizer
 
 
-def snapshot(trained, step=1, config=CONFIG):
+def snapshot(trained, step=1, config=CONFIG, best=None):
     """Return a snapshot for `write_checkpoint`."""
     model, optimizer = trained
-    return Snapshot(replace(STATE, step=step), config, model.state_dict(), optimizer.state_dict(), tokenizer_files={})
+    state = replace(STATE, step=step, best=best)
+    return Snapshot(state, config, model.state_dict(), optimizer.state_dict(), tokenizer_files={})

@@ -9,6 +9,7 @@ from small_checkpoints import STATE, trained_model
 
 from lucid.errors import CheckpointError
 from lucid.training.checkpoints import store as store_module
+from lucid.training.checkpoints.best import Best
 from lucid.training.checkpoints.saver import Saver
 from lucid.training.checkpoints.store import CheckpointStore
 
@@ -152,3 +153,13 @@ def test_only_checkpoints_in_the_background_are_copied(saver, trained, monkeypat
     assert np.shares_memory(last, moments)
     assert not np.shares_memory(first_copy, moments)
     assert np.shares_memory(first_copy, second_copy)
+
+
+def test_a_last_step_that_was_saved_before_its_evaluation_is_saved_again_if_the_best_is_kept(store, trained, reports):
+    """A run that ends by train.max_hours learns only after its last checkpoint that it is the last."""
+    for best, expected in ((False, ["0001-00000005"]), (True, ["0003-00000005"])):
+        saver = Saver(store.claim(1, None, best=best), *trained, {}, saved_step=0, report=reports.append)
+        saver.begin(at(5))
+        finish(saver, trained, replace(at(5), best=Best(5, 4.0, 5, 0, "samples")))
+        assert [path.name for path in store.folder.glob("[0-9]*")] == expected
+    assert store.best() == saver.newest

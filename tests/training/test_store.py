@@ -12,6 +12,7 @@ import pytest
 from small_checkpoints import snapshot, trained_model
 
 from lucid.errors import CheckpointError
+from lucid.training.checkpoints.best import Best, best_after
 from lucid.training.checkpoints.store import CheckpointStore
 
 SAY_WHY = r"checkpoint .*0001-00000002 could not be written: {}; the newest whole one is .*0001-00000001$"
@@ -29,10 +30,10 @@ def trained():
 
 @pytest.fixture
 def save(trained):
-    """A function that saves a checkpoint of a step and returns its folder."""
+    """A function that saves a checkpoint of a step and returns its folder; `best` is what is noted in it."""
 
-    def save(attempt, step):
-        attempt.save(snapshot(trained, step))
+    def save(attempt, step, best=None):
+        attempt.save(snapshot(trained, step, best=best))
         return attempt.newest
 
     return save
@@ -59,6 +60,82 @@ def test_the_latest_attempt_is_the_newest_whatever_the_step(store, save):
     save(store.claim(9, None), 1000)
     save(store.claim(9, None), 600)
     assert store.newest()[0].folder.name == "0002-00000600"
+
+
+def test_multiples_of_every_so_many_steps_are_kept_besides_the_newest(store, save):
+    attempt = store.claim(1, None, every=20)
+    for step in (10, 20, 30, 40, 50):
+        save(attempt, step)
+    assert names(store) == ["0001-00000020", "0001-00000040", "0001-00000050"]
+    following = store.claim(1, attempt.newest, every=20)
+    save(attempt, 60)  # it belongs to nobody any more
+    save(following, 70)
+    assert names(store) == ["0001-00000020", "0001-00000040", "0002-00000070"]
+
+
+def evaluated(losses):
+    """Return what each of these steps notes, if it has this held-out loss, by step."""
+    best, noted = None, {}
+    for step, loss in losses.items():
+        best = best_after(best, step, loss, "samples")
+        noted[step] = best
+    return noted
+
+
+def test_the_best_is_kept_until_there_is_a_better_one(store, save):
+    attempt = store.claim(1, None, best=True)
+    kept = []
+    for step, best in evaluated({1: 5.0, 2: 4.0, 3: 4.5, 4: 4.0, 5: float("nan"), 6: 3.0, 7: 6.0}).items():
+        save(attempt, step, best)
+        kept.append(([int(name[-1]) for name in names(store)], store.best().name))
+    steps = [[1], [2], [2, 3], [2, 4], [2, 5], [6], [6, 7]]
+    bests = [f"0001-0000000{step}" for step in (1, 2, 2, 2, 2, 6, 6)]
+    assert kept == list(zip(steps, bests, strict=True))
+
+
+@pytest.mark.parametrize(("best_of", "stray"), [("first start", 450), ("second start", 450), ("second start", 410)])
+def test_a_stale_process_neither_hides_nor_removes_the_best(store, save, best_of, stray):
+    """It writes a better one after the second start has saved for the last time, and before the third one saves."""
+    noted = evaluated({400: 5.0, 410: 4.0, 500: 5.0})
+    stale = store.claim(1, None, best=True)
+    start = save(stale, 400, noted[400])
+    if best_of == "first start":
+        best = start = save(stale, 410, noted[410])
+    second = store.claim(1, start, best=True)
+    if best_of == "second start":
+        best = save(second, 410, noted[410])
+    resumed = save(second, 500, noted[500])
+    save(stale, stray, Best(stray, 3.0, stray, 0, "samples"))
+    assert store.best() == best
+    save(store.claim(1, resumed, best=True), 600, noted[500])
+    assert best.exists()
+    assert store.best() == best
+
+
+def test_the_best_that_could_not_be_written_leaves_the_one_before(store, save):
+    attempt = store.claim(1, None, best=True)
+    noted = evaluated({1: 5.0, 2: 4.0, 3: 6.0})
+    save(attempt, 1, noted[1])
+    (store.folder / ".partial-0001-00000002").write_text("in the way")
+    with pytest.raises(CheckpointError, match="File exists"):
+        save(attempt, 2, noted[2])
+    save(attempt, 3, noted[3])
+    assert names(store) == [".partial-0001-00000002", "0001-00000001", "0001-00000003"]
+    with pytest.raises(CheckpointError, match=r"of step 2, is not there: the best one that is there is .*00000001$"):
+        store.best()
+
+
+def test_the_best_stays_while_losses_on_other_samples_are_sought(store, save):
+    attempt = store.claim(1, None, best=True)
+    for step, best in ((1, Best(1, 4.0, 1, 0, "samples")), (2, None), (3, Best(3, 9.0, 3, 0, "others"))):
+        save(attempt, step, best)
+        assert names(store) == [["0001-00000001"], ["0001-00000001", "0001-00000002"], ["0001-00000003"]][step - 1]
+
+
+def test_a_run_that_has_not_evaluated_has_no_best(store, save):
+    save(store.claim(1, None), 1)
+    with pytest.raises(CheckpointError, match="no checkpoint with a held-out loss yet"):
+        store.best()
 
 
 def test_numbers_are_compared_as_numbers(store, save):

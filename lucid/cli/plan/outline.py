@@ -147,11 +147,13 @@ def _checkpoints(config: RunConfig) -> Line:
     train, folder = config.train, config.run_folder
     check_run_folder(folder)
     size, free = checkpoint_bytes(config), shutil.disk_usage(nearest_existing(folder)).free
-    # While one is written, there is one more.
-    most = size * (min(train.keep_checkpoints, -(-train.steps // train.checkpoint_every)) + 1)
+    forever = train.steps // train.keep_every if train.keep_every else 0
+    kept = min(train.keep_checkpoints + forever, -(-train.steps // train.checkpoint_every)) + train.keep_best
+    most = size * (kept + 1)  # while one is written, there is one more
+    best = ", at an evaluation better than all before," if train.keep_best else ""
     return (
         "checkpoints",
-        f"{quantity(size, 'B')} each, every {count(train.checkpoint_every, 'step')} and at the end; up to "
+        f"{quantity(size, 'B')} each, every {count(train.checkpoint_every, 'step')}{best} and at the end; up to "
         f"{quantity(most, 'B')} in {folder}, where {quantity(free, 'B')} are free{': too little' * (most > free)}",
     )
 

@@ -24,6 +24,7 @@ from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.models.bert.stored_weights import PARTS, in_words, stored_weights
 from lucid.optim.moments import MomentOptimizer
+from lucid.training.checkpoints.best import Best
 from lucid.training.log_window import WindowSums
 from lucid.training.product_choices import ProductChoices
 
@@ -82,6 +83,7 @@ class TrainingState:
     stretches with other samples before the present one, in order. `tokens` counts those of all steps, without padding.
     `ranks` is the number of ranks, `began` the step at which this start of the run began, `software` the `versions`.
     Earlier versions noted none of these (None).
+    `best` is None before the first evaluation.
     """
 
     step: Counter
@@ -102,11 +104,17 @@ class TrainingState:
     ranks: Counter | None = None
     began: Counter | None = None
     software: dict[str, str] = field(default_factory=dict)
+    best: Best | None = None
     format_version: int = FORMAT_VERSION
 
     def as_past(self, known: bool) -> Past:
         """Return what a later state notes about the steps up to this one."""
         return Past(self.step, self.samples_consumed, self.corpus, self.config, known)
+
+    @property
+    def is_best(self) -> bool:
+        """Whether no step up to this one had a smaller held-out loss."""
+        return self.best is not None and self.best.step == self.step
 
     def at_the_beginning(self) -> "TrainingState":
         """Return the state of a new run that starts at step 0 with these weights and moments."""
@@ -120,6 +128,7 @@ class TrainingState:
             training_seconds=0.0,
             past=[],
             tokens=0,
+            best=None,
         )
 
 

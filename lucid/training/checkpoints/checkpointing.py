@@ -29,10 +29,13 @@ class Checkpointing:
         run = self._run
         if run.is_first:
             tokenizer = load_tokenizer(run.corpora.tokenizer_folder)
-            attempt = run.store.claim(run.config.train.keep_checkpoints, run.checkpoint)
+            train = run.config.train
+            attempt = run.store.claim(
+                train.keep_checkpoints, run.checkpoint, every=train.keep_every, best=train.keep_best
+            )
             run.attempt = attempt.number
             files = tokenizer_files(tokenizer, run.model.config.max_position_embeddings)
-            self._saver = Saver(attempt, run.model, run.optimizer, files, run.step, report)
+            self._saver = Saver(attempt, run.model, run.optimizer, files, run.step, report, run.best)
 
     def begin(self, state: TrainingState) -> None:
         """Begin a checkpoint, which the first rank writes while training goes on."""

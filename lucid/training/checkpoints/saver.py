@@ -14,6 +14,7 @@ import numpy as np
 from lucid.errors import CheckpointError
 from lucid.models import BERTForPreTraining
 from lucid.optim.moments import MomentOptimizer
+from lucid.training.checkpoints.best import Best
 from lucid.training.checkpoints.checkpoint import Snapshot, TrainingState
 from lucid.training.checkpoints.store import Attempt
 
@@ -34,11 +35,12 @@ class Saver:
         tokenizer_files: Mapping[str, bytes],
         saved_step: int,
         report: Callable[[str], None],
+        saved_best: Best | None = None,
     ) -> None:
         self._attempt = attempt
         self._model, self._optimizer = model, optimizer
         self._tokenizer_files = tokenizer_files
-        self._saved_step = saved_step
+        self._saved_step, self._saved_best = saved_step, saved_best
         self._report = report
         self._weights: Arrays = {}
         self._moments: Arrays = {}
@@ -62,9 +64,13 @@ class Saver:
         self._thread.start()
 
     def has_saved(self, state: TrainingState) -> bool:
-        """Wait for the checkpoint under way, if any, and return whether there is one of `state`."""
+        """Wait for the checkpoint under way, if any, and return whether there is one of `state`.
+
+        It also has to know the best step, if that is kept.
+        """
         self.wait()
-        return state.step == self._saved_step
+        knows_best = state.best == self._saved_best or not self._attempt.keeps_best
+        return state.step == self._saved_step and knows_best
 
     def finish(self, state: TrainingState, moments: Arrays) -> None:
         """Write the last checkpoint, without copies. Raises `CheckpointError` if it cannot be written."""
@@ -87,7 +93,7 @@ class Saver:
 
     def _save(self, snapshot: Snapshot) -> None:
         self._attempt.save(snapshot)
-        self._saved_step = snapshot.state.step
+        self._saved_step, self._saved_best = snapshot.state.step, snapshot.state.best
 
 
 def _copy(arrays: Arrays, kept: Arrays) -> None:

@@ -3,15 +3,20 @@
 Each start of a run is an attempt with its own number. The newest checkpoint is the latest step of the latest attempt.
 A stale process of an older attempt may still write after a scheduler has restarted the run; its checkpoints neither
 replace nor hide newer ones. So no lock is needed.
+
+Which checkpoint is the best follows from the states in them; no file or link says it, which could be out of date.
 """
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from lucid.errors import CheckpointError
+from lucid.training.checkpoints.best import Best
 from lucid.training.checkpoints.checkpoint import (
     ASIDE,
     Checkpoint,
@@ -32,6 +37,15 @@ class CheckpointKey(NamedTuple):
 
     attempt: int
     step: int
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Which checkpoints of a run are kept: the `newest` ones, those of multiples of `every` steps, and the `best`."""
+
+    newest: int
+    every: int | None = None
+    best: bool = False
 
 
 class CheckpointStore:
@@ -89,14 +103,32 @@ class CheckpointStore:
             raise CheckpointError(f"{self.folder} has no checkpoint of step {step}, but of {known}")
         return open_checkpoint(found[step])
 
+    def best(self) -> Path:
+        """Return the checkpoint with the least held-out loss of the run. Only the files with the states are read.
+
+        Raises `CheckpointError` if the run has not evaluated yet, or if that checkpoint is not there.
+        """
+        states, _ = self.states()
+        newest = next(iter(states.values()), None)
+        if newest is None or newest.best is None:
+            raise CheckpointError(f"{self.folder} has no checkpoint with a held-out loss yet: set train.evaluate_every")
+        found = _best(states, newest.best)
+        if found is None or states[found].step != newest.best.step:
+            instead = f"the best one that is there is {found}" if found else "train.keep_best keeps it"
+            raise CheckpointError(
+                f"the best checkpoint of {self.folder.parent}, of step {newest.best.step:,}, is not there: {instead}"
+            )
+        return found
+
     def _unusable(self, problem: str) -> CheckpointError:
         return CheckpointError(
             f"no checkpoint in {self.folder} can be used ({problem}): repair it, or move the folder away to start over"
         )
 
-    def claim(self, keep: int, resumed: Path | None) -> "Attempt":
-        """Return a new attempt, which resumes from `resumed` and keeps the newest `keep` checkpoints.
+    def claim(self, newest: int, resumed: Path | None, *, every: int | None = None, best: bool = False) -> "Attempt":
+        """Return a new attempt, which resumes from `resumed`.
 
+        It keeps the `newest` checkpoints, those of multiples of `every` steps, and the `best`, and removes others.
         No two attempts get the same number: `mkdir` succeeds once, on shared file systems as well. Raises
         `CheckpointError` if the folder cannot be written.
         """
@@ -111,7 +143,7 @@ class CheckpointStore:
                     continue
                 # Since we looked, later attempts may have taken this number and more, and removed its marker.
                 if _latest_attempt(self.folder) == number:
-                    return Attempt(self.folder, number, keep, resumed)
+                    return Attempt(self.folder, number, _Kept(newest, every, best), resumed)
         except OSError as error:
             raise CheckpointError(
                 f"{self.folder} cannot be written ({error.strerror or error}): choose another run_folder, or fix this"
@@ -121,19 +153,27 @@ class CheckpointStore:
 class Attempt:
     """One start of a run, which writes checkpoints under its number; `newest` is the newest whole checkpoint."""
 
-    def __init__(self, folder: Path, number: int, keep: int, resumed: Path | None) -> None:
+    def __init__(self, folder: Path, number: int, kept: _Kept, resumed: Path | None) -> None:
         self.folder = folder
         self.number = number
         self.newest = resumed
-        self._keep = keep
+        self._kept = kept
         self._resumed = _key(resumed.name) if resumed else None
 
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the checkpoint with the least held-out loss is kept."""
+        return self._kept.best
+
     def save(self, snapshot: Snapshot) -> None:
-        """Write a checkpoint and remove the oldest ones.
+        """Write a checkpoint and remove those that are not kept.
 
         Raises `CheckpointError` if the checkpoint cannot be written; earlier ones stay untouched then.
         """
-        target = self.folder / f"{self.number:04d}-{snapshot.state.step:08d}"
+        target = self._target(snapshot.state.step)
+        if target.exists() and _latest_attempt(self.folder) == self.number:
+            self._begin_another()
+            target = self._target(snapshot.state.step)
         try:
             # Before writing: the leftovers of a killed writer may be what fills the disk.
             self._remove_leftovers()
@@ -144,7 +184,15 @@ class Attempt:
                 f"checkpoint {target} could not be written: {error.strerror or error}; {before}"
             ) from error
         self.newest = target
-        self._remove_old()
+        self._remove_old(snapshot.state.best)
+
+    def _target(self, step: int) -> Path:
+        return self.folder / f"{self.number:04d}-{step:08d}"
+
+    def _begin_another(self) -> None:
+        """Go on under another number: a run that ends may have evaluated after it has saved its last step."""
+        self.number = CheckpointStore(self.folder).claim(self._kept.newest, self.newest).number
+        self._resumed = _key(self.newest.name) if self.newest else None
 
     def _remove_leftovers(self) -> None:
         """Remove unfinished checkpoints and markers of older attempts."""
@@ -152,17 +200,47 @@ class Attempt:
             if path.name.startswith((ASIDE, _MARKER)) and 0 < _attempt_of(path.name) < self.number:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _remove_old(self) -> None:
-        """Remove all but the newest `keep` checkpoints of this and older attempts.
+    def _remove_old(self, best: Best | None) -> None:
+        """Remove all checkpoints of this and older attempts that are not kept.
 
         Checkpoints of older attempts that are newer than the resumed one are either damaged or written by a stale
-        process. They are removed too, so that they do not count among those kept.
+        process. They are removed too, so that they do not count among those kept. A process that is stale itself leaves
+        all this to the latest attempt, whose best may be among the checkpoints that both have in their past.
         """
+        if _latest_attempt(self.folder) > self.number:
+            return
         found = {key: path for key, path in _checkpoints(self.folder).items() if key.attempt <= self.number}
         resumed = self._resumed or CheckpointKey(0, 0)
-        lineage = [path for key, path in found.items() if key.attempt == self.number or key <= resumed]
-        for path in set(found.values()) - set(lineage[: self._keep]):
+        lineage = {path: key for key, path in found.items() if key.attempt == self.number or key <= resumed}
+        stay = set(list(lineage)[: self._kept.newest])
+        if every := self._kept.every:
+            stay.update(path for path, key in lineage.items() if key.step % every == 0)
+        if self._kept.best:
+            stay.update(filter(None, [_best(lineage, best)]))
+        for path in set(found.values()) - stay:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _best(folders: Collection[Path], best: Best | None) -> Path | None:
+    """Return the best of a run's checkpoints, given the newest first, of which the newest says what is `best`.
+
+    It is that of the same step and loss. A stale process may have written one of the same step, too: that has another
+    loss, or is as good. If the best could not be written, the last one that was the best before it is returned, if any.
+    """
+    for folder in folders:
+        if best and (key := _key(folder.name)) and key.step == best.step:
+            found = _best_when_written(folder)
+            if found and found.loss == best.loss:
+                return folder
+    return next(filter(_best_when_written, folders), None)
+
+
+def _best_when_written(folder: Path) -> Best | None:
+    """Return the evaluation of a checkpoint if it was the best of its run when it was written, and can be read."""
+    with suppress(CheckpointError):
+        state = read_state(folder)
+        return state.best if state.is_best else None
+    return None
 
 
 def _checkpoints(folder: Path) -> dict[CheckpointKey, Path]:
@@ -190,26 +268,33 @@ def _attempt_of(name: str) -> int:
     return int(match[2]) if match else 0
 
 
-def find_checkpoint(path: Path) -> Checkpoint:
-    """Return the newest whole checkpoint of the run in `path`, or the checkpoint in `path` itself.
+def find_checkpoint(path: Path, best: bool = False) -> Checkpoint:
+    """Return the newest whole checkpoint of the run in `path`, or its `best`; or the checkpoint in `path` itself.
 
     Raises `CheckpointError` if there is none, or if it is damaged.
     """
     if not (path / "checkpoints").is_dir():
         return open_checkpoint(path)
-    checkpoint, _ = CheckpointStore(path / "checkpoints").newest()
+    store = CheckpointStore(path / "checkpoints")
+    if best:
+        return open_checkpoint(store.best())
+    checkpoint, _ = store.newest()
     if checkpoint is None:
         raise CheckpointError(f"{path} has no checkpoint yet: train longer")
     return checkpoint
 
 
-def find_model(path: Path) -> Path:
-    """Return the model folder for `path`: the newest checkpoint of a run, or else `path` itself.
+def find_model(path: Path, best: bool = False) -> Path:
+    """Return the model folder for `path`: the newest or the `best` checkpoint of a run, or else `path` itself.
 
     Raises `CheckpointError` if there is no model.
     """
     if (path / "checkpoints").is_dir():
-        return find_checkpoint(path).folder
+        return find_checkpoint(path, best).folder
+    if best:
+        raise CheckpointError(
+            f"{path} is not the folder of a run, among whose checkpoints --best chooses: leave it out"
+        )
     if not (path / "config.json").exists():
         raise CheckpointError(f"{path} is neither a run's folder nor a model's (it has no config.json)")
     return path

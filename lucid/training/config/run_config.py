@@ -108,6 +108,7 @@ class RunConfig(Settings):
         if self.train.reduction == "exact":
             self._check_exact()
         self._check_device()
+        self._check_checkpoints()
         return self
 
     def _check_schedule(self) -> None:
@@ -155,6 +156,20 @@ class RunConfig(Settings):
                 "train.audit_every compares gradients bit for bit, which holds between the processors of ranks, not "
                 "between GPUs: leave it out, or set train.device to cpu"
             )
+
+    def _check_checkpoints(self) -> None:
+        every, keep_every = self.train.checkpoint_every, self.train.keep_every
+        if keep_every is not None and keep_every % every:
+            raise ValueError(
+                f"train.keep_every is {keep_every}, but there are checkpoints every {every} steps: make it a multiple "
+                "of train.checkpoint_every"
+            )
+        for name, wanted in (("keep_best", self.train.keep_best), ("patience", self.train.patience)):
+            if wanted and self.train.evaluate_every is None:
+                raise ValueError(
+                    f"train.{name} is set, but a run without train.evaluate_every evaluates at its end only: set that, "
+                    "too"
+                )
 
     def _check_corpora(self) -> None:
         """Refuse a corpus that is named twice."""
@@ -250,6 +265,15 @@ class RunConfig(Settings):
     def samples_at_once(self, size: int) -> int:
         """Return the most samples that each of `size` ranks computes at once."""
         return min(self.train.micro_batch or self.local_batch(size), self.local_batch(size))
+
+    def evaluation_batch(self, size: int) -> int:
+        """Return how many held-out samples each of `size` ranks computes at once.
+
+        Under the exact reduction it is the micro-batch, so that the losses have the same bits on any number of ranks.
+        """
+        if self.train.reduction == "exact":
+            return self.samples_at_once(size)
+        return min(self.samples_at_once(size), -(-self.train.evaluation_samples // size))
 
     @property
     def threads_per_rank(self) -> int | None:

@@ -255,6 +255,21 @@ class TrainSettings(Settings):
         1000, description="Steps between checkpoints; the last step always has one."
     )
     keep_checkpoints: PositiveInteger = Field(2, description="Checkpoints kept, the newest ones.")
+    keep_every: PositiveInteger | None = Field(
+        None,
+        description="Checkpoints of multiples of so many steps are kept for ever, besides the newest; a multiple of "
+        "checkpoint_every; null: none.",
+    )
+    keep_best: bool = Field(
+        False,
+        description="Whether the step with the least held-out loss (MLM + NSP) so far has a checkpoint, which is kept "
+        "besides the newest; needs evaluate_every.",
+    )
+    patience: PositiveInteger | None = Field(
+        None,
+        description="The run ends after so many evaluations in a row without a smaller held-out loss; needs "
+        "evaluate_every; null: it does not.",
+    )
     accept_changed: tuple[Literal["corpus", "tokenizer", "seed"], ...] = Field(
         (), description="What may differ from the checkpoint that a run resumes from: corpus, tokenizer, seed."
     )
