@@ -19,6 +19,8 @@ from lucid.launch.options import COMMAND_VARIABLE, command_line
 from lucid.training.config import RunConfig, load
 
 _OTHER_COMMANDS = ("prepare", "evaluate", "doctor")
+# A value of a sweep, as slurm/array.sbatch divides them: commas in a list belong to it.
+_SWEPT = r"(?:\[[^][]*\]|[^],[{}]+)"
 # job.sh checks site.env. The output of site.env itself does not belong to the answer.
 _ASK_SITE = 'source "$1/job.sh" >&2 || exit; printf "%s\\0" "${ACCOUNT:-}" "${CPU_PARTITION:-}" "${GPU_PARTITION:-}"'
 
@@ -158,12 +160,10 @@ class _Job:
             raise LaunchError("the argument ':' is no setting: to launchers it begins another command; drop it")
         if self.time and not re.fullmatch(r"([0-9]+-)?[0-9]+(:[0-9]+){0,2}", self.time):
             raise LaunchError(f"--time takes minutes, H:M:S or D-H:M:S, got '{self.time}'")
-        if self.sweep and re.match(r"[^=]*=.*[\[{]", self.sweep):
+        if self.sweep and not re.fullmatch(rf"[a-z_.]+={_SWEPT}(,{_SWEPT})*", self.sweep):
             raise LaunchError(
-                f"--sweep divides '{self.sweep}' at commas, so it takes no lists: submit each value alone"
+                f"--sweep takes KEY=VALUE,VALUE,... (a value may be a list, without lists in it), got '{self.sweep}'"
             )
-        if self.sweep and not re.fullmatch(r"[a-z_.]+=[^,]+(,[^,]+)*", self.sweep):
-            raise LaunchError(f"--sweep takes KEY=VALUE,VALUE,..., got '{self.sweep}'")
         if not self.trains:
             nodes = self.nodes.most if self.nodes else 1
             if self.arguments[0] == "prepare" and max(nodes, self.ranks_per_node or 1) > 1:
@@ -184,8 +184,13 @@ class _Job:
     def settings(self) -> list[RunConfig]:
         """Return the settings of each run that the job trains. Raises `LucidError`."""
         config, *overrides = self.arguments
+        return [load(Path(config), [*overrides, *swept]) for swept in self.swept or [[]]]
+
+    @property
+    def swept(self) -> list[list[str]]:
+        """The override of each run of a sweep, in a list of its own."""
         key, _, values = (self.sweep or "").partition("=")
-        return [load(Path(config), [*overrides, *([f"{key}={value}"] if key else [])]) for value in values.split(",")]
+        return [[f"{key}={value}"] for value in re.findall(_SWEPT, values)]
 
     def on_nodes_that_serve(self) -> "_Job":
         """Return this job without nodes that its settings could not use. Raises `ConfigError` for too many of them."""
@@ -230,7 +235,7 @@ class _Job:
             options["--gpus-per-node"] = self.gpus_per_node
         if self.sweep:
             template = "array"
-            options["--array"] = f"0-{self.sweep.count(',')}"
+            options["--array"] = f"0-{len(self.swept) - 1}"
             arguments = (self.arguments[0], self.sweep, *self.arguments[1:])
         if self.nodes and self.nodes.are_a_range:
             # SLURM would take no more nodes than tasks, of which there are those of the fewest nodes. So it is asked

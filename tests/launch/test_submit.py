@@ -119,6 +119,16 @@ def test_a_sweep_is_an_array_with_a_task_for_each_value(plan, home):
     assert command[-5:] == ["--array=0-2", f"{home}/slurm/array.sbatch", *arguments]
 
 
+def test_a_value_of_a_sweep_may_be_a_list(plan, run):
+    swept = "data.mlm_probability=[0.3, 0.15],0.2,[0.4,0.1]"
+    assert "--array=0-2" in plan("run.yaml", "--sweep", swept)
+    array = IN_A_JOB | ONE_RANK | {"SLURM_ARRAY_JOB_ID": "7"}
+    for task, value, name in ((0, "[0.3, 0.15]", "0.3_0.15"), (1, "0.2", "0.2")):
+        finished = run("slurm/array.sbatch", "run.yaml", swept, **array, SLURM_ARRAY_TASK_ID=str(task))
+        assert f" data.mlm_probability={value} run_folder=" in finished.stdout
+        assert f"run-mlm_probability-{name}\n" in finished.stdout
+
+
 def test_other_commands_keep_their_own_options(plan, home):
     command = plan("--nodes", "2", "evaluate", "a b", "--samples", "64")
     assert command[-5:] == ["--nodes=2", f"{home}/slurm/evaluate.sbatch", "a b", "--samples", "64"]
@@ -137,8 +147,11 @@ def test_other_commands_keep_their_own_options(plan, home):
         (("--nodes", "1-2", "evaluate", "run"), "a range of nodes is for training, not for evaluate"),
         (("run.yaml", "--ranks-per-node", "0"), "--ranks-per-node"),
         (("run.yaml", "--time", "soon"), "--time takes minutes, H:M:S or D-H:M:S, got 'soon'"),
-        (("run.yaml", "--sweep", "train.seed"), "--sweep takes KEY=VALUE,VALUE,..., got 'train.seed'"),
-        (("run.yaml", "--sweep", "data.path=[{path: a, weight: 1}],b"), "at commas, so it takes no lists: "),
+        (("run.yaml", "--sweep", "train.seed"), "--sweep takes KEY=VALUE,VALUE,... ("),
+        (
+            ("run.yaml", "--sweep", "data.path=[[a,b],c]"),
+            "(a value may be a list, without lists in it), got 'data.path=",
+        ),
         (("run.yaml", "--sweep", "train.seed=1,2", "--gpus-per-node", "1"), "--sweep is for CPU nodes"),
         (("run.yaml", "--gpus-per-node", "1", "--ranks-per-node", "1"), "brings one rank for each GPU"),
         (("--gpus-per-node", "1", "evaluate", "run"), "are for training, not for evaluate"),
