@@ -232,7 +232,7 @@ def imbalance(config: RunConfig, flops: Array, size: int) -> float:
     for drawn in np.random.default_rng(0).choice(flops, (draws, batch)):
         ranks = np.arange(batch) * size // batch
         if not dealt_by_place(config, size):
-            ranks = deal(drawn, size, config.local_batch(size))
+            ranks = deal(drawn, [1.0] * size, config.local_batch(size))
         loads = np.bincount(ranks, drawn, minlength=size)
         ratios.append(loads.max() / loads.mean())
     return float(np.mean(ratios))

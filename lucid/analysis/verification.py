@@ -189,6 +189,10 @@ def _check_replays(config: RunConfig, states: Mapping[int, TrainingState], size:
         raise ConfigError(
             "the run has train.max_hours, with which the learning rate follows the clock: no replay gives the same bits"
         )
+    if config.train.balance == "speed":
+        raise ConfigError(
+            "the run has train.balance=speed, with which ranks share steps by the clock: no replay gives the same bits"
+        )
     config.check_ranks(size)
     if config.train.reduction == "exact":
         return

@@ -12,6 +12,11 @@ from typing import Generic, TypeVar
 BatchT = TypeVar("BatchT")
 
 
+def batches_ahead(workers: int, prefetch: int) -> int:
+    """Return how many batches a `Loader` computes ahead of the one that was requested last."""
+    return max(prefetch, workers) if workers else 0
+
+
 class Loader(Generic[BatchT]):
     """Iterates over `make_batch(step)` for the steps `first` to `stop - 1`, in order.
 
@@ -24,7 +29,7 @@ class Loader(Generic[BatchT]):
         self, make_batch: Callable[[int], BatchT], first: int, stop: int, workers: int = 1, prefetch: int = 2
     ) -> None:
         self._make_batch, self._step, self._stop = make_batch, first, stop
-        self._workers, self._ahead = workers, max(prefetch, workers)
+        self._workers, self._ahead = workers, batches_ahead(workers, prefetch)
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: deque[Future[BatchT]] = deque()
 

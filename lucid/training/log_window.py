@@ -17,13 +17,15 @@ class Window:
 
     `carried` are the sums that a resumed run starts with: those of `totals` on one rank, and zeros on the others.
     `carried_tokens` are the tokens of the run so far: likewise on one rank, or None on it if they are not known.
-    `steps` counts the steps of this process.
+    `steps` counts the steps of this process. `rank_speeds` are the FLOP/s of each rank in the steps of the last line,
+    without its waits: float64 [ranks].
     """
 
     def __init__(self, communicator: Communicator, carried: WindowSums, carried_tokens: int | None) -> None:
         self._communicator = communicator
         self._clock = RankClock(communicator)
         self._run_tokens, self._tokens_are_known = carried_tokens or 0, carried_tokens is not None
+        self.rank_speeds = np.ones(communicator.size)
         self._clear()
         self._sums += carried
 
@@ -69,6 +71,7 @@ class Window:
         ranks[self._communicator.rank] = seconds, waited, self._tokens, self._flops
         self._communicator.all_reduce(ranks).wait()
         tokens, flops = ranks[:, 2:].sum(axis=0).tolist()
+        self.rank_speeds = ranks[:, 3] / np.maximum(ranks[:, 0] - ranks[:, 1], 1e-9)
         means = {
             "loss": mlm_loss / max(1, masked) + nsp_loss / max(1, pairs),
             "mlm_loss": mlm_loss / max(1, masked),

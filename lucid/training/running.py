@@ -55,7 +55,7 @@ def process_as_it_was() -> Iterator[None]:
 
 def _print_start(run: Run) -> None:
     config, size = run.config, run.communicator.size
-    at_most = "at most " if config.train.global_batch % size else ""
+    at_most = "" if config.local_batch(size) * size == config.train.global_batch else "at most "
     time = f" or {config.train.max_hours:g} hours" if config.train.max_hours is not None else ""
     print(
         f"{parameter_count(config.model):,} parameters; {config.train.steps:,} steps{time} of "

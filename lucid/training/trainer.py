@@ -99,7 +99,7 @@ class Trainer:
     def _local_batch(self, first_step: int, first_sample: int, step: int, rank: int | None = None) -> LocalBatch:
         """Return the part of the global batch of `step` that `rank`, or else this one, has. Threads call this."""
         consumed = first_sample + (step - first_step) * self.settings.global_batch
-        rows = self._dealer.rows(self.run.communicator.rank if rank is None else rank, consumed)
+        rows = self._dealer.rows(self.run.communicator.rank if rank is None else rank, step, consumed)
         batch = self.run.corpora.train.batch(consumed, rows, self.run.config.masking_rate.at(step))
         return LocalBatch.split(batch, self.settings.micro_batch)
 
@@ -182,7 +182,8 @@ class Trainer:
     def _report(self) -> None:
         """Report the steps since the last report."""
         self._outcomes.settle()
-        means = self._window.means(self.settings.global_batch)
+        steps, means = self._window.steps, self._window.means(self.settings.global_batch)
+        self._dealer.learn(self.run.step, self._window.rank_speeds, steps)
         most_seconds = self._schedule.max_seconds - self.run.training_seconds
         self._reports.training(self.run.step, means | self._outcomes.metrics, most_seconds)
 

@@ -148,7 +148,7 @@ def test_each_rank_and_micro_batch_has_the_rows_that_are_named(run_file: Path) -
     config = History.of(run_file, ["train.micro_batch=2"]).at(1).config
     run = open_run(config, SingleCommunicator())
     for size in (1, 2, 3, 4, 5, 6):
-        places = Dealer(config, run.corpora.train, size).places(0)
+        places = Dealer(config, run.corpora.train, size).places(0, 0)
         for rank in range(size):
             run.communicator = SimpleNamespace(rank=rank, size=size, seconds_waited=0.0)  # type: ignore[assignment]
             for number, part in enumerate(next(iter(Trainer(run).batches(1))).micro_batches):

@@ -1,7 +1,10 @@
 """Who computes which rows: each row once, the ranks about equally busy, and the losses those of one rank."""
 
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,11 +14,14 @@ from hypothesis import strategies as st
 from small_run import SETTINGS
 from texts import made_up_text
 
+from lucid.data import Loader
 from lucid.distributed.communicators.single import SingleCommunicator
+from lucid.errors import ConfigError
 from lucid.preparation import prepare
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import open_mixture
 from lucid.training.dealing import Dealer, deal
+from lucid.training.log_window import Window
 from lucid.training.setup import open_run
 from lucid.training.trainer import Trainer
 
@@ -51,7 +57,7 @@ def config(request: pytest.FixtureRequest, corpus_folder: Path, other: Path, tmp
 def test_no_rank_has_much_more_than_the_mean_none_is_idle_and_none_has_too_many_rows(costs, data):
     size = data.draw(st.integers(1, len(costs)))
     most = data.draw(st.integers(-(-len(costs) // size), len(costs)))
-    ranks = deal(np.array(costs), size, most)
+    ranks = deal(np.array(costs), [1.0] * size, most)
     rows = np.bincount(ranks, minlength=size)
     assert rows.sum() == len(costs)
     assert rows.min() >= 1
@@ -62,7 +68,7 @@ def test_no_rank_has_much_more_than_the_mean_none_is_idle_and_none_has_too_many_
 
 
 def test_equal_rows_are_dealt_equally():
-    assert deal(np.full(7, 3), 3, most=3).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert deal(np.full(7, 3), [1.0] * 3, most=3).tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_each_row_goes_to_one_rank_and_a_rank_has_the_same_rows_in_any_order_of_steps(config):
@@ -70,12 +76,12 @@ def test_each_row_goes_to_one_rank_and_a_rank_has_the_same_rows_in_any_order_of_
     for size in (1, 2, 4, 8) if config.train.reduction == "exact" else (1, 2, 3, 7, 50):
         dealer = Dealer(config, open_mixture(config), size)
         for consumed in (3 * batch, 0):
-            rows = [dealer.rows(rank, consumed) for rank in range(size)]
+            rows = [dealer.rows(rank, 0, consumed) for rank in range(size)]
             assert sorted(np.concatenate(rows).tolist()) == list(range(batch))
             assert all((np.diff(of_rank) > 0).all() for of_rank in rows)
             assert max(map(len, rows)) <= config.local_batch(size)
             again = Dealer(config, open_mixture(config), size)
-            assert all((again.rows(rank, consumed) == rows[rank]).all() for rank in range(size))
+            assert all((again.rows(rank, 0, consumed) == rows[rank]).all() for rank in range(size))
 
 
 def test_the_batches_of_the_ranks_are_the_rows_of_one_rank(config):
@@ -99,7 +105,7 @@ def test_the_batches_of_the_ranks_are_the_rows_of_one_rank(config):
 @pytest.mark.parametrize("config", ["exact", "packed"], indirect=True)
 def test_the_exact_reduction_and_packing_have_adjacent_rows_on_each_rank(config):
     dealer = Dealer(config, open_mixture(config), 4)
-    rows = np.concatenate([dealer.rows(rank, 0) for rank in range(4)])
+    rows = np.concatenate([dealer.rows(rank, 0, 0) for rank in range(4)])
     assert rows.tolist() == list(range(config.train.global_batch))
 
 
@@ -115,10 +121,133 @@ def test_ranks_have_more_equal_numbers_of_tokens_than_by_place(config):
         lengths = mixture.batch(consumed, range(50)).attention_mask.sum(axis=1)
         dealt = np.empty(50, np.int64)
         for rank in range(size):
-            dealt[dealer.rows(rank, consumed)] = rank
+            dealt[dealer.rows(rank, 0, consumed)] = rank
         means.append((busiest(dealt), busiest(np.arange(50) // 10)))
     by_length, by_place = np.mean(means, axis=0)
     assert by_length - 1 < 0.5 * (by_place - 1)
+
+
+def test_work_is_dealt_in_proportion_to_speed():
+    costs = np.random.default_rng(0).integers(50, 100, 64)
+    loads = np.bincount(deal(costs, [1.0, 0.5, 0.25, 2.0], most=64), costs)
+    np.testing.assert_allclose(loads / loads.sum(), np.array([4, 2, 1, 8]) / 15, atol=0.02)
+
+
+@given(st.lists(st.integers(1, 1000), min_size=3, max_size=40), st.floats(1e-6, 1))
+def test_a_rank_of_any_speed_has_a_row_and_none_has_too_many(costs, speed):
+    most = len(costs) - 2
+    rows = np.bincount(deal(np.array(costs), [1.0, speed, 1.0], most), minlength=3)
+    assert rows.min() >= 1
+    assert rows.max() <= max(most, -(-len(costs) // 3))
+
+
+def by_speed(config: RunConfig, **data: int) -> Dealer:
+    """The dealer of three ranks that share by speed."""
+    config = config.model_copy(
+        update={
+            "train": config.train.model_copy(update={"balance": "speed"}),
+            "data": config.data.model_copy(update=data),
+        }
+    )
+    return Dealer(config, open_mixture(config), 3)
+
+
+def shares(dealer: Dealer, step: int) -> list[int]:
+    rows = [dealer.rows(rank, step, consumed=0) for rank in range(3)]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(50))
+    return [len(of_rank) for of_rank in rows]
+
+
+@pytest.mark.parametrize("config", ["pairs", "packed", "two corpora"], indirect=True)
+def test_a_slow_rank_gets_less_to_do(config):
+    dealer = by_speed(config)
+    for step in range(10, 101, 10):
+        dealer.learn(step, np.array([3e9, 1e9, 3e9]), steps=10)
+    first, second, third = shares(dealer, 200)
+    assert second < 10
+    assert abs(first - third) < 5
+
+
+@pytest.mark.parametrize(("workers", "prefetch", "ahead"), [(0, 4, 0), (1, 4, 4), (3, 2, 3)])
+@pytest.mark.parametrize("config", ["one segment"], indirect=True)
+def test_speeds_count_from_the_first_step_on_that_no_loader_has_begun(config, workers, prefetch, ahead):
+    dealer, equal = by_speed(config, workers=workers, prefetch=prefetch), by_speed(config)
+    dealer.learn(30, np.array([1e9, 9e9, 1e9]), steps=1000)
+    for step in range(28, 31 + ahead):
+        assert shares(dealer, step) == shares(equal, step)
+    fast = shares(dealer, 31 + ahead)
+    assert fast[1] > 30
+    dealer.learn(31, np.array([9e9, 1e9, 1e9]), steps=1000)
+    assert shares(dealer, 31) == (shares(equal, 31) if ahead else fast)
+    assert shares(dealer, 31 + ahead) == fast
+    assert shares(dealer, 32 + ahead)[0] > 30
+
+
+@pytest.mark.parametrize("config", ["pairs"], indirect=True)
+def test_loaders_make_their_batches_before_speeds_count(config):
+    """Every batch that a loader has begun when speeds come in is dealt as if they had not come."""
+    made: list[tuple[int, list[int]]] = []
+    dealer, equal = by_speed(config, workers=0, prefetch=1), by_speed(config)
+
+    def make(step: int) -> int:
+        made.append((step, shares(dealer, step)))
+        return step
+
+    batches = Loader(make, 0, 9, workers=0, prefetch=1)
+    assert next(batches) == 0
+    for step in range(1, 9):
+        assert next(batches) == step
+        dealer.learn(step, np.array([1e9, 1e9, 9e9]), steps=1000)
+    assert [of_step == shares(equal, step) for step, of_step in made] == [True, True, *[False] * 7]
+
+
+def with_made_up_speeds(speeds: list[float]) -> AbstractContextManager[None]:
+    """Let every line of the log find these speeds."""
+    return mock.patch.object(Window, "rank_speeds", property(lambda _: np.array(speeds), lambda *_: None), create=True)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "settings"),
+    [
+        ([1.0, 4.0, 2.0], ("train.micro_batch=2",)),
+        pytest.param([1.0, 9.0], ("train.micro_batch=4", "data.packing=true"), marks=pytest.mark.long),
+        pytest.param([2.0, 0.01], ("train.micro_batch=1", "optimizer.sharded=true"), marks=pytest.mark.long),
+    ],
+)
+def test_dealing_by_speed_gives_the_losses_of_one_rank(speeds, settings, train, undisturbed, losses, tmp_path):
+    alone = [setting for setting in settings if setting.startswith("data")]
+    one = losses(undisturbed(1, "train.steps=12", *alone))
+    within = partial(with_made_up_speeds, speeds)
+    several = train(len(speeds), "run", "train.steps=12", "train.balance=speed", *settings, within=within)
+    assert list(several) == list(range(1, 13))
+    np.testing.assert_allclose(list(several.values()), list(one.values()), rtol=1e-4)
+
+
+def test_measured_speeds_give_the_losses_of_one_rank(train, undisturbed, losses, tmp_path):
+    settings = ("train.steps=12", "train.balance=speed", "train.micro_batch=2")
+    one = losses(undisturbed(1, "train.steps=12"))
+    np.testing.assert_allclose(list(train(2, "run", *settings).values()), list(one.values()), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("train.balance=speed",), "set train.micro_batch, the most that a rank computes at once"),
+        (
+            ("train.balance=speed", "train.reduction=exact", "train.micro_batch=2"),
+            "train.reduction is exact, .* leave one of them out",
+        ),
+    ],
+)
+def test_dealing_by_speed_is_refused_where_it_cannot_be(run_file, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load(run_file, settings)
+
+
+@pytest.mark.parametrize("config", ["pairs"], indirect=True)
+def test_nothing_says_which_rank_has_had_a_row_by_speed(config):
+    with pytest.raises(ConfigError, match=r"train\.balance=speed: its ranks had rows by the speeds"):
+        by_speed(config).places(0, 0)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +282,8 @@ def test_ranks_that_do_not_divide_the_batch_give_the_losses_of_one(
 
 @pytest.mark.parametrize("config", ["pairs"], indirect=True)
 def test_places_name_the_micro_batches(config):
-    places = Dealer(config, open_mixture(config), 4).places(0)
+    places = Dealer(config, open_mixture(config), 4).places(0, 0)
     dealer = Dealer(config, open_mixture(config), 4)
     for rank in range(4):
-        rows = dealer.rows(rank, 0).tolist()
+        rows = dealer.rows(rank, 0, 0).tolist()
         assert [places[row] for row in rows] == [(rank, number // 3) for number in range(len(rows))]

@@ -125,7 +125,7 @@ def _ranks(config: RunConfig, need: Memory, size: int) -> Iterator[Line]:
     """Yield the work and the memory of each rank."""
     local_batch, at_once = config.local_batch(size), config.samples_at_once(size)
     parts = -(-local_batch // at_once)
-    uneven = "at most " if config.train.global_batch % size else ""
+    uneven = "" if local_batch * size == config.train.global_batch else "at most "
     at_most = "at most " if uneven or local_batch % at_once else ""
     micro_batches = f", in {uneven}{parts:,} micro-batches of {at_most}{at_once}" if parts > 1 else ""
     yield "ranks", f"{size:,}, each with {uneven}{local_batch:,} {config.samples} a step{micro_batches}"

@@ -51,7 +51,7 @@ def print_step(
     samples = Samples(stretch)
     places: list[tuple[int, int]] | None = None
     if ranks is not None:
-        places = Dealer(config, samples.mixture, ranks).places(stretch.samples_before(step))
+        places = Dealer(config, samples.mixture, ranks).places(step - 1, stretch.samples_before(step))
     batch = samples.batch(step, rows)
     losses: Iterator[Losses | None] = iter([None] * len(rows))
     if checkpoint is not None:

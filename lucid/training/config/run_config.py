@@ -31,10 +31,14 @@ _WITHOUT_EFFECT = {
     "optimizer.sharded",
     *(f"train.{key}" for key in ("threads_per_rank", "device", "cuda_graphs", "recompute", "check_replicas_every")),
     "train.audit_every",
+    "train.balance",
     *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
     *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds")),
     *(f"distributed.{key}" for key in ("backend", "bucket_megabytes")),
 }
+
+# With `train.balance: speed` a rank gets at most so many times its equal part, which bounds its memory.
+MOST_BY_SPEED = 4
 
 # Of the settings with their descriptions, without "# ".
 _COLUMNS = 98
@@ -107,6 +111,11 @@ class RunConfig(Settings):
             )
         if self.train.reduction == "exact":
             self._check_exact()
+        if self.train.balance == "speed" and self.train.micro_batch is None:
+            raise ValueError(
+                "train.balance is speed, with which a fast rank gets more of the global batch: set train.micro_batch, "
+                "the most that a rank computes at once, to bound its memory"
+            )
         self._check_device()
         self._check_checkpoints()
         return self
@@ -200,6 +209,11 @@ class RunConfig(Settings):
                 "train.reduction is exact, but with train.max_hours the learning rate follows the clock, which no two "
                 "runs share: leave one of them out"
             )
+        if self.train.balance == "speed":
+            raise ValueError(
+                "train.reduction is exact, which sums micro-batches of adjacent rows, as many on each rank; "
+                "train.balance=speed deals rows by measured times, which no two runs share: leave one of them out"
+            )
         if micro_batch is None:
             raise ValueError(
                 "train.reduction is exact, which sums micro-batches in a fixed order: set train.micro_batch, a divisor "
@@ -259,8 +273,13 @@ class RunConfig(Settings):
         return "packed rows" if self.data.packing else "sequences"
 
     def local_batch(self, size: int) -> int:
-        """Return the most samples of a global batch that one of `size` ranks has; all have as many if it divides up."""
-        return -(-self.train.global_batch // size)
+        """Return the most samples of a global batch that one of `size` ranks has.
+
+        Unless ranks have them by speed, all have as many if `size` divides the global batch.
+        """
+        batch = self.train.global_batch
+        equal = -(-batch // size)
+        return equal if self.train.balance == "length" else min(MOST_BY_SPEED * equal, batch - size + 1)
 
     def samples_at_once(self, size: int) -> int:
         """Return the most samples that each of `size` ranks computes at once."""

@@ -220,6 +220,11 @@ class TrainSettings(Settings):
     reduction: Literal["fast", "exact"] = Field(
         "fast", description="How gradients are summed; exact: bit for bit the same on any number of ranks, but slower."
     )
+    balance: Literal["length", "speed"] = Field(
+        "length",
+        description="How ranks share a step; length: equal numbers of sequences, and about equal work; speed: work by "
+        "each rank's measured speed, so that others need not wait for a slow one.",
+    )
     threads_per_rank: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
         description="Compute threads of a rank, at most 256; null: the launcher's choice, or 1 if reduction is exact.",
