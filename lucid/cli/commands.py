@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "Print a model's loss and accuracy on held-out documents. Under mpiexec, ranks share the work.",
     "predict": "Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.",
     "export": "Export a run's newest checkpoint, or its best, as a model folder for transformers.",
+    "average": "Average the weights of checkpoints, and write the mean as a model folder for transformers.",
     "plot": "Plot losses, accuracies and speed over the steps of a run.",
     "doctor": "Check this machine before a long run, or the machines of all ranks, and say what to fix.",
     "bench": "Measure how fast this machine trains.",

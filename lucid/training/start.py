@@ -167,6 +167,12 @@ def _shape_difference(one: BERTConfig, other: BERTConfig, names: set[str] = _SHA
     return difference(*({name: getattr(model, name) for name in names} for model in (one, other)))
 
 
+def check_same_shape(one: BERTConfig, other: BERTConfig, which: str) -> None:
+    """Raise `CheckpointError` unless weights of these two models mean the same; `which` names them for users."""
+    if what := _shape_difference(one, other):
+        raise CheckpointError(f"{which} have different shapes: {what}")
+
+
 def _other_changes(before: RunConfig, now: RunConfig) -> list[str]:
     """Return a sentence for each section whose settings have changed."""
     sentences = []

@@ -95,6 +95,10 @@ OPENED = {
     ),
     "predict": Opened(("predict", "model", "One [MASK] here."), in_model(*WEIGHTS, *TOKENIZER), dispensable=WITHOUT),
     "export": Opened(("export", "run", "new"), in_checkpoint("model.safetensors", *TOKENIZER)),
+    "average": Opened(
+        ("average", CHECKPOINT, CHECKPOINT, "new"),
+        in_checkpoint(*WEIGHTS, *STATE, *TOKENIZER),
+    ),
     "plot": Opened(("plot", "run", "-o", "new.png"), ("run", "run/metrics.jsonl")),
     "plan": Opened(
         ("plan", "run.yaml"),

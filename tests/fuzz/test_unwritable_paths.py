@@ -12,11 +12,13 @@ from broken import NOT_PERMITTED, break_path, tree
 from forks import ForkServer
 
 NEW = "out/new"
+CHECKPOINT = "run/checkpoints/0001-00000002"
 WRITING = {
     "prepare": ("prepare", "books", "-o", NEW, "--vocab-size", "200", "--processes", "1"),
     "extend": ("extend", "run", "books", "-o", NEW, "--tokens", "5", "--at-least", "1", "--processes", "1"),
     "train": ("train", "run.yaml", f"run_folder={NEW}"),
     "export": ("export", "run", NEW),
+    "average": ("average", CHECKPOINT, CHECKPOINT, NEW),
     "plot": ("plot", "run", "-o", "out/loss.png"),
     "recipes": ("recipes", "--slurm", NEW),
     "doctor": ("doctor", "--folder", NEW),

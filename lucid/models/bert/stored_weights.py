@@ -4,7 +4,7 @@ The headers of the files say this. So names, shapes and dtypes are known to fit 
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +73,19 @@ class StoredWeights:
 
     def read(self) -> dict[str, np.ndarray]:
         """Return the parameters by name, float32. Raises `CheckpointError` if a tied parameter has two values."""
+        return self._read(self.tensors)
+
+    def parameter(self, name: str) -> np.ndarray:
+        """Return one parameter, float32, and read no others. Raises `CheckpointError` as `read` does."""
+        return self._read([stored for stored in self.tensors if _TIED.get(stored, stored) == name])[name]
+
+    def _read(self, names: Collection[str]) -> dict[str, np.ndarray]:
+        """Return the parameters that are stored under these names."""
         state: dict[str, np.ndarray] = {}
-        for path in {tensor.file: None for tensor in self.tensors.values()}:
+        for path in {self.tensors[name].file: None for name in names}:
             with _opened(path) as file:
-                for name, tensor in self.tensors.items():
+                for name in names:
+                    tensor = self.tensors[name]
                     if tensor.file == path:
                         _add(state, name, file.get_tensor(tensor.name).astype(np.float32, copy=False), path)
         return state
