@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lucid.errors import ConfigError, DataError
-from lucid.files import reason_of, written_aside
-from lucid.training.metrics import METRICS_FILE, read_lines
+from lucid.files import written_aside
+from lucid.training.metrics import METRICS_FILE, log_of
 
 # (key in training lines, key in evaluation lines or None, title)
 _PANELS = (
@@ -30,16 +30,10 @@ def plot_run(run_folder: Path, output: Path) -> None:
         raise ConfigError("plots need matplotlib, which is not installed: pip install matplotlib") from error
     if not output.suffix or output.is_dir():
         raise ConfigError(f"{output}: the name must end in .png, .pdf or .svg")
-    path = run_folder / METRICS_FILE
-    try:
-        lines = read_lines(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{path} does not exist: is {run_folder} the folder of a run?") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
+    lines = log_of(run_folder)
     panels = [panel for panel in _PANELS if any(line.get(panel[0]) is not None for line in lines)]
     if not panels:
-        raise DataError(f"{path} has no losses yet: train some steps first")
+        raise DataError(f"{run_folder / METRICS_FILE} has no losses yet: train some steps first")
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(_WIDTH, _HEIGHT * rows))
     # Fixed margins, in inches: an automatic layout would double the time.

@@ -18,6 +18,7 @@ COMMANDS = {
     "recipes": "List the recipes: settings of runs to start your own from.",
     "show": "Show the samples of any step of a run, or list the steps that hold a document.",
     "verify": "Replay steps of a run between two checkpoints, and say whether the same bits come out.",
+    "explain": "Say what the loss curve of a run means: what is wrong, from which evidence, and what to try.",
     "evaluate": "Print a model's loss and accuracy on held-out documents. Under mpiexec, ranks share the work.",
     "predict": "Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.",
     "export": "Export a run's newest checkpoint, or its best, as a model folder for transformers.",

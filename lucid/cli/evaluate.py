@@ -1,6 +1,7 @@
 """`lucid evaluate`: losses and accuracies of a model on held-out documents."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +17,10 @@ from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
 from lucid.training.corpora import open_alike, open_held_out, why_unevaluated
-from lucid.training.count_losses import BigramLosses
+from lucid.training.count_losses import bigram_loss
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.held_out import HeldOut
+from lucid.training.kept_counts import KeptCounts
 from lucid.training.start import check_tokenizer
 
 # Tokens in a sequence, for a model without a run.
@@ -65,7 +67,7 @@ def evaluate(
                 communicator,
                 samples=samples,
                 batch_size=batch_size,
-                bigram_loss=BigramLosses().of,
+                bigram_loss=partial(bigram_loss, KeptCounts()),
             )
         if communicator.rank == 0:
             print(*opened.remarks, *results.sentences(), sep="\n")

@@ -87,7 +87,7 @@ class Corpus:
         self.tokenizer_hash = manifest.tokenizer_hash
         self.vocab_size = manifest.vocab_size
         self.special_tokens = SpecialTokens(**manifest.special_tokens)
-        counts = manifest.splits[split]
+        counts = self.contents = manifest.splits[split]
         self.document_count, self.sentence_count = counts.documents, counts.sentences
         self.token_count = counts.tokens
         if not self.document_count:

@@ -4,25 +4,17 @@ A model that does no better than token frequencies uses no context; one that doe
 than the two tokens beside each masked one.
 """
 
-import hashlib
-import json
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lucid.backend import Array
 from lucid.data import Corpus
-from lucid.errors import ConfigError
-from lucid.files import read_bytes, written_aside
-from lucid.json_values import parse_json
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.training.held_out import HeldOut
+from lucid.training.kept_counts import KeptCounts
+from lucid.training.pieces import pieces
 
-BIGRAMS_FILE = "bigrams.json"
-# Tokens of the training split that are counted, at most, in this many places of equal distance.
-_COUNTED, _PLACES = 1 << 23, 64
 # Samples of a batch, and masked tokens whose predictions are normalised at once: a few MB each.
 _SAMPLES, _TOKENS = 1024, 64
 # A change of what is computed takes another number, so that no older result is used.
@@ -35,38 +27,10 @@ def frequency_losses(corpus: Corpus) -> Array:
     return np.log(counts.sum()) - np.log(counts)
 
 
-class BigramLosses:
-    """What `Bigrams` attain on held-out samples. A file of the run's folder keeps it, so that it is computed once."""
-
-    def __init__(self, run_folder: Path | None = None) -> None:
-        self._path = run_folder / BIGRAMS_FILE if run_folder is not None else None
-
-    @cached_property
-    def _known(self) -> dict[str, float]:
-        try:
-            known = parse_json(read_bytes(self._path)) if self._path is not None else {}
-        except (OSError, ValueError):  # damaged or missing: it is computed again
-            return {}
-        items = known.items() if isinstance(known, dict) else ()
-        return {key: value for key, value in items if isinstance(value, float) and value >= 0}
-
-    def of(self, held_out: HeldOut, samples: int) -> float:
-        """Return the sum of the losses (nats) over the masked tokens of the first samples of the first epoch."""
-        content = [_VERSION, held_out.training.identity, held_out.making, samples]
-        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        if key not in self._known:
-            self._known[key] = _bigram_loss(held_out, samples)
-            self._write()
-        return self._known[key]
-
-    def _write(self) -> None:
-        if self._path is None:
-            return
-        try:
-            with written_aside(self._path, ConfigError) as file:
-                file.write(json.dumps(self._known).encode())
-        except ConfigError:  # such as a full disk: the next start computes them again
-            pass
+def bigram_loss(counts: KeptCounts, held_out: HeldOut, samples: int) -> float:
+    """Return the sum of the losses (nats) of `Bigrams` over the masked tokens of the first epoch's first samples."""
+    depends_on = ["bigrams", _VERSION, held_out.training.identity, held_out.making, samples]
+    return counts.get(depends_on, lambda: _bigram_loss(held_out, samples))
 
 
 def _bigram_loss(held_out: HeldOut, samples: int) -> float:
@@ -161,18 +125,12 @@ class _Conditional:
 
 def _pairs(corpus: Corpus) -> Array:
     """Return a number for each pair of neighbouring tokens that is counted: V times the first, plus the second."""
-    total = corpus.token_count
-    if total <= _COUNTED:
-        starts, length = [0], total
-    else:
-        length = _COUNTED // _PLACES
-        starts = np.linspace(0, total - length, _PLACES).astype(np.int64).tolist()
     parts = []
-    for start in starts:
-        tokens = corpus.tokens(np.arange(start, start + length)).astype(np.int64)
-        first, last = corpus.document_of(np.array([start, start + length - 1])).tolist()
+    for start, stop in pieces(corpus):
+        tokens = corpus.tokens(np.arange(start, stop)).astype(np.int64)
+        first, last = corpus.document_of(np.array([start, stop - 1])).tolist()
         ends = corpus.sentences.at(corpus.documents.at(np.arange(first + 1, last + 1))) - start
-        is_within = np.ones(length - 1, bool)
+        is_within = np.ones(stop - start - 1, bool)
         is_within[ends - 1] = False  # the pair of a document's last token and the next one's first
         parts.append((tokens[:-1] * corpus.vocab_size + tokens[1:])[is_within])
     return np.concatenate(parts)

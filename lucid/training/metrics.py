@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lucid.errors import ConfigError
+from lucid.errors import ConfigError, DataError
 from lucid.files import append, open_text, reason_of, written_aside
 from lucid.json_values import parse_json
 from lucid.training.tensorboard import Events
@@ -49,13 +49,14 @@ class MetricsLog:
             entries = read_lines(self.path) if self.path.exists() else []
         except OSError as error:
             raise ConfigError(f"run_folder: {error.filename} cannot be used: {reason_of(error)}") from error
-        kept = [
+        # The entries that are already there.
+        self.kept = [
             entry
             for entry in entries
             if entry["step"] < first_step or (entry["step"] == first_step and not (ended and is_evaluation(entry)))
         ]
         with written_aside(self.path, ConfigError) as file:
-            file.writelines(_line(entry) for entry in kept)
+            file.writelines(_line(entry) for entry in self.kept)
 
     def write(self, entry: Entry) -> None:
         """Write one line, which has the key `step`."""
@@ -111,6 +112,17 @@ def read_lines(path: Path) -> list[Entry]:
             if isinstance(entry, dict) and _is_step(entry.get("step")) and all(map(_is_plausible, entry.values())):
                 entries.append(entry)
     return entries
+
+
+def log_of(run_folder: Path) -> list[Entry]:
+    """Return the log of the run in `run_folder`. Raises `DataError` if there is none, or if it cannot be read."""
+    path = run_folder / METRICS_FILE
+    try:
+        return read_lines(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path} does not exist: is {run_folder} the folder of a run?") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
 
 
 def is_evaluation(entry: Entry) -> bool:

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from lucid.training.busy_cores import BusyCores
 from lucid.training.evaluation import Evaluations
+from lucid.training.explaining import Explainer, facts_of
+from lucid.training.explanations import Finding
 from lucid.training.metrics import MetricsLog
 from lucid.training.setup import Run
 
@@ -55,9 +57,12 @@ class FirstRankReports(Reports):
         self._run = run
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._log = MetricsLog(run.config.run_folder, run.step, ended, train.tensorboard, self.say)
+        facts = facts_of(run.config, run.corpora.train, run.counts)
+        self._explainer = Explainer(facts, self._log.kept)
         self._is_live = self._console.is_interactive
         self._live = Live(console=self._console, auto_refresh=False)
         self._parts: list[str] = []  # of the last report
+        self._findings: list[Finding] = []  # of the last line of the log
         self._cores = BusyCores()
         self._steps, self._first_step = train.steps, run.step
         self._started = self._refreshed = time.perf_counter()
@@ -94,6 +99,7 @@ class FirstRankReports(Reports):
             self.say(fitting([self._progress(step), *self._parts]))
         if remark := self._cores.remark():
             self.say(remark)
+        self._say_findings()
 
     def _refresh(self, step: int) -> None:
         """Show the live line: the last report, and the steps since then."""
@@ -109,12 +115,20 @@ class FirstRankReports(Reports):
         self._write(step, evaluations.as_dict())
         for sentence in evaluations.sentences():
             self.say(sentence)
+        self._say_findings()
+
+    def _say_findings(self) -> None:
+        """Say what the curve shows since the last line of the log."""
+        for finding in self._findings:
+            self.say(f"{'warning' if finding.is_alarm else 'note'}: {finding}")
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         """Write a line of the log: where the run is, and these values."""
         samples = self._run.samples_consumed
         place = {"samples": samples, "epoch": self._run.corpora.train.epochs(samples)}
-        self._log.write({"step": step, "time": time.time(), "start": self._run.attempt, **place, **values})
+        entry = {"step": step, "time": time.time(), "start": self._run.attempt, **place, **values}
+        self._log.write(entry)
+        self._findings = self._explainer.add(entry)
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False)

@@ -13,6 +13,7 @@ from lucid.errors import CheckpointError, ExitCode
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import RunConfig
+from lucid.training.explaining import facts_of, findings_in
 from lucid.training.formatting import count
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerical_environment import limit_threads
@@ -89,6 +90,9 @@ def _print_end(run: Run, finished: bool) -> None:
     if run.best is not None and run.config.train.keep_best:
         print(f"best        {_best_checkpoint(run)} (held-out loss {run.best.loss:.4f})")
     print(f"metrics     {folder / METRICS_FILE}")
+    for finding in findings_in(folder, facts_of(run.config, run.corpora.train, run.counts)):
+        if finding.is_alarm:
+            print(f"warning     {finding}")
 
 
 def _why_early(run: Run) -> str:

@@ -4,6 +4,7 @@ Each rank opens the corpus. The first rank alone reads the model or the checkpoi
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, check_same_corpora, open_corpora
 from lucid.training.estimates import check_run_fits
+from lucid.training.kept_counts import KeptCounts
 from lucid.training.log_window import WindowSums
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
@@ -69,6 +71,11 @@ class Run:
     @property
     def model(self) -> BERTForPreTraining:
         return self.ddp.module
+
+    @cached_property
+    def counts(self) -> KeptCounts:
+        """What was counted in the corpora; only the first rank counts."""
+        return KeptCounts(self.config.run_folder)
 
     @property
     def is_first(self) -> bool:

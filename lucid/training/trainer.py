@@ -22,7 +22,7 @@ from lucid.training.audits import Audits
 from lucid.training.checkpoints.best import best_after
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
-from lucid.training.count_losses import BigramLosses
+from lucid.training.count_losses import bigram_loss
 from lucid.training.dealing import Dealer
 from lucid.training.estimates import memory
 from lucid.training.evaluation import evaluate
@@ -53,7 +53,6 @@ class Trainer:
         self._audits = Audits(run, self._micro_batches)
         self._reports = reports or Reports()
         self._replicas_checked = run.step
-        self._bigrams = BigramLosses(run.config.run_folder)
         self._evaluated = -1
 
     def train(self, stop: Stop) -> bool:
@@ -200,7 +199,7 @@ class Trainer:
                 run.communicator,
                 samples=self.settings.evaluation_samples,
                 batch_size=run.config.evaluation_batch(run.communicator.size),
-                bigram_loss=self._bigrams.of,
+                bigram_loss=partial(bigram_loss, run.counts),
             )
         run.best = best_after(run.best, run.step, evaluations.loss, run.corpora.held_out_samples)
         self._reports.evaluation(run.step, evaluations)

@@ -375,7 +375,8 @@ def test_each_line_is_written_in_one_piece(run_folder):
 
 
 @pytest.mark.parametrize(
-    "command", ["prepare", "extend", "plan", "train", "show", "verify", "evaluate", "predict", "export", "plot"]
+    "command",
+    ["prepare", "extend", "plan", "train", "show", "explain", "verify", "evaluate", "predict", "export", "plot"],
 )
 def test_every_command_has_help_with_examples(lucid, command):
     code, output, _ = lucid(command, "--help")
@@ -398,6 +399,7 @@ def test_every_command_has_help_with_examples(lucid, command):
         (["predict", "/nowhere", "x [MASK]"], "/nowhere is neither a run's folder nor a model's"),
         (["export", "/nowhere", "/nowhere/else"], "/nowhere is neither a run's folder nor a model's"),
         (["plot", "/nowhere"], "/nowhere/metrics.jsonl does not exist"),
+        (["explain", "/nowhere"], "/nowhere/metrics.jsonl does not exist"),
         (["prepare", "/nowhere", "--output", "/tmp/never-made"], "/nowhere"),
     ],
 )

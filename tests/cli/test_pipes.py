@@ -70,6 +70,7 @@ CHECKPOINT = "run/checkpoints/0001-00000006"
         (("evaluate", "model", "--data", "corpus"), "model/model.safetensors"),
         (("export", "model", "exported"), "model/config.json"),
         (("plot", "run"), "run/metrics.jsonl"),
+        (("explain", "run"), "run/metrics.jsonl"),
         (("prepare", "text.txt", "--output", "new"), "text.txt"),
         (("prepare", "text.txt", "--output", "new", "--tokenizer", "model"), "model/tokenizer.json"),
         (("launch", "-n", "1", "run.yaml"), "run.yaml"),

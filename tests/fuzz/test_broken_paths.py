@@ -100,6 +100,7 @@ OPENED = {
         in_checkpoint(*WEIGHTS, *STATE, *TOKENIZER),
     ),
     "plot": Opened(("plot", "run", "-o", "new.png"), ("run", "run/metrics.jsonl")),
+    "explain": Opened(("explain", "run"), ("run", "run/metrics.jsonl")),
     "plan": Opened(
         ("plan", "run.yaml"),
         ("run.yaml", *in_corpus("train"), *in_checkpoint("state.json")),

@@ -69,6 +69,7 @@ READERS = {
     "run.yaml": Reader(("plan", "run.yaml")),
     "hosts": Reader(("launch", "-n", 1, "--hostfile", "hosts", "--dry-run", "run.yaml")),
     "run/metrics.jsonl": Reader(("plot", "run")),
+    "run/counts.json": Reader(("explain", "run")),
     "corpus/train-00000.origins.npy": Reader(("show", "run", "--step", 1)),
     "corpus/manifest.json": Reader(("plan", "run.yaml")),
     "run/checkpoints/0001-00000002/manifest.json": Reader(("predict", "run", "One is [MASK] here.")),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lucid.data import HELD_OUT, Corpus, Sampler, SamplerSettings
-from lucid.training import count_losses
-from lucid.training.count_losses import BIGRAMS_FILE, BigramLosses, Bigrams, frequency_losses
+from lucid.training import count_losses, pieces
+from lucid.training.count_losses import Bigrams, bigram_loss, frequency_losses
 from lucid.training.held_out import HeldOut
+from lucid.training.kept_counts import COUNTS_FILE, KeptCounts
 
 SAMPLES = 16
 
@@ -56,7 +57,7 @@ def test_bigrams_predict_as_their_formula_says(held_out):
     expected = list(plain_losses(held_out.training, zip(left.tolist(), right.tolist(), tokens.tolist(), strict=True)))
     bigrams = Bigrams.of(held_out.training, np.exp(-held_out.token_losses))
     np.testing.assert_allclose(bigrams.losses(left, right, tokens), expected, rtol=1e-9)
-    assert BigramLosses().of(held_out, SAMPLES) == pytest.approx(sum(expected))
+    assert bigram_loss(KeptCounts(), held_out, SAMPLES) == pytest.approx(sum(expected))
 
 
 def test_between_tokens_that_tell_nothing_bigrams_are_token_frequencies(held_out):
@@ -79,8 +80,8 @@ def test_the_probabilities_of_all_tokens_add_up_to_one(held_out):
 
 def test_of_a_large_corpus_pieces_are_counted(held_out, monkeypatch):
     corpus = held_out.training
-    monkeypatch.setattr(count_losses, "_COUNTED", corpus.token_count // 2)
-    monkeypatch.setattr(count_losses, "_PLACES", 4)
+    monkeypatch.setattr(pieces, "_COUNTED", corpus.token_count // 2)
+    monkeypatch.setattr(pieces, "_PLACES", 4)
     pairs = count_losses._pairs(corpus)
     assert corpus.token_count // 3 < len(pairs) < corpus.token_count // 2
     everything = set(pairwise(corpus.tokens(np.arange(corpus.token_count)).tolist()))
@@ -102,10 +103,10 @@ def computed(monkeypatch):
 
 
 def test_a_run_computes_the_loss_of_bigrams_once(held_out, tmp_path, computed):
-    first = BigramLosses(tmp_path).of(held_out, SAMPLES)
-    assert BigramLosses(tmp_path).of(held_out, SAMPLES) == first
+    first = bigram_loss(KeptCounts(tmp_path), held_out, SAMPLES)
+    assert bigram_loss(KeptCounts(tmp_path), held_out, SAMPLES) == first
     assert computed == [SAMPLES]
-    assert BigramLosses(tmp_path).of(held_out, SAMPLES // 2) < first
+    assert bigram_loss(KeptCounts(tmp_path), held_out, SAMPLES // 2) < first
     assert computed == [SAMPLES, SAMPLES // 2]
 
 
@@ -113,13 +114,13 @@ def test_a_run_computes_the_loss_of_bigrams_once(held_out, tmp_path, computed):
     "content", [b"", b"[1]", b'{"a": ', b'{"KEY": "1"}', b'{"KEY": NaN}', b'{"KEY": -1.0}', b"\xff"]
 )
 def test_a_damaged_file_is_computed_again(held_out, tmp_path, computed, content):
-    expected = BigramLosses(tmp_path).of(held_out, SAMPLES)
-    [key] = json.loads((tmp_path / BIGRAMS_FILE).read_text())
-    (tmp_path / BIGRAMS_FILE).write_bytes(content.replace(b"KEY", key.encode()))
-    assert BigramLosses(tmp_path).of(held_out, SAMPLES) == expected
+    expected = bigram_loss(KeptCounts(tmp_path), held_out, SAMPLES)
+    [key] = json.loads((tmp_path / COUNTS_FILE).read_text())
+    (tmp_path / COUNTS_FILE).write_bytes(content.replace(b"KEY", key.encode()))
+    assert bigram_loss(KeptCounts(tmp_path), held_out, SAMPLES) == expected
     assert len(computed) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(held_out, tmp_path):
     (tmp_path / "file").touch()
-    assert BigramLosses(tmp_path / "file").of(held_out, SAMPLES) > 0
+    assert bigram_loss(KeptCounts(tmp_path / "file"), held_out, SAMPLES) > 0

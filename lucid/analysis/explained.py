@@ -1,0 +1,76 @@
+"""Explains a run after it has trained, from its folder alone: what its curve says, its spikes, the rows behind them."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lucid.analysis.samples import Losses, Samples, row_losses
+from lucid.errors import CheckpointError, LucidError
+from lucid.models import BERTForPreTraining
+from lucid.training.checkpoints.checkpoint import open_checkpoint
+from lucid.training.corpora import open_mixture
+from lucid.training.curve import Curve, Facts
+from lucid.training.explaining import facts_of
+from lucid.training.explanations import Finding, Spike, explain, spikes
+from lucid.training.history import History
+from lucid.training.kept_counts import KeptCounts
+from lucid.training.metrics import log_of
+
+# Rows of a batch whose losses are computed at once.
+_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What the log of a run says. `remarks` name what was not at hand, so that rules which need it were left out."""
+
+    curve: Curve
+    findings: list[Finding]
+    spikes: list[Spike]
+    remarks: list[str]
+
+
+def explained(folder: Path, overrides: Sequence[str] = ()) -> Explained:
+    """Explain the run in `folder`, of which only the log has to be there.
+
+    `overrides` are settings such as `data.path=FOLDER`, in case the corpus has moved. Raises `DataError` if there is no
+    log, and `ConfigError` if settings are overridden that cannot be.
+    """
+    entries = log_of(folder)
+    facts, remarks = _facts(folder, overrides)
+    curve = Curve(entries)
+    return Explained(curve, explain(entries, facts), spikes(curve), remarks)
+
+
+def _facts(folder: Path, overrides: Sequence[str]) -> tuple[Facts, list[str]]:
+    if not any((folder / "checkpoints").glob("*")):
+        return Facts(), [f"{folder} has no checkpoint: rules that need settings or corpora of the run are left out"]
+    try:
+        history = History.of(folder, overrides)
+    except CheckpointError as error:
+        return Facts(), [f"rules that need settings or corpora of the run are left out: {error}"]
+    config = history.stretches[-1].config
+    try:
+        return facts_of(config, open_mixture(config), KeptCounts(folder, only_read=True)), history.messages
+    except LucidError as error:
+        return Facts.of(config), [*history.messages, f"rules that need the corpora of the run are left out: {error}"]
+
+
+def worst_rows(history: History, spike: Spike, count: int) -> Iterator[tuple[int, int, Losses]]:
+    """Yield step, row and losses of the `count` rows in the steps of a spike that have the largest MLM loss a token.
+
+    The losses are those at the newest checkpoint from before the spike, or else at the oldest one. Raises a
+    `LucidError` if there is none, or if the corpora are not those of the run.
+    """
+    checkpoint = history.checkpoint_for(spike.first)
+    model = BERTForPreTraining.read(open_checkpoint(history.checkpoints[checkpoint]).folder)[0]
+    found = []
+    for step in range(spike.first, spike.last + 1):
+        stretch = history.at(step)
+        samples, batch_size = Samples(stretch), stretch.config.train.global_batch
+        for start in range(0, batch_size, _ROWS):
+            rows = range(start, min(start + _ROWS, batch_size))
+            losses = row_losses(model, samples.batch(step, rows))
+            found += [(step, row, loss) for row, loss in zip(rows, losses, strict=True)]
+    return iter(heapq.nlargest(count, found, key=lambda each: each[2].mlm / max(1, each[2].masked)))
