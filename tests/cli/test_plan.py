@@ -85,6 +85,11 @@ def test_a_plan_describes_the_corpus_and_the_needs_of_a_rank(plan, settings_file
     assert not (settings_file.parent / "run").exists()
 
 
+def test_a_plan_says_how_many_ranks_of_those_with_room_the_settings_allow(plan, settings_file):
+    exact = ("train.global_batch=12", "train.reduction=exact", "train.micro_batch=3")
+    assert plan(settings_file, "--most-ranks", 7, *exact) == (0, {"4": ""}, "")
+
+
 def test_a_plan_says_how_much_of_each_corpus_a_run_takes(plan, settings_file, corpus_folder, text_file, tmp_path):
     prepare([text_file], tmp_path / "other", tokenizer=corpus_folder / "tokenizer", held_out=0)
     mixture = f"data.path=[{{path: {corpus_folder}, weight: 3}}, {{path: {tmp_path / 'other'}, weight: 1}}]"

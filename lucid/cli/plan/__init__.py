@@ -22,6 +22,15 @@ def plan(
         int | None,
         typer.Option(min=1, help="Number of ranks. Default: as many as were launched.", show_default=False),
     ] = None,
+    most_ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Print only the largest number of ranks, N or fewer, that the settings allow; for job scripts.",
+            show_default=False,
+        ),
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="Take some real steps here, and predict those on more nodes.")
     ] = False,
@@ -60,6 +69,8 @@ def plan(
 
         lucid plan my.yaml --ranks 8 train.micro_batch=8
 
+        lucid plan my.yaml --most-ranks 12
+
         mpiexec -n 2 lucid plan my.yaml --measure --nodes 16 --link 10Gbit
     """
     if not measure:
@@ -69,10 +80,16 @@ def plan(
                 raise ConfigError(f"{option} goes with --measure")
         if is_first_rank():
             settings, launched = load(config, overrides or ()), announced()
+            if most_ranks is not None:
+                print(settings.ranks_that_serve(most_ranks))
+                return
             print_lines(outline(*_checked(settings, ranks or (launched.size if launched else None) or 1)))
         return
-    if ranks:
-        raise ConfigError("--ranks goes without --measure, which measures the ranks that are launched (mpiexec -n ...)")
+    if ranks or most_ranks:
+        option = "--ranks" if ranks else "--most-ranks"
+        raise ConfigError(
+            f"{option} goes without --measure, which measures the ranks that are launched (mpiexec -n ...)"
+        )
     from lucid.cli.plan import scaling  # a plan that measures nothing needs no compiled kernels
 
     with session() as group:
