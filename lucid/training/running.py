@@ -31,7 +31,7 @@ def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
 
     Threads, kernels and seed of the process follow `settings` during the run, and are restored afterwards.
     """
-    with process_as_it_was(), watched(group, settings.train.watchdog_seconds):
+    with process_as_it_was(), watched(group, settings.train.watchdog_seconds, settings.run_folder):
         limit_threads(settings.threads_per_rank)
         opened = open_run(settings, communicator_of(settings, group))
         ranks = locate_ranks(group, threads.count(), opened.model.device)

@@ -58,7 +58,7 @@ def assert_ended(finished, finding):
     assert "Traceback" not in finished.stdout
 
 
-WAITING = r"ranks wait in vain in all_reduce \(wait \d+\) at step 8, all ranks end: "
+WAITING = r"ranks wait in vain in all_reduce \(wait \d+(?:, bucket \d)?\) at step 8, all ranks end: "
 
 
 @long
@@ -75,10 +75,15 @@ def test_a_rank_whose_watchdog_cannot_run_ends_the_run(train_with):
     assert_ended(finished, WAITING + r"rank 1 on \S+ does not answer")
 
 
-def test_a_rank_in_an_endless_loop_ends_the_run_and_shows_where_it_is(train_with):
+def test_a_rank_in_an_endless_loop_ends_the_run_and_shows_where_it_is(train_with, tmp_path):
     finished = train_with("any(number for number in iter(int, 1))")
-    assert_ended(finished, WAITING + r"rank 1 on \S+ is at step 7, outside of any collective")
+    assert_ended(finished, WAITING + r"rank 1 on \S+ is at step 7, outside of any collective, after all_reduce \(wait")
     assert re.search(r"rank 1:   <string>:\d+ in step", finished.stdout)
+    assert re.search(r"ranks 0, 2: before that in all_reduce \(wait \d+", finished.stdout)
+    (report,) = (tmp_path / "run").glob("hang-*.txt")
+    assert f"the newest waits of all ranks that answer are in {report}" in finished.stdout
+    assert len(re.findall(r"^rank [012] on ", report.read_text(), re.MULTILINE)) == 3
+    assert len(re.findall(r"^ +\d+ +8 .* is in it  all_reduce$", report.read_text(), re.MULTILINE)) == 2
 
 
 @long

@@ -17,8 +17,7 @@ class StatusWriter:
     """The status of this process. Any thread may read it, and report the end; one thread writes the rest.
 
     `seconds_waited` is how long the rank has waited in collectives so far, in host time: for ranks that come later, for
-    messages, and for sums that are made in the wait. `bucket` is the number of the bucket that it waits for next, or
-    -1.
+    messages, and for sums that are made in the wait.
     """
 
     def __init__(self, rank: int, ranks: int) -> None:
@@ -26,7 +25,7 @@ class StatusWriter:
         self._rank, self._ranks = rank, ranks
         self._step, self._phase, self._warm, self._end_reported = -1, "", False, False
         self._wait = Wait()
-        self.seconds_waited, self.bucket = 0.0, -1
+        self.seconds_waited, self._bucket = 0.0, -1
         self._write_header()
 
     @property
@@ -62,7 +61,7 @@ class StatusWriter:
         If it does not wait `for_ranks`, but for its own GPU, the time does not count in `seconds_waited`.
         """
         began = time.monotonic()
-        wait = Wait(self._wait.number + 1, self._step, size, self.bucket, began, 0.0, collective)
+        wait = Wait(self._wait.number + 1, self._step, size, self._bucket, began, 0.0, collective)
         self._wait = wait
         rank_status.write_wait(self._page, wait)
         try:
@@ -73,6 +72,15 @@ class StatusWriter:
                 self.seconds_waited += ended - began
             self._wait = wait._replace(ended=ended)
             rank_status.write_end_of_wait(self._page, wait, ended)
+
+    @contextmanager
+    def of_bucket(self, number: int) -> Iterator[None]:
+        """Record that waits within the block are for this bucket of gradients or weights."""
+        self._bucket = number
+        try:
+            yield
+        finally:
+            self._bucket = -1
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -21,17 +21,19 @@ import sys
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lucid.distributed.communicators.agreement import gather_texts, is_agreed
 from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, Communicator, SideChannel
 from lucid.distributed.health.guard import print_and_abort, report_and_abort
-from lucid.distributed.health.hang_report import Sighting, describe
+from lucid.distributed.health.hang_report import Sighting, describe, history
 from lucid.errors import ExitCode, TrainingError
-from lucid.launch.rank_status import RankStatus
+from lucid.launch.rank_status import RankStatus, Wait
 
 # A rank may make the others wait for this many times the limit in a named phase, or before its second step.
 PHASE_FACTOR = 6
@@ -39,15 +41,17 @@ PHASE_FACTOR = 6
 _SECONDS_FOR_THE_LOWEST = 5.0
 # If even the abort hangs, the kernel ends this process.
 _SECONDS_FOR_THE_ABORT = 15
+_SECONDS_TO_WRITE = 2.0
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_QUESTIONS = 5.0
 _LONGEST_STACK = 10
 
 
 @contextmanager
-def watched(communicator: Communicator, seconds: float) -> Iterator[None]:
+def watched(communicator: Communicator, seconds: float, folder: Path | None = None) -> Iterator[None]:
     """Within the block, end all ranks with `ExitCode.HUNG` when some wait for longer than `seconds`; 0 means never.
 
+    The message goes, with the newest waits of all ranks that answer, to a file `hang-<time>.txt` in `folder`, too.
     All ranks enter the block together, and leave it together, unless an error that is not agreed ends them all anyway.
     Raises `LaunchError` if the MPI library does not allow a second thread to communicate.
     """
@@ -55,7 +59,7 @@ def watched(communicator: Communicator, seconds: float) -> Iterator[None]:
     if channel is None:
         yield
         return
-    watch = _Watch(communicator, channel, seconds, gather_texts(communicator, socket.gethostname()))
+    watch = _Watch(communicator, channel, seconds, gather_texts(communicator, socket.gethostname()), folder)
     thread = threading.Thread(target=watch.run, name="watchdog", daemon=True)
     thread.start()
     in_order = True
@@ -79,8 +83,11 @@ class _Watch:
     Its clock stops while the process is stopped: a job that was suspended as a whole does not count as hung.
     """
 
-    def __init__(self, communicator: Communicator, channel: SideChannel, limit: float, hosts: list[str]) -> None:
+    def __init__(
+        self, communicator: Communicator, channel: SideChannel, limit: float, hosts: list[str], folder: Path | None
+    ) -> None:
         self.ended = threading.Event()
+        self._folder = folder
         self._communicator, self._channel = communicator, channel
         self._limit, self._hosts = limit, hosts
         self._between_looks = min(_SECONDS_BETWEEN_LOOKS, limit / 8)
@@ -135,7 +142,7 @@ class _Watch:
                 self._channel.send(_encode(self._sighting()), rank)
 
     def _sighting(self) -> Sighting:
-        return Sighting(self._status, self._seconds_unchanged, _main_stack())
+        return Sighting(self._status, self._seconds_unchanged, _main_stack(), tuple(self._communicator.status.waits))
 
     def _ask(self) -> None:
         """Ask all other ranks by an empty message, unless this was done a moment ago."""
@@ -156,7 +163,26 @@ class _Watch:
         lowest = min(rank for rank, sighting in sightings.items() if sighting.waits)
         if lowest == self._communicator.rank or self._clock - self._in_vain_since >= _SECONDS_FOR_THE_LOWEST:
             signal.alarm(_SECONDS_FOR_THE_ABORT)
-            print_and_abort(self._communicator, describe(sightings, self._hosts), ExitCode.HUNG)
+            message = describe(sightings, self._hosts)
+            if path := self._written(f"{message}\n\n{history(sightings, self._hosts)}"):
+                message += f"\nthe newest waits of all ranks that answer are in {path}"
+            print_and_abort(self._communicator, message, ExitCode.HUNG)
+
+    def _written(self, report: str) -> Path | None:
+        """Write the report into the folder; return its path, or None if that fails or takes long."""
+        folder, done = self._folder, threading.Event()
+        if folder is None:
+            return None
+        path = folder / f"hang-{time.strftime('%Y%m%d-%H%M%S')}.txt"
+
+        def write() -> None:
+            with suppress(OSError):
+                path.write_text(report, encoding="utf-8")
+                done.set()
+
+        # A file system may be what hangs.
+        threading.Thread(target=write, name="report", daemon=True).start()
+        return path if done.wait(_SECONDS_TO_WRITE) else None
 
     def _stands_still(self, rank: int) -> bool:
         """Return whether the status of `rank` has not changed for longer than it may, or `rank` is silent."""
@@ -183,13 +209,15 @@ def _main_stack() -> tuple[str, ...]:
 
 
 def _encode(sighting: Sighting) -> bytes:
-    """Return a sighting as a message that fits into the channel, with as much of its stack as fits."""
+    """Return a sighting as a message that fits into the channel, with as many of its waits as fit."""
     content: dict[str, Any] = asdict(sighting)
-    while len(message := json.dumps(content).encode()) > LONGEST_MESSAGE:
-        content["stack"] = content["stack"][1:]
+    while len(message := zlib.compress(json.dumps(content).encode())) > LONGEST_MESSAGE:
+        longer = "waits_so_far" if content["waits_so_far"] else "stack"
+        content[longer] = content[longer][1:]
     return message
 
 
 def _decode(message: bytes) -> Sighting:
-    content = json.loads(message)
-    return Sighting(RankStatus(**content["status"]), content["seconds"], tuple(content["stack"]))
+    content = json.loads(zlib.decompress(message))
+    waits = tuple(Wait(*wait) for wait in content["waits_so_far"])
+    return Sighting(RankStatus(**content["status"]), content["seconds"], tuple(content["stack"]), waits)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from lucid.autograd import after_backward
 from lucid.distributed.communicators.communicator import Work
-from lucid.distributed.parallel.sharding import Replicated, Sharded
+from lucid.distributed.parallel.sharding import Replicated, Sharded, wait_for_buckets
 from lucid.nn.parameters import FlatParameters
 
 # Calls a function that communicates, now or later.
@@ -96,8 +96,7 @@ class BucketedReduction:
         """
         while len(self._works) < len(self._bucket_sizes):
             self._launch_next()
-        for work in self._works:
-            work.wait()
+        wait_for_buckets(self._works, self._partition.status)
         self._works.clear()
 
 

@@ -16,7 +16,7 @@ from lucid.autograd import after_backward
 from lucid.backend import Array, array_module
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.distributed.parallel.buckets import INTERRUPTED, RunCollective, run_now
-from lucid.distributed.parallel.sharding import Replicated, Sharded
+from lucid.distributed.parallel.sharding import Replicated, Sharded, wait_for_buckets
 from lucid.errors import ConfigError
 from lucid.nn.parameters import FlatParameters
 
@@ -127,13 +127,14 @@ class ExactReduction:
     def _sum_over_ranks(self) -> None:
         gradients, buckets = self._flat.gradients, self._partition.buckets
         if self._communicator.sums_along_tree(gradients):
-            for work in [self._partition.sum(bucket) for bucket in range(len(buckets))]:
-                work.wait()
+            works = [self._partition.sum(bucket) for bucket in range(len(buckets))]
+            wait_for_buckets(works, self._partition.status)
             return
         # With a sharded optimizer, too, each rank gets the whole sum: the part that the tree leaves on a rank is not
         # its shard.
-        for bucket in buckets:
-            all_reduce(self._communicator, gradients[bucket], self._incoming)
+        for number, bucket in enumerate(buckets):
+            with self._partition.status.of_bucket(number):
+                all_reduce(self._communicator, gradients[bucket], self._incoming)
 
 
 def all_reduce(communicator: Communicator, array: Array, incoming: Array) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from lucid.backend import Array
 from lucid.distributed.communicators.communicator import Communicator, Work
+from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.nn.parameters import FlatParameters
 
 
@@ -30,11 +31,12 @@ class Replicated:
     def __init__(self, flat: FlatParameters, communicator: Communicator, buckets: Sequence[slice]) -> None:
         self.flat, self.buckets = flat, buckets
         self.slices = tuple(flat.update_slices(0, len(flat.values), state_start=0))
-        self._communicator = communicator
+        self._communicator, self.status = communicator, communicator.status
 
     def sum(self, bucket: int) -> Work:
         """Start the sum over ranks of the gradients of a bucket, given by its number."""
-        return self._communicator.all_reduce(self.flat.gradients[self.buckets[bucket]])
+        with self.status.of_bucket(bucket):
+            return self._communicator.all_reduce(self.flat.gradients[self.buckets[bucket]])
 
     def complete(self, sums: Array) -> None:
         """Do nothing: every rank has computed all sums."""
@@ -59,21 +61,23 @@ class Sharded:
 
     def __init__(self, flat: FlatParameters, communicator: Communicator, buckets: Sequence[slice]) -> None:
         self.flat, self.buckets = flat, buckets
-        self._communicator = communicator
+        self._communicator, self.status = communicator, communicator.status
         self._bounds = [_shard_bounds(flat.bounds, bucket, communicator.size) for bucket in buckets]
         own = self._shards(communicator.rank)
         self.slices = tuple(s for shard, state in own for s in flat.update_slices(shard.start, shard.stop, state.start))
 
     def sum(self, bucket: int) -> Work:
         """Start the sum over ranks of the gradients of a bucket: each rank gets it for its shard."""
-        return self._communicator.reduce_scatter(self.flat.gradients[self.buckets[bucket]], self._bounds[bucket])
+        with self.status.of_bucket(bucket):
+            return self._communicator.reduce_scatter(self.flat.gradients[self.buckets[bucket]], self._bounds[bucket])
 
     def complete(self, sums: Array) -> None:
         self._communicator.all_reduce(sums).wait()
 
     def publish(self) -> None:
         buckets = zip(self.buckets, self._bounds, strict=True)
-        _wait(self._communicator.all_gather(self.flat.values[bucket], bounds) for bucket, bounds in buckets)
+        works = [self._communicator.all_gather(self.flat.values[bucket], bounds) for bucket, bounds in buckets]
+        wait_for_buckets(works, self.status)
 
     def gather(self, state: Array, whole: Array) -> None:
         if self._communicator.rank == 0:
@@ -110,6 +114,13 @@ class Sharded:
             start, stop = bucket.start + bounds[rank], bucket.start + bounds[rank + 1]
             yield slice(start, stop), slice(state, state + stop - start)
             state += stop - start
+
+
+def wait_for_buckets(works: Iterable[Work], status: StatusWriter) -> None:
+    """Wait for the works of all buckets, in their order. `status` says for which one."""
+    for bucket, work in enumerate(works):
+        with status.of_bucket(bucket):
+            work.wait()
 
 
 def _wait(works: Iterable[Work]) -> None:
