@@ -1,5 +1,6 @@
 """`lucid plan` says what a run will need and do, and refuses what `lucid train` would refuse."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -229,3 +230,22 @@ def test_one_rank_plans_for_all_launched_ranks(run_ranks, settings_file):
     assert re.findall(r"^\[\d\] ranks +(.*)$", finished.stdout, re.MULTILINE) == [
         "2, each with 4 sequences a step, in 2 micro-batches of 2"
     ]
+
+
+def test_the_losses_of_a_run_under_way_say_where_it_may_end(plan, settings_file):
+    """The metrics are of the run's form; their losses are those of a power law."""
+    longer = ("train.steps=100", "optimizer.warmup_steps=2", "train.log_every=1")
+    assert "loss" not in plan(settings_file, *longer)[1]
+    with pytest.raises(SystemExit):
+        main(["train", str(settings_file), "train.steps=30", "optimizer.warmup_steps=2"])
+    assert plan(settings_file, *longer)[1]["loss"].startswith("at the end: too early to say; it takes 16 lines")
+    lines = [{"step": step, "loss": 4 + 10 / step, "learning_rate": 1e-3} for step in range(1, 31)]
+    metrics = settings_file.parent / "run/metrics.jsonl"
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 20, "loss": None}]))
+    loss = plan(settings_file, *longer)[1]["loss"]
+    expected = re.match(r"about ([\d.]+) in training at the end, with 90% probability from ([\d.]+) to ([\d.]+)", loss)
+    middle, low, high = map(float, expected.groups())
+    assert 3 < low <= middle <= high < 4.5
+    assert loss.endswith("fitted to 26 lines of the log, steps 5 to 30; it extrapolates from 30% of the run")
+    for override in ("train.max_hours=1", "data.mlm_probability=[0.3,0.1]"):
+        assert plan(settings_file, *longer, override)[1]["loss"].startswith("at the end: not known, because")

@@ -67,6 +67,7 @@ def test_json_has_what_was_measured_and_what_it_predicts(run_ranks, run_file):
         (("--measure", "--link", "fast"), "--link takes a rate, such as 10Gbit, or 100Gbit,2us with a latency, got"),
         (("--measure", "--ranks-per-node", 9), "9 ranks on a node cannot train with these settings, nor on more nodes"),
         (("--measure", "--ranks", 2), "--ranks goes without --measure"),
+        (("--measure", "--most-ranks", 2), "--most-ranks goes without --measure"),
         (("--measure", "data.path=/nowhere"), "--measure takes real steps, which need the corpus"),
         (("--nodes", 4), "--nodes goes with --measure"),
         (("--json",), "--json goes with --measure"),

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lucid.cli.plan.outline import Line, outline
+from lucid.cli.plan.line import Line
+from lucid.cli.plan.outline import outline
 from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.distributed import announced, is_first_rank, run_on_first_rank, session
 from lucid.errors import ConfigError

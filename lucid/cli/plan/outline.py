@@ -8,6 +8,8 @@ import numpy as np
 
 from lucid import kernels
 from lucid.analysis.product_limit import encoder_product_rate
+from lucid.cli.plan.line import Line
+from lucid.cli.plan.loss import loss_at_end
 from lucid.data import Manifest, Mixture
 from lucid.data.manifest import HELD_OUT, TRAIN
 from lucid.errors import ConfigError
@@ -24,8 +26,6 @@ from lucid.training.numerical_environment import limit_threads
 from lucid.training.run_folder import check_run_folder
 from lucid.training.start import find_start
 
-# A line of the plan: its subject and its text. A line without a subject continues the one before.
-Line = tuple[str, str]
 # BERT saw its corpus 40 times (Devlin et al. 2018).
 _MANY_EPOCHS = 40
 
@@ -39,7 +39,10 @@ def outline(settings: RunConfig, corpora: Corpora | None, size: int) -> Iterator
     yield from (("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing)
     yield from _corpora(settings, corpora) if corpora else ()
     yield _training(settings, corpora, step)
+    yield from _masking(settings)
+    yield from _tokens(settings, corpora) if corpora else ()
     yield from start
+    yield from loss_at_end(settings, step)
     yield from _ranks(settings, need, size)
     yield _checkpoints(settings)
     yield from _work(settings, corpora, need, size, step)
@@ -78,11 +81,15 @@ def _use(config: RunConfig, mixture: Mixture, number: int) -> str:
     in_epoch, share = mixture.samplers[number].samples_per_epoch, float(mixture.shares[number])
     samples = share * config.train.steps * config.train.global_batch
     epochs = samples / in_epoch
-    often = f"; more than BERT's {_MANY_EPOCHS}, so the model may learn it by heart" if epochs > _MANY_EPOCHS else ""
     return (
         f"weight {config.data.corpora[number].weight:g}: {share:.2%} of the {config.samples}, {samples:,.0f} in all, "
-        f"{epochs:,.1f} epochs of {in_epoch:,}{often}"
+        f"{epochs:,.1f} epochs of {in_epoch:,}{_often(epochs)}"
     )
+
+
+def _often(epochs: float) -> str:
+    """Return the end of a sentence about many epochs."""
+    return f"; more than BERT's {_MANY_EPOCHS}, so the model may learn it by heart" if epochs > _MANY_EPOCHS else ""
 
 
 def _training(config: RunConfig, corpora: Corpora | None, step: int) -> Line:
@@ -91,12 +98,28 @@ def _training(config: RunConfig, corpora: Corpora | None, step: int) -> Line:
     samples, epochs = train.steps * train.global_batch, ""
     if corpora is not None and len(data.corpora) == 1:
         in_epoch = corpora.train.samplers[0].samples_per_epoch
-        epochs = f", {samples / in_epoch:,.1f} epochs of {in_epoch:,}"
+        epochs = f", {samples / in_epoch:,.1f} epochs of {in_epoch:,}{_often(samples / in_epoch)}"
     left = f"; {train.steps - step:,} steps are left" if step else ""
     return (
         "training",
         f"{count(train.steps, 'step')} of {train.global_batch:,} {config.samples} of {data.sequence_length} tokens: "
         f"{samples:,} in all{epochs}{left}",
+    )
+
+
+def _tokens(config: RunConfig, corpora: Corpora) -> Iterator[Line]:
+    """Yield the tokens that a run trains on, relative to the parameters."""
+    mixture, samples = corpora.train, config.train.steps * config.train.global_batch
+    tokens = sum(
+        float(share) * samples / sampler.samples_per_epoch * sampler.corpus.token_count
+        for sampler, share in zip(mixture.samplers, mixture.shares, strict=True)
+    )
+    different = sum(sampler.corpus.token_count for sampler in mixture.samplers)
+    parameters = parameter_count(config.model)
+    yield (
+        "tokens",
+        f"about {tokens:,.0f}, {tokens / parameters:,.3g} for each parameter, of {different:,} in the text, "
+        f"{different / parameters:,.3g} for each",
     )
 
 

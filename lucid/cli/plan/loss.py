@@ -1,0 +1,46 @@
+"""What the losses of a run that is under way say about its end."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from lucid.analysis.loss_fit import FEWEST_POINTS, LEAST_SHARE, forecast
+from lucid.cli.plan.line import Line
+from lucid.training.config import RunConfig
+from lucid.training.metrics import METRICS_FILE, read_lines
+from lucid.training.schedule import schedule_of
+
+
+def loss_at_end(config: RunConfig, step: int) -> Iterator[Line]:
+    """Yield what the metrics of a run at `step` say about the training loss of its last step; nothing without them."""
+    path, end = config.run_folder / METRICS_FILE, config.train.steps
+    if not 0 < step < end or not path.is_file():
+        return
+    if config.train.max_hours is not None:
+        yield "loss", "at the end: not known, because train.max_hours may end the run before train.steps"
+        return
+    if config.masking_rate.changes:
+        yield "loss", "at the end: not known, because the masking rate changes, and the loss with it"
+        return
+    # A run that was resumed may have logged a step twice; the last line counts.
+    losses = {entry["step"]: entry["loss"] for entry in read_lines(path) if entry.get("loss") is not None}
+    points = sorted((number, loss) for number, loss in losses.items() if number <= step)
+    steps, values = (np.array([point[side] for point in points]) for side in (0, 1))
+    found = forecast(steps, values, schedule_of(config).learning_rate, end, config.optimizer.warmup_steps)
+    if found is None:
+        yield (
+            "loss",
+            f"at the end: too early to say; it takes {FEWEST_POINTS} lines of the log after twice the warm-up, and "
+            f"{LEAST_SHARE:.0%} of the steps",
+        )
+        return
+    yield (
+        "loss",
+        f"about {found.loss:.2f} in training at the end, with 90% probability from {found.low:.2f} to "
+        f"{found.high:.2f}, by a power law of the steps that follows the learning rate",
+    )
+    yield (
+        "",
+        f"fitted to {found.points:,} lines of the log, steps {found.first:,} to {found.last:,}; it extrapolates from "
+        f"{found.share:.0%} of the run",
+    )
