@@ -200,7 +200,7 @@ def _check_replays(config: RunConfig, states: Mapping[int, TrainingState], size:
         if state.ranks is not None and state.ranks != size:
             raise ConfigError(
                 f"the run has used the fast reduction on {state.ranks} ranks, which gives the same bits on that number "
-                f"alone: replay it there (lucid launch -n {state.ranks} verify ...), or train with "
+                f"alone: replay it there (mpiexec -n {state.ranks} lucid verify ...), or train with "
                 "train.reduction=exact, whose bits are the same on any number"
             )
 

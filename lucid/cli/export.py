@@ -8,6 +8,7 @@ import typer
 from lucid.cli.model_folder import ModelFolder, check_new
 from lucid.cli.model_options import Best
 from lucid.files import replacing
+from lucid.training.checkpoints.digests import Digests
 from lucid.training.checkpoints.store import find_model
 
 
@@ -21,7 +22,8 @@ def export(
     """Export a run's newest checkpoint, or its best, as a model folder for transformers.
 
     OUTPUT gets config.json, model.safetensors and the tokenizer's files. A padded vocabulary is cut to the tokenizer's.
-    Parts of the model that were never trained are left out.
+    Parts of the model that were never trained are left out. digests.json says what the weights come from: digests of
+    the checkpoint, corpus, tokenizer and settings, and the software, with which lucid verify can be repeated.
     In Python, `transformers.BertForPreTraining.from_pretrained("OUTPUT")` loads the folder.
 
     Examples:
@@ -36,4 +38,6 @@ def export(
     tokenizer = found.tokenizer()
     with replacing(output.absolute()) as aside:
         remarks = found.write(aside, found.model.with_vocabulary(tokenizer.get_vocab_size()), tokenizer)
+        if found.checkpoint is not None:
+            Digests.of(found.checkpoint).exported(aside).write(aside)
     print(f"{output} holds the model of {source}", *remarks, sep="\n")

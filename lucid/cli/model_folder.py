@@ -1,6 +1,7 @@
 """The model of a folder with its tokenizer: loads and writes both, and says which parts were never trained."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -13,7 +14,7 @@ from lucid.models import BERTForPreTraining
 from lucid.models.bert import hub
 from lucid.models.bert.sentence_transformers import read_files, write_files
 from lucid.models.bert.stored_weights import PARTS, StoredWeights, in_words
-from lucid.training.checkpoints.checkpoint import STATE_FILE, Inherited, open_checkpoint
+from lucid.training.checkpoints.checkpoint import STATE_FILE, Checkpoint, Inherited, open_checkpoint
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,15 @@ class ModelFolder:
             missing.append("it has no NSP head either, because that needs the pooler")
         return missing + remarks
 
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The whole checkpoint in the folder, None if it is a model alone. Raises `CheckpointError`."""
+        return open_checkpoint(self.folder) if (self.folder / STATE_FILE).exists() else None
+
     def _inherited(self) -> tuple[Inherited, list[str]]:
         """Return what the model has from where its training began, and sentences about what is left out of it."""
-        if (self.folder / STATE_FILE).exists():
-            return open_checkpoint(self.folder).state.inherited, []
+        if self.checkpoint is not None:
+            return self.checkpoint.state.inherited, []
         files, remarks = read_files(self.folder, self.model.config.max_position_embeddings)
         return Inherited(list(self.weights.missing), files), self.weights.remarks_on_the_rest() + remarks
 

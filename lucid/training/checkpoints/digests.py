@@ -6,12 +6,13 @@ the checkpoint's manifest has already, and which `sha256sum` prints.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lucid.errors import CheckpointError
-from lucid.files import written_aside
+from lucid.files import sha256_of, written_aside
+from lucid.models.bert import hub
 from lucid.training.checkpoints.checkpoint import Checkpoint
 from lucid.training.config import from_dict
 
@@ -22,15 +23,17 @@ DIGESTS_FILE = "digests.json"
 class Digests:
     """The origin of the weights of a checkpoint. Digests are SHA-256, in hexadecimal.
 
-    `weights` is the digest of the checkpoint's `model.safetensors`, `corpus` of the corpora and their shares,
-    `tokenizer` of the tokenizer, and `settings` of `RunConfig.curve_settings`. `earlier` has the steps up to which the
-    run had other samples, with `corpus` and `settings` at that time. `software` and `numerics` are the versions and the
-    `numerical_environment` that trained the last steps; `ranks` is None if an earlier version of lucid trained them.
+    `weights` is the digest of `model.safetensors`, `checkpoint_weights` that of the checkpoint (the same, but in an
+    export), `corpus` of the corpora and their shares, `tokenizer` of the tokenizer, and `settings` of
+    `RunConfig.curve_settings`. `earlier` has the steps up to which the run had other samples, with `corpus` and
+    `settings` at that time. `software` and `numerics` are the versions and the `numerical_environment` that trained the
+    last steps; `ranks` is None if an earlier version of lucid trained them.
     """
 
     step: int
     samples: int
     weights: str
+    checkpoint_weights: str
     corpus: str
     tokenizer: str
     settings: str
@@ -47,6 +50,7 @@ class Digests:
             step=state.step,
             samples=state.samples_consumed,
             weights=checkpoint.weights_digest,
+            checkpoint_weights=checkpoint.weights_digest,
             corpus=state.corpus,
             tokenizer=state.tokenizer,
             settings=settings_digest(state.config),
@@ -58,6 +62,10 @@ class Digests:
             software=state.software,
             numerics=state.numerics,
         )
+
+    def exported(self, folder: Path) -> "Digests":
+        """Return the same for the model that was made of the checkpoint in `folder`, whose weights may be fewer."""
+        return replace(self, weights=sha256_of(folder / hub.WEIGHTS_FILE))
 
     def lines(self) -> list[str]:
         """Return the digests for users, one a line."""
