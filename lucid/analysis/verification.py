@@ -98,7 +98,8 @@ class Comparison:
     """What differs between a replay and the record of a run, in the order in which it was found.
 
     `step` is that of the last checkpoint that was compared, and `lines` counts those of the log. `logged` is a sentence
-    about the first of them that differs, and `environment` about the numerical environment.
+    about the first of them that differs, and `environment` says in what the software or the numerical
+    environment differs.
     """
 
     step: int
@@ -238,7 +239,14 @@ def replay(stretch: Stretch, group: ProcessGroup) -> Comparison:
 
 def _quiet(config: RunConfig) -> RunConfig:
     """Return the settings of a run that takes the same steps, and does nothing else."""
-    changes = {"checkpoint_every": _NEVER, "evaluate_every": None, "audit_every": None, "tensorboard": False}
+    changes = {
+        "checkpoint_every": _NEVER,
+        "evaluate_every": None,
+        "audit_every": None,
+        "keep_best": False,
+        "patience": None,
+        "tensorboard": False,
+    }
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
@@ -264,8 +272,16 @@ def _compare(replayed: _Replayed, folder: Path, metrics: Path) -> Comparison:
         ],
         _other_counters(replayed.state, recorded),
         _other_line(pairs),
-        difference(replayed.state.numerics, recorded.numerics),
+        _environment(replayed.state, recorded),
     )
+
+
+def _environment(own: TrainingState, recorded: TrainingState) -> str:
+    """Return what differs between the software and the numerical environment of a replay and those of the run."""
+    if not recorded.software:
+        unknown = "an earlier version of lucid trained these steps, and did not note which"
+        return "; ".join(filter(None, [unknown, difference(own.numerics, recorded.numerics)]))
+    return difference({**own.software, **own.numerics}, {**recorded.software, **recorded.numerics})
 
 
 def _differences(own: Mapping[str, Array], path: Path) -> Iterator[Difference]:

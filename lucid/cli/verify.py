@@ -7,7 +7,6 @@ import typer
 
 from lucid.analysis.verification import Comparison, Stretch
 from lucid.analysis.verification import verify as verify_run
-from lucid.cli.run_settings import Overrides
 from lucid.distributed import session, watched
 from lucid.errors import ExitCode
 from lucid.training.checkpoints.checkpoint import open_checkpoint
@@ -22,7 +21,10 @@ _LISTED = 3
 
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[data.path=FOLDER]", help="Where the corpus is now, if it has moved."),
+    ] = None,
     steps: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +69,7 @@ def _lines(stretch: Stretch, comparison: Comparison, ranks: int) -> list[str]:
         f"{count(ranks, 'rank')} with the {stretch.config.train.reduction} reduction"
     ]
     if comparison.environment:
-        lines.append(f"the replay computes with {comparison.environment}, which may change bits")
+        lines.append(f"what may change bits: {comparison.environment}")
     if not comparison.is_same:
         return lines + _differences(stretch, comparison)
     compared = [step for step in stretch.checkpoints if step <= comparison.step]
