@@ -33,7 +33,8 @@ class Audits:
         # A single rank has no other one.
         self._every = run.config.train.audit_every if run.communicator.size > 1 else None
         self._hosts = _hosts_alike(run) if self._every else []
-        self._last = run.step
+        # The step of the last audit that found nothing.
+        self._last: int | None = None
 
     def check(self, local_batch: Callable[[int], LocalBatch], weights: tuple[float, float]) -> None:
         """Compare gradients before a step, if an audit is due. All ranks call this.
@@ -58,9 +59,11 @@ class Audits:
         names = [segment.name for segment in flat.segments]
         fault = find_fault(run.communicator, self._hosts, number, names, checksums_of)
         if fault is not None:
+            agreed = "no audit of this start of the run was before it: lucid verify replays what older checkpoints hold"
+            if self._last is not None:
+                agreed = f"go on from a checkpoint up to step {self._last}, when all ranks last agreed"
             error = TrainingError(
-                f"step {run.step + 1}: {fault}; a processor or memory may be faulty there: leave the host out, and "
-                f"go on from a checkpoint up to step {self._last}, before which no audit has found anything"
+                f"step {run.step + 1}: {fault}; a processor or memory may be faulty there: leave the host out; {agreed}"
             )
             error.agreed = True
             raise error
