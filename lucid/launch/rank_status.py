@@ -168,5 +168,21 @@ def lent_page() -> mmap.mmap | None:
     return None if descriptor is None else mmap.mmap(descriptor, PAGE_BYTES)
 
 
+def path_of_lent_page() -> str:
+    """Return where other processes of this host find the page that this one's parent has lent, or "" if it has not."""
+    descriptor = lent_descriptor()
+    return "" if descriptor is None else f"/proc/{os.getppid()}/fd/{descriptor}"
+
+
+def read_page(path: str) -> bytes | None:
+    """Return the page that another process of this host has found at `path`, or None if it is gone."""
+    try:
+        with open(path, "rb") as page:
+            content = page.read(PAGE_BYTES)
+    except OSError:
+        return None
+    return content if len(content) == PAGE_BYTES else None
+
+
 def _text(padded: bytes) -> str:
     return padded.rstrip(b"\0").decode(errors="replace")

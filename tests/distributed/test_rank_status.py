@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from lucid.distributed.communicators.status_writer import StatusWriter
-from lucid.launch.rank_status import PAGE_BYTES, PAGE_VARIABLE, RankStatus
+from lucid.launch.rank_status import PAGE_BYTES, PAGE_VARIABLE, RankStatus, read_page
 
 
 def test_a_fresh_page_belongs_to_a_process_that_has_not_found_the_others():
@@ -73,4 +73,7 @@ def test_a_parent_reads_the_status_of_a_killed_process_from_its_page():
         check=False,
     )
     assert RankStatus.read(os.pread(page, PAGE_BYTES, 0)) == RankStatus(rank=0, ranks=1, step=7)
+    # So do other processes of the host, as long as the parent is there.
+    assert read_page(f"/proc/{os.getpid()}/fd/{page}") == os.pread(page, PAGE_BYTES, 0)
     os.close(page)
+    assert read_page(f"/proc/{os.getpid()}/fd/{page}") is None

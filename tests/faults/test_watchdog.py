@@ -69,6 +69,14 @@ def test_a_stopped_rank_ends_the_run(train_with, launch):
 
 
 @long
+def test_what_a_stopped_rank_has_done_is_read_from_the_page_of_its_parent(train_with):
+    finished = train_with("os.kill(os.getpid(), signal.SIGSTOP)", launch=("-m", "lucid.launch.rank_parent"))
+    assert_ended(finished, WAITING + r"rank 1 on \S+ does not answer")
+    assert re.search(r"rank 1: outside of any collective at step 7, for \d+\.\d s", finished.stdout)
+    assert re.search(r"rank 1: before that in all_reduce \(wait \d+", finished.stdout)
+
+
+@long
 def test_a_rank_whose_watchdog_cannot_run_ends_the_run(train_with):
     """The call holds Python's global lock."""
     finished = train_with("ctypes.PyDLL(None).sleep(1000)")

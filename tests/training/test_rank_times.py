@@ -109,7 +109,7 @@ def slowed(late):
 
     def slow(self, *arguments):
         if self.ddp.partition._communicator.rank == late:
-            time.sleep(0.05)
+            time.sleep(0.1)
         return plain(self, *arguments)
 
     MicroBatches.gradients = slow
@@ -121,7 +121,7 @@ def slowed(late):
 
 @pytest.mark.parametrize("settings", [(), ("distributed.backend=mpi", "optimizer.sharded=true")])
 def test_the_rank_that_computes_longer_is_named(settings, on_ranks, run_file, tmp_path):
-    settings = ("train.steps=8", "train.log_every=4", *settings)
+    settings = ("train.steps=6", "train.log_every=3", *settings)
     finished = on_ranks(3, "train", run_file, *settings, within=partial(slowed, 1))
     assert finished.returncode == 0, finished.stdout
     second = lines_of(tmp_path / "run")[1]  # kernels are compiled in the first

@@ -36,17 +36,21 @@ class Sighting:
         return tuple(wait for wait in self.waits_so_far if wait.ended)
 
 
-def describe(sightings: Mapping[int, Sighting], hosts: Sequence[str]) -> str:
+def describe(
+    sightings: Mapping[int, Sighting], hosts: Sequence[str], unanswered: Mapping[int, Sighting] | None = None
+) -> str:
     """Return the message that ends a run: which ranks are missing, and the status and the stack of every rank.
 
-    `sightings` has the ranks that answer, at least one of which waits. `hosts` has the hosts of all ranks.
+    `sightings` has the ranks that answer, at least one of which waits. `hosts` has the hosts of all ranks. `unanswered`
+    has what is known, without a stack, of ranks that do not answer.
     """
     first_wait = next(sightings[rank].status for rank in sorted(sightings) if sightings[rank].waits)
     lines = [f"lucid: ranks wait in vain {first_wait}, all ranks end: {_finding(sightings, hosts)}"]
-    for ranks in _groups(sightings):
+    seen = {**sightings, **(unanswered or {})}
+    for ranks in _groups(seen):
         label = _names(ranks)
-        sighting = sightings[ranks[0]]
-        seconds = max(sightings[rank].seconds for rank in ranks)
+        sighting = seen[ranks[0]]
+        seconds = max(seen[rank].seconds for rank in ranks)
         where = "" if sighting.waits else "outside of any collective "
         lines.append(f"{label}: {where}{sighting.status}, for {seconds:.1f} s")
         if before := sighting.ended_waits[-_WAITS_SHOWN:]:
@@ -56,7 +60,7 @@ def describe(sightings: Mapping[int, Sighting], hosts: Sequence[str]) -> str:
 
 
 def history(sightings: Mapping[int, Sighting], hosts: Sequence[str]) -> str:
-    """Return a table of the newest waits of each rank that answers: how long ago they began, and how long they took.
+    """Return a table of the newest waits of each rank: how long ago they began, and how long they took.
 
     Both are in seconds. The former is counted back from the moment at which the rank was seen, by its own clock.
     """

@@ -8,6 +8,9 @@ missing, and ends all ranks. A rank that gets no answer acts by itself: if it is
 Between GPUs the host waits only in `wait_for_device`. So the watchdog also asks whether a connection has failed
 (`Communicator.failure`).
 
+A rank that does not answer may still be seen: its parent has lent it the page on which it writes its status, and other
+ranks of its host can read that.
+
 A rank may make the others wait on purpose: the first one saves a checkpoint, or one compiles for longer than the rest.
 Its status says so (`StatusWriter.phase`), and it gets more time. A rank whose interpreter is too busy to answer counts
 as missing only after a silence of half the limit.
@@ -22,18 +25,18 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lucid.distributed.communicators.agreement import gather_texts, is_agreed
 from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, Communicator, SideChannel
 from lucid.distributed.health.guard import print_and_abort, report_and_abort
 from lucid.distributed.health.hang_report import Sighting, describe, history
 from lucid.errors import ExitCode, TrainingError
-from lucid.launch.rank_status import RankStatus, Wait
+from lucid.launch.rank_status import RankStatus, Wait, path_of_lent_page, read_page, read_waits
 
 # A rank may make the others wait for this many times the limit in a named phase, or before its second step.
 PHASE_FACTOR = 6
@@ -59,7 +62,9 @@ def watched(communicator: Communicator, seconds: float, folder: Path | None = No
     if channel is None:
         yield
         return
-    watch = _Watch(communicator, channel, seconds, gather_texts(communicator, socket.gethostname()), folder)
+    own = _Place(socket.gethostname(), path_of_lent_page())
+    places = [_Place(*json.loads(text)) for text in gather_texts(communicator, json.dumps(own))]
+    watch = _Watch(communicator, channel, seconds, places, folder)
     thread = threading.Thread(target=watch.run, name="watchdog", daemon=True)
     thread.start()
     in_order = True
@@ -77,6 +82,13 @@ def watched(communicator: Communicator, seconds: float, folder: Path | None = No
             channel.close()
 
 
+class _Place(NamedTuple):
+    """The host of a rank, and where other ranks of that host find the page with its status; "" if there is none."""
+
+    host: str
+    page: str
+
+
 class _Watch:
     """The watchdog of one rank.
 
@@ -84,12 +96,12 @@ class _Watch:
     """
 
     def __init__(
-        self, communicator: Communicator, channel: SideChannel, limit: float, hosts: list[str], folder: Path | None
+        self, communicator: Communicator, channel: SideChannel, limit: float, places: list[_Place], folder: Path | None
     ) -> None:
         self.ended = threading.Event()
         self._folder = folder
         self._communicator, self._channel = communicator, channel
-        self._limit, self._hosts = limit, hosts
+        self._limit, self._places = limit, places
         self._between_looks = min(_SECONDS_BETWEEN_LOOKS, limit / 8)
         self._between_questions = min(_SECONDS_BETWEEN_QUESTIONS, limit / 8)
         self._clock = 0.0
@@ -163,10 +175,22 @@ class _Watch:
         lowest = min(rank for rank, sighting in sightings.items() if sighting.waits)
         if lowest == self._communicator.rank or self._clock - self._in_vain_since >= _SECONDS_FOR_THE_LOWEST:
             signal.alarm(_SECONDS_FOR_THE_ABORT)
-            message = describe(sightings, self._hosts)
-            if path := self._written(f"{message}\n\n{history(sightings, self._hosts)}"):
-                message += f"\nthe newest waits of all ranks that answer are in {path}"
+            hosts, unanswered = [place.host for place in self._places], self._read_pages(sightings)
+            message = describe(sightings, hosts, unanswered)
+            if path := self._written(f"{message}\n\n{history(sightings | unanswered, hosts)}"):
+                message += f"\nthe newest waits of these ranks are in {path}"
             print_and_abort(self._communicator, message, ExitCode.HUNG)
+
+    def _read_pages(self, answered: Mapping[int, Sighting]) -> dict[int, Sighting]:
+        """Return what the pages of this host say of ranks that have not answered."""
+        found, here = {}, self._places[self._communicator.rank].host
+        for rank, place in enumerate(self._places):
+            if rank in answered or place.host != here or (page := read_page(place.page)) is None:
+                continue
+            waits = tuple(read_waits(page))
+            since = max((wait.ended or wait.began for wait in waits), default=math.nan)
+            found[rank] = Sighting(RankStatus.read(page), time.monotonic() - since, (), waits)
+        return found
 
     def _written(self, report: str) -> Path | None:
         """Write the report into the folder; return its path, or None if that fails or takes long."""
