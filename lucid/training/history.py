@@ -12,6 +12,7 @@ from lucid.errors import CheckpointError, ConfigError
 from lucid.training.checkpoints.checkpoint import Past, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict, load
+from lucid.training.config.sections import AUTO
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _place_is_given(overrides: Sequence[str]) -> bool:
 def _check_goes_on(config: RunConfig, path: Path, newest: TrainingState) -> None:
     """Raise `ConfigError` if `config`, from the file `path`, makes other samples than the run that has begun."""
     now, then = config.sample_settings, from_dict(newest.config).sample_settings
-    names = [name for name in now if now[name] != then[name]]
+    names = [name for name in now if now[name] not in (then[name], AUTO)]
     if changed := "; ".join(f"{name} is {then[name]} there, and {now[name]} here" for name in names):
         raise ConfigError(
             f"{config.run_folder} has trained with other settings than those of {path} ({changed}): give that folder "

@@ -36,10 +36,11 @@ def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
         opened = open_run(settings, communicator_of(settings, group))
         ranks = locate_ranks(group, threads.count(), opened.model.device)
         opened.hosts = [rank.host for rank in ranks]
+        trainer = Trainer(opened)
         if opened.is_first:
             print_locations(ranks)
             _print_start(opened)
-        finished = Trainer(opened).train(stop)
+        finished = trainer.train(stop)
         if opened.is_first:
             _print_end(opened, finished)
     return ExitCode.FINISHED if finished else ExitCode.STOPPED

@@ -23,10 +23,12 @@ from lucid.training.checkpoints.best import Best, of_first_rank
 from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, Past, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
+from lucid.training.config.sections import AUTO
 from lucid.training.corpora import Corpora, check_same_corpora, open_corpora
 from lucid.training.estimates import check_run_fits
 from lucid.training.kept_counts import KeptCounts
 from lucid.training.log_window import WindowSums
+from lucid.training.micro_batch_size import with_chosen_micro_batch
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.run_folder import check_run_folder
@@ -47,6 +49,8 @@ class Run:
     # What the first rank's checkpoints note about earlier settings.
     past: list[Past] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    # Whether `train.micro_batch` was auto; the number in its place is still to be tried.
+    tries_micro_batch: bool = False
     step: int = 0
     # The step at which this start of the run begins.
     began: int = 0
@@ -128,6 +132,8 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     call this; a `LucidError` on one rank is raised on all.
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
+    tries_micro_batch = config.train.micro_batch == AUTO
+    config = with_chosen_micro_batch(config, communicator)
     corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store, at))
     check_same_corpora(corpora, communicator)
     checkpoint = start.checkpoint
@@ -144,6 +150,7 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     optimizer = _optimizer(config, ddp.partition)
     run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, start.past, start.messages)
+    run.tries_micro_batch = tries_micro_batch
     _restore(run, checkpoint)
     run.best = of_first_rank(communicator, start.best, corpora.held_out_samples)
     # Reading a checkpoint took three times the memory of the weights.

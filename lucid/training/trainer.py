@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from lucid.backend import CPU
 from lucid.data import Loader
 from lucid.distributed import Stop, StopRequest, all_or_none, find_drift
 from lucid.errors import TrainingError
@@ -24,17 +23,16 @@ from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
 from lucid.training.count_losses import bigram_loss
 from lucid.training.dealing import Dealer
-from lucid.training.estimates import memory
 from lucid.training.evaluation import evaluate
-from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.log_window import Window
-from lucid.training.micro_batches import LocalBatch, MicroBatches
+from lucid.training.micro_batches import LocalBatch
 from lucid.training.norms_by_layer import NormsByLayer
 from lucid.training.outcomes import Outcome, Outcomes
 from lucid.training.reports import FirstRankReports, Reports
 from lucid.training.schedule import schedule_of
 from lucid.training.setup import Run
 from lucid.training.step_message import ControlMessage, StepControl
+from lucid.training.trial import micro_batches_of
 
 
 class Trainer:
@@ -42,10 +40,10 @@ class Trainer:
 
     def __init__(self, run: Run, reports: Reports | None = None) -> None:
         self.run = run
+        self._micro_batches = micro_batches_of(run)
         self.settings = run.config.train
         self._schedule = schedule_of(run.config)
         self._dealer = Dealer(run.config, run.corpora.train, run.communicator.size)
-        self._micro_batches = _micro_batches(run)
         self._window = Window(run.communicator, run.window, run.tokens)
         self._norms = NormsByLayer(run.ddp.flat)
         self._outcomes = Outcomes(run, self._window, self._norms)
@@ -100,7 +98,7 @@ class Trainer:
         consumed = first_sample + (step - first_step) * self.settings.global_batch
         rows = self._dealer.rows(self.run.communicator.rank if rank is None else rank, step, consumed)
         batch = self.run.corpora.train.batch(consumed, rows, self.run.config.masking_rate.at(step))
-        return LocalBatch.split(batch, self.settings.micro_batch)
+        return LocalBatch.split(batch, self.run.config.most_at_once)
 
     def loop(self, batches: Iterator[LocalBatch], stop: Stop) -> bool:
         """Take steps until the batches or the time end (True), or a stop is requested (False)."""
@@ -224,14 +222,3 @@ class Trainer:
             )
             error.agreed = True
             raise error
-
-
-def _micro_batches(run: Run) -> MicroBatches:
-    """Return the object that runs the micro-batches of `run` on its device."""
-    train = run.config.train
-    if run.model.device == CPU:
-        return MicroBatches(run.ddp, train.seed)
-    # The exact reduction lets each backward write to another buffer.
-    graphs = train.cuda_graphs and train.reduction == "fast"
-    activations = memory(run.config, run.communicator.size).rank["activations"]
-    return GraphedMicroBatches(run.ddp, train.seed, run.communicator, graphs, activations)

@@ -19,9 +19,11 @@ from lucid.launch.limits import HostMemory
 from lucid.models.bert.memory import parameter_count
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
+from lucid.training.config.sections import AUTO
 from lucid.training.corpora import Corpora
 from lucid.training.estimates import Memory, checkpoint_bytes, flops_of_sample, memory
 from lucid.training.formatting import count, duration, quantity
+from lucid.training.micro_batch_size import chosen_micro_batch
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.run_folder import check_run_folder
 from lucid.training.start import find_start
@@ -34,6 +36,7 @@ def outline(settings: RunConfig, corpora: Corpora | None, size: int) -> Iterator
     """Yield the lines of a run on `size` ranks. `corpora` is None if some are missing."""
     missing = [folder for folder in settings.folders if not os.path.lexists(folder)]
     step, start = _start(settings, corpora)
+    settings, chosen = _with_micro_batch(settings, size)
     need = memory(settings, size, corpora)
     yield _model(settings)
     yield from (("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing)
@@ -44,6 +47,7 @@ def outline(settings: RunConfig, corpora: Corpora | None, size: int) -> Iterator
     yield from start
     yield from loss_at_end(settings, step)
     yield from _ranks(settings, need, size)
+    yield from chosen
     yield _checkpoints(settings)
     yield from _work(settings, corpora, need, size, step)
 
@@ -142,6 +146,17 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]
     start = find_start(config, corpora, store)
     checkpoint, messages = start.checkpoint, start.messages
     return checkpoint.state.step if checkpoint else 0, [("start", message) for message in messages]
+
+
+def _with_micro_batch(config: RunConfig, size: int) -> tuple[RunConfig, list[Line]]:
+    """Return the settings with a number for `train.micro_batch: auto`, if this machine tells, and a line about it."""
+    if config.train.micro_batch != AUTO:
+        return config, []
+    if config.train.device == "cuda":
+        return config, [("", "train.micro_batch is auto: the start of the run chooses it by the memory of its GPUs")]
+    chosen = chosen_micro_batch(config, size, HostMemory.read().free)
+    text = f"train.micro_batch is auto: {chosen:,} for a rank alone on this machine; the run chooses by its own hosts"
+    return config.with_micro_batch(chosen), [("", text)]
 
 
 def _ranks(config: RunConfig, need: Memory, size: int) -> Iterator[Line]:

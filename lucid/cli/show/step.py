@@ -14,6 +14,7 @@ from lucid.data.tokenizer import CONTINUING
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import open_checkpoint
+from lucid.training.config.sections import AUTO
 from lucid.training.dealing import Dealer
 from lucid.training.history import History
 
@@ -44,6 +45,10 @@ def print_step(
     config = stretch.config
     if ranks is not None:
         config.check_ranks(ranks)
+        if config.train.micro_batch == AUTO:
+            raise ConfigError(
+                "train.micro_batch is auto, which the start of the run chooses: give a number for --rank-of"
+            )
     if rows.stop > (batch_size := config.train.global_batch):
         raise ConfigError(
             f"there is no row {rows.stop - 1:,}: the rows of the global batch are 0 to {batch_size - 1:,}"

@@ -15,6 +15,7 @@ from lucid.errors import ConfigError
 from lucid.models import BERTConfig
 from lucid.training.config.paths import USERS_TEXT, FilePath
 from lucid.training.config.sections import (
+    AUTO,
     MODEL_DESCRIPTIONS,
     DataSettings,
     DistributedSettings,
@@ -213,7 +214,7 @@ class RunConfig(Settings):
                 "train.reduction is exact, which sums micro-batches of adjacent rows, as many on each rank; "
                 "train.balance=speed deals rows by measured times, which no two runs share: leave one of them out"
             )
-        if micro_batch is None:
+        if micro_batch is None or micro_batch == AUTO:
             raise ValueError(
                 "train.reduction is exact, which sums micro-batches in a fixed order: set train.micro_batch, a divisor "
                 f"of train.global_batch ({batch})"
@@ -231,7 +232,7 @@ class RunConfig(Settings):
 
     def check_ranks(self, size: int) -> None:
         """Raise `ConfigError` unless `size` ranks can share the global batch, under the reduction of the run."""
-        batch, micro_batch = self.train.global_batch, self.train.micro_batch
+        batch, micro_batch = self.train.global_batch, self.most_at_once
         if self.train.reduction == "exact" and micro_batch:
             leaves = batch // micro_batch
             if size & (size - 1) or leaves % size:
@@ -257,9 +258,9 @@ class RunConfig(Settings):
 
     def exact_micro_batches(self, size: int) -> int | None:
         """Return how many micro-batches each of `size` ranks adds to the exact reduction, None for the fast one."""
-        if self.train.reduction == "fast" or self.train.micro_batch is None:
+        if self.train.reduction == "fast" or self.most_at_once is None:
             return None
-        return self.local_batch(size) // self.train.micro_batch
+        return self.local_batch(size) // self.most_at_once
 
     @property
     def folders(self) -> list[Path]:
@@ -282,7 +283,16 @@ class RunConfig(Settings):
 
     def samples_at_once(self, size: int) -> int:
         """Return the most samples that each of `size` ranks computes at once."""
-        return min(self.train.micro_batch or self.local_batch(size), self.local_batch(size))
+        return min(self.most_at_once or self.local_batch(size), self.local_batch(size))
+
+    @property
+    def most_at_once(self) -> int | None:
+        """The setting `train.micro_batch`; None for all, and with `auto` until the start of a run has chosen it."""
+        return None if self.train.micro_batch == AUTO else self.train.micro_batch
+
+    def with_micro_batch(self, size: int) -> "RunConfig":
+        """Return the same settings with another `train.micro_batch`."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"micro_batch": size})})
 
     def evaluation_batch(self, size: int) -> int:
         """Return how many held-out samples each of `size` ranks computes at once.

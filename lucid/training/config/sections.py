@@ -202,6 +202,15 @@ class OptimizerSettings(Settings):
     )
 
 
+# As above, of `train.micro_batch`.
+SIZE_FORMS = ("a number", "a word")
+AUTO: Literal["auto"] = "auto"
+
+
+def _size_form(value: Any) -> str:
+    return SIZE_FORMS[isinstance(value, str)]
+
+
 class TrainSettings(Settings):
     """How long a run trains, how it computes, and what it records."""
 
@@ -214,8 +223,16 @@ class TrainSettings(Settings):
     global_batch: PositiveInteger = Field(
         description="Sequences in a step, over all ranks; with data.packing, rows. At least one for each rank."
     )
-    micro_batch: PositiveInteger | None = Field(
-        None, description="Most sequences that a rank computes at once; null: all of its part of the global batch."
+    micro_batch: (
+        Annotated[
+            Annotated[PositiveInteger, Tag(SIZE_FORMS[0])] | Annotated[Literal["auto"], Tag(SIZE_FORMS[1])],
+            Discriminator(_size_form),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Most sequences that a rank computes at once; null: all of its part of the global batch; auto: as "
+        "many as its memory has room for and its speed gains from, not if reduction is exact.",
     )
     reduction: Literal["fast", "exact"] = Field(
         "fast", description="How gradients are summed; exact: bit for bit the same on any number of ranks, but slower."

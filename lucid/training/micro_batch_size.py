@@ -1,0 +1,61 @@
+"""`train.micro_batch: auto`: as many sequences at once as memory has room for, and no more than computing gains from.
+
+The estimate of memory chooses the number before anything is computed, the same on all ranks. `trial.py` tries it.
+"""
+
+from bisect import bisect_right
+
+import numpy as np
+
+from lucid.backend import CPU, gpu_library
+from lucid.distributed import Communicator
+from lucid.launch.limits import HostMemory
+from lucid.training.config import RunConfig
+from lucid.training.config.sections import AUTO
+from lucid.training.estimates import memory
+
+# A rank takes this part of the free memory at most: the estimate has an error, and others use the machine, too.
+_PART_OF_FREE = 0.8
+# Tokens in a micro-batch beyond which a CPU is no faster (docs/recipes.md).
+_ENOUGH_TOKENS = 4096
+
+
+def with_chosen_micro_batch(config: RunConfig, communicator: Communicator) -> RunConfig:
+    """Return the settings with a number in place of `auto`, the smallest that any rank chooses. All ranks call this.
+
+    Each rank counts itself and the ranks before it, so the last one of a host counts all.
+    """
+    if config.train.micro_batch != AUTO:
+        return config
+    if communicator.device == CPU:
+        free, ranks = HostMemory.read().free, communicator.local_rank + 1
+    else:
+        free, ranks = gpu_library().cuda.runtime.memGetInfo()[0], 1
+    return config.with_micro_batch(least(communicator, chosen_micro_batch(config, communicator.size, free, ranks)))
+
+
+def chosen_micro_batch(config: RunConfig, size: int, free: int, ranks: int = 1) -> int:
+    """Return how many sequences each of `size` ranks should compute at once, where `ranks` of them have `free` bytes.
+
+    The memory is that of a host or, if ranks compute on GPUs, of one GPU. The number is 1 if not even that fits, by the
+    estimate.
+    """
+    allowed, is_on_cpu = int(_PART_OF_FREE * free), config.train.device == "cpu"
+
+    def too_large(samples: int) -> bool:
+        need = memory(config.with_micro_batch(samples), size)
+        return need.ranks_within(allowed) < ranks if is_on_cpu else need.of_rank > allowed
+
+    local_batch = config.local_batch(size)
+    most = max(1, min(local_batch, _ENOUGH_TOKENS // config.data.sequence_length)) if is_on_cpu else local_batch
+    largest = max(1, bisect_right(range(1, most + 1), False, key=too_large))
+    # Equal parts take less memory than large ones and a small rest.
+    return -(-local_batch // -(-local_batch // largest))
+
+
+def least(communicator: Communicator, number: int) -> int:
+    """Return the smallest of the numbers that the ranks give. All ranks call this."""
+    numbers = np.zeros(communicator.size, np.int64)
+    numbers[communicator.rank] = number
+    communicator.all_reduce(numbers).wait()
+    return int(numbers.min())
