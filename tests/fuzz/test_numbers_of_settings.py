@@ -38,10 +38,16 @@ def limits(field: FieldInfo | None) -> list[str]:
     """Return the limits of a setting that is a whole number, and the numbers next to them."""
     if field is None or "int" not in str(field.annotation):
         return []
-    inner = [limit for part in get_args(field.annotation) for limit in getattr(part, "__metadata__", ())]
-    limits = [*field.metadata, *(item for limit in inner for item in limit.metadata)]
+    limits = [*field.metadata, *within(field.annotation)]
     bounds = [getattr(limit, name) for limit in limits for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)]
     return [str(bound + distance) for bound in bounds for distance in (-1, 0, 1)]
+
+
+def within(annotation: object) -> Iterator[object]:
+    """Yield what the parts of an annotation say about their values, at any depth."""
+    for part in get_args(annotation):
+        yield from getattr(part, "metadata", ())
+        yield from within(part)
 
 
 CASES = [(key, value) for key, field in numbers() for value in dict.fromkeys((*VALUES, *limits(field)))]
