@@ -17,6 +17,8 @@ from lucid.training.metrics import Entry
 
 # A held-out MLM loss this far from that of token frequency (nats) is still equal to it, or clearly above it.
 _EQUAL, _ABOVE = 0.03, 0.1
+# A training MLM loss this far below that of token frequency in the held-out text is not that of the training text.
+_LEARNT = 0.2
 # The NSP loss of a model that does not see its input is ln 2. Above this, weights move too far in a step.
 _NSP_CHANCE, _NSP_DISTURBED = 0.685, 0.707
 # The share of the way from token frequency to bigrams after which pairs, too, should be told apart.
@@ -87,6 +89,8 @@ def _level(curve: Curve, facts: Facts) -> Iterator[Finding]:
         )
     if math.isnan(loss - frequency) or loss < frequency - _EQUAL or not _is_late(curve, facts):
         return
+    if _training_loss(curve, step) < frequency - _LEARNT:
+        return  # it uses the context of its own text: `_overfitting` is about that
     rate = max(_finite(curve.training["learning_rate"]).tolist(), default=0.0)
     beginning = f"after {step:,} steps the held-out MLM loss, {loss:.3f}, is"
     guessing = math.log(facts.vocab_size) if facts.vocab_size else math.inf

@@ -1,11 +1,11 @@
 """Makes `curves.jsonl`: the logs of short runs of small models, healthy ones and ones with planted faults.
 
-    python tests/golden/make_curves.py data/py data/de data/tiny
+    python tests/golden/make_curves.py data/py data/de data/tiny runs/small_cpu
 
-takes about ten seconds for each run, on one core. The arguments are corpora with 1,024 tokens in their vocabularies: of
-Python's documentation (`lucid prepare python-docs --vocab-size 1024`), of German documentation (docs/languages.md), and
-of a text so small that the model learns it by heart: 36 kB of English in 11 documents, of which 5 are held out. The
-curves of other texts differ a little.
+takes about ten seconds for each run, on one core. The first three arguments are corpora with 1,024 tokens in their
+vocabularies: of Python's documentation (`lucid prepare python-docs --vocab-size 1024`), of German documentation
+(docs/languages.md), and of a text so small that the model learns it by heart: 36 kB of English in 11 documents, of
+which 5 are held out. The curves of other texts differ a little. The last argument is the run that `make train` makes.
 
 Each curve has its `settings`, its `fault` ("" of a healthy run), and the columns of its log, to four digits.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from lucid.data import Batch, Mixture
 from lucid.distributed import StopRequest
@@ -77,6 +78,12 @@ KEYS = ("step", "mlm_loss", "nsp_loss", "gradient_norm", "learning_rate", "skipp
 HELD_OUT_KEYS = ("step", *(f"held_out_{name}_loss" for name in ("mlm", "nsp", "frequency", "bigram")))
 
 
+def recipe(name: str) -> dict[str, Any]:
+    """Return the settings of a recipe."""
+    settings: dict[str, Any] = yaml.safe_load((HERE.parents[1] / "configs" / f"{name}.yaml").read_text())
+    return settings
+
+
 def settings_of(curve: Curve, folders: dict[str, Path]) -> dict[str, Any]:
     """Return the settings of a curve's run."""
     corpus, _, _, changes = curve
@@ -129,11 +136,10 @@ def trained(curve: Curve, folders: dict[str, Path]) -> list[dict[str, Any]]:
         return log_of(Path(folder))
 
 
-def recorded(curve: Curve, entries: list[dict[str, Any]]) -> dict[str, Any]:
+def recorded(fault: str, settings: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what `curves.jsonl` has of a curve."""
-    settings = settings_of(curve, dict.fromkeys((curve[0],), Path(curve[0])))
     return {
-        "fault": curve[1],
+        "fault": fault,
         "settings": settings,
         "training": columns(entries, KEYS),
         "held_out": columns(entries, HELD_OUT_KEYS),
@@ -141,6 +147,10 @@ def recorded(curve: Curve, entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    corpora = dict(zip(("py", "de", "tiny"), map(Path, sys.argv[1:]), strict=True))
-    found = {name: recorded(curve, trained(curve, corpora)) for name, curve in CURVES.items()}
+    *folders, readme = map(Path, sys.argv[1:])
+    corpora = dict(zip(("py", "de", "tiny"), folders, strict=True))
+    found = {
+        name: recorded(curve[1], settings_of(curve, corpora), trained(curve, corpora)) for name, curve in CURVES.items()
+    }
+    found["README"] = recorded("", recipe("small_cpu"), log_of(readme))
     (HERE / "curves.jsonl").write_text("".join(json.dumps({name: curve}) + "\n" for name, curve in found.items()))
