@@ -17,6 +17,7 @@ from lucid.cli.recipes import shipped
 from lucid.errors import ExitCode, LaunchError
 from lucid.launch.options import COMMAND_VARIABLE, command_line
 from lucid.training.config import RunConfig, load
+from lucid.training.formatting import count
 
 _OTHER_COMMANDS = ("prepare", "evaluate", "doctor")
 # A value of a sweep, as slurm/array.sbatch divides them: commas in a list belong to it.
@@ -205,11 +206,13 @@ class _Job:
         most = -(-ranks // self.ranks_on_node)
         if most < nodes.least:
             raise LaunchError(
-                f"--nodes is {nodes}, but the settings allow {ranks} ranks at most, for which {most} nodes have room"
+                f"--nodes is {nodes}, but the settings allow {count(ranks, 'rank')} at most, for which "
+                f"{count(most, 'node')} would do"
             )
         if most < nodes.most:
             print(
-                f"lucid submit: the settings allow {ranks} ranks at most: the job takes {most} nodes at most",
+                f"lucid submit: the settings allow {count(ranks, 'rank')} at most: the job takes {count(most, 'node')} "
+                "at most",
                 file=sys.stderr,
             )
         return replace(self, nodes=_Nodes(nodes.least, most))

@@ -95,7 +95,7 @@ def start(run_file, tmp_path):
         ("pretrain.lsf", "lsf: the run is saved, and job 7 is queued again: it resumes by itself\n"),
     ],
 )
-def test_a_job_saves_is_queued_again_and_goes_on_with_other_ranks(start, tmp_path, losses, name, queued_again):
+def test_a_job_saves_is_queued_again_and_goes_on_with_other_ranks(start, tmp_path, losses, name, last_words):
     job = start(name, 3)
     until(lambda: "step  10/150" in job.output or job.process.poll() is not None)
     if name == "pretrain.pbs":
@@ -103,8 +103,9 @@ def test_a_job_saves_is_queued_again_and_goes_on_with_other_ranks(start, tmp_pat
         assert command[:4] == ["timeout", "--preserve-status", "--signal=USR1", str(24 * 3600 - 120)]
     job.signal()
     assert job.wait() == 75, job.output
-    assert job.output.endswith(queued_again.format(script=tmp_path / name, folder=tmp_path))
+    assert job.output.endswith(last_words.format(script=tmp_path / name, folder=tmp_path))
     assert ": 2 ranks where there is room for 3\n" in job.output
+    assert "lucid launch -n" not in job.output  # the script says how to resume
     job = start(name, 1)
     assert job.wait() == 0, job.output
     assert "resumes from step" in job.output

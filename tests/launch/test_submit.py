@@ -143,7 +143,7 @@ def test_other_commands_keep_their_own_options(plan, home):
         (("run.yaml", "--nodes"), "--nodes"),
         (("run.yaml", "--nodes", "4-2"), "'4-2' is neither a number of nodes nor a range such as 1-8"),
         (("run.yaml", "--nodes", "3", *EXACT), "can be summed on 1 or 2 or 4 ranks, not on 3"),
-        (("run.yaml", "--nodes", "5-8", *EXACT), "the settings allow 4 ranks at most, for which 4 nodes have room"),
+        (("run.yaml", "--nodes", "5-8", *EXACT), "the settings allow 4 ranks at most, for which 4 nodes would do"),
         (("--nodes", "1-2", "evaluate", "run"), "a range of nodes is for training, not for evaluate"),
         (("run.yaml", "--ranks-per-node", "0"), "--ranks-per-node"),
         (("run.yaml", "--time", "soon"), "--time takes minutes, H:M:S or D-H:M:S, got 'soon'"),
