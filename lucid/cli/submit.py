@@ -19,7 +19,7 @@ from lucid.launch.options import COMMAND_VARIABLE, command_line
 from lucid.training.config import RunConfig, load
 from lucid.training.formatting import count
 
-_OTHER_COMMANDS = ("prepare", "evaluate", "doctor")
+_OTHER_COMMANDS = ("prepare", "evaluate", "verify", "doctor")
 # A value of a sweep, as slurm/array.sbatch divides them: commas in a list belong to it.
 _SWEPT = r"(?:\[[^][]*\]|[^],[{}]+)"
 # job.sh checks site.env. The output of site.env itself does not belong to the answer.
@@ -57,8 +57,8 @@ def _submit(
         list[str],
         typer.Argument(
             metavar="CONFIG|COMMAND [ARGUMENT]...",
-            help="A YAML file, and settings that replace those of the file (KEY=VALUE); or prepare, evaluate, doctor, "
-            "and the arguments of that command.",
+            help="A YAML file, and settings that replace those of the file (KEY=VALUE); or prepare, evaluate, verify, "
+            "doctor, and the arguments of that command.",
             show_default=False,
         ),
     ],
@@ -98,7 +98,7 @@ def _submit(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the command, and do not submit.")] = False,
 ) -> int:
-    """Submit a job to SLURM: train, prepare, evaluate or doctor. Print the command that does it.
+    """Submit a job to SLURM: train, prepare, evaluate, verify or doctor. Print the command that does it.
 
     Account and partitions come from site.env in the folder of the job templates. `lucid recipes --slurm slurm` writes
     the templates, and site.env.example among them explains site.env. Paths are relative to the current folder. The

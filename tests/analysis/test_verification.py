@@ -158,3 +158,34 @@ def test_another_numerical_environment_is_reported(on_ranks, copied):
     finished = on_ranks(1, "verify", copied)
     assert finished.returncode == 0, finished.stdout
     assert f"what may change bits: numpy {np.__version__} instead of 1.0.0" in finished.stdout
+
+
+CROSSED = {
+    "lamb, packed rows, other masks in each step, a log that does not end with the run": (
+        *("optimizer.name=lamb", "data.packing=true", "data.mlm_probability=[0.3,0.1]"),
+        *("train.reduction=exact", "train.micro_batch=6", "train.log_every=7"),
+    ),
+    "a run that ends early": (
+        *("optimizer.schedule=wsd", "optimizer.decay_steps=10", "optimizer.learning_rate=0.3"),
+        *("train.evaluate_every=10", "train.keep_best=true", "train.patience=2", *EXACT),
+    ),
+    "shards": ("optimizer.sharded=true", "train.micro_batch=2"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CROSSED)
+def test_runs_with_other_settings_are_replayed_too(on_ranks, undisturbed, name):
+    folder = undisturbed(2, *CROSSED[name])
+    finished = on_ranks(2 if name == "shards" else 1, "verify", folder, "--steps", ":")
+    assert finished.returncode == 0, finished.stdout
+    assert "what may change bits" not in finished.stdout
+
+
+@pytest.mark.long
+def test_a_branch_is_replayed_from_its_first_checkpoint(on_ranks, exact, train, tmp_path):
+    train(2, "branch", *EXACT, f"branch_from={exact}", "train.steps=70", "train.keep_checkpoints=9")
+    refused = on_ranks(1, "verify", tmp_path / "branch", "--steps", ":")
+    assert refused.returncode == 2, refused.stdout
+    assert "or begin at step 60 here" in refused.stdout
+    assert on_ranks(1, "verify", tmp_path / "branch", "--steps", "60:70").returncode == 0

@@ -132,6 +132,7 @@ def test_a_value_of_a_sweep_may_be_a_list(plan, run):
 def test_other_commands_keep_their_own_options(plan, home):
     command = plan("--nodes", "2", "evaluate", "a b", "--samples", "64")
     assert command[-5:] == ["--nodes=2", f"{home}/slurm/evaluate.sbatch", "a b", "--samples", "64"]
+    assert plan("verify", "run", "--steps", "2:4")[-4:] == [f"{home}/slurm/verify.sbatch", "run", "--steps", "2:4"]
 
 
 @pytest.mark.parametrize(
