@@ -40,9 +40,9 @@ class RankClock:
 
 
 class Waits(NamedTuple):
-    """The waits of all ranks in a window, as fractions of their time.
+    """The waits of all ranks in a window, as fractions of their time: the mean of all, and the longest.
 
-    `mean` and `longest` are those of the ranks. `slowest` is the rank that waited least, or None if there is no other.
+    `slowest` is the rank that waited least, or None if there is no other.
     `share` is the part of the time in collectives by which the others waited longer than it.
     """
 
