@@ -72,7 +72,7 @@ class Dealer:
         self._speeds = [earlier[-1], *later, (first, now)]
 
     def _ranks(self, step: int, consumed: int) -> Array:
-        batch, most = self._config.train.global_batch, self._config.local_batch(self._size)
+        batch, most = self._config.train.global_batch, self._config.most_samples(self._size)
         speeds = next(speeds for first, speeds in reversed(self._speeds) if first <= step)
         if self._by_place:
             return np.sort(deal(np.full(batch, 2), speeds, most))

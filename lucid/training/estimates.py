@@ -77,7 +77,7 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memo
     host = {}
     if is_on_cpu:
         batches = data.prefetch + data.workers + 2
-        rank["batches"] = batches * config.local_batch(size) * data.sequence_length * _BYTES_OF_SLOT
+        rank["batches"] = batches * config.most_samples(size) * data.sequence_length * _BYTES_OF_SLOT
         rank["the process"] = _PROCESS
         if corpora is not None:
             rank["places of samples"] = corpora.index_bytes

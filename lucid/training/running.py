@@ -57,12 +57,12 @@ def process_as_it_was() -> Iterator[None]:
 
 def _print_start(run: Run) -> None:
     config, size = run.config, run.communicator.size
-    at_most = "" if config.local_batch(size) * size == config.train.global_batch else "at most "
+    at_most = "" if config.most_samples(size) * size == config.train.global_batch else "at most "
     time = f" or {config.train.max_hours:g} hours" if config.train.max_hours is not None else ""
     print(
         f"{parameter_count(config.model):,} parameters; {config.train.steps:,} steps{time} of "
         f"{config.train.global_batch} {config.samples} of {config.data.sequence_length} tokens, on "
-        f"{count(size, 'rank')} with {at_most}{config.local_batch(size)} each",
+        f"{count(size, 'rank')} with {at_most}{config.most_samples(size)} each",
         *_exact_reduction(run),
         *run.messages,
         sep="\n",

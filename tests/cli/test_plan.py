@@ -164,6 +164,13 @@ def test_ranks_that_do_not_divide_the_batch_have_uneven_shares(plan, settings_fi
     assert lines["ranks"] == "3, each with at most 3 sequences a step, in at most 2 micro-batches of at most 2"
 
 
+def test_a_fast_rank_may_have_up_to_four_times_an_equal_part(plan, settings_file):
+    speed = "train.balance=speed"
+    _, lines, _ = plan(settings_file, "--ranks", 2, speed)
+    assert lines["ranks"] == "2, each with at most 7 sequences a step, in at most 4 micro-batches of at most 2"
+    assert load(settings_file, [speed, "train.global_batch=64"]).most_samples(8) == 32
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [

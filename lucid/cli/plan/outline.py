@@ -161,7 +161,7 @@ def _with_micro_batch(config: RunConfig, size: int) -> tuple[RunConfig, list[Lin
 
 def _ranks(config: RunConfig, need: Memory, size: int) -> Iterator[Line]:
     """Yield the work and the memory of each rank."""
-    local_batch, at_once = config.local_batch(size), config.samples_at_once(size)
+    local_batch, at_once = config.most_samples(size), config.samples_at_once(size)
     parts = -(-local_batch // at_once)
     uneven = "" if local_batch * size == config.train.global_batch else "at most "
     at_most = "at most " if uneven or local_batch % at_once else ""

@@ -273,13 +273,18 @@ class RunConfig(Settings):
         return "packed rows" if self.data.packing else "sequences"
 
     def local_batch(self, size: int) -> int:
-        """Return the most samples of a global batch that one of `size` ranks has.
+        """Return how many samples of a global batch each of `size` ranks has, or the most if `size` does not divide it.
 
-        Unless ranks have them by speed, all have as many if `size` divides the global batch.
+        With `train.balance: speed` this is an equal part, and `most_samples` says how many a fast rank may have.
         """
-        batch = self.train.global_batch
-        equal = -(-batch // size)
-        return equal if self.train.balance == "length" else min(MOST_BY_SPEED * equal, batch - size + 1)
+        return -(-self.train.global_batch // size)
+
+    def most_samples(self, size: int) -> int:
+        """Return the most samples of a global batch that one of `size` ranks may have."""
+        equal = self.local_batch(size)
+        if self.train.balance == "length":
+            return equal
+        return min(MOST_BY_SPEED * equal, self.train.global_batch - size + 1)
 
     def samples_at_once(self, size: int) -> int:
         """Return the most samples that each of `size` ranks computes at once."""
