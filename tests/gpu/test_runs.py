@@ -168,6 +168,15 @@ def test_ranks_with_a_gpu_each_give_the_curve_of_the_cpu_by_nccl(on_gpu):
     assert all(0 < wait < 1 for wait in several.logged("communication_wait"))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("balance", ["train.balance=length", "train.balance=speed"])
+@pytest.mark.parametrize("gpu_environment", ["emulated"], indirect=True)
+def test_ranks_with_unlike_numbers_of_micro_batches_give_the_curve_of_the_cpu(on_gpu, balance):
+    settings = "train.global_batch=5", "train.steps=12"
+    several = on_gpu.train(*settings, balance, "train.micro_batch=2", "train.log_every=1", ranks=2, gpus=2)
+    assert_same_curve(several, on_gpu.train(*settings, device="cpu"))
+
+
 def test_bfloat16_stays_within_a_percent_of_float32(on_gpu):
     assert_same_curve(on_gpu.train(BFLOAT16), on_gpu.train(), 0.01)
 
