@@ -1,4 +1,4 @@
-"""A run that is killed repeatedly ends with the weights of an undisturbed run, bit for bit.
+"""A run that is killed repeatedly ends with the weights of an undisturbed run, bit for bit, and with its best ones.
 
 Each start is on other ranks, sharded or not. `make test-long` kills 20 times, `make soak` 100 times:
 `pytest tests/faults/test_kills.py --kills 100 --kill-seed 7`.
@@ -26,6 +26,8 @@ STEPS = 600
 SETTINGS = (
     *("train.reduction=exact", "train.global_batch=8", "train.micro_batch=2", f"train.steps={STEPS}"),
     *("train.checkpoint_every=2", "train.check_replicas_every=2", "train.log_every=1", "data.sequence_length=16"),
+    # At this rate the held-out loss goes up and down.
+    *("train.keep_best=true", "train.evaluate_every=20", "train.evaluation_samples=16", "optimizer.learning_rate=0.03"),
 )
 
 
@@ -61,7 +63,12 @@ def start(mpiexec, run_file, tmp_path):
 
 
 def weights_of(run_folder):
-    return hashlib.sha256((find_model(run_folder) / "model.safetensors").read_bytes()).hexdigest()
+    """Return the step and the digest of the newest and of the best checkpoint."""
+    folders = [find_model(run_folder, best=best) for best in (False, True)]
+    return [
+        (folder.name[-8:], hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
+        for folder in folders
+    ]
 
 
 def kill_after_steps(process, steps, choose_victim):
