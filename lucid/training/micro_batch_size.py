@@ -16,7 +16,7 @@ from lucid.training.estimates import memory
 
 # A rank takes this part of the free memory at most: the estimate has an error, and others use the machine, too.
 _PART_OF_FREE = 0.8
-# Tokens in a micro-batch beyond which a CPU is no faster (docs/recipes.md).
+# Tokens in a micro-batch beyond which a CPU gains little (docs/recipes.md).
 _ENOUGH_TOKENS = 4096
 
 

@@ -155,9 +155,10 @@ def test_float32_gives_the_curve_of_the_cpu(on_gpu):
     np.testing.assert_allclose(gpu.logged("held_out_mlm_loss"), cpu.logged("held_out_mlm_loss"), rtol=1e-4)
 
 
-def test_one_micro_batch_a_step_gives_the_curve_of_the_cpu(on_gpu):
+@pytest.mark.parametrize("size", ["null", "auto"])
+def test_one_micro_batch_a_step_gives_the_curve_of_the_cpu(on_gpu, size):
     """Its graphs write gradients that none before them has, and the sums over ranks follow at once."""
-    assert_same_curve(on_gpu.train("train.micro_batch=null"), on_gpu.train(device="cpu"))
+    assert_same_curve(on_gpu.train(f"train.micro_batch={size}"), on_gpu.train(device="cpu"))
 
 
 @pytest.mark.parametrize("gpu_environment", ["emulated"], indirect=True)
