@@ -40,7 +40,7 @@ from lucid.models import BERTConfig, BERTForPreTraining
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from hosts import LINK, Hosts, ip
-from launching import ONE_THREAD
+from launching import FEW_CORES
 
 SIZES = {
     **made_up.SIZES,
@@ -172,7 +172,7 @@ def run_on_two_hosts(options: argparse.Namespace) -> None:
                 print(f"{step}; {rate:g} Mbit/s, {buckets}", flush=True)
                 before = hosts.bytes_sent()
                 command = [*hosts.mpiexec(launcher, 1), sys.executable, "-m", "mpi4py", *sys.argv, "--on-a-rank"]
-                environment = os.environ | ONE_THREAD | {"UCX_NET_DEVICES": LINK}
+                environment = os.environ | FEW_CORES | {"UCX_NET_DEVICES": LINK}
                 subprocess.run(command, env=environment, check=True, timeout=options.timeout)
                 sums = 3 * (options.turns + 1)  # and the weights, once
                 print(f"  {(hosts.bytes_sent() - before) / sums / 1e6:.1f} MB each way over the link for each sum")

@@ -82,13 +82,13 @@ def effort(sizes: Sequence[int], flops: float, rate: float) -> Effort:
     """Return how to measure steps of local batches between the least and the largest of `sizes`.
 
     `flops` are a sample's, and `rate` is what a rank does of them in a second. The larger batch is reduced if few of
-    its steps would take too long, and the smaller if they are the same.
+    its steps would take too long, and the smaller to a quarter of it if they are about the same.
     """
     of_sample = _OVERHEAD * flops / rate
     large = max(1, min(max(sizes), int(2 * _SECONDS / ((_WARM_UP_STEPS + _FEWEST) * of_sample))))
     small = min(min(sizes), large)
     if small > large / 2:
-        small = max(1, large // 2)
+        small = max(1, large // 4)
     steps = [min(_MOST, max(_FEWEST, int(_SECONDS / (size * of_sample)))) for size in (small, large)]
     samples = small * (_WARM_UP_STEPS + steps[0]) + large * (_WARM_UP_STEPS + steps[1])
     return Effort((small, large), (steps[0], steps[1]), samples * of_sample)
@@ -130,6 +130,7 @@ def measure(run: Run, clock: Clock, plan: Effort) -> Measured:
         low=min(1.0, low),
         high=max(1.0, high),
         jitter=(upper - lower) / 2 / _QUARTILE,
+        recompute=run.config.train.recompute,
         parts=gradient_parts(run),
         link=_link(run, sums, add) if nodes > 1 else None,
     )

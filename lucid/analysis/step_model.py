@@ -69,7 +69,8 @@ class Measured:
     Seconds are those of a rank. `update_seconds` is for all parameters, `add_seconds` for the addition of two arrays of
     as many elements, `node_sum_seconds` for the sum of all gradients within a node. `crowding` is how many times longer
     a rank takes when all ranks of its node compute than when it computes alone. Steps took from `low` to `high` times
-    their mean. `jitter` is the standard deviation of a rank's steps, relative to their mean.
+    their mean. `jitter` is the standard deviation of a rank's steps, relative to their mean. Backward recomputed
+    `recompute`, as in the settings.
     """
 
     nodes: int
@@ -85,6 +86,7 @@ class Measured:
     low: float
     high: float
     jitter: float
+    recompute: str
     parts: tuple[GradientPart, ...]
     link: Link | None = None
 
@@ -156,7 +158,8 @@ def _predict(
     size = nodes * ranks_per_node
     local_batch, at_once = config.local_batch(size), config.samples_at_once(size)
     crowded, shared = crowding(measured, ranks_per_node)
-    per_sample = crowded * recomputing(config.model, config.train.recompute) * measured.seconds_per_flop * work.flops
+    again = recomputing(config.model, config.train.recompute, measured.recompute)
+    per_sample = crowded * again * measured.seconds_per_flop * work.flops
     micro_batches = -(-local_batch // at_once)
     own = crowded * micro_batches * measured.micro_batch_seconds + config.train.global_batch / size * per_sample
     computing = own * shared
@@ -210,7 +213,7 @@ def crowding(measured: Measured, ranks_per_node: int) -> tuple[float, float]:
     return slowdown(ranks_per_node) / slowdown(then), turns(ranks_per_node) / turns(then)
 
 
-def recomputing(model: BERTConfig, part: str, measured: str = "none") -> float:
+def recomputing(model: BERTConfig, part: str, measured: str) -> float:
     """Return how many times longer a micro-batch takes if backward recomputes `part`, than it took with `measured`.
 
     A layer's forward is a third of its FLOPs. Its first half, up to the result of attention, has four of the products

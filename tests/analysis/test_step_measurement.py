@@ -22,5 +22,5 @@ def test_the_effort_is_bounded_whatever_the_model_takes():
         plan = effort([1, 8, 64, 512], flops, rate=1e11)
         assert 1 <= plan.sizes[0] <= max(1, plan.sizes[1] / 2)
         assert plan.seconds <= max(60, 13 * 1.4 * flops / 1e11)
-    assert effort([16, 16], 1e6, 1e11).sizes == (8, 16)
+    assert effort([16, 16], 1e6, 1e11).sizes == (4, 16)
     assert effort([1], 1e6, 1e11).sizes == (1, 1)

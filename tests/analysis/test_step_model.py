@@ -44,6 +44,7 @@ MEASURED = Measured(
     low=0.9,
     high=1.2,
     jitter=0.0,
+    recompute="none",
     parts=PARTS,
 )
 
@@ -84,7 +85,7 @@ def test_a_node_sends_as_many_bytes_as_are_counted(nodes, wire, size):
             self.size = nodes
 
         def Irecv(self, array, peer, tag):  # noqa: N802
-            pass
+            array[:] = 0
 
         def Isend(self, array, peer, tag):  # noqa: N802
             self.sent += array.nbytes

@@ -69,7 +69,11 @@ def test_json_has_what_was_measured_and_what_it_predicts(run_ranks, run_file):
         (("--measure", "--ranks", 2), "--ranks goes without --measure"),
         (("--measure", "--most-ranks", 2), "--most-ranks goes without --measure"),
         (("--measure", "data.path=/nowhere"), "--measure takes real steps, which need the corpus"),
-        (("--nodes", 4), "--nodes goes with --measure"),
+        (("--nodes", 4), "--nodes goes with --measure or --best"),
+        (("--best", "--measure"), "--best measures by itself: leave out --measure"),
+        (("--best", "--nodes", 4), "--nodes 4 needs the link between nodes: say what to assume"),
+        (("--best", "train.device=cuda"), "--best divides cores, but the run has train.device=cuda"),
+        (("--best", "data.path=/nowhere"), "/nowhere"),
         (("--json",), "--json goes with --measure"),
     ],
 )

@@ -35,9 +35,20 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Take some real steps here, and predict those on more nodes.")
     ] = False,
+    best: Annotated[
+        bool,
+        typer.Option(
+            "--best",
+            help="Measure how to divide this machine's cores into ranks and threads, and print the best ways to start.",
+        ),
+    ] = False,
     nodes: Annotated[
         int | None,
-        typer.Option(min=1, help="With --measure: the most nodes. Default: those launched.", show_default=False),
+        typer.Option(
+            min=1,
+            help="With --measure: the most nodes; with --best: the number of nodes. Default: those launched.",
+            show_default=False,
+        ),
     ] = None,
     ranks_per_node: Annotated[
         int | None,
@@ -47,8 +58,8 @@ def plan(
         str | None,
         typer.Option(
             metavar="RATE[,LATENCY]",
-            help="With --measure: what joins the nodes, such as 10Gbit or 100Gbit,2us. Default: measured between the "
-            "nodes that were launched.",
+            help="With --measure or --best: what joins the nodes, such as 10Gbit or 100Gbit,2us. Default: measured "
+            "between the nodes that were launched.",
             show_default=False,
         ),
     ] = None,
@@ -62,7 +73,8 @@ def plan(
     corpus, start and number of ranks do not fit together.
 
     With --measure, all launched ranks take some real steps, in less than a minute; the weights are thrown away. A table
-    says what a step and the whole run take on 1, 2, 4, ... nodes like these.
+    says what a step and the whole run take on 1, 2, 4, ... nodes like these. With --best, other settings that learn the
+    same are searched too: micro-batch, sharded optimizer, recomputation, buckets.
 
     Examples:
 
@@ -73,12 +85,21 @@ def plan(
         lucid plan my.yaml --most-ranks 12
 
         mpiexec -n 2 lucid plan my.yaml --measure --nodes 16 --link 10Gbit
+
+        lucid plan my.yaml --best --nodes 4 --link 10Gbit
     """
+    _check_options(
+        measure, best, {"--ranks-per-node": ranks_per_node, "--json": as_json}, {"--nodes": nodes, "--link": link}
+    )
+    if best:
+        from lucid.cli.plan.best import print_best
+        from lucid.cli.plan.scaling import parse
+
+        if (launched := announced()) and (launched.size or 1) > 1:
+            raise ConfigError("--best starts ranks by itself: run it without mpiexec")
+        print_best(config, overrides or (), nodes or 1, parse(link) if link else None)
+        return
     if not measure:
-        only_measured = {"--nodes": nodes, "--ranks-per-node": ranks_per_node, "--link": link, "--json": as_json}
-        for option, value in only_measured.items():
-            if value:
-                raise ConfigError(f"{option} goes with --measure")
         if is_first_rank():
             settings, launched = load(config, overrides or ()), announced()
             if most_ranks is not None:
@@ -99,6 +120,18 @@ def plan(
         scope = scaling.Scope.of(group, nodes, ranks_per_node, link)
         run_on_first_rank(group, lambda: _before(settings, group.size, as_json))
         scaling.measure_and_print(settings, group, scope, as_json)
+
+
+def _check_options(measure: bool, best: bool, measured: dict[str, object], either: dict[str, object]) -> None:
+    """Raise `ConfigError` for options without the one that they belong to."""
+    if measure and best:
+        raise ConfigError("--best measures by itself: leave out --measure")
+    for option, value in measured.items():
+        if value and not measure:
+            raise ConfigError(f"{option} goes with --measure")
+    for option, value in either.items():
+        if value and not (measure or best):
+            raise ConfigError(f"{option} goes with --measure or --best")
 
 
 def _checked(settings: RunConfig, size: int) -> tuple[RunConfig, Corpora | None, int]:

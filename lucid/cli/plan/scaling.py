@@ -151,15 +151,15 @@ def table(config: RunConfig, measured: Measured, steps: Sequence[Step]) -> Itera
     """Yield the lines of a table with a line for each predicted step."""
     unit = "GPU-hours" if config.train.device == "cuda" else "core-hours"
     yield (
-        f"{'nodes':>5} {'ranks':>6} {'step, ms':>25}  {'memory':>8}  {'link':>5}  {'efficiency':>10} "
-        f"{'hours of the run':>25}  {unit:>10}  most of a step"
+        f"{'nodes':>5} {'ranks':>6} {'step, ms':>22}  {'memory':>8}  {'link':>5}  {'efficiency':>10} "
+        f"{'hours of the run':>22}  {unit:>10}  mostly"
     )
     for step in steps:
         hours = [config.train.steps * seconds / 3600 for seconds in (step.seconds, step.low, step.high)]
         yield (
-            f"{step.nodes:5,} {step.ranks:6,} {_range(*(1e3 * x for x in (step.seconds, step.low, step.high))):>25}  "
+            f"{step.nodes:5,} {step.ranks:6,} {_range(*(1e3 * x for x in (step.seconds, step.low, step.high))):>22}  "
             f"{quantity(memory(config, step.ranks).of_rank, 'B'):>8}  {step.share(LINK):5.0%}  "
-            f"{efficiency(step, steps[0]):10.0%} {_range(*hours):>25}  "
+            f"{efficiency(step, steps[0]):10.0%} {_range(*hours):>22}  "
             f"{hours[0] * _units(config, measured, step):10,.4g}  {step.largest}, {step.share(step.largest):.0%}"
         )
 
@@ -179,7 +179,7 @@ def remarks(config: RunConfig, scope: Scope, measured: Measured, steps: Sequence
     """Yield sentences about what the table means."""
     most = max(step.nodes for step in steps if efficiency(step, steps[0]) >= _GOOD)
     first = count(steps[0].nodes, "node")
-    yield f"Up to {count(most, 'node')}, a node is {_GOOD:.0%} as fast as on {first}, or faster."
+    yield f"{count(most, 'node').capitalize()} is the most at which each is at least {_GOOD:.0%} as fast as on {first}."
     limited = [step for step in steps if step.share(LINK) >= _NOTEWORTHY]
     if limited:
         share, first = limited[0].share(LINK), count(limited[0].nodes, "node")
