@@ -38,11 +38,11 @@ class Events:
         return self._record(0, file_version="brain.Event:2") + self._record(first_step, session_log=start)
 
     def of_entry(self, entry: dict[str, Any]) -> bytes:
-        """Return the events for an entry of the log: one for each finite number."""
+        """Return the events for an entry of the log: one for each finite number. Each has a time of its own."""
         return b"".join(
             self._record(entry["step"], summary=self._scalar(name, value))
             for name, value in entry.items()
-            if name != "step" and math.isfinite(value)
+            if name not in ("step", "time") and math.isfinite(value)
         )
 
     def _record(self, step: int, **content: Any) -> bytes:

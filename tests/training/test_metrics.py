@@ -104,6 +104,14 @@ def events(run_folder):
     return found
 
 
+def test_tensorboard_gets_every_finite_number_but_the_time_which_its_events_have_anyway(tmp_path):
+    pytest.importorskip("tensorboardX")
+    log = MetricsLog(tmp_path / "run", 0, ended=False, tensorboard=True, warn=pytest.fail)
+    log.write({"step": 7, "time": 1.8e9, "gradient_norm/heads": 0.5, "update_ratio/heads": math.nan, "slowest_rank": 2})
+    log.close()
+    assert events(tmp_path / "run") == [(7, 0.5), (7, 2.0)]
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
 def test_a_log_that_is_not_a_file_is_refused(tmp_path, kind):
     path = tmp_path / "metrics.jsonl"
