@@ -48,7 +48,7 @@ def faulty(rank, only=None):
     [
         (),
         ("train.reduction=exact", "train.micro_batch=1"),
-        ("optimizer.sharded=true", "train.micro_batch=2"),
+        pytest.param(("optimizer.sharded=true", "train.micro_batch=2"), marks=pytest.mark.long),
         pytest.param(("train.precision=bfloat16", "train.recompute=layer"), marks=pytest.mark.long),
         pytest.param(("data.packing=true", "train.micro_batch=4"), marks=pytest.mark.long),
     ],
@@ -90,6 +90,7 @@ def test_a_single_wrong_product_in_an_audit_names_its_rank(on_ranks, run_file):
     assert re.search(r"step 1: rank 1 on \S+ computed different gradients from the same numbers when", finished.stdout)
 
 
+@pytest.mark.long
 def test_without_audits_a_wrong_product_goes_unseen(on_ranks, run_file):
     finished = on_ranks(2, "train", run_file, *AUDITS, "train.audit_every=null", within=partial(faulty, 1))
     assert finished.returncode == 0, finished.stdout
