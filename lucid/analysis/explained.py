@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lucid.analysis.samples import Losses, Samples, row_losses
@@ -52,9 +52,12 @@ def _facts(folder: Path, overrides: Sequence[str]) -> tuple[Facts, list[str]]:
         return Facts(), [f"rules that need settings or corpora of the run are left out: {error}"]
     config = history.stretches[-1].config
     try:
-        return facts_of(config, open_mixture(config), KeptCounts(folder, only_read=True)), history.messages
+        facts, remarks = facts_of(config, open_mixture(config), KeptCounts(folder, only_read=True)), []
     except LucidError as error:
-        return Facts.of(config), [*history.messages, f"rules that need the corpora of the run are left out: {error}"]
+        facts, remarks = Facts.of(config), [f"rules that need the corpora of the run are left out: {error}"]
+    if config.train.max_hours is not None:
+        facts = replace(facts, steps=None)  # the clock may end it at any step
+    return facts, [*history.messages, *remarks]
 
 
 def worst_rows(history: History, spike: Spike, count: int) -> Iterator[tuple[int, int, Losses]]:

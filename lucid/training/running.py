@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -91,7 +92,9 @@ def _print_end(run: Run, finished: bool) -> None:
     if run.best is not None and run.config.train.keep_best:
         print(f"best        {_best_checkpoint(run)} (held-out loss {run.best.loss:.4f})")
     print(f"metrics     {folder / METRICS_FILE}")
-    for finding in findings_in(folder, facts_of(run.config, run.corpora.train, run.counts)):
+    facts = facts_of(run.config, run.corpora.train, run.counts)
+    # A run that ends early has no second half to wait for.
+    for finding in findings_in(folder, replace(facts, steps=run.step) if finished else facts):
         if finding.is_alarm:
             print(f"warning     {finding}")
 
