@@ -44,7 +44,7 @@ class Dealer:
         if self._config.train.balance == "speed":
             raise ConfigError(
                 "the run has train.balance=speed: its ranks had rows by the speeds that were measured while it "
-                "trained, and nothing notes them"
+                "trained, and nothing notes them; leave --rank-of out"
             )
         ranks, at_once = self._ranks(step, consumed), self._config.samples_at_once(self._size)
         before = [0] * self._size

@@ -71,7 +71,9 @@ class Window:
         ranks[self._communicator.rank] = seconds, waited, self._tokens, self._flops
         self._communicator.all_reduce(ranks).wait()
         tokens, flops = ranks[:, 2:].sum(axis=0).tolist()
-        self.rank_speeds = ranks[:, 3] / np.maximum(ranks[:, 0] - ranks[:, 1], 1e-9)
+        # Between GPUs a wait counts a little later than it happens, so that there may be more of them than time.
+        computed = np.maximum(ranks[:, 0] - ranks[:, 1], 0.01 * ranks[:, 0])
+        self.rank_speeds = ranks[:, 3] / computed
         means = {
             "loss": mlm_loss / max(1, masked) + nsp_loss / max(1, pairs),
             "mlm_loss": mlm_loss / max(1, masked),
