@@ -2,12 +2,15 @@
 
 import json
 import re
+from unittest import mock
 
 import pytest
+from nodes import SeveralNodes
 
 from lucid.analysis.step_model import LINK, Measured
 from lucid.cli import main
 from lucid.cli.plan.scaling import parse
+from lucid.distributed import connection
 from lucid.errors import ConfigError
 
 
@@ -37,7 +40,8 @@ def test_a_measured_plan_has_a_line_for_each_number_of_nodes_and_writes_nothing(
 
 
 def test_ranks_that_cannot_share_the_batch_are_left_out(plan, run_file):
-    code, output, _ = plan(run_file, "--measure", "--nodes", 8, "--link", "10Gbit", "train.global_batch=6")
+    settings = ("train.global_batch=6", "train.micro_batch=auto")
+    code, output, _ = plan(run_file, "--measure", "--nodes", 8, "--link", "10Gbit", *settings)
     assert code == 0
     assert "The settings do not allow as many ranks as 8 nodes have" in output
     assert "Measured with 1 rank a node, predicted for 2" not in output
@@ -59,6 +63,21 @@ def test_json_has_what_was_measured_and_what_it_predicts(run_ranks, run_file):
     assert [step["parts"][LINK] > 0 for step in found["steps"]] == [False, True]
 
 
+def two_nodes():
+    """A context in which two of four ranks are a node."""
+    return mock.patch.object(connection, "MPICommunicator", SeveralNodes)
+
+
+@pytest.mark.long
+def test_the_link_is_measured_between_the_nodes_that_are_launched(run_within, run_file):
+    arguments = ("plan", str(run_file), "--measure", "--nodes", "4", "train.global_batch=8")
+    finished = run_within(4, two_nodes, *arguments, seconds=120)
+    assert finished.returncode == 0, finished.stdout
+    assert "measured     2 nodes of 2 ranks x 1 thread" in finished.stdout
+    assert re.search(r"link +[\d.e+]+ Gbit/s of gradients each way, .* \+- \d+%, measured", finished.stdout)
+    assert re.search(r" 4 +8 +[\d.,]+ \(", finished.stdout)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
@@ -68,6 +87,7 @@ def test_json_has_what_was_measured_and_what_it_predicts(run_ranks, run_file):
         (("--measure", "--ranks-per-node", 9), "9 ranks on a node cannot train with these settings, nor on more nodes"),
         (("--measure", "--ranks", 2), "--ranks goes without --measure"),
         (("--measure", "--most-ranks", 2), "--most-ranks goes without --measure"),
+        (("--measure", "train.device=cuda"), "device 'cuda' does not exist: no such GPU is visible"),
         (("--measure", "data.path=/nowhere"), "--measure takes real steps, which need the corpus"),
         (("--nodes", 4), "--nodes goes with --measure or --best"),
         (("--best", "--measure"), "--best measures by itself: leave out --measure"),

@@ -7,17 +7,19 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from lucid import kernels
 from lucid.analysis.breakdown import Clock
 from lucid.analysis.product_limit import encoder_product_rate
 from lucid.analysis.step_measurement import effort, measure, only_steps, timed_communicator, with_local_batch
 from lucid.analysis.step_model import LINK, Link, Measured, Step, doublings, efficiency, predict
 from lucid.backend import CPU, Array
-from lucid.distributed import ProcessGroup, watched
+from lucid.distributed import Communicator, ProcessGroup, watched
 from lucid.errors import ConfigError
 from lucid.training.config import RunConfig
 from lucid.training.corpora import open_mixture
 from lucid.training.estimates import flops_of_samples, memory
 from lucid.training.formatting import count, duration, quantity
+from lucid.training.micro_batch_size import with_chosen_micro_batch
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.setup import communicator_of, open_run
 
@@ -89,9 +91,11 @@ def measure_and_print(config: RunConfig, group: ProcessGroup, scope: Scope, as_j
             "another number of --ranks-per-node, or see lucid plan --ranks"
         )
     limit_threads(config.threads_per_rank)
+    communicator = communicator_of(config, group)
+    config = with_chosen_micro_batch(config, communicator)
     flops = flops_of_samples(config, open_mixture(config))
     sizes = [config.samples_at_once(number * scope.ranks_per_node) for number in nodes]
-    measured = _measure(config, group, sizes, flops, as_json)
+    measured = _measure(config, communicator, group, sizes, flops, as_json)
     if group.rank:
         return
     link = scope.link or measured.link
@@ -103,12 +107,16 @@ def measure_and_print(config: RunConfig, group: ProcessGroup, scope: Scope, as_j
     print(*_measurement(measured, link, flops), "", *rows, "", *remarks(config, scope, measured, steps), sep="\n")
 
 
-def _measure(config: RunConfig, group: ProcessGroup, sizes: Sequence[int], flops: Array, quiet: bool) -> Measured:
+def _measure(
+    config: RunConfig,
+    communicator: Communicator,
+    group: ProcessGroup,
+    sizes: Sequence[int],
+    flops: Array,
+    quiet: bool,
+) -> Measured:
     """Measure steps of local batches of about `sizes`. All ranks call this."""
-    stepping = only_steps(config)
-    communicator = communicator_of(stepping, group)
-    like = np.zeros(0, np.float32)
-    rate = _slowest_rate(config, group, like) if communicator.device == CPU else np.inf
+    rate = _mean_rate(config, group) if communicator.device == CPU else np.inf
     plan = effort(sizes, float(flops.mean()), rate)
     if group.rank == 0 and not quiet:
         about = f", about {duration(max(2.0, plan.seconds))}" if communicator.device == CPU else ""
@@ -118,16 +126,15 @@ def _measure(config: RunConfig, group: ProcessGroup, sizes: Sequence[int], flops
         )
     with watched(group, config.train.watchdog_seconds):
         clock = Clock(communicator.device)
-        local = with_local_batch(stepping, plan.sizes[1], group.size)
+        local = with_local_batch(only_steps(config), plan.sizes[1], group.size)
         return measure(open_run(local, timed_communicator(communicator, clock)), clock, plan)
 
 
-def _slowest_rate(config: RunConfig, group: ProcessGroup, like: Array) -> float:
+def _mean_rate(config: RunConfig, group: ProcessGroup) -> float:
     """Return the mean FLOP/s of the ranks' products, all at once: the same on all ranks."""
-    from lucid import kernels
-
     kernels.set_precision(config.train.precision)
-    return group.all_reduce_scalar(encoder_product_rate(config, group.size, like)) / group.size
+    rate = encoder_product_rate(config, group.size, np.zeros(0, np.float32))
+    return group.all_reduce_scalar(rate) / group.size
 
 
 def _measurement(measured: Measured, link: Link | None, flops: Array) -> Iterator[str]:
