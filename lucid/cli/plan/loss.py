@@ -10,6 +10,8 @@ from lucid.training.config import RunConfig
 from lucid.training.metrics import METRICS_FILE, read_lines
 from lucid.training.schedule import schedule_of
 
+_NEEDED = "step", "loss", "learning_rate"
+
 
 def loss_at_end(config: RunConfig, step: int) -> Iterator[Line]:
     """Yield what the metrics of a run at `step` say about the training loss of its last step; nothing without them."""
@@ -23,10 +25,16 @@ def loss_at_end(config: RunConfig, step: int) -> Iterator[Line]:
         yield "loss", "at the end: not known, because the masking rate changes, and the loss with it"
         return
     # A run that was resumed may have logged a step twice; the last line counts.
-    losses = {entry["step"]: entry["loss"] for entry in read_lines(path) if entry.get("loss") is not None}
-    points = sorted((number, loss) for number, loss in losses.items() if number <= step)
-    steps, values = (np.array([point[side] for point in points]) for side in (0, 1))
-    found = forecast(steps, values, schedule_of(config).learning_rate, end, config.optimizer.warmup_steps)
+    lines = {entry["step"]: entry for entry in read_lines(path) if None not in map(entry.get, _NEEDED)}
+    points = np.array([[lines[number][name] for name in _NEEDED] for number in sorted(lines) if number <= step])
+    steps, losses, rates = points.reshape(-1, 3).T
+    schedule = schedule_of(config)
+
+    def rate(number: float) -> float:
+        """The logged rate, because a run that is resumed may have had another schedule, and the planned one later."""
+        return float(np.interp(number, steps, rates)) if number < steps[-1] else schedule.learning_rate(number)
+
+    found = forecast(steps, losses, rate, end, config.optimizer.warmup_steps) if len(steps) else None
     if found is None:
         yield (
             "loss",

@@ -186,7 +186,8 @@ def remarks(config: RunConfig, scope: Scope, measured: Measured, steps: Sequence
     """Yield sentences about what the table means."""
     most = max(step.nodes for step in steps if efficiency(step, steps[0]) >= _GOOD)
     first = count(steps[0].nodes, "node")
-    yield f"{count(most, 'node').capitalize()} is the most at which each is at least {_GOOD:.0%} as fast as on {first}."
+    if len(steps) > 1:
+        yield f"{count(most, 'node')}: the most at which a node is at least {_GOOD:.0%} as fast as on {first}."
     limited = [step for step in steps if step.share(LINK) >= _NOTEWORTHY]
     if limited:
         share, first = limited[0].share(LINK), count(limited[0].nodes, "node")
@@ -202,8 +203,9 @@ def remarks(config: RunConfig, scope: Scope, measured: Measured, steps: Sequence
     soonest = min(steps, key=lambda step: step.seconds)
     hours, units = config.train.steps * soonest.seconds / 3600, _units(config, measured, soonest)
     unit = "GPU" if config.train.device == "cuda" else "core"
+    ends = "It ends soonest on" if len(steps) > 1 else "On"
     yield (
-        f"It ends soonest on {count(soonest.nodes, 'node')}: {hours:,.3g} hours on {count(units, unit)}, "
+        f"{ends} {count(soonest.nodes, 'node')}: {hours:,.3g} hours on {count(units, unit)}, "
         f"{hours * units:,.3g} {unit}-hours."
     )
     yield "Hours are those of all train.steps, without the start, evaluations and checkpoints."
