@@ -27,5 +27,6 @@ def mean_of(config: BERTConfig, models: Sequence[StoredWeights]) -> BERTForPreTr
         total = np.zeros(parameter.shape, np.float64)
         for weights in models:
             total += weights.parameter(name)
-        parameter[...] = total / len(models)
+        total /= len(models)
+        parameter[...] = total
     return mean
