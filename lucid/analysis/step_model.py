@@ -156,14 +156,14 @@ def _predict(
     config: RunConfig, measured: Measured, link: Link | None, nodes: int, ranks_per_node: int, work: _Work
 ) -> Step:
     size = nodes * ranks_per_node
-    local_batch, at_once = config.local_batch(size), config.samples_at_once(size)
+    local_batch, micro_batch = config.local_batch(size), micro_batch_of_equal_part(config, size)
     crowded, shared = crowding(measured, ranks_per_node)
     again = recomputing(config.model, config.train.recompute, measured.recompute)
     per_sample = crowded * again * measured.seconds_per_flop * work.flops
-    micro_batches = -(-local_batch // at_once)
+    micro_batches = -(-local_batch // micro_batch)
     own = crowded * micro_batches * measured.micro_batch_seconds + config.train.global_batch / size * per_sample
     computing = own * shared
-    last = local_batch - (micro_batches - 1) * at_once
+    last = local_batch - (micro_batches - 1) * micro_batch
     backward = _BACKWARD * computing * last / local_batch
     slower = crowded * shared
     updated = 1 / size if config.optimizer.sharded else 1
@@ -179,6 +179,11 @@ def _predict(
             SLOWEST: max(0.0, own * work.busiest - computing),
         },
     )
+
+
+def micro_batch_of_equal_part(config: RunConfig, size: int) -> int:
+    """Return how many samples one of `size` ranks computes at once if it has an equal part of the global batch."""
+    return min(config.largest_micro_batch(size), config.local_batch(size))
 
 
 def _scaled(measured: Measured, factor: float) -> Measured:

@@ -46,11 +46,11 @@ class Dealer:
                 "the run has train.balance=speed: its ranks had rows by the speeds that were measured while it "
                 "trained, and nothing notes them; leave --rank-of out"
             )
-        ranks, at_once = self._ranks(step, consumed), self._config.samples_at_once(self._size)
+        ranks, micro_batch = self._ranks(step, consumed), self._config.largest_micro_batch(self._size)
         before = [0] * self._size
         places = []
         for rank in ranks.tolist():
-            places.append((rank, before[rank] // at_once))
+            places.append((rank, before[rank] // micro_batch))
             before[rank] += 1
         return places
 

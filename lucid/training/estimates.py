@@ -58,7 +58,7 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memo
     With `corpora`, on a CPU, this includes what each rank remembers of them.
     """
     train, data, parameters = config.train, config.data, parameter_count(config.model)
-    samples, is_on_cpu = config.samples_at_once(size), train.device == "cpu"
+    samples, is_on_cpu = config.largest_micro_batch(size), train.device == "cpu"
     operand = _BFLOAT16 if train.precision == "bfloat16" else _FLOAT32
     # In bfloat16, a CPU rounds the inputs of products and keeps them; on a GPU all activations are bfloat16.
     sizes = NumberSizes(_FLOAT32 if is_on_cpu else operand, operand, keeps_scores=is_on_cpu)

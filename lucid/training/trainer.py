@@ -98,7 +98,7 @@ class Trainer:
         consumed = first_sample + (step - first_step) * self.settings.global_batch
         rows = self._dealer.rows(self.run.communicator.rank if rank is None else rank, step, consumed)
         batch = self.run.corpora.train.batch(consumed, rows, self.run.config.masking_rate.at(step))
-        return LocalBatch.split(batch, self.run.config.most_at_once)
+        return LocalBatch.split(batch, self.run.config.micro_batch)
 
     def loop(self, batches: Iterator[LocalBatch], stop: Stop) -> bool:
         """Take steps until the batches or the time end (True), or a stop is requested (False)."""

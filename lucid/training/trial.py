@@ -24,7 +24,7 @@ def micro_batches_of(run: Run) -> MicroBatches:
     if not run.tries_micro_batch:
         return _made(run)
     while True:
-        size = run.config.samples_at_once(run.communicator.size)
+        size = run.config.largest_micro_batch(run.communicator.size)
         try:
             made = _made(run)
             _try(run, made, size)

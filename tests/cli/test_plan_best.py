@@ -37,10 +37,14 @@ def test_cores_are_divided_in_a_few_ways_that_the_batch_allows(run_file):
     assert divisions(config, 4, 1, memory(config, 1).of_rank // 2) == []
 
 
-def test_ways_differ_from_the_file_by_the_overrides_that_they_name(run_file):
-    given = ["train.global_batch=64"]
-    config, found = load(run_file, given), list(variants(load(run_file, given), 4))
-    assert found[0] == (config, ())
+@pytest.mark.parametrize(
+    "settings", [(), ("train.micro_batch=16", "train.balance=speed"), ("train.micro_batch=auto", "train.balance=speed")]
+)
+@pytest.mark.parametrize("size", [4, 64])
+def test_ways_differ_from_the_file_by_the_overrides_that_they_name(run_file, settings, size):
+    given = ["train.global_batch=64", *settings]
+    config, found = load(run_file, given), list(variants(load(run_file, given), size))
+    assert (found[0] == (config, ())) == ("train.micro_batch=auto" not in given)
     for variant, overrides in found:
         assert load(run_file, [*given, *overrides]) == variant
     assert len({overrides for _, overrides in found}) == len(found)

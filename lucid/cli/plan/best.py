@@ -112,7 +112,9 @@ def divisions(config: RunConfig, cores: int, nodes: int, free: int) -> list[int]
 def variants(config: RunConfig, size: int) -> Iterator[tuple[RunConfig, tuple[str, ...]]]:
     """Yield settings for `size` ranks that learn the same, with the overrides that make them of `config`."""
     local_batch = config.local_batch(size)
-    micro_batches: list[int | None] = [config.most_at_once]
+    micro_batches = [config.micro_batch]
+    if config.train.balance == "speed":  # which needs a number, also in place of auto
+        micro_batches = [config.micro_batch or local_batch]
     if config.train.reduction == "fast":
         micro_batches += [2**power for power in range(local_batch.bit_length()) if 2**power < local_batch]
     sharded = [config.optimizer.sharded, *([not config.optimizer.sharded] if size > 1 else [])]

@@ -161,11 +161,11 @@ def _with_micro_batch(config: RunConfig, size: int) -> tuple[RunConfig, list[Lin
 
 def _ranks(config: RunConfig, need: Memory, size: int) -> Iterator[Line]:
     """Yield the work and the memory of each rank."""
-    local_batch, at_once = config.most_samples(size), config.samples_at_once(size)
-    parts = -(-local_batch // at_once)
+    local_batch, micro_batch = config.most_samples(size), config.largest_micro_batch(size)
+    parts = -(-local_batch // micro_batch)
     uneven = "" if local_batch * size == config.train.global_batch else "at most "
-    at_most = "at most " if uneven or local_batch % at_once else ""
-    micro_batches = f", in {uneven}{parts:,} micro-batches of {at_most}{at_once}" if parts > 1 else ""
+    at_most = "at most " if uneven or local_batch % micro_batch else ""
+    micro_batches = f", in {uneven}{parts:,} micro-batches of {at_most}{micro_batch}" if parts > 1 else ""
     yield "ranks", f"{size:,}, each with {uneven}{local_batch:,} {config.samples} a step{micro_batches}"
     of_gpu = " of its GPU, besides CUDA's own" if config.train.device == "cuda" else ""
     yield "memory", f"about {quantity(need.of_rank, 'B')} for each rank{of_gpu}: {_by_purpose(need.rank)}"

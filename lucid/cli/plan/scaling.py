@@ -11,7 +11,16 @@ from lucid import kernels
 from lucid.analysis.breakdown import Clock
 from lucid.analysis.product_limit import encoder_product_rate
 from lucid.analysis.step_measurement import effort, measure, only_steps, timed_communicator, with_local_batch
-from lucid.analysis.step_model import LINK, Link, Measured, Step, doublings, efficiency, predict
+from lucid.analysis.step_model import (
+    LINK,
+    Link,
+    Measured,
+    Step,
+    doublings,
+    efficiency,
+    micro_batch_of_equal_part,
+    predict,
+)
 from lucid.backend import CPU, Array
 from lucid.distributed import Communicator, ProcessGroup, watched
 from lucid.errors import ConfigError
@@ -56,7 +65,8 @@ class Scope:
 
     def sizes(self, config: RunConfig) -> list[int]:
         """Return the numbers of nodes to predict: those whose ranks the settings allow."""
-        return [nodes for nodes in doublings(self.nodes) if _allows(config, nodes * self.ranks_per_node)]
+        ranks = {nodes: nodes * self.ranks_per_node for nodes in doublings(self.nodes)}
+        return [nodes for nodes, size in ranks.items() if config.ranks_that_serve(size) == size]
 
 
 def parse(text: str) -> Link:
@@ -74,14 +84,6 @@ def parse(text: str) -> Link:
     return Link(_PAYLOAD * rate, latency)
 
 
-def _allows(config: RunConfig, ranks: int) -> bool:
-    try:
-        config.check_ranks(ranks)
-    except ConfigError:
-        return False
-    return True
-
-
 def measure_and_print(config: RunConfig, group: ProcessGroup, scope: Scope, as_json: bool) -> None:
     """Measure steps of a run, and print what they predict. All ranks call this."""
     nodes = scope.sizes(config)
@@ -94,7 +96,7 @@ def measure_and_print(config: RunConfig, group: ProcessGroup, scope: Scope, as_j
     communicator = communicator_of(config, group)
     config = with_chosen_micro_batch(config, communicator)
     flops = flops_of_samples(config, open_mixture(config))
-    sizes = [config.samples_at_once(number * scope.ranks_per_node) for number in nodes]
+    sizes = [micro_batch_of_equal_part(config, number * scope.ranks_per_node) for number in nodes]
     measured = _measure(config, communicator, group, sizes, flops, as_json)
     if group.rank:
         return

@@ -232,7 +232,7 @@ class RunConfig(Settings):
 
     def check_ranks(self, size: int) -> None:
         """Raise `ConfigError` unless `size` ranks can share the global batch, under the reduction of the run."""
-        batch, micro_batch = self.train.global_batch, self.most_at_once
+        batch, micro_batch = self.train.global_batch, self.micro_batch
         if self.train.reduction == "exact" and micro_batch:
             leaves = batch // micro_batch
             if size & (size - 1) or leaves % size:
@@ -258,9 +258,9 @@ class RunConfig(Settings):
 
     def exact_micro_batches(self, size: int) -> int | None:
         """Return how many micro-batches each of `size` ranks adds to the exact reduction, None for the fast one."""
-        if self.train.reduction == "fast" or self.most_at_once is None:
+        if self.train.reduction == "fast" or self.micro_batch is None:
             return None
-        return self.local_batch(size) // self.most_at_once
+        return self.local_batch(size) // self.micro_batch
 
     @property
     def folders(self) -> list[Path]:
@@ -286,12 +286,12 @@ class RunConfig(Settings):
             return equal
         return min(MOST_BY_SPEED * equal, self.train.global_batch - size + 1)
 
-    def samples_at_once(self, size: int) -> int:
-        """Return the most samples that each of `size` ranks computes at once."""
-        return min(self.most_at_once or self.local_batch(size), self.local_batch(size))
+    def largest_micro_batch(self, size: int) -> int:
+        """Return the most samples that one of `size` ranks computes at once."""
+        return min(self.micro_batch or self.most_samples(size), self.most_samples(size))
 
     @property
-    def most_at_once(self) -> int | None:
+    def micro_batch(self) -> int | None:
         """The setting `train.micro_batch`; None for all, and with `auto` until the start of a run has chosen it."""
         return None if self.train.micro_batch == AUTO else self.train.micro_batch
 
@@ -305,8 +305,8 @@ class RunConfig(Settings):
         Under the exact reduction it is the micro-batch, so that the losses have the same bits on any number of ranks.
         """
         if self.train.reduction == "exact":
-            return self.samples_at_once(size)
-        return min(self.samples_at_once(size), -(-self.train.evaluation_samples // size))
+            return self.largest_micro_batch(size)
+        return min(self.largest_micro_batch(size), -(-self.train.evaluation_samples // size))
 
     @property
     def threads_per_rank(self) -> int | None:
