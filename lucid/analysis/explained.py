@@ -10,11 +10,11 @@ from lucid.errors import CheckpointError, LucidError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import open_checkpoint
 from lucid.training.corpora import open_mixture
-from lucid.training.curve import Curve, Facts
-from lucid.training.explaining import facts_of
-from lucid.training.explanations import Finding, Spike, explain, spikes
+from lucid.training.counts.kept import KeptCounts
+from lucid.training.explanations.curve import Curve, Facts
+from lucid.training.explanations.explainer import facts_of
+from lucid.training.explanations.rules import Finding, Spike, explain, spikes
 from lucid.training.history import History
-from lucid.training.kept_counts import KeptCounts
 from lucid.training.metrics import log_of
 
 # Rows of a batch whose losses are computed at once.

@@ -17,10 +17,10 @@ from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
 from lucid.training.corpora import open_alike, open_held_out, why_unevaluated
-from lucid.training.count_losses import bigram_loss
+from lucid.training.counts.kept import KeptCounts
+from lucid.training.counts.losses import bigram_loss
 from lucid.training.evaluation import evaluate as evaluate_model
 from lucid.training.held_out import HeldOut
-from lucid.training.kept_counts import KeptCounts
 from lucid.training.start import check_tokenizer
 
 # Tokens in a sequence, for a model without a run.

@@ -12,7 +12,7 @@ from lucid.data.mixture import seeds_of, shares_of
 from lucid.distributed import Communicator, all_or_none, broadcast_text
 from lucid.errors import ConfigError, DataError
 from lucid.training.config import DataSettings, RunConfig
-from lucid.training.count_losses import frequency_losses
+from lucid.training.counts.losses import frequency_losses
 from lucid.training.held_out import HeldOut
 
 # Settings of `prepare` that decide which documents are held out.

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from lucid.training.busy_cores import BusyCores
 from lucid.training.evaluation import Evaluations
-from lucid.training.explaining import Explainer, facts_of
-from lucid.training.explanations import Finding
+from lucid.training.explanations.explainer import Explainer, facts_of
+from lucid.training.explanations.rules import Finding
 from lucid.training.metrics import MetricsLog
 from lucid.training.setup import Run
 

@@ -14,7 +14,7 @@ from lucid.errors import CheckpointError, ExitCode
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import RunConfig
-from lucid.training.explaining import facts_of, findings_in
+from lucid.training.explanations.explainer import facts_of, findings_in
 from lucid.training.formatting import count
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerical_environment import limit_threads

@@ -25,8 +25,8 @@ from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.config.sections import AUTO
 from lucid.training.corpora import Corpora, check_same_corpora, open_corpora
+from lucid.training.counts.kept import KeptCounts
 from lucid.training.estimates import check_run_fits
-from lucid.training.kept_counts import KeptCounts
 from lucid.training.log_window import WindowSums
 from lucid.training.micro_batch_size import with_chosen_micro_batch
 from lucid.training.numerical_environment import numerical_environment

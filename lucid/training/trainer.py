@@ -21,7 +21,7 @@ from lucid.training.audits import Audits
 from lucid.training.checkpoints.best import best_after
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.checkpointing import Checkpointing
-from lucid.training.count_losses import bigram_loss
+from lucid.training.counts.losses import bigram_loss
 from lucid.training.dealing import Dealer
 from lucid.training.evaluation import evaluate
 from lucid.training.log_window import Window

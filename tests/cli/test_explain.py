@@ -9,7 +9,7 @@ from tiny_run import RUN
 
 from lucid.analysis.explained import worst_rows
 from lucid.cli import main
-from lucid.training.explanations import Spike
+from lucid.training.explanations.rules import Spike
 from lucid.training.history import History
 
 SPIKE = 20

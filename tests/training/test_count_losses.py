@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lucid.data import HELD_OUT, Corpus, Sampler, SamplerSettings
-from lucid.training import count_losses, pieces
-from lucid.training.count_losses import Bigrams, bigram_loss, frequency_losses
+from lucid.training.counts import losses, pieces
+from lucid.training.counts.kept import COUNTS_FILE, KeptCounts
+from lucid.training.counts.losses import Bigrams, bigram_loss, frequency_losses
 from lucid.training.held_out import HeldOut
-from lucid.training.kept_counts import COUNTS_FILE, KeptCounts
 
 SAMPLES = 16
 
@@ -82,7 +82,7 @@ def test_of_a_large_corpus_pieces_are_counted(held_out, monkeypatch):
     corpus = held_out.training
     monkeypatch.setattr(pieces, "_COUNTED", corpus.token_count // 2)
     monkeypatch.setattr(pieces, "_PLACES", 4)
-    pairs = count_losses._pairs(corpus)
+    pairs = losses._pairs(corpus)
     assert corpus.token_count // 3 < len(pairs) < corpus.token_count // 2
     everything = set(pairwise(corpus.tokens(np.arange(corpus.token_count)).tolist()))
     assert {divmod(pair, corpus.vocab_size) for pair in pairs.tolist()} <= everything
@@ -92,13 +92,13 @@ def test_of_a_large_corpus_pieces_are_counted(held_out, monkeypatch):
 def computed(monkeypatch):
     """The numbers of samples of all computations."""
     calls = []
-    real = count_losses._bigram_loss
+    real = losses._bigram_loss
 
     def counted(held_out, samples):
         calls.append(samples)
         return real(held_out, samples)
 
-    monkeypatch.setattr(count_losses, "_bigram_loss", counted)
+    monkeypatch.setattr(losses, "_bigram_loss", counted)
     return calls
 
 

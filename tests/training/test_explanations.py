@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from isolation import REPOSITORY
 
-from lucid.training.curve import CorpusFacts, Curve, Facts
-from lucid.training.explaining import Explainer, findings_in
-from lucid.training.explanations import explain, spikes
+from lucid.training.explanations.curve import CorpusFacts, Curve, Facts
+from lucid.training.explanations.explainer import Explainer, findings_in
+from lucid.training.explanations.rules import explain, spikes
 from lucid.training.metrics import METRICS_FILE
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "curves.jsonl"

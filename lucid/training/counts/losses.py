@@ -11,9 +11,9 @@ import numpy as np
 from lucid.backend import Array
 from lucid.data import Corpus
 from lucid.kernels.masking import IGNORE_INDEX
+from lucid.training.counts.kept import KeptCounts
+from lucid.training.counts.pieces import pieces
 from lucid.training.held_out import HeldOut
-from lucid.training.kept_counts import KeptCounts
-from lucid.training.pieces import pieces
 
 # Samples of a batch, and masked tokens whose predictions are normalised at once: a few MB each.
 _SAMPLES, _TOKENS = 1024, 64

@@ -3,8 +3,8 @@
 import numpy as np
 
 from lucid.data import Corpus
-from lucid.training.kept_counts import KeptCounts
-from lucid.training.pieces import pieces
+from lucid.training.counts.kept import KeptCounts
+from lucid.training.counts.pieces import pieces
 
 _SEED = 1
 # A shorter sentence, such as a heading, says nothing when it comes again.

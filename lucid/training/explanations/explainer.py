@@ -7,11 +7,11 @@ from lucid.data import Mixture
 from lucid.errors import DataError
 from lucid.training.config import RunConfig
 from lucid.training.corpora import corpus_names
-from lucid.training.curve import CorpusFacts, Facts
-from lucid.training.explanations import Finding, explain
-from lucid.training.kept_counts import KeptCounts
+from lucid.training.counts.kept import KeptCounts
+from lucid.training.counts.repeats import repeated_share
+from lucid.training.explanations.curve import CorpusFacts, Facts
+from lucid.training.explanations.rules import Finding, explain
 from lucid.training.metrics import Entry, is_evaluation, log_of
-from lucid.training.repeats import repeated_share
 
 # The log is looked at again when the run is longer by this factor, so that all looks together cost as twenty last ones.
 _LONGER = 1.1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucid.backend import Array
-from lucid.training.curve import Curve, Facts
+from lucid.training.explanations.curve import Curve, Facts
 from lucid.training.metrics import Entry
 
 # A held-out MLM loss this far from that of token frequency (nats) is still equal to it, or clearly above it.
