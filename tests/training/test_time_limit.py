@@ -51,10 +51,12 @@ def test_a_run_ends_with_its_time_saved_logged_and_evaluated(run_for, lines, sta
     assert losses[-1]["step"] == last
     rates = [line["learning_rate"] for line in losses]
     assert all(rate > following for rate, following in pairwise(rates))
-    # It is over: nothing is trained, nor logged twice.
+    # It is over: nothing is trained, nor logged twice. The evaluation is done again, by the second start.
     before = lines()
     assert f"finished at step {step} of" in run_for(1, "train.log_every=7")
-    assert lines() == before
+    *others, evaluation = lines()
+    assert others == before[:-1]
+    assert evaluation == before[-1] | {"start": 2, "time": evaluation["time"]}
 
 
 def test_only_training_time_counts_including_that_of_earlier_attempts(run_for, train_until, lines, state):
