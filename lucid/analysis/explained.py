@@ -11,9 +11,11 @@ from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import open_checkpoint
 from lucid.training.corpora import open_mixture
 from lucid.training.counts.kept import KeptCounts
-from lucid.training.explanations.curve import Curve, Facts
-from lucid.training.explanations.explainer import facts_of
-from lucid.training.explanations.rules import Finding, Spike, explain, spikes
+from lucid.training.explanations.curve import Curve
+from lucid.training.explanations.explainer import explain
+from lucid.training.explanations.facts import Facts, facts_of
+from lucid.training.explanations.finding import Finding
+from lucid.training.explanations.steps import Spike, spikes
 from lucid.training.history import History
 from lucid.training.metrics import log_of
 

@@ -58,7 +58,7 @@ def explain(
 
 
 def _where_it_stands(found: Explained) -> str:
-    """Return the state of the run in a line: its last step, and its losses beside those of counts."""
+    """Return the state of the run in a line: its last step, and its losses, compared with those of counts."""
     curve = found.curve
     parts = [f"{count(curve.last, 'step')}"]
     if len(curve.training):

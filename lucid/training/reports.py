@@ -12,8 +12,9 @@ from rich.text import Text
 
 from lucid.training.busy_cores import BusyCores
 from lucid.training.evaluation import Evaluations
-from lucid.training.explanations.explainer import Explainer, facts_of
-from lucid.training.explanations.rules import Finding
+from lucid.training.explanations.explainer import Explainer
+from lucid.training.explanations.facts import facts_of
+from lucid.training.explanations.finding import Finding
 from lucid.training.metrics import MetricsLog
 from lucid.training.setup import Run
 
@@ -44,6 +45,10 @@ class Reports:
 
     def say(self, message: str) -> None:
         """Report something else, in a sentence."""
+
+    def findings_after(self, step: int) -> set[str]:
+        """Return the names of the findings that were reported after `step` steps."""
+        return set()
 
 
 class FirstRankReports(Reports):
@@ -132,6 +137,9 @@ class FirstRankReports(Reports):
 
     def say(self, message: str) -> None:
         self._console.print(message, markup=False)
+
+    def findings_after(self, step: int) -> set[str]:
+        return self._explainer.said_after(step)
 
 
 def fitting(parts: Sequence[str], width: float = math.inf) -> str:

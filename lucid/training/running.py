@@ -14,7 +14,8 @@ from lucid.errors import CheckpointError, ExitCode
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import RunConfig
-from lucid.training.explanations.explainer import facts_of, findings_in
+from lucid.training.explanations.explainer import findings_in
+from lucid.training.explanations.facts import facts_of
 from lucid.training.formatting import count
 from lucid.training.metrics import METRICS_FILE
 from lucid.training.numerical_environment import limit_threads
@@ -43,7 +44,7 @@ def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
             _print_start(opened)
         finished = trainer.train(stop)
         if opened.is_first:
-            _print_end(opened, finished)
+            _print_end(opened, finished, trainer.reports.findings_after(opened.step))
     return ExitCode.FINISHED if finished else ExitCode.STOPPED
 
 
@@ -83,7 +84,8 @@ def _exact_reduction(run: Run) -> list[str]:
     ]
 
 
-def _print_end(run: Run, finished: bool) -> None:
+def _print_end(run: Run, finished: bool, just_said: set[str]) -> None:
+    """Say how the run ended, and what is wrong with its curve, but for the findings whose names are `just_said`."""
     folder = run.config.run_folder
     steps = run.config.train.steps
     early = f", {_why_early(run)}" if finished and run.step < steps else ""
@@ -95,7 +97,7 @@ def _print_end(run: Run, finished: bool) -> None:
     facts = facts_of(run.config, run.corpora.train, run.counts)
     # A run that ends early has no second half to wait for.
     for finding in findings_in(folder, replace(facts, steps=run.step) if finished else facts):
-        if finding.is_alarm:
+        if finding.is_alarm and finding.name not in just_said:
             print(f"warning     {finding}")
 
 

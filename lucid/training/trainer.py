@@ -49,7 +49,7 @@ class Trainer:
         self._outcomes = Outcomes(run, self._window, self._norms)
         self._checkpointing = Checkpointing(run)
         self._audits = Audits(run, self._micro_batches)
-        self._reports = reports or Reports()
+        self.reports = reports or Reports()
         self._replicas_checked = run.step
         self._evaluated = -1
 
@@ -59,7 +59,7 @@ class Trainer:
         Return whether the run has ended. In any case the last step taken is in a checkpoint afterwards.
         """
         all_or_none(self.run.communicator, self._open_outputs)
-        with self._reports, self._checkpointing, self.batches(self.settings.steps) as batches:
+        with self.reports, self._checkpointing, self.batches(self.settings.steps) as batches:
             ended = self.loop(batches, stop)
             if ended and self._window.steps:
                 self._report()
@@ -84,8 +84,8 @@ class Trainer:
         run = self.run
         if run.is_first:
             ended = self._has_ended(self._schedule.progress(run.step, run.training_seconds))
-            self._reports = FirstRankReports(run, ended)
-            self._checkpointing.claim(self._reports.say)
+            self.reports = FirstRankReports(run, ended)
+            self._checkpointing.claim(self.reports.say)
 
     def batches(self, stop: int) -> Loader[LocalBatch]:
         """Return this rank's parts of the global batches, from the present step to before step `stop`."""
@@ -172,7 +172,7 @@ class Trainer:
         run.step += 1
         run.samples_consumed += self.settings.global_batch
         self._outcomes.add(outcome)
-        self._reports.advance(run.step)
+        self.reports.advance(run.step)
         if self._due(self.settings.log_every):
             self._report()
 
@@ -182,7 +182,7 @@ class Trainer:
         steps, means = self._window.steps, self._window.means(self.settings.global_batch)
         self._dealer.learn(self.run.step, self._window.rank_speeds, steps)
         most_seconds = self._schedule.max_seconds - self.run.training_seconds
-        self._reports.training(self.run.step, means | self._outcomes.metrics, most_seconds)
+        self.reports.training(self.run.step, means | self._outcomes.metrics, most_seconds)
 
     def _evaluate(self) -> None:
         run = self.run
@@ -200,7 +200,7 @@ class Trainer:
                 bigram_loss=partial(bigram_loss, run.counts),
             )
         run.best = best_after(run.best, run.step, evaluations.loss, run.corpora.held_out_samples)
-        self._reports.evaluation(run.step, evaluations)
+        self.reports.evaluation(run.step, evaluations)
 
     def _checked_state(self) -> TrainingState:
         """Return the state of the run, after a check that all ranks hold the same weights. All ranks call this."""

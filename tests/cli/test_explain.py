@@ -9,7 +9,8 @@ from tiny_run import RUN
 
 from lucid.analysis.explained import worst_rows
 from lucid.cli import main
-from lucid.training.explanations.rules import Spike
+from lucid.training.explanations import corpora
+from lucid.training.explanations.steps import Spike
 from lucid.training.history import History
 
 SPIKE = 20
@@ -71,6 +72,17 @@ def test_the_rows_shown_are_those_with_the_largest_loss(lucid, spiked_run):
     expected = sorted(losses, key=losses.get, reverse=True)[:3]
     found = worst_rows(history, Spike(19, 20, "mlm_loss", 9.0, 5.0), 3)
     assert [(step, row) for step, row, _ in found] == expected
+
+
+@pytest.mark.parametrize(("log_every", "times"), [(4, 1), (2, 2)])
+def test_the_end_repeats_a_warning_if_steps_lie_between(lucid, corpus_folder, tmp_path, monkeypatch, log_every, times):
+    monkeypatch.setattr(corpora, "_REPEATED", -1.0)
+    train = RUN["train"] | {"steps": 4, "log_every": log_every, "evaluate_every": 4}
+    settings = {**RUN, "train": train, "run_folder": str(tmp_path / "run"), "data": {"path": str(corpus_folder)}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    code, output, _ = lucid("train", tmp_path / "run.yaml", "data.sequence_length=32")
+    assert code == 0
+    assert output.count("are in sentences that came before") == times
 
 
 def test_the_log_alone_is_explained(lucid, spiked_run, tmp_path):

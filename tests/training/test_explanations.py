@@ -6,10 +6,18 @@ import math
 import numpy as np
 import pytest
 from isolation import REPOSITORY
+from tiny_run import RUN
 
-from lucid.training.explanations.curve import CorpusFacts, Curve, Facts
-from lucid.training.explanations.explainer import Explainer, findings_in
-from lucid.training.explanations.rules import explain, spikes
+from lucid.data import Corpus
+from lucid.preparation import prepare
+from lucid.training.config import from_dict
+from lucid.training.corpora import open_mixture
+from lucid.training.counts.kept import KeptCounts
+from lucid.training.explanations.curve import Curve
+from lucid.training.explanations.explainer import Explainer, explain, findings_in
+from lucid.training.explanations.facts import CorpusFacts, Facts
+from lucid.training.explanations.facts import facts_of as facts_from
+from lucid.training.explanations.steps import spikes
 from lucid.training.metrics import METRICS_FILE
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "curves.jsonl"
@@ -149,10 +157,62 @@ def test_skipped_steps_are_counted():
         (CorpusFacts("a", 0.0, 1.4, 0.5), ["repeats in a"]),
         (CorpusFacts("a", 0.04, 1.4, 0.1), ["tokenizer of a"]),
         (CorpusFacts("a", 0.0, 2.6, 0.1), ["tokenizer of a"]),
+        (CorpusFacts("a", 0.04, None, 0.1), ["tokenizer of a"]),
     ],
 )
 def test_corpora_are_judged_by_their_counts(corpus, expected):
     assert names([training(10)], Facts(corpora=(corpus,))) == expected
+
+
+def test_a_trained_tokenizer_is_never_made_for_other_text():
+    for per_word, is_foreign in ((1.4, True), (None, False)):
+        [finding] = explain([training(10)], Facts(corpora=(CorpusFacts("a", 0.04, per_word, 0.1),)))
+        assert ("made for other text" in finding.evidence) == is_foreign
+        assert ("--tokenizer" in finding.advice) == is_foreign
+
+
+# Clauses without spaces between their words, "we test a program", "a program reads a long text" and so on.
+THAI = (
+    "เราทดสอบโปรแกรม", "โปรแกรมอ่านข้อความยาว", "ข้อความยาวมีหลายประโยค", "เราเขียนประโยคใหม่", "โปรแกรมทดสอบประโยคยาว",
+    "ข้อความใหม่มีโปรแกรม", "เราอ่านหลายข้อความ", "ประโยคใหม่ยาว",
+)  # fmt: skip
+ENGLISH = "tensor", "gradient", "bucket", "reduce", "schedule", "optimizer", "checkpoint", "corpus", "sentence"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A function that prepares documents of random words, and returns the folder."""
+
+    def prepare_words(words, **settings):
+        folder, draws = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
+        documents = ["\n".join(" ".join(draws.choice(words, 6)) + "." for _ in range(5)) for _ in range(30)]
+        (folder / "text.txt").write_text("\n\n".join(documents))
+        prepare([folder / "text.txt"], folder / "corpus", held_out=0.0, **settings)
+        return folder / "corpus"
+
+    return prepare_words
+
+
+def corpus_facts(folder):
+    config = from_dict({**RUN, "run_folder": "run", "data": {"path": str(folder), "sequence_length": 32}})
+    [found] = facts_from(config, open_mixture(config), KeptCounts()).corpora
+    return found
+
+
+def test_a_clause_of_a_script_without_spaces_is_no_word(prepared):
+    trained = prepared(THAI, vocab_size=90)
+    assert Corpus.open(trained).contents.tokens > 2.4 * Corpus.open(trained).contents.words
+    assert corpus_facts(trained).tokens_per_word is None
+    given = corpus_facts(prepared(THAI, tokenizer=trained / "tokenizer"))
+    assert given.tokens_per_word == pytest.approx(1.0)
+    assert "tokenizer of corpus" not in names([training(10)], Facts(corpora=(given,)))
+
+
+def test_a_tokenizer_of_other_words_cuts_them_into_many_tokens(prepared):
+    others = prepared(["".join(sorted(word)) for word in ENGLISH], vocab_size=70)
+    given = corpus_facts(prepared(ENGLISH, tokenizer=others / "tokenizer"))
+    assert given.tokens_per_word > 2.4
+    assert "tokenizer of corpus" in names([training(10)], Facts(corpora=(given,)))
 
 
 JUNK = (None, 0, -1.0, 1e99, -1e99, math.nan, math.inf, True, 1, 6.0)

@@ -1,7 +1,7 @@
-"""The held-out MLM losses that counts of tokens attain without a model. A loss curve is read beside them.
+"""The held-out MLM losses that counts of tokens attain without a model. A loss curve is compared with them.
 
 A model that does no better than token frequencies uses no context; one that does no better than bigrams uses no more
-than the two tokens beside each masked one.
+than the two neighbours of each masked token.
 """
 
 from typing import Any

@@ -1,44 +1,11 @@
-"""What a run is explained from: its log as arrays, and what its settings and corpora say."""
+"""The log of a run as arrays, by line."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from lucid.backend import Array
-from lucid.training.config import RunConfig
 from lucid.training.metrics import Entry
-
-
-@dataclass(frozen=True)
-class CorpusFacts:
-    """What is known of a corpus. `repeated`: the share of its tokens in sentences that came before, None if not known.
-
-    `unknown` is the share of [UNK] in its tokens. `tokens_per_word` is None in corpora of earlier versions.
-    """
-
-    name: str
-    unknown: float
-    tokens_per_word: float | None
-    repeated: float | None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the settings and corpora of a run say; None or empty where they are not at hand."""
-
-    steps: int | None = None
-    warmup_steps: int | None = None
-    vocab_size: int | None = None
-    is_new: bool = True
-    corpora: tuple[CorpusFacts, ...] = ()
-
-    @classmethod
-    def of(cls, config: RunConfig, corpora: Sequence[CorpusFacts] = ()) -> "Facts":
-        """Return the facts of a run with these settings; it is new if it starts from random weights."""
-        is_new = not (config.initial_model or config.initial_checkpoint or config.branch_from)
-        optimizer = config.optimizer
-        return cls(config.train.steps, optimizer.warmup_steps, config.model.vocab_size, is_new, tuple(corpora))
 
 
 class Curve:
@@ -57,6 +24,11 @@ class Curve:
         """The last step that the log has, 0 if it has none."""
         steps = np.concatenate([self.training.step, self.held_out.step])
         return int(steps.max()) if len(steps) else 0
+
+    def training_loss_at(self, step: int) -> float:
+        """Return the median training loss of the lines in the tenth of the steps up to this one."""
+        near = (self.training.step <= step) & (self.training.step > step - max(1, self.last // 10))
+        return middle(self.training["mlm_loss"][near])
 
 
 class _Lines:
@@ -80,3 +52,14 @@ class _Lines:
 
 def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and abs(value) < np.inf else np.nan
+
+
+def finite(values: Array) -> Array:
+    """Return the values that are numbers."""
+    return values[np.isfinite(values)]
+
+
+def middle(values: Array) -> float:
+    """Return the median of the values that are numbers, NaN if none is."""
+    numbers = finite(values)
+    return float(np.median(numbers)) if len(numbers) else np.nan

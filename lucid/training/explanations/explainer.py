@@ -1,32 +1,39 @@
 """Explains a run while it trains, at its end, and afterwards, from its log, its settings and its corpora."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from lucid.data import Mixture
+import numpy as np
+
 from lucid.errors import DataError
-from lucid.training.config import RunConfig
-from lucid.training.corpora import corpus_names
-from lucid.training.counts.kept import KeptCounts
-from lucid.training.counts.repeats import repeated_share
-from lucid.training.explanations.curve import CorpusFacts, Facts
-from lucid.training.explanations.rules import Finding, explain
+from lucid.training.explanations import corpora, level, shape, steps
+from lucid.training.explanations.curve import Curve
+from lucid.training.explanations.facts import Facts
+from lucid.training.explanations.finding import Finding
 from lucid.training.metrics import Entry, is_evaluation, log_of
+
+# Each is silent where it lacks what it needs.
+_RULES: tuple[Callable[[Curve, Facts], Iterator[Finding]], ...] = (
+    corpora.repeating,
+    corpora.unfit_tokenizers,
+    steps.skipped,
+    level.against_counts,
+    shape.rising,
+    shape.overfitting,
+    level.pairs_at_chance,
+    steps.spiking,
+)
 
 # The log is looked at again when the run is longer by this factor, so that all looks together cost as twenty last ones.
 _LONGER = 1.1
 
 
-def facts_of(config: RunConfig, mixture: Mixture, counts: KeptCounts) -> Facts:
-    """Return the facts of a run with these settings and corpora; `counts` keeps what is counted in them."""
-    return Facts.of(config, list(_corpus_facts(config, mixture, counts)))
-
-
-def _corpus_facts(config: RunConfig, mixture: Mixture, counts: KeptCounts) -> Iterator[CorpusFacts]:
-    for name, sampler in zip(corpus_names(config.data.folders), mixture.samplers, strict=True):
-        split = sampler.corpus.contents
-        per_word = split.tokens / split.words if split.words else None
-        yield CorpusFacts(name, split.unknown / split.tokens, per_word, repeated_share(sampler.corpus, counts))
+def explain(entries: Sequence[Entry], facts: Facts) -> list[Finding]:
+    """Return what the curve says so far, alarms first. Never raises for what a log may contain."""
+    curve = Curve(entries)
+    with np.errstate(all="ignore"):
+        found = [finding for rule in _RULES for finding in rule(curve, facts)]
+    return sorted(found, key=lambda finding: not finding.is_alarm)
 
 
 def findings_in(run_folder: Path, facts: Facts) -> list[Finding]:
@@ -45,7 +52,9 @@ class Explainer:
 
     def __init__(self, facts: Facts, entries: Iterable[Entry]) -> None:
         self._facts, self._entries = facts, list(entries)
-        self._said = {finding.name for finding in explain(self._entries, facts)} if self._entries else set()
+        # The names of findings, each with the step after which it was said in this start.
+        found = explain(self._entries, facts) if self._entries else []
+        self._said: dict[str, int | None] = dict.fromkeys((finding.name for finding in found), None)
         # By whether an entry is an evaluation, on which other rules rest than on lines of training.
         self._next_look = {True: 0.0, False: 0.0}
 
@@ -57,5 +66,9 @@ class Explainer:
             return []
         self._next_look[kind] = entry["step"] * _LONGER
         found = [finding for finding in explain(self._entries, self._facts) if finding.name not in self._said]
-        self._said.update(finding.name for finding in found)
+        self._said.update((finding.name, entry["step"]) for finding in found)
         return found
+
+    def said_after(self, step: int) -> set[str]:
+        """Return the names of the findings of this start's entries of a step."""
+        return {name for name, said in self._said.items() if said == step}
