@@ -5,6 +5,7 @@ The command line prints the message of a `LucidError`, without a traceback, and 
 
 import errno
 import signal
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -68,6 +69,11 @@ class TrainingError(LucidError):
     """The run itself cannot continue."""
 
     exit_code = ExitCode.FAILED
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first three names, as a message lists them: `a, b, c and more`."""
+    return f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}"
 
 
 # The errors that only writing can cause.

@@ -1,5 +1,7 @@
+from .communicators.agreement import agreed as agreed
 from .communicators.agreement import all_or_none as all_or_none
 from .communicators.agreement import broadcast_text as broadcast_text
+from .communicators.agreement import gather_rows as gather_rows
 from .communicators.agreement import gather_texts as gather_texts
 from .communicators.agreement import is_agreed as is_agreed
 from .communicators.agreement import run_on_first_rank as run_on_first_rank

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from lucid.backend import CPU
-from lucid.distributed.communicators.agreement import is_agreed
+from lucid.distributed.communicators.agreement import agreed, is_agreed
 from lucid.distributed.communicators.announcement import announced, is_alone
 from lucid.distributed.communicators.between_nodes import WireDtype
 from lucid.distributed.communicators.communicator import Communicator
@@ -113,9 +113,7 @@ def _choose_on_host(group: ProcessGroup, backend: Backend, wire_dtype: WireDtype
 
 
 def _refusal(message: str) -> LaunchError:
-    error = LaunchError(message)
-    error.agreed = True
-    return error
+    return agreed(LaunchError(message))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 
 from lucid import random
 from lucid.backend import Array
-from lucid.distributed import gather_texts
+from lucid.distributed import agreed, gather_texts
 from lucid.distributed.health.audits import find_fault
 from lucid.distributed.health.replicas import checksums
 from lucid.errors import ConfigError, TrainingError
@@ -59,14 +59,13 @@ class Audits:
         names = [segment.name for segment in flat.segments]
         fault = find_fault(run.communicator, self._hosts, number, names, checksums_of)
         if fault is not None:
-            agreed = "no audit of this start of the run was before it: lucid verify replays what older checkpoints hold"
+            advice = "no audit of this start of the run was before it: lucid verify replays what older checkpoints hold"
             if self._last is not None:
-                agreed = f"go on from a checkpoint up to step {self._last}, when all ranks last agreed"
-            error = TrainingError(
-                f"step {run.step + 1}: {fault}; a processor or memory may be faulty there: leave the host out; {agreed}"
+                advice = f"go on from a checkpoint up to step {self._last}, when all ranks last agreed"
+            message = (
+                f"step {run.step + 1}: {fault}; a processor or memory may be faulty there: leave the host out; {advice}"
             )
-            error.agreed = True
-            raise error
+            raise agreed(TrainingError(message))
         self._last = run.step
 
 
@@ -76,10 +75,9 @@ def _hosts_alike(run: Run) -> list[str]:
     ranks = [json.loads(text) for text in gather_texts(run.communicator, json.dumps(own))]
     for rank, other in enumerate(ranks):
         if changed := difference(other["environment"], ranks[0]["environment"]):
-            error = ConfigError(
+            message = (
                 f"train.audit_every compares bits, but rank {rank} on {other['host']} computes with {changed} on rank "
                 "0: start ranks that are alike (train.threads_per_rank, one kind of processor), or leave audits out"
             )
-            error.agreed = True
-            raise error
+            raise agreed(ConfigError(message))
     return [each["host"] for each in ranks]

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
-from lucid.distributed import Communicator
+from lucid.distributed import Communicator, gather_rows
 from lucid.training.rank_times import RankClock, Waits
 
 # Loss, correct predictions and labels of MLM, then of NSP.
@@ -67,9 +67,8 @@ class Window:
         """
         (mlm_loss, mlm_correct, masked, nsp_loss, nsp_correct, pairs), run_tokens = self.totals()
         seconds, waited = self._clock.restart()
-        ranks = np.zeros((self._communicator.size, 4))
-        ranks[self._communicator.rank] = seconds, waited, self._tokens, self._flops
-        self._communicator.all_reduce(ranks).wait()
+        own = np.array([seconds, waited, self._tokens, self._flops], np.float64)
+        ranks = gather_rows(self._communicator, own)
         tokens, flops = ranks[:, 2:].sum(axis=0).tolist()
         # Between GPUs a wait counts a little later than it happens, so that there may be more of them than time.
         computed = np.maximum(ranks[:, 0] - ranks[:, 1], 0.01 * ranks[:, 0])

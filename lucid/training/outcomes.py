@@ -9,8 +9,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from lucid.backend import CPU
-from lucid.distributed import wait_for_device
-from lucid.errors import TrainingError
+from lucid.distributed import agreed, wait_for_device
+from lucid.errors import TrainingError, some
 from lucid.gpu_async import HostCopy
 from lucid.optim import not_finite
 from lucid.training.log_window import Window
@@ -65,10 +65,11 @@ class Outcomes:
             wait_for_device(run.communicator, outcome.sums)
             *sums, norm = outcome.sums.values.tolist()
             if norm == 0 and outcome.has_labels:
-                raise _agreed_error(
+                message = (
                     f"step {outcome.step}: the gradient is exactly 0 although the batch has labels, so backward has "
                     "not done its work; please report this, and go on from the last checkpoint"
                 )
+                raise agreed(TrainingError(message))
             self._window.add(sums, outcome.masked_tokens, outcome.pairs)
             run.skipped_in_a_row = 0 if math.isfinite(norm) else run.skipped_in_a_row + 1
             if run.skipped_in_a_row:
@@ -88,14 +89,9 @@ class Outcomes:
         if run.skipped_in_a_row > run.config.train.max_skipped_steps:
             # On a GPU the buffer may already hold the finite gradients of the next step.
             names = not_finite(run.ddp.partition)
-            last = f" (last in {', '.join(names[:3])}{' and more' if len(names) > 3 else ''})" if names else ""
-            raise _agreed_error(
+            last = f" (last in {some(names)})" if names else ""
+            message = (
                 f"step {step}: the gradient was not finite {run.skipped_in_a_row} times in a row{last}: lower "
                 "optimizer.learning_rate, or lengthen the warm-up, and go on from the last checkpoint"
             )
-
-
-def _agreed_error(message: str) -> TrainingError:
-    error = TrainingError(message)
-    error.agreed = True
-    return error
+            raise agreed(TrainingError(message))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from lucid.data import Loader
-from lucid.distributed import Stop, StopRequest, all_or_none, find_drift
+from lucid.distributed import Stop, StopRequest, agreed, all_or_none, find_drift
 from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.models.bert.flops import forward_flops
@@ -216,9 +216,8 @@ class Trainer:
         drift = find_drift(run.ddp.flat.views(run.ddp.flat.values), run.communicator)
         self._replicas_checked = run.step
         if drift is not None:
-            error = TrainingError(
+            message = (
                 f"after step {run.step}: {drift}; the memory of a host may be faulty: check the hosts, and go on from "
                 "the last checkpoint"
             )
-            error.agreed = True
-            raise error
+            raise agreed(TrainingError(message))

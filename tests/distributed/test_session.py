@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nodes import SeveralNodes
 
-from lucid.distributed import all_or_none, choose, gather_texts, session
+from lucid.distributed import all_or_none, choose, gather_rows, gather_texts, session
 from lucid.distributed.connection import join
 from lucid.errors import ConfigError, DataError, LucidError, TrainingError
 
@@ -55,6 +55,13 @@ def test_every_rank_catches_an_agreed_error_by_its_class(group, kind, agreed):
 def test_every_rank_gets_the_texts_of_all_in_order(group):
     texts = [f"naïve {rank}" * rank for rank in range(group.size)]
     assert gather_texts(group, texts[group.rank]) == texts
+
+
+@pytest.mark.parametrize("row", [np.array(3), np.array([1.5, -0.25]), np.array([[2**40, 1], [0, 7]])])
+def test_all_ranks_get_the_numbers_of_each(group, row):
+    rows = gather_rows(group, row * (group.rank + 1))
+    assert rows.dtype == row.dtype
+    np.testing.assert_array_equal(rows, [row * (rank + 1) for rank in range(group.size)])
 
 
 def test_an_error_that_is_not_for_the_user_is_not_shared():

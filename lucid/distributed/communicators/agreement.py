@@ -1,4 +1,4 @@
-"""How all ranks learn what only some know: texts, and errors, so that all ranks end in order with one message."""
+"""How all ranks learn what only some know: texts, numbers, and errors, so that all end in order with one message."""
 
 import json
 from collections.abc import Callable
@@ -8,10 +8,12 @@ from typing import TypeVar
 import numpy as np
 
 from lucid import errors
+from lucid.backend import Array
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.errors import LucidError
 
 T = TypeVar("T")
+ErrorT = TypeVar("ErrorT", bound=LucidError)
 
 
 def all_or_none(communicator: Communicator, action: Callable[[], T]) -> T:
@@ -27,12 +29,16 @@ def all_or_none(communicator: Communicator, action: Callable[[], T]) -> T:
         result = action()
     except LucidError as caught:
         error = caught
-    failed = np.zeros(communicator.size, np.int64)
-    failed[communicator.rank] = error is not None
-    communicator.all_reduce(failed).wait()
+    failed = gather_rows(communicator, np.array(error is not None, np.int64))
     if not failed.any():
         return result  # type: ignore[return-value]  # without an error there is a result
     raise _broadcast_error(communicator, error, root=int(failed.argmax())) from error
+
+
+def agreed(error: ErrorT) -> ErrorT:
+    """Return an error that every rank raises by itself, from what all know, marked as such."""
+    error.agreed = True
+    return error
 
 
 def is_agreed(error: BaseException) -> bool:
@@ -49,12 +55,21 @@ def run_on_first_rank(communicator: Communicator, action: Callable[[], str]) -> 
     return broadcast_text(communicator, text)
 
 
+def gather_rows(communicator: Communicator, row: Array) -> Array:
+    """Return on every rank the numbers `row` of all ranks, in their order: [ranks, *row.shape], of the same dtype.
+
+    All ranks call this together, with rows of one shape and dtype, in host memory.
+    """
+    rows = np.zeros((communicator.size, *row.shape), row.dtype)
+    rows[communicator.rank] = row
+    communicator.all_reduce(rows).wait()
+    return rows
+
+
 def gather_texts(communicator: Communicator, text: str) -> list[str]:
     """Return on every rank the `text` of all ranks, in their order. All ranks call this together."""
     content = _encode(text)
-    lengths = np.zeros(communicator.size, np.int64)
-    lengths[communicator.rank] = len(content)
-    communicator.all_reduce(lengths).wait()
+    lengths = gather_rows(communicator, np.array(len(content)))
     bounds = [0, *np.cumsum(lengths).tolist()]
     together = np.zeros(bounds[-1], np.uint8)
     together[bounds[communicator.rank] : bounds[communicator.rank + 1]] = content
@@ -79,8 +94,7 @@ def _broadcast_error(communicator: Communicator, error: LucidError | None, root:
     name, exit_code, message = json.loads(broadcast_text(communicator, json.dumps(sent), root))
     shared: LucidError = getattr(errors, name)(message)
     shared.exit_code = exit_code
-    shared.agreed = True
-    return shared
+    return agreed(shared)
 
 
 def _class_name(error: LucidError) -> str:

@@ -9,6 +9,7 @@ alone waits: until the messages of all ranks have left, which then are all there
 import time
 from typing import Any
 
+from lucid.distributed.communicators.agreement import agreed
 from lucid.distributed.communicators.communicator import LONGEST_MESSAGE, SideChannel
 from lucid.errors import LaunchError
 
@@ -21,12 +22,11 @@ class MPISideChannel(SideChannel):
     def __init__(self, mpi: Any, ranks: Any) -> None:
         """Duplicate `ranks`; all of them call this. `mpi` is the module `mpi4py.MPI`."""
         if mpi.Query_thread() < mpi.THREAD_MULTIPLE:
-            error = LaunchError(
+            message = (
                 "the MPI library does not let two threads communicate (MPI_THREAD_MULTIPLE), which the watchdog needs: "
                 "use another build of it, or set train.watchdog_seconds=0 (lucid evaluate: --watchdog-seconds 0)"
             )
-            error.agreed = True  # all ranks load this library
-            raise error
+            raise agreed(LaunchError(message))  # all ranks load this library
         self._mpi = mpi
         self._ranks = ranks.Dup()
         self._arriving = bytearray(LONGEST_MESSAGE)

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucid.backend import Array
+from lucid.distributed.communicators.agreement import gather_rows
 from lucid.distributed.communicators.communicator import Communicator
-
-# Names of parameters in a message.
-_NAMED = 3
+from lucid.errors import some
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Fault:
     names: list[str]
 
     def __str__(self) -> str:
-        return f"{self.sentence}, in {', '.join(self.names[:_NAMED])}{' and more' if len(self.names) > _NAMED else ''}"
+        return f"{self.sentence}, in {some(self.names)}"
 
 
 def audited_ranks(hosts: Sequence[str], number: int) -> list[int]:
@@ -62,7 +61,7 @@ def find_fault(
     again, and a third rank too, if there is one, to find out which is wrong.
     """
     rank, audited = communicator.rank, audited_ranks(hosts, number)
-    own, audits = _gathered(communicator, [checksums_of(rank), checksums_of(audited[rank])])
+    own, audits = gather_rows(communicator, np.array([checksums_of(rank), checksums_of(audited[rank])])).swapaxes(0, 1)
     differs = [auditor for auditor in range(communicator.size) if (audits[auditor] != own[audited[auditor]]).any()]
     if not differs:
         return None
@@ -70,19 +69,11 @@ def find_fault(
     owner = audited[auditor]
     third = _third(hosts, owner, auditor)
     witnesses = [owner, auditor] if third is None else [owner, auditor, third]
-    (again,) = _gathered(communicator, [checksums_of(owner) if rank in witnesses else np.zeros(len(names), np.int64)])
+    again = gather_rows(communicator, checksums_of(owner) if rank in witnesses else np.zeros(len(names), np.int64))
     wrong = owner, auditor
     sentence = _sentence(hosts, wrong, third, (own[owner], audits[auditor]), again)
     different = (own[owner] != audits[auditor]).tolist()
     return Fault(*sentence, [name for name, differ in zip(names, different, strict=True) if differ])
-
-
-def _gathered(communicator: Communicator, rows: Sequence[Array]) -> Array:
-    """Return the rows of all ranks: int64 [rows, ranks, names]."""
-    gathered = np.zeros((len(rows), communicator.size, len(rows[0])), np.int64)
-    gathered[:, communicator.rank] = rows
-    communicator.all_reduce(gathered).wait()
-    return gathered
 
 
 def _third(hosts: Sequence[str], *pair: int) -> int | None:
@@ -105,9 +96,8 @@ def _sentence(
         times = "computed different gradients from the same numbers when it repeated them"
         return unsteady, f"{named(unsteady)} {times}"
     if third is None:
-        return list(
-            pair
-        ), f"{named(pair)} compute different gradients from the same numbers, and no third rank can decide"
+        undecided = "compute different gradients from the same numbers, and no third rank can decide"
+        return [*pair], f"{named(pair)} {undecided}"
     agree = [rank for rank in pair if (again[rank] == again[third]).all()]
     wrong = [rank for rank in pair if rank not in agree]
     if not agree:

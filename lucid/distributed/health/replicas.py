@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lucid.backend import Array, to_host
+from lucid.distributed.communicators.agreement import gather_rows
 from lucid.distributed.communicators.communicator import Communicator
+from lucid.errors import some
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Drift:
         what = (
             f"{'holds' if one else 'hold'} other weights than the rest" if self.majority else "hold different weights"
         )
-        return f"{ranks} {what}, in {', '.join(self.names[:3])}{' and more' if len(self.names) > 3 else ''}"
+        return f"{ranks} {what}, in {some(self.names)}"
 
 
 def checksums(arrays: Mapping[str, Array]) -> Array:
@@ -43,9 +45,7 @@ def checksums(arrays: Mapping[str, Array]) -> Array:
 def find_drift(parameters: Mapping[str, Array], communicator: Communicator) -> Drift | None:
     """Compare the checksums of `parameters` over all ranks; return None if all are equal. All ranks call this."""
     names = list(parameters)
-    found = np.zeros((communicator.size, len(names)), np.int64)
-    found[communicator.rank] = checksums(parameters)
-    communicator.all_reduce(found).wait()
+    found = gather_rows(communicator, checksums(parameters))
     most_common, count = Counter(map(bytes, found)).most_common(1)[0]
     if count == communicator.size:
         return None

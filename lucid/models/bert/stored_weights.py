@@ -14,7 +14,7 @@ import ml_dtypes  # noqa: F401  # teaches NumPy the name bfloat16, which safeten
 import numpy as np
 import safetensors
 
-from lucid.errors import CheckpointError
+from lucid.errors import CheckpointError, some
 from lucid.files import check_is_file, read_bytes, reason_of
 from lucid.json_values import parse_json
 from lucid.models.bert.config import BERTConfig
@@ -157,7 +157,7 @@ def _missing_parts(source: Path, tensors: Mapping[str, _Tensor], config: BERTCon
     absent = tuple(PARTS[part] for part in missing)
     lost = [name for name in shapes if name not in held and not name.startswith(absent)]
     if lost:
-        raise CheckpointError(f"{source} lacks {', '.join(lost[:3])}{' and more' if len(lost) > 3 else ''}")
+        raise CheckpointError(f"{source} lacks {some(lost)}")
     return missing
 
 
