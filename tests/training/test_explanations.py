@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 from isolation import REPOSITORY
-from tiny_run import RUN
 
 from lucid.data import Corpus
 from lucid.preparation import prepare
@@ -194,7 +193,8 @@ def prepared(tmp_path_factory):
 
 
 def corpus_facts(folder):
-    config = from_dict({**RUN, "run_folder": "run", "data": {"path": str(folder), "sequence_length": 32}})
+    settings = CURVES["py"]["settings"]
+    config = from_dict({**settings, "run_folder": "run", "data": settings["data"] | {"path": str(folder)}})
     [found] = facts_from(config, open_mixture(config), KeptCounts()).corpora
     return found
 
