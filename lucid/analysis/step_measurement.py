@@ -72,9 +72,10 @@ def only_steps(config: RunConfig) -> RunConfig:
 def with_local_batch(config: RunConfig, local_batch: int, size: int) -> RunConfig:
     """Return settings for a measurement on `size` ranks that compute `local_batch` samples a step in one micro-batch.
 
-    The exact reduction is measured by the sums of the fast one; the model adds its additions.
+    Each rank has an equal part. The exact reduction is measured by the sums of the fast one; the model adds its
+    additions.
     """
-    update = {"global_batch": local_batch * size, "micro_batch": None, "reduction": "fast"}
+    update = {"global_batch": local_batch * size, "micro_batch": None, "reduction": "fast", "balance": "length"}
     return config.model_copy(update={"train": config.train.model_copy(update=update)})
 
 

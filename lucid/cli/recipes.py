@@ -48,6 +48,10 @@ def recipes(
 
         lucid recipes --job pbs > pretrain.pbs
     """
+    asked = {"a recipe": name, "--slurm": slurm, "--schema": schema or None, "--job": job}
+    given = [what for what, value in asked.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} are two things to print: ask for one at a time")
     if schema:
         print(json.dumps(json_schema(), indent=2))
     if slurm is not None:
@@ -56,7 +60,7 @@ def recipes(
         print(_recipe(name).read_text(), end="")
     if job is not None:
         print((shipped("jobs") / f"pretrain.{job}").read_text(), end="")
-    if not schema and name is None and slurm is None and job is None:
+    if not given:
         _print_list()
 
 

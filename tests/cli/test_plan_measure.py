@@ -4,14 +4,20 @@ import json
 import re
 from unittest import mock
 
+import numpy as np
 import pytest
 from nodes import SeveralNodes
 
+from lucid.analysis import step_measurement
 from lucid.analysis.step_model import LINK, Measured
 from lucid.cli import main
+from lucid.cli.plan import scaling
 from lucid.cli.plan.scaling import parse
-from lucid.distributed import connection
+from lucid.distributed import connect, connection
 from lucid.errors import ConfigError
+from lucid.training.config import load
+
+BY_SPEED = "train.balance=speed", "train.micro_batch=2"
 
 
 @pytest.fixture
@@ -78,6 +84,15 @@ def test_the_link_is_measured_between_the_nodes_that_are_launched(run_within, ru
     assert re.search(r" 4 +8 +[\d.,]+ \(", finished.stdout)
 
 
+@pytest.mark.emulated
+def test_steps_are_measured_on_a_gpu(run_file, monkeypatch):
+    monkeypatch.setattr(step_measurement, "_MOST", 4)
+    group, config = connect("single", "cuda"), load(run_file, ["train.device=cuda", *BY_SPEED])
+    measured = scaling._measure(config, group, group, [1, 2], np.full(4, 1e6), quiet=True)
+    assert measured.seconds_per_flop > 0
+    assert measured.update_seconds > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
@@ -87,6 +102,8 @@ def test_the_link_is_measured_between_the_nodes_that_are_launched(run_within, ru
         (("--measure", "--ranks-per-node", 9), "9 ranks on a node cannot train with these settings, nor on more nodes"),
         (("--measure", "--ranks", 2), "--ranks goes without --measure"),
         (("--measure", "--most-ranks", 2), "--most-ranks goes without --measure"),
+        (("--best", "--ranks", 2), "--ranks goes without --best, which finds the number of ranks by itself"),
+        (("--best", "--most-ranks", 3), "--most-ranks goes without --best"),
         (("--measure", "train.device=cuda"), "device 'cuda' does not exist: no such GPU is visible"),
         (("--measure", "data.path=/nowhere"), "--measure takes real steps, which need the corpus"),
         (("--nodes", 4), "--nodes goes with --measure or --best"),

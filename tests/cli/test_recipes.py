@@ -52,6 +52,13 @@ def test_a_recipe_that_there_is_not_is_refused_with_those_there_are(recipes):
     assert printed.err.startswith("lucid: there is no recipe 'small', there are bert_base_phase1, ")
 
 
+@pytest.mark.parametrize("also", [("--schema",), ("--job", "pbs"), ("--slurm", "nowhere")])
+def test_two_things_are_not_printed_at_once(recipes, also):
+    code, printed = recipes("small_cpu", *also)
+    assert (code, printed.out) == (2, "")
+    assert f"a recipe and {also[0]} are two things to print: ask for one at a time" in printed.err
+
+
 def test_job_templates_are_written_and_never_over_others(recipes, tmp_path):
     code, printed = recipes("--slurm", tmp_path / "jobs")
     written = {path.name for path in (tmp_path / "jobs").iterdir()}

@@ -262,3 +262,13 @@ def test_evaluate_and_predict_compute_on_the_gpu(on_gpu):
     numbers = ([float(number) for number in NUMBER.findall(printed)] for printed in (on_cpu, on_device))
     np.testing.assert_allclose(*numbers, rtol=1e-3)
     assert "[MASK] 1:" in on_gpu.command("predict", run, "a [MASK] b", "--device", "cuda")
+
+
+@pytest.mark.long
+def test_a_measured_plan_predicts_steps_on_gpus(on_gpu):
+    arguments = str(on_gpu.run_file), "--measure", "--json", "--nodes", "2", "--link", "10Gbit", "train.global_batch=8"
+    printed = on_gpu.command("plan", *arguments, *on_gpu.settings, "train.device=cuda")
+    found = json.loads(printed[printed.index("{") :])
+    assert [step["ranks"] for step in found["steps"]] == [1, 2]
+    assert found["measured"]["seconds_per_flop"] > 0
+    assert found["measured"]["update_seconds"] > 0

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,7 +47,7 @@ def plan(
         int | None,
         typer.Option(
             min=1,
-            help="With --measure: the most nodes; with --best: the number of nodes. Default: those launched.",
+            help="With --measure: the most nodes, by default those launched; with --best: the number, by default 1.",
             show_default=False,
         ),
     ] = None,
@@ -89,49 +90,82 @@ def plan(
         lucid plan my.yaml --best --nodes 4 --link 10Gbit
     """
     _check_options(
-        measure, best, {"--ranks-per-node": ranks_per_node, "--json": as_json}, {"--nodes": nodes, "--link": link}
+        measure,
+        best,
+        neither={"--ranks": ranks, "--most-ranks": most_ranks},
+        measured={"--ranks-per-node": ranks_per_node, "--json": as_json},
+        either={"--nodes": nodes, "--link": link},
     )
+    given = overrides or ()
     if best:
-        from lucid.cli.plan.best import print_best
-        from lucid.cli.plan.scaling import parse
-
-        if (launched := announced()) and (launched.size or 1) > 1:
-            raise ConfigError("--best starts ranks by itself: run it without mpiexec")
-        print_best(config, overrides or (), nodes or 1, parse(link) if link else None)
-        return
-    if not measure:
-        if is_first_rank():
-            settings, launched = load(config, overrides or ()), announced()
-            if most_ranks is not None:
-                print(settings.ranks_that_serve(most_ranks))
-                return
-            print_lines(outline(*_checked(settings, ranks or (launched.size if launched else None) or 1)))
-        return
-    if ranks or most_ranks:
-        option = "--ranks" if ranks else "--most-ranks"
-        raise ConfigError(
-            f"{option} goes without --measure, which measures the ranks that are launched (mpiexec -n ...)"
-        )
-    from lucid.cli.plan import scaling  # a plan that measures nothing needs no compiled kernels
-
-    with session() as group:
-        text = run_on_first_rank(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
-        settings = from_dict(json.loads(text))
-        scope = scaling.Scope.of(group, nodes, ranks_per_node, link)
-        run_on_first_rank(group, lambda: _before(settings, group.size, as_json))
-        scaling.measure_and_print(settings, group, scope, as_json)
+        _print_best(config, given, nodes or 1, link)
+    elif measure:
+        _measure(config, given, nodes, ranks_per_node, link, as_json)
+    elif is_first_rank():
+        _print_outline(load(config, given), ranks, most_ranks)
 
 
-def _check_options(measure: bool, best: bool, measured: dict[str, object], either: dict[str, object]) -> None:
-    """Raise `ConfigError` for options without the one that they belong to."""
+def _check_options(
+    measure: bool,
+    best: bool,
+    *,
+    neither: dict[str, object],
+    measured: dict[str, object],
+    either: dict[str, object],
+) -> None:
+    """Raise `ConfigError` for options that do not go with the others, or lack the one that they belong to."""
     if measure and best:
         raise ConfigError("--best measures by itself: leave out --measure")
+    for option, value in neither.items():
+        if value and measure:
+            raise ConfigError(
+                f"{option} goes without --measure, which measures the ranks that are launched (mpiexec -n ...)"
+            )
+        if value and best:
+            raise ConfigError(f"{option} goes without --best, which finds the number of ranks by itself")
     for option, value in measured.items():
         if value and not measure:
             raise ConfigError(f"{option} goes with --measure")
     for option, value in either.items():
         if value and not (measure or best):
             raise ConfigError(f"{option} goes with --measure or --best")
+
+
+def _print_best(config: Path, overrides: Sequence[str], nodes: int, link: str | None) -> None:
+    from lucid.cli.plan.best import print_best
+    from lucid.cli.plan.scaling import parse
+
+    if (launched := announced()) and (launched.size or 1) > 1:
+        raise ConfigError("--best starts ranks by itself: run it without mpiexec")
+    print_best(config, overrides, nodes, parse(link) if link else None)
+
+
+def _measure(
+    config: Path,
+    overrides: Sequence[str],
+    nodes: int | None,
+    ranks_per_node: int | None,
+    link: str | None,
+    as_json: bool,
+) -> None:
+    """Measure steps on the ranks that were launched, and print what they predict. All ranks call this."""
+    from lucid.cli.plan import scaling  # a plan that measures nothing needs no compiled kernels
+
+    with session() as group:
+        text = run_on_first_rank(group, lambda: json.dumps(load(config, overrides).as_dict()))
+        settings = from_dict(json.loads(text))
+        scope = scaling.Scope.of(group, nodes, ranks_per_node, link)
+        run_on_first_rank(group, lambda: _before(settings, group.size, as_json))
+        scaling.measure_and_print(settings, group, scope, as_json)
+
+
+def _print_outline(settings: RunConfig, ranks: int | None, most_ranks: int | None) -> None:
+    """Print what a run on `ranks` ranks will do, or the most ranks that may share its batch, up to `most_ranks`."""
+    launched = announced()
+    if most_ranks is not None:
+        print(settings.ranks_that_serve(most_ranks))
+        return
+    print_lines(outline(*_checked(settings, ranks or (launched.size if launched else None) or 1)))
 
 
 def _checked(settings: RunConfig, size: int) -> tuple[RunConfig, Corpora | None, int]:

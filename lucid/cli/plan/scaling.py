@@ -21,7 +21,7 @@ from lucid.analysis.step_model import (
     micro_batch_of_equal_part,
     predict,
 )
-from lucid.backend import CPU, Array
+from lucid.backend import CPU, Array, zeros
 from lucid.distributed import Communicator, ProcessGroup, watched
 from lucid.errors import ConfigError
 from lucid.training.config import RunConfig
@@ -118,8 +118,7 @@ def _measure(
     quiet: bool,
 ) -> Measured:
     """Measure steps of local batches of about `sizes`. All ranks call this."""
-    rate = _mean_rate(config, group) if communicator.device == CPU else np.inf
-    plan = effort(sizes, float(flops.mean()), rate)
+    plan = effort(sizes, float(flops.mean()), _mean_rate(config, communicator))
     if group.rank == 0 and not quiet:
         about = f", about {duration(max(2.0, plan.seconds))}" if communicator.device == CPU else ""
         batches = " and ".join(map(str, sorted(set(plan.sizes))))
@@ -132,11 +131,12 @@ def _measure(
         return measure(open_run(local, timed_communicator(communicator, clock)), clock, plan)
 
 
-def _mean_rate(config: RunConfig, group: ProcessGroup) -> float:
+def _mean_rate(config: RunConfig, communicator: Communicator) -> float:
     """Return the mean FLOP/s of the ranks' products, all at once: the same on all ranks."""
-    kernels.set_precision(config.train.precision)
-    rate = encoder_product_rate(config, group.size, np.zeros(0, np.float32))
-    return group.all_reduce_scalar(rate) / group.size
+    if communicator.device == CPU:
+        kernels.set_precision(config.train.precision)
+    rate = encoder_product_rate(config, communicator.size, zeros(0, np.float32, communicator.device))
+    return communicator.all_reduce_scalar(rate) / communicator.size
 
 
 def _measurement(measured: Measured, link: Link | None, flops: Array) -> Iterator[str]:
