@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from lucid.analysis.verification import Comparison, Stretch
-from lucid.analysis.verification import verify as verify_run
+from lucid.analysis.verification.comparison import Comparison
+from lucid.analysis.verification.replay import Replay
+from lucid.analysis.verification.verify import verify as verify_run
 from lucid.distributed import session, watched
 from lucid.errors import ExitCode
 from lucid.training.checkpoints.checkpoint import open_checkpoint
@@ -55,38 +56,38 @@ def verify(
         mpiexec -n 4 lucid verify runs/small_cpu --steps 12000:12200
     """
     with session() as group, process_as_it_was(), watched(group, watchdog_seconds):
-        stretch, comparison = verify_run(run, steps, overrides or (), group)
+        replay, comparison = verify_run(run, steps, overrides or (), group)
         differs = group.all_reduce_scalar(not comparison.is_same) > 0
         if group.rank == 0:
-            print(*_lines(stretch, comparison, group.size), sep="\n")
+            print(*_lines(replay, comparison, group.size), sep="\n")
     return ExitCode.FAILED if differs else ExitCode.FINISHED
 
 
-def _lines(stretch: Stretch, comparison: Comparison, ranks: int) -> list[str]:
-    start = f"the checkpoint of step {stretch.first:,}" if stretch.first else "the beginning"
+def _lines(replay: Replay, comparison: Comparison, ranks: int) -> list[str]:
+    start = f"the checkpoint of step {replay.first:,}" if replay.first else "the beginning"
     lines = [
-        f"replayed steps {stretch.first + 1:,} to {comparison.step:,} of {stretch.config.run_folder} from {start}, on "
-        f"{count(ranks, 'rank')} with the {stretch.config.train.reduction} reduction"
+        f"replayed steps {replay.first + 1:,} to {comparison.step:,} of {replay.config.run_folder} from {start}, on "
+        f"{count(ranks, 'rank')} with the {replay.config.train.reduction} reduction"
     ]
     if comparison.environment:
         lines.append(f"what may change bits: {comparison.environment}")
     if not comparison.is_same:
-        return lines + _differences(stretch, comparison)
-    compared = [step for step in stretch.checkpoints if step <= comparison.step]
+        return lines + _differences(replay, comparison)
+    compared = [step for step in replay.checkpoints if step <= comparison.step]
     at = (
         f"at step {compared[-1]:,}"
         if len(compared) == 1
         else f"at {len(compared)} checkpoints up to step {compared[-1]:,}"
     )
     lines.append(f"same bits: weights, moments and counters {at}, and {count(comparison.lines, 'line')} of the log")
-    return lines + Digests.of(open_checkpoint(stretch.checkpoints[comparison.step])).lines()
+    return lines + Digests.of(open_checkpoint(replay.checkpoints[comparison.step])).lines()
 
 
-def _differences(stretch: Stretch, comparison: Comparison) -> list[str]:
-    before = max((step for step in stretch.checkpoints if step < comparison.step), default=stretch.first)
+def _differences(replay: Replay, comparison: Comparison) -> list[str]:
+    before = max((step for step in replay.checkpoints if step < comparison.step), default=replay.first)
     lines = [
         f"other bits: the checkpoint of step {comparison.step:,} differs, "
-        + (f"that of step {before:,} does not" if before > stretch.first else f"the first after step {before:,}")
+        + (f"the one of step {before:,} does not" if before > replay.first else f"the first after step {before:,}")
     ]
     if comparison.logged:
         lines.append(f"  first line of the log that differs, {comparison.logged}")

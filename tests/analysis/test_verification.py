@@ -73,7 +73,7 @@ def test_the_first_checkpoint_with_another_number_is_named_with_the_parameter(on
     sign(path.parent)
     finished = on_ranks(1, "verify", copied, "--steps", ":")
     assert finished.returncode == 1, finished.stdout
-    assert "other bits: the checkpoint of step 40 differs, that of step 20 does not" in finished.stdout
+    assert "other bits: the checkpoint of step 40 differs, the one of step 20 does not" in finished.stdout
     assert f"{name}: 1 of 512 numbers differ, by at most 0.25" in finished.stdout
     assert "first line of the log" not in finished.stdout
 
@@ -97,7 +97,7 @@ def test_a_run_that_miscomputed_is_found_in_its_log_and_checkpoints(on_ranks, tr
     train(2, "wrong", *EXACT, "train.keep_checkpoints=9", within=miscomputing_at_step_25)
     finished = on_ranks(1, "verify", tmp_path / "wrong", "--steps", "0:50")
     assert finished.returncode == 1, finished.stdout
-    assert "other bits: the checkpoint of step 40 differs, that of step 20 does not" in finished.stdout
+    assert "other bits: the checkpoint of step 40 differs, the one of step 20 does not" in finished.stdout
     assert re.search(r"first line of the log that differs, step 27: \w+ is [\d.e-]+ in the replay", finished.stdout)
     assert re.search(r"and \d+ more names of parameters and moments", finished.stdout)
 
