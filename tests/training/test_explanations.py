@@ -74,6 +74,12 @@ def test_a_fault_is_said_once_and_as_soon_as_the_run_is_half_over():
     assert said(entries_of(curve), facts_of(curve)) == {"stuck": 300}
 
 
+def test_a_run_that_learns_late_is_stuck_until_then():
+    curve = CURVES["de, rate x 2"]
+    assert said(entries_of(curve), facts_of(curve)) == {"stuck": 300}
+    assert explain(entries_of(curve), facts_of(curve)) == []
+
+
 def test_a_rise_is_found_while_it_lasts():
     curve = CURVES["py, rate x 30 after a long warm-up"]
     assert 300 < said(entries_of(curve), facts_of(curve))["rising"] <= 450
