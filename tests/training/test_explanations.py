@@ -221,6 +221,14 @@ def test_a_tokenizer_of_other_words_cuts_them_into_many_tokens(prepared):
     assert "tokenizer of corpus" in names([training(10)], Facts(corpora=(given,)))
 
 
+def test_a_tokenizer_that_cannot_be_read_says_nothing(prepared):
+    trained = prepared(ENGLISH, vocab_size=90)
+    folder = prepared(ENGLISH, tokenizer=trained / "tokenizer")
+    path = folder / "tokenizer" / "tokenizer.json"
+    path.write_bytes(b"?" * path.stat().st_size)
+    assert math.isnan(corpus_facts(folder).tokens_per_word)
+
+
 JUNK = (None, 0, -1.0, 1e99, -1e99, math.nan, math.inf, True, 1, 6.0)
 
 

@@ -1,4 +1,4 @@
-"""What is counted in the corpora of a run, kept in a file of its folder, so that it is counted once."""
+"""Keeps what is counted in the corpora of a run in a file of its folder, so that each is counted once."""
 
 import hashlib
 import json

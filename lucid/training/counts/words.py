@@ -1,7 +1,10 @@
 """How many tokens a corpus has for each of its words."""
 
+import math
+
 from lucid.data import Corpus
 from lucid.data.tokenizer import continuing_tokens, load_tokenizer
+from lucid.errors import DataError
 from lucid.training.counts.kept import KeptCounts
 
 # A change of what is computed takes another number, so that no older result is used.
@@ -9,11 +12,15 @@ _VERSION = 1
 
 
 def tokens_per_word(corpus: Corpus, counts: KeptCounts) -> float:
-    """Return the number of tokens a word, at least 1. In scripts without spaces, each token counts as a word.
+    """Return the number of tokens a word, at least 1; NaN if the tokenizer of the corpus cannot be read.
 
-    Raises `DataError` if the tokenizer of the corpus is damaged.
+    A word has spaces or punctuation around it. Scripts without spaces have no such words, so each of their tokens
+    counts as one.
     """
-    return counts.get(["tokens per word", _VERSION, corpus.identity], lambda: _per_word(corpus))
+    try:
+        return counts.get(["tokens per word", _VERSION, corpus.identity], lambda: _per_word(corpus))
+    except DataError:
+        return math.nan
 
 
 def _per_word(corpus: Corpus) -> float:

@@ -52,7 +52,7 @@ class Explainer:
 
     def __init__(self, facts: Facts, entries: Iterable[Entry]) -> None:
         self._facts, self._entries = facts, list(entries)
-        # The names of findings, each with the step after which it was said in this start.
+        # By the name of each finding, the step after which this start said it; None if an earlier one has.
         found = explain(self._entries, facts) if self._entries else []
         self._said: dict[str, int | None] = dict.fromkeys((finding.name for finding in found), None)
         # By whether an entry is an evaluation, on which other rules rest than on lines of training.
@@ -70,5 +70,5 @@ class Explainer:
         return found
 
     def said_after(self, step: int) -> set[str]:
-        """Return the names of the findings of this start's entries of a step."""
+        """Return the names of the findings that this start said after a step."""
         return {name for name, said in self._said.items() if said == step}

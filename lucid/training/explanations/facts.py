@@ -13,9 +13,10 @@ from lucid.training.counts.words import tokens_per_word
 
 @dataclass(frozen=True)
 class CorpusFacts:
-    """What is known of a corpus. `repeated`: the share of its tokens in sentences that came before, None if not known.
+    """What is known of a corpus. `unknown` is the share of [UNK] in its tokens.
 
-    `unknown` is the share of [UNK] in its tokens. `tokens_per_word` is None if its tokenizer was trained on it.
+    `tokens_per_word` is None if its tokenizer was trained on it, and NaN if the tokenizer cannot be read. `repeated` is
+    the share of its tokens in sentences that came before, None if not known.
     """
 
     name: str

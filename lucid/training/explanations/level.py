@@ -1,4 +1,4 @@
-"""Rules about the level of the held-out losses: what token frequency, bigrams and guessing attain without a model."""
+"""Rules about the level of the held-out losses, compared with those of token frequency, bigrams and guessing."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _SHORT_WARMUP = 0.02
 
 
 def against_counts(curve: Curve, facts: Facts) -> Iterator[Finding]:
-    """Compare the held-out loss with those of counts, in the second half of the run."""
+    """Find a model that uses more context than bigrams, and in the second half of the run one that uses none."""
     loss, frequency = (curve.held_out.last_value(f"held_out_{name}_loss") for name in ("mlm", "frequency"))
     bigram, step = curve.held_out.last_value("held_out_bigram_loss"), int(max(curve.held_out.step, default=0))
     if loss < bigram:

@@ -16,7 +16,7 @@ _AROUND = 10
 
 @dataclass(frozen=True)
 class Spike:
-    """Steps `first` to `last`, of which the metric `name` of the log stands out from its `usual` value."""
+    """Steps `first` to `last`: their line of the log has a `value` of the metric `name` far above its `usual` one."""
 
     first: int
     last: int
@@ -27,13 +27,13 @@ class Spike:
 
 def skipped(curve: Curve, facts: Facts) -> Iterator[Finding]:
     """Find steps that were skipped because the gradient was not finite."""
-    skipped = curve.training["skipped_steps"]
-    if not len(skipped) or not skipped[-1] > 0:
+    counts = curve.training["skipped_steps"]
+    if not len(counts) or not counts[-1] > 0:
         return
-    last = int(curve.training.step[np.flatnonzero(skipped == skipped[-1])[0]])
+    last = int(curve.training.step[np.flatnonzero(counts == counts[-1])[0]])
     yield Finding(
         "skipped",
-        f"{int(skipped[-1]):,} of {curve.last:,} steps were skipped because the gradient was not finite, the last one "
+        f"{int(counts[-1]):,} of {curve.last:,} steps were skipped because the gradient was not finite, the last one "
         f"by step {last:,}",
         "A few are harmless. If they go on, lower optimizer.learning_rate, or train in float32",
     )
@@ -78,7 +78,7 @@ def spikes(curve: Curve) -> list[Spike]:
 
 
 class _StandingOut:
-    """How far each of some `values` stands out: what is `usual` around it, and by how many robust `deviations`."""
+    """How far each of some `values` stands out from the `usual` one around it, in robust `deviations`."""
 
     def __init__(self, values: Array) -> None:
         self.values = values
