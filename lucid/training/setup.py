@@ -68,6 +68,8 @@ class Run:
     tokens: int | None = 0
     # On the first rank: the number of this start of the run, once it is claimed.
     attempt: int = 0
+    # On the first rank: the `versions` at the start. The files of lucid may be replaced while the run goes on.
+    software: dict[str, str] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)  # of all ranks
     # On the first rank: the newest whole checkpoint of this run.
     checkpoint: Path | None = None
@@ -112,7 +114,7 @@ class Run:
             tokens=tokens,
             ranks=self.communicator.size,
             began=self.began,
-            software=versions() if self.is_first else {},
+            software=self.software,
             best=self.best,
         )
 
@@ -151,6 +153,7 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     optimizer = _optimizer(config, ddp.partition)
     run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, start.past, start.messages)
     run.tries_micro_batch = tries_micro_batch
+    run.software = versions() if run.is_first else {}
     _restore(run, checkpoint)
     run.best = of_first_rank(communicator, start.best, corpora.held_out_samples)
     # Reading a checkpoint took three times the memory of the weights.

@@ -48,6 +48,12 @@ def test_a_branch_goes_on_bit_for_bit_as_its_parent_does(ranks, parent, train, l
     assert History.of(tmp_path / "branch").at(3).samples_before(3) == 24
 
 
+def test_a_branch_that_takes_no_step_has_a_checkpoint_of_its_own(parent, train, tmp_path):
+    train(1, "branch", *STABLE, f"branch_from={parent}")
+    assert find_model(tmp_path / "branch").name == "0001-00000012"
+    assert weights(tmp_path / "branch") == weights(parent)
+
+
 def test_a_branch_decays_where_its_parent_goes_on(parent, train, tmp_path):
     decay = (*STABLE, "optimizer.decay_steps=4", "train.log_every=1", "optimizer.final_learning_rate=1e-4")
     train(1, "decay", *decay, f"branch_from={parent}/checkpoints/0001-00000006")

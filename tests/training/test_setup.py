@@ -2,6 +2,7 @@
 
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
+from lucid.distributed.health import software
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import load
@@ -32,6 +33,15 @@ def test_a_resumed_run_draws_no_weights(run_file, draws):
     draws.clear()
     assert open_run(config, SingleCommunicator()).step == 6
     assert not draws
+
+
+def test_checkpoints_note_the_software_of_the_start_of_the_run(run_file, monkeypatch):
+    run = open_run(load(run_file), SingleCommunicator())
+    started = software.versions()
+    # An upgrade while the run trains: the process goes on with what it has loaded.
+    monkeypatch.setattr(software, "_digest", lambda folder: "another")
+    assert run.state((0.0,) * 6, 0).software == started
+    assert open_run(load(run_file), SingleCommunicator()).state((0.0,) * 6, 0).software != started
 
 
 def test_a_run_that_starts_from_a_model_draws_no_weights(run_file, draws, tmp_path):

@@ -35,7 +35,9 @@ class Checkpointing:
             )
             run.attempt = attempt.number
             files = tokenizer_files(tokenizer, run.model.config.max_position_embeddings)
-            self._saver = Saver(attempt, run.model, run.optimizer, files, run.step, report, run.best)
+            # A branch begins at a step of another run, whose checkpoint is not its own.
+            saved_step = run.step if run.checkpoint or run.step == 0 else None
+            self._saver = Saver(attempt, run.model, run.optimizer, files, saved_step, report, run.best)
 
     def begin(self, state: TrainingState) -> None:
         """Begin a checkpoint, which the first rank writes while training goes on."""

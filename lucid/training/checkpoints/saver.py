@@ -33,7 +33,7 @@ class Saver:
         model: BERTForPreTraining,
         optimizer: MomentOptimizer,
         tokenizer_files: Mapping[str, bytes],
-        saved_step: int,
+        saved_step: int | None,
         report: Callable[[str], None],
         saved_best: Best | None = None,
     ) -> None:
