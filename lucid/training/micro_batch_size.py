@@ -8,7 +8,7 @@ from bisect import bisect_right
 import numpy as np
 
 from lucid.backend import CPU, gpu_library
-from lucid.distributed import Communicator
+from lucid.distributed import Communicator, gather_rows
 from lucid.launch.limits import HostMemory
 from lucid.training.config import RunConfig
 from lucid.training.config.sections import AUTO
@@ -55,7 +55,4 @@ def chosen_micro_batch(config: RunConfig, size: int, free: int, ranks: int = 1) 
 
 def least(communicator: Communicator, number: int) -> int:
     """Return the smallest of the numbers that the ranks give. All ranks call this."""
-    numbers = np.zeros(communicator.size, np.int64)
-    numbers[communicator.rank] = number
-    communicator.all_reduce(numbers).wait()
-    return int(numbers.min())
+    return int(gather_rows(communicator, np.array(number)).min())

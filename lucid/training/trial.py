@@ -5,6 +5,7 @@ import numpy as np
 from lucid import random
 from lucid.backend import CPU
 from lucid.data import Batch
+from lucid.distributed import agreed
 from lucid.errors import ConfigError, TrainingError
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.training.estimates import masked_tokens, memory
@@ -12,6 +13,11 @@ from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.micro_batch_size import least
 from lucid.training.micro_batches import LocalBatch, MicroBatches, StepInputs
 from lucid.training.setup import Run
+
+_NO_ROOM = (
+    "a rank has no memory for a single sequence: set train.recompute to layer, start fewer ranks on a host, or lower "
+    "data.sequence_length or the size of the model"
+)
 
 
 def micro_batches_of(run: Run) -> MicroBatches:
@@ -31,14 +37,14 @@ def micro_batches_of(run: Run) -> MicroBatches:
             fitting = size
         except (MemoryError, TrainingError):
             fitting = size // 2
-        agreed = least(run.communicator, fitting)
-        if agreed == size:
+        fits_all = least(run.communicator, fitting)
+        if fits_all == size:
             length = run.config.data.sequence_length
             run.messages.append(f"train.micro_batch is auto: {size:,} at once, {size * length:,} tokens at most")
             return made
-        if agreed == 0:
-            raise _no_room()
-        run.config = run.config.with_micro_batch(agreed)
+        if fits_all == 0:
+            raise agreed(ConfigError(_NO_ROOM))
+        run.config = run.config.with_micro_batch(fits_all)
 
 
 def _made(run: Run) -> MicroBatches:
@@ -68,12 +74,3 @@ def _try(run: Run, micro_batches: MicroBatches, size: int) -> None:
             micro_batches.run(part.rows, inputs, (True, False))
     finally:
         run.ddp.zero_grad()
-
-
-def _no_room() -> ConfigError:
-    error = ConfigError(
-        "a rank has no memory for a single sequence: set train.recompute to layer, start fewer ranks on a host, or "
-        "lower data.sequence_length or the size of the model"
-    )
-    error.agreed = True
-    return error
