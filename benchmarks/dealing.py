@@ -27,13 +27,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from lucid.analysis.step_measurement import NEVER
 from lucid.data import Corpus, Sampler, SamplerSettings
 from lucid.distributed import Communicator, StopRequest, announced, session
 from lucid.models import BERTConfig
 from lucid.models.bert.flops import forward_flops_each
 from lucid.preparation import PYTHON_DOCS, prepare
-from lucid.training.config import RunConfig, load
+from lucid.training.config import NEVER, RunConfig, load
 from lucid.training.dealing import deal
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.setup import Run, communicator_of, open_run

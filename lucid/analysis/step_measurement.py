@@ -20,14 +20,12 @@ from lucid.distributed import Communicator, StopRequest, gather_texts, locate_ra
 from lucid.kernels import threads
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import clip_scale, global_norm
-from lucid.training.config import RunConfig
+from lucid.training.config import NEVER, RunConfig, only_steps
 from lucid.training.estimates import masked_tokens
 from lucid.training.micro_batches import LocalBatch
 from lucid.training.setup import Run
 from lucid.training.trainer import Trainer
 
-# More steps than any measurement takes, so that nothing is logged or saved.
-NEVER = 2**30
 # Steps before those that count: the first ones prepare products and fetch memory.
 _WARM_UP_STEPS = 2
 # Seconds for the steps of each size, and how many steps these may be.
@@ -59,11 +57,10 @@ class Effort:
     seconds: float
 
 
-def only_steps(config: RunConfig) -> RunConfig:
-    """Return settings of a run that takes the same steps, does nothing else, and starts without a checkpoint."""
-    fields = type(config.train).model_fields
-    never = {name: None if fields[name].default is None else NEVER for name in fields if name.endswith("_every")}
-    train = config.train.model_copy(update=never | {"steps": NEVER, "max_hours": None})
+def endless(config: RunConfig) -> RunConfig:
+    """Return settings of a run that takes such steps without end, does nothing else, and starts from no checkpoint."""
+    config = only_steps(config)
+    train = config.train.model_copy(update={"steps": NEVER, "max_hours": None})
     no_start = {"initial_checkpoint": None, "initial_model": None, "branch_from": None}
     unused = {"run_folder": config.run_folder / "measurement"}
     return config.model_copy(update=no_start | unused | {"train": train})

@@ -256,7 +256,8 @@ def test_the_losses_of_a_run_under_way_say_where_it_may_end(plan, settings_file)
     with pytest.raises(SystemExit):
         main(["train", str(settings_file), "train.steps=30", "optimizer.warmup_steps=2"])
     assert plan(settings_file, *longer)[1]["loss"].startswith("at the end: too early to say; it takes 16 lines")
-    lines = [{"step": step, "loss": 4 + 10 / step, "learning_rate": 1e-3} for step in range(1, 31)]
+    losses = {step: 4 + 10 / step for step in range(1, 31)}
+    lines = [{"step": step, "loss": y, "mlm_loss": y, "learning_rate": 1e-3} for step, y in losses.items()]
     metrics = settings_file.parent / "run/metrics.jsonl"
     metrics.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 20, "loss": None}]))
     loss = plan(settings_file, *longer)[1]["loss"]

@@ -11,13 +11,13 @@ import typer
 import yaml
 
 from lucid.analysis.breakdown import StepClock, measure
-from lucid.analysis.step_measurement import NEVER, only_steps
+from lucid.analysis.step_measurement import endless
 from lucid.cli.bench.table import print_breakdown
 from lucid.distributed import all_or_none, run_on_first_rank, session, watched
 from lucid.errors import ConfigError
 from lucid.models.bert.zoo import LARGE
 from lucid.preparation import prepare
-from lucid.training.config import RunConfig, from_dict, load
+from lucid.training.config import NEVER, RunConfig, from_dict, load
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.setup import communicator_of, open_run
 
@@ -88,7 +88,7 @@ def step(
         run_config = from_dict(json.loads(text))
         if config is None:
             all_or_none(group, lambda: _make_corpus(folder))
-        run_config = _only_steps(run_config, folder, None if config else folder / "corpus")
+        run_config = _to_measure(run_config, folder, None if config else folder / "corpus")
         limit_threads(run_config.threads_per_rank)
         with watched(group, run_config.train.watchdog_seconds):
             clock = StepClock(communicator_of(run_config, group))
@@ -115,9 +115,9 @@ def _load(config: Path | None, made_up: dict[str, Any], overrides: list[str], fo
     return load(config, overrides)
 
 
-def _only_steps(config: RunConfig, folder: Path, corpus: Path | None) -> RunConfig:
-    """Return the settings of a run that takes the same steps, and does nothing else."""
-    config = only_steps(config)
+def _to_measure(config: RunConfig, folder: Path, corpus: Path | None) -> RunConfig:
+    """Return the settings of the run whose steps are measured: in `folder`, and without CUDA graphs, to time parts."""
+    config = endless(config)
     train = config.train.model_copy(update={"cuda_graphs": False})
     data = config.data.model_copy(update={"path": corpus}) if corpus else config.data
     return config.model_copy(update={"run_folder": folder / "run", "train": train, "data": data})

@@ -7,16 +7,15 @@ import numpy as np
 from lucid.analysis.loss_fit import FEWEST_POINTS, LEAST_SHARE, forecast
 from lucid.cli.plan.line import Line
 from lucid.training.config import RunConfig
-from lucid.training.metrics import METRICS_FILE, read_lines
+from lucid.training.explanations.curve import Curve
+from lucid.training.metrics import METRICS_FILE, log_of
 from lucid.training.schedule import schedule_of
-
-_NEEDED = "step", "loss", "learning_rate"
 
 
 def loss_at_end(config: RunConfig, step: int) -> Iterator[Line]:
     """Yield what the metrics of a run at `step` say about the training loss of its last step; nothing without them."""
-    path, end = config.run_folder / METRICS_FILE, config.train.steps
-    if not 0 < step < end or not path.is_file():
+    end = config.train.steps
+    if not 0 < step < end or not (config.run_folder / METRICS_FILE).is_file():
         return
     if config.train.max_hours is not None:
         yield "loss", "at the end: not known, because train.max_hours may end the run before train.steps"
@@ -24,10 +23,10 @@ def loss_at_end(config: RunConfig, step: int) -> Iterator[Line]:
     if config.masking_rate.changes:
         yield "loss", "at the end: not known, because the masking rate changes, and the loss with it"
         return
-    # A run that was resumed may have logged a step twice; the last line counts.
-    lines = {entry["step"]: entry for entry in read_lines(path) if None not in map(entry.get, _NEEDED)}
-    points = np.array([[lines[number][name] for name in _NEEDED] for number in sorted(lines) if number <= step])
-    steps, losses, rates = points.reshape(-1, 3).T
+    lines = Curve(log_of(config.run_folder)).training
+    steps, losses, rates = lines.step, lines["loss"], lines["learning_rate"]
+    used = (steps <= step) & np.isfinite(losses) & np.isfinite(rates)
+    steps, losses, rates = steps[used], losses[used], rates[used]
     schedule = schedule_of(config)
 
     def rate(number: float) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from lucid import kernels
 from lucid.analysis.breakdown import Clock
 from lucid.analysis.product_limit import encoder_product_rate
-from lucid.analysis.step_measurement import effort, measure, only_steps, timed_communicator, with_local_batch
+from lucid.analysis.step_measurement import effort, endless, measure, timed_communicator, with_local_batch
 from lucid.analysis.step_model import (
     LINK,
     Link,
@@ -127,7 +127,7 @@ def _measure(
         )
     with watched(group, config.train.watchdog_seconds):
         clock = Clock(communicator.device)
-        local = with_local_batch(only_steps(config), plan.sizes[1], group.size)
+        local = with_local_batch(endless(config), plan.sizes[1], group.size)
         return measure(open_run(local, timed_communicator(communicator, clock)), clock, plan)
 
 
