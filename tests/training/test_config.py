@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from lucid.errors import ConfigError
-from lucid.training.config import from_dict, load
+from lucid.training.config import NEVER, from_dict, load, only_steps
 from lucid.training.config.run_config import descriptions
 from lucid.training.config.yaml_text import parse_yaml
 
@@ -275,3 +275,12 @@ def test_of_so_many_ranks_the_most_that_may_share_the_batch_serve(file):
     assert load(file, ["train.global_batch=4"]).ranks_that_serve(10**9) == 4
     config = load(file, ["train.global_batch=12", "train.reduction=exact", "train.micro_batch=1"])
     assert [config.ranks_that_serve(most) for most in (0, 1, 2, 3, 4, 11, 10**9)] == [0, 1, 2, 2, 4, 4, 4]
+
+
+def test_only_the_steps_of_a_run_are_left_and_its_log_if_it_is_asked_for(file):
+    every = ("audit_every", "check_replicas_every", "checkpoint_every", "evaluate_every", "keep_every", "log_every")
+    config = load(file, [*(f"train.{name}=1" for name in every), "train.patience=1", "train.keep_best=true"])
+    alone, logged = (only_steps(config, keeps_log=keeps_log) for keeps_log in (False, True))
+    assert {getattr(alone.train, name) for name in every} == {None, NEVER}
+    assert (alone.train.patience, alone.train.keep_best, logged.train.log_every) == (None, False, 1)
+    assert alone.curve_settings == config.curve_settings

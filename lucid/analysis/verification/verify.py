@@ -11,15 +11,12 @@ from typing import Any
 from lucid.analysis.verification.comparison import Comparison, Replayed, compare
 from lucid.analysis.verification.replay import Replay, find_replay
 from lucid.distributed import ProcessGroup, all_or_none, run_on_first_rank
-from lucid.training.config import RunConfig
+from lucid.training.config import only_steps
 from lucid.training.metrics import METRICS_FILE, Entry
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.reports import Reports
 from lucid.training.setup import communicator_of, open_run
 from lucid.training.trainer import Trainer
-
-# A step that no run reaches.
-_NEVER = 2**31 - 1
 
 
 def verify(run: Path, steps: str | None, overrides: Sequence[str], group: ProcessGroup) -> tuple[Replay, Comparison]:
@@ -37,7 +34,7 @@ def _compared(replay: Replay, group: ProcessGroup) -> Comparison:
     """Replay the steps on all ranks of `group`, and compare at each checkpoint."""
     limit_threads(replay.threads)
     log = _Log()
-    run = open_run(_quiet(replay.config), communicator_of(replay.config, group), at=replay.first)
+    run = open_run(only_steps(replay.config, keeps_log=True), communicator_of(replay.config, group), at=replay.first)
     trainer = Trainer(run, log)
     comparison = Comparison(replay.first)
     for step, folder in replay.checkpoints.items():
@@ -49,19 +46,6 @@ def _compared(replay: Replay, group: ProcessGroup) -> Comparison:
         if run.communicator.all_reduce_scalar(not comparison.is_same) > 0:
             break
     return comparison
-
-
-def _quiet(config: RunConfig) -> RunConfig:
-    """Return the settings of a run that takes the same steps, and does nothing else."""
-    changes = {
-        "checkpoint_every": _NEVER,
-        "evaluate_every": None,
-        "audit_every": None,
-        "keep_best": False,
-        "patience": None,
-        "tensorboard": False,
-    }
-    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
 class _Log(Reports):
