@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lucid.cli.model_folder import ModelFolder, check_new
-from lucid.cli.model_options import Best
+from lucid.cli.model_options import BestOption
 from lucid.files import replacing
 from lucid.training.checkpoints.digests import Digests
 from lucid.training.checkpoints.store import find_model
@@ -17,7 +17,7 @@ def export(
         Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
     ],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
-    best: Best = False,
+    best: BestOption = False,
 ) -> None:
     """Export a run's newest checkpoint, or its best, as a model folder for transformers.
 

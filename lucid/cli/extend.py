@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from lucid import random
 from lucid.cli.input_options import Format, TextFields
 from lucid.cli.model_folder import ModelFolder, check_new
+from lucid.cli.model_options import BestOption
 from lucid.cli.progress import progress_bar
 from lucid.data import HELD_OUT, TRAIN, Corpus, tokenizer_hash
 from lucid.data.decoding import decoded_documents
@@ -58,6 +59,7 @@ def extend(
         int | None,
         typer.Option(min=1, help="Processes that read text. Default: one for each core.", show_default=False),
     ] = None,
+    best: BestOption = False,
 ) -> None:
     """Extend a model's vocabulary by the words of a text that its tokenizer splits most.
 
@@ -74,7 +76,7 @@ def extend(
         lucid extend runs/small_cpu news.jsonl.gz --tokens 500 -o models/news
     """
     check_started_once("extend")
-    source = find_model(model)
+    source = find_model(model, best)
     check_new(output)
     random.manual_seed(0)  # the model depends on the arguments alone
     found = ModelFolder.read(source)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
-Best = Annotated[
-    bool, typer.Option("--best", help="Take the run's checkpoint with the least held-out loss (train.keep_best).")
+BestOption = Annotated[
+    bool,
+    typer.Option("--best", help="Take the run's checkpoint with the least held-out loss (train.keep_best)."),
 ]

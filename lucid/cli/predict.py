@@ -10,7 +10,7 @@ from lucid.autograd import no_grad
 from lucid.backend import CPU, use_gpu
 from lucid.cli.device import Device
 from lucid.cli.model_folder import ModelFolder
-from lucid.cli.model_options import Best
+from lucid.cli.model_options import BestOption
 from lucid.data import special_tokens
 from lucid.errors import ConfigError
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
@@ -26,7 +26,7 @@ def predict(
     second: Annotated[
         str | None, typer.Option("--next", metavar="TEXT", help="A sentence that may follow TEXT.", show_default=False)
     ] = None,
-    best: Best = False,
+    best: BestOption = False,
     device: Annotated[Device, typer.Option(help="Device of the model.")] = Device.CPU,
     top: Annotated[int, typer.Option(min=1, help="Candidates to show for each [MASK].")] = 5,
 ) -> None:

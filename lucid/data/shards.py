@@ -146,7 +146,7 @@ class Corpus:
                 what = "was removed" if now is None else "was written to"
                 raise DataError(
                     f"{path} {what} while it was being read: the corpus has changed. Put it back as it was and start "
-                    "again: a run goes on from its last checkpoint"
+                    "again: a run resumes from its last checkpoint"
                 )
         finished = time.monotonic()
         self._next_look = finished + (finished - started) / _FRACTION_FOR_CHECKS

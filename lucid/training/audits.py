@@ -59,9 +59,9 @@ class Audits:
         names = [segment.name for segment in flat.segments]
         fault = find_fault(run.communicator, self._hosts, number, names, checksums_of)
         if fault is not None:
-            advice = "no audit of this start of the run was before it: lucid verify replays what older checkpoints hold"
+            advice = "no audit of this attempt was before it: lucid verify replays what older checkpoints hold"
             if self._last is not None:
-                advice = f"go on from a checkpoint up to step {self._last}, when all ranks last agreed"
+                advice = f"branch from a checkpoint up to step {self._last}, when all ranks last agreed"
             message = (
                 f"step {run.step + 1}: {fault}; a processor or memory may be faulty there: leave the host out; {advice}"
             )

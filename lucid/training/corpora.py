@@ -53,7 +53,7 @@ def open_corpora(config: RunConfig) -> Corpora:
     held_out, remark = open_held_out(data, [*corpora, *others], train.seed)
     if train.evaluate_every and not held_out:
         raise ConfigError(f"train.evaluate_every is set, but {why_unevaluated(corpora)}")
-    if (train.keep_best or train.patience) and all(corpus.share is None for corpus in held_out):
+    if train.keeps_best and all(corpus.share is None for corpus in held_out):
         name = "keep_best" if train.keep_best else "patience"
         raise ConfigError(f"train.{name} needs the held-out loss of data.path, but {why_unevaluated(corpora)}")
     return Corpora(

@@ -75,6 +75,7 @@ class Dealer:
         batch, most = self._config.train.global_batch, self._config.most_samples(self._size)
         speeds = next(speeds for first, speeds in reversed(self._speeds) if first <= step)
         if self._by_place:
+            # All rows cost the same: 2, because `deal` adds half of it to each rank, in integers.
             return np.sort(deal(np.full(batch, 2), speeds, most))
         lengths = self._mixture.expected_lengths(consumed + np.arange(batch))
         masked = np.rint(self._config.masking_rate.mean * lengths).astype(np.int64)

@@ -67,7 +67,7 @@ class Outcomes:
             if norm == 0 and outcome.has_labels:
                 message = (
                     f"step {outcome.step}: the gradient is exactly 0 although the batch has labels, so backward has "
-                    "not done its work; please report this, and go on from the last checkpoint"
+                    "not done its work; please report this, and resume from the last checkpoint"
                 )
                 raise agreed(TrainingError(message))
             self._window.add(sums, outcome.masked_tokens, outcome.pairs)
@@ -92,6 +92,6 @@ class Outcomes:
             last = f" (last in {some(names)})" if names else ""
             message = (
                 f"step {step}: the gradient was not finite {run.skipped_in_a_row} times in a row{last}: lower "
-                "optimizer.learning_rate, or lengthen the warm-up, and go on from the last checkpoint"
+                "optimizer.learning_rate, or lengthen the warm-up, and resume from the last checkpoint"
             )
             raise agreed(TrainingError(message))

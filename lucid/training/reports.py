@@ -131,7 +131,7 @@ class FirstRankReports(Reports):
         """Write a line of the log: where the run is, and these values."""
         samples = self._run.samples_consumed
         place = {"samples": samples, "epoch": self._run.corpora.train.epochs(samples)}
-        entry = {"step": step, "time": time.time(), "start": self._run.attempt, **place, **values}
+        entry = {"step": step, "time": time.time(), "attempt": self._run.attempt, **place, **values}
         self._log.write(entry)
         self._findings = self._explainer.add(entry)
 

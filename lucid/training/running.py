@@ -91,7 +91,7 @@ def _print_end(run: Run, finished: bool, just_said: set[str]) -> None:
     early = f", {_why_early(run)}" if finished and run.step < steps else ""
     print(f"{'finished' if finished else 'stopped'} at step {run.step:,} of {steps:,}{early}")
     print(f"checkpoint  {run.checkpoint or 'none yet'}")
-    if run.best is not None and run.config.train.keep_best:
+    if run.best is not None and run.config.train.keeps_best:
         print(f"best        {_best_checkpoint(run)} (held-out loss {run.best.loss:.4f})")
     print(f"metrics     {folder / METRICS_FILE}")
     facts = facts_of(run.config, run.corpora.train, run.counts)

@@ -52,7 +52,7 @@ class Run:
     # Whether `train.micro_batch` was auto; the number in its place is still to be tried.
     tries_micro_batch: bool = False
     step: int = 0
-    # The step at which this start of the run begins.
+    # The step at which this attempt begins.
     began: int = 0
     samples_consumed: int = 0
     skipped_steps: int = 0
@@ -66,7 +66,7 @@ class Run:
     # The tokens of all steps at the start, without padding: those of all ranks on the first, else 0. None on the first
     # if an earlier version of lucid, which did not count them, took some of the steps.
     tokens: int | None = 0
-    # On the first rank: the number of this start of the run, once it is claimed.
+    # On the first rank: the number of this attempt, once it is claimed.
     attempt: int = 0
     # On the first rank: the `versions` at the start. The files of lucid may be replaced while the run goes on.
     software: dict[str, str] = field(default_factory=dict)

@@ -49,7 +49,7 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
     elif config.branch_from is not None:
         checkpoint = find_checkpoint(config.branch_from)
         messages.extend(_check_same_run(config, corpora, checkpoint, "choose another branch_from"))
-        messages.append(f"goes on from step {checkpoint.state.step:,} of {checkpoint.folder}")
+        messages.append(f"branches from step {checkpoint.state.step:,} of {checkpoint.folder}")
         past = _past(config, corpora, checkpoint.state)
     elif config.initial_checkpoint is not None:
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
@@ -63,7 +63,7 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
 
 
 def _past(now: RunConfig, corpora: Corpora, state: TrainingState) -> list[Past]:
-    """Return the past of a run that goes on from `state`, as its next checkpoints note it."""
+    """Return the past of a run that resumes or branches from `state`, as its next checkpoints note it."""
     if state.step == 0:
         return []
     if state.past is None:

@@ -29,7 +29,7 @@ class Events:
         self._scalar, self._messages, self._checksum = summary.scalar, event_pb2, masked_crc32c
 
     def file_in(self, folder: Path) -> Path:
-        """Return the file of events for this start of a run in its `folder`. TensorBoard reads all such files."""
+        """Return the file of events for this attempt of a run in its `folder`. TensorBoard reads all such files."""
         return folder / "tensorboard" / f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}.{os.getpid()}"
 
     def beginning(self, first_step: int) -> bytes:

@@ -127,7 +127,7 @@ class Trainer:
             # Evaluate first: if the run is killed in between, it repeats the evaluation.
             if self._due(settings.evaluate_every) and following:
                 self._evaluate()
-            is_best = settings.keep_best and run.best is not None and run.best.step == run.step
+            is_best = settings.keeps_best and run.best is not None and run.best.step == run.step
             if (is_best or self._due(settings.checkpoint_every)) and following:
                 with self._window.paused():
                     self._checkpointing.begin(self._checked_state())
@@ -217,7 +217,7 @@ class Trainer:
         self._replicas_checked = run.step
         if drift is not None:
             message = (
-                f"after step {run.step}: {drift}; the memory of a host may be faulty: check the hosts, and go on from "
+                f"after step {run.step}: {drift}; the memory of a host may be faulty: check the hosts, and resume from "
                 "the last checkpoint"
             )
             raise agreed(TrainingError(message))

@@ -241,6 +241,7 @@ def broken(extended, corpus_folder, text_file, tmp_path):
         ("model", "corpus", [], "corpus holds the tokens of another tokenizer than the model's: name the text"),
         ("model", "corpus", ["--text-field", "body"], "--text-field, --format and --whole-files say how text is read"),
         ("model", "corpus", ["--format", "csv"], "but each input is a prepared corpus: leave them out"),
+        ("model", "text.txt", ["--best"], "model is not the folder of a run, among whose checkpoints --best chooses"),
         ("nowhere", "text.txt", [], "nowhere is neither a run's folder nor a model's"),
         ("no_tokenizer", "text.txt", [], "no_tokenizer holds no tokenizer"),
         ("gpt", "text.txt", [], "model_type is 'gpt2'"),

@@ -79,7 +79,7 @@ def test_a_wrong_product_on_one_of_three_ranks_names_it(on_ranks, run_file, tmp_
     finished = on_ranks(3, "train", run_file, *AUDITS, within=partial(faulty, rank))
     assert finished.returncode == TrainingError.exit_code, finished.stdout
     assert re.search(
-        rf"step 1: rank {rank} on \S+ computes other gradients than rank \d on \S+ and rank \d", finished.stdout
+        rf"step 1: rank {rank} on \S+ computes different gradients from rank \d on \S+ and rank \d", finished.stdout
     )
     assert not list((tmp_path / "run/checkpoints").glob("0*"))
 

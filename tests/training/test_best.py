@@ -1,4 +1,4 @@
-"""The step with the least held-out loss keeps its checkpoint, and a run whose held-out loss no longer falls ends."""
+"""The step with the least held-out loss keeps its checkpoint, also if patience has ended the run after it."""
 
 import json
 import re
@@ -76,12 +76,13 @@ def test_the_last_evaluation_may_be_the_best(train, tmp_path):
 
 
 def test_a_run_ends_when_patience_does_and_stays_ended_until_there_is_more(train, tmp_path):
-    output = train(*PATIENT, "train.keep_best=true")
+    output = train(*PATIENT, "train.keep_checkpoints=1")
     assert (
         "finished at step 24 of 50, as the last 3 evaluations brought no smaller held-out loss than step 12: raise "
         "train.patience to go on" in output
     )
     assert re.search(r"^best .*/0001-00000012 \(held-out loss \d\.\d{4}\)$", output, re.MULTILINE)
+    assert steps_in(tmp_path / "run") == [12, 24]
     before = results(tmp_path / "run")
     assert "finished at step 24 of 60, as the last 3" in train(*PATIENT, "train.steps=60")
     assert results(tmp_path / "run") == before
@@ -99,7 +100,7 @@ def test_more_ranks_stop_at_the_step_of_one_with_the_same_bits(undisturbed, rank
 @pytest.mark.parametrize("step", [8, *(pytest.param(step, marks=pytest.mark.long) for step in (12, 19))])
 def test_a_stopped_run_ends_at_the_step_of_an_undisturbed_one(train, train_until, undisturbed, tmp_path, step):
     """Step 8 is the best, and at step 20 patience ends."""
-    settings = (*PATIENT, *EXACT, "train.keep_best=true")
+    settings = (*PATIENT, *EXACT)
     train_until(2, "run", step, *settings)
     train(*settings)
     expected = undisturbed(2, *PATIENT, *EXACT)
@@ -121,7 +122,7 @@ def test_losses_on_other_samples_are_not_compared(train, tmp_path):
 def test_a_best_checkpoint_that_was_not_kept_is_reported(train, tmp_path):
     train(*OVERSHOOTING, "train.keep_every=20", "train.keep_checkpoints=1", "train.steps=30")
     assert steps_in(tmp_path / "run") == [20, 30]
-    with pytest.raises(CheckpointError, match=r"of step 12, is not there: train\.keep_best keeps it"):
+    with pytest.raises(CheckpointError, match=r"of step 12, is not there: train\.keep_best and .* keep it"):
         find_model(tmp_path / "run", best=True)
 
 

@@ -1,4 +1,4 @@
-"""`branch_from`: a new run goes on from another one's checkpoint as that run itself would."""
+"""`branch_from`: a new run branches from another one's checkpoint, and trains on as that run itself would."""
 
 import hashlib
 import json
@@ -71,7 +71,7 @@ def test_its_past_is_known_before_it_begins_and_afterwards(parent, run_file, cap
     with pytest.raises(SystemExit) as leaving:
         main(["plan", str(run_file), *changed])
     assert leaving.value.code == 0
-    assert f"goes on from step 12 of {parent}/checkpoints/0001-00000012" in capsys.readouterr().out
+    assert f"branches from step 12 of {parent}/checkpoints/0001-00000012" in capsys.readouterr().out
     expected = {1: 0, 12: 132, 13: 144, 14: 150}
     before = History.of(run_file, changed)
     assert {step: before.at(step).samples_before(step) for step in expected} == expected

@@ -165,13 +165,13 @@ def test_the_recipes_of_lucid_are_valid(path):
         ("data.path=[{path: $UNSET, weight: 1}]", "data.path.0.path: $UNSET names the variable UNSET"),
         (
             "data.path=[{path: a, weight: 1}, {path: b/../a, weight: 1}]",
-            "the command line: data.path names b/../a, which stands in data.path already: name a corpus once",
+            "the command line: data.path names b/../a, which data.path already names: name a corpus once",
         ),
         (
             "train.evaluate_also=[data/x]",
-            "the command line: train.evaluate_also names data/x, which stands in data.path already",
+            "the command line: train.evaluate_also names data/x, which data.path already names",
         ),
-        ("train.evaluate_also=[a, ./a]", "train.evaluate_also names a, which stands in train.evaluate_also already"),
+        ("train.evaluate_also=[a, ./a]", "train.evaluate_also names a, which train.evaluate_also already names"),
         ("train.evaluate_also=a", "the command line: train.evaluate_also is 'a', but it should be a list: [...]"),
         ("train.steps=[", "the value is not valid YAML"),
     ],

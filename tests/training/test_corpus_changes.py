@@ -80,7 +80,7 @@ def assert_corpus_error(process: subprocess.Popen[str], path: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == DataError.exit_code, output
     assert re.search(rf"{path}\S* was (written to|removed) while it was being read: the corpus has changed", output)
-    assert "goes on from its last checkpoint" in output
+    assert "resumes from its last checkpoint" in output
     assert "Traceback" not in output
 
 

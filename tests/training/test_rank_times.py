@@ -1,11 +1,11 @@
-"""The log says who waits for whom, how far the run is, and on which start."""
+"""The log says who waits for whom, how far the run is, and in which attempt."""
 
 import json
-import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ import yaml
 from lucid.distributed.communicators import status_writer
 from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.training import rank_times
-from lucid.training.micro_batches import MicroBatches
 from lucid.training.rank_times import RankClock, Waits
 from lucid.training.reports import waits_for_slowest
 
@@ -102,32 +101,30 @@ def lines_of(run_folder):
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@contextmanager
-def slowed(late):
-    """Let one rank compute for longer than all the others."""
-    plain = MicroBatches.gradients
+def with_made_up_waits(waits):
+    """Let each rank find between two lines that 10 s have passed, and that it has waited so many of them."""
+    return mock.patch.object(RankClock, "restart", lambda clock: (10.0, waits[clock._communicator.rank]))
 
-    def slow(self, *arguments):
-        if self.ddp.partition._communicator.rank == late:
-            time.sleep(0.1)
-        return plain(self, *arguments)
 
-    MicroBatches.gradients = slow
-    try:
-        yield
-    finally:
-        MicroBatches.gradients = plain
+def test_the_rank_that_waits_least_is_named_with_what_the_others_lose(on_ranks, run_file, tmp_path):
+    settings = ("train.steps=6", "train.log_every=3")
+    finished = on_ranks(3, "train", run_file, *settings, within=partial(with_made_up_waits, [4.0, 1.0, 7.0]))
+    assert finished.returncode == 0, finished.stdout
+    lines = [line for line in lines_of(tmp_path / "run") if "loss" in line]
+    assert [line["step"] for line in lines] == [3, 6]
+    for line in lines:
+        found = [line[f"communication_wait{kind}"] for kind in ("", "_max")] + [line["slowest_rank_share"]]
+        assert found == pytest.approx([0.4, 0.7, 0.75])
+        assert line["slowest_rank"] == 1
+    assert finished.stdout.count("waits 30% for rank 1 (") == 2
 
 
 @pytest.mark.parametrize("settings", [(), ("distributed.backend=mpi", "optimizer.sharded=true")])
-def test_the_rank_that_computes_longer_is_named(settings, on_ranks, run_file, tmp_path):
-    settings = ("train.steps=6", "train.log_every=3", *settings)
-    finished = on_ranks(3, "train", run_file, *settings, within=partial(slowed, 1))
+def test_ranks_wait_for_each_other_in_each_window(settings, on_ranks, run_file, tmp_path):
+    finished = on_ranks(2, "train", run_file, "train.steps=6", "train.log_every=3", *settings)
     assert finished.returncode == 0, finished.stdout
-    second = lines_of(tmp_path / "run")[1]  # kernels are compiled in the first
-    assert second["slowest_rank"] == 1
-    assert second["communication_wait_max"] > second["communication_wait"]
-    assert "for rank 1 (" in finished.stdout
+    for line in lines_of(tmp_path / "run")[:2]:
+        assert 0 < line["communication_wait"] <= line["communication_wait_max"] < 1
 
 
 def test_every_line_says_how_far_the_run_is(undisturbed):
@@ -135,7 +132,7 @@ def test_every_line_says_how_far_the_run_is(undisturbed):
     lines = lines_of(run_folder)
     batch = yaml.safe_load((run_folder.parent / "run.yaml").read_text())["train"]["global_batch"]
     assert [line["samples"] for line in lines] == [batch * line["step"] for line in lines]
-    assert {line["start"] for line in lines} == {1}
+    assert {line["attempt"] for line in lines} == {1}
     for before, after in pairwise(lines):
         assert before["time"] <= after["time"]
         assert before["epoch"] / before["samples"] == pytest.approx(after["epoch"] / after["samples"])

@@ -56,7 +56,7 @@ def test_a_run_ends_with_its_time_saved_logged_and_evaluated(run_for, lines, sta
     assert f"finished at step {step} of" in run_for(1, "train.log_every=7")
     *others, evaluation = lines()
     assert others == before[:-1]
-    assert evaluation == before[-1] | {"start": 2, "time": evaluation["time"]}
+    assert evaluation == before[-1] | {"attempt": 2, "time": evaluation["time"]}
 
 
 def test_only_training_time_counts_including_that_of_earlier_attempts(run_for, train_until, lines, state):

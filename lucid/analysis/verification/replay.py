@@ -59,7 +59,7 @@ def find_replay(run: Path, steps: str | None, overrides: Sequence[str], size: in
     within = {step: states[step] for step in states if first < step <= last}
     if first == 0 and config.branch_from is not None:
         raise ConfigError(
-            f"the run goes on from {config.branch_from} (branch_from): replay the steps before its first checkpoint "
+            f"the run branches from {config.branch_from} (branch_from): replay the steps before its first checkpoint "
             f"there, or begin at step {min(within)} here"
         )
     _check_settings_stay(states.get(first), within)
@@ -100,7 +100,7 @@ def _check_settings_stay(start: TrainingState | None, within: Mapping[int, Train
     `start` is the state at its beginning; `within` has those of the checkpoints after it.
     """
     states = list(within.values())
-    # The settings of a start of the run hold from where it began.
+    # The settings of an attempt hold from where it began.
     if start is not None and (states[0].began is None or states[0].began > start.step):
         states.insert(0, start)
     for before, after in pairwise(states):

@@ -186,9 +186,9 @@ def _checkpoints(config: RunConfig) -> Line:
     check_run_folder(folder)
     size, free = checkpoint_bytes(config), shutil.disk_usage(nearest_existing(folder)).free
     forever = train.steps // train.keep_every if train.keep_every else 0
-    kept = min(train.keep_checkpoints + forever, -(-train.steps // train.checkpoint_every)) + train.keep_best
+    kept = min(train.keep_checkpoints + forever, -(-train.steps // train.checkpoint_every)) + train.keeps_best
     most = size * (kept + 1)  # while one is written, there is one more
-    best = ", at an evaluation better than all before," if train.keep_best else ""
+    best = ", at an evaluation better than all before," if train.keeps_best else ""
     return (
         "checkpoints",
         f"{quantity(size, 'B')} each, every {count(train.checkpoint_every, 'step')}{best} and at the end; up to "

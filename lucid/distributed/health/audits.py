@@ -102,4 +102,4 @@ def _sentence(
     wrong = [rank for rank in pair if rank not in agree]
     if not agree:
         return [*pair, third], f"{named([*pair, third])} all compute different gradients from the same numbers"
-    return wrong, f"{named(wrong)} computes other gradients than {named([*agree, third])} from the same numbers"
+    return wrong, f"{named(wrong)} computes different gradients from {named([*agree, third])}, given the same numbers"

@@ -81,7 +81,7 @@ class TrainingState:
     report yet (`Window.totals`). `numerics` is the `numerical_environment`. `training_seconds` is the time of the steps
     alone, without evaluations and checkpoints. `products` are the algorithms of products on GPUs. `past` has the
     stretches with other samples before the present one, in order. `tokens` counts those of all steps, without padding.
-    `ranks` is the number of ranks, `began` the step at which this start of the run began, `software` the `versions`.
+    `ranks` is the number of ranks, `began` the step at which this attempt began, `software` the `versions`.
     Earlier versions noted none of these (None).
     `best` is None before the first evaluation.
     """

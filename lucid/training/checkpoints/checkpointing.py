@@ -31,7 +31,7 @@ class Checkpointing:
             tokenizer = load_tokenizer(run.corpora.tokenizer_folder)
             train = run.config.train
             attempt = run.store.claim(
-                train.keep_checkpoints, run.checkpoint, every=train.keep_every, best=train.keep_best
+                train.keep_checkpoints, run.checkpoint, every=train.keep_every, best=train.keeps_best
             )
             run.attempt = attempt.number
             files = tokenizer_files(tokenizer, run.model.config.max_position_embeddings)

@@ -114,7 +114,8 @@ class CheckpointStore:
             raise CheckpointError(f"{self.folder} has no checkpoint with a held-out loss yet: set train.evaluate_every")
         found = _best(states, newest.best)
         if found is None or states[found].step != newest.best.step:
-            instead = f"the best one that is there is {found}" if found else "train.keep_best keeps it"
+            kept = "train.keep_best and train.patience keep it"
+            instead = f"the best one that is there is {found}" if found else kept
             raise CheckpointError(
                 f"the best checkpoint of {self.folder.parent}, of step {newest.best.step:,}, is not there: {instead}"
             )

@@ -63,7 +63,7 @@ class RunConfig(Settings):
     )
     branch_from: FilePath | None = Field(
         None,
-        description="Run or checkpoint that a new run goes on from where it stands: its step, samples, weights and "
+        description="Run or checkpoint from which a new run branches: it takes over step, samples, weights and "
         "moments. The other run stays as it is.",
     )
     model: BERTConfig = Field(
@@ -176,8 +176,8 @@ class RunConfig(Settings):
         for name, wanted in (("keep_best", self.train.keep_best), ("patience", self.train.patience)):
             if wanted and self.train.evaluate_every is None:
                 raise ValueError(
-                    f"train.{name} is set, but a run without train.evaluate_every evaluates at its end only: set that, "
-                    "too"
+                    f"train.{name} is set, but a run without train.evaluate_every evaluates at its end only: set "
+                    "train.evaluate_every, too"
                 )
 
     def _check_corpora(self) -> None:
@@ -187,7 +187,7 @@ class RunConfig(Settings):
             key = "data.path" if number < len(self.data.folders) else "train.evaluate_also"
             path = os.path.abspath(folder)
             if path in seen:
-                raise ValueError(f"{key} names {folder}, which stands in {seen[path]} already: name a corpus once")
+                raise ValueError(f"{key} names {folder}, which {seen[path]} already names: name a corpus once")
             seen[path] = key
 
     def _check_start(self) -> None:

@@ -182,7 +182,7 @@ class OptimizerSettings(Settings):
         "branch (branch_from) decays.",
     )
     final_learning_rate: NonNegativeNumber = Field(
-        0.0, description="Learning rate at the end of the decay; above 0 if another run continues from this one."
+        0.0, description="Learning rate at the end of the decay; above 0 if another run is to start from this one."
     )
     betas: tuple[Beta, Beta] = Field(
         (0.9, 0.999), description="Decay rates of the first and second moments, each from 0 to below 1."
@@ -285,12 +285,12 @@ class TrainSettings(Settings):
     keep_best: bool = Field(
         False,
         description="Whether the step with the least held-out loss (MLM + NSP) so far has a checkpoint, which is kept "
-        "besides the newest; needs evaluate_every.",
+        "besides the newest; needs evaluate_every. patience keeps it, too.",
     )
     patience: PositiveInteger | None = Field(
         None,
-        description="The run ends after so many evaluations in a row without a smaller held-out loss; needs "
-        "evaluate_every; null: it does not.",
+        description="The run ends after so many evaluations in a row without a smaller held-out loss, and keeps its "
+        "best checkpoint as with keep_best; needs evaluate_every; null: it does not.",
     )
     accept_changed: tuple[Literal["corpus", "tokenizer", "seed"], ...] = Field(
         (), description="What may differ from the checkpoint that a run resumes from: corpus, tokenizer, seed."
@@ -317,6 +317,11 @@ class TrainSettings(Settings):
     tensorboard: bool = Field(
         False, description="Whether metrics are written as TensorBoard events too (extra: tensorboard)."
     )
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best step keeps its checkpoint: a run that patience ends has trained past it."""
+        return self.keep_best or self.patience is not None
 
 
 class DistributedSettings(Settings):
