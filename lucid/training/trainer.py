@@ -60,12 +60,15 @@ class Trainer:
         """
         all_or_none(self.run.communicator, self._open_outputs)
         with self.reports, self._checkpointing, self.batches(self.settings.steps) as batches:
+            if self.run.config.branch_from is not None:
+                # Where the other run stands may change, so the branch keeps where it began.
+                self._checkpointing.save(self._checked_state())
             ended = self.loop(batches, stop)
             if ended and self._window.steps:
                 self._report()
             if ended and self._evaluated != self.run.step:
                 self._evaluate()
-            self._checkpointing.finish(self._checked_state())
+            self._checkpointing.save(self._checked_state())
         return ended
 
     def replay(self, step: int, reported: bool) -> TrainingState:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 import yaml
@@ -82,6 +83,19 @@ def test_its_past_is_known_before_it_begins_and_afterwards(parent, run_file, cap
         after = History.of(*place)
         assert {step: after.at(step).samples_before(step) for step in expected} == expected
         assert after.doubt(range(1, 15)) is None
+
+
+def test_a_branch_stays_where_it_began_though_its_parent_goes_on(parent, train, tmp_path):
+    growing = tmp_path / "growing"
+    shutil.copytree(parent, growing)
+    branch = (*STABLE, "train.steps=14", f"branch_from={growing}")
+    expected = train(1, "branch", *branch)
+    weights_before = weights(tmp_path / "branch")
+    # As after a kill before the next checkpoint, while the parent has gone on beyond the branch's last step.
+    shutil.rmtree(tmp_path / "branch/checkpoints/0001-00000014")
+    train(1, "growing", *STABLE, "train.steps=18")
+    assert train(1, "branch", *branch) == expected
+    assert weights(tmp_path / "branch") == weights_before
 
 
 @pytest.mark.parametrize(

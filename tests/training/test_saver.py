@@ -59,7 +59,7 @@ def steps(store):
 def finish(saver, trained, state):
     """Finish as the trainer does at the end of a run."""
     if not saver.has_saved(state):
-        saver.finish(state, trained[1].state_dict())
+        saver.save(state, trained[1].state_dict())
 
 
 def in_the_way(store, step):

@@ -16,7 +16,7 @@ from lucid.training.setup import Run
 class Checkpointing:
     """Writes the checkpoints of `run`. Within `with checkpointing:`, one may be written in the background.
 
-    All ranks call `begin` and `finish` together, with equal weights.
+    All ranks call `begin` and `save` together, with equal weights.
     """
 
     def __init__(self, run: Run) -> None:
@@ -47,8 +47,8 @@ class Checkpointing:
         elif self._is_sharded:
             self._run.optimizer.state_dict()  # sends this rank's shard to the first
 
-    def finish(self, state: TrainingState) -> None:
-        """Write the last checkpoint, unless there is one of this step. A failure is raised on all ranks."""
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint while training waits, unless there is one of this step. All ranks raise a failure."""
         run, saver = self._run, self._saver
         unsaved = False
         if saver:
@@ -60,7 +60,7 @@ class Checkpointing:
         def write() -> None:
             if saver and unsaved:
                 with self._saving():
-                    saver.finish(state, moments)
+                    saver.save(state, moments)
 
         all_or_none(run.communicator, write)
         if saver:

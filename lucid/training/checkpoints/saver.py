@@ -24,7 +24,8 @@ Arrays = dict[str, np.ndarray]
 class Saver:
     """Saves the state of `model` and `optimizer`, one checkpoint at a time.
 
-    The writing thread calls `report` with one sentence if a checkpoint in the background fails.
+    The run has a checkpoint of step `saved_step` already, unless that is None. The writing thread calls `report` with
+    one sentence if a checkpoint in the background fails.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Saver:
         _copy(self._model.state_dict(), self._weights)
         snapshot = self._snapshot(state, self._weights, self._optimizer.state_dict(self._moments))
         # A daemon thread: a process that has to end at once does not wait for it.
-        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._write_aside, args=(snapshot,), name="checkpoint", daemon=True)
         self._thread.start()
 
     def has_saved(self, state: TrainingState) -> bool:
@@ -72,9 +73,9 @@ class Saver:
         knows_best = state.best == self._saved_best or not self._attempt.keeps_best
         return state.step == self._saved_step and knows_best
 
-    def finish(self, state: TrainingState, moments: Arrays) -> None:
-        """Write the last checkpoint, without copies. Raises `CheckpointError` if it cannot be written."""
-        self._save(self._snapshot(state, self._model.state_dict(), moments))
+    def save(self, state: TrainingState, moments: Arrays) -> None:
+        """Write a checkpoint at once, without copies. Raises `CheckpointError` if it cannot be written."""
+        self._write(self._snapshot(state, self._model.state_dict(), moments))
 
     def wait(self) -> None:
         """Wait for the checkpoint under way, if any."""
@@ -85,13 +86,13 @@ class Saver:
     def _snapshot(self, state: TrainingState, weights: Arrays, moments: Arrays) -> Snapshot:
         return Snapshot(state, self._model.config, weights, moments, self._tokenizer_files)
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write_aside(self, snapshot: Snapshot) -> None:
         try:
-            self._save(snapshot)
+            self._write(snapshot)
         except CheckpointError as error:
             self._report(f"{error}; training goes on, and saves again when the next checkpoint is due")
 
-    def _save(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot) -> None:
         self._attempt.save(snapshot)
         self._saved_step, self._saved_best = snapshot.state.step, snapshot.state.best
 
