@@ -6,6 +6,9 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from lucid.distributed import Communicator, gather_rows
+from lucid.models import BERTConfig
+from lucid.models.bert.flops import forward_flops
+from lucid.training.micro_batches import LocalBatch
 from lucid.training.rank_times import RankClock, Waits
 
 # Loss, correct predictions and labels of MLM, then of NSP.
@@ -40,13 +43,15 @@ class Window:
         mlm_loss, mlm_correct, nsp_loss, nsp_correct = sums
         self._sums += [mlm_loss, mlm_correct, masked_tokens, nsp_loss, nsp_correct, pairs]
 
-    def add_step(self, data_wait: float, tokens: int, flops: int) -> None:
-        """Count a step that waited `data_wait` seconds for its batch. `tokens` and FLOPs are those of this rank."""
+    def add_step(self, data_wait: float, batch: LocalBatch, model: BERTConfig) -> None:
+        """Count a step of `model` that waited `data_wait` seconds for its batch, this rank's part."""
+        lengths = batch.batch.sequence_lengths
+        tokens = int(lengths.sum())
         self.steps += 1
         self._data_wait += data_wait
         self._tokens += tokens
         self._run_tokens += tokens
-        self._flops += flops
+        self._flops += forward_flops(model, lengths, batch.masked_tokens).training
 
     def totals(self) -> tuple[WindowSums, int | None]:
         """Return the sums over all ranks, and the tokens of the run so far, if they are known. All ranks call this.

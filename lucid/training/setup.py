@@ -29,10 +29,12 @@ from lucid.training.counts.kept import KeptCounts
 from lucid.training.estimates import check_run_fits
 from lucid.training.log_window import WindowSums
 from lucid.training.micro_batch_size import with_chosen_micro_batch
+from lucid.training.micro_batches import MicroBatches
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.run_folder import check_run_folder
 from lucid.training.start import Start, changed_environment, find_start
+from lucid.training.trial import tried
 
 
 @dataclass
@@ -49,8 +51,8 @@ class Run:
     # What the first rank's checkpoints note about earlier settings.
     past: list[Past] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
-    # Whether `train.micro_batch` was auto; the number in its place is still to be tried.
-    tries_micro_batch: bool = False
+    # What has tried the size of the micro-batches, if `train.micro_batch` was auto.
+    micro_batches: MicroBatches | None = None
     step: int = 0
     # The step at which this attempt begins.
     began: int = 0
@@ -134,7 +136,7 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     call this; a `LucidError` on one rank is raised on all.
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
-    tries_micro_batch = config.train.micro_batch == AUTO
+    is_to_try = config.train.micro_batch == AUTO
     config = with_chosen_micro_batch(config, communicator)
     corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store, at))
     check_same_corpora(corpora, communicator)
@@ -152,12 +154,16 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     optimizer = _optimizer(config, ddp.partition)
     run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, start.past, start.messages)
-    run.tries_micro_batch = tries_micro_batch
     run.software = versions() if run.is_first else {}
     _restore(run, checkpoint)
     run.best = of_first_rank(communicator, start.best, corpora.held_out_samples)
     # Reading a checkpoint took three times the memory of the weights.
     backend.return_freed_memory()
+    if is_to_try:
+        run.config, run.micro_batches = tried(config, ddp, corpora, communicator)
+        size = run.config.largest_micro_batch(communicator.size)
+        tokens = size * config.data.sequence_length
+        run.messages.append(f"train.micro_batch is auto: {size:,} at once, {tokens:,} tokens at most")
     return run
 
 

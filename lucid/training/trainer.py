@@ -15,7 +15,6 @@ from lucid.data import Loader
 from lucid.distributed import Stop, StopRequest, agreed, all_or_none, find_drift
 from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
-from lucid.models.bert.flops import forward_flops
 from lucid.optim import clip_scale, norm_of, squared_gradients
 from lucid.training.audits import Audits
 from lucid.training.checkpoints.best import best_after
@@ -40,7 +39,7 @@ class Trainer:
 
     def __init__(self, run: Run, reports: Reports | None = None) -> None:
         self.run = run
-        self._micro_batches = micro_batches_of(run)
+        self._micro_batches = run.micro_batches or micro_batches_of(run.config, run.ddp, run.communicator)
         self.settings = run.config.train
         self._schedule = schedule_of(run.config)
         self._dealer = Dealer(run.config, run.corpora.train, run.communicator.size)
@@ -119,9 +118,7 @@ class Trainer:
             fetching = time.perf_counter()
             following = next(batches, None)
             data_wait = time.perf_counter() - fetching
-            lengths = batch.batch.sequence_lengths
-            flops = forward_flops(run.config.model, lengths, batch.masked_tokens)
-            self._window.add_step(data_wait, int(lengths.sum()), flops.training)
+            self._window.add_step(data_wait, batch, run.config.model)
             message = self._announce(following, stop)
             self._step(batch, control, progress)
             run.training_seconds += time.perf_counter() - began
@@ -161,8 +158,8 @@ class Trainer:
         sums = self._micro_batches.gradients(batch, run.step, *weights)
         squares = squared_gradients(run.ddp.partition)
         sums[-1] = norm = norm_of(squares)
-        scale, measured = clip_scale(norm, run.config.optimizer.max_gradient_norm), self._is_reported(run.step + 1)
-        changes = run.optimizer.step(learning_rate, scale, measured)
+        scale = clip_scale(norm, run.config.optimizer.max_gradient_norm)
+        changes = run.optimizer.step(learning_rate, scale, measured=self._is_reported(run.step + 1))
         outcome = Outcome(
             step=run.step,
             learning_rate=learning_rate,

@@ -5,14 +5,16 @@ import numpy as np
 from lucid import random
 from lucid.backend import CPU
 from lucid.data import Batch
-from lucid.distributed import agreed
+from lucid.distributed import Communicator, DistributedDataParallel, agreed
 from lucid.errors import ConfigError, TrainingError
 from lucid.kernels.masking import IGNORE_INDEX
+from lucid.models import BERTForPreTraining
+from lucid.training.config import RunConfig
+from lucid.training.corpora import Corpora
 from lucid.training.estimates import masked_tokens, memory
 from lucid.training.graphs import GraphedMicroBatches
 from lucid.training.micro_batch_size import least
 from lucid.training.micro_batches import LocalBatch, MicroBatches, StepInputs
-from lucid.training.setup import Run
 
 _NO_ROOM = (
     "a rank has no memory for a single sequence: set train.recompute to layer, start fewer ranks on a host, or lower "
@@ -20,57 +22,68 @@ _NO_ROOM = (
 )
 
 
-def micro_batches_of(run: Run) -> MicroBatches:
-    """Return the object that runs the micro-batches of `run` on its device. All ranks call this.
-
-    If lucid has chosen their size, each rank tries one first. While it does not fit into the memory of any rank, all
-    ranks halve it, in the settings of `run`; nothing else changes. Raises an agreed `ConfigError` if a single sequence
-    does not fit.
-    """
-    if not run.tries_micro_batch:
-        return _made(run)
-    while True:
-        size = run.config.largest_micro_batch(run.communicator.size)
-        try:
-            made = _made(run)
-            _try(run, made, size)
-            fitting = size
-        except (MemoryError, TrainingError):
-            fitting = size // 2
-        fits_all = least(run.communicator, fitting)
-        if fits_all == size:
-            length = run.config.data.sequence_length
-            run.messages.append(f"train.micro_batch is auto: {size:,} at once, {size * length:,} tokens at most")
-            return made
-        if fits_all == 0:
-            raise agreed(ConfigError(_NO_ROOM))
-        run.config = run.config.with_micro_batch(fits_all)
-
-
-def _made(run: Run) -> MicroBatches:
-    train = run.config.train
-    if run.model.device == CPU:
-        return MicroBatches(run.ddp, train.seed)
+def micro_batches_of(
+    config: RunConfig, ddp: DistributedDataParallel[BERTForPreTraining], communicator: Communicator
+) -> MicroBatches:
+    """Return the object that runs the micro-batches of a run on the device of `communicator`."""
+    train = config.train
+    if communicator.device == CPU:
+        return MicroBatches(ddp, train.seed)
     # The exact reduction lets each backward write to another buffer.
     graphs = train.cuda_graphs and train.reduction == "fast"
-    activations = memory(run.config, run.communicator.size).rank["activations"]
-    return GraphedMicroBatches(run.ddp, train.seed, run.communicator, graphs, activations)
+    activations = memory(config, communicator.size).rank["activations"]
+    return GraphedMicroBatches(ddp, train.seed, communicator, graphs, activations)
 
 
-def _try(run: Run, micro_batches: MicroBatches, size: int) -> None:
+def tried(
+    config: RunConfig, ddp: DistributedDataParallel[BERTForPreTraining], corpora: Corpora, communicator: Communicator
+) -> tuple[RunConfig, MicroBatches]:
+    """Return the settings with a micro-batch that each rank has computed, and what has computed it.
+
+    All ranks call this. While the size in `config` does not fit into the memory of any rank, all ranks halve it;
+    nothing else changes. Raises an agreed `ConfigError` if a single sequence does not fit.
+    """
+    while True:
+        size = config.largest_micro_batch(communicator.size)
+        made = _fitting(config, ddp, corpora, communicator, size)
+        fits_all = least(communicator, size // 2 if made is None else size)
+        if made is not None and fits_all == size:
+            return config, made
+        if fits_all == 0:
+            raise agreed(ConfigError(_NO_ROOM))
+        made = None  # gives its memory back
+        config = config.with_micro_batch(fits_all)
+
+
+def _fitting(
+    config: RunConfig,
+    ddp: DistributedDataParallel[BERTForPreTraining],
+    corpora: Corpora,
+    communicator: Communicator,
+    size: int,
+) -> MicroBatches | None:
+    """Return what has computed a micro-batch of `size` sequences on this rank, None if there was no memory for it."""
+    try:
+        made = micro_batches_of(config, ddp, communicator)
+        _try(config, made, corpora.train.samplers[0].corpus.special_tokens.mask, size)
+    except (MemoryError, TrainingError):
+        return None
+    return made
+
+
+def _try(config: RunConfig, micro_batches: MicroBatches, token: int, size: int) -> None:
     """Run forward and backward of `size` sequences of the full length. Their gradients are forgotten."""
-    config, length = run.config, run.config.data.sequence_length
-    token = run.corpora.train.samplers[0].corpus.special_tokens.mask
+    ddp, length = micro_batches.ddp, config.data.sequence_length
     ids, ones = np.full((size, length), token, np.int32), np.ones((size, length), np.int32)
     labels = np.full_like(ids, IGNORE_INDEX)
     labels[:, : masked_tokens(config, config.masking_rate.largest)] = token
     pairs = np.full(size, 0 if config.data.nsp else IGNORE_INDEX, np.int32)
     batch = Batch(ids, ones, np.zeros_like(ids), labels, pairs, np.arange(size))
     (part,) = LocalBatch.split(batch, size).micro_batches
-    inputs = StepInputs(random.Coordinates.of(config.train.seed, run.step, part.samples), 1.0, 1.0)
-    run.ddp.zero_grad()
+    inputs = StepInputs(random.Coordinates.of(config.train.seed, 0, part.samples), 1.0, 1.0)
+    ddp.zero_grad()
     try:
-        with run.ddp.accumulate():
+        with ddp.accumulate():
             micro_batches.run(part.rows, inputs, (True, False))
     finally:
-        run.ddp.zero_grad()
+        ddp.zero_grad()

@@ -18,7 +18,6 @@ from lucid.training.estimates import memory
 from lucid.training.micro_batch_size import chosen_micro_batch
 from lucid.training.micro_batches import MicroBatches
 from lucid.training.setup import open_run
-from lucid.training.trainer import Trainer
 
 AUTO = "train.micro_batch=auto"
 LARGE = ("data.sequence_length=32", "train.global_batch=1000", AUTO)
@@ -83,12 +82,12 @@ def test_what_does_not_fit_on_one_rank_is_halved_on_all_and_leaves_no_trace(on_r
 
 
 def test_a_host_without_room_for_one_sequence_is_told_so(monkeypatch, run_file):
-    def never(run, micro_batches, size):
+    def never(*_):
         raise MemoryError
 
     monkeypatch.setattr(trial, "_try", never)
     with pytest.raises(ConfigError, match=r"a rank has no memory for a single sequence: set train\.recompute to layer"):
-        Trainer(open_run(load(run_file, [AUTO]), SingleCommunicator()))
+        open_run(load(run_file, [AUTO]), SingleCommunicator())
 
 
 def test_the_exact_reduction_asks_for_a_number(run_file):
