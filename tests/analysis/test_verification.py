@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lucid.analysis.verification.replay import find_replay
+from lucid.errors import ConfigError
 from lucid.files import sha256_of
 from lucid.training.trainer import Trainer
 
@@ -150,6 +152,12 @@ def test_what_cannot_be_replayed_is_refused_in_a_sentence(on_ranks, copied, corp
     assert f"was trained with another corpus than {corpus_folder}" in refusal()
     write_state(last, config={**config, "train": config["train"] | {"reduction": "fast", "max_hours": 1.0}})
     assert "the learning rate follows the clock: no replay gives the same bits" in refusal()
+
+
+def test_only_the_folder_of_a_run_with_a_checkpoint_is_replayed(run_file, tmp_path):
+    for path in (run_file, tmp_path / "gone", tmp_path):
+        with pytest.raises(ConfigError, match="is not the folder of a run that has a checkpoint"):
+            find_replay(path, None, (), 1)
 
 
 def test_another_numerical_environment_is_reported(on_ranks, copied):

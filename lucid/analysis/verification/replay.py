@@ -14,6 +14,7 @@ from typing import Any
 from lucid.analysis.samples import open_same_corpora
 from lucid.errors import CheckpointError, ConfigError
 from lucid.training.checkpoints.checkpoint import TrainingState, read_state
+from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, from_dict
 from lucid.training.history import History
 from lucid.training.start import difference
@@ -51,6 +52,8 @@ def find_replay(run: Path, steps: str | None, overrides: Sequence[str], size: in
 
     Raises a `LucidError` if `size` ranks cannot replay it bit for bit, or nothing notes how it was trained.
     """
+    if not CheckpointStore(run / "checkpoints").has_any():
+        raise ConfigError(f"{run} is not the folder of a run that has a checkpoint: give one")
     history = History.of(run, overrides)
     states = {step: read_state(folder) for step, folder in sorted(history.checkpoints.items())}
     first, last = _ends(run, steps, list(states))
