@@ -48,6 +48,7 @@ MAY_IMPORT = {
         "optim",
         "data",
         "launch.limits",
+        "launch.rank_status",
         "distributed",
     },
     "analysis": {"files", "backend", "kernels", "models", "data", "optim", "distributed", "training"},

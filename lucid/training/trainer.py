@@ -31,6 +31,7 @@ from lucid.training.reports import FirstRankReports, Reports
 from lucid.training.schedule import schedule_of
 from lucid.training.setup import Run
 from lucid.training.step_message import ControlMessage, StepControl
+from lucid.training.trace import Trace
 from lucid.training.trial import micro_batches_of
 
 
@@ -48,6 +49,7 @@ class Trainer:
         self._outcomes = Outcomes(run, self._window, self._norms)
         self._checkpointing = Checkpointing(run)
         self._audits = Audits(run, self._micro_batches)
+        self._trace = Trace(run, self._micro_batches, self._window)
         self.reports = reports or Reports()
         self._replicas_checked = run.step
         self._evaluated = -1
@@ -58,11 +60,12 @@ class Trainer:
         Return whether the run has ended. In any case the last step taken is in a checkpoint afterwards.
         """
         all_or_none(self.run.communicator, self._open_outputs)
-        with self.reports, self._checkpointing, self.batches(self.settings.steps) as batches:
+        tracing = self._trace.armed(self.reports.say)
+        with self.reports, self._checkpointing, tracing, self.batches(self.settings.steps) as batches:
             if self.run.config.branch_from is not None:
                 # Where the other run stands may change, so the branch keeps where it began.
                 self._checkpointing.save(self._checked_state())
-            ended = self.loop(batches, stop)
+            ended = self.loop(self._trace.fetched(batches), stop)
             if ended and self._window.steps:
                 self._report()
             if ended and self._evaluated != self.run.step:
@@ -93,7 +96,7 @@ class Trainer:
         """Return this rank's parts of the global batches, from the present step to before step `stop`."""
         run, data = self.run, self.run.config.data
         make_batch = partial(self._local_batch, run.step, run.samples_consumed)
-        return Loader(make_batch, run.step, stop, data.workers, data.prefetch)
+        return Loader(self._trace.making(make_batch), run.step, stop, data.workers, data.prefetch)
 
     def _local_batch(self, first_step: int, first_sample: int, step: int, rank: int | None = None) -> LocalBatch:
         """Return the part of the global batch of `step` that `rank`, or else this one, has. Threads call this."""
@@ -108,6 +111,7 @@ class Trainer:
         following = next(batches, None)
         message = self._announce(following, stop)
         while following is not None and message is not None:
+            self._trace.before_step()
             began = time.perf_counter()
             batch, control = following, message.wait()
             progress = self._schedule.progress(run.step, control.seconds)

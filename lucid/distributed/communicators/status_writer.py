@@ -6,7 +6,7 @@ after a rank was killed, when the rank itself can report nothing. The log reads 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from lucid.launch import rank_status
@@ -17,7 +17,7 @@ class StatusWriter:
     """The status of this process. Any thread may read it, and report the end; one thread writes the rest.
 
     `seconds_waited` is how long the rank has waited in collectives so far, in host time: for ranks that come later, for
-    messages, and for sums that are made in the wait.
+    messages, and for sums that are made in the wait. `on_wait`, if set, hears of each wait when it has ended.
     """
 
     def __init__(self, rank: int, ranks: int) -> None:
@@ -26,6 +26,7 @@ class StatusWriter:
         self._step, self._phase, self._warm, self._end_reported = -1, "", False, False
         self._wait = Wait()
         self.seconds_waited, self._bucket = 0.0, -1
+        self.on_wait: Callable[[Wait], None] | None = None
         self._write_header()
 
     @property
@@ -72,6 +73,8 @@ class StatusWriter:
                 self.seconds_waited += ended - began
             self._wait = wait._replace(ended=ended)
             rank_status.write_end_of_wait(self._page, wait, ended)
+            if self.on_wait is not None:
+                self.on_wait(self._wait)
 
     @contextmanager
     def of_bucket(self, number: int) -> Iterator[None]:

@@ -33,6 +33,7 @@ _WITHOUT_EFFECT = {
     *(f"train.{key}" for key in ("threads_per_rank", "device", "cuda_graphs", "recompute", "check_replicas_every")),
     *(f"train.{key}" for key in ("audit_every", "balance", "keep_every", "keep_best", "patience")),
     *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
+    "train.trace",
     *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds")),
     *(f"distributed.{key}" for key in ("backend", "bucket_megabytes")),
 }
@@ -118,6 +119,7 @@ class RunConfig(Settings):
             )
         self._check_device()
         self._check_checkpoints()
+        self._check_trace()
         return self
 
     def _check_schedule(self) -> None:
@@ -179,6 +181,14 @@ class RunConfig(Settings):
                     f"train.{name} is set, but a run without train.evaluate_every evaluates at its end only: set "
                     "train.evaluate_every, too"
                 )
+
+    def _check_trace(self) -> None:
+        first, last = self.train.trace or (1, 1)
+        if first > last or last > self.train.steps:
+            raise ValueError(
+                f"train.trace is [{first}, {last}], but a trace goes from one step to the same or a later one, up to "
+                f"train.steps ({self.train.steps})"
+            )
 
     def _check_corpora(self) -> None:
         """Refuse a corpus that is named twice."""

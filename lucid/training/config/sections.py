@@ -314,6 +314,11 @@ class TrainSettings(Settings):
         description="Seconds that ranks wait for a missing one before the run ends; six times as long while it starts, "
         "evaluates or saves; 0: no limit.",
     )
+    trace: tuple[PositiveInteger, PositiveInteger] | None = Field(
+        None,
+        description="First and last step of a trace, a file trace-FIRST-LAST.json.gz in run_folder that shows on a "
+        "time line what each rank did when; null: none.",
+    )
     tensorboard: bool = Field(
         False, description="Whether metrics are written as TensorBoard events too (extra: tensorboard)."
     )
