@@ -117,33 +117,33 @@ def _record_gradients(replace: Callable[..., None], run: Run, micro_batches: Mic
     backward = _Backward(recorder)
     numbers, gradients_ended = 0, 0.0
 
-    def gradients(function: Callable[..., Any], *arguments: Any) -> Any:
+    def gradients(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         nonlocal numbers, gradients_ended
         numbers = 0
         with recorder.span("gradients"):
-            result = function(*arguments)
+            result = function(*arguments, **options)
         gradients_ended = time.monotonic()
         return result
 
-    def micro_batch(function: Callable[..., Any], *arguments: Any) -> Any:
+    def micro_batch(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         nonlocal numbers
         with recorder.span("micro-batch", number=numbers):
-            result = function(*arguments)
+            result = function(*arguments, **options)
             backward.end()
         numbers += 1
         return result
 
-    def losses(function: Callable[..., Any], *arguments: Any) -> Any:
+    def losses(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         with recorder.span("forward"):
-            result = function(*arguments)
+            result = function(*arguments, **options)
         if run.model.training:
             backward.begin()
         return result
 
-    def update(function: Callable[..., Any], *arguments: Any) -> Any:
+    def update(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         recorder.add("clipping", gradients_ended, time.monotonic())
         with recorder.span("optimizer"):
-            return function(*arguments)
+            return function(*arguments, **options)
 
     replace(micro_batches, "gradients", lambda function: partial(gradients, function))
     replace(micro_batches, "run", lambda function: partial(micro_batch, function))
