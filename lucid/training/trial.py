@@ -25,9 +25,9 @@ _NO_ROOM = (
 def micro_batches_of(
     config: RunConfig, ddp: DistributedDataParallel[BERTForPreTraining], communicator: Communicator
 ) -> MicroBatches:
-    """Return the object that runs the micro-batches of a run on the device of `communicator`."""
+    """Return the object that runs the micro-batches of a run on the device of its model."""
     train = config.train
-    if communicator.device == CPU:
+    if ddp.module.device == CPU:
         return MicroBatches(ddp, train.seed)
     # The exact reduction lets each backward write to another buffer.
     graphs = train.cuda_graphs and train.reduction == "fast"
