@@ -88,10 +88,12 @@ run_ranks() {
         "$python" -P -m lucid.launch.rank_parent -P -m mpi4py -m lucid "$@"
 }
 
-# If site.env says so, runs `lucid doctor` on all ranks before the first start of a job. The job ends if the doctor
-# finds an error: so broken nodes show in half a minute, and not the next morning.
+# If site.env says so, runs `lucid doctor` on all ranks before the first start of a job, and before each start on a range
+# of nodes, of which a job gets other ones each time. The job ends if the doctor finds an error: so broken nodes show in
+# half a minute, and not the next morning.
 check_nodes() {
-    if [[ -n ${CHECK_NODES:-} && ${SLURM_RESTART_COUNT:-0} == 0 ]]; then
+    [[ -n ${CHECK_NODES:-} ]] || return 0
+    if [[ ${SLURM_RESTART_COUNT:-0} == 0 || -n ${LUCID_RANKS_PER_NODE:-} ]]; then
         (run_ranks doctor) || fail "lucid doctor has found errors on $SLURM_JOB_NODELIST, and training was not started"
     fi
 }

@@ -10,7 +10,8 @@ import numpy as np
 from lucid.backend import CPU, gpu_library
 from lucid.distributed import Communicator, gather_rows
 from lucid.launch.limits import HostMemory
-from lucid.training.config import RunConfig
+from lucid.training.checkpoints.checkpoint import TrainingState
+from lucid.training.config import RunConfig, from_dict
 from lucid.training.config.sections import AUTO
 from lucid.training.estimates import memory
 
@@ -20,10 +21,14 @@ _PART_OF_FREE = 0.8
 _ENOUGH_TOKENS = 4096
 
 
-def with_chosen_micro_batch(config: RunConfig, communicator: Communicator) -> RunConfig:
+def with_chosen_micro_batch(
+    config: RunConfig, communicator: Communicator, newest: TrainingState | None = None
+) -> RunConfig:
     """Return the settings with a number in place of `auto`, the smallest that any rank chooses. All ranks call this.
 
-    Each rank counts itself and the ranks before it, so the last one of a host counts all.
+    Each rank counts itself and the ranks before it, so the last one of a host counts all. The first rank of a run that
+    resumes gives its `newest` state: on as many ranks as before, the number stays if memory has room for it, so that
+    the run continues with the same bits.
     """
     if config.train.micro_batch != AUTO:
         return config
@@ -31,7 +36,19 @@ def with_chosen_micro_batch(config: RunConfig, communicator: Communicator) -> Ru
         free, ranks = HostMemory.read().free, communicator.local_rank + 1
     else:
         free, ranks = gpu_library().cuda.runtime.memGetInfo()[0], 1
-    return config.with_micro_batch(least(communicator, chosen_micro_batch(config, communicator.size, free, ranks)))
+    chosen = chosen_micro_batch(config, communicator.size, free, ranks)
+    before = _number_before(config, communicator.size, newest) if newest else None
+    return config.with_micro_batch(least(communicator, chosen if before is None else min(before, chosen)))
+
+
+def _number_before(config: RunConfig, size: int, newest: TrainingState) -> int | None:
+    """Return the number with which a run trained so far, None if `size` or other settings that matter differ."""
+    before = from_dict(newest.config)
+    number = before.micro_batch
+    if number is None or newest.ranks != size or before.train.device != config.train.device:
+        return None
+    same = before.sample_settings == config.with_micro_batch(number).sample_settings
+    return number if same else None
 
 
 def chosen_micro_batch(config: RunConfig, size: int, free: int, ranks: int = 1) -> int:

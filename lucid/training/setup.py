@@ -20,7 +20,7 @@ from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.optim.partition import Partition
 from lucid.training.checkpoints.best import Best, of_first_rank
-from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, Past, TrainingState
+from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.config.sections import AUTO
@@ -33,7 +33,7 @@ from lucid.training.micro_batches import MicroBatches
 from lucid.training.numerical_environment import numerical_environment
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.run_folder import check_run_folder
-from lucid.training.start import Start, changed_environment, find_start
+from lucid.training.start import Start, changed_environment, find_start, past_of
 from lucid.training.trial import tried
 
 
@@ -48,8 +48,8 @@ class Run:
     optimizer: MomentOptimizer
     store: CheckpointStore
     inherited: Inherited = field(default_factory=Inherited)
-    # What the first rank's checkpoints note about earlier settings.
-    past: list[Past] = field(default_factory=list)
+    # On the first rank: the state from which this attempt resumes or branches.
+    before: TrainingState | None = None
     messages: list[str] = field(default_factory=list)
     # What has tried the size of the micro-batches, if `train.micro_batch` was auto.
     micro_batches: MicroBatches | None = None
@@ -112,7 +112,7 @@ class Run:
             config=self.config.as_dict(),
             products=choices_so_far(self.communicator) if times_products(self.ddp) else ProductChoices(),
             inherited=self.inherited.after_training(self.config.data.nsp),
-            past=self.past,
+            past=past_of(self.config, self.corpora, self.before) if self.before else [],
             tokens=tokens,
             ranks=self.communicator.size,
             began=self.began,
@@ -137,7 +137,9 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     """
     store, device = CheckpointStore(config.run_folder / "checkpoints"), communicator.device
     is_to_try = config.train.micro_batch == AUTO
-    config = with_chosen_micro_batch(config, communicator)
+    if is_to_try:
+        newest = all_or_none(communicator, lambda: store.newest_state() if communicator.rank == 0 else None)
+        config = with_chosen_micro_batch(config, communicator, newest)
     corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store, at))
     check_same_corpora(corpora, communicator)
     checkpoint = start.checkpoint
@@ -153,7 +155,8 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     if times_products(ddp):
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     optimizer = _optimizer(config, ddp.partition)
-    run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, start.past, start.messages)
+    before = checkpoint.state if checkpoint else None
+    run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, before, start.messages)
     run.software = versions() if run.is_first else {}
     _restore(run, checkpoint)
     run.best = of_first_rank(communicator, start.best, corpora.held_out_samples)

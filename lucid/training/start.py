@@ -1,7 +1,7 @@
 """Finds what a run starts from: its own newest checkpoint, another run's, or a model; checks that it fits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from lucid.data import Corpus, load_tokenizer, tokenizer_hash
@@ -21,12 +21,11 @@ from lucid.training.numerical_environment import numerical_environment
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from: a checkpoint, if any; what it inherits; its past; its best; and messages for the user."""
+    """What a run starts from: a checkpoint, if any; what it inherits; its best; and messages for the user."""
 
     checkpoint: Checkpoint | None
     inherited: Inherited
     messages: list[str]
-    past: list[Past] = field(default_factory=list)
     best: Best | None = None
 
 
@@ -37,11 +36,10 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
     """
     checkpoint, problems = store.newest() if at is None else (store.at(at), [])
     messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
-    inherited, past, best = Inherited(untrained=list(PARTS)), [], None
+    inherited, best = Inherited(untrained=list(PARTS)), None
     if checkpoint is not None:
         messages.extend(_check_same_run(config, corpora, checkpoint, "choose another run_folder"))
         messages.append(f"resumes from step {checkpoint.state.step:,} ({checkpoint.folder})")
-        past = _past(config, corpora, checkpoint.state)
         best = checkpoint.state.best
         if best is not None and best.samples != corpora.held_out_samples:
             messages.append(f"the best held-out loss (step {best.step:,}) was on other samples: it is sought anew")
@@ -50,7 +48,6 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
         checkpoint = find_checkpoint(config.branch_from)
         messages.extend(_check_same_run(config, corpora, checkpoint, "choose another branch_from"))
         messages.append(f"branches from step {checkpoint.state.step:,} of {checkpoint.folder}")
-        past = _past(config, corpora, checkpoint.state)
     elif config.initial_checkpoint is not None:
         checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
         messages.append(f"starts with the weights and moments of {checkpoint.folder}")
@@ -59,11 +56,11 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
         files, remarks = read_files(config.initial_model, config.model.max_position_embeddings)
         inherited = Inherited(list(weights.missing), files)
         messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *new_tokens, *remarks]
-    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages, past, best)
+    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages, best)
 
 
-def _past(now: RunConfig, corpora: Corpora, state: TrainingState) -> list[Past]:
-    """Return the past of a run that resumes or branches from `state`, as its next checkpoints note it."""
+def past_of(now: RunConfig, corpora: Corpora, state: TrainingState) -> list[Past]:
+    """Return the past of a run with settings `now` that resumes or branches from `state`, for its checkpoints."""
     if state.step == 0:
         return []
     if state.past is None:

@@ -300,18 +300,21 @@ def test_a_job_needs_as_many_ranks_as_gpus(run):
 
 
 @pytest.mark.parametrize(
-    ("restarts", "ends", "code", "commands"),
+    ("restarts", "of_range", "ends", "code", "commands"),
     [
-        ("0", "[[ $* == *doctor ]]", 1, ["doctor", "train"]),
-        ("0", "[[ $* != *doctor ]]", 2, ["doctor"]),
-        ("1", "[[ $* != *doctor ]]", 0, ["train"]),
+        ("0", {}, "[[ $* == *doctor ]]", 1, ["doctor", "train"]),
+        ("0", {}, "[[ $* != *doctor ]]", 2, ["doctor"]),
+        ("1", {}, "[[ $* != *doctor ]]", 0, ["train"]),
+        # A range of nodes: each start may get other ones.
+        ("1", {"LUCID_RANKS_PER_NODE": "1"}, "[[ $* != *doctor ]]", 2, ["doctor"]),
     ],
 )
-def test_nodes_are_checked_before_the_first_start_if_the_site_says_so(run, home, restarts, ends, code, commands):
+def test_nodes_are_checked_before_they_are_first_used_if_the_site_says_so(
+    run, home, restarts, of_range, ends, code, commands
+):
     (home / "slurm" / "site.env").write_text(f"{SITE}CHECK_NODES=yes\n")
-    finished = run(
-        "slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, SLURM_RESTART_COUNT=restarts, **IN_A_JOB | ONE_RANK
-    )
+    job = IN_A_JOB | ONE_RANK | of_range
+    finished = run("slurm/pretrain_cpu.sbatch", "run.yaml", ENDS=ends, SLURM_RESTART_COUNT=restarts, **job)
     assert finished.returncode == code
     assert re.findall(r"-m lucid (\w+)", finished.stdout) == commands
     said = "lucid doctor has found errors on node[1-2], and training was not started"

@@ -2,16 +2,18 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
 from test_ranks import assert_same_curve
 
 from lucid.cli import main
-from lucid.distributed import announced
+from lucid.distributed import StopRequest, announced
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
-from lucid.training import trial
+from lucid.training import micro_batch_size, run, trial
+from lucid.training.checkpoints.checkpoint import read_state
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import load
 from lucid.training.estimates import memory
@@ -79,6 +81,49 @@ def test_what_does_not_fit_on_one_rank_is_halved_on_all_and_leaves_no_trace(on_r
         assert ("train.micro_batch is auto: 3 at once, 96 tokens at most\n" in finished.stdout) == (size == AUTO)
         found.append((losses(folder), (find_model(folder) / "model.safetensors").read_bytes()))
     assert found[0] == found[1]
+
+
+@pytest.fixture
+def resumed(run_file, tmp_path, monkeypatch):
+    """A function that trains the run on one rank to a step, with memory for so many samples; returns its last state."""
+
+    def resumed(steps, room, *overrides):
+        monkeypatch.setattr(micro_batch_size, "chosen_micro_batch", lambda *_: room)
+        config = load(run_file, (AUTO, "optimizer.warmup_steps=0", f"train.steps={steps}", *overrides))
+        assert run(config, SingleCommunicator(), StopRequest()) == 0
+        return read_state(find_model(tmp_path / "run"))
+
+    return resumed
+
+
+def numbers(state):
+    """Return the number with which a run trains now, and those of its past."""
+    return state.config["train"]["micro_batch"], [past.config["train"]["micro_batch"] for past in state.past]
+
+
+def test_a_resumed_run_keeps_its_number_while_memory_has_room_for_it(resumed):
+    assert numbers(resumed(2, 3)) == (3, [])
+    assert numbers(resumed(4, 12)) == (3, [])
+    assert numbers(resumed(6, 2)) == (2, [3])
+    assert numbers(resumed(8, 3)) == (2, [3])
+    assert numbers(resumed(10, 6, "train.global_batch=6")) == (6, [3, 2])
+
+
+def test_another_number_of_ranks_chooses_anew(resumed, run_file, monkeypatch):
+    state, config = resumed(2, 3), load(run_file, [AUTO])
+    monkeypatch.setattr(micro_batch_size, "chosen_micro_batch", lambda *_: 12)
+    for newest, expected in ((state, 3), (replace(state, ranks=2), 12), (replace(state, ranks=None), 12)):
+        found = micro_batch_size.with_chosen_micro_batch(config, SingleCommunicator(), newest)
+        assert found.micro_batch == expected, newest.ranks
+
+
+def test_the_past_notes_a_number_only_if_steps_were_taken_with_it(resumed):
+    assert numbers(resumed(2, 12)) == (12, [])
+    with memory_for_three():
+        assert numbers(resumed(4, 12)) == (3, [12])
+        # One that is halved at each start is always the same.
+        assert numbers(resumed(6, 12, "data.mlm_probability=0.2")) == (3, [12, 3])
+        assert numbers(resumed(8, 12, "data.mlm_probability=0.2")) == (3, [12, 3])
 
 
 def test_a_host_without_room_for_one_sequence_is_told_so(monkeypatch, run_file):

@@ -34,7 +34,8 @@ class Best:
 def best_after(best: Best | None, step: int, loss: float, samples: str) -> Best | None:
     """Return the best after an evaluation of `step`, which may repeat the last one: that counts once.
 
-    A loss that is NaN, or equal to the best, is no improvement. Losses on other samples are not compared.
+    A loss that is NaN, or equal to the best, is no improvement. Losses on other samples are not compared. There is no
+    best, and no evaluation counts, until a loss is finite.
     """
     if best is None or best.samples != samples:
         return Best(step, loss, step, 0, samples) if math.isfinite(loss) else None

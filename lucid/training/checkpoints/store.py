@@ -78,6 +78,10 @@ class CheckpointStore:
             raise self._unusable(problems[0])
         return states, problems
 
+    def newest_state(self) -> TrainingState | None:
+        """Return the newest state, if any; its checkpoint may be damaged. Raises `CheckpointError` as `newest` does."""
+        return next(iter(self.states()[0].values()), None)
+
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest whole checkpoint, if any, and one sentence about each newer checkpoint that is damaged.
 
