@@ -8,9 +8,10 @@ from pathlib import Path
 from lucid.analysis.samples import Losses, Samples, row_losses
 from lucid.errors import CheckpointError, LucidError
 from lucid.models import BERTForPreTraining
-from lucid.training.checkpoints.checkpoint import open_checkpoint
+from lucid.training.checkpoints.checkpoint import open_checkpoint, read_state
 from lucid.training.corpora import open_mixture
 from lucid.training.counts.kept import KeptCounts
+from lucid.training.end import expected_end
 from lucid.training.explanations.curve import Curve
 from lucid.training.explanations.explainer import explain
 from lucid.training.explanations.facts import Facts, facts_of
@@ -57,9 +58,10 @@ def _facts(folder: Path, overrides: Sequence[str]) -> tuple[Facts, list[str]]:
         facts, remarks = facts_of(config, open_mixture(config), KeptCounts(folder, only_read=True)), []
     except LucidError as error:
         facts, remarks = Facts.of(config), [f"rules that need the corpora of the run are left out: {error}"]
-    if config.train.max_hours is not None:
-        facts = replace(facts, steps=None)  # the clock may end it at any step
-    return facts, [*history.messages, *remarks]
+    state = read_state(history.checkpoints[max(history.checkpoints)])
+    # A run that has ended early has no second half to wait for.
+    end = expected_end(config, state.step, state.training_seconds, state.best)
+    return replace(facts, steps=end), [*history.messages, *remarks]
 
 
 def worst_rows(history: History, spike: Spike, count: int) -> Iterator[tuple[int, int, Losses]]:

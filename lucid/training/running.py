@@ -14,6 +14,7 @@ from lucid.errors import CheckpointError, ExitCode
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import RunConfig
+from lucid.training.end import expected_end
 from lucid.training.explanations.explainer import findings_in
 from lucid.training.explanations.facts import facts_of
 from lucid.training.formatting import count
@@ -94,9 +95,10 @@ def _print_end(run: Run, finished: bool, just_said: set[str]) -> None:
     if run.best is not None and run.config.train.keeps_best:
         print(f"best        {_best_checkpoint(run)} (held-out loss {run.best.loss:.4f})")
     print(f"metrics     {folder / METRICS_FILE}")
-    facts = facts_of(run.config, run.corpora.train, run.counts)
     # A run that ends early has no second half to wait for.
-    for finding in findings_in(folder, replace(facts, steps=run.step) if finished else facts):
+    end = expected_end(run.config, run.step, run.training_seconds, run.best)
+    facts = replace(facts_of(run.config, run.corpora.train, run.counts), steps=end)
+    for finding in findings_in(folder, facts):
         if finding.is_alarm and finding.name not in just_said:
             print(f"warning     {finding}")
 

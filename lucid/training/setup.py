@@ -26,6 +26,7 @@ from lucid.training.config import RunConfig
 from lucid.training.config.sections import AUTO
 from lucid.training.corpora import Corpora, check_same_corpora, open_corpora
 from lucid.training.counts.kept import KeptCounts
+from lucid.training.end import patience_has_ended
 from lucid.training.estimates import check_run_fits
 from lucid.training.log_window import WindowSums
 from lucid.training.micro_batch_size import with_chosen_micro_batch
@@ -93,8 +94,7 @@ class Run:
     @property
     def has_stopped_early(self) -> bool:
         """Whether too many evaluations have brought no smaller held-out loss (`train.patience`)."""
-        patience = self.config.train.patience
-        return patience is not None and self.best is not None and self.best.since >= patience
+        return patience_has_ended(self.config, self.best)
 
     def state(self, window: WindowSums, tokens: int | None) -> TrainingState:
         """Return the state for a checkpoint; `window` and `tokens` come from `Window.totals`. All ranks call this."""

@@ -134,6 +134,81 @@ def test_a_fast_run_is_replayed_on_its_number_of_ranks_alone(on_ranks, undisturb
     assert "the fast reduction on 2 ranks, which gives the same bits on that number alone" in refused.stdout
 
 
+FAST = ("train.log_every=3", "train.keep_checkpoints=9", "train.checkpoint_every=4", "train.steps=12")
+
+
+def swept(folder, *steps):
+    """Remove checkpoints, as later starts do."""
+    for path in (folder / "checkpoints").glob("[0-9]*"):
+        if int(path.name[-8:]) in steps:
+            shutil.rmtree(path)
+
+
+@pytest.fixture
+def in_two_starts(train, train_until, tmp_path):
+    """A function that trains a fast run to step 6 on some ranks, and to its end on others with other settings."""
+
+    def in_two_starts(ranks, others, *overrides):
+        train_until(ranks, "run", 6, *FAST)
+        train(others, "run", *FAST, *overrides)
+        return tmp_path / "run"
+
+    return in_two_starts
+
+
+def outcome(finished):
+    """The exit code, and the settings that the output says have changed between which steps."""
+    found = re.search(r"other settings between steps (\d+) and (\d+) \((.*?)\): (.*)", finished.stdout)
+    return finished.returncode, *(found.groups() if found else (finished.stdout,))
+
+
+def test_steps_that_a_start_without_a_checkpoint_trained_are_not_replayed(on_ranks, in_two_starts):
+    folder = in_two_starts(1, 1, "optimizer.learning_rate=1.0e-3")
+    advice = "replay what has one of them alone, up to --steps 0:6 or from --steps 6:12"
+    rate = "optimizer.learning_rate 0.001 instead of 0.003"
+    assert outcome(on_ranks(1, "verify", folder, "--steps", ":")) == (2, "6", "8", rate, advice)
+    assert on_ranks(1, "verify", folder, "--steps", "6:12").returncode == 0
+    swept(folder, 4, 6)
+    refused = on_ranks(1, "verify", folder, "--steps", "0:")
+    assert refused.returncode == 2, refused.stdout
+    assert (
+        "the run began again at step 6, and no checkpoint notes with which settings it trained the steps from 1 up to "
+        "there: replay steps after 8" in refused.stdout
+    )
+
+
+def test_a_fast_run_that_went_on_with_other_rounding_is_replayed_in_parts(on_ranks, in_two_starts):
+    folder = in_two_starts(2, 2, "optimizer.sharded=true")
+    refused = outcome(on_ranks(2, "verify", folder, "--steps", "4:12"))
+    assert refused[:4] == (2, "6", "8", "optimizer.sharded true instead of false")
+    for steps in ("4:6", "6:12"):
+        assert on_ranks(2, "verify", folder, "--steps", steps).returncode == 0
+
+
+def test_each_part_of_a_fast_run_is_replayed_on_its_own_number_of_ranks(on_ranks, in_two_starts):
+    folder = in_two_starts(1, 2)
+    for ranks in (1, 2):
+        refused = outcome(on_ranks(ranks, "verify", folder, "--steps", "4:12"))
+        assert refused[:4] == (2, "6", "8", "the number of ranks 2 instead of 1")
+    assert on_ranks(2, "verify", folder, "--steps", "6:12").returncode == 0
+    refused = on_ranks(2, "verify", folder, "--steps", "4:6")
+    assert (refused.returncode, "fast reduction on 1 rank, which" in refused.stdout) == (2, True), refused.stdout
+
+
+def test_a_run_is_replayed_from_its_own_beginning_without_what_it_was_only_evaluated_on(
+    on_ranks, exact, train, train_until, corpus_folder, tmp_path
+):
+    """What a run starts from counts for its first start alone; the other corpus is gone."""
+    other = shutil.copytree(corpus_folder, tmp_path / "other")
+    settings = (*EXACT, "train.steps=8", "train.evaluate_every=4", f"train.evaluate_also=[{other}]")
+    train_until(1, "run", 6, *settings, f"initial_checkpoint={exact}")
+    train(1, "run", *settings, f"initial_model={tmp_path / 'none'}")
+    shutil.rmtree(other)
+    finished = on_ranks(1, "verify", tmp_path / "run", "--steps", ":")
+    assert finished.returncode == 0, finished.stdout
+    assert "at 2 checkpoints up to step 8" in finished.stdout
+
+
 def test_what_cannot_be_replayed_is_refused_in_a_sentence(on_ranks, copied, corpus_folder, tmp_path):
     def refusal(*arguments):
         finished = on_ranks(1, "verify", copied, *arguments)

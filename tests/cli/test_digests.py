@@ -37,5 +37,6 @@ def test_settings_that_change_no_loss_do_not_change_their_digest(run_file):
     assert (
         digest("train.checkpoint_every=7", "run_folder=elsewhere", "data.workers=3", "train.audit_every=5") == digest()
     )
+    assert digest("initial_model=a") == digest("branch_from=b") == digest("optimizer.sharded=true") == digest()
     for decisive in ("optimizer.learning_rate=1.0e-3", "train.seed=1", "model.num_hidden_layers=1", "train.steps=51"):
         assert digest(decisive) != digest()

@@ -85,6 +85,21 @@ def test_the_end_repeats_a_warning_if_steps_lie_between(lucid, corpus_folder, tm
     assert output.count("are in sentences that came before") == times
 
 
+def test_a_run_that_ended_early_is_explained_as_a_whole(lucid, corpus_folder, tmp_path):
+    """Half of its 400 steps, which rules wait for, has not been taken."""
+    train = RUN["train"] | {"steps": 400, "evaluate_every": 2, "patience": 2}
+    settings = {**RUN, "train": train, "run_folder": str(tmp_path / "run"), "data": {"path": str(corpus_folder)}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    rate = "optimizer.learning_rate=0.5"
+    _, trained, _ = lucid("train", tmp_path / "run.yaml", "data.sequence_length=32", rate)
+    assert "brought no smaller held-out loss" in trained
+    expected = [line.removeprefix("warning     ") for line in trained.splitlines() if line.startswith("warning     ")]
+    assert any("above that of token frequency" in line for line in expected)
+    code, explained, _ = lucid("explain", tmp_path / "run")
+    assert code == 0
+    assert {f"warning: {line}" for line in expected} <= set(explained.splitlines())
+
+
 def test_the_log_alone_is_explained(lucid, spiked_run, tmp_path):
     shutil.copy(spiked_run / "metrics.jsonl", tmp_path)
     code, output, errors = lucid("explain", tmp_path)

@@ -3,10 +3,11 @@
 import pytest
 
 from lucid.distributed.communicators.communicator import LONGEST_MESSAGE
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.distributed.health import watchdog
 from lucid.distributed.health.hang_report import Sighting, describe, history
-from lucid.launch.rank_status import WAITS_KEPT, RankStatus, Wait
+from lucid.launch.rank_status import PAGE_BYTES, WAITS_KEPT, RankStatus, Wait, write_header
 
 HOSTS = ["node1", "node1", "node2", "node2"]
 START = "lucid: ranks wait in vain in all_reduce (wait 5) at step 3, all ranks end: "
@@ -103,6 +104,23 @@ def test_a_rank_outside_of_collectives_has_come_from_one():
     outside = Sighting(status.current, 2.0, (), tuple(status.waits))
     first, *_ = describe({0: waiting(), 1: outside}, HOSTS[:2]).splitlines()
     assert first.endswith("rank 1 on node1 is before the first step, outside of any collective, after barrier (wait 1)")
+
+
+def test_a_rank_that_is_known_from_its_page_alone_may_have_been_there_for_an_unknown_time(tmp_path):
+    page = bytearray(PAGE_BYTES)
+    write_header(page, rank=1, ranks=2, step=-1, phase="", warm=False)
+    (tmp_path / "page").write_bytes(page)
+    found = pages_of(ranks=2, page=str(tmp_path / "page"))
+    assert describe({0: waiting()}, HOSTS[:2], found).splitlines()[-1] == (
+        "rank 1: outside of any collective before the first step"
+    )
+
+
+def pages_of(ranks, page):
+    """What the watchdog of the first rank reads of ranks that have not answered it."""
+    places = [watchdog._Place("here", page) for _ in range(ranks)]
+    watch = watchdog._Watch(SingleCommunicator(), None, 60.0, places, None)
+    return watch._read_pages({0: waiting()})
 
 
 def test_the_table_has_all_kept_waits_of_all_ranks_that_answer():

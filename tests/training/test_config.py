@@ -280,10 +280,12 @@ def test_of_so_many_ranks_the_most_that_may_share_the_batch_serve(file):
 def test_only_the_steps_of_a_run_are_left_and_its_log_if_it_is_asked_for(file):
     every = ("audit_every", "check_replicas_every", "checkpoint_every", "evaluate_every", "keep_every", "log_every")
     config = load(
-        file, [*(f"train.{name}=1" for name in every), "train.patience=1", "train.keep_best=true", "train.trace=[1,1]"]
+        file,
+        [*(f"train.{name}=1" for name in every), "train.patience=1", "train.evaluate_also=[gone]", "train.trace=[1,1]"],
     )
     alone, logged = (only_steps(config, keeps_log=keeps_log) for keeps_log in (False, True))
     assert {getattr(alone.train, name) for name in every} == {None, NEVER}
     assert (alone.train.patience, alone.train.keep_best, logged.train.log_every) == (None, False, 1)
     assert alone.train.trace is None
+    assert alone.folders == config.data.folders
     assert alone.curve_settings == config.curve_settings

@@ -103,6 +103,16 @@ def test_without_settings_the_log_alone_is_explained():
     assert [finding.name for finding in findings] == ["stuck"]
 
 
+def test_a_loss_that_rises_with_the_masking_rate_is_no_alarm():
+    losses = [5.0 - step / 40 if step < 40 else 4.0 + step / 100 for step in range(100)]
+    entries = [training(step, loss) for step, loss in enumerate(losses, 1)]
+    for rate, expected in ((0.15, ["rising"]), ([0.3, 0.15], ["rising"]), ([0.15, 0.3], [])):
+        data = {"path": "corpus", "sequence_length": 32, "mlm_probability": rate}
+        train = {"steps": 100, "global_batch": 4}
+        config = from_dict({"run_folder": "run", "data": data, "train": train, "optimizer": {"warmup_steps": 5}})
+        assert names(entries, Facts.of(config)) == expected
+
+
 def test_an_initial_model_that_does_not_fit_is_named_as_the_cause():
     curve = CURVES["py, rate x 2"]
     facts = Facts(500, 40, 1024, is_new=False)

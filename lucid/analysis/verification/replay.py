@@ -14,10 +14,14 @@ from typing import Any
 from lucid.analysis.samples import open_same_corpora
 from lucid.errors import CheckpointError, ConfigError
 from lucid.training.checkpoints.checkpoint import TrainingState, read_state
-from lucid.training.checkpoints.store import CheckpointStore
+from lucid.training.checkpoints.store import CheckpointStore, attempt_of
 from lucid.training.config import RunConfig, from_dict
+from lucid.training.formatting import count
 from lucid.training.history import History
 from lucid.training.start import difference
+
+# What earlier versions of lucid did not note in each checkpoint.
+_NOT_ALWAYS_NOTED = "train.threads_per_rank", "the number of ranks"
 
 
 @dataclass(frozen=True)
@@ -58,15 +62,17 @@ def find_replay(run: Path, steps: str | None, overrides: Sequence[str], size: in
     states = {step: read_state(folder) for step, folder in sorted(history.checkpoints.items())}
     first, last = _ends(run, steps, list(states))
     state = states[last]
-    config = from_dict(state.config, overrides)
     within = {step: states[step] for step in states if first < step <= last}
-    if first == 0 and config.branch_from is not None:
-        raise ConfigError(
-            f"the run branches from {config.branch_from} (branch_from): replay the steps before its first checkpoint "
-            f"there, or begin at step {min(within)} here"
-        )
-    _check_settings_stay(states.get(first), within)
-    _check_replays(config, {**within, **({first: states[first]} if first else {})}, size)
+    _check_starts_are_known(first, {step: attempt_of(folder) for step, folder in history.checkpoints.items()}, within)
+    config = from_dict(state.config, overrides)
+    if first == 0:
+        config = _from_the_beginning(config, next(iter(within.values())))
+    trained = list(within.values())
+    # The settings of an attempt hold from where it began.
+    if first > 0 and (trained[0].began is None or trained[0].began > first):
+        trained.insert(0, states[first])
+    _check_settings_stay(first, trained, [*states])
+    _check_replays(config, trained, size)
     config = config.model_copy(update={"run_folder": history.stretches[0].config.run_folder})
     open_same_corpora(config, state.corpus)
     threads = state.numerics.get("threads_per_rank", "")
@@ -97,29 +103,69 @@ def _ends(run: Path, steps: str | None, known: list[int]) -> tuple[int, int]:
     return first, last
 
 
-def _check_settings_stay(start: TrainingState | None, within: Mapping[int, TrainingState]) -> None:
+def _check_starts_are_known(first: int, attempts: Mapping[int, int], within: Mapping[int, TrainingState]) -> None:
+    """Raise `CheckpointError` if an attempt that left no checkpoint may have trained some of the steps.
+
+    `attempts` has the numbers of the attempts that wrote the checkpoints of the run, by step.
+    """
+    before, attempt = first, attempts.get(first, 0)
+    for step, state in within.items():
+        has_trained_all = state.began is not None and state.began <= before
+        if not has_trained_all and attempts[step] > attempt + 1:
+            where = f"before step {step:,}" if state.began is None else f"at step {state.began:,}"
+            raise CheckpointError(
+                f"the run began again {where}, and no checkpoint notes with which settings it trained the steps from "
+                f"{before + 1:,} up to there: replay steps after {step:,}"
+            )
+        before, attempt = step, attempts[step]
+
+
+def _from_the_beginning(config: RunConfig, earliest: TrainingState) -> RunConfig:
+    """Return the settings with the initial weights of the first attempt. Raises `ConfigError` for a branch."""
+    begun = from_dict(earliest.config)
+    if begun.branch_from is not None:
+        raise ConfigError(
+            f"the run branches from {begun.branch_from} (branch_from): replay the steps before its first checkpoint "
+            f"there, or begin at step {earliest.step} here"
+        )
+    names = "initial_model", "initial_checkpoint", "branch_from"
+    return config.model_copy(update={name: getattr(begun, name) for name in names})
+
+
+def _check_settings_stay(first: int, trained: Sequence[TrainingState], known: Sequence[int]) -> None:
     """Raise `CheckpointError` if the run may have had several settings, or corpora, within a replay.
 
-    `start` is the state at its beginning; `within` has those of the checkpoints after it.
+    `trained` has the states, in order, that note how the steps after `first` were trained. `known` are the steps of all
+    checkpoints.
     """
-    states = list(within.values())
-    # The settings of an attempt hold from where it began.
-    if start is not None and (states[0].began is None or states[0].began > start.step):
-        states.insert(0, start)
-    for before, after in pairwise(states):
-        if changed := difference(_decisive(after), _decisive(before)):
+    for before, after in pairwise(trained):
+        one, other = _decisive(after), _decisive(before)
+        # What an earlier version did not note is not compared.
+        names = one.keys() & other.keys()
+        if changed := difference({name: one[name] for name in names}, {name: other[name] for name in names}):
+            begin, last = after.began if after.began in known else after.step, trained[-1].step
+            parts = [f"up to --steps {first}:{before.step}"] if before.step > first else []
+            parts += [f"from --steps {begin}:{last}"] if begin is not None and begin < last else []
+            advice = f": replay what has one of them alone, {' or '.join(parts)}" if parts else ""
             raise CheckpointError(
-                f"the run went on with other settings between steps {before.step:,} and {after.step:,} ({changed}): "
-                f"replay what has one of them alone, up to --steps :{before.step} or from --steps {after.step}: on"
+                f"the run went on with other settings between steps {before.step:,} and {after.step:,} ({changed})"
+                + advice
             )
 
 
 def _decisive(state: TrainingState) -> dict[str, Any]:
+    """Return what decides, with the weights, the bits of the steps up to a state and their lines in the log."""
     config = from_dict(state.config)
-    return {**config.curve_settings, "train.log_every": config.train.log_every, "the corpus": state.corpus[:12]}
+    decisive = {**config.bit_settings, "train.log_every": config.train.log_every, "the corpus": state.corpus[:12]}
+    # What the launcher has given, where the settings leave it open.
+    threads = "train.threads_per_rank"
+    decisive[threads] = state.numerics.get("threads_per_rank", decisive[threads])
+    if config.train.reduction == "fast":
+        decisive["the number of ranks"] = state.ranks
+    return {name: value for name, value in decisive.items() if value is not None or name not in _NOT_ALWAYS_NOTED}
 
 
-def _check_replays(config: RunConfig, states: Mapping[int, TrainingState], size: int) -> None:
+def _check_replays(config: RunConfig, trained: Sequence[TrainingState], size: int) -> None:
     """Raise a `LucidError` if `size` ranks cannot replay steps of a run with these settings bit for bit."""
     if config.train.max_hours is not None:
         raise ConfigError(
@@ -132,10 +178,10 @@ def _check_replays(config: RunConfig, states: Mapping[int, TrainingState], size:
     config.check_ranks(size)
     if config.train.reduction == "exact":
         return
-    for state in states.values():
+    for state in trained:
         if state.ranks is not None and state.ranks != size:
             raise ConfigError(
-                f"the run has used the fast reduction on {state.ranks} ranks, which gives the same bits on that number "
-                f"alone: replay it there (mpiexec -n {state.ranks} lucid verify ...), or train with "
+                f"the run has used the fast reduction on {count(state.ranks, 'rank')}, which gives the same bits on "
+                f"that number alone: replay it there (mpiexec -n {state.ranks} lucid verify ...), or train with "
                 "train.reduction=exact, whose bits are the same on any number"
             )

@@ -1,5 +1,6 @@
 """The report of a hang: which ranks wait in vain, for which rank, and where each rank has waited before."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ _ROW = "{:>12}  {:>9}  {:>6}  {:>13}  {:>14}  {:>12}  {}"
 class Sighting:
     """A rank as its own watchdog saw it: its status, for how many seconds it has not changed, and its main stack.
 
-    `waits_so_far` are the rank's newest waits, the present one included.
+    `seconds` is NaN if it is not known: of a rank whose page alone is seen, before its first wait. `waits_so_far` are
+    the rank's newest waits, the present one included.
     """
 
     status: RankStatus
@@ -52,7 +54,7 @@ def describe(
         sighting = seen[ranks[0]]
         seconds = max(seen[rank].seconds for rank in ranks)
         where = "" if sighting.waits else "outside of any collective "
-        lines.append(f"{label}: {where}{sighting.status}, for {seconds:.1f} s")
+        lines.append(f"{label}: {where}{sighting.status}" + ("" if math.isnan(seconds) else f", for {seconds:.1f} s"))
         if before := sighting.ended_waits[-_WAITS_SHOWN:]:
             lines.append(f"{label}: before that in {', '.join(map(str, before))}")
         lines += [f"{label}:   {frame}" for frame in sighting.stack]

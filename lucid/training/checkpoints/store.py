@@ -267,6 +267,11 @@ def _key(name: str) -> CheckpointKey | None:
     return CheckpointKey(int(match[2]), int(match[3])) if match and match[3] and not match[1] else None
 
 
+def attempt_of(checkpoint: Path) -> int:
+    """Return the number of the attempt that wrote a checkpoint, 0 if the folder's name does not say."""
+    return _attempt_of(checkpoint.name)
+
+
 def _attempt_of(name: str) -> int:
     """Return the number of the attempt that an entry belongs to, 0 for any other entry."""
     match = _NAME.fullmatch(name)

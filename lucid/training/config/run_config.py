@@ -25,16 +25,21 @@ from lucid.training.config.sections import (
 )
 from lucid.training.formatting import count
 
-# Settings that change the loss of a step by rounding at most: where files lie, how fast a run is, what it keeps.
+# Settings that change no bit of a step: where files lie, and what a run keeps or reports.
 _WITHOUT_EFFECT = {
-    "run_folder",
+    *("run_folder", "initial_model", "initial_checkpoint", "branch_from"),
     *(f"data.{key}" for key in ("path", "workers", "prefetch")),
-    "optimizer.sharded",
-    *(f"train.{key}" for key in ("threads_per_rank", "device", "cuda_graphs", "recompute", "check_replicas_every")),
-    *(f"train.{key}" for key in ("audit_every", "balance", "keep_every", "keep_best", "patience")),
+    *(f"train.{key}" for key in ("check_replicas_every", "audit_every", "keep_every", "keep_best", "patience")),
     *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
     "train.trace",
     *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds")),
+}
+# Settings of how a step is computed, which change its loss by rounding at most; the last ones under the fast reduction
+# alone.
+_ROUNDING_ALWAYS = {"train.threads_per_rank", "train.device"}
+_ROUNDING = _ROUNDING_ALWAYS | {
+    "optimizer.sharded",
+    *(f"train.{key}" for key in ("cuda_graphs", "recompute", "balance")),
     *(f"distributed.{key}" for key in ("backend", "bucket_megabytes")),
 }
 
@@ -344,12 +349,17 @@ class RunConfig(Settings):
     def curve_settings(self) -> dict[str, Any]:
         """Those of the settings that decide, with the corpora, the loss of each step, unless they are defaults.
 
-        They are plain JSON values by dotted key.
+        They are plain JSON values by dotted key. A run that starts from a model or from another run has the same ones.
         """
-        found: dict[str, Any] = {}
-        for name, value in self.model_dump(mode="json", exclude_defaults=True).items():
-            found |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
-        return {key: value for key, value in found.items() if key not in _WITHOUT_EFFECT}
+        found = _by_dotted_key(self.model_dump(mode="json", exclude_defaults=True))
+        return {key: value for key, value in found.items() if key not in _WITHOUT_EFFECT | _ROUNDING}
+
+    @property
+    def bit_settings(self) -> dict[str, Any]:
+        """The settings that decide, with corpora, weights and number of ranks, the bits of each step: by dotted key."""
+        without_effect = _WITHOUT_EFFECT | (_ROUNDING - _ROUNDING_ALWAYS if self.train.reduction == "exact" else set())
+        found = _by_dotted_key(self.as_dict()) | {"train.threads_per_rank": self.threads_per_rank}
+        return {key: value for key, value in found.items() if key not in without_effect}
 
     def as_yaml(self) -> str:
         """Return all settings, defaults included, as YAML that `load` reads, with their descriptions as comments."""
@@ -364,6 +374,13 @@ class RunConfig(Settings):
     def as_dict(self) -> dict[str, Any]:
         """Return all settings as plain JSON values."""
         return self.model_dump(mode="json")
+
+
+def _by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
+    return found
 
 
 def descriptions() -> dict[str, str]:

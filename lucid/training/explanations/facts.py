@@ -27,20 +27,31 @@ class CorpusFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the settings and corpora of a run say; None or empty where they are not at hand."""
+    """What the settings and corpora of a run say; None, False or empty where they are not at hand.
+
+    `steps` is where the run is expected to end, and `masking_rises` whether later steps predict a larger share of the
+    tokens, which is harder.
+    """
 
     steps: int | None = None
     warmup_steps: int | None = None
     vocab_size: int | None = None
     is_new: bool = True
     corpora: tuple[CorpusFacts, ...] = ()
+    masking_rises: bool = False
 
     @classmethod
     def of(cls, config: RunConfig, corpora: Sequence[CorpusFacts] = ()) -> "Facts":
         """Return the facts of a run with these settings; it is new if it starts from random weights."""
         is_new = not (config.initial_model or config.initial_checkpoint or config.branch_from)
-        optimizer = config.optimizer
-        return cls(config.train.steps, optimizer.warmup_steps, config.model.vocab_size, is_new, tuple(corpora))
+        return cls(
+            steps=config.train.steps,
+            warmup_steps=config.optimizer.warmup_steps,
+            vocab_size=config.model.vocab_size,
+            is_new=is_new,
+            corpora=tuple(corpora),
+            masking_rises=config.masking_rate.last > config.masking_rate.first,
+        )
 
 
 def facts_of(config: RunConfig, mixture: Mixture, counts: KeptCounts) -> Facts:
