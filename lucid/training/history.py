@@ -13,6 +13,7 @@ from lucid.training.checkpoints.checkpoint import Past, TrainingState
 from lucid.training.checkpoints.store import CheckpointStore, find_checkpoint
 from lucid.training.config import RunConfig, from_dict, load
 from lucid.training.config.sections import AUTO
+from lucid.training.end import patience_has_ended
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ class History:
         newest = next(iter(states.values()))
         messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
         checkpoints = {state.step: folder for folder, state in states.items()}
-        stretches = tuple(_joined(_stretches(_ends(states.values()), now, newest.corpus, moved)))
-        return cls(stretches, max(newest.step, now.train.steps), checkpoints, messages)
+        last = newest.step if patience_has_ended(now, newest.best) else max(newest.step, now.train.steps)
+        stretches = tuple(_joined(_stretches(_ends(states.values()), now, last, newest.corpus, moved)))
+        return cls(stretches, last, checkpoints, messages)
 
     def at(self, step: int) -> Stretch:
         """Return the stretch that a step is in. Raises `ConfigError` if there is none."""
@@ -169,8 +171,8 @@ def _ends(states: Iterable[TrainingState]) -> list[Past]:
     return sorted(ends, key=lambda end: end.step)
 
 
-def _stretches(ends: Iterable[Past], now: RunConfig, corpus: str, moved: bool) -> Iterator[Stretch]:
-    """Yield the stretches with these ends, and the one to come; none where the counts contradict each other.
+def _stretches(ends: Iterable[Past], now: RunConfig, last: int, corpus: str, moved: bool) -> Iterator[Stretch]:
+    """Yield the stretches with these ends, and the one to come up to `last`; none where counts contradict each other.
 
     `corpus` is the identity of the newest corpus, which is where `now` says. If it is `moved`, so are earlier ones.
     """
@@ -183,8 +185,8 @@ def _stretches(ends: Iterable[Past], now: RunConfig, corpus: str, moved: bool) -
         if end.step > step and done.samples.stop == end.samples_consumed:
             yield done
         step, consumed = end.step, end.samples_consumed
-    if now.train.steps > step:
-        yield Stretch(step + 1, now.train.steps, consumed, now, corpus)
+    if last > step:
+        yield Stretch(step + 1, last, consumed, now, corpus)
 
 
 def _joined(stretches: Iterator[Stretch]) -> Iterator[Stretch]:

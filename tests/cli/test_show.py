@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lucid.analysis.samples import Segment, Token
 from lucid.cli import main
 from lucid.cli.show.step import joined
 from lucid.data.origins import Origins
+from lucid.training.checkpoints.checkpoint import read_state
 
 LEGEND = "[a|b] is a token to predict"
 
@@ -52,6 +54,14 @@ def test_the_rows_of_a_step_are_printed_with_their_marks_and_places(lucid, run_f
     assert "\x1b" not in output
     # Pieces of words are joined, but for those to predict.
     assert not re.search(r" ##", output)
+
+
+def test_rows_of_an_earlier_version_were_dealt_in_another_way(lucid, run_folder, monkeypatch):
+    monkeypatch.setattr("lucid.cli.show.step.read_state", lambda folder: replace(read_state(folder), ranks=None))
+    remark = "an earlier version of lucid trained this step: its ranks had rows by place, rank 0 the first ones\n"
+    for ranks, expected in ((2, remark), (1, "")):
+        assert lucid("show", run_folder, "--step", 2, "--rank-of", ranks)[2] == expected
+    assert lucid("show", run_folder, "--step", 2)[2] == ""
 
 
 def test_a_terminal_gets_colours_and_lines_that_fit(lucid, run_folder, monkeypatch):

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from lucid.cli.plan.outline import outline
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import CheckpointError, ConfigError
@@ -14,6 +15,7 @@ from lucid.training.checkpoints.checkpoint import read_state
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import load
 from lucid.training.corpora import open_corpora
+from lucid.training.history import History
 
 # At this learning rate the held-out loss is least at step 12 for a while.
 OVERSHOOTING = ("optimizer.learning_rate=0.03", "train.evaluate_every=4")
@@ -75,7 +77,7 @@ def test_the_last_evaluation_may_be_the_best(train, tmp_path):
     assert steps_in(tmp_path / "run") == [10]
 
 
-def test_a_run_ends_when_patience_does_and_stays_ended_until_there_is_more(train, tmp_path):
+def test_a_run_ends_when_patience_does_and_stays_ended_until_there_is_more(train, run_file, tmp_path):
     output = train(*PATIENT, "train.keep_checkpoints=1")
     assert (
         "finished at step 24 of 50, as the last 3 evaluations brought no smaller held-out loss than step 12: raise "
@@ -85,6 +87,14 @@ def test_a_run_ends_when_patience_does_and_stays_ended_until_there_is_more(train
     assert steps_in(tmp_path / "run") == [12, 24]
     before = results(tmp_path / "run")
     assert "finished at step 24 of 60, as the last 3" in train(*PATIENT, "train.steps=60")
+    # Steps that never come are neither shown nor planned.
+    assert [(each.first, each.last) for each in History.of(tmp_path / "run").stretches] == [(1, 24)]
+    settings = load(run_file, PATIENT)
+    lines = outline(settings, open_corpora(settings), 1)
+    ended, *later = [text for name, text in lines if name in ("training", "work", "time")]
+    assert ended.endswith("; train.patience has ended it at step 24")
+    assert later == []
+    assert History.of(run_file, [*OVERSHOOTING, "train.patience=4"]).last == 50
     assert results(tmp_path / "run") == before
     assert "finished at step 28 of 50, as the last 4" in train(*OVERSHOOTING, "train.patience=4")
     assert list(evaluations(tmp_path / "run")) == [4, 8, 12, 16, 20, 24, 28]

@@ -21,6 +21,7 @@ from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.config.sections import AUTO
 from lucid.training.corpora import Corpora
+from lucid.training.end import patience_has_ended
 from lucid.training.estimates import Memory, checkpoint_bytes, flops_of_sample, memory
 from lucid.training.formatting import count, duration, quantity
 from lucid.training.micro_batch_size import chosen_micro_batch
@@ -35,21 +36,21 @@ _MANY_EPOCHS = 40
 def outline(settings: RunConfig, corpora: Corpora | None, size: int) -> Iterator[Line]:
     """Yield the lines of a run on `size` ranks. `corpora` is None if some are missing."""
     missing = [folder for folder in settings.folders if not os.path.lexists(folder)]
-    step, start = _start(settings, corpora)
+    step, has_ended, start = _start(settings, corpora)
     settings, chosen = _with_micro_batch(settings, size)
     need = memory(settings, size, corpora)
     yield _model(settings)
     yield from (("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing)
     yield from _corpora(settings, corpora) if corpora else ()
-    yield _training(settings, corpora, step)
+    yield _training(settings, corpora, step, has_ended)
     yield from _masking(settings)
     yield from _tokens(settings, corpora) if corpora else ()
     yield from start
-    yield from loss_at_end(settings, step)
+    yield from () if has_ended else loss_at_end(settings, step)
     yield from _ranks(settings, need, size)
     yield from chosen
     yield _checkpoints(settings)
-    yield from _work(settings, corpora, need, size, step)
+    yield from () if has_ended else _work(settings, corpora, need, size, step)
 
 
 def _model(config: RunConfig) -> Line:
@@ -96,14 +97,16 @@ def _often(epochs: float) -> str:
     return f"; more than BERT's {_MANY_EPOCHS}, so the model may learn it by heart" if epochs > _MANY_EPOCHS else ""
 
 
-def _training(config: RunConfig, corpora: Corpora | None, step: int) -> Line:
-    """Return the length of a run that is at `step`."""
+def _training(config: RunConfig, corpora: Corpora | None, step: int, has_ended: bool) -> Line:
+    """Return the length of a run that is at `step`, and may have ended there."""
     data, train = config.data, config.train
     samples, epochs = train.steps * train.global_batch, ""
     if corpora is not None and len(data.corpora) == 1:
         in_epoch = corpora.train.samplers[0].samples_per_epoch
         epochs = f", {samples / in_epoch:,.1f} epochs of {in_epoch:,}{_often(samples / in_epoch)}"
     left = f"; {train.steps - step:,} steps are left" if step else ""
+    if has_ended:
+        left = f"; train.patience has ended it at step {step:,}"
     return (
         "training",
         f"{count(train.steps, 'step')} of {train.global_batch:,} {config.samples} of {data.sequence_length} tokens: "
@@ -134,18 +137,20 @@ def _masking(config: RunConfig) -> Iterator[Line]:
         yield "masking", f"{rate.first:.1%} of the tokens at the first step, {rate.last:.1%} at the last"
 
 
-def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, list[Line]]:
-    """Return the step of the run, and what it starts from; nothing for new weights."""
+def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, bool, list[Line]]:
+    """Return the step of the run, whether patience has ended it, and what it starts from; nothing for new weights."""
     store = CheckpointStore(config.run_folder / "checkpoints")
     begins_with = config.branch_from or config.initial_checkpoint or config.initial_model
     source = store.folder if store.has_any() else begins_with
     if source is not None and not source.exists():
-        return 0, [("start", f"{source} is missing; the shape above is that of the section model, or BERT-base's")]
+        missing = f"{source} is missing; the shape above is that of the section model, or BERT-base's"
+        return 0, False, [("start", missing)]
     if corpora is None:
-        return 0, [("start", f"{source}; not checked, because the corpus is missing")] if source else []
+        return 0, False, [("start", f"{source}; not checked, because the corpus is missing")] if source else []
     start = find_start(config, corpora, store)
     checkpoint, messages = start.checkpoint, start.messages
-    return checkpoint.state.step if checkpoint else 0, [("start", message) for message in messages]
+    has_ended = patience_has_ended(config, start.best)
+    return checkpoint.state.step if checkpoint else 0, has_ended, [("start", message) for message in messages]
 
 
 def _with_micro_batch(config: RunConfig, size: int) -> tuple[RunConfig, list[Line]]:

@@ -1,6 +1,7 @@
 """Prints rows of a step: their segments with masks and labels, where they come from, and their losses."""
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,9 +14,9 @@ from lucid.analysis.samples import Losses, Sample, Samples, Segment, row_losses
 from lucid.data.tokenizer import CONTINUING
 from lucid.errors import ConfigError
 from lucid.models import BERTForPreTraining
-from lucid.training.checkpoints.checkpoint import open_checkpoint
+from lucid.training.checkpoints.checkpoint import open_checkpoint, read_state
 from lucid.training.config.sections import AUTO
-from lucid.training.dealing import Dealer
+from lucid.training.dealing import Dealer, dealt_by_place
 from lucid.training.history import History
 
 # Rows that are shown unless others are asked for.
@@ -71,6 +72,15 @@ def print_step(
             print(json.dumps(_as_json(step, row, checkpoint)))
     else:
         _print(history, samples, step, rows, shown, checkpoint)
+    if ranks is not None and not dealt_by_place(config, ranks) and _was_dealt_by_place(history, step):
+        remark = "an earlier version of lucid trained this step: its ranks had rows by place, rank 0 the first ones"
+        print(remark, file=sys.stderr)
+
+
+def _was_dealt_by_place(history: History, step: int) -> bool:
+    """Return whether a step was trained before rows were dealt by length. Since then checkpoints note the ranks."""
+    after = min((each for each in history.checkpoints if each >= step), default=None)
+    return after is not None and read_state(history.checkpoints[after]).ranks is None
 
 
 def _as_json(step: int, row: Row, checkpoint: int | None) -> dict[str, Any]:
