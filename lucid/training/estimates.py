@@ -134,6 +134,11 @@ def masked_tokens(config: RunConfig, rate: float) -> int:
     return min(config.data.max_predictions or expected, expected)
 
 
+def tokens_of_sample(mixture: Mixture) -> float:
+    """Return the tokens of a sample without padding, a mean over samples of a run."""
+    return float(mixture.batch(0, range(_TRIED)).sequence_lengths.sum()) / _TRIED
+
+
 def flops_of_sample(config: RunConfig, mixture: Mixture | None) -> float:
     """Return the FLOPs of training on a sample, forward and backward, as `models.bert.flops` counts them.
 

@@ -120,6 +120,13 @@ def test_an_initial_model_that_does_not_fit_is_named_as_the_cause():
     assert "The initial model and the tokenizer may not belong together" in finding.advice
 
 
+def test_a_run_of_a_few_steps_says_nothing_unless_it_is_worse_than_guessing():
+    facts = Facts(steps=20, vocab_size=1000)
+    entries = [*(training(step, 6.9) for step in range(1, 21))]
+    assert names([*entries, evaluation(20, mlm=6.8)], facts) == []
+    assert names([*entries, evaluation(20, mlm=12.0)], facts) == ["stuck"]
+
+
 def evaluation(step, mlm, nsp=0.6, frequency=6.0, bigram=4.0):
     values = {"mlm": mlm, "nsp": nsp, "frequency": frequency, "bigram": bigram}
     return {"step": step, **{f"held_out_{name}_loss": value for name, value in values.items()}}

@@ -22,7 +22,7 @@ from lucid.training.config import RunConfig
 from lucid.training.config.sections import AUTO
 from lucid.training.corpora import Corpora
 from lucid.training.end import patience_has_ended
-from lucid.training.estimates import Memory, checkpoint_bytes, flops_of_sample, memory
+from lucid.training.estimates import Memory, checkpoint_bytes, flops_of_sample, memory, tokens_of_sample
 from lucid.training.formatting import count, duration, quantity
 from lucid.training.micro_batch_size import chosen_micro_batch
 from lucid.training.numerical_environment import limit_threads
@@ -116,12 +116,8 @@ def _training(config: RunConfig, corpora: Corpora | None, step: int, has_ended: 
 
 def _tokens(config: RunConfig, corpora: Corpora) -> Iterator[Line]:
     """Yield the tokens that a run trains on, relative to the parameters."""
-    mixture, samples = corpora.train, config.train.steps * config.train.global_batch
-    tokens = sum(
-        float(share) * samples / sampler.samples_per_epoch * sampler.corpus.token_count
-        for sampler, share in zip(mixture.samplers, mixture.shares, strict=True)
-    )
-    different = sum(sampler.corpus.token_count for sampler in mixture.samplers)
+    tokens = tokens_of_sample(corpora.train) * config.train.steps * config.train.global_batch
+    different = sum(sampler.corpus.token_count for sampler in corpora.train.samplers)
     parameters = parameter_count(config.model)
     yield (
         "tokens",

@@ -188,8 +188,10 @@ def remarks(config: RunConfig, scope: Scope, measured: Measured, steps: Sequence
     """Yield sentences about what the table means."""
     most = max(step.nodes for step in steps if efficiency(step, steps[0]) >= _GOOD)
     first = count(steps[0].nodes, "node")
-    if len(steps) > 1:
-        yield f"{count(most, 'node')}: the most at which a node is at least {_GOOD:.0%} as fast as on {first}."
+    if len(steps) > 1 and most == steps[0].nodes:
+        yield f"With more nodes than {most}, a node is less than {_GOOD:.0%} as fast as on {first}."
+    elif len(steps) > 1:
+        yield f"Up to {count(most, 'node')}, a node is at least {_GOOD:.0%} as fast as on {first}."
     limited = [step for step in steps if step.share(LINK) >= _NOTEWORTHY]
     if limited:
         share, first = limited[0].share(LINK), count(limited[0].nodes, "node")

@@ -17,6 +17,8 @@ _LEARNT = 0.2
 _NSP_CHANCE, _NSP_DISTURBED = 0.685, 0.707
 # The share of the way from token frequency to bigrams after which pairs, too, should be told apart.
 _FAR = 0.5
+# Up to so many steps only a loss well above that of guessing (nats) means anything.
+_FEWEST_STEPS, _FAR_ABOVE = 50, 1.0
 # A warm-up of less than this share of the steps is short.
 _SHORT_WARMUP = 0.02
 
@@ -38,6 +40,8 @@ def against_counts(curve: Curve, facts: Facts) -> Iterator[Finding]:
     rate = max(finite(curve.training["learning_rate"]).tolist(), default=0.0)
     beginning = f"after {step:,} steps the held-out MLM loss, {loss:.3f}, is"
     guessing = math.log(facts.vocab_size) if facts.vocab_size else math.inf
+    if step < _FEWEST_STEPS and not loss > guessing + _FAR_ABOVE:
+        return
     is_guess = guessing - _ABOVE < loss < guessing + _ABOVE
     if loss > frequency + _ABOVE and (is_guess or _still_falls(curve)) and not _disturbed(curve):
         level = f"that of guessing (ln {facts.vocab_size:,} = {guessing:.3f})" if is_guess else "falling"
