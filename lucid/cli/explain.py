@@ -44,6 +44,8 @@ def explain(
     if not any(finding.is_alarm for finding in found.findings):
         print("\nnothing looks wrong")
     if not found.spikes:
+        if rows:
+            print("there are no spikes whose rows could be shown")
         return
     print("\nspikes:")
     history = History.of(run, overrides or ()) if rows else None

@@ -85,10 +85,11 @@ def _lines(replay: Replay, comparison: Comparison, ranks: int) -> list[str]:
 
 def _differences(replay: Replay, comparison: Comparison) -> list[str]:
     before = max((step for step in replay.checkpoints if step < comparison.step), default=replay.first)
-    lines = [
-        f"other bits: the checkpoint of step {comparison.step:,} differs, "
-        + (f"the one of step {before:,} does not" if before > replay.first else f"the first after step {before:,}")
-    ]
+    if comparison.arrays or comparison.counters:
+        others = f"the one of step {before:,} does not" if before > replay.first else f"the first after step {before:,}"
+        lines = [f"other bits: the checkpoint of step {comparison.step:,} differs, {others}"]
+    else:
+        lines = [f"other lines: the log differs; the checkpoint of step {comparison.step:,} has the same bits"]
     if comparison.logged:
         lines.append(f"  first line of the log that differs, {comparison.logged}")
     lines += [f"  {sentence}" for sentence in comparison.counters]

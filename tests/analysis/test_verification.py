@@ -111,6 +111,7 @@ def test_a_loss_that_was_altered_in_the_log_is_found(on_ranks, copied):
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     finished = on_ranks(2, "verify", copied)
     assert finished.returncode == 1, finished.stdout
+    assert "other lines: the log differs; the checkpoint of step" in finished.stdout
     assert "first line of the log that differs, step 45: loss is" in finished.stdout
 
 

@@ -87,7 +87,8 @@ def find_replay(run: Path, steps: str | None, overrides: Sequence[str], size: in
 
 def _ends(run: Path, steps: str | None, known: list[int]) -> tuple[int, int]:
     """Return the steps at which a replay begins and ends. Raises `ConfigError`."""
-    listed = f"{run} has checkpoints of steps {', '.join(f'{step:,}' for step in known)}, and 0 is its beginning"
+    of_steps = f"step{'s' * (len(known) > 1)} {', '.join(f'{step:,}' for step in known)}"
+    listed = f"{run} has checkpoints of {of_steps}, and 0 is its beginning"
     if steps is None:
         if len(known) < 2:
             raise ConfigError(f"{listed}: say what to replay, as in --steps 0:{known[-1]}")

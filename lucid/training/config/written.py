@@ -88,7 +88,7 @@ def _base_of(path: Path, content: dict[str, Any]) -> Path | None:
         raise ConfigError(f"{path}: {BASE}: {error}") from error
     if not place.exists():
         raise ConfigError(
-            f"{path}: {BASE} is {base}, but {place} does not exist: its path is relative to {path.parent}"
+            f"{path}: {BASE} is {base}, but {place} does not exist: its path is relative to {path.parent.absolute()}"
         )
     return place
 
