@@ -94,7 +94,7 @@ def test_a_run_that_ended_early_is_explained_as_a_whole(lucid, corpus_folder, tm
     _, trained, _ = lucid("train", tmp_path / "run.yaml", "data.sequence_length=32", rate)
     assert "brought no smaller held-out loss" in trained
     expected = [line.removeprefix("warning     ") for line in trained.splitlines() if line.startswith("warning     ")]
-    assert any("above that of token frequency" in line for line in expected)
+    assert any("above the loss of token frequency" in line for line in expected)
     code, explained, _ = lucid("explain", tmp_path / "run")
     assert code == 0
     assert {f"warning: {line}" for line in expected} <= set(explained.splitlines())

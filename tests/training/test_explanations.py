@@ -144,7 +144,7 @@ def test_a_model_below_bigrams_is_no_alarm():
     [finding] = explain([evaluation(10, 3.9)], Facts())
     assert finding.name == "context"
     assert not finding.is_alarm
-    assert str(finding).startswith("after 10 steps the held-out MLM loss, 3.900, is below that of bigrams (4.000)")
+    assert str(finding).startswith("after 10 steps the held-out MLM loss, 3.900, is below the loss of bigrams (4.000)")
 
 
 def test_pairs_at_chance_are_found_once_words_are_learnt():

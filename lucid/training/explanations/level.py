@@ -9,15 +9,15 @@ from lucid.training.explanations.curve import Curve, finite, middle
 from lucid.training.explanations.facts import Facts
 from lucid.training.explanations.finding import Finding
 
-# A held-out MLM loss this far from that of token frequency (nats) is still equal to it, or clearly above it.
+# A held-out MLM loss this far from the loss of token frequency (nats) still equals it, or is clearly above it.
 _EQUAL, _ABOVE = 0.03, 0.1
-# A training MLM loss this far below that of token frequency in the held-out text is not that of the training text.
+# A training MLM loss this far below the loss of token frequency in held-out text has another reason than the text.
 _LEARNT = 0.2
 # The NSP loss of a model that does not see its input is ln 2. Above this, weights move too far in a step.
 _NSP_CHANCE, _NSP_DISTURBED = 0.685, 0.707
 # The share of the way from token frequency to bigrams after which pairs, too, should be told apart.
 _FAR = 0.5
-# Up to so many steps only a loss well above that of guessing (nats) means anything.
+# Up to so many steps only a loss well above the loss of guessing (nats) means anything.
 _FEWEST_STEPS, _FAR_ABOVE = 50, 1.0
 # A warm-up of less than this share of the steps is short.
 _SHORT_WARMUP = 0.02
@@ -30,7 +30,7 @@ def against_counts(curve: Curve, facts: Facts) -> Iterator[Finding]:
     if loss < bigram:
         yield Finding(
             "context",
-            f"after {step:,} steps the held-out MLM loss, {loss:.3f}, is below that of bigrams ({bigram:.3f}): the "
+            f"after {step:,} steps the held-out MLM loss, {loss:.3f}, is below the loss of bigrams ({bigram:.3f}): the "
             "model uses more than the two neighbours of a masked token",
         )
     if math.isnan(loss - frequency) or loss < frequency - _EQUAL or not _is_late(curve, facts):
@@ -38,29 +38,29 @@ def against_counts(curve: Curve, facts: Facts) -> Iterator[Finding]:
     if curve.training_loss_at(step) < frequency - _LEARNT:
         return  # it uses the context of its own text: `shape.overfitting` is about that
     rate = max(finite(curve.training["learning_rate"]).tolist(), default=0.0)
-    beginning = f"after {step:,} steps the held-out MLM loss, {loss:.3f}, is"
+    beginning = f"after {step:,} steps the held-out MLM loss, {loss:.3f},"
     guessing = math.log(facts.vocab_size) if facts.vocab_size else math.inf
     if step < _FEWEST_STEPS and not loss > guessing + _FAR_ABOVE:
         return
     is_guess = guessing - _ABOVE < loss < guessing + _ABOVE
     if loss > frequency + _ABOVE and (is_guess or _still_falls(curve)) and not _disturbed(curve):
-        level = f"that of guessing (ln {facts.vocab_size:,} = {guessing:.3f})" if is_guess else "falling"
+        guess = f"equals the loss of guessing (ln {facts.vocab_size:,} = {guessing:.3f})"
+        level = f"{guess if is_guess else 'is falling'}, and is above the loss of token frequency ({frequency:.3f})"
         yield Finding(
             "slow",
-            f"{beginning} {level}, and above that of token frequency ({frequency:.3f}): the learning rate, {rate:.2g} "
-            "at most so far, is too low, or the run too short",
+            f"{beginning} {level}: the learning rate, {rate:.2g} at most so far, is too low, or the run too short",
             "Try optimizer.learning_rate ten times as large, in a short run",
         )
         return
     evidence = (
-        f"{beginning} {'still' if loss < frequency + _ABOVE else 'above'} that of token frequency ({frequency:.3f}): "
-        "the model uses no context"
+        f"{beginning} {'still equals' if loss < frequency + _ABOVE else 'is above'} the loss of token frequency "
+        f"({frequency:.3f}): the model uses no context"
     )
     yield Finding("stuck", evidence + _disturbance(curve), _why_stuck(curve, facts, rate))
 
 
 def _still_falls(curve: Curve) -> bool:
-    """Return whether the training loss of the last quarter of the lines is below that of the quarter before."""
+    """Return whether the training loss of the last quarter of the lines is below the loss of the quarter before."""
     loss = curve.training["mlm_loss"]
     quarter = len(loss) // 4
     if not quarter:
@@ -82,7 +82,8 @@ def _disturbed(curve: Curve) -> bool:
 def _disturbance(curve: Curve) -> str:
     if not _disturbed(curve):
         return ""
-    return f", and its NSP loss, {_nsp_after_warmup(curve):.3f} on average, is above that of guessing (ln 2 = 0.693)"
+    loss = _nsp_after_warmup(curve)
+    return f", and its NSP loss, {loss:.3f} on average, is above the loss of guessing (ln 2 = 0.693)"
 
 
 def _why_stuck(curve: Curve, facts: Facts, rate: float) -> str:
@@ -116,7 +117,7 @@ def pairs_at_chance(curve: Curve, facts: Facts) -> Iterator[Finding]:
         return
     yield Finding(
         "pairs",
-        f"the held-out NSP loss, {nsp:.3f}, is that of guessing (ln 2 = 0.693), though the MLM loss has come "
+        f"the held-out NSP loss, {nsp:.3f}, equals the loss of guessing (ln 2 = 0.693), though the MLM loss has come "
         f"{(frequency - loss) / (frequency - bigram):.0%} of the way from token frequency to bigrams",
         "Documents may be shuffled sentences, or cut apart: look at pairs with `lucid show RUN --step 1`, or train "
         "without pairs (data.nsp=false)",
