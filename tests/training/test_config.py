@@ -8,6 +8,7 @@ import yaml
 
 from lucid.errors import ConfigError
 from lucid.training.config import NEVER, from_dict, load, only_steps
+from lucid.training.config.effects import curve_settings
 from lucid.training.config.run_config import descriptions
 from lucid.training.config.yaml_text import parse_yaml
 
@@ -288,4 +289,4 @@ def test_only_the_steps_of_a_run_are_left_and_its_log_if_it_is_asked_for(file):
     assert (alone.train.patience, alone.train.keep_best, logged.train.log_every) == (None, False, 1)
     assert alone.train.trace is None
     assert alone.folders == config.data.folders
-    assert alone.curve_settings == config.curve_settings
+    assert curve_settings(alone) == curve_settings(config)

@@ -16,6 +16,7 @@ from lucid.errors import CheckpointError, ConfigError
 from lucid.training.checkpoints.checkpoint import TrainingState, read_state
 from lucid.training.checkpoints.store import CheckpointStore, attempt_of
 from lucid.training.config import RunConfig, from_dict
+from lucid.training.config.effects import bit_settings
 from lucid.training.formatting import count
 from lucid.training.history import History
 from lucid.training.start import difference
@@ -157,7 +158,7 @@ def _check_settings_stay(first: int, trained: Sequence[TrainingState], known: Se
 def _decisive(state: TrainingState) -> dict[str, Any]:
     """Return what decides, with the weights, the bits of the steps up to a state and their lines in the log."""
     config = from_dict(state.config)
-    decisive = {**config.bit_settings, "train.log_every": config.train.log_every, "the corpus": state.corpus[:12]}
+    decisive = {**bit_settings(config), "train.log_every": config.train.log_every, "the corpus": state.corpus[:12]}
     # What the launcher has given, where the settings leave it open.
     threads = "train.threads_per_rank"
     decisive[threads] = state.numerics.get("threads_per_rank", decisive[threads])

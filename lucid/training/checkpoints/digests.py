@@ -15,6 +15,7 @@ from lucid.files import sha256_of, written_aside
 from lucid.models.bert import hub
 from lucid.training.checkpoints.checkpoint import Checkpoint
 from lucid.training.config import from_dict
+from lucid.training.config.effects import curve_settings
 
 DIGESTS_FILE = "digests.json"
 
@@ -25,7 +26,7 @@ class Digests:
 
     `weights` is the digest of `model.safetensors`, `checkpoint_weights` that of the checkpoint (the same, but in an
     export), `corpus` of the corpora and their shares, `tokenizer` of the tokenizer, and `settings` of
-    `RunConfig.curve_settings`. `earlier` has the steps up to which the run had other samples, with `corpus` and
+    `curve_settings`. `earlier` has the steps up to which the run had other samples, with `corpus` and
     `settings` at that time. `software` and `numerics` are the versions and the `numerical_environment` that trained the
     last steps; `ranks` is None if an earlier version of lucid trained them.
     """
@@ -83,5 +84,5 @@ class Digests:
 
 
 def settings_digest(config: dict[str, Any]) -> str:
-    """Return the digest of those of these settings that decide the loss of each step."""
-    return hashlib.sha256(json.dumps(from_dict(config).curve_settings, sort_keys=True).encode()).hexdigest()
+    """Return the digest of the settings among these that decide the loss of each step."""
+    return hashlib.sha256(json.dumps(curve_settings(from_dict(config)), sort_keys=True).encode()).hexdigest()

@@ -25,24 +25,6 @@ from lucid.training.config.sections import (
 )
 from lucid.training.formatting import count
 
-# Settings that change no bit of a step: where files lie, and what a run keeps or reports.
-_WITHOUT_EFFECT = {
-    *("run_folder", "initial_model", "initial_checkpoint", "branch_from"),
-    *(f"data.{key}" for key in ("path", "workers", "prefetch")),
-    *(f"train.{key}" for key in ("check_replicas_every", "audit_every", "keep_every", "keep_best", "patience")),
-    *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
-    "train.trace",
-    *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds")),
-}
-# Settings of how a step is computed, which change its loss by rounding at most; the last ones under the fast reduction
-# alone.
-_ROUNDING_ALWAYS = {"train.threads_per_rank", "train.device"}
-_ROUNDING = _ROUNDING_ALWAYS | {
-    "optimizer.sharded",
-    *(f"train.{key}" for key in ("cuda_graphs", "recompute", "balance")),
-    *(f"distributed.{key}" for key in ("backend", "bucket_megabytes")),
-}
-
 # With `train.balance: speed` a rank gets at most so many times its equal part, which bounds its memory.
 MOST_BY_SPEED = 4
 
@@ -345,22 +327,6 @@ class RunConfig(Settings):
         train = self.train.model_dump(include={"seed", "global_batch", "micro_batch"})
         return {f"{name}.{key}": part[key] for name, part in (("data", data), ("train", train)) for key in part}
 
-    @property
-    def curve_settings(self) -> dict[str, Any]:
-        """Those of the settings that decide, with the corpora, the loss of each step, unless they are defaults.
-
-        They are plain JSON values by dotted key. A run that starts from a model or from another run has the same ones.
-        """
-        found = _by_dotted_key(self.model_dump(mode="json", exclude_defaults=True))
-        return {key: value for key, value in found.items() if key not in _WITHOUT_EFFECT | _ROUNDING}
-
-    @property
-    def bit_settings(self) -> dict[str, Any]:
-        """The settings that decide, with corpora, weights and number of ranks, the bits of each step: by dotted key."""
-        without_effect = _WITHOUT_EFFECT | (_ROUNDING - _ROUNDING_ALWAYS if self.train.reduction == "exact" else set())
-        found = _by_dotted_key(self.as_dict()) | {"train.threads_per_rank": self.threads_per_rank}
-        return {key: value for key, value in found.items() if key not in without_effect}
-
     def as_yaml(self) -> str:
         """Return all settings, defaults included, as YAML that `load` reads, with their descriptions as comments."""
         known, lines = descriptions(), []
@@ -374,13 +340,6 @@ class RunConfig(Settings):
     def as_dict(self) -> dict[str, Any]:
         """Return all settings as plain JSON values."""
         return self.model_dump(mode="json")
-
-
-def _by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
-    return found
 
 
 def descriptions() -> dict[str, str]:

@@ -1,0 +1,48 @@
+"""What settings have an effect on: on the loss of a step, on its bits, or on neither."""
+
+from typing import Any
+
+from lucid.training.config.run_config import RunConfig
+
+# Settings that change no bit of a step: where files lie, and what a run keeps or reports.
+_WITHOUT_EFFECT = {
+    *("run_folder", "initial_model", "initial_checkpoint", "branch_from"),
+    *(f"data.{key}" for key in ("path", "workers", "prefetch")),
+    *(f"train.{key}" for key in ("check_replicas_every", "audit_every", "keep_every", "keep_best", "patience")),
+    *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
+    *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds", "trace")),
+}
+# Settings of how a step is computed, which change its loss by rounding at most; the last ones under the fast reduction
+# alone.
+_ROUNDING_ALWAYS = {"train.threads_per_rank", "train.device"}
+_ROUNDING = _ROUNDING_ALWAYS | {
+    "optimizer.sharded",
+    *(f"train.{key}" for key in ("cuda_graphs", "recompute", "balance")),
+    *(f"distributed.{key}" for key in ("backend", "bucket_megabytes")),
+}
+
+
+def curve_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that decide, with the corpora, the loss of each step, unless they are defaults.
+
+    They are plain JSON values by dotted key. A run that starts from a model or from another run has the same ones.
+    """
+    found = _by_dotted_key(config.model_dump(mode="json", exclude_defaults=True))
+    return {key: value for key, value in found.items() if key not in _WITHOUT_EFFECT | _ROUNDING}
+
+
+def bit_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that decide, with corpora, weights and number of ranks, the bits of each step.
+
+    They are plain JSON values by dotted key.
+    """
+    without_effect = _WITHOUT_EFFECT | (_ROUNDING - _ROUNDING_ALWAYS if config.train.reduction == "exact" else set())
+    found = _by_dotted_key(config.as_dict()) | {"train.threads_per_rank": config.threads_per_rank}
+    return {key: value for key, value in found.items() if key not in without_effect}
+
+
+def _by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
+    return found
