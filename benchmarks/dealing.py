@@ -114,7 +114,8 @@ def timed(communicator: Communicator, options: argparse.Namespace, run: Run) -> 
                 seconds[balance].append((time.perf_counter() - began) / options.steps)
     if communicator.rank:
         return
-    print(f"{communicator.size} ranks, {options.batch} rows of {options.length} tokens; {options.slow} beside the last")
+    busy = f"{options.slow} busy processes on the core of the last rank"
+    print(f"{communicator.size} ranks, {options.batch} rows of {options.length} tokens; {busy}")
     for balance, times in seconds.items():
         ratios = [mine / other for mine, other in zip(times, seconds["place"], strict=True)]
         print(

@@ -72,7 +72,7 @@ class Mixture:
     def batch(self, consumed: int, samples: range | Array, mlm_probability: float | None = None) -> Batch:
         """Return these `samples` (rising, int64) of the global batch that begins after `consumed` samples of the run.
 
-        `mlm_probability` is that of `Sampler.batch`. Raises `DataError` if a corpus has changed since it was opened.
+        See `Sampler.batch` for `mlm_probability`. Raises `DataError` if a corpus has changed since it was opened.
         """
         indices = np.asarray(samples, np.int64)
         corpora, numbers = self.choose(consumed + indices)

@@ -98,8 +98,8 @@ class Sampler:
         """Return these `samples` (rising, int64) of the global batch that begins after `consumed` samples of the run.
 
         Sample i of the batch is sample g = consumed + i of the run: sample g % samples_per_epoch of epoch
-        g // samples_per_epoch. `mlm_probability` stands in for that of the settings, which is no smaller. Raises
-        `DataError` if the corpus has changed since it was opened.
+        g // samples_per_epoch. If `mlm_probability` is given, it replaces the one in the settings, and must not be
+        larger. Raises `DataError` if the corpus has changed since it was opened.
         """
         indices = np.asarray(samples, np.int64)
         return self.batch_of(consumed + indices, indices, mlm_probability)

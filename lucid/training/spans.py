@@ -169,13 +169,13 @@ class _Backward:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._layer = ""
-        # When the pass and the present layer began, and when the layer's last gradient was ready.
-        self._began = self._layer_began = self._ready = 0.0
-        self._is_running = False
+        # When the pass, if one runs, and the present layer began, and when the layer's last gradient was ready.
+        self._began: float | None = None
+        self._layer_began = self._ready = 0.0
 
     def begin(self) -> None:
         self._began = self._layer_began = self._ready = time.monotonic()
-        self._layer, self._is_running = "", True
+        self._layer = ""
 
     def ready(self, layer: str) -> None:
         """Note that a parameter of `layer` has its gradient."""
@@ -186,13 +186,13 @@ class _Backward:
 
     def end(self) -> None:
         """End the pass, if one is running: a CUDA graph runs it without any of this."""
-        if self._is_running:
+        if self._began is not None:
             self._end_layer()
             self._recorder.add("backward", self._began, time.monotonic())
-            self._is_running = False
+            self._began = None
 
     def _end_layer(self) -> None:
-        if self._layer and self._is_running:
+        if self._layer and self._began is not None:
             self._recorder.add(f"backward {self._layer}", self._layer_began, self._ready)
             self._layer_began = self._ready
 

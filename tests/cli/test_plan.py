@@ -43,7 +43,7 @@ def plan(capsys):
     return run
 
 
-MISSING = " is missing; the shape above is that of the section model, or BERT-base's"
+MISSING = " is missing; the shape above comes from the section model, or else from BERT-base"
 
 
 @pytest.fixture

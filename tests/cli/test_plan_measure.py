@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -10,7 +11,6 @@ from nodes import SeveralNodes
 
 from lucid.analysis import step_measurement
 from lucid.analysis.step_model import LINK, Measured
-from lucid.cli import main
 from lucid.cli.plan import scaling
 from lucid.cli.plan.scaling import parse
 from lucid.distributed import connect, connection
@@ -21,16 +21,9 @@ BY_SPEED = "train.balance=speed", "train.micro_batch=2"
 
 
 @pytest.fixture
-def plan(capsys):
+def plan(lucid):
     """A function that plans a run and returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as leaving:
-            main(["plan", *map(str, arguments)])
-        output, errors = capsys.readouterr()
-        return leaving.value.code, output, errors
-
-    return run
+    return partial(lucid, "plan")
 
 
 def test_a_measured_plan_has_a_line_for_each_number_of_nodes_and_writes_nothing(plan, run_file):

@@ -1,4 +1,4 @@
-"""The shape of the model is that of the model or checkpoint that a run starts from, but for what the settings say."""
+"""The model or checkpoint that a run starts from gives the shape of its model, and the settings say what differs."""
 
 import shutil
 

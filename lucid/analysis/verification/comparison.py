@@ -52,9 +52,9 @@ class Difference:
 class Comparison:
     """What differs between a replay and the record of a run, in the order in which it was found.
 
-    `step` is that of the last checkpoint that was compared, and `lines` counts those of the log. `logged` is a sentence
-    about the first of them that differs, and `environment` says in what the software or the numerical
-    environment differs.
+    The last checkpoint that was compared is of step `step`, and `lines` lines of the log were compared. `logged` is a
+    sentence about the first line that differs. `environment` says in what the software or the numerical environment
+    differs.
     """
 
     step: int

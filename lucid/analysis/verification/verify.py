@@ -22,8 +22,8 @@ from lucid.training.trainer import Trainer
 def verify(run: Path, steps: str | None, overrides: Sequence[str], group: ProcessGroup) -> tuple[Replay, Comparison]:
     """Find steps of a run that can be replayed, and replay them, up to the first checkpoint that differs.
 
-    All ranks of `group` call this; a `LucidError` is raised on all. The comparison is that of the first rank: elsewhere
-    it finds no difference.
+    All ranks of `group` call this; a `LucidError` is raised on all. The first rank compares: on the others the result
+    has no difference.
     """
     text = run_on_first_rank(group, lambda: find_replay(run, steps, overrides, group.size).as_json())
     replay = Replay.from_json(text)

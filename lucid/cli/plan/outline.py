@@ -139,7 +139,7 @@ def _start(config: RunConfig, corpora: Corpora | None) -> tuple[int, bool, list[
     begins_with = config.branch_from or config.initial_checkpoint or config.initial_model
     source = store.folder if store.has_any() else begins_with
     if source is not None and not source.exists():
-        missing = f"{source} is missing; the shape above is that of the section model, or BERT-base's"
+        missing = f"{source} is missing; the shape above comes from the section model, or else from BERT-base"
         return 0, False, [("start", missing)]
     if corpora is None:
         return 0, False, [("start", f"{source}; not checked, because the corpus is missing")] if source else []

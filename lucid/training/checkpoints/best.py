@@ -19,7 +19,7 @@ _Step = Annotated[int, Field(ge=0, lt=2**62)]
 class Best:
     """The step with the least held-out loss of a run so far.
 
-    `loss` (nats) is that of the corpora in training together (`Evaluations.loss`), measured on the held-out samples
+    `loss` (nats) is the loss of all corpora in training together (`Evaluations.loss`), measured on the held-out samples
     whose hash is `samples`. `evaluated` is the step of the last evaluation. `since` counts the evaluations after the
     best one.
     """

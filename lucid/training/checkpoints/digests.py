@@ -24,9 +24,9 @@ DIGESTS_FILE = "digests.json"
 class Digests:
     """The origin of the weights of a checkpoint. Digests are SHA-256, in hexadecimal.
 
-    `weights` is the digest of `model.safetensors`, `checkpoint_weights` that of the checkpoint (the same, but in an
-    export), `corpus` of the corpora and their shares, `tokenizer` of the tokenizer, and `settings` of
-    `curve_settings`. `earlier` has the steps up to which the run had other samples, with `corpus` and
+    `weights` is the digest of `model.safetensors`. `checkpoint_weights` is the digest of the checkpoint's file, which
+    differs in an export alone. `corpus` is the digest of the corpora and their shares, `tokenizer` of the tokenizer,
+    and `settings` of `curve_settings`. `earlier` has the steps up to which the run had other samples, with `corpus` and
     `settings` at that time. `software` and `numerics` are the versions and the `numerical_environment` that trained the
     last steps; `ranks` is None if an earlier version of lucid trained them.
     """

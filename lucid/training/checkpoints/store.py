@@ -229,8 +229,8 @@ class Attempt:
 def _best(folders: Collection[Path], best: Best | None) -> Path | None:
     """Return the best of a run's checkpoints, given the newest first, of which the newest says what is `best`.
 
-    It is that of the same step and loss. A stale process may have written one of the same step, too: that has another
-    loss, or is as good. If the best could not be written, the last one that was the best before it is returned, if any.
+    The best has the same step and loss. A stale process may have written another one of this step: it has another loss,
+    or is as good. If the best could not be written, the last one that was the best before it is returned, if any.
     """
     for folder in folders:
         if best and (key := _key(folder.name)) and key.step == best.step:

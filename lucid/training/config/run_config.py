@@ -56,8 +56,8 @@ class RunConfig(Settings):
     )
     model: BERTConfig = Field(
         default_factory=BERTConfig,
-        description="Section: the shape of the model. What it leaves out is that of the model or checkpoint that a run "
-        "starts from, or else BERT-base's.",
+        description="Section: the shape of the model. What it leaves out comes from the model or checkpoint that a run "
+        "starts from, or else from BERT-base.",
     )
     data: DataSettings = Field(description="Section: the corpus, and how samples are made from it.")
     optimizer: OptimizerSettings = Field(
