@@ -85,11 +85,9 @@ def _of_run(run: Path, last: int) -> list[Checkpoint]:
 def _given(folders: list[Path], last: int | None) -> list[Checkpoint]:
     if last is not None:
         raise ConfigError("--last chooses checkpoints of one run, but several folders are given: leave it out")
-    for number, folder in enumerate(folders):
+    for folder in folders:
         if (folder / "checkpoints").is_dir():
             raise ConfigError(f"{folder} is the folder of a run: give one run alone, or checkpoints")
-        if any(folder.resolve() == other.resolve() for other in folders[:number]):
-            raise ConfigError(f"{folder} is given twice: name each checkpoint once")
     return [open_checkpoint(folder) for folder in folders]
 
 

@@ -62,7 +62,8 @@ class Outcomes:
         run = self._run
         while len(self._pending) > ahead:
             outcome = self._pending.popleft()
-            wait_for_device(run.communicator, outcome.sums)
+            if run.model.device != CPU:
+                wait_for_device(run.communicator, outcome.sums)
             *sums, norm = outcome.sums.values.tolist()
             if norm == 0 and outcome.has_labels:
                 message = (

@@ -231,8 +231,9 @@ def test_what_cannot_be_replayed_is_refused_in_a_sentence(on_ranks, copied, corp
 
 
 def test_only_the_folder_of_a_run_with_a_checkpoint_is_replayed(run_file, tmp_path):
-    for path in (run_file, tmp_path / "gone", tmp_path):
-        with pytest.raises(ConfigError, match="is not the folder of a run that has a checkpoint"):
+    unfit = "is not the folder of a run that has a checkpoint"
+    for path, message in ((run_file, unfit), (tmp_path / "gone", "gone does not exist"), (tmp_path, unfit)):
+        with pytest.raises(ConfigError, match=message):
             find_replay(path, None, (), 1)
 
 

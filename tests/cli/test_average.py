@@ -88,7 +88,6 @@ def test_what_is_no_choice_of_checkpoints_is_refused(lucid, kept, tmp_path):
         ((one,), "is not the folder of a run: give that, or two or more checkpoints"),
         ((one, two, "--last", 2), "--last chooses checkpoints of one run"),
         ((one, kept), "is the folder of a run: give one run alone, or checkpoints"),
-        ((one, two, one), "is given twice: name each checkpoint once"),
     ):
         code, _, errors = lucid("average", *arguments, tmp_path / "mean")
         assert (code, errors.count("\n")) == (2, 1)

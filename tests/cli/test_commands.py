@@ -210,6 +210,7 @@ def test_export_cuts_the_padding_and_keeps_the_scores(lucid, run_folder, tmp_pat
     assert code == 0
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
         "config.json",
+        "digests.json",
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",

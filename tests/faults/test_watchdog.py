@@ -89,7 +89,7 @@ def test_a_rank_in_an_endless_loop_ends_the_run_and_shows_where_it_is(train_with
     assert re.search(r"rank 1:   <string>:\d+ in step", finished.stdout)
     assert re.search(r"ranks? [02, ]+: before that in all_reduce \(wait \d+", finished.stdout)
     (report,) = (tmp_path / "run").glob("hang-*.txt")
-    assert f"the newest waits of all ranks that answer are in {report}" in finished.stdout
+    assert f"the newest waits of these ranks are in {report}" in finished.stdout
     assert len(re.findall(r"^rank [012] on ", report.read_text(), re.MULTILINE)) == 3
     assert len(re.findall(r"^ +\d+ +8 .* is in it  all_reduce$", report.read_text(), re.MULTILINE)) == 2
 

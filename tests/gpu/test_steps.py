@@ -146,9 +146,9 @@ def test_every_wait_for_the_gpu_is_one_that_the_watchdog_sees(steps, device_coun
     status = steps.micro_batches._communicator.status
     waiting = status.waiting
 
-    def note(what, size):
+    def note(what, size, **options):
         noted.append(what)
-        return waiting(what, size)
+        return waiting(what, size, **options)
 
     monkeypatch.setattr(status, "waiting", note)
     warm_up, *measured = batches(4, STEPS, 4)

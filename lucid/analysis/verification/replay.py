@@ -57,6 +57,8 @@ def find_replay(run: Path, steps: str | None, overrides: Sequence[str], size: in
 
     Raises a `LucidError` if `size` ranks cannot replay it bit for bit, or nothing notes how it was trained.
     """
+    if not run.exists():
+        raise ConfigError(f"{run} does not exist")
     if not CheckpointStore(run / "checkpoints").has_any():
         raise ConfigError(f"{run} is not the folder of a run that has a checkpoint: give one")
     history = History.of(run, overrides)

@@ -68,9 +68,7 @@ def wait_for_device(communicator: Communicator, event: Awaitable) -> None:
     """Block until this rank's GPU has reached `event`, or has done all work of a stream.
 
     In a collective between GPUs, the GPUs wait and the host does not. So the host waits for a missing rank only here,
-    and this counts as a wait for other ranks, which the watchdog sees. Without a GPU there is nothing to wait for.
+    and this counts as a wait for other ranks, which the watchdog sees.
     """
-    if communicator.device == CPU:
-        return
     with communicator.status.waiting("wait for the GPU", 0, for_ranks=False):
         event.synchronize()
