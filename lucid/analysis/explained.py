@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lucid.analysis.samples import Losses, Samples, row_losses
-from lucid.errors import CheckpointError, LucidError
+from lucid.errors import CheckpointError, DataError, LucidError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import open_checkpoint, read_state
 from lucid.training.corpora import open_mixture
@@ -18,7 +18,7 @@ from lucid.training.explanations.facts import Facts, facts_of
 from lucid.training.explanations.finding import Finding
 from lucid.training.explanations.steps import Spike, spikes
 from lucid.training.history import History
-from lucid.training.metrics import log_of
+from lucid.training.metrics import METRICS_FILE, log_of
 
 # Rows of a batch whose losses are computed at once.
 _ROWS = 32
@@ -38,9 +38,11 @@ def explained(folder: Path, overrides: Sequence[str] = ()) -> Explained:
     """Explain the run in `folder`, of which only the log has to be there.
 
     `overrides` are settings such as `data.path=FOLDER`, in case the corpus has moved. Raises `DataError` if there is no
-    log, and `ConfigError` if settings are overridden that cannot be.
+    log, or nothing in it, and `ConfigError` if settings are overridden that cannot be.
     """
     entries = log_of(folder)
+    if not entries:
+        raise DataError(f"{folder / METRICS_FILE} has no line that can be read: has the run logged a step yet?")
     facts, remarks = _facts(folder, overrides)
     curve = Curve(entries)
     return Explained(curve, explain(entries, facts), spikes(curve), remarks)

@@ -115,10 +115,11 @@ def test_without_its_corpus_a_run_is_explained_by_its_log_and_settings(lucid, sp
     assert errors.startswith("rules that need the corpora of the run are left out: /nowhere does not exist")
 
 
-def test_a_log_without_lines_looks_like_nothing_yet(lucid, tmp_path):
-    (tmp_path / "metrics.jsonl").touch()
-    code, output, _ = lucid("explain", tmp_path)
-    assert (code, output) == (0, "0 steps\n\nnothing looks wrong\n")
+def test_a_log_without_lines_says_nothing(lucid, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("damaged\n")
+    code, _, errors = lucid("explain", tmp_path)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "metrics.jsonl has no line that can be read: has the run logged a step yet?" in errors
 
 
 def test_other_settings_cannot_be_given(lucid, spiked_run):

@@ -124,7 +124,9 @@ def slowly(action, ranks):
 SLOW_EVALUATION = SLOW + "trainer.evaluate = slowly(trainer.evaluate, [0])"
 SLOW_SAVING = SLOW + "from lucid.training.checkpoints.store import Attempt; Attempt.save = slowly(Attempt.save, [0])"
 SLOW_START = SLOW + "from lucid.data import Corpus; Corpus.verify = slowly(Corpus.verify, [0])"
-SLOW_FIRST_STEP = SLOW + "M = trainer.MicroBatches; M.gradients = slowly(M.gradients, [2])"
+SLOW_FIRST_STEP = (
+    SLOW + "from lucid.training.micro_batches import MicroBatches as M; M.gradients = slowly(M.gradients, [2])"
+)
 
 
 @long
