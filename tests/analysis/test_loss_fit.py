@@ -37,7 +37,10 @@ def test_the_interval_holds_the_end_of_a_noisy_curve(rate, share):
 
 def test_a_decay_to_come_lowers_the_end():
     """Up to half of the run, both schedules of `wsd` are the same; only one of them decays afterwards."""
-    constant = lambda step: min(1.0, (step + 1) / WARM_UP)  # noqa: E731
+
+    def constant(step):
+        return min(1.0, (step + 1) / WARM_UP)
+
     steps, losses = curve(decay, noise=0.01)
     used = steps <= 500
     falling, steady = (forecast(steps[used], losses[used], rate, END, WARM_UP).loss for rate in (decay, constant))

@@ -30,8 +30,8 @@ EXPECTED = {
     "warm-up": ("stuck", "The warm-up of 0 steps is short: raise optimizer.warmup_steps to 30"),
     "labels": ("stuck", "the labels cannot be learnt from the text"),
     "slow": ("slow", "Try optimizer.learning_rate ten times as large"),
-    "spikes": ("spikes", "`lucid explain RUN --rows`"),
-    "overfitting": ("overfitting", "Take more text"),
+    "spikes": ("spikes", "`lucid explain RUN --rows 3`"),
+    "overfitting": ("overfitting", "Train on more text"),
 }
 
 

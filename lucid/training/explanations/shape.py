@@ -68,5 +68,5 @@ def overfitting(curve: Curve, facts: Facts) -> Iterator[Finding]:
         f"the held-out MLM loss was lowest after {steps[best]:,} steps, {loss[best]:.3f}, and is {loss[-1]:.3f} after "
         f"{steps[-1]:,}{epochs}, while the training loss fell from {at_best:.3f} to {at_end:.3f}: the model learns the "
         "corpus by heart",
-        f"Take more text, stop after about {steps[best]:,} steps, or raise the model's dropout",
+        f"Train on more text, stop after about {steps[best]:,} steps, or raise model.hidden_dropout_prob",
     )

@@ -51,7 +51,7 @@ def spiking(curve: Curve, facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "spikes",
         f"{many}{where}: {names[largest.name]} {largest.value:.3f} where {largest.usual:.3f} is usual",
-        "`lucid explain RUN --rows` shows the samples of these steps that fit worst; a lower "
+        "`lucid explain RUN --rows 3` shows the samples of these steps that fit worst; a lower "
         "optimizer.max_gradient_norm limits what they do",
     )
 
@@ -62,7 +62,7 @@ def spikes(curve: Curve) -> list[Spike]:
     Each is compared with the median of ten lines before and ten after it (five, at the end), in robust deviations:
     1.4826 times the median absolute one, but no less than 1% of the median. The loss stands out by 6 of them; the norm
     by 12, and at three times its usual value; both together by 4 and by 8. The loss is a mean over the steps since the
-    line before, the norm that of the line's step. The first quarter of the lines is not judged.
+    line before; the norm is the last step's. The first quarter of the lines is not judged.
     """
     steps = curve.training.step
     loss, norm = (_StandingOut(curve.training[name]) for name in ("mlm_loss", "gradient_norm"))
@@ -96,7 +96,7 @@ class _StandingOut:
 
 
 def _median(rows: Array) -> Array:
-    """Return the median of each row without NaN; NaN of a row that has nothing else."""
+    """Return the median of the numbers in each row, NaN for a row without numbers."""
     numbers = np.sort(rows, axis=1)  # NaN comes last
     count = np.isfinite(numbers).sum(axis=1)
     row, middle = np.arange(len(rows)), np.maximum(count - 1, 0)
