@@ -1,7 +1,12 @@
 """The layers. Each holds parameters or settings, and calls one function of `functional`."""
 
+from typing import Any, Literal
+
+import numpy as np
+
 from lucid.autograd import Tensor
-from lucid.backend import Array
+from lucid.backend import Array, to_device, to_host
+from lucid.kernels.masking import IGNORE_INDEX
 from lucid.nn import functional, init
 from lucid.nn.module import Module, Parameter
 
@@ -89,3 +94,42 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"{self.probability}, site={self.site}"
+
+
+class CrossEntropyLoss(Module):
+    """The cross-entropy of scores [N, V] at labels [N], in nats.
+
+    `reduction` is "mean" over the labels that count (0 if there are none), "sum", or "none", which returns the losses
+    [N]. A label that is `ignore_index` does not count.
+    """
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, reduction: Literal["mean", "sum", "none"] = "mean") -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction is {reduction!r}; it takes 'mean', 'sum' or 'none'")
+        self.ignore_index, self.reduction = ignore_index, reduction
+
+    def forward(self, scores: Tensor, labels: Any) -> Tensor:
+        """Return the loss: a tensor without axes, or [N] for "none".
+
+        Labels are integers in [0, V), or `ignore_index`, in an array or a tensor. Raises `ValueError` for others, and
+        for other shapes.
+        """
+        if scores.ndim != 2:
+            raise ValueError(f"scores have shape {scores.shape}; they take (N, V): reshape them to (-1, V)")
+        array = to_host(labels.data if isinstance(labels, Tensor) else labels)
+        if array.shape != scores.shape[:1]:
+            raise ValueError(f"labels have shape {array.shape}; they take ({scores.shape[0]},), one for each row")
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"labels have dtype {array.dtype}; they take integers")
+        array = array.astype(np.int64)
+        outside = ((array < 0) | (array >= scores.shape[1])) & (array != self.ignore_index)
+        if outside.any():
+            raise ValueError(
+                f"labels have the value {array[outside][0]}; they take 0 to {scores.shape[1] - 1}, or "
+                f"{self.ignore_index} for those that do not count"
+            )
+        return functional.cross_entropy(scores, to_device(array, scores.device), self.ignore_index, self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"ignore_index={self.ignore_index}, reduction={self.reduction!r}"

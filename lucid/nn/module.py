@@ -224,6 +224,10 @@ class Module:
         """Yield each parameter once."""
         return (parameter for _, parameter in self.named_parameters())
 
+    def num_parameters(self) -> int:
+        """Return the number of elements of all parameters; a shared parameter counts once."""
+        return sum(parameter.size for parameter in self.parameters())
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """Return every parameter by name as a NumPy array; on the CPU they share the parameters' memory."""
         return {name: parameter.numpy() for name, parameter in self.named_parameters()}

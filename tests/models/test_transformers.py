@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from lucid.models import BERTConfig, BERTForPreTraining  # noqa: E402
+from lucid.models import BERTConfig, BERTForPreTraining, BERTModel  # noqa: E402
 
 # Relative to the largest element, float32 against float64: 4.6e-6 was seen.
 TOLERANCE = 2e-5
@@ -166,6 +166,25 @@ def test_transformers_reads_a_model_that_lucid_initialised(tmp_path):
     prediction_scores, seq_relationship_scores = model(input_ids)
     assert_close(prediction_scores, expected.prediction_logits, "prediction_scores")
     assert_close(seq_relationship_scores, expected.seq_relationship_logits, "seq_relationship_scores")
+
+
+def test_a_model_without_heads_goes_to_transformers_and_back(tmp_path):
+    reference = transformers.BertModel(transformers.BertConfig(**TINY)).eval()
+    randomise(reference)
+    reference.save_pretrained(tmp_path / "theirs")
+    model = BERTModel.from_pretrained(tmp_path / "theirs").eval()
+    model.save_pretrained(tmp_path / "ours")
+    back, report = transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert type(back) is transformers.BertModel
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not report[problem], problem
+    inputs, _, _ = random_inputs(CASES["mask_with_holes"])
+    hidden, pooled = model(**inputs)
+    for each in (reference, back.eval()):
+        with torch.no_grad():
+            expected = each(**as_torch(inputs))
+        assert_close(hidden, expected.last_hidden_state, "last_hidden_state")
+        assert_close(pooled, expected.pooler_output, "pooler_output")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,9 @@
-"""BERT without its heads: embeddings, the stack of transformer layers, and the pooled first token.
+"""The parts of BERT without its heads: embeddings, the stack of transformer layers, and the pooled first token.
 
 Attribute names are Hugging Face's, and so are the names of the parameters. There are N token rows in S sequences, of
 width C. Each row is computed on its own, except in attention, which sees one sequence at a time.
 """
 
-from contextlib import nullcontext
 from typing import Literal
 
 from lucid.autograd import Tensor
@@ -13,7 +12,6 @@ from lucid.kernels.sequences import Sequences
 from lucid.models.bert.config import BERTConfig
 from lucid.models.bert.token_rows import TokenRows
 from lucid.nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, functional
-from lucid.random import at, current_coordinates
 
 Recomputation = Literal["none", "attention", "layer"]
 
@@ -151,19 +149,3 @@ class Pooler(Module):
     def forward(self, x: Tensor, sequences: Sequences) -> Tensor:
         # An embedding look-up, because its gradient is a kernel, ten times as fast as the gradient of an index.
         return self.dense(functional.embedding(sequences.first_rows, x)).tanh()
-
-
-class BERTModel(Module):
-    """Embeddings, encoder and pooler: from token rows to hidden states [N, C], which `pooler` reduces to [S, C]."""
-
-    def __init__(self, config: BERTConfig) -> None:
-        super().__init__()
-        self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
-        self.pooler = Pooler(config)
-
-    def forward(self, rows: TokenRows) -> Tensor:
-        sequences = rows.sequences
-        dropout = at(sequences.coordinates(current_coordinates(rows.grid_rows))) if self.training else nullcontext()
-        with dropout:
-            return self.encoder(self.embeddings(rows), sequences)

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
-from lucid import backend, random
+from lucid import backend
 from lucid.autograd import Tensor
 from lucid.kernels.masking import IGNORE_INDEX, Masking, mask_tokens
 from lucid.kernels.sequences import Sequences
@@ -27,10 +27,10 @@ from lucid.models.bert.arguments import (
     integers,
 )
 from lucid.models.bert.config import BERTConfig
-from lucid.models.bert.encoder import BERTModel
 from lucid.models.bert.heads import HeadLoss, PreTrainingHeads, Reduction, most_probable
-from lucid.models.bert.memory import check_model_fits
-from lucid.models.bert.stored_weights import StoredWeights, stored_weights
+from lucid.models.bert.loading import read_model
+from lucid.models.bert.model import BERTModel
+from lucid.models.bert.stored_weights import StoredWeights
 from lucid.models.bert.token_rows import LabelledRows
 from lucid.nn import Module, functional, init
 from lucid.random import coordinates_by_hand
@@ -78,22 +78,13 @@ class BERTForPreTraining(Module):
 
         Raises `CheckpointError`.
         """
-        config = hub.read_config(folder)
-        weights = stored_weights(folder, config)
-        check_model_fits(folder, config)
-        state = random.state()
-        with init.without_draws():
-            model = cls(config)
-        values = weights.read()
-        if weights.missing:
-            with random.using(state):
-                drawn = cls(config).state_dict()
-            values |= {name: array for name, array in drawn.items() if weights.is_missing(name)}
-        model.load_state_dict(values)
-        return model, weights
+        return read_model(folder, cls)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` to a folder, from which `transformers` can load them."""
+        """Write `config.json` and `model.safetensors` to a folder, from which `transformers` can load them.
+
+        Raises `CheckpointError` if they cannot be written.
+        """
         hub.write(Path(folder), self.config, self.state_dict())
 
     def with_vocabulary(self, vocab_size: int) -> "BERTForPreTraining":
@@ -137,7 +128,7 @@ class BERTForPreTraining(Module):
             self.config, self.device, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds
         )
         rows = grid.token_rows(grid.all_slots()).on(self.device)
-        hidden = self.bert(rows)
+        hidden = self.bert.encode(rows)
         scores = self.cls.predictions(hidden).reshape(*grid.shape, self.config.vocab_size)
         return scores, self._next_sentence_scores(hidden, rows.sequences)
 
@@ -188,7 +179,7 @@ class BERTForPreTraining(Module):
 
         Only labelled positions are scored, because the scores of the vocabulary are the widest array of the model.
         """
-        hidden = self.bert(rows)
+        hidden = self.bert.encode(rows)
         # An embedding look-up, because its gradient is a kernel, ten times as fast as the gradient of an index.
         masked = functional.embedding(rows.positions, hidden)
         scores, vocabulary = self.cls.predictions.padded(masked), self.config.vocab_size
@@ -251,7 +242,7 @@ class BERTForPreTraining(Module):
         grid = check_inputs(self.config, self.device, input_ids, **inputs)
         rows = grid.token_rows(grid.without_padding()).on(self.device)
         with self.evaluating():
-            scores = self._next_sentence_scores(self.bert(rows), rows.sequences)
+            scores = self._next_sentence_scores(self.bert.encode(rows), rows.sequences)
         return Tensor(most_probable(scores))
 
     def get_mlm_accuracy(

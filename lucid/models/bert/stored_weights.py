@@ -6,7 +6,7 @@ The headers of the files say this. So names, shapes and dtypes are known to fit 
 import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,18 @@ class StoredWeights:
     missing: tuple[str, ...]
     left_out: tuple[str, ...]
 
-    def read(self) -> dict[str, np.ndarray]:
-        """Return the parameters by name, float32. Raises `CheckpointError` if a tied parameter has two values."""
-        return self._read(self.tensors)
+    def read(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """Return the parameters whose names begin with `prefix`, float32.
+
+        Raises `CheckpointError` if a tied parameter has two values.
+        """
+        return self._read([name for name in self.tensors if _TIED.get(name, name).startswith(prefix)])
+
+    def of_encoder(self) -> "StoredWeights":
+        """Return what the folder has for a BERT without heads."""
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name.startswith("bert.")}
+        missing = tuple(part for part in self.missing if PARTS[part].startswith("bert."))
+        return replace(self, tensors=tensors, missing=missing)
 
     def parameter(self, name: str) -> np.ndarray:
         """Return one parameter, float32, and read no others. Raises `CheckpointError` as `read` does."""
