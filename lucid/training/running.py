@@ -13,6 +13,7 @@ from lucid.distributed.parallel.exact import buffers_needed
 from lucid.errors import CheckpointError, ExitCode
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
+from lucid.training.attempts import failure_noted, note_end
 from lucid.training.config import RunConfig
 from lucid.training.end import expected_end
 from lucid.training.explanations.explainer import findings_in
@@ -37,14 +38,15 @@ def run(settings: RunConfig, group: ProcessGroup, stop: Stop) -> ExitCode:
     with process_as_it_was(), watched(group, settings.train.watchdog_seconds, settings.run_folder):
         limit_threads(settings.threads_per_rank)
         opened = open_run(settings, communicator_of(settings, group))
-        ranks = locate_ranks(group, threads.count(), opened.model.device)
-        opened.hosts = [rank.host for rank in ranks]
+        opened.locations = locate_ranks(group, threads.count(), opened.model.device)
         trainer = Trainer(opened)
         if opened.is_first:
-            print_locations(ranks)
+            print_locations(opened.locations)
             _print_start(opened)
-        finished = trainer.train(stop)
+        with failure_noted(opened):
+            finished = trainer.train(stop)
         if opened.is_first:
+            note_end(opened, "finished" if finished else "stopped")
             _print_end(opened, finished, trainer.reports.findings_after(opened.step))
     return ExitCode.FINISHED if finished else ExitCode.STOPPED
 

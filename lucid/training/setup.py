@@ -14,6 +14,7 @@ from lucid.backend import CPU, Array
 from lucid.data import Corpus
 from lucid.distributed import Communicator, DistributedDataParallel, ProcessGroup, all_or_none, choose
 from lucid.distributed.health.software import versions
+from lucid.distributed.locations import RankLocation
 from lucid.models import BERTForPreTraining
 from lucid.nn import init
 from lucid.optim import LAMB, AdamW
@@ -73,7 +74,7 @@ class Run:
     attempt: int = 0
     # On the first rank: the `versions` at the start. The files of lucid may be replaced while the run goes on.
     software: dict[str, str] = field(default_factory=dict)
-    hosts: list[str] = field(default_factory=list)  # of all ranks
+    locations: list[RankLocation] = field(default_factory=list)  # of all ranks
     # On the first rank: the newest whole checkpoint of this run.
     checkpoint: Path | None = None
 
@@ -85,6 +86,11 @@ class Run:
     def counts(self) -> KeptCounts:
         """What was counted in the corpora; only the first rank counts."""
         return KeptCounts(self.config.run_folder)
+
+    @property
+    def hosts(self) -> list[str]:
+        """The host of each rank."""
+        return [location.host for location in self.locations]
 
     @property
     def is_first(self) -> bool:

@@ -16,6 +16,7 @@ from lucid.distributed import Stop, StopRequest, agreed, all_or_none, find_drift
 from lucid.errors import TrainingError
 from lucid.gpu_async import HostCopy
 from lucid.optim import clip_scale, norm_of, squared_gradients
+from lucid.training.attempts import note_start
 from lucid.training.audits import Audits
 from lucid.training.checkpoints.best import best_after
 from lucid.training.checkpoints.checkpoint import TrainingState
@@ -91,6 +92,7 @@ class Trainer:
             ended = self._has_ended(self._schedule.progress(run.step, run.training_seconds))
             self.reports = FirstRankReports(run, ended)
             self._checkpointing.claim(self.reports.say)
+            note_start(run, self.reports.say)
 
     def batches(self, stop: int) -> Loader[LocalBatch]:
         """Return this rank's parts of the global batches, from the present step to before step `stop`."""
