@@ -6,10 +6,11 @@ comma := ,
 DEVELOPMENT := .venv/installed-dev$(if $(GPU_CI),-gpu-ci)
 # The number of processes that run tests. Tests that share ranks or files run in the same process.
 WORKERS ?= 2
+SPHINX := $(BIN)/python -m sphinx -q -W --keep-going
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help train test test-long test-all test-slurm test-gpu card-check soak lint bench bench-kernels bench-peers \
-	bench-gpu bench-gpu-launches dist clean slurm-programs
+.PHONY: help train test test-long test-all test-slurm test-gpu card-check soak lint docs docs-links bench \
+	bench-kernels bench-peers bench-gpu bench-gpu-launches dist clean slurm-programs
 
 help:
 	@echo "make train   prepare the default corpus and train a small BERT on 2 ranks (minutes)"
@@ -24,6 +25,9 @@ help:
 	@echo "             check in 9 minutes whether this machine's GPU gives right results at full speed"
 	@echo "make soak    kill a run a hundred times; SEED=7 draws other ranks and moments"
 	@echo "make lint    check style and types"
+	@echo "make docs    build the documentation as a site: docs/_build/html/index.html"
+	@echo "make docs-links"
+	@echo "             check the links of the documentation that lead to other sites; needs the network"
 	@echo "make bench   show where the time of a training step of BERT-base goes"
 	@echo "make bench-kernels"
 	@echo "             time each compiled kernel, and NumPy and PyTorch (if installed) for comparison"
@@ -71,6 +75,12 @@ lint: $(DEVELOPMENT)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/installed-docs
+	$(SPHINX) -E -b html docs docs/_build/html
+
+docs-links: .venv/installed-docs
+	$(SPHINX) -b linkcheck docs docs/_build/links
+
 bench: .venv/installed
 	$(BIN)/lucid bench step
 
@@ -104,6 +114,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[mpich,plot,tensorboard,dev$(if $(GPU_CI),$(comma)gpu-ci)]'
 	touch $@ .venv/installed-dev .venv/installed
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,docs]'
+	touch $@
 
 .venv/installed-gpu: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mpich,plot,dev,$(or $(CUDA),cuda13)]'
