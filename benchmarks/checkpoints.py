@@ -71,7 +71,7 @@ def main() -> None:
                 beside.append(seconds(train))
             saver.wait()
             wholes.append(time.perf_counter() - started)
-        last = seconds(lambda: saver.save(state(arguments.turns + 1), optimizer.state_dict()))
+        last = seconds(lambda: saver.save(state(arguments.turns + 1), optimizer.moments()))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"stall, first: {stalls[0]:.2f} s; later: {', '.join(f'{stall:.2f}' for stall in stalls[1:])} s")

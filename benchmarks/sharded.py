@@ -56,7 +56,7 @@ class Side:
 
     def gather(self) -> None:
         if self.communicator.rank == 0 or not self.ddp.partition.is_whole:
-            self.optimizer.state_dict(self.kept)
+            self.optimizer.moments(self.kept)
 
     def timed(self, part: str, action: Callable[[], None]) -> None:
         self.communicator.barrier()

@@ -30,7 +30,7 @@ class Training:
         graphs: bool = True,
     ) -> None:
         self.ddp = DistributedDataParallel(model.to(communicator.device), communicator, bfloat16_copy=rounded)
-        self.optimizer = AdamW(self.ddp.partition, BETAS, EPSILON, WEIGHT_DECAY)
+        self.optimizer = AdamW(self.ddp.partition, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
         numbers = NumberSizes(2, 2, keeps_scores=False) if rounded else NumberSizes(4, 4, keeps_scores=False)
         activations = activation_bytes(model.config, numbers, "none", *size)
         self._micro_batches = GraphedMicroBatches(self.ddp, 0, communicator, graphs, activations)

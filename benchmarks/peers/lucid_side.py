@@ -14,7 +14,7 @@ def train(settings: Settings, communicator: Communicator) -> None:
     kernels.set_precision(settings.side.precision)
     model = BERTForPreTraining.from_pretrained(settings.folder)
     ddp = DistributedDataParallel(model, communicator, sharded=True)
-    optimizer = AdamW(ddp.partition, BETAS, EPSILON, WEIGHT_DECAY)
+    optimizer = AdamW(ddp.partition, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
     batch = settings.batch(communicator.rank)
     positions = batch.pop("positions")
     share = len(batch["input_ids"])

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from lucid import backend
 from lucid.autograd import Tensor, no_grad, recompute
 from lucid.autograd.function import Gradient
 from lucid.kernels.targets import Target
+
+if TYPE_CHECKING:
+    from lucid.nn.parameters import FlatParameters
 
 
 class Parameter(Tensor):
@@ -22,6 +26,10 @@ class Parameter(Tensor):
 
     # Values, copy and gradient buffer with the rows of zeros, once `flatten` has made them.
     _padded_data: backend.Array | None = None
+    # The buffers that `flatten` has moved it to.
+    flat: "FlatParameters | None" = None
+    # The parameters that `Module.join` has joined with it, itself included.
+    joined: "tuple[Parameter, ...]" = ()
 
     def __init__(self, data: backend.Array) -> None:
         super().__init__(data, requires_grad=True)
@@ -101,7 +109,9 @@ class Parameter(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> "Parameter":
         """Return a parameter with these values in memory of its own. No optimizer and no reduction knows it."""
         copy = type(self)(self.data.copy())
+        memo[id(self)] = copy
         copy.requires_grad, copy.row_multiple = self.requires_grad, self.row_multiple
+        copy.joined = deepcopy(self.joined, memo)
         return copy
 
 
@@ -135,7 +145,6 @@ class Module:
         self.recomputed = False
         self._parameters: dict[str, Parameter] = {}
         self._modules: dict[str, Module] = {}
-        self._joined: list[tuple[Parameter, ...]] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._unregister(name, value)
@@ -176,12 +185,8 @@ class Module:
 
         Either all have one dimension or all have more, and no parameter is joined twice.
         """
-        self._joined.append(parameters)
-
-    def joined_parameters(self) -> Iterator[tuple[Parameter, ...]]:
-        """Yield the groups of parameters that this module and all below it have joined."""
-        for _, module in self.named_modules():
-            yield from module._joined
+        for parameter in parameters:
+            parameter.joined = parameters
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         raise NotImplementedError
@@ -220,9 +225,9 @@ class Module:
                     seen.add(id(parameter))
                     yield f"{prefix}.{name}" if prefix else name, parameter
 
-    def parameters(self) -> Iterator[Parameter]:
-        """Yield each parameter once."""
-        return (parameter for _, parameter in self.named_parameters())
+    def parameters(self) -> "ModuleParameters":
+        """Return an iterator over the parameters, each once."""
+        return ModuleParameters(self)
 
     def num_parameters(self) -> int:
         """Return the number of elements of all parameters; a shared parameter counts once."""
@@ -310,6 +315,17 @@ class Module:
 def _set(modes: list[tuple[Module, bool]]) -> None:
     for module, training in modes:
         module.training = training
+
+
+class ModuleParameters(Iterator[Parameter]):
+    """The parameters of `module`, each once. Who takes them, such as an optimizer, may ask `module` for their names."""
+
+    def __init__(self, module: Module) -> None:
+        self.module = module
+        self._named = module.named_parameters()
+
+    def __next__(self) -> Parameter:
+        return next(self._named)[1]
 
 
 class ModuleList(Module):

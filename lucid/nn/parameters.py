@@ -10,17 +10,20 @@ parameter is a sum over whole blocks.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 
 from lucid import backend, kernels
 from lucid.backend import Array
-from lucid.nn.module import Module, Parameter
+from lucid.nn.module import Module, ModuleParameters, Parameter
 
 Allocate = Callable[[int, np.dtype], Array]
+# What has parameters, or an iterable of them, perhaps with names.
+Parameters: TypeAlias = Module | Iterable[Parameter] | Iterable[tuple[str, Parameter]]
 
 _ALIGNMENT_BYTES = 256
 # Only parameters of a multiple of so many elements are joined. The bounds of the blocks limit how many elements kernels
@@ -93,6 +96,9 @@ class FlatParameters:
     bounds: Array
     first_blocks: Array
     bfloat16_copy: Array | None = None
+    # Who updates which parameters (`lucid.optim.Partition`), if not this process all of them: for an optimizer that is
+    # given the parameters.
+    partition: Any = None
 
     @property
     def decay_stop(self) -> int:
@@ -159,13 +165,40 @@ class FlatParameters:
         ]
 
 
+def named_parameters_of(given: Parameters) -> dict[str, Parameter]:
+    """Return parameters by name: those of their module, those in pairs (name, parameter), or else numbers.
+
+    Raises `TypeError` for anything else, and `ValueError` if there are none.
+    """
+    if isinstance(given, Module | ModuleParameters):
+        module = given if isinstance(given, Module) else given.module
+        named = dict(module.named_parameters())
+    else:
+        named, seen = {}, set[Parameter]()
+        for number, item in enumerate(given):
+            name, parameter = item if isinstance(item, tuple) else (str(number), item)
+            if not isinstance(parameter, Parameter):
+                raise TypeError(f"expected the parameters of a module, as model.parameters(), got a {_kind(parameter)}")
+            if parameter not in seen:
+                seen.add(parameter)
+                named[name] = parameter
+    if not named:
+        raise ValueError("there are no parameters")
+    return named
+
+
+def _kind(value: object) -> str:
+    groups = " (there are no groups of parameters: those with two or more dimensions get weight decay, others none)"
+    return type(value).__name__ + groups * isinstance(value, dict)
+
+
 def flatten(
-    module: Module,
+    module: Parameters,
     allocate: Allocate | None = None,
     allocate_values: Allocate | None = None,
     bfloat16_copy: bool = False,
 ) -> FlatParameters:
-    """Move the parameters of `module`, all of one dtype and device, into flat buffers.
+    """Move the parameters of `module`, or these parameters, all of one dtype and device, into flat buffers.
 
     `allocate(count, dtype)` returns a zeroed 1-D array in the memory of a communicator, for example. `allocate_values`
     does the same for the values, if their memory is another. Parameters with two or more dimensions get weight decay,
@@ -173,16 +206,17 @@ def flatten(
     optimizers therefore leave as they are. `bfloat16_copy` gives all parameters a copy in bfloat16: see
     `FlatParameters`. Raises `RuntimeError` if a parameter is in flat buffers already.
     """
-    for name, parameter in module.named_parameters():
+    named = named_parameters_of(module)
+    for name, parameter in named.items():
         if parameter.in_flat_buffers:
             raise RuntimeError(
                 f"{name} is in flat buffers already, on which an optimizer or DistributedDataParallel works: go on "
                 "with these, or load the module's state_dict() into another module"
             )
-    like = next(module.parameters()).data
+    like = next(iter(named.values())).data
     dtype, xp = like.dtype, backend.array_module(like)
     allocate = allocate or (lambda count, dtype: xp.zeros(count, dtype))
-    segments, count = _layout(module, _ALIGNMENT_BYTES // dtype.itemsize)
+    segments, count = _layout(named, _ALIGNMENT_BYTES // dtype.itemsize)
     # Gradients first, because they travel: the allocator may have suitable memory for one of the two only.
     gradient_buffer, value_buffer = allocate(count, dtype), (allocate_values or allocate)(count, dtype)
     blocks = _blocks(segments.values(), count)
@@ -190,6 +224,7 @@ def flatten(
     views = flat.padded_views(flat.values), flat.padded_views(flat.gradients)
     for parameter, values, gradients in zip(flat.parameters, *views, strict=True):
         parameter.use_buffers(values, gradients)
+        parameter.flat = flat
     if bfloat16_copy:
         flat.bfloat16_copy = xp.zeros(count, ml_dtypes.bfloat16)
         flat.round()
@@ -200,16 +235,15 @@ def flatten(
     return flat
 
 
-def _layout(module: Module, alignment: int) -> tuple[dict[Parameter, Segment], int]:
+def _layout(named: Mapping[str, Parameter], alignment: int) -> tuple[dict[Parameter, Segment], int]:
     """Return the segments of the parameters in buffer order, and the number of elements of a buffer."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    joined = {parameter: group for group in module.joined_parameters() for parameter in group}
+    names = {parameter: name for name, parameter in named.items()}
     segments: dict[Parameter, Segment] = {}
     stop, last_registered_first = 0, list(names)[::-1]
     for first in sorted(last_registered_first, key=_decays, reverse=True):
         if first in segments:
             continue
-        group = joined.get(first, (first,))
+        group = first.joined or (first,)
         if any(member.size % _JOINED_MULTIPLE or _decays(member) != _decays(first) for member in group):
             group = (first,)
         stop = -(-stop // alignment) * alignment

@@ -6,7 +6,7 @@ from lucid.optim.moments import MomentOptimizer
 
 
 class AdamW(MomentOptimizer):
-    """One pass over the flat buffers."""
+    """AdamW over flat buffers, in one pass. The arguments are those of `MomentOptimizer`."""
 
     def update(self, factors: Array) -> None:
         kernel = kernels.of(self.flat.values)

@@ -10,9 +10,11 @@ import numpy as np
 
 from lucid import kernels
 from lucid.backend import Array, array_module, device_of, to_device, to_host
+from lucid.errors import some
 from lucid.kernels.arguments import AdamSettings, UpdateBuffers
-from lucid.nn.parameters import UpdateSlice
-from lucid.optim.partition import Partition
+from lucid.nn.parameters import Parameters, UpdateSlice
+from lucid.optim.clipping import global_norm
+from lucid.optim.partition import OneProcess, Partition, partition_of
 
 # So many blocks are updated at once when the update is measured, which keeps a copy of them: 16 MB in float32.
 _MEASURED_BLOCKS = 256
@@ -21,28 +23,39 @@ _MEASURED_BLOCKS = 256
 class MomentOptimizer:
     """Holds the moments and the count of updates; a subclass defines `update`.
 
-    `betas` are the decay rates of the moments; `epsilon` is added to the root of the second moment. `weight_decay` is
-    decoupled and applies to parameters with two or more dimensions. The original BERT has `bias_correction=False`.
+    `parameters` are those of a module, `model.parameters()`, of which `DistributedDataParallel` may have made this rank
+    update a part; or a `Partition`. They are moved into flat buffers, unless they are there already: a module is moved
+    to another device or dtype before. A parameter without gradient counts as one with a gradient of zero.
+
+    `lr` is the learning rate of the updates, a number that may be set anew before each. `betas` are the decay rates of
+    the moments; `eps` is added to the root of the second moment. `weight_decay` is decoupled and applies to parameters
+    with two or more dimensions alone. The original BERT has `bias_correction=False`.
+
+    Raises `TypeError` for what are no parameters, `ValueError` for a part of the parameters of a module that is in flat
+    buffers, and for parameters of several dtypes or devices.
     """
 
     def __init__(
         self,
-        partition: Partition,
+        parameters: Parameters | Partition,
+        lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-6,
+        eps: float = 1e-6,
         weight_decay: float = 0.01,
         bias_correction: bool = True,
     ) -> None:
-        self.partition = partition
-        self.flat = flat = partition.flat
-        self._settings = AdamSettings(betas, epsilon, weight_decay)
-        self._settings_without_decay = AdamSettings(betas, epsilon, 0.0)
+        self.partition, self.lr = partition_of(parameters), lr
+        self.flat = flat = self.partition.flat
+        # Nothing else writes zeros where backward has not been.
+        self._fills_gradients = self.partition is not parameters and isinstance(self.partition, OneProcess)
+        self._settings = AdamSettings(betas, eps, weight_decay)
+        self._settings_without_decay = AdamSettings(betas, eps, 0.0)
         self._corrected_betas = betas if bias_correction else None
         xp = array_module(flat.values)
         self._updates: Array = xp.zeros(1, np.int64)
         self._squares: Array | None = None  # of the step that is measured
         # The elements that this process updates, slice after slice.
-        count = sum(part.state.stop - part.state.start for part in partition.slices)
+        count = sum(part.state.stop - part.state.start for part in self.partition.slices)
         self.first_moments: Array = xp.zeros(count, flat.values.dtype)
         self.second_moments: Array = xp.zeros(count, flat.values.dtype)
 
@@ -51,10 +64,31 @@ class MomentOptimizer:
         """The number of updates so far. On a GPU the host waits for it."""
         return int(to_host(self._updates)[0])
 
+    def zero_grad(self) -> None:
+        """Forget all gradients, to begin a step. With `DistributedDataParallel`, call its `zero_grad` instead."""
+        self.flat.zero_grad()
+
+    def gradient_norm(self) -> Array:
+        """Return the `global_norm` of the gradients, for `clip_scale`. All ranks call this."""
+        self._fill_gradients()
+        return global_norm(self.partition)
+
+    def _fill_gradients(self) -> None:
+        if self._fills_gradients:
+            if not any(parameter.has_gradient for parameter in self.flat.parameters):
+                raise RuntimeError("no parameter has a gradient: call backward between zero_grad and step")
+            self.flat.zero_unset_gradients()
+
     def step(
-        self, learning_rate: float | Array, gradient_scale: float | Array = 1.0, measured: bool = False
+        self,
+        learning_rate: float | Array | None = None,
+        gradient_scale: float | Array = 1.0,
+        measured: bool = False,
     ) -> Array | None:
         """Update the parameters in place from their gradients times `gradient_scale`. All ranks call this.
+
+        The update has the learning rate `lr`, unless `learning_rate` is another one. Raises `RuntimeError` if there is
+        no gradient.
 
         If the update is to be `measured`, return float64 [blocks, 2]: the sums of the squares of the change in each
         block, and of the values after it. This changes no bit of the update.
@@ -63,8 +97,9 @@ class MomentOptimizer:
         of no dimensions on the device of the values, as a captured step on a GPU needs them.
         """
         flat = self.flat
+        self._fill_gradients()
         factors = kernels.of(flat.values).update_factors(
-            learning_rate, gradient_scale, self._updates, self._corrected_betas
+            self.lr if learning_rate is None else learning_rate, gradient_scale, self._updates, self._corrected_betas
         )
         squares = array_module(flat.values).zeros((len(flat.bounds) - 1, 2), np.float64) if measured else None
         self._squares = squares
@@ -108,14 +143,31 @@ class MomentOptimizer:
     def _settings_of(self, part: UpdateSlice) -> AdamSettings:
         return self._settings if part.decay else self._settings_without_decay
 
-    def state_dict(self, kept: dict[str, Array] | None = None) -> dict[str, Array]:
+    def state_dict(self) -> dict[str, Array]:
+        """Return `moments` and, as `updates`, their count (int64): all that the next updates depend on.
+
+        All ranks call this; only the first rank's result is complete. The moments may be those in use, and not copies.
+        """
+        return {**self.moments(), "updates": np.array(self.updates)}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Load what `state_dict` has returned, perhaps on another number of ranks. All ranks call this.
+
+        Raises a `ValueError` that names what is missing or has another shape.
+        """
+        missing = [name for name in self.state_dict() if name not in state]
+        if missing:
+            raise ValueError(f"load_state_dict: missing {some(missing)}: the state is of other parameters")
+        self.restore(self.lay_out(lambda name: np.asarray(state[name])), int(state["updates"]))
+
+    def moments(self, kept: dict[str, Array] | None = None) -> dict[str, Array]:
         """Return the moments by parameter, in host memory: `first_moment.<name>` and `second_moment.<name>`.
 
         All ranks call this; only the first rank's result is complete. With `kept` the moments are copied into its
         buffers, which the first call allocates. Without it they are the moments themselves if this process updates
         all parameters, and copies otherwise.
         """
-        flat, buffers = self.flat, self._moments()
+        flat, buffers = self.flat, self._buffers()
         if kept is not None or not self.partition.is_whole:
             kept = {} if kept is None else kept
             for kind, own in buffers.items():
@@ -130,12 +182,12 @@ class MomentOptimizer:
         }
 
     def lay_out(self, moment: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the buffers for `restore`; `moment` returns the array of each name in `state_dict`.
+        """Return the buffers for `restore`; `moment` returns the array of each name in `moments`.
 
         Raises `ValueError` if an array has another shape than its parameter.
         """
         buffers = {}
-        for kind in self._moments():
+        for kind in self._buffers():
             buffers[kind] = np.zeros(len(self.flat.values), self.flat.values.dtype)
             for name, array in self.flat.views(buffers[kind]).items():
                 found = moment(f"{kind}.{name}")
@@ -146,12 +198,12 @@ class MomentOptimizer:
 
     def restore(self, buffers: Mapping[str, np.ndarray], updates: int) -> None:
         """Load the first rank's `buffers`, which `lay_out` returned, and the count of updates. All ranks call this."""
-        for kind, own in self._moments().items():
+        for kind, own in self._buffers().items():
             in_host_memory = to_host(own)
             self.partition.scatter(buffers.get(kind), in_host_memory)
             if in_host_memory is not own:
                 own[...] = to_device(in_host_memory, device_of(own))
         self._updates[...] = updates
 
-    def _moments(self) -> dict[str, Array]:
+    def _buffers(self) -> dict[str, Array]:
         return {"first_moment": self.first_moments, "second_moment": self.second_moments}

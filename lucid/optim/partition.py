@@ -1,14 +1,17 @@
 """Who updates which parameters: the protocol by which optimizers know it, and the case of one process.
 
+`partition_of` finds it for the parameters that a program passes to an optimizer.
+
 `lucid.distributed.parallel.sharding` has the partitions of several ranks.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lucid.backend import Array
-from lucid.nn.parameters import FlatParameters, UpdateSlice
+from lucid.nn.parameters import FlatParameters, Parameters, UpdateSlice, flatten, named_parameters_of
 
 
+@runtime_checkable
 class Partition(Protocol):
     """The slices of `flat` that this process updates, and how processes exchange results.
 
@@ -59,3 +62,25 @@ class OneProcess:
     def scatter(self, whole: Array | None, state: Array) -> None:
         assert whole is not None, "there is no other rank"
         state[...] = whole
+
+
+def partition_of(given: Parameters | Partition) -> Partition:
+    """Return the partition of parameters: that of the `DistributedDataParallel` that holds them, or one process.
+
+    Parameters that are not in flat buffers are moved there. A partition is returned as it is. Raises `ValueError` for
+    some of the parameters of flat buffers only, and the errors of `named_parameters_of`.
+    """
+    if isinstance(given, Partition):
+        return given
+    named = named_parameters_of(given)
+    buffers = {id(parameter.flat): parameter.flat for parameter in named.values()}
+    flat = next(iter(buffers.values()))
+    if len(buffers) > 1 or (flat is not None and set(flat.parameters) != set(named.values())):
+        raise ValueError(
+            "these are not all parameters of a module that an optimizer or DistributedDataParallel already works on: "
+            "pass all of them, and freeze some by requires_grad_(False) before these are made"
+        )
+    if flat is None:
+        flat = flatten(named.items())
+    partition: Partition = flat.partition or OneProcess(flat)
+    return partition

@@ -234,7 +234,7 @@ def _optimizer(config: RunConfig, partition: Partition) -> MomentOptimizer:
     return {"adamw": AdamW, "lamb": LAMB}[settings.name](
         partition,
         betas=settings.betas,
-        epsilon=settings.epsilon,
+        eps=settings.epsilon,
         weight_decay=settings.weight_decay,
         bias_correction=settings.bias_correction,
     )

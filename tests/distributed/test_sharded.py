@@ -140,7 +140,7 @@ def test_the_first_rank_gathers_the_moments_of_the_unsharded_optimizer(group, op
     whole, sharded = (Trained(group, optimizer, sharded=sharded) for sharded in (False, True))
     whole.steps(2)
     sharded.steps(2)
-    expected, got = whole.optimizer.state_dict(), sharded.optimizer.state_dict()
+    expected, got = whole.optimizer.moments(), sharded.optimizer.moments()
     assert got.keys() == expected.keys()
     if group.rank == 0:
         for name, moments in expected.items():
@@ -152,11 +152,11 @@ def test_the_first_rank_gathers_the_moments_of_the_unsharded_optimizer(group, op
 def test_moments_may_be_restored_sharded_or_not(group, before, after):
     source, target = (Trained(group, AdamW, sharded=sharded) for sharded in (before, after))
     source.steps(2)
-    state = {name: array.copy() for name, array in source.optimizer.state_dict().items()}
+    state = {name: array.copy() for name, array in source.optimizer.moments().items()}
     buffers = target.optimizer.lay_out(state.__getitem__) if group.rank == 0 else {}
     target.optimizer.restore(buffers, 2)
     assert target.optimizer.updates == 2
-    restored = target.optimizer.state_dict()
+    restored = target.optimizer.moments()
     if group.rank == 0:
         for name, moments in state.items():
             np.testing.assert_array_equal(restored[name], moments)
@@ -167,7 +167,7 @@ def test_kept_buffers_are_filled_again(group):
     kept = {}
     for _ in range(2):
         sharded.steps(1)
-        first = sharded.optimizer.state_dict(kept)["first_moment.first.weight"]
+        first = sharded.optimizer.moments(kept)["first_moment.first.weight"]
     if group.rank == 0:
         assert np.shares_memory(first, kept["first_moment"])
         np.testing.assert_array_equal(first, sharded_moment(sharded, group))
@@ -176,7 +176,7 @@ def test_kept_buffers_are_filled_again(group):
 
 
 def sharded_moment(sharded, group):
-    return sharded.optimizer.state_dict()["first_moment.first.weight"]
+    return sharded.optimizer.moments()["first_moment.first.weight"]
 
 
 def test_all_ranks_learn_of_a_gradient_that_is_not_finite_on_one(group):

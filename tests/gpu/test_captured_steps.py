@@ -106,9 +106,9 @@ def test_moments_are_restored_from_and_saved_to_host_memory(machine, optimizer):
     source, target = (Stepped(optimizer, weights, machine.device) for _ in range(2))
     source.set(1e-2, RANDOM.standard_normal(len(source.flat.values), dtype=np.float32))
     source.step()
-    state = source.optimizer.state_dict()
+    state = source.optimizer.moments()
     assert all(isinstance(array, np.ndarray) for array in state.values())
     target.optimizer.restore(target.optimizer.lay_out(state.__getitem__), source.optimizer.updates)
     assert target.optimizer.updates == 1
-    for name, moments in target.optimizer.state_dict().items():
+    for name, moments in target.optimizer.moments().items():
         np.testing.assert_array_equal(moments, state[name])

@@ -45,4 +45,4 @@ def snapshot(trained, step=1, config=CONFIG, best=None):
     """Return a snapshot for `write_checkpoint`."""
     model, optimizer = trained
     state = replace(STATE, step=step, best=best)
-    return Snapshot(state, config, model.state_dict(), optimizer.state_dict(), tokenizer_files={})
+    return Snapshot(state, config, model.state_dict(), optimizer.moments(), tokenizer_files={})

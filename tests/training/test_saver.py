@@ -59,7 +59,7 @@ def steps(store):
 def finish(saver, trained, state):
     """Finish as the trainer does at the end of a run."""
     if not saver.has_saved(state):
-        saver.save(state, trained[1].state_dict())
+        saver.save(state, trained[1].moments())
 
 
 def in_the_way(store, step):
@@ -70,7 +70,7 @@ def in_the_way(store, step):
 
 def test_training_continues_while_a_checkpoint_is_written_and_does_not_change_it(store, saver, trained, gate):
     model, optimizer = trained
-    before = {name: array.copy() for name, array in (model.state_dict() | optimizer.state_dict()).items()}
+    before = {name: array.copy() for name, array in (model.state_dict() | optimizer.moments()).items()}
     saver.begin(at(1))
     for array in (optimizer.flat.values, optimizer.first_moments):
         array += 1
@@ -79,7 +79,7 @@ def test_training_continues_while_a_checkpoint_is_written_and_does_not_change_it
     saver.wait()
     checkpoint, _ = store.newest()
     optimizer.restore(checkpoint.load(model, optimizer), 1)
-    for name, array in (model.state_dict() | optimizer.state_dict()).items():
+    for name, array in (model.state_dict() | optimizer.moments()).items():
         np.testing.assert_array_equal(array, before[name])
 
 

@@ -39,7 +39,7 @@ def _compared(replay: Replay, group: ProcessGroup) -> Comparison:
     comparison = Comparison(replay.first)
     for step, folder in replay.checkpoints.items():
         state = trainer.replay(step, step in replay.reported)
-        replayed = Replayed(run.model.state_dict(), run.optimizer.state_dict(), state, log.entries)
+        replayed = Replayed(run.model.state_dict(), run.optimizer.moments(), state, log.entries)
         metrics = replay.config.run_folder / METRICS_FILE
         action = partial(compare, replayed, folder, metrics) if run.is_first else partial(Comparison, step)
         comparison = all_or_none(run.communicator, action)

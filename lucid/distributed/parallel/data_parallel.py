@@ -14,7 +14,7 @@ from lucid.distributed.communicators.communicator import Communicator
 from lucid.distributed.parallel.buckets import BucketedReduction, RunCollective, cut
 from lucid.distributed.parallel.exact import ExactReduction
 from lucid.distributed.parallel.sharding import Replicated, Sharded
-from lucid.nn.module import Module
+from lucid.nn.module import Module, ModuleParameters
 from lucid.nn.parameters import flatten
 
 ModuleT = TypeVar("ModuleT", bound=Module)
@@ -39,7 +39,7 @@ class DistributedDataParallel(Generic[ModuleT]):
 
     Nothing divides the sum: the loss of each rank must be a sum over its samples, weighted by *global* counts. `module`
     keeps the names of its parameters, and callers may also call it directly. `flat` holds the buffers, and `partition`
-    what this rank updates: pass it to the optimizer.
+    what this rank updates. An optimizer that gets the parameters finds it.
 
     With `sharded`, each rank gets the summed gradients only of the parameters that it updates, keeps the optimizer's
     state for these alone, and the optimizer's `step` sends the new weights to all. The ranks of a node share one copy
@@ -82,7 +82,7 @@ class DistributedDataParallel(Generic[ModuleT]):
         bucket_bytes = int(min(bucket_megabytes * 2**20, flat.gradients.nbytes))
         bucket_elements = max(1, bucket_bytes // flat.gradients.itemsize)
         buckets = cut(flat.segments, len(flat.gradients), bucket_elements)
-        self.partition = (Sharded if sharded else Replicated)(flat, communicator, buckets)
+        self.partition = flat.partition = (Sharded if sharded else Replicated)(flat, communicator, buckets)
         self._reduction: Reduction
         if exact_micro_batches is None:
             self._reduction = BucketedReduction(flat, self.partition)
@@ -92,6 +92,10 @@ class DistributedDataParallel(Generic[ModuleT]):
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Call the module."""
         return self.module(*inputs, **options)
+
+    def parameters(self) -> ModuleParameters:
+        """Return an iterator over the parameters of the module, for an optimizer."""
+        return self.module.parameters()
 
     @property
     def is_exact(self) -> bool:

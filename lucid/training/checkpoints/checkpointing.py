@@ -45,7 +45,7 @@ class Checkpointing:
             with self._saving():
                 self._saver.begin(state)
         elif self._is_sharded:
-            self._run.optimizer.state_dict()  # sends this rank's shard to the first
+            self._run.optimizer.moments()  # sends this rank's shard to the first
 
     def save(self, state: TrainingState) -> None:
         """Write a checkpoint while training waits, unless there is one of this step. All ranks raise a failure."""
@@ -55,7 +55,7 @@ class Checkpointing:
             with self._saving():
                 unsaved = not saver.has_saved(state)
         wanted = run.communicator.all_reduce_scalar(unsaved) > 0
-        moments = run.optimizer.state_dict() if wanted and (saver or self._is_sharded) else {}
+        moments = run.optimizer.moments() if wanted and (saver or self._is_sharded) else {}
 
         def write() -> None:
             if saver and unsaved:

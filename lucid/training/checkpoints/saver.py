@@ -55,11 +55,11 @@ class Saver:
     def begin(self, state: TrainingState) -> None:
         """Wait for the checkpoint under way, if any; then copy the arrays and begin to write them.
 
-        If the optimizer is sharded, the other ranks call `optimizer.state_dict` at the same time.
+        If the optimizer is sharded, the other ranks call `optimizer.moments` at the same time.
         """
         self.wait()
         _copy(self._model.state_dict(), self._weights)
-        snapshot = self._snapshot(state, self._weights, self._optimizer.state_dict(self._moments))
+        snapshot = self._snapshot(state, self._weights, self._optimizer.moments(self._moments))
         # A daemon thread: a process that has to end at once does not wait for it.
         self._thread = threading.Thread(target=self._write_aside, args=(snapshot,), name="checkpoint", daemon=True)
         self._thread.start()
