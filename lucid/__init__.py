@@ -6,4 +6,12 @@ The face for programs: tensors, and the submodules, each imported when it is fir
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_attribute, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name):  # type: ignore[no-untyped-def]  # the types are those in __init__.pyi
+    if name in __all__:
+        return _attribute(name)
+    from lucid.errors import no_such_name
+
+    raise no_such_name(__name__, name, __all__)

@@ -7,7 +7,13 @@ from . import nn as nn
 from . import optim as optim
 from . import random as random
 from .autograd import Tensor as Tensor
+from .autograd import cat as cat
 from .autograd import no_grad as no_grad
 from .autograd.tensor import tensor as tensor
+from .creation import ones as ones
+from .creation import randn as randn
+from .creation import zeros as zeros
 from .random import manual_seed as manual_seed
+from .tensor_files import load as load
+from .tensor_files import save as save
 from .version import __version__ as __version__

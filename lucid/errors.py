@@ -5,7 +5,7 @@ The command line prints the message of a `LucidError`, without a traceback, and 
 
 import errno
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 
@@ -74,6 +74,19 @@ class TrainingError(LucidError):
 def some(names: Sequence[str]) -> str:
     """Return the first three names, as a message lists them: `a, b, c and more`."""
     return f"{', '.join(names[:3])}{' and more' if len(names) > 3 else ''}"
+
+
+def no_such_name(owner: str, name: str, names: Iterable[str]) -> AttributeError:
+    """Return the error for a `name` that `owner` does not have: it lists those of its public `names` that are alike.
+
+    If none is, it lists all.
+    """
+    import difflib  # few programs need it
+
+    known = sorted(each for each in names if not each.startswith("_"))
+    alike = difflib.get_close_matches(name, known, cutoff=0.7)
+    has = f"did you mean {' or '.join(alike)}?" if alike else f"it has {', '.join(known)}"
+    return AttributeError(f"{owner} has no {name!r}: {has}")
 
 
 # The errors that only writing can cause.

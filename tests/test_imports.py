@@ -84,7 +84,11 @@ def slow_modules(program):
     return set(finished.stderr.split())
 
 
-@pytest.mark.parametrize("package", [lucid, lucid.distributed, lucid.training], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package",
+    [lucid, lucid.distributed, lucid.training, lucid.nn, lucid.optim, lucid.models],
+    ids=lambda package: package.__name__,
+)
 def test_every_name_that_a_package_lists_can_be_used(package):
     assert package.__all__
     for name in package.__all__:
@@ -93,8 +97,14 @@ def test_every_name_that_a_package_lists_can_be_used(package):
 
 
 def test_a_name_that_a_package_does_not_have_is_the_usual_error():
-    with pytest.raises(AttributeError, match="lucid attribute tensors"):
+    with pytest.raises(AttributeError, match="lucid has no 'tensors': did you mean tensor or Tensor"):
         lucid.tensors  # noqa: B018
+    with pytest.raises(AttributeError, match=r"lucid.optim has no 'SGD': it has AdamW, LAMB"):
+        lucid.optim.SGD  # noqa: B018
+    with pytest.raises(AttributeError, match=r"lucid.nn has no 'LayerNrm': did you mean LayerNorm\?"):
+        lucid.nn.LayerNrm  # noqa: B018
+    with pytest.raises(AttributeError, match=r"Linear has no 'wieght': did you mean weight\?"):
+        lucid.nn.Linear(1, 1).wieght  # noqa: B018
     with pytest.raises(ImportError, match="cannot import name 'conect'"):
         from lucid.distributed import conect  # noqa: F401
 

@@ -119,6 +119,18 @@ class Tanh(Function):
         return gradient * (1 - y * y)
 
 
+class Abs(Function):
+    """The absolute value; its gradient at zero is zero."""
+
+    def forward(self, x: Array) -> Array:
+        self.save(x)
+        return array_module(x).abs(x)
+
+    def backward(self, gradient: Array) -> Any:
+        (x,) = self.saved
+        return gradient * array_module(x).sign(x)
+
+
 class MatMul(Function):
     """The matrix product of [..., M, K] and [..., K, N]; leading axes broadcast."""
 
@@ -148,6 +160,47 @@ class Sum(Function):
         if not keepdims and axis is not None:
             gradient = xp.expand_dims(gradient, axis)
         return xp.broadcast_to(gradient, shape)
+
+
+class Max(Function):
+    """The greatest element. Equal ones share the gradient evenly, as in PyTorch."""
+
+    def forward(self, x: Array) -> Array:
+        y = array_module(x).asarray(x.max())
+        self.save(x, y)
+        return y
+
+    def backward(self, gradient: Array) -> Any:
+        x, y = self.saved
+        greatest = x == y
+        return gradient * (greatest / greatest.sum()).astype(x.dtype)
+
+
+class TakeAlong(Function):
+    """One element along an axis for each position of the others: `indices` has one element there."""
+
+    def forward(self, x: Array, *, indices: Array, axis: int) -> Array:
+        self.save(indices, axis, x.shape)
+        return array_module(x).take_along_axis(x, indices, axis)
+
+    def backward(self, gradient: Array) -> Any:
+        indices, axis, shape = self.saved
+        numbers = [1] * len(shape)
+        numbers[axis] = -1
+        taken = array_module(gradient).arange(shape[axis]).reshape(numbers) == indices
+        return gradient * taken
+
+
+class Concatenate(Function):
+    """Arrays one behind the other along an axis."""
+
+    def forward(self, *parts: Array, axis: int) -> Array:
+        self.save([part.shape[axis] for part in parts], axis)
+        return array_module(parts[0]).concatenate(parts, axis=axis)
+
+    def backward(self, gradient: Array) -> Any:
+        lengths, axis = self.saved
+        return tuple(array_module(gradient).split(gradient, np.cumsum(lengths)[:-1].tolist(), axis=axis))
 
 
 class Reshape(Function):

@@ -1,7 +1,7 @@
 """`Tensor`: a NumPy or CuPy array that remembers how it was computed. Its methods follow PyTorch's."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
 
@@ -9,10 +9,18 @@ from lucid import backend
 from lucid.autograd import operations
 from lucid.autograd.operations import Axes
 from lucid.backend import Array
+from lucid.errors import no_such_name
 from lucid.kernels.targets import Target, put
 
 if TYPE_CHECKING:
     from lucid.autograd.function import Function, Gradient
+
+
+class Greatest(NamedTuple):
+    """What `Tensor.max` returns along an axis: the greatest elements, and their places (int64)."""
+
+    values: "Tensor"
+    indices: "Tensor"
 
 
 class Tensor:
@@ -20,6 +28,9 @@ class Tensor:
 
     `data` is the array itself (NumPy or CuPy). A leaf with `requires_grad` collects its gradient in `grad`, a tensor
     of the same shape and dtype, when `backward` is called on a tensor that was computed from it.
+
+    Operators take tensors, arrays and numbers, and broadcast as in NumPy. `axis` and `keepdims` are NumPy's names for
+    what PyTorch also calls `dim` and `keepdim`.
     """
 
     # Makes NumPy leave `array * tensor` to `Tensor.__rmul__`.
@@ -35,21 +46,39 @@ class Tensor:
         self._gradient_buffer: Array | None = None
         self._ready_hooks: list[Callable[[], None]] = []
 
+    if not TYPE_CHECKING:  # to mypy every name would be there
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__} has no {name!r}")
+            raise no_such_name(type(self).__name__, name, dir(type(self)))
+
     @property
     def shape(self) -> tuple[int, ...]:
+        """The number of elements along each axis."""
         return self.data.shape
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return self.data.ndim
 
     @property
     def size(self) -> int:
+        """The number of elements."""
         return self.data.size
 
     @property
     def dtype(self) -> np.dtype:
+        """The dtype of the elements, NumPy's also on a GPU."""
         return self.data.dtype
+
+    @property
+    def T(self) -> "Tensor":  # noqa: N802  # as in NumPy and PyTorch
+        """This matrix transposed. Raises `ValueError` unless there are two axes: `transpose` swaps any two."""
+        if self.ndim != 2:
+            raise ValueError(f"T is for two axes, not for shape {self.shape}: use transpose or permute")
+        return self.permute(1, 0)
 
     @property
     def compute_copy(self) -> Array:
@@ -221,30 +250,71 @@ class Tensor:
         return operations.Index.apply(self, index=parts)
 
     def sum(self, axis: Axes = None, keepdims: bool = False) -> "Tensor":
+        """Return the sum of all elements, or of those along an axis or several."""
         return operations.Sum.apply(self, axis=axis, keepdims=keepdims)
 
     def mean(self, axis: Axes = None, keepdims: bool = False) -> "Tensor":
+        """Return the mean of all elements, or of those along an axis or several."""
         total = self.sum(axis, keepdims)
         return total * (total.size / self.size)
 
+    @overload
+    def max(self) -> "Tensor": ...
+
+    @overload
+    def max(self, axis: int, keepdims: bool = False) -> Greatest: ...
+
+    def max(self, axis: int | None = None, keepdims: bool = False) -> "Tensor | Greatest":
+        """Return the greatest element; along an axis `(values, indices)`, as in PyTorch.
+
+        Equal greatest elements share the gradient; along an axis the first gets it. Raises `ValueError` if there is no
+        element.
+        """
+        if axis is None:
+            return operations.Max.apply(self)
+        places = self.argmax(axis, keepdims=True)
+        values = operations.TakeAlong.apply(self, indices=places.data, axis=axis)
+        if keepdims:
+            return Greatest(values, places)
+        shape = places.data.squeeze(axis).shape
+        return Greatest(values.reshape(shape), places.reshape(shape))
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> "Tensor":
+        """Return the place (int64) of the greatest element, of all or along an axis; of equal ones the first."""
+        xp = backend.array_module(self.data)
+        return Tensor(xp.asarray(xp.argmax(self.data, axis=axis, keepdims=keepdims)))
+
+    def abs(self) -> "Tensor":
+        """Return the absolute value of each element."""
+        return operations.Abs.apply(self)
+
     def exp(self) -> "Tensor":
+        """Return e to the power of each element."""
         return operations.Exp.apply(self)
 
     def log(self) -> "Tensor":
+        """Return the natural logarithm of each element."""
         return operations.Log.apply(self)
 
     def sqrt(self) -> "Tensor":
+        """Return the square root of each element."""
         return self**0.5
 
     def tanh(self) -> "Tensor":
+        """Return the hyperbolic tangent of each element."""
         return operations.Tanh.apply(self)
 
     def softmax(self, axis: int = -1) -> "Tensor":
+        """Return e to the power of each element, divided by the sum of these along `axis`."""
         return operations.Softmax.apply(self, axis=axis)
 
     def reshape(self, *shape: Any) -> "Tensor":
-        """Return the same elements in another shape, given as numbers or as one tuple; one number may be -1."""
+        """Return the same elements in another shape, given as numbers or as a tuple; one number may be -1."""
         return operations.Reshape.apply(self, shape=_numbers(shape))
+
+    def view(self, *shape: Any) -> "Tensor":
+        """Return the same elements in another shape: `reshape`, which copies what cannot be a view."""
+        return self.reshape(*shape)
 
     def transpose(self, first: int, second: int) -> "Tensor":
         """Return this tensor with two dimensions swapped, as in PyTorch."""
@@ -326,11 +396,21 @@ def tensor(values: Any, dtype: Any = None, device: str | None = None, requires_g
     return Tensor(data, requires_grad=requires_grad)
 
 
+def cat(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+    """Return tensors or arrays one behind the other along an axis; their other axes have equal lengths.
+
+    Raises `ValueError` if these differ, or if there are no tensors.
+    """
+    if not tensors:
+        raise ValueError("cat takes one tensor or more")
+    return operations.Concatenate.apply(*tensors, axis=axis)
+
+
 def array_of(value: Any) -> Any:
     """Return the array inside a tensor; return any other value unchanged."""
     return value.data if isinstance(value, Tensor) else value
 
 
 def _numbers(given: tuple[Any, ...]) -> tuple[int, ...]:
-    """Return numbers that were given one by one, or as one tuple."""
-    return given[0] if len(given) == 1 and isinstance(given[0], tuple) else given
+    """Return numbers that were given one by one, or as one tuple or list."""
+    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else given

@@ -11,6 +11,7 @@ import numpy as np
 from lucid import backend
 from lucid.autograd import Tensor, no_grad, recompute
 from lucid.autograd.function import Gradient
+from lucid.errors import no_such_name
 from lucid.kernels.targets import Target
 
 if TYPE_CHECKING:
@@ -145,6 +146,13 @@ class Module:
         self.recomputed = False
         self._parameters: dict[str, Parameter] = {}
         self._modules: dict[str, Module] = {}
+
+    if not TYPE_CHECKING:  # to mypy every name would be there
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__} has no {name!r}")
+            raise no_such_name(type(self).__name__, name, [*dir(type(self)), *vars(self)])
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._unregister(name, value)

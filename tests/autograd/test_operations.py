@@ -31,6 +31,14 @@ CASES = {
     "exp": (lambda a: a.exp(), A),
     "log": (lambda a: a.log(), POSITIVE),
     "tanh": (lambda a: a.tanh(), A),
+    "abs": (lambda a: a.abs(), A),
+    "max": (lambda a: a.max(), A),
+    "max along an axis": (lambda a: a.max(0).values, A),
+    "max keeping axes": (lambda a: a.max(-1, keepdims=True).values, RANDOM.standard_normal((2, 3, 4))),
+    "cat": (lambda a, b: lucid.cat([a, b]), A, B[:1]),
+    "cat along the last axis": (lambda a, b: lucid.cat((a, B, b, a), axis=-1), A, B[:, :1]),
+    "T": (lambda a: a.T @ B, A),
+    "view": (lambda a: a.view([2, -1]), A),
     "matmul": (lambda a, b: a @ b, A, B.T),
     "matmul batched": (lambda a, b: a @ b, RANDOM.standard_normal((2, 3, 4)), RANDOM.standard_normal((2, 4, 5))),
     "matmul broadcast": (lambda a, b: a @ b, RANDOM.standard_normal((2, 3, 4)), RANDOM.standard_normal((4, 5))),
@@ -59,7 +67,7 @@ def test_gradients_agree_with_finite_differences(name):
 
 
 # The constant input of the others is itself in double precision.
-@pytest.mark.parametrize("name", sorted(CASES.keys() - {"add array", "matmul array"}))
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"add array", "matmul array", "cat along the last axis", "T"}))
 def test_single_precision_stays_single(name):
     function, *arrays = CASES[name]
     inputs = [lucid.tensor(array.astype(np.float32), requires_grad=True) for array in arrays]
@@ -83,6 +91,42 @@ def test_transpose_swaps_two_dimensions_and_permute_orders_all():
     np.testing.assert_array_equal(tensor.transpose(0, -1).numpy(), x.swapaxes(0, -1))
     np.testing.assert_array_equal(tensor.permute(1, -1, 0).numpy(), x.transpose(1, 2, 0))
     np.testing.assert_array_equal(tensor.permute((1, 2, 0)).numpy(), x.transpose(1, 2, 0))
+
+
+def test_the_greatest_elements_and_their_places():
+    x = RANDOM.standard_normal((2, 3, 4))
+    tensor = lucid.tensor(x)
+    assert (tensor.max().item(), tensor.argmax().item()) == (x.max(), x.argmax())
+    for axis in (0, 1, -1):
+        for keepdims in (False, True):
+            values, indices = tensor.max(axis, keepdims=keepdims)
+            np.testing.assert_array_equal(values.numpy(), x.max(axis=axis, keepdims=keepdims))
+            np.testing.assert_array_equal(indices.numpy(), x.argmax(axis=axis, keepdims=keepdims))
+            np.testing.assert_array_equal(tensor.argmax(axis, keepdims).numpy(), indices.numpy())
+            assert not indices.requires_grad
+
+
+def test_equal_greatest_elements_share_the_gradient_and_along_an_axis_the_first_gets_it():
+    x = lucid.tensor([[1.0, 3.0, 3.0], [3.0, 0.0, 3.0]], requires_grad=True)
+    x.max().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [[0, 0.25, 0.25], [0.25, 0, 0.25]])
+    x.zero_grad()
+    x.max(1).values.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [[0, 1, 0], [1, 0, 0]])
+
+
+def test_cat_takes_arrays_too_and_says_what_does_not_fit():
+    np.testing.assert_array_equal(lucid.cat([A, lucid.tensor(B)], axis=1).numpy(), np.concatenate([A, B], axis=1))
+    with pytest.raises(ValueError, match="cat takes one tensor or more"):
+        lucid.cat([])
+    with pytest.raises(ValueError, match="must match exactly"):
+        lucid.cat([A, B.T])
+
+
+def test_T_is_for_matrices():  # noqa: N802
+    np.testing.assert_array_equal(lucid.tensor(A).T.numpy(), A.T)
+    with pytest.raises(ValueError, match=r"T is for two axes, not for shape \(4,\): use transpose or permute"):
+        lucid.tensor(A[0]).T  # noqa: B018
 
 
 def test_matmul_refuses_vectors():

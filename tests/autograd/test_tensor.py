@@ -82,6 +82,16 @@ def test_asking_for_a_gpu_that_is_not_there_says_so():
         lucid.tensor([1.0], device="cuda:63")
 
 
+def test_a_name_that_a_tensor_does_not_have_is_answered_by_those_it_has():
+    x = lucid.tensor([1.0])
+    with pytest.raises(AttributeError, match=r"^Tensor has no 'reshap': did you mean reshape or shape\?$"):
+        x.reshap  # noqa: B018
+    with pytest.raises(AttributeError, match=r"^Tensor has no 'cuda': it has .*\babs, .*\bto, .*\bview"):
+        x.cuda  # noqa: B018
+    assert not hasattr(x, "__cuda_array_interface__")
+    assert getattr(x, "_no", None) is None
+
+
 def test_it_prints_its_values():
     assert repr(lucid.tensor([1, 2])) == "tensor([1, 2])"
     assert "requires_grad=True" in repr(lucid.tensor([1.0], requires_grad=True))

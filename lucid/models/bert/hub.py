@@ -1,22 +1,18 @@
 """Reads and writes `config.json` and `model.safetensors` as `transformers` names their content."""
 
 import json
-import os
-import re
-import stat
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-from safetensors.numpy import save_file
 
 from lucid.errors import CheckpointError
-from lucid.files import read_bytes, reason_of, replacing, written_aside
+from lucid.files import read_bytes, reason_of, written_aside
 from lucid.json_values import parse_json
 from lucid.models.bert.config import BERTConfig
+from lucid.tensor_files import write_arrays
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -96,21 +92,4 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
     Contiguous float32 arrays are not copied, and other threads run meanwhile.
     """
-    try:
-        with replacing(path) as aside:
-            # The library would make a file that only its owner can read. A file made here has the wanted permissions.
-            aside.touch()
-            permissions = stat.S_IMODE(aside.stat().st_mode)
-            arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
-            save_file(arrays, aside, metadata={"format": "pt"})
-            aside.chmod(permissions)
-    except safetensors.SafetensorError as error:
-        raise _as_os_error(error, path) from error
-
-
-def _as_os_error(error: safetensors.SafetensorError, path: Path) -> OSError:
-    """Return the error of the operating system that the library mentions in its own text."""
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    if number is None:
-        return OSError(str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1])), str(path))
+    write_arrays(path, {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()})
