@@ -76,6 +76,7 @@ lint: $(DEVELOPMENT)
 	$(BIN)/mypy
 
 docs: .venv/installed-docs
+	$(BIN)/python docs/generate.py
 	$(SPHINX) -E -b html docs docs/_build/html
 
 docs-links: .venv/installed-docs

@@ -6,20 +6,28 @@ lists follow the order of the site and its table of contents, so that there is o
 
 import re
 from pathlib import Path
-
-from sphinx.application import Sphinx
+from typing import TYPE_CHECKING
 
 from lucid.version import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "lucid"
 copyright = "the lucid authors"
 release = version = __version__
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 highlight_language = "none"
 html_theme = "furo"
 html_title = f"lucid {__version__}"
 html_show_sourcelink = False
+# In a docstring `name` leads to what has this name, if that is documented.
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
 # Links to `page.md#heading` work as they do in the repository.
 myst_heading_anchors = 4
 
@@ -41,7 +49,7 @@ def contents(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
     return [(heading, pages) for heading, pages in sections if pages]
 
 
-def _add_contents(app: Sphinx, page: str, source: list[str]) -> None:
+def _add_contents(app: "Sphinx", page: str, source: list[str]) -> None:
     if Path(page).name == "index":
         for heading, pages in contents(source[0]):
             options = [":hidden:", *([f":caption: {heading}"] if heading else [])]
@@ -49,6 +57,6 @@ def _add_contents(app: Sphinx, page: str, source: list[str]) -> None:
             source[0] += "\n".join(["\n```{toctree}", *options, "", *entries, "```\n"])
 
 
-def setup(app: Sphinx) -> None:
+def setup(app: "Sphinx") -> None:
     """Let Sphinx take the order of pages from `contents`."""
     app.connect("source-read", _add_contents)

@@ -2,5 +2,5 @@
 
 The rules are functions of the log, the settings and the corpora alone, so a finished run, a running one and a copy of
 its folder give the same findings. Their thresholds come from short runs of small models with and without planted
-faults (docs/troubleshooting.md).
+faults (docs/loss-curves.md).
 """

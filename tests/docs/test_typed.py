@@ -1,0 +1,111 @@
+"""What the documents tell their readers to type exists: commands, options and settings."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from documents import DOCUMENTS, command_lines, each_document, read
+
+from lucid.cli.commands import COMMANDS, load
+from lucid.launch import options as launch_options
+from lucid.training.config.schema import json_schema
+
+# What may stand before `lucid`: variables, and launchers with their options.
+BEFORE = re.compile(r"(?:\w+=\S* )*(?:(?:mpiexec|mpirun|srun)(?: -\w+ \S+| --?[\w-]+(?:=\S+)?)* )?")
+OPTION = re.compile(r"--?[a-z][a-z-]*")
+SETTING = re.compile(r"((?:model|data|optimizer|train|distributed)\.\w+)=")
+
+
+@cache
+def options(command: str, subcommand: str = "") -> frozenset[str]:
+    """The options of a command of lucid."""
+    if command == "launch":
+        return frozenset(("-h", "--help", *re.findall(r"(?<!\S)--?[a-z][a-z-]*", launch_options.USAGE)))
+    found: Any = load(command)
+    found = found.commands[subcommand] if subcommand else found
+    return frozenset(("--help", "-h", *(name for each in found.params for name in (*each.opts, *each.secondary_opts))))
+
+
+@cache
+def settings() -> frozenset[str]:
+    """All settings by their dotted names."""
+    schema = json_schema()
+    sections = {
+        name: value["$ref"].rpartition("/")[2] for name, value in schema["properties"].items() if "$ref" in value
+    }
+    dotted = {f"{name}.{key}" for name, section in sections.items() for key in schema["$defs"][section]["properties"]}
+    return frozenset(dotted | schema["properties"].keys())
+
+
+def words_of(line: str) -> list[str]:
+    """The words after `lucid` of a line that runs it; brackets stand around what may be left out."""
+    start = BEFORE.match(line)
+    assert start is not None
+    rest = line[start.end() :]
+    if not rest.startswith("lucid "):
+        return []
+    try:
+        words = shlex.split(rest, comments=True)
+    except ValueError:  # a quotation that the line does not end
+        words = rest.split()
+    for place, word in enumerate(words):
+        if word in ("|", "&", ";", "--", "||") or word.startswith(("2>", ">")):
+            words = words[:place]
+            break
+    return [part for word in words[1:] for part in word.strip("[]().,:;").split("|") if part]
+
+
+def mistakes(line: str) -> Iterator[str]:
+    """Yield what a line has that lucid does not know."""
+    command, *rest = words_of(line) or [""]
+    if not re.fullmatch("[a-z]+", command):  # a placeholder, or an option of lucid itself
+        return
+    if command not in COMMANDS:
+        yield f"lucid {command}"
+        return
+    subcommand = "step" if command == "bench" and rest[:1] == ["step"] else ""
+    known = options(command, subcommand)
+    if command == "submit":  # it may be followed by another command
+        known = known.union(*(options(word) for word in rest if word in COMMANDS))
+    if command == "launch" and "--doctor" in rest:
+        known |= options("doctor")
+    for word in rest:
+        name = word.partition("=")[0]
+        if OPTION.fullmatch(name) and name not in known:
+            yield f"lucid {command} {name}"
+        if (setting := SETTING.match(word)) and setting[1] not in settings():
+            yield setting[1]
+
+
+@each_document
+def test_commands_options_and_settings_are_known(document: Path) -> None:
+    if document.name != "CHANGELOG.md":  # it tells of what there was
+        assert [mistake for line in command_lines(document) for mistake in mistakes(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        ("lucid pretrain books/", "lucid pretrain"),
+        ("lucid prepare books/ --ouput data/mine", "lucid prepare --ouput"),
+        ("mpiexec -n 4 lucid train my.yaml train.batch=3", "train.batch"),
+        ("OMP_NUM_THREADS=1 lucid launch -m 3 my.yaml", "lucid launch -m"),
+    ],
+)
+def test_a_mistake_is_found(line: str, mistake: str) -> None:
+    assert list(mistakes(line)) == [mistake]
+
+
+@each_document
+def test_settings_that_a_document_names_exist(document: Path) -> None:
+    named = {name for span in read(document).spans for name in re.findall(r"^(?:train|optimizer)\.\w+", span)}
+    if document.name != "CHANGELOG.md":
+        assert named <= settings()
+
+
+def test_the_documents_have_commands() -> None:
+    assert sum(bool(words_of(line)) for document in DOCUMENTS for line in command_lines(document)) > 100
