@@ -213,5 +213,14 @@ def gpu_library(device: str = "cuda") -> ModuleType:
             f"device {device!r} needs CuPy, which is not installed: pip install 'lucid-bert[cuda13]' (or cuda12)"
         ) from error
     if not cupy.cuda.is_available() or index >= cupy.cuda.runtime.getDeviceCount():
-        raise ConfigError(f"device {device!r} does not exist: no such GPU is visible to this process")
+        raise ConfigError(f"device {device!r} does not exist: no such GPU is visible to this process{_reason(cupy)}")
     return cupy
+
+
+def _reason(cupy: ModuleType) -> str:
+    """Return why CUDA finds no GPU, such as an old driver, in parentheses; "" if it finds some, or says nothing."""
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except RuntimeError as error:  # those of CUDA are such
+        return f" ({error})"
+    return ""

@@ -243,6 +243,20 @@ def test_a_machine_without_gpus_is_ok(with_gpus, monkeypatch):
     assert backend.gpu_software() is None
 
 
+def test_a_driver_that_cuda_finds_too_old_is_a_warning_with_the_reason(with_gpus, monkeypatch, tmp_path):
+    def refuse():
+        raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version")
+
+    with_gpus(gpus=0)
+    monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceCount", refuse)
+    with pytest.raises(ConfigError, match=r"no such GPU is visible .* \(cudaErrorInsufficientDriver: CUDA driver"):
+        backend.gpu_library()
+    assert software._gpu() == (Level.OK, "GPU", "no GPU (CuPy is installed)")
+    monkeypatch.setattr(software, "_NVIDIA", tmp_path)
+    found = software._gpu()
+    assert (found.level, "driver version is insufficient" in found.text) == (Level.WARNING, True)
+
+
 def test_a_gpu_without_cupy_is_a_warning(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setattr(software, "_NVIDIA", tmp_path)

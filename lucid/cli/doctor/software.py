@@ -93,7 +93,9 @@ def _products() -> Finding:
 def _gpu() -> Finding:
     try:
         found = gpu_software()
-    except ConfigError:
+    except ConfigError as error:
+        if _NVIDIA.exists():
+            return Finding(Level.WARNING, "GPU", f"NVIDIA's driver is there, but {error}")
         return Finding(Level.OK, "GPU", "no GPU (CuPy is installed)")
     if found is None:
         advice = "CuPy, without which it is not used, is missing: pip install 'lucid-bert[cuda13]' (or cuda12)"
