@@ -23,7 +23,7 @@ def sources() -> str:
 
 def pieces(message: str) -> list[str]:
     """The parts of a message between punctuation and what differs from run to run: the code may compose them."""
-    text = OF_OTHERS.sub("…", message)
+    text = OF_OTHERS.sub("…", " ".join(message.split()))
     return [piece.strip() for piece in re.split(r"[…,;:()/']|\d+|\. |\.{3}", text) if re.search(r"[a-z]{3}", piece)]
 
 
