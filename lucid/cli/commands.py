@@ -13,7 +13,7 @@ COMMANDS = {
     "extend": "Extend a model's vocabulary by the words of a text that its tokenizer splits most.",
     "plan": "Print what a run will need and do: epochs, micro-batches, memory, checkpoints, FLOPs and time.",
     "train": "Train a run, or resume it from its newest checkpoint. For several ranks see lucid launch.",
-    "launch": "Start the ranks of a run with the MPI of this Python environment, on this machine or on several hosts.",
+    "launch": "Start the ranks of a run or a script with the MPI of this Python environment, on one host or several.",
     "submit": "Submit a job to SLURM: train, prepare, evaluate, verify or doctor. Print the command that does it.",
     "recipes": "List the recipes: settings of runs to start your own from.",
     "show": "Show the samples of any step of a run, or list the steps that hold a document.",

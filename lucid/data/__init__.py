@@ -11,7 +11,7 @@ from lucid.data.manifest import HELD_OUT, TRAIN, Manifest
 from lucid.data.mixture import Mixture
 from lucid.data.sampler import Sampler, SamplerSettings
 from lucid.data.shards import Corpus
-from lucid.data.tokenizer import SpecialTokens, load_tokenizer, special_tokens, tokenizer_hash
+from lucid.data.tokenizer import SpecialTokens, load_tokenizer, save_tokenizer, special_tokens, tokenizer_hash
 
 __all__ = [
     "HELD_OUT",
@@ -25,6 +25,7 @@ __all__ = [
     "SamplerSettings",
     "SpecialTokens",
     "load_tokenizer",
+    "save_tokenizer",
     "special_tokens",
     "tokenizer_hash",
 ]

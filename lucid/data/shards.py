@@ -102,7 +102,7 @@ class Corpus:
         self._first_tokens = np.cumsum([0, *(shard.tokens for shard in shards)])
 
     @classmethod
-    def open(cls, folder: Path, split: str = "train") -> "Corpus":
+    def open(cls, folder: str | Path, split: str = "train") -> "Corpus":
         """Open the split `train` or `held_out` of the corpus in `folder`.
 
         Raises `DataError` if there is no such corpus or split, or if a file is missing or of the wrong size.

@@ -88,12 +88,13 @@ def _framed(tokenizer: Tokenizer, special: SpecialTokens) -> Tokenizer:
     return tokenizer
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Load a WordPiece tokenizer from `tokenizer.json` or `vocab.txt`, as transformers does.
 
     See `tokenizer_settings` for the other files. Both lucid and Hugging Face's BERT write such folders. Raises
     `DataError` if the folder holds no such tokenizer.
     """
+    folder = Path(folder)
     config = folder / CONFIG_FILE
     settings, added = _json_object(config), {}
     if "added_tokens_decoder" not in settings:
@@ -278,8 +279,9 @@ def tokenizer_files(tokenizer: Tokenizer, longest: int | None = None) -> dict[st
     return {name: content.encode("utf-8") for name, content in contents.items()}
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path, longest: int | None = None) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: str | Path, longest: int | None = None) -> None:
     """Write the `tokenizer_files`. Raises `DataError` if they cannot be written."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in tokenizer_files(tokenizer, longest).items():
         with written_aside(folder / name, DataError) as file:

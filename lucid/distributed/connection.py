@@ -30,9 +30,13 @@ ProcessGroup = SingleCommunicator | MPICommunicator
 def connect(backend: Backend = "auto", device: str = CPU) -> Communicator:
     """Find the other processes, and return a communicator with them: `join` and `choose` in one call.
 
-    Raises `LaunchError` if the processes were not started in the way that the backend needs.
+    On several ranks an uncaught exception then ends all of them (`abort_on_exception`). A program calls the
+    communicator's `close` at its end. Raises `LaunchError` if the processes were not started in the way that the
+    backend needs.
     """
     group = join("auto" if backend == "shared_memory" or backend == "nccl" else backend)
+    if group.size > 1:
+        abort_on_exception(group)
     return choose(group, backend, device=device)
 
 

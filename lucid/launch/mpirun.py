@@ -122,9 +122,17 @@ def plan(
         parent.append("--gpus")
     elif ranks_per_host * threads == there.cores:
         parent.append("--bind")
-    lucid = ["-P", "-m", "mpi4py", "-m", "lucid", options.command, *options.arguments]
-    command = (there.mpiexec, "-n", str(ranks), *line, *parent, *lucid)
+    command = (there.mpiexec, "-n", str(ranks), *line, *parent, *_program(options))
     return Launch(command, variables, threads, _warning(ranks_per_host, there))
+
+
+def _program(options: Options) -> list[str]:
+    """Return the arguments of Python for the program of a rank."""
+    if options.command == "script":
+        # Its prints come as they are made, though they go to a pipe. No -P: mpi4py replaces the first folder on the
+        # path by the script's. That is the working folder then, and not one of PYTHONPATH.
+        return ["-u", "-m", "mpi4py", *options.arguments]
+    return ["-P", "-m", "mpi4py", "-m", "lucid", options.command, *options.arguments]
 
 
 def _warning(ranks_per_host: int, there: Surroundings) -> str:

@@ -14,6 +14,7 @@ from lucid.files import open_file, reason_of
 
 USAGE = """\
 Usage: lucid launch [OPTION ...] CONFIG [key=value ...]
+       lucid launch [OPTION ...] SCRIPT.py [ARGUMENT ...]
        lucid launch [OPTION ...] --doctor [--folder DIR]
 
 Start the ranks of a run with the MPI of this Python environment, on this
@@ -22,6 +23,12 @@ key=value replaces a setting. With --doctor each rank runs `lucid doctor`
 instead, which checks the hosts as the run would use them. Options may come
 before or after CONFIG, as `--option value` or `--option=value`; of two values
 the last one counts. After `--` there are no more options.
+
+In place of CONFIG, each rank runs a Python script of your own, which finds the
+others by lucid.distributed.connect(). All words after SCRIPT.py are arguments
+of the script. It gets its cores, threads and GPU as a run does, and a failure
+of one rank ends all. SIGTERM, SIGUSR1 and SIGHUP reach the script as SIGTERM,
+Ctrl-C ends it at once, and nothing starts it again.
 
   -n N           number of ranks in all (default: on every host one for each
                  physical core, or with --gpus for each GPU)
@@ -66,6 +73,8 @@ Examples:
     lucid launch --gpus my.yaml train.device=cuda
 
     lucid launch -n 16 --hostfile hosts --doctor
+
+    lucid launch -n 2 examples/train.py data/python-docs runs/by_hand
 """
 
 
@@ -91,7 +100,10 @@ class Restarts:
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for. `arguments` are those of `command`, which is `lucid train` or `lucid doctor`."""
+    """What a user asks for. `arguments` are those of `command`.
+
+    This is `lucid train` or `lucid doctor`; or "script", which the first of the arguments is.
+    """
 
     command: str = "train"
     arguments: tuple[str, ...] = ()
@@ -135,9 +147,17 @@ def parse(words: Sequence[str]) -> Options:
                 arguments, rest = [*arguments, *rest], []
             case _:
                 arguments.append(word)
+                if _is_script(arguments):
+                    arguments, rest = [*arguments, *rest], []
+    if _is_script(arguments) and "command" not in found:
+        found["command"] = "script"
     options = Options(**found, arguments=tuple(arguments), restarts=_restarts(restarts))
     _check(options)
     return options
+
+
+def _is_script(arguments: Sequence[str]) -> bool:
+    return len(arguments) > 0 and arguments[0].endswith(".py")
 
 
 def positive_number(text: str, sentence: str) -> int:
@@ -163,6 +183,12 @@ def _check(options: Options) -> None:
         if not options.arguments:
             raise LaunchError("CONFIG is missing, see lucid launch --help")
         _readable(options.arguments[0], "the configuration")
+    if options.command == "script":
+        _readable(options.arguments[0], "the script")
+        if options.restarts:
+            raise LaunchError(
+                "--restarts is for a run with a CONFIG, whose checkpoints say whether to start again: leave it out"
+            )
     if options.restarts and options.command == "doctor":
         raise LaunchError("--doctor is not started again: leave out --restarts")
     if options.restarts and options.restarts.min_ranks is not None and not options.hostfile:

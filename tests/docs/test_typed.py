@@ -103,7 +103,7 @@ def test_a_mistake_is_found(line: str, mistake: str) -> None:
 @each_document
 def test_settings_that_a_document_names_exist(document: Path) -> None:
     named = {name for span in read(document).spans for name in re.findall(r"^(?:train|optimizer)\.\w+", span)}
-    if document.name != "CHANGELOG.md":
+    if document.name not in ("CHANGELOG.md", "python.md"):  # there an optimizer is an object
         assert named <= settings()
 
 

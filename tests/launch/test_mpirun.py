@@ -65,6 +65,24 @@ def test_restarts_have_options_of_their_own(folder):
     assert parse(words).restarts == Restarts(3, backoff=2, min_ranks=1)
 
 
+@pytest.mark.parametrize("words", ["-n 2 --gpus train.py -n 3 --gpus a", "-n 2 --gpus -- train.py -n 3 --gpus a"])
+def test_all_words_after_a_script_are_its_own(folder, words):
+    (folder / "train.py").touch()
+    options = parse(words.split())
+    assert options == Options("script", ("train.py", "-n", "3", "--gpus", "a"), ranks=2, gpus=True)
+    # A name that only looks like a script's, as a setting or for the doctor, is none.
+    assert parse(["run.yaml", "run_folder=a.py"]).command == "train"
+    assert parse(["--doctor", "--folder", "a.py"]).command == "doctor"
+
+
+def test_a_script_is_not_started_again(folder):
+    (folder / "train.py").touch()
+    with pytest.raises(LaunchError, match="--restarts is for a run with a CONFIG, whose checkpoints say whether"):
+        parse(["--restarts", "3", "train.py"])
+    with pytest.raises(LaunchError, match="the argument ':' is no setting"):
+        parse(["train.py", ":", "touch", "made"])
+
+
 @pytest.mark.parametrize("word", ["-h", "--help"])
 def test_help_prints_the_usage(word, capsys):
     assert launch.run([word, "--nonsense"]) == 0
@@ -92,6 +110,7 @@ def test_help_prints_the_usage(word, capsys):
         (["--restarts=", "run.yaml"], "--restarts takes a whole number, got ''"),
         (["nothing.yaml"], "the configuration 'nothing.yaml' cannot be read"),
         (["/"], "the configuration '/' cannot be read"),
+        (["nothing.py", "-n", "2"], "the script 'nothing.py' cannot be read"),
         (["--restarts", "3", "--doctor"], "--doctor is not started again: leave out --restarts"),
         (["--restarts", "often", "run.yaml"], "--restarts takes a whole number, got 'often'"),
         (["--restarts"], "--restarts takes a whole number, got ''"),
@@ -210,6 +229,12 @@ def test_lucid_runs_below_a_parent_on_every_rank():
     command = plan(Options("train", ("run.yaml", "data.folder=a b"), ranks=3), EIGHT_CORES, {}).command
     parent, rank = ("python", "-P", "-m", PARENT), ("-P", "-m", "mpi4py", "-m", "lucid")
     assert command == ("bin/mpiexec", "-n", "3", *parent, *rank, "train", "run.yaml", "data.folder=a b")
+
+
+def test_a_script_is_started_like_a_run():
+    command = plan(Options("script", ("train.py", "--steps", "2"), ranks=8), EIGHT_CORES, {}).command
+    program = ("python", "-P", "-m", PARENT, "--bind", "-u", "-m", "mpi4py", "train.py", "--steps", "2")
+    assert command == ("bin/mpiexec", "-n", "8", *program)
 
 
 def test_the_doctor_is_started_like_a_run():
