@@ -23,7 +23,7 @@ COMMANDS = {
     "predict": "Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.",
     "export": "Export a run's newest checkpoint, or its best, as a model folder for transformers.",
     "average": "Average the weights of checkpoints, and write the mean as a model folder for transformers.",
-    "plot": "Plot losses, accuracies and speed over the steps of a run.",
+    "plot": "Plot losses, accuracies, learning rate and speed of a run, or compare several runs.",
     "doctor": "Check this machine before a long run, or the machines of all ranks, and say what to fix.",
     "bench": "Measure how fast this machine trains.",
 }

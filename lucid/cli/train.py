@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lucid.analysis.plots import plot_run
+from lucid.analysis.plots import plot_runs
 from lucid.cli.run_settings import ConfigFile, Overrides
 from lucid.distributed import StopRequest, announced, is_first_rank, run_on_first_rank, session
 from lucid.errors import ExitCode
@@ -72,7 +72,7 @@ def _command() -> str:
 def _plot(folder: Path) -> str:
     """Plot the run and return the file. A plot that cannot be drawn does not fail a finished run."""
     try:
-        plot_run(folder, folder / "loss.png")
+        plot_runs([folder], folder / "loss.png")
     except Exception as error:  # matplotlib raises various errors if the user's settings for it are wrong
         return f"none: {error}"
     return str(folder / "loss.png")

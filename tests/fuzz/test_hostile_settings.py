@@ -9,7 +9,7 @@ from damage import HOSTILE_VALUES, damaged, damaged_json, refusal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lucid.analysis.plots import plot_run
+from lucid.analysis.plots import plot_runs
 from lucid.errors import ConfigError, DataError
 from lucid.training.config import RunConfig, from_dict, load
 from lucid.training.metrics import read_lines
@@ -151,7 +151,7 @@ def test_a_log_of_hostile_values_is_drawn_without_them(tmp_path: Path) -> None:
     lines += [json.dumps({"step": value, "mlm_loss": 1.0}) for value in HOSTILE_VALUES]
     lines += ["[" * 100_000, '{"step": 1e400, "mlm_loss": 1}', '{"step": 3, "mlm_loss": -1e400}']
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
-    plot_run(tmp_path, tmp_path / "loss.png")
+    plot_runs([tmp_path], tmp_path / "loss.png")
     assert {type(line["mlm_loss"]) for line in read_lines(tmp_path / "metrics.jsonl")} <= {int, float, bool, type(None)}
 
 
@@ -159,16 +159,16 @@ def test_names_of_corpora_in_a_log_are_drawn_as_they_are(tmp_path: Path) -> None
     names = ("$\\foo$", "_", "\n", "a" * 10_000, "\U0001f600")
     values = {"mlm_loss": 7.5} | {f"held_out_mlm_loss/{name}": 7.0 for name in names}
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **values}))
-    plot_run(tmp_path, tmp_path / "loss.png")
+    plot_runs([tmp_path], tmp_path / "loss.png")
 
 
 def test_a_log_without_a_whole_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b"\xff\xfe\x00" * 1000)
     with pytest.raises(DataError, match="has no losses yet"):
-        plot_run(tmp_path, tmp_path / "loss.png")
+        plot_runs([tmp_path], tmp_path / "loss.png")
 
 
 def test_a_picture_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(LINES)
     with pytest.raises(ConfigError, match=r"loss\.xyz could not be drawn"):
-        plot_run(tmp_path, tmp_path / "loss.xyz")
+        plot_runs([tmp_path], tmp_path / "loss.xyz")

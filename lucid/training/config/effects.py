@@ -4,10 +4,11 @@ from typing import Any
 
 from lucid.training.config.run_config import RunConfig
 
+# What a run starts from and learns from. Two paths may lead to the same, and one path to another than before.
+_SOURCES = {"initial_model", "initial_checkpoint", "branch_from", "data.path"}
 # Settings that change no bit of a step: where files lie, and what a run keeps or reports.
-_WITHOUT_EFFECT = {
-    *("run_folder", "initial_model", "initial_checkpoint", "branch_from"),
-    *(f"data.{key}" for key in ("path", "workers", "prefetch")),
+_WITHOUT_EFFECT = _SOURCES | {
+    *("run_folder", "data.workers", "data.prefetch"),
     *(f"train.{key}" for key in ("check_replicas_every", "audit_every", "keep_every", "keep_best", "patience")),
     *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
     *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds", "trace")),
@@ -39,6 +40,14 @@ def bit_settings(config: RunConfig) -> dict[str, Any]:
     without_effect = _WITHOUT_EFFECT | (_ROUNDING - _ROUNDING_ALWAYS if config.train.reduction == "exact" else set())
     found = _by_dotted_key(config.as_dict()) | {"train.threads_per_rank": config.threads_per_rank}
     return {key: value for key, value in found.items() if key not in without_effect}
+
+
+def settings_of_results(config: RunConfig) -> dict[str, Any]:
+    """Return the settings by which results or speeds of runs may differ, defaults included: what is kept and reported
+    is left out, but not where a run comes from. They are plain JSON values by dotted key.
+    """
+    found = _by_dotted_key(config.as_dict())
+    return {key: value for key, value in found.items() if key not in _WITHOUT_EFFECT - _SOURCES}
 
 
 def _by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
