@@ -85,10 +85,13 @@ class View:
         lines = smooth or max(1, longest // _SMOOTH_FROM)
         if lines > 1:
             remarks.append(f"training: means of {lines} lines of the log; faint: single lines")
+        masking: dict[str, list[str]] = {}
         for run, name in zip(runs, names_of(runs), strict=True):
-            if run.masking and any(key.startswith("held_out_mlm_loss") for key in run.keys("held_out_")):
-                of_run = f"{_shortened(name)}: " if len(runs) > 1 else ""
-                remarks.append(f"{of_run}{run.masking}; so the two losses do not compare")
+            if run.masking and run.keys("held_out_mlm_loss"):
+                masking.setdefault(run.masking, []).append(_shortened(name))
+        for sentence, names in masking.items():
+            of_runs = f"{', '.join(names)}: " if len(runs) > 1 else ""
+            remarks.append(f"{of_runs}{sentence}; so the two losses do not compare")
         if any(run.restarts for run in runs):
             remarks.append("triangles: restarts")
         if any(run.skips for run in runs):
@@ -203,7 +206,7 @@ def _draw_training(axes: Any, view: View, run: LoggedRun, panel: Panel, color: s
     if view.smooth == 1 or not panel.smoothed:
         _draw_curve(axes, view, run, panel.training or "", "training", color, ".", 0.8)
     elif len(steps):
-        axes.plot(*_extremes(run.at(view.by, steps), values), color=color, linewidth=0.5, alpha=0.3)
+        axes.plot(*_extremes(run.at(view.by, steps), values), color=color, linewidth=0.7, alpha=0.4)
         axes.plot(*_extremes(run.at(view.by, steps), _smoothed(values, view.smooth)), color=color, label="training")
 
 

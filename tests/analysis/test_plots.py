@@ -78,11 +78,11 @@ def test_the_legend_of_several_runs_has_the_settings_that_differ():
 
 
 def test_a_run_whose_masks_differ_is_named():
-    settings = [{"data": {"path": "c", "mlm_probability": rate}} for rate in (0.15, 0.3)]
+    settings = [{"data": {"path": "c", "mlm_probability": rate}} for rate in (0.15, 0.3, 0.3)]
     entries = [line(10), evaluation(10, 7.0)]
-    runs = [run(entries, name, settings=each) for name, each in zip("ab", settings, strict=True)]
+    runs = [run(entries, name, settings=each) for name, each in zip("abc", settings, strict=True)]
     assert View.of(runs).remarks == (
-        "b: training masks 30% of the tokens, evaluation 15%; so the two losses do not compare",
+        "b, c: training masks 30% of the tokens, evaluation 15%; so the two losses do not compare",
     )
     assert View.of([run([line(10)], settings=settings[1])]).remarks == ()  # nothing was evaluated
 
