@@ -21,6 +21,7 @@ COMMANDS = {
     "explain": "Say what the loss curve of a run means: what is wrong, from which evidence, and what to try.",
     "evaluate": "Print a model's loss and accuracy on held-out documents. Under mpiexec, ranks share the work.",
     "predict": "Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.",
+    "finetune": "Fine-tune models on labelled examples, and say which is better and by how much.",
     "export": "Export a run's newest checkpoint, or its best, as a model folder for transformers.",
     "average": "Average the weights of checkpoints, and write the mean as a model folder for transformers.",
     "plot": "Plot losses, accuracies, learning rate and speed of a run, or compare several runs.",

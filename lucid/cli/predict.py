@@ -1,4 +1,4 @@
-"""`lucid predict`: fills `[MASK]` in a sentence, and predicts whether a second sentence follows it."""
+"""`lucid predict`: fills `[MASK]`, says whether a second sentence follows, or predicts the labels of a classifier."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +7,8 @@ import numpy as np
 import typer
 
 from lucid.autograd import no_grad
-from lucid.backend import CPU, use_gpu
-from lucid.cli.device import Device
+from lucid.cli.device import Device, place_of
+from lucid.cli.labels import classifier_in, predicted_labels
 from lucid.cli.model_folder import ModelFolder
 from lucid.cli.model_options import BestOption
 from lucid.data import special_tokens
@@ -32,18 +32,24 @@ def predict(
 ) -> None:
     """Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.
 
-    For each [MASK] the most probable tokens are printed, with their probabilities.
+    For each [MASK] the most probable tokens are printed, with their probabilities. A model that lucid finetune has
+    written predicts the label of TEXT, or of TEXT and the second one, or of each word.
 
     Examples:
 
         lucid predict runs/small_cpu "return a new list [MASK] the items."
 
         lucid predict runs/small_cpu "the file is opened." --next "it is closed."
+
+        lucid predict models/topics "how do I open a file?"
     """
     for words in (text, second or ""):
         if words.encode(errors="replace").decode() != words:
             raise ConfigError(f"{words!r} holds bytes that are not UTF-8: set the terminal's encoding to UTF-8")
     folder = find_model(model, best)
+    if (classifier := classifier_in(folder)) is not None:
+        print(*predicted_labels(classifier, folder, text, second, device, top), sep="\n")
+        return
     found = ModelFolder.read(folder)
     bert, tokenizer = found.model, found.tokenizer()
     if second is not None and bert.config.type_vocab_size < 2:
@@ -52,7 +58,7 @@ def predict(
         raise ConfigError(f"the model in {folder} was trained without pairs (data.nsp is false): leave out --next")
     if second is not None:
         found.check_has(("pooler", "NSP head"), "it cannot judge pairs: leave out --next")
-    bert.to(CPU if device == Device.CPU else use_gpu(device, 0)).eval()
+    bert.to(place_of(device)).eval()
     encoding = tokenizer.encode(text, second) if second is not None else tokenizer.encode(text)
     ids = np.array([encoding.ids])
     masked = np.flatnonzero(ids[0] == special_tokens(tokenizer).mask)

@@ -96,7 +96,7 @@ _Asked = tuple[str | None, str | None, str | None]
 _Rows = tuple[Columns, Iterator[tuple[int, _Row]]]
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
+def text_lines(path: Path, file: BinaryIO) -> Iterator[str]:
     """Yield the lines with their ends. Bytes that are not UTF-8 become surrogates, which `_fault` finds."""
     number = 0
     while line := file.readline(_LONGEST_LINE + 1):
@@ -107,14 +107,14 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
 
 
 def _json_rows(path: Path, file: BinaryIO, asked: _Asked) -> _Rows:
-    lines = ((number, line) for number, line in enumerate(_lines(path, file), start=1) if line.strip())
+    lines = ((number, line) for number, line in enumerate(text_lines(path, file), start=1) if line.strip())
     found = ((number, _json_row(line)) for number, line in lines)
     first = next(((number, row) for number, row in found if not isinstance(row, str)), None)
     if first is None:
         raise DataError(f"{path} has no line that is a JSON object: write one such object a line")
     file.seek(0)
     columns = _columns(f"{path}:{first[0]}", list(first[1]), asked)
-    return columns, ((number, _json_row(line)) for number, line in enumerate(_lines(path, file), start=1))
+    return columns, ((number, _json_row(line)) for number, line in enumerate(text_lines(path, file), start=1))
 
 
 def _json_row(line: str) -> _Row:
@@ -126,7 +126,7 @@ def _json_row(line: str) -> _Row:
 
 
 def _tsv_rows(path: Path, file: BinaryIO, asked: _Asked) -> _Rows:
-    lines = (line.rstrip("\r\n") for line in _lines(path, file))
+    lines = (line.rstrip("\r\n") for line in text_lines(path, file))
     cells = ([_unquoted(cell) for cell in line.split("\t")] if line else [] for line in lines)
     return _with_names(path, enumerate(cells, start=1), asked)
 
@@ -140,7 +140,7 @@ def _unquoted(cell: str) -> str:
 def _csv_rows(path: Path, file: BinaryIO, asked: _Asked) -> _Rows:
     csv.field_size_limit(_LONGEST_LINE)  # of the whole process; its default is 128 KiB
     # Spreadsheets write semicolons where a comma is the decimal point.
-    first = next(_lines(path, file), "")
+    first = next(text_lines(path, file), "")
     wanted = asked[2] or _LABEL
     delimiter = next((mark for mark in ",;\t" if wanted in next(csv.reader([first], delimiter=mark), [])), ",")
     file.seek(0)
@@ -149,7 +149,7 @@ def _csv_rows(path: Path, file: BinaryIO, asked: _Asked) -> _Rows:
 
 def _csv_cells(path: Path, file: BinaryIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the first line of each row and its cells. Raises `DataError` for a quote that never closes."""
-    reader = csv.reader(_lines(path, file), delimiter=delimiter, strict=True)
+    reader = csv.reader(text_lines(path, file), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
         try:

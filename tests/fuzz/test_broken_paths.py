@@ -94,6 +94,14 @@ OPENED = {
         dispensable=("corpus/tokenizer/tokenizer.json",),
     ),
     "predict": Opened(("predict", "model", "One [MASK] here."), in_model(*WEIGHTS, *TOKENIZER), dispensable=WITHOUT),
+    "finetune": Opened(
+        ("finetune", "model", "--train", "examples.tsv", "--test", "examples.tsv", "--seeds", "1", "--epochs", "1"),
+        ("examples.tsv",),
+    ),
+    "finetune on words": Opened(
+        ("finetune", "model", "--train", "words.conll", "--test", "words.jsonl", "--seeds", "1", "--epochs", "1"),
+        ("words.conll", "words.jsonl"),
+    ),
     "export": Opened(("export", "run", "new"), in_checkpoint("model.safetensors", *TOKENIZER)),
     "average": Opened(
         ("average", CHECKPOINT, CHECKPOINT, "new"),

@@ -55,6 +55,10 @@ def preparing(name: str, good: str = "books/b.jsonl", *more: str) -> Reader:
     return Reader(("prepare", name, good, "-o", "new", *options, *more))
 
 
+def tuning(name: str) -> Reader:
+    return Reader(("finetune", "model", "--train", name, "--test", name, "--seeds", 1, "--epochs", 1))
+
+
 PREDICT = "predict", "model", "One is [MASK] here."
 READERS = {
     **{f"text{suffix}": preparing(f"text{suffix}") for suffix in (".txt", ".txt.gz", ".txt.zst", ".jsonl", ".parquet")},
@@ -66,6 +70,7 @@ READERS = {
     "model/tokenizer_config.json": Reader(PREDICT, ("model/tokenizer.json",)),
     "model/config.json": Reader(PREDICT),
     "model/model.safetensors": Reader(PREDICT),
+    **{name: tuning(name) for name in ("examples.tsv", "words.conll", "words.jsonl")},
     "run.yaml": Reader(("plan", "run.yaml")),
     "hosts": Reader(("launch", "-n", 1, "--hostfile", "hosts", "--dry-run", "run.yaml")),
     "run/metrics.jsonl": Reader(("plot", "run")),

@@ -7,6 +7,8 @@ rewrites them beside this script, byte for byte the same with the versions that 
 - `bert_<hidden_act>/`: `config.json` and `model.safetensors` of a tiny random BertForPreTraining as transformers'
   `save_pretrained` writes them, and one safetensors file for each case of inputs: the inputs under their argument's
   name, the logits, the losses, and the gradients of the total loss (`gradient.<parameter or inputs_embeds>`).
+- `bert_sequence_labels/`, `bert_token_labels/`: the same of a tiny BertForSequenceClassification and
+  BertForTokenClassification with three labels, in evaluation mode.
 - `saved_names.json`: the names of the tensors that `save_pretrained` writes for each kind of BERT of this size.
 - `adamw.safetensors`, `adamw_uncorrected.safetensors`, `lamb.safetensors`: parameters before, gradients and learning
   rates of each step, parameters after each step.
@@ -27,7 +29,12 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
-from transformers import BertConfig, BertForPreTraining
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 HERE = Path(__file__).parent
 SEED = 20240229
@@ -35,6 +42,7 @@ SEED = 20240229
 B, T, V, C = 3, 14, 120, 32
 LENGTHS = 14, 9, 5
 MASK_TOKEN_ID = 4
+LABELS = "neither", "one", "other"
 CASES = {
     "gelu": ("padded", "explicit_positions", "embeddings_as_inputs"),
     "gelu_new": ("padded",),
@@ -66,6 +74,7 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     for hidden_act, cases in CASES.items():
         make_model(HERE / f"bert_{hidden_act}", hidden_act, cases)
+    make_classifiers()
     make_saved_names()
     make_adamw()
     make_plain("adamw_uncorrected", adam_without_bias_correction)
@@ -114,7 +123,45 @@ def make_model(folder: Path, hidden_act: str, cases: tuple[str, ...]) -> None:
         save(folder / f"{case}.safetensors", model_case(model, case))
 
 
-def randomise(model: BertForPreTraining) -> None:
+def make_classifiers() -> None:
+    generator = torch.Generator().manual_seed(SEED + 3)
+    for kind, name in (
+        (BertForSequenceClassification, "bert_sequence_labels"),
+        (BertForTokenClassification, "bert_token_labels"),
+    ):
+        config = BertConfig(
+            vocab_size=40,
+            hidden_size=C,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=16,
+            classifier_dropout=0.3,
+            id2label=dict(enumerate(LABELS)),
+            label2id={label: number for number, label in enumerate(LABELS)},
+        )
+        config._attn_implementation = "eager"
+        model = kind(config).eval()
+        randomise(model)
+        model.save_pretrained(HERE / name)
+        model = model.double()
+        mask = (torch.arange(T) < torch.tensor(LENGTHS)[:, None]).long()
+        inputs = {
+            "input_ids": torch.randint(5, 40, (B, T), generator=generator) * mask,
+            "attention_mask": mask,
+            "token_type_ids": (torch.arange(T) >= torch.tensor(LENGTHS)[:, None] // 2).long() * mask,
+        }
+        labels = torch.tensor([2, 0, 1])
+        if kind is BertForTokenClassification:
+            labels = torch.randint(0, len(LABELS), (B, T), generator=generator).masked_fill(mask == 0, -100)
+        output = model(**inputs, labels=labels)
+        output.loss.backward()
+        gradients = {f"gradient.{name}": parameter.grad for name, parameter in model.named_parameters()}
+        tensors = {**inputs, "labels": labels, "logits": output.logits, "loss": output.loss, **gradients}
+        save(HERE / name / "outputs.safetensors", tensors)
+
+
+def randomise(model: torch.nn.Module) -> None:
     """Draw weights ten times wider than BERT's, and biases and LayerNorms too: a mistake in any of them shows."""
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import lucid  # noqa: E402
 from lucid.models import BERTConfig, BERTForPreTraining, BERTModel  # noqa: E402
 
 # Relative to the largest element, float32 against float64: 4.6e-6 was seen.
@@ -249,3 +250,34 @@ def test_every_kind_of_bert_that_transformers_saves_has_its_outputs(kind, form, 
         assert_close(prediction_scores, output[predictions], "prediction_scores")
     if pairs:
         assert_close(seq_relationship_scores, output[pairs], "seq_relationship_scores")
+
+
+@pytest.mark.parametrize("kind", ["BertForSequenceClassification", "BertForTokenClassification"])
+def test_transformers_loads_the_classifiers_that_lucid_saves(kind, tmp_path):
+    ours = getattr(lucid.models, kind.replace("Bert", "BERT"))
+    lucid.manual_seed(1)
+    model = ours(BERTConfig(**TINY, initializer_range=0.2), ["a", "b", "c"], classifier_dropout=0.3).eval()
+    model.save_pretrained(tmp_path)
+    auto = getattr(transformers, kind.replace("BertFor", "AutoModelFor"))
+    reference, report = auto.from_pretrained(tmp_path, output_loading_info=True)
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not report[problem], problem
+    assert reference.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert reference.dropout.p == 0.3
+    inputs, _, _ = random_inputs(CASES["four_layers"])
+    with torch.no_grad():
+        expected = reference.eval()(**as_torch(inputs))
+    assert_close(model(**inputs), expected.logits, "logits")
+
+
+@pytest.mark.parametrize("kind", ["BertForSequenceClassification", "BertForTokenClassification"])
+def test_lucid_loads_the_classifiers_that_transformers_saves(kind, tmp_path):
+    reference = getattr(transformers, kind)(transformers.BertConfig(**TINY, num_labels=4)).eval()
+    randomise(reference)
+    reference.save_pretrained(tmp_path)
+    model = getattr(lucid.models, kind.replace("Bert", "BERT")).from_pretrained(tmp_path).eval()
+    assert model.labels == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+    inputs, _, _ = random_inputs(CASES["four_layers"])
+    with torch.no_grad():
+        expected = reference.double()(**as_torch(inputs))
+    assert_close(model(**inputs), expected.logits, "logits")

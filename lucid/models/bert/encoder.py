@@ -15,8 +15,14 @@ from lucid.nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, 
 
 Recomputation = Literal["none", "attention", "layer"]
 
-# Sites of dropout are numbered through the whole model: one after the embeddings, then three in each layer.
+# Sites of dropout are numbered through the whole model: one after the embeddings, then three in each layer. The site
+# after these is a head's.
 _SITES_PER_LAYER = 3
+
+
+def site_of_head(config: BERTConfig) -> int:
+    """Return the number of the site of dropout that a head on top of the encoder may use."""
+    return 1 + config.num_hidden_layers * _SITES_PER_LAYER
 
 
 class Embeddings(Module):

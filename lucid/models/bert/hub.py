@@ -27,15 +27,7 @@ _FIXED_SETTINGS = {
 
 def read_config(folder: Path) -> BERTConfig:
     """Return the configuration in `folder`. Settings that are no field of `BERTConfig` are ignored."""
-    path = folder / CONFIG_FILE
-    try:
-        settings = parse_json(read_bytes(path))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(f"{path} does not exist: is {folder} the folder of a model?") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} does not describe a model")
+    path, settings = folder / CONFIG_FILE, read_settings(folder)
     if settings.get("model_type", "bert") != "bert":
         raise CheckpointError(f"{path}: model_type is {settings['model_type']!r}; only 'bert' is supported")
     for name, value in _FIXED_SETTINGS.items():
@@ -48,10 +40,27 @@ def read_config(folder: Path) -> BERTConfig:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def write(folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray]) -> None:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return all settings in the `config.json` of `folder`. Raises `CheckpointError` if it has none."""
+    path = folder / CONFIG_FILE
+    try:
+        settings = parse_json(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path} does not exist: is {folder} the folder of a model?") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} does not describe a model")
+    return settings
+
+
+def write(
+    folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray], more: Mapping[str, Any] | None = None
+) -> None:
     """Write `config.json` and `model.safetensors`, each whole or not at all, over files that may be there.
 
-    Raises `CheckpointError` if they cannot be written.
+    `more` has further settings for `config.json`: those of a head for another task, and its architecture. Raises
+    `CheckpointError` if they cannot be written.
     """
     path = folder / WEIGHTS_FILE
     try:
@@ -60,7 +69,7 @@ def write(folder: Path, config: BERTConfig, state: Mapping[str, np.ndarray]) -> 
     except OSError as error:
         raise CheckpointError(f"{path} could not be written: {error.strerror or error}") from error
     with written_aside(folder / CONFIG_FILE, CheckpointError) as file:
-        file.write(config_json(config, _architecture(state)))
+        file.write(config_json(config, more or {"architectures": [_architecture(state)]}))
 
 
 def _architecture(state: Mapping[str, np.ndarray]) -> str:
@@ -74,15 +83,16 @@ def _architecture(state: Mapping[str, np.ndarray]) -> str:
     }[predictions, pairs]
 
 
-def config_json(config: BERTConfig, architecture: str = "BertForPreTraining") -> bytes:
-    """Return the content of `config.json` as transformers reads it."""
+def config_json(config: BERTConfig, more: Mapping[str, Any] | None = None) -> bytes:
+    """Return the content of `config.json` as transformers reads it: for pretraining, unless `more` says otherwise."""
     settings: dict[str, Any] = {
-        "architectures": [architecture],
+        "architectures": ["BertForPreTraining"],
         "model_type": "bert",
         "dtype": "float32",
         **asdict(config),
         **_FIXED_SETTINGS,
         "tie_word_embeddings": True,
+        **(more or {}),
     }
     return json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n"
 

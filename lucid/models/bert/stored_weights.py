@@ -62,14 +62,14 @@ class _Tensor:
 class StoredWeights:
     """The weights in `folder`, by the names of a `BERTForPreTraining`.
 
-    `missing` has the keys of `PARTS` that the folder lacks. `left_out` names the tensors that are no part of a BERT for
-    pretraining, such as the head of a classifier.
+    `missing` has the keys of `PARTS` that the folder lacks. `left_out` has the tensors that are no part of a BERT for
+    pretraining, such as the head of a classifier, by their names in today's transformers.
     """
 
     folder: Path
     tensors: Mapping[str, _Tensor]
     missing: tuple[str, ...]
-    left_out: tuple[str, ...]
+    left_out: Mapping[str, _Tensor]
 
     def read(self, prefix: str = "") -> dict[str, np.ndarray]:
         """Return the parameters whose names begin with `prefix`, float32.
@@ -87,6 +87,20 @@ class StoredWeights:
     def parameter(self, name: str) -> np.ndarray:
         """Return one parameter, float32, and read no others. Raises `CheckpointError` as `read` does."""
         return self._read([stored for stored in self.tensors if _TIED.get(stored, stored) == name])[name]
+
+    def head(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray] | None:
+        """Return those of the `left_out` tensors, float32, that are a head with these names and shapes.
+
+        None if the folder has no such head. Raises `CheckpointError` if a file cannot be read.
+        """
+        found = {name: self.left_out[name] for name in shapes if name in self.left_out}
+        if {name: tensor.shape for name, tensor in found.items()} != dict(shapes):
+            return None
+        values = {}
+        for name, tensor in found.items():
+            with _opened(tensor.file) as file:
+                values[name] = file.get_tensor(tensor.name).astype(np.float32, copy=False)
+        return values
 
     def _read(self, names: Collection[str]) -> dict[str, np.ndarray]:
         """Return the parameters that are stored under these names."""
@@ -112,10 +126,10 @@ class StoredWeights:
         """Return a sentence about the tensors that are left out."""
         if not self.left_out:
             return []
-        more = f" and {len(self.left_out) - 4} more" if len(self.left_out) > 4 else ""
+        names = sorted(tensor.name for tensor in self.left_out.values())
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         return [
-            f"{self.folder} also holds {', '.join(self.left_out[:4])}{more}: left out, as no part of a BERT for "
-            "pretraining"
+            f"{self.folder} also holds {', '.join(names[:4])}{more}: left out, as no part of a BERT for pretraining"
         ]
 
 
@@ -127,20 +141,21 @@ def in_words(parts: tuple[str, ...]) -> str:
 def stored_weights(folder: Path, config: BERTConfig) -> StoredWeights:
     """Return the weights in `folder`. Raises `CheckpointError` if they are not a BERT's of the shape of `config`."""
     tensors: dict[str, _Tensor] = {}
-    left_out = []
+    left_out: dict[str, _Tensor] = {}
     source = _source(folder)
     for tensor in _tensors(source):
         name = _current_name(tensor.name)
         if not name.startswith(("bert.", "cls.")):
-            left_out.append(tensor.name)
+            left_out[name] = tensor
         elif name in tensors:
             raise CheckpointError(f"{source} holds {name} twice: as {tensors[name].name} and as {tensor.name}")
         elif name not in _BUFFERS:
             tensors[name] = tensor
     if not tensors:
-        names = f": its tensors have other names, such as {left_out[0]}" if left_out else ""
+        other = next(iter(left_out.values()), None)
+        names = f": its tensors have other names, such as {other.name}" if other else ""
         raise CheckpointError(f"{source} holds no weights of a BERT{names}")
-    return StoredWeights(folder, tensors, _missing_parts(source, tensors, config), tuple(sorted(left_out)))
+    return StoredWeights(folder, tensors, _missing_parts(source, tensors, config), left_out)
 
 
 def _missing_parts(source: Path, tensors: Mapping[str, _Tensor], config: BERTConfig) -> tuple[str, ...]:
