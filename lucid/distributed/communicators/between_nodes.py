@@ -20,6 +20,11 @@ from lucid.distributed.communicators import sums
 
 WireDtype = Literal["float32", "bfloat16"]
 
+# MPI moves a part of each message in each test. While a rank computes, half a millisecond lies between two steps. With
+# one test a step, 24 MB in four arrays take 158 ms between two hosts over TCP, with 8 tests 63 ms (medians of 6), and
+# they take the rank's core for 30 ms in either case.
+_TESTS = 8
+
 
 def all_reduce(mpi: Any, ranks: Any, array: Array, tag: int, wire_dtype: np.dtype[Any]) -> Iterator[None]:
     """Replace `array` [N] by its sum over `ranks`, in place. Each `next` does what it can without waiting.
@@ -64,7 +69,7 @@ def _swap(mpi: Any, ranks: Any, outgoing: Sequence[Array], incoming: Sequence[Ar
     peers = [rank for rank in range(ranks.size) if rank != ranks.rank]
     requests = [ranks.Irecv(incoming[peer].view(np.uint8), peer, tag) for peer in peers]
     requests += [ranks.Isend(outgoing[peer].view(np.uint8), peer, tag) for peer in peers]
-    while not mpi.Request.Testall(requests):
+    while not any(mpi.Request.Testall(requests) for _ in range(_TESTS)):
         yield
 
 
