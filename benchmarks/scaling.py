@@ -2,16 +2,18 @@
 
 For each length of sequences, one measurement, on one host with two ranks, predicts all: 1, 2 and 4 ranks on one host,
 and one rank on each of two hosts, with several rates of the link. Nothing is fitted to the runs. Each prediction is
-compared with a run of `lucid train`: the median over windows of its log, without the first. Ranks have one thread, so
-4 ranks share cores on a machine with fewer.
+compared with a run of `lucid train` on the same samples: the median over windows of its log in its second half, because
+the first ten seconds of a process are slower. Ranks have one thread, so 4 ranks share cores on a machine with fewer.
 
 The two hosts are network namespaces of this machine, joined by a link of limited rate; this needs root. They share its
 memory and caches, so a rank on each is as crowded as two ranks on one host. A shaped link is predicted from its rate;
 the link without a limit from a measurement by `lucid plan --measure` on both hosts, of which only the link is used.
 
-    python benchmarks/scaling.py data/python-docs [--lengths 128 512] [--rates 200 1000 0] [--steps 40] [KEY=VALUE ...]
+    python benchmarks/scaling.py data/python-docs [--lengths 128 512] [--ranks 1 2 4] [--rates 200 1000 0] [--steps 40]
+        [--save FILE] [KEY=VALUE ...]
 
-Other programs on the machine make all figures wrong: the measurement and the runs are minutes apart.
+Other programs on the machine make all figures wrong: the measurement and the runs are minutes apart. FILE gets what was
+measured and predicted in JSON, a line for each case.
 """
 
 import argparse
@@ -22,13 +24,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lucid.analysis.step_model import LINK, Link, Measured, predict
+from lucid.analysis.link_model import Link
+from lucid.analysis.step_model import LINK, Measured, Step, predict
 from lucid.cli.plan.scaling import parse
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import open_mixture
@@ -40,7 +43,6 @@ from hosts import Hosts, ip
 from launching import FEW_CORES
 
 MODEL = {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024}
-RANKS = (1, 2, 4)
 MEASURED_ON = 2
 WINDOWS = 8
 MPI4PY = ("-m", "mpi4py", "-m", "lucid")
@@ -64,18 +66,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Seconds of a step, and the predicted share of the link."""
+    """A predicted step, the measurement that predicts it, and the seconds of a real one."""
 
-    predicted: float
-    low: float
-    high: float
+    step: Step
+    basis: Measured
     measured: float
-    link: float
 
     @property
     def error(self) -> float:
         """The relative error of the prediction."""
-        return self.predicted / self.measured - 1
+        return self.step.seconds / self.measured - 1
 
 
 class Machine:
@@ -146,42 +146,53 @@ def seconds_of_step(machine: Machine, case: Case, path: Path, config: RunConfig,
     shutil.rmtree(config.run_folder, ignore_errors=True)
     machine.lucid(case, "train", str(path), *overrides)
     lines = [json.loads(line) for line in (config.run_folder / "metrics.jsonl").read_text().splitlines()]
-    speeds = [line["sequences_per_second"] for line in lines if "sequences_per_second" in line][1:]
-    return config.train.global_batch / statistics.median(speeds)
+    speeds = [line["sequences_per_second"] for line in lines if "sequences_per_second" in line]
+    return config.train.global_batch / statistics.median(speeds[len(speeds) // 2 :])
 
 
 def compare(
     machine: Machine, cases: list[Case], path: Path, config: RunConfig, overrides: list[str]
 ) -> dict[Case, Outcome]:
     """Measure once, predict all cases, and train each."""
-    flops = flops_of_samples(config, open_mixture(config))
+    flops = flops_of_samples(config, open_mixture(config), config.train.steps * config.train.global_batch)
     measured = measure(machine, Case(1, MEASURED_ON), path, overrides)
     links: dict[float, Link | None] = {rate: parse(f"{rate:g}Mbit") for case in cases if (rate := case.rate)}
     if any(case.rate == 0 for case in cases):
         links[0] = measure(machine, Case(2, 1, 0), path, overrides).link
     found = {}
     for case in cases:
-        # Ranks on both hosts crowd one machine, as those of the measurement did.
-        basis = measured if case.hosts == 1 else replace(measured, crowding=1.0)
+        # Each of the two hosts has a core of the machine, as crowded as each of two ranks on one host.
+        basis = measured if case.hosts == 1 else replace(measured, ranks_per_node=1, cores=1, crowding=1.0)
         link = links[case.rate] if case.rate is not None else None
         step = predict(config, basis, link, case.hosts, case.ranks, flops)
         seconds = seconds_of_step(machine, case, path, config, overrides)
-        found[case] = Outcome(step.seconds, step.low, step.high, seconds, step.share(LINK))
+        found[case] = Outcome(step, basis, seconds)
     return found
 
 
 def rows(length: int, outcomes: dict[Case, Outcome]) -> list[str]:
     """Return the lines of the table for sequences of `length`."""
-    return [
-        f"| {length} | {case.name} | {1e3 * outcome.predicted:,.0f} ({1e3 * outcome.low:,.0f} to "
-        f"{1e3 * outcome.high:,.0f}) | {1e3 * outcome.measured:,.0f} | {outcome.error:+.0%} | {outcome.link:.0%} |"
-        for case, outcome in outcomes.items()
-    ]
+    lines = []
+    for case, outcome in outcomes.items():
+        step = outcome.step
+        middle, low, high = (f"{1e3 * seconds:,.0f}" for seconds in (step.seconds, step.low, step.high))
+        lines.append(
+            f"| {length} | {case.name} | {middle} ({low} to {high}) | {1e3 * outcome.measured:,.0f} | "
+            f"{outcome.error:+.0%} | {step.share(LINK):.0%} |"
+        )
+    return lines
+
+
+def save(path: Path, length: int, outcomes: dict[Case, Outcome]) -> None:
+    """Append what was measured and predicted for sequences of `length`."""
+    with path.open("a") as file:
+        for case, outcome in outcomes.items():
+            print(json.dumps({"length": length, **asdict(case), **asdict(outcome)}), file=file)
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
     """Print the table, line by line, and the worst error."""
-    cases: list[Any] = [Case(1, ranks) for ranks in RANKS]
+    cases: list[Any] = [Case(1, ranks) for ranks in options.ranks]
     hosts = Hosts(folder)
     try:
         if options.rates:
@@ -195,6 +206,8 @@ def run(options: argparse.Namespace, folder: Path) -> None:
             path, config = settings(folder, options.corpus, length, options)
             found = compare(Machine(hosts, options.timeout), cases, path, config, options.overrides)
             print(*rows(length, found), sep="\n", flush=True)
+            if options.save:
+                save(options.save, length, found)
             errors |= {(length, case): outcome.error for case, outcome in found.items()}
         length, case = max(errors, key=lambda key: abs(errors[key]))
         print(f"\nworst: {errors[length, case]:+.0%}, length {length}, {case.name}")
@@ -210,6 +223,8 @@ def main() -> None:
     parser.add_argument(
         "--rates", type=float, nargs="*", default=[200, 1000, 0], help="of the link, in Mbit/s; 0: no limit"
     )
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 4], help="on one host")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="append the details to FILE")
     parser.add_argument("--tokens", type=int, default=4096, help="of a global batch")
     parser.add_argument("--steps", type=int, default=40, help="of each run")
     parser.add_argument("--timeout", type=float, default=1800, help="seconds for each run")

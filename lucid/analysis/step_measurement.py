@@ -1,10 +1,11 @@
 """Measures what `step_model` needs: some real steps of a run at two local batches, the update, sums, and the link.
 
-Steps of two sizes tell the seconds of a FLOP from those of each micro-batch. Nothing is written, and the run that is
-measured is not used afterwards: its weights are those of no run.
+Steps of two sizes, and of samples of many lengths, tell the seconds of a FLOP from those of each micro-batch. Nothing
+is written, and the run that is measured is not used afterwards: its weights are those of no run.
 """
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +14,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lucid.analysis.breakdown import COMMUNICATION, Clock, TimedCommunicator
-from lucid.analysis.product_limit import encoder_product_rate
-from lucid.analysis.step_model import GradientPart, Link, Measured, bytes_sent, ready_fraction
-from lucid.backend import CPU, array_module
-from lucid.distributed import Communicator, StopRequest, gather_texts, locate_ranks
+from lucid.analysis.link_measurement import measured_link
+from lucid.analysis.link_model import GradientPart, ready_fraction
+from lucid.analysis.step_model import Measured
+from lucid.backend import CPU, array_module, to_host
+from lucid.distributed import Communicator, StopRequest, find_drift, gather_texts, locate_ranks
 from lucid.kernels import threads
 from lucid.models.bert.flops import forward_flops
 from lucid.optim import clip_scale, global_norm
 from lucid.training.config import NEVER, RunConfig, only_steps
 from lucid.training.estimates import masked_tokens
-from lucid.training.micro_batches import LocalBatch
+from lucid.training.evaluation import evaluate
+from lucid.training.micro_batches import LocalBatch, labelled_rows
 from lucid.training.setup import Run
 from lucid.training.trainer import Trainer
 
@@ -32,20 +35,14 @@ _WARM_UP_STEPS = 2
 _SECONDS, _FEWEST, _MOST = 12.0, 4, 24
 # A step takes about this many times as long as its products.
 _OVERHEAD = 1.4
-# Repetitions of what is not a step.
-_TURNS = 5
+# Repetitions of what is not a step, and of a forward pass. All forward passes take about as long as so many steps.
+_TURNS, _FORWARDS, _STEPS_OF_FORWARDS = 5, 3, 3
+# Of the fit: the most steps in it, because it compares every two, and how often it is repeated for its error.
+_MOST_FITTED, _BOOTSTRAPS = 256, 32
 # Elements of an addition that is timed: far more than caches hold.
 _ADDED = 2**22
 # Of the spread of steps: percentiles, and the half-width of the middle half of a normal distribution in its deviations.
 _ENDS, _QUARTILE = (10, 90), 0.6745
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A step of one rank: the FLOPs of its local batch, and the seconds in which it did not wait for other ranks."""
-
-    flops: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def effort(sizes: Sequence[int], flops: float, rate: float) -> Effort:
     if small > large / 2:
         small = max(1, large // 4)
     steps = [min(_MOST, max(_FEWEST, int(_SECONDS / (size * of_sample)))) for size in (small, large)]
-    samples = small * (_WARM_UP_STEPS + steps[0]) + large * (_WARM_UP_STEPS + steps[1])
+    samples = small * (_WARM_UP_STEPS + steps[0]) + large * (_WARM_UP_STEPS + steps[1] + _STEPS_OF_FORWARDS)
     return Effort((small, large), (steps[0], steps[1]), samples * of_sample)
 
 
@@ -102,16 +99,12 @@ def measure(run: Run, clock: Clock, plan: Effort) -> Measured:
     update = _mean(communicator, _median(clock, lambda: _update(run)))
     if run.config.optimizer.sharded:
         update *= size
-    steps = [
-        [Timed(*values) for text in gather_texts(communicator, json.dumps(own)) for values in json.loads(text)]
-        for own in (
-            _steps(run, clock, local_batch, count) for local_batch, count in zip(plan.sizes, plan.steps, strict=True)
-        )
-    ]
-    per_flop, fixed = fit([[replace(each, seconds=each.seconds - update) for each in part] for part in steps])
-    ratios = [each.seconds / (update + fixed + per_flop * each.flops) for part in steps for each in part]
+    small, large = (_of_all_ranks(run, _steps(run, clock, *each)) for each in zip(plan.sizes, plan.steps, strict=True))
+    work, seconds = np.concatenate([small.reshape(-1, 2), large.reshape(-1, 2)]).T
+    per_flop, fixed, error = fit(work, seconds - update)
+    # Of the larger batch, which is closer to a run's: its steps vary less.
+    ratios = large[..., 1] / (update + fixed + per_flop * large[..., 0])
     low, high = np.percentile(ratios, _ENDS).tolist()
-    lower, upper = np.percentile(ratios, (25, 75)).tolist()
     add, sums = _mean(communicator, _seconds_of_addition(run, clock)), _seconds_of_sums(run, clock)
     ranks_per_node = size // nodes
     return Measured(
@@ -121,16 +114,20 @@ def measure(run: Run, clock: Clock, plan: Effort) -> Measured:
         cores=_cores_of_node(communicator),
         seconds_per_flop=per_flop,
         micro_batch_seconds=fixed,
+        micro_batch_error=error,
         update_seconds=update,
         add_seconds=add,
         node_sum_seconds=statistics.median(sums) if nodes == 1 and size > 1 else 0.0,
-        crowding=_crowding(run),
+        crowding=_crowding(run, plan.sizes[1]),
         low=min(1.0, low),
         high=max(1.0, high),
-        jitter=(upper - lower) / 2 / _QUARTILE,
+        jitter=jitter_of(ratios),
         recompute=run.config.train.recompute,
         parts=gradient_parts(run),
-        link=_link(run, sums, add) if nodes > 1 else None,
+        evaluation_seconds=_mean(communicator, _seconds_of_evaluation(run)),
+        checkpoint_seconds=_mean(communicator, _seconds_of_checkpoint(run, clock)),
+        held_out=tuple(corpus.sampler.samples_per_epoch for corpus in run.corpora.held_out),
+        link=measured_link(run, sums, add) if nodes > 1 else None,
     )
 
 
@@ -140,20 +137,49 @@ def timed_communicator(communicator: Communicator, clock: Clock) -> Communicator
     return communicator if communicator.device != CPU else TimedCommunicator(communicator, clock)
 
 
-def fit(steps: Sequence[Sequence[Timed]]) -> tuple[float, float]:
-    """Return the seconds of a FLOP and those of each step besides, from steps of a small and of a large local batch.
+def jitter_of(ratios: np.ndarray) -> float:
+    """Return the standard deviation of a rank's steps, from their times in expected ones: [ranks, steps].
 
-    The line goes through the median of both. Neither is negative.
+    What delays all ranks in the same step is no jitter: none waits for another. A rank alone cannot tell.
     """
-    (x0, y0), (x1, y1) = (
-        (statistics.median(step.flops for step in part), statistics.median(step.seconds for step in part))
-        for part in steps
-    )
-    if x1 <= x0 or y1 <= y0:
-        return max(y0, y1, 0.0) / max(x0, x1), 0.0
-    slope = (y1 - y0) / (x1 - x0)
-    fixed = y0 - slope * x0
-    return (slope, fixed) if fixed >= 0 else (max(y1, 0.0) / x1, 0.0)
+    ranks = len(ratios)
+    if ranks > 1:
+        ratios = (ratios - ratios.mean(axis=0)) * math.sqrt(ranks / (ranks - 1))
+    lower, upper = np.percentile(ratios, (25, 75)).tolist()
+    return (upper - lower) / 2 / _QUARTILE
+
+
+def fit(work: np.ndarray, seconds: np.ndarray) -> tuple[float, float, float]:
+    """Return the seconds of a FLOP, those of each step besides, and the standard error of the latter.
+
+    `work` [S] are the FLOPs of steps, which took so many `seconds` [S]. No result is negative. The slope is the median
+    of those between every two steps, each weighted by how far the two are apart (Theil, 1950; Sen, 1968), so a few
+    steps that something delayed do not change it. The error comes from a bootstrap.
+    """
+    points = np.stack([work, seconds], axis=1)
+    points = points[:: -(-len(points) // _MOST_FITTED)]
+    again = np.random.default_rng(0).integers(len(points), size=(_BOOTSTRAPS, len(points)))
+    return *_line(points), float(np.std([_line(points[chosen])[1] for chosen in again]))
+
+
+def _line(points: np.ndarray) -> tuple[float, float]:
+    """Return the slope of a line through `points` [S, 2], and its value at 0."""
+    x, y = points.T
+    one, other = np.triu_indices(len(x), 1)
+    apart, higher = x[other] - x[one], y[other] - y[one]
+    differ = apart != 0
+    if differ.any():
+        slope = _weighted_median(higher[differ] / apart[differ], np.abs(apart[differ]))
+        fixed = float(np.median(y - slope * x))
+        if slope > 0 and fixed >= 0:
+            return slope, fixed
+    return max(0.0, _weighted_median(y / x, x)), 0.0
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
 def gradient_parts(run: Run) -> tuple[GradientPart, ...]:
@@ -170,8 +196,16 @@ def gradient_parts(run: Run) -> tuple[GradientPart, ...]:
     )
 
 
+def _of_all_ranks(run: Run, own: list[tuple[float, float]]) -> np.ndarray:
+    """Return the pairs of all ranks, each of which has as many: [ranks, pairs, 2]."""
+    return np.array([json.loads(text) for text in gather_texts(run.communicator, json.dumps(own))])
+
+
 def _steps(run: Run, clock: Clock, local_batch: int, count: int) -> list[tuple[float, float]]:
-    """Take `count` steps, after some to warm up; return the fields of a `Timed` for each on this rank."""
+    """Take `count` steps, after some to warm up.
+
+    Return the FLOPs of this rank in each, and the seconds in which it did not wait for other ranks.
+    """
     config = with_local_batch(run.config, local_batch, run.communicator.size)
     trainer, times = Trainer(replace(run, config=config)), []
 
@@ -201,7 +235,7 @@ def _update(run: Run) -> None:
     run.optimizer.step(0.0, clip_scale(norm, run.config.optimizer.max_gradient_norm))
 
 
-def _median(clock: Clock, action: Callable[[], None]) -> float:
+def _median(clock: Clock, action: Callable[[], object]) -> float:
     """Return the median seconds of `action`, without waits for other ranks, after one call to warm up."""
     times = []
     for _ in range(_TURNS + 1):
@@ -228,6 +262,36 @@ def _seconds_of_addition(run: Run, clock: Clock) -> float:
     return _median(clock, add) * len(gradients) / len(part)
 
 
+def _seconds_of_evaluation(run: Run) -> float:
+    """Return the seconds in which this rank evaluates a sample; 0 if none is held out. All ranks call this."""
+    held_out, size, batch, began = run.corpora.held_out[:1], run.communicator.size, 0, 0.0
+    if held_out:
+        batch = min(run.config.evaluation_batch(size), held_out[0].sampler.samples_per_epoch // size)
+    if batch == 0:
+        return 0.0
+    for _ in range(2):  # the first time warms up
+        began = time.perf_counter()
+        evaluate(
+            run.model,
+            held_out,
+            run.communicator,
+            samples=batch * size,
+            batch_size=batch,
+            bigram_loss=lambda *_: 0.0,
+        )
+    return (time.perf_counter() - began) / batch
+
+
+def _seconds_of_checkpoint(run: Run, clock: Clock) -> float:
+    """Return the seconds in which this rank checks its weights, and copies them and the moments."""
+    values = run.ddp.flat.values
+    part = values[:_ADDED]
+    copied = np.zeros(part.shape, part.dtype)
+    checking = _median(clock, lambda: find_drift(run.ddp.flat.views(values), run.communicator))
+    copying = _median(clock, lambda: np.copyto(copied, to_host(part)))
+    return checking + 3 * copying * len(values) / len(part)
+
+
 def _seconds_of_sums(run: Run, clock: Clock) -> list[float]:
     """Return the seconds of some sums of all gradients over all ranks, of the slowest rank; nothing for one rank."""
     communicator, partition = run.communicator, run.ddp.partition
@@ -242,48 +306,27 @@ def _seconds_of_sums(run: Run, clock: Clock) -> list[float]:
     return times[1:]
 
 
-def _link(run: Run, sums: Sequence[float], add: float) -> Link:
-    """Return the link between nodes, from sums over them. What nodes add meanwhile counts as the link's."""
-    communicator, config = run.communicator, run.config
-    latency = _latency(communicator)
-    itemsize = 2 if config.distributed.wire_dtype == "bfloat16" else 4
-    halves = 1 if config.optimizer.sharded else 2
-    sent = bytes_sent(len(run.ddp.flat.gradients), communicator.node_count, itemsize) * halves / 2
-    messages = latency * halves * len(run.ddp.partition.buckets)
-    rates = [sent / max(seconds - messages, seconds / 2) for seconds in sums]
-    rate = statistics.median(rates)
-    return Link(rate, latency, (max(rates) - min(rates)) / 2 / rate)
-
-
-def _latency(communicator: Communicator) -> float:
-    """Return the seconds of a short message between the first two nodes. All ranks call this."""
-    first_of_node = gather_texts(communicator, str(communicator.local_rank))
-    pair = [rank for rank, text in enumerate(first_of_node) if text == "0"][:2]
-    seconds = 0.0
-    if communicator.rank in pair:
-        peer = sum(pair) - communicator.rank
-        outgoing, incoming, times = np.zeros(1), np.zeros(1), []
-        for _ in range(10 * _TURNS):
-            began = time.perf_counter()
-            communicator.send_receive(outgoing, incoming, peer).wait()
-            times.append(time.perf_counter() - began)
-        seconds = statistics.median(times)
-    return communicator.all_reduce_scalar(seconds) / len(pair)
-
-
-def _crowding(run: Run) -> float:
-    """Return how many times slower a rank's products are when all ranks compute them. All ranks call this."""
+def _crowding(run: Run, samples: int) -> float:
+    """Return how many times slower the first rank's forward is when all ranks compute one. All ranks call this."""
     communicator = run.communicator
     if communicator.size == communicator.node_count or communicator.device != CPU:
         return 1.0
+    rows = labelled_rows(run.corpora.train.batch(0, range(samples)))
 
-    def rate() -> float:
-        return encoder_product_rate(run.config, communicator.size, run.ddp.flat.values[:0])
+    def seconds() -> float:
+        times = []
+        for _ in range(_FORWARDS):
+            began = time.perf_counter()
+            run.model.losses(rows)
+            times.append(time.perf_counter() - began)
+        return min(times)
 
-    communicator.barrier()
-    together = _mean(communicator, rate())
-    alone = communicator.all_reduce_scalar(rate() if communicator.rank == 0 else 0.0)
-    return max(1.0, alone / together)
+    with run.model.evaluating():
+        communicator.barrier()
+        together = seconds()
+        communicator.barrier()
+        alone = seconds() if communicator.rank == 0 else together
+    return communicator.all_reduce_scalar(max(1.0, together / alone) if communicator.rank == 0 else 0.0)
 
 
 def _cores_of_node(communicator: Communicator) -> int:

@@ -5,26 +5,24 @@ Pure functions of settings and measured numbers (`step_measurement.py` measures 
     computing        micro-batches x fixed seconds + FLOPs x seconds per FLOP
     update           norm, clipping and the optimizer; with a sharded optimizer, of this rank's share
     sums on the node through shared memory; and the additions of the exact reduction and of terms from other nodes
-    the link         the part of the sums between nodes that backward does not hide
+    the link         what the sums between nodes add to that (`link_model.py`)
     the slowest rank what the others wait for it, because its sequences are longer or its steps vary
 
 docs/scaling.md derives the terms, and says what they leave out.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from lucid.analysis.link_model import GradientPart, Link, Nodes, seconds_of_sums
 from lucid.backend import Array
-from lucid.distributed.parallel.buckets import cut
 from lucid.models.bert.config import BERTConfig
 from lucid.training.config import RunConfig
 from lucid.training.dealing import deal, dealt_by_place
 
-_FLOAT32, _BFLOAT16 = 4, 2
 # Backward computes two products for each of forward, so it takes this part of a micro-batch.
 _BACKWARD = 2 / 3
 # Global batches drawn for the mean imbalance, and about the most samples of all of them.
@@ -39,38 +37,17 @@ COMPUTING, UPDATE, NODE_SUMS, LINK, SLOWEST = (
 
 
 @dataclass(frozen=True)
-class Link:
-    """What joins a node to the others: bytes/s in each direction at once, and the seconds of a short message.
-
-    `error` is the relative half-width of the interval of `rate`.
-    """
-
-    rate: float
-    latency: float
-    error: float = 0.0
-
-
-@dataclass(frozen=True)
-class GradientPart:
-    """The elements [start, stop) of the flat buffers that hold a parameter, and when backward has its gradient.
-
-    `ready` is a fraction of the time of backward.
-    """
-
-    start: int
-    stop: int
-    ready: float
-
-
-@dataclass(frozen=True)
 class Measured:
     """What was measured on `nodes` nodes with `ranks_per_node` ranks of `threads` threads, all ranks at once.
 
     Seconds are those of a rank. `update_seconds` is for all parameters, `add_seconds` for the addition of two arrays of
     as many elements, `node_sum_seconds` for the sum of all gradients within a node. `crowding` is how many times longer
     a rank takes when all ranks of its node compute than when it computes alone. Steps took from `low` to `high` times
-    their mean. `jitter` is the standard deviation of a rank's steps, relative to their mean. Backward recomputed
-    `recompute`, as in the settings.
+    their mean. `jitter` is the standard deviation of a rank's steps, relative to their mean; `micro_batch_error` is
+    that of `micro_batch_seconds`. Backward recomputed `recompute`, as in the settings.
+
+    `evaluation_seconds` is for each sample that a rank evaluates, and `checkpoint_seconds` for what a checkpoint does
+    before it is written in the background. `held_out` has the number of held-out samples of each corpus.
     """
 
     nodes: int
@@ -79,6 +56,7 @@ class Measured:
     cores: int
     seconds_per_flop: float
     micro_batch_seconds: float
+    micro_batch_error: float
     update_seconds: float
     add_seconds: float
     node_sum_seconds: float
@@ -88,7 +66,19 @@ class Measured:
     jitter: float
     recompute: str
     parts: tuple[GradientPart, ...]
+    evaluation_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    held_out: tuple[int, ...] = ()
     link: Link | None = None
+
+    @property
+    def at_once(self) -> float:
+        """How many ranks of a node have cores for all of their threads."""
+        return self.cores / self.threads
+
+    def turns(self, ranks_per_node: int) -> float:
+        """Return how many times longer so many ranks of a node take because they take turns on its cores."""
+        return max(1.0, ranks_per_node / self.at_once)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all as plain JSON values."""
@@ -98,7 +88,8 @@ class Measured:
     def from_dict(cls, values: dict[str, Any]) -> "Measured":
         """Return what `as_dict` has returned."""
         link = Link(**values["link"]) if values["link"] else None
-        return cls(**values | {"parts": tuple(GradientPart(**part) for part in values["parts"]), "link": link})
+        parts = tuple(GradientPart(**part) for part in values["parts"])
+        return cls(**values | {"parts": parts, "held_out": tuple(values["held_out"]), "link": link})
 
 
 @dataclass(frozen=True)
@@ -133,9 +124,7 @@ def predict(
 
     `link` may be None if there is one node.
     """
-    size = nodes * ranks_per_node
-    busiest = imbalance(config, flops, size) * (1 + measured.jitter * _expected_maximum(size))
-    work = _Work(float(flops.mean()), busiest)
+    work = _Work(float(flops.mean()), last_end(config, flops, nodes, ranks_per_node, measured.at_once, measured.jitter))
     step = _predict(config, measured, link, nodes, ranks_per_node, work)
     ends = [
         _predict(config, _scaled(measured, factor), _with_rate(link, sign), nodes, ranks_per_node, work).seconds
@@ -146,10 +135,10 @@ def predict(
 
 @dataclass(frozen=True)
 class _Work:
-    """The mean FLOPs of a sample, and how many times longer the slowest rank of a step computes than a mean one."""
+    """The mean FLOPs of a sample; and when the last rank of a step has computed, if a mean rank alone takes 1."""
 
     flops: float
-    busiest: float
+    last_end: float
 
 
 def _predict(
@@ -157,26 +146,28 @@ def _predict(
 ) -> Step:
     size = nodes * ranks_per_node
     local_batch, micro_batch = config.local_batch(size), micro_batch_of_equal_part(config, size)
-    crowded, shared = crowding(measured, ranks_per_node)
+    crowded = crowding(measured, ranks_per_node) / measured.turns(measured.ranks_per_node)
+    turns = measured.turns(ranks_per_node)
     again = recomputing(config.model, config.train.recompute, measured.recompute)
-    per_sample = crowded * again * measured.seconds_per_flop * work.flops
     micro_batches = -(-local_batch // micro_batch)
-    own = crowded * micro_batches * measured.micro_batch_seconds + config.train.global_batch / size * per_sample
-    computing = own * shared
+    own = crowded * (
+        micro_batches * measured.micro_batch_seconds
+        + config.train.global_batch / size * again * measured.seconds_per_flop * work.flops
+    )
+    computing = own * turns
     last = local_batch - (micro_batches - 1) * micro_batch
     backward = _BACKWARD * computing * last / local_batch
-    slower = crowded * shared
     updated = 1 / size if config.optimizer.sharded else 1
+    between = Nodes(nodes, ranks_per_node, has_free_cores=ranks_per_node < measured.at_once)
     return Step(
         nodes,
         size,
         {
             COMPUTING: computing,
-            UPDATE: slower * measured.update_seconds * updated,
-            NODE_SUMS: slower * _additions(config, measured, nodes, ranks_per_node),
-            LINK: exposed(config, measured.parts, link, nodes, backward) if link and nodes > 1 else 0.0,
-            # On shared cores, ranks that are done leave theirs to the slowest.
-            SLOWEST: max(0.0, own * work.busiest - computing),
+            UPDATE: crowded * turns * measured.update_seconds * updated,
+            NODE_SUMS: crowded * turns * _additions(config, measured, nodes, ranks_per_node),
+            LINK: seconds_of_sums(config, measured.parts, link, between, backward) if link and nodes > 1 else 0.0,
+            SLOWEST: max(0.0, own * work.last_end - computing),
         },
     )
 
@@ -195,11 +186,10 @@ def _with_rate(link: Link | None, sign: int) -> Link | None:
     return replace(link, rate=link.rate * (1 + sign * min(link.error, 0.9))) if link else None
 
 
-def crowding(measured: Measured, ranks_per_node: int) -> tuple[float, float]:
-    """Return how many times longer a rank takes than measured, because other ranks use its node, and its cores.
+def crowding(measured: Measured, ranks_per_node: int) -> float:
+    """Return how many times longer a rank takes than measured, because other ranks use the caches and memory of a node.
 
-    The first factor is for caches and memory: it rises with the cores in use, in a line through one rank alone and the
-    measured number. The second is for ranks that take turns on a core.
+    That rises with the cores in use, in a line through one rank alone and the measured number.
     """
 
     def busy(ranks: int) -> float:
@@ -211,11 +201,7 @@ def crowding(measured: Measured, ranks_per_node: int) -> tuple[float, float]:
             return 1.0
         return 1 + (measured.crowding - 1) * (busy(ranks) - alone) / (all_at_once - alone)
 
-    def turns(ranks: int) -> float:
-        return max(1.0, ranks * measured.threads / measured.cores)
-
-    then = measured.ranks_per_node
-    return slowdown(ranks_per_node) / slowdown(then), turns(ranks_per_node) / turns(then)
+    return slowdown(ranks_per_node) / slowdown(measured.ranks_per_node)
 
 
 def recomputing(model: BERTConfig, part: str, measured: str) -> float:
@@ -229,28 +215,34 @@ def recomputing(model: BERTConfig, part: str, measured: str) -> float:
     return (1 + again[part]) / (1 + again[measured])
 
 
-def imbalance(config: RunConfig, flops: Array, size: int) -> float:
-    """Return the mean over global batches of the FLOPs of the busiest of `size` ranks, relative to those of a mean one.
+def last_end(
+    config: RunConfig, flops: Array, nodes: int, ranks_per_node: int, at_once: float, jitter: float = 0.0
+) -> float:
+    """Return when the last rank of a step has computed, in units of a mean rank's computing alone: a mean over batches.
 
-    Batches are drawn from `flops` [S], always the same ones, and dealt to ranks as a run does.
+    Batches are drawn from `flops` [S], always the same ones, and dealt to ranks as a run does. The time of each rank
+    varies by `jitter`, relative to it. `at_once` ranks of a node have cores; more than these take turns.
     """
-    batch = config.train.global_batch
+    batch, size = config.train.global_batch, nodes * ranks_per_node
     draws = max(_LEAST_DRAWS, min(_MOST_DRAWS, _MOST_DRAWN // batch))
-    ratios = []
-    for drawn in np.random.default_rng(0).choice(flops, (draws, batch)):
+    generator, ends = np.random.default_rng(0), []
+    for drawn in generator.choice(flops, (draws, batch)):
         ranks = np.arange(batch) * size // batch
         if not dealt_by_place(config, size):
             ranks = deal(drawn, [1.0] * size, config.local_batch(size))
-        loads = np.bincount(ranks, drawn, minlength=size)
-        ratios.append(loads.max() / loads.mean())
-    return float(np.mean(ratios))
+        loads = np.bincount(ranks, drawn, minlength=size) * size / drawn.sum()
+        loads *= np.maximum(0.0, 1 + jitter * generator.standard_normal(size))
+        ends.append(max(_end_of_turns(of_node, at_once) for of_node in loads.reshape(nodes, ranks_per_node)))
+    return float(np.mean(ends))
 
 
-def _expected_maximum(ranks: int) -> float:
-    """Return about the mean of the largest of `ranks` standard normal numbers (Blom, 1958)."""
-    from statistics import NormalDist  # nothing else needs it
+def _end_of_turns(loads: Array, at_once: float) -> float:
+    """Return when the last of some ranks is done that take turns on cores for `at_once` of them, given their `loads`.
 
-    return NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
+    All ranks that are not done yet advance equally fast.
+    """
+    left = np.arange(len(loads), 0, -1)
+    return float(np.diff(np.sort(loads), prepend=0.0) @ np.maximum(1.0, left / at_once))
 
 
 def _additions(config: RunConfig, measured: Measured, nodes: int, ranks_per_node: int) -> float:
@@ -265,49 +257,6 @@ def _additions(config: RunConfig, measured: Measured, nodes: int, ranks_per_node
     if leaves := config.exact_micro_batches(size):
         seconds += measured.add_seconds * (leaves - 1)
     return seconds
-
-
-def bytes_sent(elements: int, nodes: int, itemsize: int) -> float:
-    """Return the bytes that each node sends, and receives, for the sum of an array over nodes; half of them to scatter.
-
-    The ranks of a node send it in slices, together once (`communicators/between_nodes.py`).
-    """
-    return 2 * (nodes - 1) / nodes * elements * itemsize
-
-
-def exposed(config: RunConfig, parts: Sequence[GradientPart], link: Link, nodes: int, backward_seconds: float) -> float:
-    """Return the seconds of a step in which a rank does nothing but wait for messages between nodes.
-
-    The sum of a bucket begins when its gradients are ready and the sum of the bucket before is over. The exact
-    reduction begins after backward. A sharded optimizer gathers the new weights, in float32, after its update.
-    """
-    itemsize = _BFLOAT16 if config.distributed.wire_dtype == "bfloat16" else _FLOAT32
-    halves = 1 if config.optimizer.sharded else 2
-    elements = parts[-1].stop
-    most = max(1, int(config.distributed.bucket_megabytes * 2**20) // _FLOAT32)
-    begins, end = backward_seconds, 0.0
-    for bucket in cut(parts, elements, most):
-        if config.train.reduction == "fast":
-            ready = max(part.ready for part in parts if bucket.start <= part.start < bucket.stop)
-            begins = ready * backward_seconds
-        sent = bytes_sent(bucket.stop - bucket.start, nodes, itemsize) * halves / 2
-        end = max(end, begins) + sent / link.rate + halves * link.latency
-    gathered = 0.0
-    if config.optimizer.sharded:
-        gathered = bytes_sent(elements, nodes, _FLOAT32) / 2 / link.rate + link.latency
-    return max(0.0, end - backward_seconds) + gathered
-
-
-def ready_fraction(name: str, layers: int, head_share: float) -> float:
-    """Return the fraction of backward after which the gradient of a parameter is ready, from its name.
-
-    Backward begins with the heads, which take `head_share` of it, and goes from the last layer to the first. The word
-    embedding, which the MLM head shares, is ready at the end.
-    """
-    words = name.split(".")
-    if "layer" in words:
-        return head_share + (1 - head_share) * (layers - int(words[words.index("layer") + 1])) / layers
-    return 1.0 if "embeddings" in words else head_share
 
 
 def efficiency(step: Step, first: Step) -> float:

@@ -2,13 +2,15 @@
 
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lucid.analysis.step_model import GradientPart, Link, Measured, predict
+from lucid.analysis.link_model import GradientPart, Link
+from lucid.analysis.step_model import Measured, predict
 from lucid.cli import main
-from lucid.cli.plan.best import Way, best_of, divisions, variants
+from lucid.cli.plan.best import Way, best_of, divisions, told_apart, variants
 from lucid.launch.limits import available_cores
 from lucid.training.config import load
 from lucid.training.estimates import memory
@@ -16,15 +18,16 @@ from lucid.training.estimates import memory
 PLENTY = 10**12
 MEASURED = Measured(
     nodes=1, ranks_per_node=2, threads=1, cores=2, seconds_per_flop=1e-11, micro_batch_seconds=0.02,
+    micro_batch_error=1e-4,
     update_seconds=0.03, add_seconds=0.01, node_sum_seconds=0.01, crowding=1.0, low=0.9, high=1.2, jitter=0.0,
     recompute="none", parts=(GradientPart(0, 2**20, 1.0),),
 )  # fmt: skip
 
 
-def ways(config, nodes=4):
+def ways(config, nodes=4, measured=MEASURED):
     for variant, changes in variants(config, 2 * nodes):
-        step = predict(variant, MEASURED, Link(1e8, 0.0), nodes, 2, np.full(8, 1e9))
-        yield Way(variant, changes, 2, 1, step)
+        step = predict(variant, measured, Link(1e8, 0.0), nodes, 2, np.full(8, 1e9))
+        yield Way(variant, changes, measured, step)
 
 
 def test_cores_are_divided_in_a_few_ways_that_the_batch_allows(run_file):
@@ -65,6 +68,23 @@ def test_equally_fast_ways_are_listed_once_and_recomputation_only_costs(run_file
     recomputing = [way for way in found if way.config.train.recompute == "layer"]
     without = {(way.kind[:3]): way for way in found if way.config.train.recompute == "none"}
     assert all(way.step.seconds > without[way.kind[:3]].step.seconds for way in recomputing)
+
+
+def test_ways_that_the_measurement_cannot_tell_apart_share_a_place_and_the_smallest_change_leads(run_file):
+    free = replace(MEASURED, micro_batch_seconds=0.0, micro_batch_error=0.0)
+    for measured in (free, replace(free, micro_batch_seconds=1e-4, micro_batch_error=1e-2)):
+        found = told_apart(best_of(list(ways(load(run_file, ["train.global_batch=64"]), measured=measured))))
+        micro_batches = {way.config.train.micro_batch for way in found[0]}
+        assert micro_batches == {None, 1, 2, 4}
+        assert found[0][0].config.train.micro_batch is None
+    dear = told_apart(best_of(list(ways(load(run_file, ["train.global_batch=64"])))))
+    assert {way.config.train.micro_batch for way in dear[0]} == {None}
+
+
+def test_ways_of_two_measurements_never_share_a_place(run_file):
+    config = load(run_file, ["train.global_batch=64"])
+    found = [next(ways(config, measured=measured)) for measured in (MEASURED, replace(MEASURED, threads=2))]
+    assert [len(group) for group in told_apart(found)] == [1, 1]
 
 
 @pytest.mark.long

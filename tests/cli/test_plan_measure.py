@@ -33,8 +33,10 @@ def test_a_measured_plan_has_a_line_for_each_number_of_nodes_and_writes_nothing(
         ("1", "1"), ("2", "2"), ("4", "4"), ("8", "8"),
     ]  # fmt: skip
     assert "measuring: steps of 1 and 8 sequences a rank on 1 rank, about" in output
-    assert "0.941 Gbit/s of gradients each way, 20 us for each message, assumed" in output
+    assert "0.941 Gbit/s of gradients each way, latency 20 us, assumed; a message takes 20 us of a core" in output
     assert re.search(r"It ends soonest on .*core-hours\.$", output, re.MULTILINE)
+    hours = r"Hours are those of all train.steps, 1 evaluation of \S+ s and \d+ checkpoints, each copied in \S+ s"
+    assert re.search(hours, output)
     assert not (run_file.parent / "run").exists()
 
 
@@ -58,6 +60,8 @@ def test_json_has_what_was_measured_and_what_it_predicts(run_ranks, run_file):
     assert measured.seconds_per_flop > 0
     assert measured.update_seconds > 0
     assert measured.node_sum_seconds > 0
+    assert measured.evaluation_seconds > 0
+    assert measured.checkpoint_seconds > 0
     assert [step["ranks"] for step in found["steps"]] == [2, 4]
     assert [step["parts"][LINK] > 0 for step in found["steps"]] == [False, True]
 
@@ -73,7 +77,7 @@ def test_the_link_is_measured_between_the_nodes_that_are_launched(run_within, ru
     finished = run_within(4, two_nodes, *arguments, seconds=120)
     assert finished.returncode == 0, finished.stdout
     assert "measured     2 nodes of 2 ranks x 1 thread" in finished.stdout
-    assert re.search(r"link +[\d.e+]+ Gbit/s of gradients each way, .* \+- \d+%, measured", finished.stdout)
+    assert re.search(r"link +[\d.e+]+ Gbit/s of gradients each way, .* \+- \d+%, measured; a message", finished.stdout)
     assert re.search(r" 4 +8 +[\d.,]+ \(", finished.stdout)
 
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from lucid.analysis.step_model import Link, Measured, Step, predict
+from lucid.analysis.link_model import Link
+from lucid.analysis.step_model import Measured, Step, micro_batch_of_equal_part, predict
 from lucid.backend import Array
 from lucid.errors import ConfigError, LaunchError
 from lucid.launch.limits import HostMemory, available_cores
@@ -29,7 +30,10 @@ from lucid.training.formatting import count, quantity
 
 _MOST_MEASURED = 4
 _BUCKETS = (2.0, 8.0, 25.0)
-_SHOWN = 3
+_SHOWN, _ALIKE_SHOWN = 3, 4
+# Of two ways with one measurement, this relative difference says nothing, and so many errors of what a micro-batch
+# takes.
+_NO_DIFFERENCE, _ERRORS = 0.01, 2.0
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,29 @@ class Way:
 
     config: RunConfig
     overrides: tuple[str, ...]
-    ranks_per_node: int
-    threads: int
+    measured: Measured
     step: Step
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What distinguishes ways that are worth a line each: everything but the buckets."""
         config = self.config
-        return self.ranks_per_node, config.train.micro_batch, config.optimizer.sharded, config.train.recompute
+        measured = self.measured.ranks_per_node
+        return measured, config.train.micro_batch, config.optimizer.sharded, config.train.recompute
+
+    @property
+    def micro_batches(self) -> int:
+        """The micro-batches of a step on each rank."""
+        ranks = self.step.ranks
+        return -(-self.config.local_batch(ranks) // micro_batch_of_equal_part(self.config, ranks))
+
+    def resembles(self, other: "Way") -> bool:
+        """Return whether the measurement cannot tell which of the two is faster."""
+        if self.measured != other.measured:
+            return False
+        unknown = _ERRORS * self.measured.micro_batch_error * abs(self.micro_batches - other.micro_batches)
+        apart = abs(self.step.seconds - other.step.seconds)
+        return apart <= unknown + _NO_DIFFERENCE * self.step.seconds
 
     @property
     def order(self) -> tuple[float, int]:
@@ -77,8 +95,8 @@ def print_best(path: Path, overrides: Sequence[str], nodes: int, link: Link | No
             "or the sequences smaller"
         )
     print()
-    for place, way in enumerate(best_of(found)[:_SHOWN], start=1):
-        print(*_lines(place, way, path, nodes), sep="\n")
+    for place, ways in enumerate(told_apart(best_of(found))[:_SHOWN], start=1):
+        print(*_lines(place, ways, path, nodes), sep="\n")
 
 
 def best_of(ways: Sequence[Way]) -> list[Way]:
@@ -87,6 +105,21 @@ def best_of(ways: Sequence[Way]) -> list[Way]:
     for way in sorted(ways, key=lambda way: way.order):
         kinds.setdefault(way.kind, way)
     return list(kinds.values())
+
+
+def told_apart(ways: Sequence[Way]) -> list[list[Way]]:
+    """Group ways, which come fastest first, by whether they resemble the fastest of a group.
+
+    In each group, the ways that change least come first.
+    """
+    groups: list[list[Way]] = []
+    for way in ways:
+        alike = next((group for group in groups if way.resembles(group[0])), None)
+        if alike is None:
+            groups.append([way])
+        else:
+            alike.append(way)
+    return [sorted(group, key=lambda way: len(way.overrides)) for group in groups]
 
 
 def divisions(config: RunConfig, cores: int, nodes: int, free: int) -> list[int]:
@@ -145,7 +178,7 @@ def _ways(
     for variant, changes in variants(config, nodes * ranks):
         if _fits(variant, nodes * ranks, ranks, free):
             step = predict(variant, measured, link, nodes, ranks, flops)
-            yield Way(variant, (*overrides, *changes), ranks, measured.threads, step)
+            yield Way(variant, (*overrides, *changes), measured, step)
 
 
 def _fits(config: RunConfig, size: int, ranks_per_node: int, free: int) -> bool:
@@ -165,18 +198,25 @@ def _measure(path: Path, overrides: Sequence[str], ranks: int) -> Measured:
     return Measured.from_dict(json.loads(finished.stdout[finished.stdout.index("{") :])["measured"])
 
 
-def _lines(place: int, way: Way, path: Path, nodes: int) -> Iterator[str]:
-    """Yield the lines about a way: its speed and memory, and the command."""
-    step, need = way.step, memory(way.config, way.step.ranks)
+def _lines(place: int, ways: Sequence[Way], path: Path, nodes: int) -> Iterator[str]:
+    """Yield the lines about ways that are equally fast: speed and memory of the first, its command, and the others."""
+    way, *others = ways
+    step, need, measured = way.step, memory(way.config, way.step.ranks), way.measured
     yield (
         f"{place}. {1e3 * step.seconds:,.4g} ms a step ({1e3 * step.low:,.4g} to {1e3 * step.high:,.4g}), "
-        f"{quantity(need.of_rank, 'B')} a rank: {count(way.ranks_per_node, 'rank')} x {count(way.threads, 'thread')} "
-        f"a node; {step.largest} takes {step.share(step.largest):.0%}"
+        f"{quantity(need.of_rank, 'B')} a rank: {count(measured.ranks_per_node, 'rank')} x "
+        f"{count(measured.threads, 'thread')} a node; {step.largest} takes {step.share(step.largest):.0%}"
     )
     if nodes == 1:
-        yield f"   OMP_NUM_THREADS={way.threads} " + shlex.join(
-            ["lucid", "launch", "-n", str(way.ranks_per_node), str(path), *way.overrides]
+        yield f"   OMP_NUM_THREADS={measured.threads} " + shlex.join(
+            ["lucid", "launch", "-n", str(measured.ranks_per_node), str(path), *way.overrides]
         )
     else:
-        options = ["--nodes", nodes, "--ranks-per-node", way.ranks_per_node, "--threads-per-rank", way.threads]
+        options = ["--nodes", nodes, "--ranks-per-node", measured.ranks_per_node]
+        options += ["--threads-per-rank", measured.threads]
         yield "   " + shlex.join(["lucid", "submit", str(path), *map(str, options), *way.overrides])
+    if others:
+        shown = [shlex.join(other.overrides) or "the settings of the file" for other in others[:_ALIKE_SHOWN]]
+        if len(others) > len(shown):
+            shown.append(f"{len(others) - len(shown)} more ways")
+        yield f"   as fast, as far as the measurement can tell: {'; '.join(shown)}"

@@ -9,11 +9,12 @@ import numpy as np
 
 from lucid import kernels
 from lucid.analysis.breakdown import Clock
+from lucid.analysis.link_model import Link
+from lucid.analysis.pause_model import Pauses, pauses
 from lucid.analysis.product_limit import encoder_product_rate
 from lucid.analysis.step_measurement import effort, endless, measure, timed_communicator, with_local_batch
 from lucid.analysis.step_model import (
     LINK,
-    Link,
     Measured,
     Step,
     doublings,
@@ -35,6 +36,8 @@ from lucid.training.setup import communicator_of, open_run
 # Of a link's rate, Ethernet's frames and the headers of TCP and IP leave 1,448 bytes of 1,538.
 _PAYLOAD = 1448 / 1538
 _LATENCY = 50e-6
+# What TCP takes of a core, as measured on an AMD EPYC at 2.6 GHz (docs/scaling.md).
+_PER_MESSAGE, _PER_BYTE = 20e-6, 0.8e-9
 _BITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 # Speed a node, relative to one node, that is worth its price to most.
@@ -81,7 +84,7 @@ def parse(text: str) -> Link:
             raise ValueError
     except ValueError:
         raise ConfigError(f"--link takes a rate, such as 10Gbit, or 100Gbit,2us with a latency, got '{text}'") from None
-    return Link(_PAYLOAD * rate, latency)
+    return Link(_PAYLOAD * rate, latency, seconds_per_message=_PER_MESSAGE, seconds_per_byte=_PER_BYTE)
 
 
 def measure_and_print(config: RunConfig, group: ProcessGroup, scope: Scope, as_json: bool) -> None:
@@ -101,12 +104,34 @@ def measure_and_print(config: RunConfig, group: ProcessGroup, scope: Scope, as_j
     if group.rank:
         return
     link = scope.link or measured.link
-    steps = [predict(config, measured, link, number, scope.ranks_per_node, flops) for number in nodes]
+    found = [Prediction.of(config, measured, link, number, scope.ranks_per_node, flops) for number in nodes]
     if as_json:
-        print(json.dumps({"measured": measured.as_dict(), "steps": [asdict(step) for step in steps]}))
+        steps = [asdict(each.step) | {"pauses": asdict(each.pauses)} for each in found]
+        print(json.dumps({"measured": measured.as_dict(), "steps": steps}))
         return
-    rows = table(config, measured, steps)
-    print(*_measurement(measured, link, flops), "", *rows, "", *remarks(config, scope, measured, steps), sep="\n")
+    rows = table(config, measured, found)
+    print(*_measurement(measured, link, flops), "", *rows, "", *remarks(config, scope, measured, found), sep="\n")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a step takes on a number of nodes, and how often and for how long the run pauses."""
+
+    step: Step
+    pauses: Pauses
+
+    @classmethod
+    def of(
+        cls, config: RunConfig, measured: Measured, link: Link | None, nodes: int, ranks_per_node: int, flops: Array
+    ) -> "Prediction":
+        """Return the prediction for `nodes` nodes; the rest is as in `predict`."""
+        step = predict(config, measured, link, nodes, ranks_per_node, flops)
+        return cls(step, pauses(config, measured, link, nodes, ranks_per_node))
+
+    def hours(self, config: RunConfig, seconds_of_step: float | None = None) -> float:
+        """Return the hours of the run if a step takes as long as predicted, or `seconds_of_step`."""
+        of_steps = config.train.steps * (seconds_of_step or self.step.seconds)
+        return (of_steps + self.pauses.seconds) / 3600
 
 
 def _measure(
@@ -152,23 +177,27 @@ def _measurement(measured: Measured, link: Link | None, flops: Array) -> Iterato
     yield f"measured     {count(measured.nodes, 'node')} of {ranks} x {threads}: {each}; {spread}"
     if link:
         origin = f"+- {link.error:.0%}, measured" if link is measured.link else "assumed"
-        speed = f"{8 * link.rate / 1e9:.3g} Gbit/s of gradients each way"
-        yield f"link         {speed}, {1e6 * link.latency:,.3g} us for each message, {origin}"
+        yield (
+            f"link         {8 * link.rate / 1e9:.3g} Gbit/s of gradients each way, latency "
+            f"{1e6 * link.latency:,.3g} us, {origin}; a message takes {1e6 * link.seconds_per_message:.3g} us of a "
+            f"core, and {1e9 * link.seconds_per_byte:.3g} ms for each MB"
+        )
 
 
-def table(config: RunConfig, measured: Measured, steps: Sequence[Step]) -> Iterator[str]:
+def table(config: RunConfig, measured: Measured, found: Sequence[Prediction]) -> Iterator[str]:
     """Yield the lines of a table with a line for each predicted step."""
     unit = "GPU-hours" if config.train.device == "cuda" else "core-hours"
     yield (
         f"{'nodes':>5} {'ranks':>6} {'step, ms':>22}  {'memory':>8}  {'link':>5}  {'efficiency':>10} "
         f"{'hours of the run':>22}  {unit:>10}  mostly"
     )
-    for step in steps:
-        hours = [config.train.steps * seconds / 3600 for seconds in (step.seconds, step.low, step.high)]
+    for each in found:
+        step = each.step
+        hours = [each.hours(config, seconds) for seconds in (step.seconds, step.low, step.high)]
         yield (
             f"{step.nodes:5,} {step.ranks:6,} {_range(*(1e3 * x for x in (step.seconds, step.low, step.high))):>22}  "
             f"{quantity(memory(config, step.ranks).of_rank, 'B'):>8}  {step.share(LINK):5.0%}  "
-            f"{efficiency(step, steps[0]):10.0%} {_range(*hours):>22}  "
+            f"{efficiency(step, found[0].step):10.0%} {_range(*hours):>22}  "
             f"{hours[0] * _units(config, measured, step):10,.4g}  {step.largest}, {step.share(step.largest):.0%}"
         )
 
@@ -184,8 +213,9 @@ def _range(*values: float) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def remarks(config: RunConfig, scope: Scope, measured: Measured, steps: Sequence[Step]) -> Iterator[str]:
+def remarks(config: RunConfig, scope: Scope, measured: Measured, found: Sequence[Prediction]) -> Iterator[str]:
     """Yield sentences about what the table means."""
+    steps = [each.step for each in found]
     most = max(step.nodes for step in steps if efficiency(step, steps[0]) >= _GOOD)
     first = count(steps[0].nodes, "node")
     if len(steps) > 1 and most == steps[0].nodes:
@@ -204,12 +234,24 @@ def remarks(config: RunConfig, scope: Scope, measured: Measured, steps: Sequence
     if left_out := [number for number in doublings(scope.nodes) if number not in {step.nodes for step in steps}]:
         numbers = ", ".join(map(str, left_out))
         yield f"The settings do not allow as many ranks as {numbers} nodes have: see lucid plan --ranks."
-    soonest = min(steps, key=lambda step: step.seconds)
-    hours, units = config.train.steps * soonest.seconds / 3600, _units(config, measured, soonest)
+    soonest = min(found, key=lambda each: each.hours(config))
+    hours, units = soonest.hours(config), _units(config, measured, soonest.step)
     unit = "GPU" if config.train.device == "cuda" else "core"
     ends = "It ends soonest on" if len(steps) > 1 else "On"
     yield (
-        f"{ends} {count(soonest.nodes, 'node')}: {hours:,.3g} hours on {count(units, unit)}, "
+        f"{ends} {count(soonest.step.nodes, 'node')}: {hours:,.3g} hours on {count(units, unit)}, "
         f"{hours * units:,.3g} {unit}-hours."
     )
-    yield "Hours are those of all train.steps, without the start, evaluations and checkpoints."
+    yield _what_hours_are(soonest.pauses)
+
+
+def _what_hours_are(pauses: Pauses) -> str:
+    """Return a sentence that says what the hours of a run count."""
+    counted = ["all train.steps"]
+    if pauses.evaluations:
+        counted.append(f"{count(pauses.evaluations, 'evaluation')} of {pauses.evaluation_seconds:,.2g} s")
+    if pauses.checkpoints:
+        counted.append(f"{count(pauses.checkpoints, 'checkpoint')}, each copied in {pauses.checkpoint_seconds:,.2g} s")
+    *others, last = counted
+    what = f"{', '.join(others)} and {last}" if others else last
+    return f"Hours are those of {what}, without the start and the writing of checkpoints."
