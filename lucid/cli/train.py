@@ -47,6 +47,7 @@ def train(
             print(settings.as_yaml(), end="")
         return ExitCode.FINISHED
     with StopRequest() as stop, session() as group:
+        stop.listen_again()
         # All ranks use the first rank's settings, even if the file differs between hosts.
         text = run_on_first_rank(group, lambda: json.dumps(load(config, overrides or ()).as_dict()))
         settings = from_dict(json.loads(text))

@@ -10,6 +10,7 @@ from nodes import SeveralNodes
 from lucid.distributed import all_or_none, choose, gather_rows, gather_texts, session
 from lucid.distributed.connection import join
 from lucid.errors import ConfigError, DataError, LucidError, TrainingError
+from lucid.kernels import onednn
 
 SECONDS = 20
 
@@ -163,3 +164,43 @@ def test_on_a_single_rank_an_error_is_the_same_as_without_a_session(leave):
     assert "ZeroDivisionError" in finished.stdout
     assert "all ranks end" not in finished.stdout
     assert "MPI_Abort" not in finished.stdout
+
+
+# The product is one whose code, for AVX-512 too, lets the stack pointer point into scratch memory.
+SIGNALS_DURING_PRODUCTS = """
+import signal, threading
+from types import SimpleNamespace
+import numpy as np
+from lucid.distributed import StopRequest, session
+from lucid.kernels.products import linear_weight_gradient
+
+gradient, x = (np.random.default_rng(1).standard_normal(shape, np.float32) for shape in ((280, 8192), (280, 128)))
+target = SimpleNamespace(out=np.empty((8192, 128), np.float32), accumulate=False)
+over = threading.Event()
+
+def send():
+    while not over.wait(2e-4):
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            signal.pthread_kill(threading.main_thread().ident, number)
+
+with StopRequest() as stop, session("mpi"):
+    stop.listen_again()
+    linear_weight_gradient(gradient, x, target)
+    expected = target.out.copy()
+    threading.Thread(target=send).start()
+    try:
+        for _ in range(100):
+            linear_weight_gradient(gradient, x, target)
+            assert np.array_equal(target.out, expected)
+            for size in (100, 1000, 10_000):
+                np.empty(size)  # the heap is looked at
+    finally:
+        over.set()
+    assert stop.requested
+"""
+
+
+@pytest.mark.skipif(not onednn.is_installed(), reason="oneDNN is not installed")
+def test_signals_that_ask_for_a_stop_spoil_no_product_though_mpi_had_taken_them(run_ranks):
+    finished = run_ranks(1, "-c", SIGNALS_DURING_PRODUCTS, OMP_NUM_THREADS="1", PYTHONFAULTHANDLER="")
+    assert finished.returncode == 0, finished.stdout

@@ -117,6 +117,16 @@ class StopRequest:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         return self
 
+    def listen_again(self) -> None:
+        """Take the signals back from libraries that have put handlers of their own in place since the block began.
+
+        Starting MPI does: MPICH takes SIGUSR1, UCX SIGHUP. Their handlers call Python's, but on the stack of the thread
+        that they interrupt. Products of oneDNN let its pointer point into scratch memory (`kernels.signal_stack`), and
+        what lay there was written over.
+        """
+        for number in self._before:
+            signal.signal(number, self._request)
+
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
