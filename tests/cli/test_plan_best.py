@@ -95,7 +95,7 @@ def test_the_best_ways_come_with_their_commands(capsys, run_file):
     assert leaving.value.code == 0
     assert f"measuring {available_cores()} rank" in output
     commands = re.findall(r"^   OMP_NUM_THREADS=\d+ (lucid launch .*)$", output, re.MULTILINE)
-    assert len(commands) == 3
+    assert 1 <= len(commands) <= 3
     for command in commands:
         _, _, _, ranks, path, *overrides = shlex.split(command)
         assert path == str(run_file)
