@@ -76,7 +76,7 @@ MAY_IMPORT = {
         "distributed",
         "training",
     },
-    "analysis": {"files", "backend", "kernels", "models", "data", "optim", "distributed", "training"},
+    "analysis": {"files", "json_values", "backend", "kernels", "models", "data", "optim", "distributed", "training"},
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "": EVERYTHING,

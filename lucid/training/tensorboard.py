@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lucid.errors import ConfigError
+from lucid.training.tags import tag_of
 
 
 class Events:
@@ -38,9 +39,12 @@ class Events:
         return self._record(0, file_version="brain.Event:2") + self._record(first_step, session_log=start)
 
     def of_entry(self, entry: dict[str, Any]) -> bytes:
-        """Return the events for an entry of the log: one for each finite number. Each has a time of its own."""
+        """Return the events for an entry of the log: one for each finite number. Each has a time of its own.
+
+        TensorBoard shows them in groups, by `tag_of`.
+        """
         return b"".join(
-            self._record(entry["step"], summary=self._scalar(name, value))
+            self._record(entry["step"], summary=self._scalar(tag_of(name), value))
             for name, value in entry.items()
             if name not in ("step", "time") and math.isfinite(value)
         )

@@ -377,7 +377,7 @@ def test_each_line_is_written_in_one_piece(run_folder):
 
 @pytest.mark.parametrize(
     "command",
-    ["prepare", "extend", "plan", "train", "show", "explain", "verify", "evaluate", "predict", "export", "plot"],
+    ["prepare", "extend", "plan", "train", "show", "explain", "verify", "evaluate", "predict", "export", "plot", "log"],
 )
 def test_every_command_has_help_with_examples(lucid, command):
     code, output, _ = lucid(command, "--help")

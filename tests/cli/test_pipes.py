@@ -71,6 +71,7 @@ CHECKPOINT = "run/checkpoints/0001-00000006"
         (("export", "model", "exported"), "model/config.json"),
         (("plot", "run"), "run/metrics.jsonl"),
         (("explain", "run"), "run/metrics.jsonl"),
+        (("log", "run"), "run/metrics.jsonl"),
         (("prepare", "text.txt", "--output", "new"), "text.txt"),
         (("prepare", "text.txt", "--output", "new", "--tokenizer", "model"), "model/tokenizer.json"),
         (("launch", "-n", "1", "run.yaml"), "run.yaml"),

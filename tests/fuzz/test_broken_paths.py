@@ -108,6 +108,7 @@ OPENED = {
         in_checkpoint(*WEIGHTS, *STATE, *TOKENIZER),
     ),
     "plot": Opened(("plot", "run", "-o", "new.png"), ("run", "run/metrics.jsonl")),
+    "log": Opened(("log", "run"), ("run", "run/metrics.jsonl")),
     "explain": Opened(("explain", "run"), ("run", "run/metrics.jsonl")),
     "plan": Opened(
         ("plan", "run.yaml"),

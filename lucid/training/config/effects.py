@@ -28,7 +28,7 @@ def curve_settings(config: RunConfig) -> dict[str, Any]:
 
     They are plain JSON values by dotted key. A run that starts from a model or from another run has the same ones.
     """
-    found = _by_dotted_key(config.model_dump(mode="json", exclude_defaults=True))
+    found = by_dotted_key(config.model_dump(mode="json", exclude_defaults=True))
     return {key: value for key, value in found.items() if key not in _WITHOUT_EFFECT | _ROUNDING}
 
 
@@ -38,7 +38,7 @@ def bit_settings(config: RunConfig) -> dict[str, Any]:
     They are plain JSON values by dotted key.
     """
     without_effect = _WITHOUT_EFFECT | (_ROUNDING - _ROUNDING_ALWAYS if config.train.reduction == "exact" else set())
-    found = _by_dotted_key(config.as_dict()) | {"train.threads_per_rank": config.threads_per_rank}
+    found = by_dotted_key(config.as_dict()) | {"train.threads_per_rank": config.threads_per_rank}
     return {key: value for key, value in found.items() if key not in without_effect}
 
 
@@ -46,11 +46,12 @@ def settings_of_results(config: RunConfig) -> dict[str, Any]:
     """Return the settings by which results or speeds of runs may differ, defaults included: what is kept and reported
     is left out, but not where a run comes from. They are plain JSON values by dotted key.
     """
-    found = _by_dotted_key(config.as_dict())
+    found = by_dotted_key(config.as_dict())
     return {key: value for key, value in found.items() if key not in _WITHOUT_EFFECT - _SOURCES}
 
 
-def _by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
+def by_dotted_key(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings in sections, as plain JSON values, by dotted key."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         found |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}

@@ -1,0 +1,277 @@
+"""The log of a run in a tracking service: what is sent, once, after restarts and faults; and the real libraries."""
+
+import json
+import os
+from dataclasses import dataclass, field
+
+import pytest
+from made_up_runs import evaluation, line
+
+from lucid.analysis.tracking import sending as sending_module
+from lucid.analysis.tracking.sending import Sender, follow, sending
+from lucid.analysis.tracking.services import ServiceError, service_named
+from lucid.errors import ConfigError
+from lucid.training.tags import tag_of
+
+
+@dataclass
+class Recording:
+    """A service that records what it is sent, and cannot be reached while `is_down`."""
+
+    is_down: bool = False
+    opened: list = field(default_factory=list)
+    settings: list = field(default_factory=list)
+    lines: list = field(default_factory=list)
+    closed: list = field(default_factory=list)
+
+    def _reach(self):
+        if self.is_down:
+            raise ServiceError("the service is down")
+
+    def open(self, folder, project, name, run):
+        self._reach()
+        self.opened.append((project, name, run))
+        return run or "new-1"
+
+    def configure(self, settings, attempt):
+        self.settings.append((attempt, settings))
+
+    def send(self, entries):
+        self._reach()
+        self.lines += [(entry.get("attempt"), entry["step"]) for entry in entries]
+
+    def close(self, how):
+        self._reach()
+        self.closed.append(how)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder of a run without lines, whose end is in the list `ends`."""
+    monkeypatch.setattr(sending_module, "_end_of", lambda folder: ENDS[-1])
+    ENDS[:] = [None]
+    write(tmp_path)
+    return tmp_path
+
+
+ENDS = [None]
+
+
+def write(folder, *entries):
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def send(folder, service, said=None):
+    sender = Sender(folder, service, "recording", "mine", "first", (said if said is not None else []).append)
+    with sending(sender, folder):
+        return sender.send_new()
+
+
+def test_only_what_is_new_is_sent_and_nothing_twice(folder):
+    service = Recording()
+    first = [line(10), evaluation(10, 7.0)]
+    write(folder, *first)
+    assert send(folder, service) == (2, None)
+    assert send(folder, service) == (0, None)
+    assert service.opened == [("mine", "first", None)]  # nothing new: the service is left alone
+    write(folder, *first, evaluation(20, 6.5), line(20))
+    assert send(folder, service) == (2, None)
+    assert service.opened[1:] == [("mine", "first", "new-1")]
+    assert service.lines == [(1, 10), (1, 10), (1, 20), (1, 20)]
+
+
+def test_steps_that_a_new_attempt_takes_again_are_sent_again_and_said(folder):
+    service, said = Recording(), []
+    write(folder, line(10), line(20), line(30))
+    send(folder, service)
+    write(folder, line(10), line(20, attempt=3))  # two of its lines were dropped
+    send(folder, service, said)
+    write(folder, line(10), line(20, attempt=3), line(30, attempt=3))
+    send(folder, service, said)
+    assert service.lines == [(1, 10), (1, 20), (1, 30), (3, 20), (3, 30)]
+    assert [sentence.partition(":")[0] for sentence in said] == ["attempt 3 has taken steps up to 30 again"]
+
+
+def test_lines_of_an_earlier_version_have_no_attempt(folder):
+    service = Recording()
+    old = [{"step": step, "mlm_loss": 7.0} for step in (1, 2)]
+    write(folder, old[0])
+    send(folder, service)
+    write(folder, *old, line(3, attempt=2))
+    send(folder, service)
+    assert service.lines == [(None, 1), (None, 2), (2, 3)]
+
+
+def test_a_service_that_fails_gets_the_rest_later(folder, monkeypatch):
+    monkeypatch.setattr(sending_module, "_LINES", 2)
+    service = Recording()
+    write(folder, *(line(step) for step in range(1, 6)))
+    taken, service.send = service.send, failing_after(service, 4)
+    with pytest.raises(ServiceError):
+        send(folder, service)
+    service.is_down, service.send = False, taken
+    assert send(folder, service) == (1, None)
+    assert [step for _, step in service.lines] == [1, 2, 3, 4, 5]
+
+
+def failing_after(service, count):
+    """The method `send` of a service that is down once it has so many lines."""
+    taken = service.send
+
+    def send(entries):
+        service.is_down = len(service.lines) >= count
+        taken(entries)
+
+    return send
+
+
+def test_following_ends_with_the_run_and_bears_a_service_that_is_down(folder):
+    service, said = Recording(is_down=True), []
+    write(folder, line(10))
+
+    def pause():
+        pauses = len(ENDS)
+        service.is_down = pauses == 1
+        ENDS.append({1: None, 2: "stopped", 3: None, 4: "finished"}[pauses])
+        write(folder, *(line(10 * step) for step in range(1, pauses + 1)))
+
+    sender = Sender(folder, service, "recording", "mine", "first", said.append)
+    with sending(sender, folder):
+        follow(sender, pause, said.append)
+    assert [step for _, step in service.lines] == [10, 20, 30, 40]
+    assert said == [
+        "the service is down; trying again",
+        "2 lines sent",
+        "the run has been stopped: waiting for it to go on",
+        "1 line sent",
+        "1 line sent",
+    ]
+    assert service.closed == ["finished"]
+
+
+def test_a_signal_while_following_closes_the_service(folder):
+    service = Recording()
+    write(folder, line(10))
+    sender = Sender(folder, service, "recording", "mine", "first", [].append)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), sending(sender, folder):
+        follow(sender, interrupted, [].append)
+    assert service.closed == [None]
+
+
+def test_a_record_that_is_damaged_or_of_another_project_is_refused(folder):
+    write(folder, line(10))
+    send(folder, Recording())
+    with pytest.raises(ConfigError, match="was sent to the project mine before"):
+        Sender(folder, Recording(), "recording", "other", "first", [].append)
+    (folder / "sent-recording.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"sent-recording.json, which says what was sent, cannot be read"):
+        send(folder, Recording())
+
+
+def test_two_processes_do_not_send_one_run(folder):
+    write(folder, line(10))
+    sender = Sender(folder, Recording(), "recording", "mine", "first", [].append)
+    with (
+        sending(sender, folder),
+        pytest.raises(ConfigError, match="another process sends the log"),
+        sending(sender, folder),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("key", "tag"),
+    [
+        ("mlm_loss", "loss/mlm_loss"),
+        ("held_out_mlm_loss/news", "loss/held_out_mlm_loss/news"),
+        ("held_out_perplexity", "loss/held_out_perplexity"),
+        ("nsp_accuracy", "accuracy/nsp_accuracy"),
+        ("tokens_per_second", "speed/tokens_per_second"),
+        ("communication_wait_max", "waits/communication_wait_max"),
+        ("slowest_rank", "waits/slowest_rank"),
+        ("gradient_norm", "gradient_norm/all"),
+        ("gradient_norm/heads", "gradient_norm/heads"),
+        ("update_ratio/heads", "update_ratio/heads"),
+        ("probe/topics", "probe/topics"),
+        ("tokens", "progress/tokens"),
+        ("learning_rate", "progress/learning_rate"),
+    ],
+)
+def test_names_are_in_groups(key, tag):
+    assert tag_of(key) == tag
+
+
+TIMES = [line(10, time=1.7e9), evaluation(20, 7.0) | {"time": 1.7e9 + 5}, line(20, time=1.7e9 + 9, nsp_loss=None)]
+
+
+def test_mlflow_has_each_number_once(folder, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{folder}/store")
+    write(folder, *TIMES[:1])
+    send(folder, service_named("mlflow"))
+    write(folder, *TIMES, line(20, attempt=2, time=1.7e9 + 99, mlm_loss=5.5))
+    ENDS.append("finished")
+    send(folder, service_named("mlflow"))
+    client = mlflow.MlflowClient()
+    (found,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    history = client.get_metric_history(found.info.run_id, "loss/mlm_loss")
+    assert sorted((value.step, value.value, value.timestamp) for value in history) == [
+        (10, 7.0, 1_700_000_000_000),
+        (20, 5.5, 1_700_000_099_000),
+        (20, 6.0, 1_700_000_009_000),
+    ]
+    assert (found.info.run_name, found.info.status) == ("first", "FINISHED")
+    assert found.data.metrics["loss/held_out_mlm_loss"] == 7.0
+
+
+def test_mlflow_settings_that_change_have_the_number_of_their_attempt(folder, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{folder}/store")
+    service = service_named("mlflow")
+    run = service.open(folder, "mine", "first", None)
+    service.configure({"train.steps": 10, "train.seed": 1}, 1)
+    service.configure({"train.steps": 20, "train.seed": 1}, 2)
+    found = mlflow.MlflowClient().get_run(run).data.params
+    assert found == {"train.steps": "10", "train.seed": "1", "attempt-2/train.steps": "20"}
+
+
+def test_a_service_that_cannot_be_reached_is_a_sentence(folder, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    write(folder, line(10))
+    with pytest.raises(ServiceError, match="mlflow has not taken the log: ") as refused:
+        send(folder, service_named("mlflow"))
+    assert "\n" not in str(refused.value)
+    assert not (folder / "sent-mlflow.json").exists()
+
+
+def test_wandb_keeps_the_log_in_the_folder_when_it_is_offline(folder, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", os.fspath(folder))
+    write(folder, *TIMES)
+    assert send(folder, service_named("wandb")) == (3, None)
+    assert send(folder, service_named("wandb")) == (0, None)
+    (kept,) = folder.glob("wandb/offline-run-*/*.wandb")
+    content = kept.read_bytes()
+    for word in (b"loss/mlm_loss", b"loss/held_out_mlm_loss", b"speed/sequences_per_second"):
+        assert word in content
+
+
+def test_trackio_has_the_lines(folder, monkeypatch):
+    pytest.importorskip("trackio")
+    from trackio.sqlite_storage import SQLiteStorage
+
+    write(folder, *TIMES[:1])
+    send(folder, service_named("trackio"))
+    write(folder, *TIMES)
+    send(folder, service_named("trackio"))
+    found = SQLiteStorage.get_logs("mine", "first")
+    assert [(values["step"], values.get("loss/mlm_loss")) for values in found] == [(10, 7.0), (20, None), (20, 6.0)]
