@@ -5,6 +5,7 @@ A `View` says which runs are drawn and how, a `Panel` what of them. `figure_of` 
 """
 
 import io
+import json
 import re
 import textwrap
 import warnings
@@ -54,6 +55,8 @@ _MOST_CORPORA = 24
 # Inches: the width of a panel, its height, and a line of text.
 _WIDTH, _HEIGHT, _LINE = 5, 2.9, 0.18
 _LONGEST_NAME = 60
+# Of a run, in the legend.
+_MOST_SETTINGS = 5
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ class View:
         """The label of each run: its name, and the settings in which it differs from the others."""
         labels = []
         for name, settings in zip(names_of(self.runs), differing_settings(self.runs), strict=True):
-            shown = [f"{key}={_shortened(str(value))}" for key, value in list(settings.items())[:4]]
-            more = [f"and {len(settings) - 4} more"] if len(settings) > 4 else []
+            shown = [f"{key}={_shortened(_value(value))}" for key, value in list(settings.items())[:_MOST_SETTINGS]]
+            more = [f"and {len(settings) - _MOST_SETTINGS} more"] if len(settings) > _MOST_SETTINGS else []
             labels.append(f"{_shortened(name)}: {', '.join(shown + more)}" if shown else _shortened(name))
         return labels
 
@@ -256,6 +259,11 @@ def _extremes(places: Array, values: Array) -> tuple[Array, Array]:
     chosen = [sorted({piece[values[piece].argmin()], piece[values[piece].argmax()]}) for piece in pieces]
     index = np.concatenate(chosen)
     return places[index], values[index]
+
+
+def _value(value: Any) -> str:
+    """Return a setting as users write it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _color(number: int) -> str:

@@ -69,12 +69,18 @@ def test_restarts_and_skipped_steps_are_marked_where_they_were():
     assert [remark.partition(":")[0] for remark in view.remarks] == ["triangles", "crosses"]
 
 
+CHOICES = ((0.001, True), (0.002, False))
+
+
 def test_the_legend_of_several_runs_has_the_settings_that_differ():
-    settings = [{"optimizer": {"learning_rate": rate}, "data": {"path": "c"}} for rate in (0.001, 0.002)]
+    settings = [{"optimizer": {"learning_rate": rate}, "data": {"nsp": nsp, "path": "c"}} for rate, nsp in CHOICES]
     runs = [run([line(10)], name, settings=each) for name, each in zip(("a", "b$x"), settings, strict=True)]
     figure = figure_of(View.of(runs))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels[:2] == ["a: optimizer.learning_rate=0.001", r"b\$x: optimizer.learning_rate=0.002"]
+    assert labels[:2] == [
+        "a: data.nsp=true, optimizer.learning_rate=0.001",
+        r"b\$x: data.nsp=false, optimizer.learning_rate=0.002",
+    ]
 
 
 def test_a_run_whose_masks_differ_is_named():
