@@ -135,7 +135,7 @@ def figure_of(view: View, panels: Sequence[Panel] | None = None, columns: int = 
     panels = panels_of(view.runs) if panels is None else panels
     rows, is_one = -(-len(panels) // columns), len(view.runs) == 1
     width = _WIDTH * columns
-    remarks = [line for text in view.remarks for line in textwrap.wrap(text, 32 * columns * 2)] if framed else []
+    remarks = [line for text in view.remarks for line in textwrap.wrap(text, 72 * columns)] if framed else []
     top = 0.3 + (0.45 if is_one else 0.2 + _LINE * (len(view.runs) + 1)) * framed
     bottom = 0.5 + _LINE * len(remarks)
     height = _HEIGHT * rows - 0.4 + top + bottom
