@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lucid.analysis.report.card import write_card
 from lucid.cli.model_folder import ModelFolder, check_new
 from lucid.errors import CheckpointError, ConfigError
 from lucid.files import replacing
@@ -60,6 +61,7 @@ def average(
     origins = [{"checkpoint": str(each.folder), **asdict(Digests.of(each))} for each in checkpoints]
     with replacing(output.absolute()) as aside:
         remarks = found.write(aside, found.model.with_vocabulary(tokenizer.get_vocab_size()), tokenizer)
+        write_card(aside, output.absolute().name, checkpoints)
         (aside / AVERAGED_FILE).write_text(json.dumps(origins, indent=2) + "\n", encoding="utf-8")
     print(f"{output} holds the mean of {len(checkpoints)} checkpoints", *map(_line, checkpoints), *remarks, sep="\n")
 

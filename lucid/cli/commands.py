@@ -26,6 +26,7 @@ COMMANDS = {
     "average": "Average the weights of checkpoints, and write the mean as a model folder for transformers.",
     "plot": "Plot losses, accuracies, learning rate and speed of a run, or compare several runs.",
     "log": "Print the last lines of a run's log, or send the log to wandb, mlflow or trackio.",
+    "report": "Write a report of a run as one HTML page: results, curves, speed, waits, restarts, settings.",
     "doctor": "Check this machine before a long run, or the machines of all ranks, and say what to fix.",
     "bench": "Measure how fast this machine trains.",
 }

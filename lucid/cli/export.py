@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from lucid.analysis.report.card import CARD_FILE, write_card
 from lucid.cli.model_folder import ModelFolder, check_new
 from lucid.cli.model_options import BestOption
-from lucid.files import replacing
+from lucid.files import read_bytes, replacing
 from lucid.training.checkpoints.digests import Digests
 from lucid.training.checkpoints.store import find_model
 
@@ -24,6 +25,7 @@ def export(
     OUTPUT gets config.json, model.safetensors and the tokenizer's files. A padded vocabulary is cut to the tokenizer's.
     Parts of the model that were never trained are left out. digests.json says what the weights come from: digests of
     the checkpoint, corpus, tokenizer and settings, and the software, with which lucid verify can be repeated.
+    README.md is a model card of what the run recorded; that of a model that lucid has not trained is copied.
     In Python, `transformers.BertForPreTraining.from_pretrained("OUTPUT")` loads the folder.
 
     Examples:
@@ -40,4 +42,8 @@ def export(
         remarks = found.write(aside, found.model.with_vocabulary(tokenizer.get_vocab_size()), tokenizer)
         if found.checkpoint is not None:
             Digests.of(found.checkpoint).exported(aside).write(aside)
+        if found.checkpoint is None and (source / CARD_FILE).is_file():
+            (aside / CARD_FILE).write_bytes(read_bytes(source / CARD_FILE))
+        else:
+            write_card(aside, output.absolute().name, [found.checkpoint] if found.checkpoint else [])
     print(f"{output} holds the model of {source}", *remarks, sep="\n")

@@ -209,6 +209,7 @@ def test_export_cuts_the_padding_and_keeps_the_scores(lucid, run_folder, tmp_pat
     code, _, _ = lucid("export", run_folder, tmp_path / "model")
     assert code == 0
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "README.md",
         "config.json",
         "digests.json",
         "model.safetensors",
@@ -377,7 +378,10 @@ def test_each_line_is_written_in_one_piece(run_folder):
 
 @pytest.mark.parametrize(
     "command",
-    ["prepare", "extend", "plan", "train", "show", "explain", "verify", "evaluate", "predict", "export", "plot", "log"],
+    [
+        *("prepare", "extend", "plan", "train", "show", "explain", "verify", "evaluate", "predict", "export", "plot"),
+        *("log", "report"),
+    ],
 )
 def test_every_command_has_help_with_examples(lucid, command):
     code, output, _ = lucid(command, "--help")
@@ -400,6 +404,7 @@ def test_every_command_has_help_with_examples(lucid, command):
         (["predict", "/nowhere", "x [MASK]"], "/nowhere is neither a run's folder nor a model's"),
         (["export", "/nowhere", "/nowhere/else"], "/nowhere is neither a run's folder nor a model's"),
         (["plot", "/nowhere"], "/nowhere/metrics.jsonl does not exist"),
+        (["report", "/nowhere"], "/nowhere/metrics.jsonl does not exist"),
         (["explain", "/nowhere"], "/nowhere/metrics.jsonl does not exist"),
         (["prepare", "/nowhere", "--output", "/tmp/never-made"], "/nowhere"),
     ],

@@ -20,6 +20,7 @@ WRITING = {
     "export": ("export", "run", NEW),
     "average": ("average", CHECKPOINT, CHECKPOINT, NEW),
     "plot": ("plot", "run", "-o", "out/loss.png"),
+    "report": ("report", "run", "-o", "out/report.html"),
     "recipes": ("recipes", "--slurm", NEW),
     "doctor": ("doctor", "--folder", NEW),
 }
@@ -51,7 +52,7 @@ CASES = [
     pytest.param(arguments, place, id=f"{command} {name}")
     for command, arguments in WRITING.items()
     for name, place in PLACES.items()
-    if command != "plot" or NEW not in place.faults
+    if command not in ("plot", "report") or NEW not in place.faults
 ]
 
 

@@ -4,6 +4,7 @@ import math
 import os
 import textwrap
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,18 @@ def descriptions() -> dict[str, str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
             inner = field.annotation.model_fields.items()
             found |= {f"{name}.{key}": setting.description or "" for key, setting in inner}
+    return found
+
+
+def defaults() -> dict[str, Any]:
+    """Return the default of each setting that has one, by dotted key."""
+    found: dict[str, Any] = {f"model.{key}": value for key, value in asdict(BERTConfig()).items()}
+    for name, field in RunConfig.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            inner = field.annotation.model_fields.items()
+            found |= {f"{name}.{key}": setting.default for key, setting in inner if not setting.is_required()}
+        elif not field.is_required() and name != "model":
+            found[name] = field.default
     return found
 
 
