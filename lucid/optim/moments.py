@@ -151,14 +151,20 @@ class MomentOptimizer:
         return {**self.moments(), "updates": np.array(self.updates)}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        """Load what `state_dict` has returned, perhaps on another number of ranks. All ranks call this.
+        """Load what `state_dict` has returned to the first rank, perhaps of another number of ranks.
 
-        Raises a `ValueError` that names what is missing or has another shape.
+        All ranks load the same state, of which each keeps its part; they do not communicate. Raises a `ValueError` that
+        names what is missing or has another shape.
         """
-        missing = [name for name in self.state_dict() if name not in state]
+        names = [f"{kind}.{segment.name}" for kind in self._buffers() for segment in self.flat.segments]
+        missing = [name for name in (*names, "updates") if name not in state]
         if missing:
             raise ValueError(f"load_state_dict: missing {some(missing)}: the state is of other parameters")
-        self.restore(self.lay_out(lambda name: np.asarray(state[name])), int(state["updates"]))
+        for kind, whole in self.lay_out(lambda name: np.asarray(state[name])).items():
+            own = self._buffers()[kind]
+            for part in self.partition.slices:
+                own[part.state] = to_device(whole[part.elements], device_of(own))
+        self._updates[...] = int(state["updates"])
 
     def moments(self, kept: dict[str, Array] | None = None) -> dict[str, Array]:
         """Return the moments by parameter, in host memory: `first_moment.<name>` and `second_moment.<name>`.

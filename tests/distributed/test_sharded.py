@@ -162,6 +162,27 @@ def test_moments_may_be_restored_sharded_or_not(group, before, after):
             np.testing.assert_array_equal(restored[name], moments)
 
 
+def test_an_optimizer_that_is_given_parameters_updates_this_ranks_shard_of_them(group):
+    by_partition, by_parameters = (Trained(group, AdamW, sharded=True) for _ in range(2))
+    by_parameters.optimizer = AdamW(by_parameters.ddp.parameters(), lr=1e-2)
+    assert by_parameters.optimizer.partition is by_parameters.ddp.partition
+    by_partition.steps(2)
+    by_parameters.steps(2)
+    assert float(by_parameters.optimizer.gradient_norm()) == float(global_norm(by_partition.ddp.partition))
+    for name, values in by_partition.ddp.module.state_dict().items():
+        np.testing.assert_array_equal(by_parameters.ddp.module.state_dict()[name], values, err_msg=name)
+    state = {name: array.copy() for name, array in by_parameters.optimizer.state_dict().items()}
+    # All ranks load what the first has: the others' states are not whole.
+    for array in state.values():
+        group.broadcast(array)
+    by_partition.optimizer.load_state_dict(state)
+    restored = by_partition.optimizer.state_dict()
+    assert (int(restored["updates"]), restored.keys()) == (2, state.keys())
+    if group.rank == 0:
+        for name, array in state.items():
+            np.testing.assert_array_equal(restored[name], array, err_msg=name)
+
+
 def test_kept_buffers_are_filled_again(group):
     sharded = Trained(group, AdamW, sharded=True)
     kept = {}

@@ -1,5 +1,9 @@
 """The documentation of the model: its examples as written, and how its methods agree with each other."""
 
+import doctest
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tiny_bert import CLS, CONFIG, IGNORED, MASK, SEP, B, T, V
@@ -8,6 +12,31 @@ import lucid
 from lucid import models
 
 # --- the examples of the documentation, as written
+
+PAGE = Path(__file__).with_name("BERTForPreTraining.rst")
+
+
+def test_the_examples_of_the_page_run_one_after_the_other(model, batch, monkeypatch):
+    """The page builds BERT-base, whose size another test counts: here a tiny model stands in for it."""
+    monkeypatch.setattr(models, "bert_for_pre_training_base", lambda: model)
+    names = dict(batch)
+    test = doctest.DocTestParser().get_doctest(PAGE.read_text(), names, PAGE.name, str(PAGE), 0)
+    test.globs = names
+    assert len(test.examples) == 13
+    runner, report = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), []
+    runner.run(test, out=report.append, clear_globs=False)
+    assert runner.summarize(verbose=False).failed == 0, "".join(report)
+    total = names["mlm_loss"].item() + names["nsp_loss"].item()
+    assert names["total_loss"].item() == pytest.approx(total, rel=1e-6)
+    mlm, nsp, weighted = (float(names[name]) for name in ("mlm_acc", "nsp_acc", "weighted_acc"))
+    assert weighted == pytest.approx((mlm + nsp) / 2)
+    assert (names["mlm_pred_ids"].shape, names["nsp_pred"].shape) == ((B, T), (B,))
+
+
+def test_the_page_and_the_model_have_the_same_methods():
+    documented = set(re.findall(r"automethod:: lucid\.models\.BERTForPreTraining\.(\w+)", PAGE.read_text()))
+    assert len(documented) == 10
+    assert all(callable(getattr(models.BERTForPreTraining, name)) for name in documented)
 
 
 def test_example_of_the_constructor(capsys):
