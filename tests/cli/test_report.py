@@ -1,6 +1,7 @@
 """`lucid report`: what the page says of a run, whatever is missing, and how a browser shows it."""
 
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -168,6 +169,13 @@ def test_a_run_without_a_log_has_a_page(report, copied):
     page = Page(report(copied))
     assert "metrics.jsonl does not exist" in page.text
     assert page.value("steps") == ["6 of 6 steps"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "attempts.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_named_and_never_waited_for(report, copied, name):
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    assert f"{name} cannot be read: it is a pipe" in Page(report(copied)).text
 
 
 def test_waits_are_shown_by_step_and_the_slowest_rank_by_its_host(report, copied):

@@ -109,7 +109,6 @@ OPENED = {
     ),
     "plot": Opened(("plot", "run", "-o", "new.png"), ("run", "run/metrics.jsonl")),
     "log": Opened(("log", "run"), ("run", "run/metrics.jsonl")),
-    "report": Opened(("report", "run", "-o", "new.html"), ("run",)),
     "explain": Opened(("explain", "run"), ("run", "run/metrics.jsonl")),
     "plan": Opened(
         ("plan", "run.yaml"),
