@@ -70,6 +70,7 @@ def finetune(
     learning_rate: Annotated[
         list[float] | None,
         typer.Option(
+            metavar="RATE",
             help="Of several (repeat the option), each MODEL takes the best on a tenth of the training examples. "
             "Default: 0.0384 / width of the model.",
             show_default=False,
