@@ -22,6 +22,8 @@ highlight_language = "none"
 html_theme = "furo"
 html_title = f"lucid {__version__}"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 # In a docstring `name` leads to what has this name, if that is documented.
 default_role = "py:obj"
 autodoc_member_order = "bysource"

@@ -10,7 +10,12 @@ from made_up_runs import evaluation, line
 from lucid.analysis.tracking import sending as sending_module
 from lucid.analysis.tracking.sending import Sender, follow, sending
 from lucid.analysis.tracking.services import ServiceError, service_named
+from lucid.distributed import StopRequest
+from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
+from lucid.training import run as train
+from lucid.training.attempts import ATTEMPTS_FILE
+from lucid.training.config import load
 from lucid.training.tags import tag_of
 
 
@@ -46,15 +51,18 @@ class Recording:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The folder of a run without lines, whose end is in the list `ends`."""
-    monkeypatch.setattr(sending_module, "_end_of", lambda folder: ENDS[-1])
-    ENDS[:] = [None]
+def ends(monkeypatch):
+    """A list whose last item is how the run has ended."""
+    found = [None]
+    monkeypatch.setattr(sending_module, "_end_of", lambda folder: found[-1])
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path, ends):
+    """The folder of a run without lines."""
     write(tmp_path)
     return tmp_path
-
-
-ENDS = [None]
 
 
 def write(folder, *entries):
@@ -125,14 +133,14 @@ def failing_after(service, count):
     return send
 
 
-def test_following_ends_with_the_run_and_bears_a_service_that_is_down(folder):
+def test_following_ends_with_the_run_and_bears_a_service_that_is_down(folder, ends):
     service, said = Recording(is_down=True), []
     write(folder, line(10))
 
     def pause():
-        pauses = len(ENDS)
+        pauses = len(ends)
         service.is_down = pauses == 1
-        ENDS.append({1: None, 2: "stopped", 3: None, 4: "finished"}[pauses])
+        ends.append({1: None, 2: "stopped", 3: None, 4: "finished"}[pauses])
         write(folder, *(line(10 * step) for step in range(1, pauses + 1)))
 
     sender = Sender(folder, service, "recording", "mine", "first", said.append)
@@ -183,6 +191,19 @@ def test_two_processes_do_not_send_one_run(folder):
         pass
 
 
+def test_a_real_run_has_finished_or_not_also_if_an_earlier_version_trained_it(run_file, tmp_path):
+    stop, folder, service = StopRequest(), tmp_path / "run", Recording()
+    stop.requested = True
+    train(load(run_file, ["train.steps=6"]), SingleCommunicator(), stop)
+    assert send(folder, service) == (0, "stopped")
+    train(load(run_file, ["train.steps=6"]), SingleCommunicator(), StopRequest())
+    lines, how = send(folder, service)
+    assert (lines > 5, how, service.closed) == (True, "finished", ["finished"])
+    assert [(attempt, settings["train.steps"]) for attempt, settings in service.settings] == [(2, 6)]
+    (folder / ATTEMPTS_FILE).unlink()
+    assert send(folder, Recording()) == (0, "finished")
+
+
 @pytest.mark.parametrize(
     ("key", "tag"),
     [
@@ -208,14 +229,14 @@ def test_names_are_in_groups(key, tag):
 TIMES = [line(10, time=1.7e9), evaluation(20, 7.0) | {"time": 1.7e9 + 5}, line(20, time=1.7e9 + 9, nsp_loss=None)]
 
 
-def test_mlflow_has_each_number_once(folder, monkeypatch):
+def test_mlflow_has_each_number_once(folder, ends, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{folder}/store")
     write(folder, *TIMES[:1])
     send(folder, service_named("mlflow"))
     write(folder, *TIMES, line(20, attempt=2, time=1.7e9 + 99, mlm_loss=5.5))
-    ENDS.append("finished")
+    ends.append("finished")
     send(folder, service_named("mlflow"))
     client = mlflow.MlflowClient()
     (found,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])

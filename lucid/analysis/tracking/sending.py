@@ -16,10 +16,12 @@ from pydantic import Field
 
 from lucid.analysis.logged_run import LoggedRun
 from lucid.analysis.tracking.services import How, Service, ServiceError
-from lucid.errors import ConfigError
+from lucid.errors import CheckpointError, ConfigError
 from lucid.files import lock, read_bytes, reason_of, written_aside
 from lucid.json_values import parse_dataclass
 from lucid.training.attempts import read_attempts
+from lucid.training.checkpoints.store import CheckpointStore
+from lucid.training.config import from_dict
 from lucid.training.config.effects import by_dotted_key
 from lucid.training.formatting import count
 from lucid.training.metrics import Entry
@@ -148,9 +150,15 @@ class Sender:
 
 
 def _end_of(folder: Path) -> How | None:
-    with suppress(OSError, IndexError):
-        end = read_attempts(folder)[-1].end
-        return None if end is None else end.how
+    """Return how the newest attempt of a run has ended, None if it has not or nothing says so."""
+    with suppress(OSError, CheckpointError, ConfigError):
+        if attempts := read_attempts(folder):
+            end = attempts[-1].end
+            return None if end is None else end.how
+        # An earlier version of lucid trained, which noted no attempts.
+        state = CheckpointStore(folder / "checkpoints").newest_state()
+        if state is not None and state.step >= from_dict(state.config).train.steps:
+            return "finished"
     return None
 
 

@@ -194,4 +194,4 @@ class Trackio:
         with _errors_of("trackio"), redirect_stdout(io.StringIO()):
             run, self._run = self._run, None
             if run is not None:
-                run.finish()
+                self._library.finish()
