@@ -103,12 +103,17 @@ class View:
 
     @property
     def labels(self) -> list[str]:
-        """The label of each run: its name, and the settings in which it differs from the others."""
-        labels = []
-        for name, settings in zip(names_of(self.runs), differing_settings(self.runs), strict=True):
-            shown = [f"{key}={_shortened(_value(value))}" for key, value in list(settings.items())[:_MOST_SETTINGS]]
-            more = [f"and {len(settings) - _MOST_SETTINGS} more"] if len(settings) > _MOST_SETTINGS else []
-            labels.append(f"{_shortened(name)}: {', '.join(shown + more)}" if shown else _shortened(name))
+        """The label of each run: its name, and the settings in which it differs from others, unless most have them."""
+        differing, labels = differing_settings(self.runs), []
+        for name, settings in zip(names_of(self.runs), differing, strict=True):
+            shown = [
+                f"{key}={_shortened(_value(value))}"
+                for key, value in settings.items()
+                if 2 * sum(other.get(key) == value for other in differing) <= len(self.runs)
+            ]
+            more = [f"and {len(shown) - _MOST_SETTINGS} more"] if len(shown) > _MOST_SETTINGS else []
+            named = ", ".join(shown[:_MOST_SETTINGS] + more)
+            labels.append(f"{_shortened(name)}: {named}" if shown else _shortened(name))
         return labels
 
 

@@ -69,6 +69,15 @@ def test_restarts_and_skipped_steps_are_marked_where_they_were():
     assert [remark.partition(":")[0] for remark in view.remarks] == ["triangles", "crosses"]
 
 
+def test_what_most_runs_share_is_not_in_the_legend():
+    rates = 0.001, 0.001, 0.002
+    runs = [
+        run([line(10)], name, settings={"optimizer": {"learning_rate": rate}})
+        for name, rate in zip("abc", rates, strict=True)
+    ]
+    assert View.of(runs).labels == ["a", "b", "c: optimizer.learning_rate=0.002"]
+
+
 CHOICES = ((0.001, True), (0.002, False))
 
 
