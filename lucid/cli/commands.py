@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "Print a model's loss and accuracy on held-out documents. Under mpiexec, ranks share the work.",
     "predict": "Fill [MASK] in a sentence; with --next, predict whether a second sentence follows it.",
     "finetune": "Fine-tune models on labelled examples, and say which is better and by how much.",
+    "embed": "Write one vector for each text. Under mpiexec, ranks share the work, and the vectors stay the same.",
     "export": "Export a run's newest checkpoint, or its best, as a model folder for transformers.",
     "average": "Average the weights of checkpoints, and write the mean as a model folder for transformers.",
     "plot": "Plot losses, accuracies, learning rate and speed of a run, or compare several runs.",

@@ -1,8 +1,11 @@
 """The model of a folder with its tokenizer: loads and writes both, and says which parts were never trained."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -12,9 +15,11 @@ from lucid.errors import CheckpointError, ConfigError
 from lucid.files import check_writable, reason_of
 from lucid.models import BERTForPreTraining
 from lucid.models.bert import hub
-from lucid.models.bert.sentence_transformers import read_files, write_files
+from lucid.models.bert.pooling import Pooling
+from lucid.models.bert.sentence_transformers import MODULES_FILE, SentenceSettings, read_files, write_files
 from lucid.models.bert.stored_weights import PARTS, StoredWeights, in_words
 from lucid.training.checkpoints.checkpoint import STATE_FILE, Checkpoint, Inherited, open_checkpoint
+from lucid.training.config import from_dict
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,48 @@ class ModelFolder:
             )
         return tokenizer
 
-    def write(self, folder: Path, model: BERTForPreTraining, tokenizer: Tokenizer) -> list[str]:
+    @cached_property
+    def longest_text(self) -> int:
+        """The most tokens of a text: of a run as many as its sequences had, of another model all that it takes."""
+        if self.checkpoint is not None:
+            return from_dict(self.checkpoint.state.config).data.sequence_length
+        return self.model.config.max_position_embeddings
+
+    def sentence_settings(self, pooling: Pooling | None, normalize: bool | None) -> SentenceSettings:
+        """Return how the model makes a vector of a text: as asked, or as its folder says, or else by the mean.
+
+        Raises `ConfigError` if the folder asks for something that lucid does not compute, and nothing else was asked.
+        """
+        inherited, remarks = self._inherited()
+        files, found = inherited.sentence_transformers, SentenceSettings("mean", normalize=False)
+        try:
+            if files:
+                found = SentenceSettings.of_files(files)
+            elif os.path.lexists(modules := self.folder / MODULES_FILE) and self.checkpoint is None:
+                raise ValueError(remarks[-1].removeprefix(f"{modules} is left out: "))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if pooling is None:
+                raise ConfigError(
+                    f"{self.folder / MODULES_FILE} cannot be followed ({error}): choose the pooling (--pooling)"
+                ) from error
+        return replace(
+            found,
+            pooling=pooling or found.pooling,
+            normalize=found.normalize if normalize is None else normalize,
+            longest=min(found.longest or self.longest_text, self.model.config.max_position_embeddings),
+        )
+
+    def write(
+        self,
+        folder: Path,
+        model: BERTForPreTraining,
+        tokenizer: Tokenizer,
+        sentence_transformers: Mapping[str, Any] = {},
+    ) -> list[str]:
         """Write `model`, which was made of this one, with its tokenizer, as a folder for transformers.
 
-        Parts that were never trained are left out. Returns sentences about what is missing. Raises a `LucidError` if
-        the folder cannot be written.
+        `sentence_transformers` are files that replace those that this model came with. Parts that were never trained
+        are left out. Returns sentences about what is missing. Raises a `LucidError` if the folder cannot be written.
         """
         inherited, remarks = self._inherited()
         absent = tuple(part for part in PARTS if part in inherited.untrained)
@@ -66,7 +108,7 @@ class ModelFolder:
         weights = {name: array for name, array in model.state_dict().items() if not name.startswith(prefixes)}
         hub.write(folder, model.config, weights)
         save_tokenizer(tokenizer, folder, model.config.max_position_embeddings)
-        write_files(folder, inherited.sentence_transformers)
+        write_files(folder, {**inherited.sentence_transformers, **sentence_transformers})
         missing = []
         if absent:
             missing.append(f"it has no {in_words(absent)}, because {self.folder} has none that was trained")

@@ -15,6 +15,7 @@ from lucid.kernels.masking import IGNORE_INDEX
 from lucid.models import BERTForPreTraining
 from lucid.training.held_out import HeldOut
 from lucid.training.micro_batches import labelled_rows
+from lucid.training.probes import Probe, ProbeResult
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class Evaluation:
 class Evaluations:
     """The evaluation of all training corpora together, None if none has held-out documents; and of single corpora.
 
-    A single training corpus is not among the latter.
+    A single training corpus is not among the latter. `probes` are the results of linear probes, if there are any.
     """
 
     together: Evaluation | None
     by_corpus: dict[str, Evaluation]
+    probes: Sequence[ProbeResult] = ()
 
     @property
     def loss(self) -> float:
@@ -79,11 +81,13 @@ class Evaluations:
 
     def as_dict(self) -> dict[str, float]:
         """Return all values by their names in the log."""
-        return {key: value for evaluation, name in self._named() for key, value in evaluation.as_dict(name).items()}
+        held_out = {key: value for evaluation, name in self._named() for key, value in evaluation.as_dict(name).items()}
+        return held_out | {key: value for probe in self.probes for key, value in probe.as_dict().items()}
 
     def sentences(self) -> list[str]:
-        """Return one line for users about each evaluation."""
-        return [evaluation.sentence(name) for evaluation, name in self._named()]
+        """Return one line for users about each evaluation and each probe."""
+        held_out = [evaluation.sentence(name) for evaluation, name in self._named()]
+        return held_out + [probe.sentence() for probe in self.probes]
 
 
 def evaluate(
@@ -94,8 +98,9 @@ def evaluate(
     samples: int,
     batch_size: int,
     bigram_loss: Callable[[HeldOut, int], float],
+    probes: Sequence[Probe] = (),
 ) -> Evaluations:
-    """Evaluate `model` on the first `samples` of each corpus's first epoch, or on all if there are fewer.
+    """Evaluate `model` on the first `samples` of each corpus's first epoch, or on all if there are fewer; and `probes`.
 
     Together, the sums over a corpus's samples count by its share in training, however many samples it has; so the
     losses and accuracies are those of the mixture. Ranks share the batches, which are the same for any number of ranks;
@@ -105,7 +110,8 @@ def evaluate(
     found = [_evaluated(model, corpus, communicator, samples, batch_size, bigram_loss) for corpus in held_out]
     trained = [sums for sums in found if sums.corpus.share is not None]
     alone = [sums for sums in found if sums.corpus.share != 1]
-    return Evaluations(_together(trained), {sums.corpus.name: _evaluation(sums.samples, sums.values) for sums in alone})
+    by_corpus = {sums.corpus.name: _evaluation(sums.samples, sums.values) for sums in alone}
+    return Evaluations(_together(trained), by_corpus, [probe.result(model, communicator) for probe in probes])
 
 
 # Of the sums below: the number of masked tokens, and how many sums there are.

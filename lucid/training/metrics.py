@@ -126,8 +126,8 @@ def log_of(run_folder: Path) -> list[Entry]:
 
 
 def is_evaluation(entry: Entry) -> bool:
-    """Return whether an entry has the results of an evaluation, of whatever corpora."""
-    return any(name.startswith("held_out_mlm_loss") for name in entry)
+    """Return whether an entry has the results of an evaluation, of whatever corpora, or of probes alone."""
+    return any(name.startswith(("held_out_mlm_loss", "probe/")) for name in entry)
 
 
 def _is_step(value: object) -> bool:

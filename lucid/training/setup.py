@@ -3,6 +3,7 @@
 Each rank opens the corpus. The first rank alone reads the model or the checkpoint, and sends them to the others.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from lucid.training.log_window import WindowSums
 from lucid.training.micro_batch_size import with_chosen_micro_batch
 from lucid.training.micro_batches import MicroBatches
 from lucid.training.numerical_environment import numerical_environment
+from lucid.training.probes import Probe, open_probes
 from lucid.training.product_choices import ProductChoices, choices_so_far, take_first_ranks_choices, times_products
 from lucid.training.run_folder import check_run_folder
 from lucid.training.start import Start, changed_environment, find_start, past_of
@@ -50,6 +52,7 @@ class Run:
     optimizer: MomentOptimizer
     store: CheckpointStore
     inherited: Inherited = field(default_factory=Inherited)
+    probes: Sequence[Probe] = ()
     # On the first rank: the state from which this attempt resumes or branches.
     before: TrainingState | None = None
     messages: list[str] = field(default_factory=list)
@@ -148,6 +151,7 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
         config = with_chosen_micro_batch(config, communicator, newest)
     corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store, at))
     check_same_corpora(corpora, communicator)
+    probes, probe_messages = open_probes(config, corpora, communicator)
     checkpoint = start.checkpoint
     model.to(device).bert.encoder.recompute(config.train.recompute)
     ddp = DistributedDataParallel(
@@ -162,7 +166,8 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     optimizer = _optimizer(config, ddp.partition)
     before = checkpoint.state if checkpoint else None
-    run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, before, start.messages)
+    messages = start.messages + probe_messages
+    run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, probes, before, messages)
     run.software = versions() if run.is_first else {}
     _restore(run, checkpoint)
     run.best = of_first_rank(communicator, start.best, corpora.held_out_samples)

@@ -192,7 +192,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         run = self.run
-        if not run.corpora.held_out:
+        if not run.corpora.held_out and not run.probes:
             return
         self._outcomes.settle()
         self._evaluated = run.step
@@ -204,6 +204,7 @@ class Trainer:
                 samples=self.settings.evaluation_samples,
                 batch_size=run.config.evaluation_batch(run.communicator.size),
                 bigram_loss=partial(bigram_loss, run.counts),
+                probes=run.probes,
             )
         run.best = best_after(run.best, run.step, evaluations.loss, run.corpora.held_out_samples)
         self.reports.evaluation(run.step, evaluations)

@@ -38,12 +38,13 @@ def originals(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (folder / "words.conll").write_text("One B-X\nis O\n\nTwo O\n")
     (folder / "words.jsonl").write_text('{"tokens": ["One", "is"], "labels": ["B-X", "O"]}\n')
     (folder / "hosts").write_text("localhost\n")
+    (folder / "labels.tsv").write_text("One is here.\tyes\nTwo is not.\tno\n" * 5)
     (folder / "run.yaml").write_text(yaml.safe_dump(run_of_two_steps()))
     (folder / "changed.yaml").write_text("base: run.yaml\nrun_folder: new\n")
     for command in (
         ("prepare", "books", "-o", "corpus", "--vocab-size", 200, "--held-out", 0.1, "--processes", 1),
         ("train", "run.yaml"),
-        ("export", "run", "model"),
+        ("export", "run", "model", "--sentence-transformers"),
         ("recipes", "--slurm", "slurm"),
     ):
         result = forks.run(*command, folder=folder)

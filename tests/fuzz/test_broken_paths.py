@@ -43,6 +43,7 @@ class Opened:
 
 
 WEIGHTS, STATE = ("config.json", "model.safetensors"), ("manifest.json", "optimizer.safetensors", "state.json")
+SENTENCES = "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"
 # vocab.txt holds as much, and the defaults are these settings.
 WITHOUT = ("model/tokenizer.json", "model/tokenizer_config.json")
 RUN_FOLDERS = ("run", "run/checkpoints", CHECKPOINT)
@@ -77,6 +78,7 @@ OPENED = {
     "train, resuming": Opened(
         ("train", "run.yaml", "train.steps=3"), in_checkpoint(*WEIGHTS, *STATE), dispensable=RUN_FOLDERS
     ),
+    "train with a probe": Opened(("train", "run.yaml", "run_folder=new", "train.probe=labels.tsv"), ("labels.tsv",)),
     "train from a model": Opened(
         ("train", "run.yaml", "run_folder=new", "initial_model=model"),
         in_model(*WEIGHTS, *TOKENIZER),
@@ -101,6 +103,11 @@ OPENED = {
     "finetune on words": Opened(
         ("finetune", "model", "--train", "words.conll", "--test", "words.jsonl", "--seeds", "1", "--epochs", "1"),
         ("words.conll", "words.jsonl"),
+    ),
+    "embed": Opened(
+        ("embed", "model", "books/a.txt", "-o", "new.npy"),
+        ("books/a.txt", *in_model(*WEIGHTS, *TOKENIZER, *SENTENCES)),
+        dispensable=(*WITHOUT, *(f"model/{name}" for name in SENTENCES)),
     ),
     "export": Opened(("export", "run", "new"), in_checkpoint("model.safetensors", *TOKENIZER)),
     "average": Opened(

@@ -71,6 +71,8 @@ READERS = {
     "model/config.json": Reader(PREDICT),
     "model/model.safetensors": Reader(PREDICT),
     **{name: tuning(name) for name in ("examples.tsv", "words.conll", "words.jsonl")},
+    "labels.tsv": Reader(("train", "run.yaml", "run_folder=new", "train.probe=labels.tsv")),
+    "model/modules.json": Reader(("embed", "model", "books/a.txt", "-o", "new.npy")),
     "run.yaml": Reader(("plan", "run.yaml")),
     "hosts": Reader(("launch", "-n", 1, "--hostfile", "hosts", "--dry-run", "run.yaml")),
     "run/metrics.jsonl": Reader(("plot", "run")),

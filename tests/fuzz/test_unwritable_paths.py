@@ -19,6 +19,7 @@ WRITING = {
     "train": ("train", "run.yaml", f"run_folder={NEW}"),
     "export": ("export", "run", NEW),
     "average": ("average", CHECKPOINT, CHECKPOINT, NEW),
+    "embed": ("embed", "run", "books/a.txt", "-o", "out/vectors.npy"),
     "plot": ("plot", "run", "-o", "out/loss.png"),
     "report": ("report", "run", "-o", "out/report.html"),
     "recipes": ("recipes", "--slurm", NEW),
@@ -52,7 +53,7 @@ CASES = [
     pytest.param(arguments, place, id=f"{command} {name}")
     for command, arguments in WRITING.items()
     for name, place in PLACES.items()
-    if command not in ("plot", "report") or NEW not in place.faults
+    if command not in ("embed", "plot", "report") or NEW not in place.faults
 ]
 
 

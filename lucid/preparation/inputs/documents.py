@@ -26,7 +26,7 @@ from lucid.preparation.inputs.omissions import (
     UnusableFileError,
     refuse,
 )
-from lucid.preparation.inputs.pieces import Contents, Piece, Scan, cuts_after_lines, pieces_of, whole_text
+from lucid.preparation.inputs.pieces import Contents, Piece, Scan, cuts_after_lines, lines_of, pieces_of, whole_text
 from lucid.preparation.inputs.plain_text import json_records, paragraphs
 from lucid.preparation.inputs.python_docs import module_files, python_documents
 from lucid.preparation.inputs.sources import Choice, Source, find_sources
@@ -102,11 +102,12 @@ def _scan_python_docs() -> Scan:
 class Reader:
     """Reads the documents of pieces, and keeps the last file open.
 
-    In plain text a blank line ends a document, or with `whole_files` only the end of the file does.
+    In plain text a blank line ends a document, or with `whole_files` only the end of the file does. With `each_line`
+    every line is a document, a blank one too.
     """
 
-    def __init__(self, whole_files: bool = False) -> None:
-        self._whole_files = whole_files
+    def __init__(self, whole_files: bool = False, each_line: bool = False) -> None:
+        self._whole_files, self._each_line = whole_files, each_line
         self._contents = Contents()
 
     def documents(self, piece: Piece, drop: Drop) -> Iterator[Document]:
@@ -145,6 +146,8 @@ class Reader:
         if kind in TABLES:
             return _usable(piece.source, table_rows(piece, drop), drop)
         content = self._contents.of(piece)
+        if kind == TEXT and self._each_line:
+            return lines_of(content, piece, drop)
         if kind == TEXT:
             return paragraphs(content, piece, self._whole_files, drop)
         if kind == JSON_LINES:
@@ -162,16 +165,17 @@ def read_documents(
     whole_files: bool = False,
     drop: Drop = refuse,
     kind: str | None = None,
+    each_line: bool = False,
 ) -> Iterator[Document]:
     """Yield the documents of `inputs`, one after another, holding one in memory at a time.
 
     An input is a file, a folder of files, `-` for the standard input, or the word `python-docs`: the documentation of
     this Python. `docs/data.md` lists the kinds of files, and what is a document of each. See `Choice` for `text_field`
-    and `kind`. `drop` receives whatever cannot be used; by default it raises `DataError`. Raises `DataError` on an
-    input that is missing.
+    and `kind`, and `Reader` for `whole_files` and `each_line`. `drop` receives whatever cannot be used; by default it
+    raises `DataError`. Raises `DataError` on an input that is missing.
     """
     choice = Choice(text_field, kind=kind)
-    reader = Reader(whole_files)
+    reader = Reader(whole_files, each_line)
     with TemporaryDirectory() as folder, spooled(find_sources(inputs, choice)[0], Path(folder), choice) as sources:
         try:
             for source in sources:

@@ -11,7 +11,8 @@ _WITHOUT_EFFECT = _SOURCES | {
     *("run_folder", "data.workers", "data.prefetch"),
     *(f"train.{key}" for key in ("check_replicas_every", "audit_every", "keep_every", "keep_best", "patience")),
     *(f"train.{key}" for key in ("log_every", "checkpoint_every", "keep_checkpoints", "accept_changed", "tensorboard")),
-    *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "watchdog_seconds", "trace")),
+    *(f"train.{key}" for key in ("evaluate_every", "evaluation_samples", "evaluate_also", "probe")),
+    *(f"train.{key}" for key in ("watchdog_seconds", "trace")),
 }
 # Settings of how a step is computed, which change its loss by rounding at most; the last ones under the fast reduction
 # alone.

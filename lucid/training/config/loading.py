@@ -12,7 +12,7 @@ from lucid.errors import ConfigError
 from lucid.training.config.given_model import fill_in_model
 from lucid.training.config.paths import USERS_TEXT
 from lucid.training.config.run_config import RunConfig, descriptions
-from lucid.training.config.sections import PATH_FORMS, RATE_FORMS, SIZE_FORMS, WeightedCorpus
+from lucid.training.config.sections import PATH_FORMS, PROBE_FORMS, RATE_FORMS, SIZE_FORMS, WeightedCorpus
 from lucid.training.config.written import BASE, Written, read_settings
 from lucid.training.config.yaml_text import parse_yaml
 
@@ -99,7 +99,7 @@ def _apply(content: dict[str, Any], override: str) -> str:
 
 
 def _sentence(item: Any, written: Written, overrides: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in item["loc"] if part not in PATH_FORMS + RATE_FORMS + SIZE_FORMS)
+    key = ".".join(str(part) for part in item["loc"] if part not in PATH_FORMS + RATE_FORMS + PROBE_FORMS + SIZE_FORMS)
     on_command_line = any(_is_about(item, key, other) for other in overrides)
     where = "the command line" if on_command_line else written.place_of(key, item["msg"])
     match item["type"]:

@@ -14,6 +14,13 @@ def only_steps(config: RunConfig, *, keeps_log: bool = False) -> RunConfig:
     fields = type(config.train).model_fields
     periodic = {name for name in fields if name.endswith("_every")} - ({"log_every"} if keeps_log else set())
     never = {name: None if fields[name].default is None else NEVER for name in periodic}
-    others = {"evaluate_also": (), "keep_best": False, "patience": None, "trace": None, "tensorboard": False}
+    others = {
+        "evaluate_also": (),
+        "keep_best": False,
+        "patience": None,
+        "probe": (),
+        "trace": None,
+        "tensorboard": False,
+    }
     train = config.train.model_copy(update={**never, **others})
     return config.model_copy(update={"train": train})

@@ -108,6 +108,7 @@ class RunConfig(Settings):
         self._check_device()
         self._check_checkpoints()
         self._check_trace()
+        self._check_probes()
         return self
 
     def _check_schedule(self) -> None:
@@ -177,6 +178,15 @@ class RunConfig(Settings):
                 f"train.trace is [{first}, {last}], but a trace goes from one step to the same or a later one, up to "
                 f"train.steps ({self.train.steps})"
             )
+
+    def _check_probes(self) -> None:
+        """Refuse two probes that have one name in the log."""
+        seen: dict[str, Path] = {}
+        for path in self.train.probes:
+            if (other := seen.setdefault(os.path.abspath(path.with_suffix("")), path)) is not path:
+                raise ValueError(
+                    f"train.probe names {other} and {path}, which differ in their ending at most: rename one"
+                )
 
     def _check_corpora(self) -> None:
         """Refuse a corpus that is named twice."""

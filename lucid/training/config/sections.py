@@ -202,6 +202,14 @@ class OptimizerSettings(Settings):
     )
 
 
+# As above, of `train.probe`.
+PROBE_FORMS = ("one file", "several files")
+
+
+def _probe_form(value: Any) -> str:
+    return PROBE_FORMS[isinstance(value, list | tuple)]
+
+
 # As above, of `train.micro_batch`.
 SIZE_FORMS = ("a number", "a word")
 AUTO: Literal["auto"] = "auto"
@@ -306,6 +314,14 @@ class TrainSettings(Settings):
         description="Folders of other corpora whose held-out documents are evaluated too, each on its own line: it "
         "shows what a model forgets.",
     )
+    probe: Annotated[
+        Annotated[FilePath, Tag(PROBE_FORMS[0])] | Annotated[tuple[FilePath, ...], Tag(PROBE_FORMS[1])],
+        Discriminator(_probe_form),
+    ] = Field(
+        (),
+        description="File of labelled texts (.tsv, .csv or .jsonl), or a list of such files. Each evaluation predicts "
+        "their labels from the hidden states by logistic regression, and reports the accuracy; training reads none.",
+    )
     max_skipped_steps: PositiveInteger = Field(
         10, description="Most steps in a row that are skipped because the gradient is not finite; one more is an error."
     )
@@ -322,6 +338,11 @@ class TrainSettings(Settings):
     tensorboard: bool = Field(
         False, description="Whether metrics are written as TensorBoard events too (extra: tensorboard)."
     )
+
+    @property
+    def probes(self) -> tuple[Path, ...]:
+        """The files of all probes."""
+        return self.probe if isinstance(self.probe, tuple) else (self.probe,)
 
     @property
     def keeps_best(self) -> bool:
