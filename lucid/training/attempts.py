@@ -18,7 +18,7 @@ from pydantic import Field
 from lucid.data import HELD_OUT, Corpus
 from lucid.distributed.locations import LocationRow, location_rows
 from lucid.files import append, open_text, reason_of
-from lucid.json_values import parse_dataclass
+from lucid.json_values import parse_dataclass, parse_json
 from lucid.training.corpora import corpus_names
 from lucid.training.setup import Run
 
@@ -157,11 +157,11 @@ def read_attempts(run_folder: Path) -> list[Attempt]:
     attempts: list[Attempt] = []
     with open_text(path, errors="replace") as file:
         while line := file.readline(_LONGEST_LINE):
-            try:
-                _take(attempts, parse_dataclass(Attempt, line.encode()))
-            except ValueError:
-                with suppress(ValueError):
-                    _take(attempts, parse_dataclass(End, line.encode()))
+            with suppress(ValueError):
+                content = parse_json(line)
+                if isinstance(content, dict):
+                    kind: type[Attempt] | type[End] = End if "ends" in content else Attempt
+                    _take(attempts, parse_dataclass(kind, line.encode()))
     return attempts
 
 

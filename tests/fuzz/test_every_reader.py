@@ -76,7 +76,7 @@ READERS = {
     "run.yaml": Reader(("plan", "run.yaml")),
     "hosts": Reader(("launch", "-n", 1, "--hostfile", "hosts", "--dry-run", "run.yaml")),
     "run/metrics.jsonl": Reader(("plot", "run")),
-    "run/attempts.jsonl": Reader(("report", "run")),
+    "run/attempts.jsonl": Reader(("report", "run"), ("run/metrics.jsonl",)),  # without curves
     "run/counts.json": Reader(("explain", "run")),
     "corpus/train-00000.origins.npy": Reader(("show", "run", "--step", 1)),
     "corpus/manifest.json": Reader(("plan", "run.yaml")),

@@ -56,7 +56,7 @@ def test_damaged_lines_are_left_out_and_a_new_number_may_repeat_an_old_one(run_f
     train(run_file)
     path = tmp_path / "run" / ATTEMPTS_FILE
     start, end = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(start + b"{" + start[:90] + b"\n\xff\n[[[\n" + end + start)
+    path.write_bytes(start + b"{" + start[:90] + b"\n\xff\n[[[\n12\n{}\n" + end + start)
     first, second = read_attempts(tmp_path / "run")
     assert (first.end.how, second.end) == ("finished", None)
     assert read_attempts(tmp_path / "elsewhere") == []
