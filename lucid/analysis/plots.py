@@ -203,10 +203,11 @@ def _draw_panel(axes: Any, view: View, panel: Panel) -> None:
         if largest >= 1e5:
             axis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(alpha=0.3)
-    labels = axes.get_legend_handles_labels()[1]
-    if (is_one and len(labels) > 1) or (not is_one and "by bigrams" in labels):
-        handles = [line for line in axes.lines if is_one or str(line.get_label()).startswith("by ")]
-        axes.legend(handles=[line for line in handles if not str(line.get_label()).startswith("_")], fontsize=8)
+    # Several runs have one legend above all panels; a single curve needs none.
+    labelled = zip(*axes.get_legend_handles_labels(), strict=True)
+    handles = [handle for handle, label in labelled if is_one or label.startswith("by ")]
+    if len(handles) > is_one:
+        axes.legend(handles=handles, fontsize=8)
 
 
 def _draw_training(axes: Any, view: View, run: LoggedRun, panel: Panel, color: str) -> None:
