@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from lucid import random
 from lucid.backend import Array
 from lucid.data.permutation import Permutation
-from lucid.distributed import Communicator, DistributedDataParallel, agreed
+from lucid.distributed import Communicator, DistributedDataParallel, all_or_none
 from lucid.errors import ConfigError
 from lucid.finetuning.bootstrap import Difference, difference, resampled_values
 from lucid.finetuning.encoding import Encoded, encode
@@ -18,6 +18,7 @@ from lucid.finetuning.metrics import Metric, metrics_of
 from lucid.finetuning.tuning import Classifier, Recipe, fine_tune, predict
 from lucid.models.bert.classification import BERTForSequenceClassification, BERTForTokenClassification
 from lucid.models.bert.config import BERTConfig
+from lucid.training.formatting import count
 
 # The rate for the width of BERT-base, within the range of Devlin et al. (2018).
 _BASE_RATE, _BASE_WIDTH = 5e-5, 768
@@ -105,11 +106,10 @@ class Comparison:
     def result_of(self, contender: Contender, keep: bool = False) -> Result:
         """Fine-tune a contender with each seed, and return how good it is. All ranks call this.
 
-        With `keep` the result holds the weights of the first seed. Raises an agreed `ConfigError` if there are more
-        ranks than examples in a step.
+        With `keep` the result holds the weights of the first seed. Raises an agreed `ConfigError` if the model takes no
+        pairs, or if there are too few examples for the ranks or for a choice between learning rates.
         """
-        train, test = self._encoded(contender)
-        self._check_ranks(train)
+        train, test = all_or_none(self.communicator, lambda: self._encoded(contender))
         model = contender.initial(self.kind, self.task.labels, seed=0).to(self.communicator.device)
         ddp = DistributedDataParallel(model, self.communicator)
         recipe = replace(self.recipe, learning_rate=self._rate(contender, ddp, train))
@@ -130,20 +130,26 @@ class Comparison:
             for examples in (self.task.train, self.task.test)
         )
         train, test = both
+        self._check_number(len(train))
         return train, test
 
-    def _check_ranks(self, train: Encoded) -> None:
-        size, batch = self.communicator.size, self.recipe.batch(len(train))
+    def _check_number(self, examples: int) -> None:
+        """Raise `ConfigError` if so many training examples are too few."""
+        if len(self.rates) > 1:
+            if examples < _HELD_OUT:
+                raise ConfigError(f"{examples} training examples are too few to choose a learning rate on: name one")
+            examples -= examples // _HELD_OUT
+        size, batch = self.communicator.size, self.recipe.batch(examples)
         if size > batch:
-            raise agreed(ConfigError(f"there are {size} ranks for {batch} examples a step: start fewer ranks"))
+            raise ConfigError(f"there are {size} ranks, but a step has {count(batch, 'example')}: start fewer")
 
     def _rate(self, contender: Contender, ddp: DistributedDataParallel[Classifier], train: Encoded) -> float:
         """Return the learning rate of a contender: of several, the one that does best on a part of the training."""
         if len(self.rates) < 2:
             return self.rates[0] if self.rates else contender.default_rate
         order = Permutation(len(train), 0, 0).at(np.arange(len(train)))
-        count = max(1, len(train) // _HELD_OUT)
-        held_out, rest = order[:count], order[count:]
+        bound = len(train) // _HELD_OUT
+        held_out, rest = order[:bound], order[bound:]
         examples = self.task.train.part(held_out.tolist())
         scores = []
         for rate in self.rates:

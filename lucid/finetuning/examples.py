@@ -71,8 +71,8 @@ class Task:
         if unseen:
             count = sum(self.test.counts[label] for label in unseen)
             found.append(
-                f"{count:,} labels of {self.test.path} do not occur in {self.train.path}, such as {unseen[0]!r}: no "
-                "model can predict them"
+                f"{self.test.path} has labels that {self.train.path} lacks, such as {unseen[0]!r} ({count:,} in all): "
+                "no model can predict them"
             )
         return found
 

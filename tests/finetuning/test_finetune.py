@@ -227,14 +227,17 @@ def test_the_vocabulary_of_the_output_is_the_tokenizers(finetune, task_folder, t
             "words.conll has labels for each word, .*test.tsv for whole texts: take two files",
         ),
         (("--train", "one.tsv"), "all labels of one.tsv are 'x': there is nothing to tell apart"),
+        (("--train", "few.tsv", "--learning-rate", 0.1, "--learning-rate", 0.2), "2 training examples are too few to"),
         (("--train", "pairs.tsv"), "only pairs.tsv has pairs of texts: take two files of one kind"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(arguments, message, finetune, task_folder):
     shutil.copy(task_folder / "train.conll", "words.conll")
-    for name, text in (("one.tsv", "text\tlabel\na\tx\nb\tx\n"), ("pairs.tsv", "text\tpair\tlabel\na\tb\tx\n")):
-        with open(name, "w") as file:
-            file.write(text)
+    rows = {"one": ["text\tlabel", "a\tx", "b\tx"], "few": ["text\tlabel", "a\tx", "b\ty"]}
+    rows["pairs"] = ["text\tpair\tlabel", "a\tb\tx"]
+    for name, lines in rows.items():
+        with open(f"{name}.tsv", "w") as file:
+            file.write("\n".join(lines))
     code, output, errors = finetune(*arguments)
     assert (code, output, errors.count("\n")) == (2, "", 1)
     assert re.search(message, errors), errors
@@ -244,7 +247,7 @@ def test_more_ranks_than_examples_in_a_step_are_refused(on_ranks, task_folder):
     files = "--train", task_folder / "train.tsv", "--test", task_folder / "test.tsv"
     finished = on_ranks(2, "finetune", task_folder / "model", *files, "--batch-size", 1)
     assert finished.returncode == 2
-    assert "there are 2 ranks for 1 examples a step: start fewer ranks" in finished.stdout
+    assert "there are 2 ranks, but a step has 1 example: start fewer" in finished.stdout
 
 
 def test_labels_that_training_lacks_are_reported(finetune, task_folder):
@@ -252,4 +255,4 @@ def test_labels_that_training_lacks_are_reported(finetune, task_folder):
         file.write((task_folder / "test.tsv").read_text() + "one\tgrand\n")
     code, output, _ = finetune("--seeds", 1, "--epochs", 1, "--test", "test.tsv")
     assert code == 0
-    assert "1 labels of test.tsv do not occur in " in output
+    assert re.search(r"test.tsv has labels that \S+ lacks, such as 'grand' \(1 in all\): no model", output)
