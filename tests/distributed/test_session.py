@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from isolation import REPOSITORY
 from nodes import SeveralNodes
 
 from lucid.distributed import all_or_none, choose, gather_rows, gather_texts, session
@@ -168,10 +169,11 @@ def test_on_a_single_rank_an_error_is_the_same_as_without_a_session(leave):
 
 # The product is one whose code, for AVX-512 too, lets the stack pointer point into scratch memory.
 SIGNALS_DURING_PRODUCTS = """
-import signal, threading
+import signal, sys, threading
+from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
-from lucid.distributed import StopRequest, session
+from lucid.cli import train as command
 from lucid.kernels.products import linear_weight_gradient
 
 gradient, x = (np.random.default_rng(1).standard_normal(shape, np.float32) for shape in ((280, 8192), (280, 128)))
@@ -183,8 +185,7 @@ def send():
         for number in (signal.SIGUSR1, signal.SIGHUP):
             signal.pthread_kill(threading.main_thread().ident, number)
 
-with StopRequest() as stop, session("mpi"):
-    stop.listen_again()
+def run(settings, group, stop):
     linear_weight_gradient(gradient, x, target)
     expected = target.out.copy()
     threading.Thread(target=send).start()
@@ -197,10 +198,15 @@ with StopRequest() as stop, session("mpi"):
     finally:
         over.set()
     assert stop.requested
+    return 75
+
+command.run = run
+assert command.train(Path(sys.argv[1])) == 75
 """
 
 
 @pytest.mark.skipif(not onednn.is_installed(), reason="oneDNN is not installed")
 def test_signals_that_ask_for_a_stop_spoil_no_product_though_mpi_had_taken_them(run_ranks):
-    finished = run_ranks(1, "-c", SIGNALS_DURING_PRODUCTS, OMP_NUM_THREADS="1", PYTHONFAULTHANDLER="")
+    recipe = str(REPOSITORY / "configs" / "small_cpu.yaml")
+    finished = run_ranks(2, "-c", SIGNALS_DURING_PRODUCTS, recipe, OMP_NUM_THREADS="1", PYTHONFAULTHANDLER="")
     assert finished.returncode == 0, finished.stdout
