@@ -32,20 +32,21 @@ def main(corpus_folder: Path, folder: Path, steps: int) -> None:
 
     # Which samples of each global batch are this rank's.
     samples = np.arange(communicator.rank, GLOBAL_BATCH, communicator.size)
+    losses: list[float] = []  # this rank's parts of the losses since the last print
     for step in range(first_step, steps):
         batch = sampler.batch(step * GLOBAL_BATCH, samples)
         masked = communicator.all_reduce_scalar(batch.masked_tokens)
         *others, last = (batch.slice(start, start + MICRO_BATCH) for start in range(0, len(samples), MICRO_BATCH))
         ddp.zero_grad()
-        loss = 0.0
         with ddp.accumulate():
-            for part in others:
-                loss += backward(model, part, step, masked)
-        loss += backward(model, last, step, masked)  # meanwhile the gradients are summed over ranks
+            parts = [backward(model, part, step, masked) for part in others]
+        parts.append(backward(model, last, step, masked))  # meanwhile the gradients are summed over ranks
+        losses.append(sum(parts))
         optimizer.lr = schedule.learning_rate(step)
         optimizer.step(gradient_scale=optim.clip_scale(optimizer.gradient_norm(), 1.0))
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            loss = communicator.all_reduce_scalar(loss)
+            loss = communicator.all_reduce_scalar(sum(losses)) / len(losses)
+            losses.clear()
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             if communicator.rank == 0:
                 print(f"step {step + 1:4}  loss {loss:.4f}  learning rate {optimizer.lr:.1e}")
