@@ -178,6 +178,15 @@ def test_a_pipe_in_place_of_a_file_is_named_and_never_waited_for(report, copied,
     assert f"{name} cannot be read: it is a pipe" in Page(report(copied)).text
 
 
+@pytest.mark.parametrize("number", [-1e99, -1, 0, 0.5, 1e99, None, True])
+def test_a_log_of_numbers_that_no_run_writes_has_a_page(report, copied, number):
+    entries = [dict.fromkeys(entry, number) | {"step": entry["step"]} for entry in entries_of(copied)]
+    waits = {"slowest_rank": number, "slowest_rank_share": number, "communication_wait": number, "probe/a": number}
+    lines = [{**entry, **waits} for entry in entries]
+    (copied / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert Page(report(copied)).value("steps") == ["6 of 6 steps"]
+
+
 def test_waits_are_shown_by_step_and_the_slowest_rank_by_its_host(report, copied):
     start, end = (copied / "attempts.jsonl").read_text().splitlines()
     noted = json.dumps({**json.loads(start), "hosts": ["node1", "node<2>"]})

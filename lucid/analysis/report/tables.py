@@ -116,8 +116,11 @@ def _corpus(corpus: CorpusRecord, with_share: bool) -> dict[str, str]:
 
 
 def moment(seconds: float) -> str:
-    """Return a time, seconds since 1970, for people."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    """Return a time, seconds since 1970, for people; of a damaged log it may be no time."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return NONE
 
 
 def steps_of(run: RunFacts) -> str:

@@ -51,7 +51,8 @@ def _mean(lines: Sequence[Entry], key: str) -> float | None:
 
 def slowest_table(run: RunFacts) -> Table:
     """Return which ranks the others waited for: in how many lines of the log, and how much time they lost by it."""
-    lines = [line for line in run.logged.training if line.get("slowest_rank") is not None]
+    ranks = [line.get("slowest_rank") for line in run.logged.training]
+    lines = [line for line, rank in zip(run.logged.training, ranks, strict=True) if rank is not None and rank >= 0]
     lost: dict[int, list[float]] = {}
     for line in lines:
         part = (line.get("communication_wait") or 0.0) * (line.get("slowest_rank_share") or 0.0)
