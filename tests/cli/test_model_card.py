@@ -1,5 +1,6 @@
 """The model card that an export gets."""
 
+import json
 import os
 import re
 import shutil
@@ -104,6 +105,21 @@ def test_the_card_of_another_model_is_copied(lucid, exported, tmp_path):
     card = (tmp_path / "third/README.md").read_text()
     assert "## Training" not in card
     assert "## How to use it" in card
+
+
+def test_the_card_of_a_model_of_sentence_transformers_embeds(lucid, exported, tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    model = shutil.copytree(exported, tmp_path / "model")
+    (model / "README.md").unlink()
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (model / "modules.json").write_text(json.dumps(modules))
+    (model / "1_Pooling").mkdir()
+    (model / "1_Pooling/config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    lucid("export", model, tmp_path / "again")
+    card = hub.ModelCard.load(tmp_path / "again/README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert "SentenceTransformer" in card.text
 
 
 def test_the_card_of_a_mean_names_its_checkpoints(lucid, longer_run, tmp_path):
