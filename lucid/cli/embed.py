@@ -26,8 +26,8 @@ from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS
 from lucid.training.text_vectors import Text, TextBatch, TextTokenizer, batches_of, text_vectors
 
-# Batches of each rank between two exchanges.
-_BATCHES_AT_ONCE = 8
+# Of each rank between two exchanges, and of all, which bounds the memory that long texts take.
+_BATCHES_AT_ONCE, _MOST_CHARACTERS = 8, 1 << 24
 # A vector that is shorter is divided by this, as sentence-transformers does.
 _SHORTEST = 1e-12
 
@@ -155,8 +155,18 @@ def _embed(opened: _Opened, communicator: Communicator, texts: Iterator[str], wr
 
 def _block(communicator: Communicator, batches: Iterator[list[Text]]) -> list[list[str]]:
     """Return on all ranks the next batches that the first rank reads: some for each rank, none at the end."""
-    most = _BATCHES_AT_ONCE * communicator.size
-    found: list[list[str]] = json.loads(run_on_first_rank(communicator, lambda: json.dumps([*islice(batches, most)])))
+
+    def read() -> str:
+        block: list[list[Text]] = []
+        characters = 0
+        for batch in islice(batches, _BATCHES_AT_ONCE * communicator.size):
+            block.append(batch)
+            characters += sum(map(len, batch))
+            if characters > _MOST_CHARACTERS:
+                break
+        return json.dumps(block)
+
+    found: list[list[str]] = json.loads(run_on_first_rank(communicator, read))
     return found
 
 

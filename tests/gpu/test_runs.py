@@ -265,6 +265,18 @@ def test_evaluate_and_predict_compute_on_the_gpu(on_gpu):
 
 
 @pytest.mark.long
+def test_vectors_of_texts_are_those_of_the_cpu(on_gpu, tmp_path):
+    (tmp_path / "texts.txt").write_text("ba co.\n\ndu fe gi ka lo\n")
+    vectors = []
+    for device in ("cpu", "cuda"):
+        output = tmp_path / f"{device}.npy"
+        arguments = str(tmp_path / "texts.txt"), "-o", str(output), "--device", device
+        on_gpu.command("embed", str(on_gpu.train().folder), *arguments)
+        vectors.append(np.load(output))
+    np.testing.assert_allclose(*vectors, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.long
 def test_a_measured_plan_predicts_steps_on_gpus(on_gpu):
     arguments = str(on_gpu.run_file), "--measure", "--json", "--nodes", "2", "--link", "10Gbit", "train.global_batch=8"
     printed = on_gpu.command("plan", *arguments, *on_gpu.settings, "train.device=cuda")
