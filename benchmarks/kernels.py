@@ -211,7 +211,7 @@ class Cases:
         rates = np.full(len(BOUNDS) - 1, 1e-4)
         return [
             self.case("squared_sums", buffers[0], BOUNDS, outputs=0, peer=lambda: tensors[0].norm() ** 2),
-            self.case("adamw", updated, FACTORS, SETTINGS, outputs=3, peer=torch_adamw(buffers)),
+            self.case("adamw", updated, BOUNDS, FACTORS, SETTINGS, outputs=3, peer=torch_adamw(buffers)),
             self.case("lamb_moments", updated, BOUNDS, FACTORS, SETTINGS, outputs=2),
             # It writes the values, and does not read the gradients.
             self.case("lamb_update", updated, BOUNDS, rates, FACTORS, SETTINGS, outputs=0),

@@ -82,12 +82,12 @@ class Tensor:
 
     @property
     def compute_copy(self) -> Array:
-        """The array that operations compute with: `linear_copy` if it has two or more dimensions, or else `data`."""
-        return self.data if self.ndim < 2 else self.linear_copy
+        """The array that operations other than linear maps compute with: `data`, or on a GPU a parameter's copy."""
+        return self.data
 
     @property
     def linear_copy(self) -> Array:
-        """The array that linear maps compute with: `data`, or a parameter's bfloat16 copy, biases included."""
+        """The array that linear maps compute with: `data`, or a parameter's copy in bfloat16."""
         return self.data
 
     @property

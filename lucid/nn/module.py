@@ -58,6 +58,14 @@ class Parameter(Tensor):
         return self.data if self._padded_copy is None else self._own(self._padded_copy)
 
     @property
+    def compute_copy(self) -> backend.Array:
+        """The array that other operations compute with: the copy of a matrix on a GPU, or else `data`.
+
+        On the CPU only products compute in bfloat16.
+        """
+        return self.data if self.ndim < 2 or self.device == backend.CPU else self.linear_copy
+
+    @property
     def padded(self) -> Tensor:
         """This parameter with the rows of zeros behind it, or itself if it has none.
 
@@ -70,7 +78,10 @@ class Parameter(Tensor):
         return _Padded(self, self._padded_data, copy)
 
     def use_bfloat16_copy(self, copy: backend.Array) -> None:
-        """Make operations compute with `copy`, of this shape but for padding. The caller keeps it up to date."""
+        """Make linear maps, and on a GPU other operations, compute with `copy`, of this shape but for padding.
+
+        The caller keeps it up to date.
+        """
         self._padded_copy = copy
 
     def use_buffers(self, data: backend.Array, gradient: backend.Array) -> None:
@@ -126,6 +137,10 @@ class _Padded(Tensor):
     @property
     def linear_copy(self) -> backend.Array:
         return self._linear_copy
+
+    @property
+    def compute_copy(self) -> backend.Array:
+        return self.data if self.ndim < 2 or self.device == backend.CPU else self._linear_copy
 
     @property
     def origin(self) -> Tensor:

@@ -60,19 +60,6 @@ class UpdateSlice:
     state: slice
     decay: bool
 
-    def pieces(self, blocks: int) -> Iterator["UpdateSlice"]:
-        """Yield parts of this slice, of at most so many of its blocks each."""
-        for first in range(0, len(self.bounds) - 1, blocks):
-            bounds = self.bounds[first : first + blocks + 1]
-            start, stop = bounds[[0, -1]].tolist()
-            yield UpdateSlice(
-                slice(self.elements.start + start, self.elements.start + stop),
-                slice(self.blocks.start + first, self.blocks.start + first + len(bounds) - 1),
-                bounds - start,
-                slice(self.state.start + start, self.state.start + stop),
-                self.decay,
-            )
-
 
 @dataclass
 class FlatParameters:
@@ -83,10 +70,10 @@ class FlatParameters:
     the rows that pad a parameter (`Parameter.padded`). `bounds` (int64 [blocks + 1]) are the bounds of the blocks, and
     `first_blocks[i]` is the number of the first block of segment i.
 
-    `bfloat16_copy` [N], or None, is a copy of the values in bfloat16. Operations compute with the copy of parameters
-    that have two or more dimensions, and linear maps with the copy of biases too. An optimizer's step and
-    `load_state_dict` keep it up to date; code that writes `values` in another way, such as a broadcast, must call
-    `round` afterwards.
+    `bfloat16_copy` [N], or None, is a copy of the values in bfloat16. On a GPU, operations compute with the copy of
+    parameters that have two or more dimensions, and linear maps with the copy of biases too. On the CPU, linear maps
+    compute with the copy of their weights, and all else with the values. An optimizer's step and `load_state_dict` keep
+    it up to date; code that writes `values` in another way, such as a broadcast, must call `round` afterwards.
     """
 
     values: Array
@@ -197,14 +184,15 @@ def flatten(
     allocate: Allocate | None = None,
     allocate_values: Allocate | None = None,
     bfloat16_copy: bool = False,
+    allocate_copy: Allocate | None = None,
 ) -> FlatParameters:
     """Move the parameters of `module`, or these parameters, all of one dtype and device, into flat buffers.
 
     `allocate(count, dtype)` returns a zeroed 1-D array in the memory of a communicator, for example. `allocate_values`
-    does the same for the values, if their memory is another. Parameters with two or more dimensions get weight decay,
+    does the same for the values, if their memory is another. `bfloat16_copy` gives the parameters a copy in bfloat16
+    (see `FlatParameters`), in ordinary memory or that of `allocate_copy`. Parameters with two or more dimensions get weight decay,
     biases and LayerNorm weights do not (Devlin et al., 2018), nor do parameters that do not require a gradient, which
-    optimizers therefore leave as they are. `bfloat16_copy` gives all parameters a copy in bfloat16: see
-    `FlatParameters`. Raises `RuntimeError` if a parameter is in flat buffers already.
+    optimizers therefore leave as they are. Raises `RuntimeError` if a parameter is in flat buffers already.
     """
     named = named_parameters_of(module)
     for name, parameter in named.items():
@@ -226,10 +214,11 @@ def flatten(
         parameter.use_buffers(values, gradients)
         parameter.flat = flat
     if bfloat16_copy:
-        flat.bfloat16_copy = xp.zeros(count, ml_dtypes.bfloat16)
+        flat.bfloat16_copy = (allocate_copy or xp.zeros)(count, np.dtype(ml_dtypes.bfloat16))
         flat.round()
         for parameter, copy in zip(flat.parameters, flat.padded_views(flat.bfloat16_copy), strict=True):
-            parameter.use_bfloat16_copy(copy)
+            if parameter.ndim >= 2 or parameter.device != backend.CPU:
+                parameter.use_bfloat16_copy(copy)
     # The earlier arrays of the parameters, now free, are as large as the model.
     backend.return_freed_memory()
     return flat

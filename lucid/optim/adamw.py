@@ -11,5 +11,5 @@ class AdamW(MomentOptimizer):
     def update(self, factors: Array) -> None:
         kernel = kernels.of(self.flat.values)
         for part in self.partition.slices:
-            for piece in self.pieces_of(part):
-                kernel.adamw(self._buffers_of(piece), factors, self._settings_of(piece))
+            buffers, settings, squares = self._buffers_of(part), self._settings_of(part), self._squares_of(part)
+            kernel.adamw(buffers, part.bounds, factors, settings, squares)

@@ -24,6 +24,5 @@ class LAMB(MomentOptimizer):
         adapting = sum(segment.decay for segment in flat.segments)
         rates = kernel.lamb_rates(squares, flat.first_blocks, adapting, factors)
         for part in self.partition.slices:
-            for piece in self.pieces_of(part):
-                buffers, settings = self._buffers_of(piece), self._settings_of(piece)
-                kernel.lamb_update(buffers, piece.bounds, rates[piece.blocks], factors, settings)
+            buffers, settings, of_update = self._buffers_of(part), self._settings_of(part), self._squares_of(part)
+            kernel.lamb_update(buffers, part.bounds, rates[part.blocks], factors, settings, of_update)

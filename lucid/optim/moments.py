@@ -4,7 +4,7 @@ On a GPU the host never waits in a step: the numbers that change from step to st
 kernels themselves skip an update whose gradients are not finite.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from lucid.kernels.arguments import AdamSettings, UpdateBuffers
 from lucid.nn.parameters import Parameters, UpdateSlice
 from lucid.optim.clipping import global_norm
 from lucid.optim.partition import OneProcess, Partition, partition_of
-
-# So many blocks are updated at once when the update is measured, which keeps a copy of them: 16 MB in float32.
-_MEASURED_BLOCKS = 256
 
 
 class MomentOptimizer:
@@ -107,7 +104,7 @@ class MomentOptimizer:
         if squares is not None:
             self.partition.complete(squares)
         self.partition.publish()
-        if not self.partition.is_whole:
+        if not self.partition.publishes_copy:
             flat.round()
         return squares
 
@@ -115,23 +112,14 @@ class MomentOptimizer:
         """Update this process's slices of the parameters; `Kernels.update_factors` returned `factors`."""
         raise NotImplementedError
 
-    def pieces_of(self, part: UpdateSlice) -> Iterator[UpdateSlice]:
-        """Yield the pieces of a slice that the caller updates one by one: all of it at once, unless it is measured."""
-        if self._squares is None:
-            yield part
-            return
-        for piece in part.pieces(_MEASURED_BLOCKS):
-            values = self.flat.values[piece.elements]
-            change, kernel = values.copy(), kernels.of(values)
-            yield piece
-            change -= values
-            self._squares[piece.blocks, 0] = kernel.squared_sums(change, piece.bounds)
-            self._squares[piece.blocks, 1] = kernel.squared_sums(values, piece.bounds)
+    def _squares_of(self, part: UpdateSlice) -> Array | None:
+        """Return where the update of a slice writes its sums of squares, if it is measured."""
+        return None if self._squares is None else self._squares[part.blocks]
 
     def _buffers_of(self, part: UpdateSlice) -> UpdateBuffers:
         """Return the arrays of a slice, without the bfloat16 copy if `step` rounds the whole buffer after gathering."""
         flat, elements, state = self.flat, part.elements, part.state
-        copy = flat.bfloat16_copy if self.partition.is_whole else None
+        copy = flat.bfloat16_copy if self.partition.publishes_copy else None
         return UpdateBuffers(
             flat.values[elements],
             flat.gradients[elements],

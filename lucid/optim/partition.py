@@ -15,12 +15,14 @@ from lucid.nn.parameters import FlatParameters, Parameters, UpdateSlice, flatten
 class Partition(Protocol):
     """The slices of `flat` that this process updates, and how processes exchange results.
 
-    All ranks call the methods together. `is_whole` says whether `slices` cover everything.
+    All ranks call the methods together. `is_whole` says whether `slices` cover everything, `publishes_copy` whether
+    `publish` is enough for the bfloat16 copy of the values too: the update must then write its own part.
     """
 
     flat: FlatParameters
     slices: tuple[UpdateSlice, ...]
     is_whole: bool
+    publishes_copy: bool
 
     def complete(self, sums: Array) -> None:
         """Fill in the rows of `sums` [blocks, ...] (float64) that other ranks compute. They are zero before."""
@@ -44,7 +46,7 @@ class Partition(Protocol):
 class OneProcess:
     """A single process, which updates all of `flat`."""
 
-    is_whole = True
+    is_whole, publishes_copy = True, True
 
     def __init__(self, flat: FlatParameters) -> None:
         self.flat = flat

@@ -160,7 +160,7 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
         config.distributed.bucket_megabytes,
         config.exact_micro_batches(communicator.size),
         sharded=config.optimizer.sharded,
-        bfloat16_copy=device != CPU and config.train.precision == "bfloat16",
+        bfloat16_copy=config.train.precision == "bfloat16",
     )
     if times_products(ddp):
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)

@@ -455,10 +455,10 @@ def in_doubles(buffers):
 @pytest.mark.parametrize("count", [1, 1023, 20_000])
 def test_adamw_agrees(machine, count):
     buffers = buffers_of(count)
-    expected, got, factors = in_doubles(buffers), machine.put(buffers), machine.put(FACTORS)
+    expected, got, factors, bounds = in_doubles(buffers), machine.put(buffers), machine.put(FACTORS), np.array([0, count])
     for _ in range(2):
-        machine.kernels.adamw(got, factors, SETTINGS)
-        reference.adamw(expected, FACTORS, SETTINGS)
+        machine.kernels.adamw(got, bounds, factors, SETTINGS)
+        reference.adamw(expected, bounds, FACTORS, SETTINGS)
     for one, other in zip(got[:4], expected[:4], strict=True):
         machine.compare("adamw", "float32", machine.get(one), other, 64)
 
@@ -478,6 +478,23 @@ def test_lamb_agrees(machine, bounds):
         machine.compare("lamb", "float32", machine.get(one), other, 64)
 
 
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_a_measured_update_has_the_same_bits_and_the_sums_of_each_block(machine, bounds):
+    bounds, before = np.array(bounds), buffers_of(bounds[-1])
+    factors, rates = machine.put(FACTORS), machine.put(1e-2 * np.arange(1.0, len(bounds)))
+    for name, arguments in (("adamw", (bounds, factors)), ("lamb_update", (bounds, rates, factors))):
+        plain, measured = machine.put(before), machine.put(before)
+        squares = machine.put(np.full((len(bounds) - 1, 2), np.nan))
+        update = getattr(machine.kernels, name)
+        update(plain, *arguments, SETTINGS)
+        update(measured, *arguments, SETTINGS, squares)
+        after, again = ([machine.get(array) for array in buffers[:4]] for buffers in (plain, measured))
+        np.testing.assert_array_equal(again, after)
+        of_elements = np.stack([(before.values - after[0]).astype(float), after[0].astype(float)], axis=1) ** 2
+        expected = [of_elements[start:stop].sum(axis=0) for start, stop in pairwise(bounds)]
+        np.testing.assert_allclose(machine.get(squares), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("count", [1023, 4096])
 def test_optimizers_round_the_new_values_as_they_write_them(machine, count):
     copy = np.full(count, np.nan, ml_dtypes.bfloat16)
@@ -487,10 +504,10 @@ def test_optimizers_round_the_new_values_as_they_write_them(machine, count):
         expected = machine.get(buffers.values).astype(ml_dtypes.bfloat16)
         np.testing.assert_array_equal(machine.get(buffers.bfloat16_copy), expected)
 
-    machine.kernels.adamw(buffers, machine.put(FACTORS), SETTINGS)
+    bounds = np.array([0, count])
+    machine.kernels.adamw(buffers, bounds, machine.put(FACTORS), SETTINGS)
     assert_rounded()
-    blocks = np.array([0, count]), machine.put(np.array([0.1]))
-    machine.kernels.lamb_update(buffers, *blocks, machine.put(FACTORS), SETTINGS)
+    machine.kernels.lamb_update(buffers, bounds, machine.put(np.array([0.1])), machine.put(FACTORS), SETTINGS)
     assert_rounded()
 
 
@@ -499,7 +516,7 @@ def test_without_a_finite_scale_an_update_changes_nothing(machine, scale):
     bounds, before = np.array([0, 2000, 5000]), buffers_of(5000)
     after, updates = machine.put(before), machine.put(np.array([6]))
     factors = machine.kernels.update_factors(1e-2, machine.put(np.array(scale)), updates, SETTINGS.betas)
-    machine.kernels.adamw(after, factors, SETTINGS)
+    machine.kernels.adamw(after, bounds, factors, SETTINGS)
     assert not machine.get(machine.kernels.lamb_moments(after, bounds, factors, SETTINGS)).any()
     machine.kernels.lamb_update(after, bounds, machine.put(np.ones(2)), factors, SETTINGS)
     np.testing.assert_array_equal([machine.get(array) for array in after[:4]], before[:4])

@@ -1,5 +1,6 @@
 """Invariant 4: the compiled kernels agree with the reference, which is given the same numbers in double precision."""
 
+import itertools
 import threading
 from dataclasses import replace
 
@@ -329,11 +330,11 @@ def buffers_of(count, bfloat16_copy=None):
 
 @pytest.mark.parametrize("count", [1, 1023, 70_001])
 def test_adamw_agrees(cpu, count):
-    got = buffers_of(count)
+    got, bounds = buffers_of(count), np.array([0, count])
     expected = UpdateBuffers(*map(doubled, got))
     for _ in range(2):
-        cpu.adamw(got, FACTORS, SETTINGS)
-        reference.adamw(expected, FACTORS, SETTINGS)
+        cpu.adamw(got, bounds, FACTORS, SETTINGS)
+        reference.adamw(expected, bounds, FACTORS, SETTINGS)
     for one, other in zip(got[:4], expected[:4], strict=True):
         np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
 
@@ -359,6 +360,31 @@ def test_lamb_agrees(cpu, bounds):
         np.testing.assert_allclose(one, other, rtol=64 * ULP, atol=64 * ULP)
 
 
+def updates_of(kernels, bounds):
+    """The updates of AdamW and LAMB, as functions of their buffers and of where they write sums of squares."""
+    rates = 1e-2 * np.arange(1.0, len(bounds))
+    return (
+        lambda buffers, squares=None: kernels.adamw(buffers, bounds, FACTORS, SETTINGS, squares),
+        lambda buffers, squares=None: kernels.lamb_update(buffers, bounds, rates, FACTORS, SETTINGS, squares),
+    )
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_a_measured_update_has_the_same_bits_and_the_sums_of_each_block(cpu, bounds):
+    bounds = np.array(bounds)
+    for kernels in (cpu, reference):
+        for update in updates_of(kernels, bounds):
+            before = buffers_of(bounds[-1])
+            plain, measured = (UpdateBuffers(*(array.copy() for array in before[:4])) for _ in range(2))
+            squares = np.full((len(bounds) - 1, 2), np.nan)
+            update(plain)
+            update(measured, squares)
+            np.testing.assert_array_equal(measured[:4], plain[:4])
+            of_elements = np.stack([(before.values - plain.values).astype(float), plain.values.astype(float)], axis=1) ** 2
+            expected = [of_elements[start:stop].sum(axis=0) for start, stop in itertools.pairwise(bounds)]
+            np.testing.assert_allclose(squares, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("scale", [np.nan, np.inf])
 def test_without_a_finite_scale_an_update_changes_nothing(cpu, scale):
     bounds, factors = np.array([0, 2000, 5000]), FACTORS.copy()
@@ -366,7 +392,7 @@ def test_without_a_finite_scale_an_update_changes_nothing(cpu, scale):
     for kernels in (cpu, reference):
         before = buffers_of(5000)[:4]
         after = UpdateBuffers(*(array.copy() for array in before))
-        kernels.adamw(after, factors, SETTINGS)
+        kernels.adamw(after, bounds, factors, SETTINGS)
         assert not kernels.lamb_moments(after, bounds, factors, SETTINGS).any()
         kernels.lamb_update(after, bounds, np.ones(2), factors, SETTINGS)
         np.testing.assert_array_equal(after[:4], before)
@@ -375,10 +401,9 @@ def test_without_a_finite_scale_an_update_changes_nothing(cpu, scale):
 def test_optimizers_round_the_new_values_too(cpu):
     for kernels in (cpu, reference):
         buffers = buffers_of(70_001, np.full(70_001, np.nan, ml_dtypes.bfloat16))
-        kernels.adamw(buffers, FACTORS, SETTINGS)
-        np.testing.assert_array_equal(buffers.bfloat16_copy, buffers.values.astype(ml_dtypes.bfloat16))
-        kernels.lamb_update(buffers, np.array([0, 70_001]), np.array([0.1]), FACTORS, SETTINGS)
-        np.testing.assert_array_equal(buffers.bfloat16_copy, buffers.values.astype(ml_dtypes.bfloat16))
+        for update in updates_of(kernels, np.array([0, 30_000, 70_001])):
+            update(buffers)
+            np.testing.assert_array_equal(buffers.bfloat16_copy, buffers.values.astype(ml_dtypes.bfloat16))
 
 
 class TestDivision:
@@ -397,7 +422,7 @@ class TestDivision:
             y, total, mean, reciprocal = cpu.dropout_add_layer_norm(x, bias, residual, weight, bias, 1e-12, dropout)
             _, log_sum = cpu.cross_entropy(logits, labels, -100)
             optimized = [values.copy() for _ in range(2)]
-            cpu.adamw(UpdateBuffers(optimized[0], values, optimized[1], values**2), FACTORS, SETTINGS)
+            cpu.adamw(UpdateBuffers(optimized[0], values, optimized[1], values**2), bounds, FACTORS, SETTINGS)
             by_lamb = UpdateBuffers(values.copy(), values, values.copy(), values**2)
             squares = lamb_steps(cpu, by_lamb, bounds)
             joined, sequences = x.reshape(600, 331)[:, :312], sequences_of([200, 130, 270])

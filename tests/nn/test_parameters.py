@@ -159,12 +159,12 @@ class TestRounded:
     def assert_copies_are_of(self, flat):
         np.testing.assert_array_equal(flat.bfloat16_copy, flat.values.astype(ml_dtypes.bfloat16))
 
-    def test_operations_take_the_copy_of_matrices_and_linear_maps_that_of_vectors_too(self, flat):
+    def test_linear_maps_take_the_copy_of_matrices_and_all_else_the_values(self, flat):
         self.assert_copies_are_of(flat)
         for segment, parameter in zip(flat.segments, flat.parameters, strict=True):
             assert parameter.dtype == np.float32
             expected = flat.bfloat16_copy if parameter.ndim >= 2 else flat.values
-            for given, buffer in ((parameter.compute_copy, expected), (parameter.linear_copy, flat.bfloat16_copy)):
+            for given, buffer in ((parameter.compute_copy, flat.values), (parameter.linear_copy, expected)):
                 assert np.shares_memory(given, buffer)
                 np.testing.assert_array_equal(given, flat.views(buffer)[segment.name])
 

@@ -31,6 +31,9 @@ def reduce(arrays: Sequence[Array], into: Array) -> None:
     """Write the sum of `arrays` to `into`, which may be one of them."""
     scratch: list[Array] = []
     for into_block, *block in blocks([into, *arrays]):
+        if len(block) == 2:
+            np.add(*block, out=into_block)
+            continue
         # No later block is longer than the first.
         scratch = scratch or [np.empty_like(into_block) for _ in range(0, len(block), 2)]
         sums = [array[: into_block.size] for array in scratch]

@@ -13,7 +13,7 @@ from lucid.backend import Array, device_of
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.distributed.parallel.buckets import BucketedReduction, RunCollective, cut
 from lucid.distributed.parallel.exact import ExactReduction
-from lucid.distributed.parallel.sharding import Replicated, Sharded
+from lucid.distributed.parallel.sharding import Replicated, Sharded, shares_bfloat16_copy
 from lucid.nn.module import Module, ModuleParameters
 from lucid.nn.parameters import flatten
 
@@ -77,7 +77,9 @@ class DistributedDataParallel(Generic[ModuleT]):
         for parameter in module.parameters():
             communicator.broadcast(parameter.data)
         allocate_values = communicator.allocate_for_node if sharded else communicator.allocate
-        self.flat = flat = flatten(module, communicator.allocate, allocate_values, bfloat16_copy)
+        shares_copy = sharded and shares_bfloat16_copy(communicator)
+        allocate_copy = communicator.allocate_for_node if shares_copy else None
+        self.flat = flat = flatten(module, communicator.allocate, allocate_values, bfloat16_copy, allocate_copy)
         communicator.barrier()
         bucket_bytes = int(min(bucket_megabytes * 2**20, flat.gradients.nbytes))
         bucket_elements = max(1, bucket_bytes // flat.gradients.itemsize)

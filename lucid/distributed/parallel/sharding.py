@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lucid.backend import Array
+from lucid.backend import CPU, Array
 from lucid.distributed.communicators.communicator import Communicator, Work
 from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.nn.parameters import FlatParameters
@@ -26,7 +26,7 @@ from lucid.nn.parameters import FlatParameters
 class Replicated:
     """Every rank updates everything. `buckets` are the slices of the flat buffers that are summed at once."""
 
-    is_whole = True
+    is_whole, publishes_copy = True, True
 
     def __init__(self, flat: FlatParameters, communicator: Communicator, buckets: Sequence[slice]) -> None:
         self.flat, self.buckets = flat, buckets
@@ -62,6 +62,7 @@ class Sharded:
     def __init__(self, flat: FlatParameters, communicator: Communicator, buckets: Sequence[slice]) -> None:
         self.flat, self.buckets = flat, buckets
         self._communicator, self.status = communicator, communicator.status
+        self.publishes_copy = flat.bfloat16_copy is not None and shares_bfloat16_copy(communicator)
         self._bounds = [_shard_bounds(flat.bounds, bucket, communicator.size) for bucket in buckets]
         own = self._shards(communicator.rank)
         self.slices = tuple(s for shard, state in own for s in flat.update_slices(shard.start, shard.stop, state.start))
@@ -75,8 +76,17 @@ class Sharded:
         self._communicator.all_reduce(sums).wait()
 
     def publish(self) -> None:
-        buckets = zip(self.buckets, self._bounds, strict=True)
-        works = [self._communicator.all_gather(self.flat.values[bucket], bounds) for bucket, bounds in buckets]
+        self._all_gather(self.flat.values, 1)
+        if self.publishes_copy:
+            # Communicators know no bfloat16: each number is two bytes.
+            self._all_gather(self.flat.bfloat16_copy.view(np.uint8), 2)
+
+    def _all_gather(self, buffer: Array, numbers: int) -> None:
+        """Gather the shards of a buffer that has so many numbers for each element."""
+        works = []
+        for bucket, bounds in zip(self.buckets, self._bounds, strict=True):
+            part = buffer[bucket.start * numbers : bucket.stop * numbers]
+            works.append(self._communicator.all_gather(part, [bound * numbers for bound in bounds]))
         wait_for_buckets(works, self.status)
 
     def gather(self, state: Array, whole: Array) -> None:
@@ -114,6 +124,15 @@ class Sharded:
             start, stop = bucket.start + bounds[rank], bucket.start + bounds[rank + 1]
             yield slice(start, stop), slice(state, state + stop - start)
             state += stop - start
+
+
+def shares_bfloat16_copy(communicator: Communicator) -> bool:
+    """Return whether ranks with shards gather the copy of the weights in bfloat16, too.
+
+    The ranks of one node can share it. Between nodes it takes less time if each rank rounds the weights of the others,
+    and so it does on GPUs.
+    """
+    return communicator.node_count == 1 and communicator.device == CPU
 
 
 def wait_for_buckets(works: Iterable[Work], status: StatusWriter) -> None:

@@ -7,7 +7,11 @@ from lucid.kernels.arguments import AdamSettings, UpdateBuffers
 
 
 class OptimizerKernels(Protocol):
-    """`factors` are returned by `update_factors`. If its scale was not finite, the other kernels change nothing."""
+    """`factors` are returned by `update_factors`. If its scale was not finite, the other kernels change nothing.
+
+    `bounds` (int64 [K + 1]) are the bounds of the blocks of the N elements. If `squares` (float64 [K, 2]) are given, an
+    update also writes, for each block, the sums of the squares of the change and of the new values.
+    """
 
     def update_factors(
         self,
@@ -23,7 +27,14 @@ class OptimizerKernels(Protocol):
         `betas`. Rate and scale may be float64 arrays of no dimensions. A scale that is not finite counts no update.
         """
 
-    def adamw(self, buffers: UpdateBuffers, factors: Array, settings: AdamSettings) -> None:
+    def adamw(
+        self,
+        buffers: UpdateBuffers,
+        bounds: Array,
+        factors: Array,
+        settings: AdamSettings,
+        squares: Array | None = None,
+    ) -> None:
         """Update values and moments. Loshchilov & Hutter, "Decoupled weight decay regularization", 2019."""
 
     def lamb_moments(self, buffers: UpdateBuffers, bounds: Array, factors: Array, settings: AdamSettings) -> Array:
@@ -42,6 +53,12 @@ class OptimizerKernels(Protocol):
         """
 
     def lamb_update(
-        self, buffers: UpdateBuffers, bounds: Array, rates: Array, factors: Array, settings: AdamSettings
+        self,
+        buffers: UpdateBuffers,
+        bounds: Array,
+        rates: Array,
+        factors: Array,
+        settings: AdamSettings,
+        squares: Array | None = None,
     ) -> None:
         """Subtract from values the update of `lamb_moments` times the rate of its block: rates [K] of `lamb_rates`."""

@@ -8,7 +8,13 @@ from lucid.kernels.cpu.compiling import load
 from lucid.kernels.cpu.cross_entropy import cross_entropy, cross_entropy_gradient
 from lucid.kernels.cpu.elementwise import activation, activation_gradient, dropout
 from lucid.kernels.cpu.embedding import embedding_gradient
-from lucid.kernels.cpu.gemm import linear, linear_input_gradient, linear_weight_gradient, product_input
+from lucid.kernels.cpu.gemm import (
+    linear,
+    linear_input_gradient,
+    linear_weight_gradient,
+    product_input,
+    round_to_bfloat16,
+)
 from lucid.kernels.cpu.layer_norm import (
     dropout_add_layer_norm,
     dropout_add_layer_norm_gradient,
@@ -17,4 +23,4 @@ from lucid.kernels.cpu.layer_norm import (
 )
 from lucid.kernels.cpu.optimizers import adamw, lamb_moments, lamb_update
 from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sums
-from lucid.kernels.reference import argmax, embedding, lamb_rates, root_of_sum, round_to_bfloat16, update_factors
+from lucid.kernels.reference import argmax, embedding, lamb_rates, root_of_sum, update_factors

@@ -10,26 +10,24 @@ from lucid.backend import Array
 from lucid.kernels import onednn, products, threads
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, read, write
+from lucid.kernels.cpu.mathematics import bfloat16_of
 from lucid.kernels.cpu.sums import linear_bias_gradient
 from lucid.kernels.targets import Target
 
 
-@kernel(read(1, types.uint32), write(1, types.uint16))
+@kernel(read(1), write(1, types.uint16))
 def _round(x: Array, y: Array) -> None:
-    """Round float32 to bfloat16, to the nearest, ties to even; NaN stays NaN."""
     for element in range(x.shape[0]):
-        bits = x[element]
-        rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        is_number = (bits & np.uint32(0x7FFFFFFF)) <= np.uint32(0x7F800000)
-        kept = rounded if is_number else np.uint32(bits | np.uint32(0x00400000))
-        y[element] = np.uint16(kept >> np.uint32(16))
+        y[element] = bfloat16_of(x[element])
 
 
 def product_input(x: Array) -> Array:
-    if x.dtype == onednn.BFLOAT16 or not products.rounds():
-        return x
-    source, y = plain(x).reshape(-1).view(np.uint32), np.empty(x.shape, onednn.BFLOAT16)
-    target = y.reshape(-1).view(np.uint16)
+    return x if x.dtype == onednn.BFLOAT16 or not products.rounds() else round_to_bfloat16(x)
+
+
+def round_to_bfloat16(x: Array, out: Array | None = None) -> Array:
+    y = np.empty(x.shape, onednn.BFLOAT16) if out is None else out
+    source, target = plain(x).reshape(-1), y.reshape(-1).view(np.uint16)
     threads.split(x.size, x.size, lambda part: _round(source[part], target[part]))
     return y
 
@@ -39,7 +37,7 @@ def product_input_here(x: Array) -> Array:
     if not products.rounds():
         return x
     y = np.empty(x.shape, onednn.BFLOAT16)
-    _round(x.reshape(-1).view(np.uint32), y.reshape(-1).view(np.uint16))
+    _round(x.reshape(-1), y.reshape(-1).view(np.uint16))
     return y
 
 

@@ -61,6 +61,16 @@ def number_of(context: Any, bits: Any) -> Any:
 
 
 @part
+def bfloat16_of(x: np.float32) -> np.uint16:
+    """Return the bits of x rounded to bfloat16, to the nearest, ties to even; NaN stays NaN."""
+    bits = np.uint32(bits_of(x))
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    is_number = (bits & np.uint32(0x7FFFFFFF)) <= np.uint32(0x7F800000)
+    kept = rounded if is_number else np.uint32(bits | np.uint32(0x00400000))
+    return np.uint16(kept >> np.uint32(16))
+
+
+@part
 def order_of(x: np.float32) -> np.int32:
     """Return an int32 that orders like x: LLVM vectorises the maximum of integers."""
     bits = bits_of(x)

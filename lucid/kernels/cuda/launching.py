@@ -83,10 +83,10 @@ def _module(form: Variant, device: int, architecture: str) -> Any:
     return module
 
 
-def host_bounds(bounds: Array, *arrays: Array) -> tuple[Array, int]:
-    """Return the bounds of blocks on the device of `arrays`, and the number of elements per access."""
+def host_bounds(bounds: Array, first: Array, *others: Array | None) -> tuple[Array, int]:
+    """Return the bounds of blocks on the device of the arrays, and the number of elements per access."""
     step = math.gcd(*bounds.tolist())
-    return table_for(arrays[0], bounds), vector_width(step, *arrays)
+    return table_for(first, bounds), vector_width(step, first, *others)
 
 
 def table_for(like: Array, table: Array) -> Array:

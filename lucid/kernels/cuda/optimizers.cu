@@ -66,6 +66,52 @@ __device__ inline void store_values(
     if (bfloat16_copy != nullptr) store(bfloat16_copy + element, x);
 }
 
+// What AdamW multiplies values and direction by.
+struct Step {
+    float left, rate;
+
+    __device__ Step(const Factors &factors, double weight_decay)
+        : left(static_cast<float>(1 - factors.learning_rate * weight_decay)),
+          rate(static_cast<float>(factors.learning_rate)) {}
+};
+
+// Sums of squares over the elements of a block: of the change, and of the new values.
+struct Squares {
+    double of_change = 0, of_values = 0;
+
+    __device__ void add(float before, float after) {
+        const double change = before - after, value = after;
+        of_change += change * change;
+        of_values += value * value;
+    }
+
+    // All threads of the block call this; the first writes.
+    __device__ void write(double *squares) {
+        of_change = over_row(of_change, Sum());
+        of_values = over_row(of_values, Sum());
+        if (threadIdx.x != 0) return;
+        squares[2 * blockIdx.x] = of_change;
+        squares[2 * blockIdx.x + 1] = of_values;
+    }
+};
+
+__device__ inline void advance_by_adamw(
+    float *__restrict__ values, const float *__restrict__ gradients, float *__restrict__ first_moments,
+    float *__restrict__ second_moments, bfloat16 *__restrict__ bfloat16_copy, long long element,
+    const Factors &factors, const Step &step, Squares *squares, RATES) {
+    Elements own(values + element, first_moments + element, second_moments + element);
+    own.advance(gradients + element, factors, first_beta, first_rest, second_beta, second_rest, epsilon);
+    store(first_moments + element, own.first_moments);
+    store(second_moments + element, own.second_moments);
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+        const float before = own.values[i];
+        own.values[i] = before * step.left - own.direction(i, factors, epsilon) * step.rate;
+        if (squares != nullptr) squares->add(before, own.values[i]);
+    }
+    store_values(values, bfloat16_copy, element, own.values);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS) adamw(
     float *__restrict__ values, const float *__restrict__ gradients, float *__restrict__ first_moments,
     float *__restrict__ second_moments, bfloat16 *__restrict__ bfloat16_copy, const double *__restrict__ given_factors,
@@ -73,15 +119,26 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw(
     const long long element = (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x) * VECTOR;
     const Factors factors(given_factors);
     if (element >= count || !factors.are_finite) return;
-    const auto left = static_cast<float>(1 - factors.learning_rate * weight_decay);
-    const auto rate = static_cast<float>(factors.learning_rate);
-    Elements own(values + element, first_moments + element, second_moments + element);
-    own.advance(gradients + element, factors, first_beta, first_rest, second_beta, second_rest, epsilon);
-    store(first_moments + element, own.first_moments);
-    store(second_moments + element, own.second_moments);
-#pragma unroll
-    for (int i = 0; i < VECTOR; ++i) own.values[i] = own.values[i] * left - own.direction(i, factors, epsilon) * rate;
-    store_values(values, bfloat16_copy, element, own.values);
+    advance_by_adamw(
+        values, gradients, first_moments, second_moments, bfloat16_copy, element, factors,
+        Step(factors, weight_decay), nullptr, first_beta, first_rest, second_beta, second_rest, epsilon);
+}
+
+// The same, and the sums of squares of each block [bounds[k], bounds[k + 1]), in `squares` [K, 2].
+extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) measured_adamw(
+    float *__restrict__ values, const float *__restrict__ gradients, float *__restrict__ first_moments,
+    float *__restrict__ second_moments, bfloat16 *__restrict__ bfloat16_copy, const long long *__restrict__ bounds,
+    double *__restrict__ squares, const double *__restrict__ given_factors, double weight_decay, RATES) {
+    const Factors factors(given_factors);
+    if (!factors.are_finite) return;
+    const Step step(factors, weight_decay);
+    Squares own;
+    for (long long element = bounds[blockIdx.x] + threadIdx.x * VECTOR; element < bounds[blockIdx.x + 1];
+         element += THREADS_OF_BLOCK * VECTOR)
+        advance_by_adamw(
+            values, gradients, first_moments, second_moments, bfloat16_copy, element, factors, step, &own, first_beta,
+            first_rest, second_beta, second_rest, epsilon);
+    own.write(squares);
 }
 
 // Writes to `squares` [K, 2] the sums of the squares of values and update in each block [bounds[k], bounds[k + 1]).
@@ -130,22 +187,26 @@ extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_rates(
     for (long long block = first + threadIdx.x; block < stop; block += THREADS_OF_BLOCK) rates[block] = rate;
 }
 
-// Subtracts the update times the rate of its block.
+// Subtracts the update times the rate of its block. Writes the sums of squares to `squares` [K, 2], if it is not null.
 extern "C" __global__ void __launch_bounds__(THREADS_OF_BLOCK) lamb_update(
     float *__restrict__ values, const float *__restrict__ first_moments, const float *__restrict__ second_moments,
     bfloat16 *__restrict__ bfloat16_copy, const long long *__restrict__ bounds, const double *__restrict__ rates,
-    const double *__restrict__ given_factors, float weight_decay, float epsilon) {
+    double *__restrict__ squares, const double *__restrict__ given_factors, float weight_decay, float epsilon) {
     const Factors factors(given_factors);
+    if (!factors.are_finite) return;
     const auto rate = static_cast<float>(rates[blockIdx.x]);
-    const long long stop = factors.are_finite ? bounds[blockIdx.x + 1] : 0;
-    for (long long element = bounds[blockIdx.x] + threadIdx.x * VECTOR; element < stop;
+    Squares sums;
+    for (long long element = bounds[blockIdx.x] + threadIdx.x * VECTOR; element < bounds[blockIdx.x + 1];
          element += THREADS_OF_BLOCK * VECTOR) {
         Elements own(values + element, first_moments + element, second_moments + element);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
-            const float update = own.direction(i, factors, epsilon) + own.values[i] * weight_decay;
-            own.values[i] -= update * rate;
+            const float before = own.values[i];
+            const float update = own.direction(i, factors, epsilon) + before * weight_decay;
+            own.values[i] = before - update * rate;
+            if (squares != nullptr) sums.add(before, own.values[i]);
         }
         store_values(values, bfloat16_copy, element, own.values);
     }
+    if (squares != nullptr) sums.write(squares);
 }

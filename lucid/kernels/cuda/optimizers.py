@@ -44,11 +44,19 @@ def _rates(settings: AdamSettings) -> tuple[np.float32, ...]:
     return tuple(map(np.float32, (first, 1 - first, second, 1 - second, settings.epsilon)))
 
 
-def adamw(buffers: UpdateBuffers, factors: Array, settings: AdamSettings) -> None:
-    count = len(buffers.values)
-    vector = vector_width(count, *buffers)
-    arguments = *buffers, factors, np.int64(count), np.float64(settings.weight_decay), *_rates(settings)
-    launching.launch(form(vector), "adamw", (blocks_of(count, _THREADS * vector),), (_THREADS,), *arguments)
+def adamw(
+    buffers: UpdateBuffers, bounds: Array, factors: Array, settings: AdamSettings, squares: Array | None = None
+) -> None:
+    constants = np.float64(settings.weight_decay), *_rates(settings)
+    if squares is None:
+        count = len(buffers.values)
+        vector = vector_width(count, *buffers)
+        grid, arguments = blocks_of(count, _THREADS * vector), (*buffers, factors, np.int64(count), *constants)
+        launching.launch(form(vector), "adamw", (grid,), (_THREADS,), *arguments)
+    else:
+        blocks, vector = host_bounds(bounds, *buffers)
+        arguments = *buffers, blocks, squares, factors, *constants
+        launching.launch(form(vector), "measured_adamw", (len(squares),), (_THREADS_OF_BLOCK,), *arguments)
 
 
 def lamb_moments(buffers: UpdateBuffers, bounds: Array, factors: Array, settings: AdamSettings) -> Array:
@@ -67,10 +75,16 @@ def lamb_rates(squares: Array, first_blocks: Array, adapting: int, factors: Arra
     return rates
 
 
-def lamb_update(buffers: UpdateBuffers, bounds: Array, rates: Array, factors: Array, settings: AdamSettings) -> None:
+def lamb_update(
+    buffers: UpdateBuffers,
+    bounds: Array,
+    rates: Array,
+    factors: Array,
+    settings: AdamSettings,
+    squares: Array | None = None,
+) -> None:
     values, _, first_moments, second_moments, bfloat16_copy = buffers
-    written = (values, first_moments, second_moments, *(() if bfloat16_copy is None else (bfloat16_copy,)))
-    blocks, vector = host_bounds(bounds, *written)
-    arrays = values, first_moments, second_moments, bfloat16_copy, blocks, rates, factors
+    blocks, vector = host_bounds(bounds, values, first_moments, second_moments, bfloat16_copy)
+    arrays = values, first_moments, second_moments, bfloat16_copy, blocks, rates, squares, factors
     constants = np.float32(settings.weight_decay), np.float32(settings.epsilon)
     launching.launch(form(vector), "lamb_update", (len(bounds) - 1,), (_THREADS_OF_BLOCK,), *arrays, *constants)

@@ -23,11 +23,14 @@ def update_factors(
     return array_module(updates).asarray([float(learning_rate), scale, 1 / first, 1 / math.sqrt(second)])
 
 
-def adamw(buffers: UpdateBuffers, factors: Array, settings: AdamSettings) -> None:
+def adamw(
+    buffers: UpdateBuffers, bounds: Array, factors: Array, settings: AdamSettings, squares: Array | None = None
+) -> None:
     learning_rate, gradient_scale, *corrections = factors.tolist()
     if not math.isfinite(gradient_scale):
         return
     values, gradients, first_moments, second_moments, bfloat16_copy = buffers
+    before = None if squares is None else values.copy()
     for start in range(0, len(values), _BLOCK):
         block = slice(start, start + _BLOCK)
         moments = first_moments[block], second_moments[block]
@@ -36,6 +39,7 @@ def adamw(buffers: UpdateBuffers, factors: Array, settings: AdamSettings) -> Non
         values[block] -= _direction(*moments, settings.epsilon, *corrections) * learning_rate
     if bfloat16_copy is not None:
         bfloat16_copy[...] = values
+    _measure(before, values, bounds, squares)
 
 
 def lamb_moments(buffers: UpdateBuffers, bounds: Array, factors: Array, settings: AdamSettings) -> Array:
@@ -58,14 +62,30 @@ def lamb_rates(squares: Array, first_blocks: Array, adapting: int, factors: Arra
     return rates
 
 
-def lamb_update(buffers: UpdateBuffers, bounds: Array, rates: Array, factors: Array, settings: AdamSettings) -> None:
+def lamb_update(
+    buffers: UpdateBuffers,
+    bounds: Array,
+    rates: Array,
+    factors: Array,
+    settings: AdamSettings,
+    squares: Array | None = None,
+) -> None:
     if not math.isfinite(float(factors[1])):
         return
     values, update = buffers.values, _lamb_direction(buffers, factors, settings)
+    before = None if squares is None else values.copy()
     for (start, stop), rate in zip(pairwise(bounds.tolist()), rates.tolist(), strict=True):
         values[start:stop] -= update[start:stop] * rate
     if buffers.bfloat16_copy is not None:
         buffers.bfloat16_copy[...] = values
+    _measure(before, values, bounds, squares)
+
+
+def _measure(before: Array | None, values: Array, bounds: Array, squares: Array | None) -> None:
+    """Write the sums of the squares of the change and of the values, if they are wanted."""
+    if before is not None and squares is not None:
+        squares[:, 0] = squared_sums(before - values, bounds)
+        squares[:, 1] = squared_sums(values, bounds)
 
 
 def _lamb_direction(buffers: UpdateBuffers, factors: Array, settings: AdamSettings) -> Array:
