@@ -190,9 +190,11 @@ def flatten(
 
     `allocate(count, dtype)` returns a zeroed 1-D array in the memory of a communicator, for example. `allocate_values`
     does the same for the values, if their memory is another. `bfloat16_copy` gives the parameters a copy in bfloat16
-    (see `FlatParameters`), in ordinary memory or that of `allocate_copy`. Parameters with two or more dimensions get weight decay,
-    biases and LayerNorm weights do not (Devlin et al., 2018), nor do parameters that do not require a gradient, which
-    optimizers therefore leave as they are. Raises `RuntimeError` if a parameter is in flat buffers already.
+    (see `FlatParameters`), in ordinary memory or that of `allocate_copy`. Parameters with two or more dimensions get
+    weight decay. Biases and LayerNorm weights do not (Devlin et al., 2018), nor do parameters that do not require a
+    gradient, which optimizers therefore leave as they are.
+
+    Raises `RuntimeError` if a parameter is in flat buffers already.
     """
     named = named_parameters_of(module)
     for name, parameter in named.items():

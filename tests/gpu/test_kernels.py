@@ -455,7 +455,12 @@ def in_doubles(buffers):
 @pytest.mark.parametrize("count", [1, 1023, 20_000])
 def test_adamw_agrees(machine, count):
     buffers = buffers_of(count)
-    expected, got, factors, bounds = in_doubles(buffers), machine.put(buffers), machine.put(FACTORS), np.array([0, count])
+    expected, got, factors, bounds = (
+        in_doubles(buffers),
+        machine.put(buffers),
+        machine.put(FACTORS),
+        np.array([0, count]),
+    )
     for _ in range(2):
         machine.kernels.adamw(got, bounds, factors, SETTINGS)
         reference.adamw(expected, bounds, FACTORS, SETTINGS)

@@ -246,6 +246,12 @@ class TestCrossEntropy:
         assert not got[:, 50:].any()
         np.testing.assert_array_equal(kernels.argmax(logits[:4], 50), counted[:4].argmax(axis=1))
 
+    def test_argmax_is_the_first_of_the_greatest_and_nan_is_greater(self, cpu):
+        x = np.array([[1, 3, 3, 2], [-np.inf, -np.inf, -np.inf, -np.inf], [2, np.nan, 5, np.nan]], np.float32)
+        for kernels in (cpu, reference):
+            assert kernels.argmax(x).tolist() == [1, 0, 1]
+            assert kernels.argmax(x[:2].reshape(2, 1, 4), 1).tolist() == [[0], [0]]
+
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_nan_and_infinity_propagate(self, cpu, bad):
         logits, labels = normal(2, 40), np.array([3, 3])
@@ -380,7 +386,9 @@ def test_a_measured_update_has_the_same_bits_and_the_sums_of_each_block(cpu, bou
             update(plain)
             update(measured, squares)
             np.testing.assert_array_equal(measured[:4], plain[:4])
-            of_elements = np.stack([(before.values - plain.values).astype(float), plain.values.astype(float)], axis=1) ** 2
+            of_elements = (
+                np.stack([(before.values - plain.values).astype(float), plain.values.astype(float)], axis=1) ** 2
+            )
             expected = [of_elements[start:stop].sum(axis=0) for start, stop in itertools.pairwise(bounds)]
             np.testing.assert_allclose(squares, expected, rtol=1e-12)
 

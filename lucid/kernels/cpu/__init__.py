@@ -5,7 +5,7 @@ A library computes the matrix products. Casts, tiny operations and those that Nu
 
 from lucid.kernels.cpu.attention import attention, attention_gradient
 from lucid.kernels.cpu.compiling import load
-from lucid.kernels.cpu.cross_entropy import cross_entropy, cross_entropy_gradient
+from lucid.kernels.cpu.cross_entropy import argmax, cross_entropy, cross_entropy_gradient
 from lucid.kernels.cpu.elementwise import activation, activation_gradient, dropout
 from lucid.kernels.cpu.embedding import embedding_gradient
 from lucid.kernels.cpu.gemm import (
@@ -23,4 +23,4 @@ from lucid.kernels.cpu.layer_norm import (
 )
 from lucid.kernels.cpu.optimizers import adamw, lamb_moments, lamb_update
 from lucid.kernels.cpu.sums import linear_bias_gradient, squared_sums
-from lucid.kernels.reference import argmax, embedding, lamb_rates, root_of_sum, update_factors
+from lucid.kernels.reference import embedding, lamb_rates, root_of_sum, update_factors

@@ -10,12 +10,12 @@ import numpy as np
 from numba import types
 
 from lucid.backend import Array
-from lucid.kernels import onednn, threads
+from lucid.kernels import onednn, products, threads
 from lucid.kernels.arguments import Dropout
 from lucid.kernels.cpu.arrays import plain
 from lucid.kernels.cpu.compiling import kernel, part, read, write
-from lucid.kernels.cpu.gemm import multiply_here, product_input_here
-from lucid.kernels.cpu.mathematics import LEAST, ONE, exp, number_at, order_of
+from lucid.kernels.cpu.gemm import multiply_here
+from lucid.kernels.cpu.mathematics import LEAST, ONE, bfloat16_of, exp, number_at, order_of
 from lucid.kernels.cpu.philox import DropoutArguments, dropout_arguments, fill_factors_from, scratch
 from lucid.kernels.cpu.sums import row_product, row_sum
 from lucid.kernels.sequences import Sequences
@@ -75,18 +75,49 @@ def _groups(sequences: Sequences, heads: int) -> list[_Group]:
     return groups
 
 
-def _divide(groups: list[_Group], work: Callable[[Iterator[tuple[_Group, Array, Array]]], None]) -> None:
-    """Divide the groups among the threads, and call `work` on each, with two arrays of the shape of its scores."""
+@dataclass(frozen=True)
+class _Room:
+    """Memory for the scores of a group while it is worked on: [heads, L, L] each.
+
+    Products take `kept` and `factor`, which are bfloat16 if they round. Otherwise they are float32, and `factor` is
+    `scores`.
+    """
+
+    scores: Array
+    kept: Array
+    factor: Array
+
+
+def _divide(groups: list[_Group], work: Callable[[Iterator[tuple[_Group, _Room]]], None]) -> None:
+    """Divide the groups among the threads, and call `work` on each with room for its scores."""
     starts = list(accumulate((math.prod(group.shape) for group in groups), initial=0))
 
     def work_on(elements: slice) -> None:
         mine = groups[bisect_left(starts, elements.start) : bisect_left(starts, elements.stop)]
-        one, other = np.empty((2, max((math.prod(group.shape) for group in mine), default=0)), np.float32)
-        sized = ((group, math.prod(group.shape)) for group in mine)
-        work((group, one[:size].reshape(group.shape), other[:size].reshape(group.shape)) for group, size in sized)
+        scores, other = np.empty((2, max((math.prod(group.shape) for group in mine), default=0)), np.float32)
+        work((group, _room(group.shape, scores, other)) for group in mine)
 
     split = threads.split if onednn.is_installed() else threads.split_products
     split(starts[-1], starts[-1], work_on)
+
+
+def _room(shape: tuple[int, int, int], scores: Array, other: Array) -> _Room:
+    size = math.prod(shape)
+    scores = scores[:size].reshape(shape)
+    if not products.rounds():
+        return _Room(scores, other[:size].reshape(shape), scores)
+    kept, factor = other[:size].view(onednn.BFLOAT16).reshape(2, *shape)
+    return _Room(scores, kept, factor)
+
+
+def _numbers_of(factor: Array) -> Array:
+    """Return a float32 array as it is, or an empty array in place of one of bfloat16."""
+    return factor if factor.dtype == np.float32 else np.empty((0, 0, 0), np.float32)
+
+
+def _bits_of(factor: Array) -> Array:
+    """Return the bits of a bfloat16 array, or an empty array in place of one of float32."""
+    return factor.view(np.uint16) if factor.dtype == onednn.BFLOAT16 else np.empty((0, 0, 0), np.uint16)
 
 
 @part
@@ -105,12 +136,13 @@ def _softmax(scores: Array, mask: Array, scale: np.float32, y: Array) -> None:
         y[column] *= reciprocal
 
 
-@kernel(write(3), read(1, types.boolean), types.float64, write(3), *_DROPOUT_TYPES)
+@kernel(write(3), read(1, types.boolean), types.float64, write(3), write(3, types.uint16), *_DROPOUT_TYPES)
 def _masked_softmax(
     scores: Array,
     mask: Array,
     scale: float,
     probabilities: Array,
+    rounded: Array,
     key: Array,
     counter: np.uint64,
     keep_scale: float,
@@ -118,24 +150,34 @@ def _masked_softmax(
     position: int,
     length: int,
 ) -> None:
-    """Write the probabilities, and overwrite the scores with the probabilities after dropout."""
+    """Write the probabilities; after dropout write them to `rounded`, or over the scores if it is empty."""
     factors, words = scratch(scores.shape[2])
+    rounds = rounded.shape[0] > 0
     for head in range(scores.shape[0]):
         for row in range(scores.shape[1]):
             source, target = probabilities[head, row], scores[head, row]
             _softmax(target, mask, np.float32(scale), source)
             first = ((first_head + head) * length + position + row) * length + position
             fill_factors_from(factors, words, key, counter, first, keep_scale)
-            for column in range(factors.shape[0]):
-                target[column] = source[column] * factors[column]
+            if rounds:
+                bits = rounded[head, row]
+                for column in range(factors.shape[0]):
+                    bits[column] = bfloat16_of(source[column] * factors[column])
+            else:
+                for column in range(factors.shape[0]):
+                    target[column] = source[column] * factors[column]
 
 
-@kernel(write(3), read(3), types.float64, write(3), *_DROPOUT_TYPES)
+@kernel(
+    write(3), read(3), types.float64, write(3), write(3, types.uint16), write(3, types.uint16), *_DROPOUT_TYPES
+)  # fmt: skip
 def _masked_softmax_gradient(
     gradient: Array,
     probabilities: Array,
     scale: float,
     kept: Array,
+    rounded_kept: Array,
+    rounded: Array,
     key: Array,
     counter: np.uint64,
     keep_scale: float,
@@ -143,11 +185,16 @@ def _masked_softmax_gradient(
     position: int,
     length: int,
 ) -> None:
-    """Replace the gradient by the probabilities after dropout by that by the scores; write these probabilities too."""
+    """Write the probabilities after dropout, and replace the gradient by these by the gradient by the scores.
+
+    If `rounded_kept` and `rounded` are not empty, both results go there.
+    """
     factors, words = scratch(gradient.shape[2])
+    room, rounds = np.empty(gradient.shape[2], np.float32), rounded.shape[0] > 0
     for head in range(gradient.shape[0]):
         for row in range(gradient.shape[1]):
-            source, target, made = probabilities[head, row], gradient[head, row], kept[head, row]
+            source, target = probabilities[head, row], gradient[head, row]
+            made = room if rounds else kept[head, row]
             first = ((first_head + head) * length + position + row) * length + position
             fill_factors_from(factors, words, key, counter, first, keep_scale)
             for column in range(factors.shape[0]):
@@ -156,6 +203,15 @@ def _masked_softmax_gradient(
             for column in range(factors.shape[0]):
                 by_probability = target[column] * factors[column] - along
                 target[column] = by_probability * source[column] * np.float32(scale)
+            if rounds:
+                _round_row(made, rounded_kept[head, row])
+                _round_row(target, rounded[head, row])
+
+
+@part
+def _round_row(row: Array, bits: Array) -> None:
+    for column in range(row.shape[0]):
+        bits[column] = bfloat16_of(row[column])
 
 
 def attention(joined: Array, sequences: Sequences, heads: int, dropout: Dropout) -> tuple[Array, Array]:
@@ -166,12 +222,12 @@ def attention(joined: Array, sequences: Sequences, heads: int, dropout: Dropout)
     probabilities = np.empty(H * sequences.areas[-1].stop, np.float32)
     arguments, scale = dropout_arguments(dropout), 1 / math.sqrt(D)
 
-    def work(groups: Iterator[tuple[_Group, Array, Array]]) -> None:
-        for group, scores, _ in groups:
-            multiply_here(group.of(q), group.of(k).swapaxes(1, 2), scores)
-            of_dropout = group.dropout_arguments(arguments, sequences.length)
-            _masked_softmax(scores, mask[group.rows], scale, group.squares_of(probabilities), *of_dropout)
-            multiply_here(product_input_here(scores), group.of(v), group.of(output))
+    def work(groups: Iterator[tuple[_Group, _Room]]) -> None:
+        for group, room in groups:
+            multiply_here(group.of(q), group.of(k).swapaxes(1, 2), room.scores)
+            of_group = mask[group.rows], scale, group.squares_of(probabilities), _bits_of(room.factor)
+            _masked_softmax(room.scores, *of_group, *group.dropout_arguments(arguments, sequences.length))
+            multiply_here(room.factor, group.of(v), group.of(output))
 
     _divide(_groups(sequences, heads), work)
     return output.reshape(N, H * D), probabilities
@@ -186,15 +242,15 @@ def attention_gradient(
     by_query, by_key, by_value = by_joined.swapaxes(0, 1)
     arguments, scale = dropout_arguments(dropout), 1 / math.sqrt(D)
 
-    def work(groups: Iterator[tuple[_Group, Array, Array]]) -> None:
-        for group, by_scores, kept in groups:
-            multiply_here(group.of(g), group.of(v).swapaxes(1, 2), by_scores)
+    def work(groups: Iterator[tuple[_Group, _Room]]) -> None:
+        for group, room in groups:
+            multiply_here(group.of(g), group.of(v).swapaxes(1, 2), room.scores)
+            results = _numbers_of(room.kept), _bits_of(room.kept), _bits_of(room.factor)
             of_dropout = group.dropout_arguments(arguments, sequences.length)
-            _masked_softmax_gradient(by_scores, group.squares_of(saved), scale, kept, *of_dropout)
-            factor = product_input_here(by_scores)
-            multiply_here(product_input_here(kept).swapaxes(1, 2), group.of(g), group.of(by_value))
-            multiply_here(factor, group.of(k), group.of(by_query))
-            multiply_here(factor.swapaxes(1, 2), group.of(q), group.of(by_key))
+            _masked_softmax_gradient(room.scores, group.squares_of(saved), scale, *results, *of_dropout)
+            multiply_here(room.kept.swapaxes(1, 2), group.of(g), group.of(by_value))
+            multiply_here(room.factor, group.of(k), group.of(by_query))
+            multiply_here(room.factor.swapaxes(1, 2), group.of(q), group.of(by_key))
 
     _divide(_groups(sequences, heads), work)
     return by_joined.reshape(N, 3 * H * D)

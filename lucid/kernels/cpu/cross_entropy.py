@@ -7,14 +7,15 @@ from numba import types
 
 from lucid.backend import Array
 from lucid.kernels import threads
-from lucid.kernels.cpu.arrays import plain
+from lucid.kernels.cpu.arrays import as_rows, plain
 from lucid.kernels.cpu.compiling import kernel, part, read, reduction, write
 from lucid.kernels.cpu.mathematics import LEAST, ONE, ZERO, exp, number_at, order_of
 
 
 @part
-def _greatest(row: Array) -> np.float32:
-    most = order_of(LEAST)
+def _greatest(row: Array, least: np.float32) -> np.float32:
+    """Return the greatest number of a row and `least`."""
+    most = order_of(least)
     for column in range(row.shape[0]):
         most = max(most, order_of(row[column]))
     return number_at(most)
@@ -34,7 +35,7 @@ def _cross_entropy(
 ) -> None:
     for row in range(logits.shape[0]):
         own, label = logits[row, :vocabulary], labels[row]
-        greatest = _greatest(own)
+        greatest = _greatest(own, LEAST)
         log_sum[row] = np.float32(math.log(np.float64(_sum_of_exponentials(own, greatest)))) + greatest
         losses[row] = ZERO if label == ignore_index else log_sum[row] - own[label]
 
@@ -86,3 +87,21 @@ def cross_entropy_gradient(
 
     threads.split(len(logits), logits.size, work)
     return y
+
+
+@kernel(read(2), types.int64, write(1, types.int64))
+def _argmax(x: Array, vocabulary: int, places: Array) -> None:
+    for row in range(x.shape[0]):
+        own, place = x[row, :vocabulary], 0
+        greatest = _greatest(own, own[0])
+        # NaN counts as the greatest number, as in NumPy.
+        while place < vocabulary - 1 and (own[place] < greatest or (greatest != greatest and own[place] == own[place])):
+            place += 1
+        places[row] = place
+
+
+def argmax(x: Array, vocabulary: int | None = None) -> Array:
+    rows = as_rows(x)
+    counted, places = rows.shape[1] if vocabulary is None else vocabulary, np.empty(len(rows), np.int64)
+    threads.split(len(rows), rows.size, lambda part: _argmax(rows[part], counted, places[part]))
+    return places.reshape(x.shape[:-1])

@@ -32,15 +32,6 @@ def round_to_bfloat16(x: Array, out: Array | None = None) -> Array:
     return y
 
 
-def product_input_here(x: Array) -> Array:
-    """Return `product_input` of x, which is in C order, computed on this thread."""
-    if not products.rounds():
-        return x
-    y = np.empty(x.shape, onednn.BFLOAT16)
-    _round(x.reshape(-1), y.reshape(-1).view(np.uint16))
-    return y
-
-
 def multiply_here(left: Array, right: Array, out: Array) -> None:
     """Write left [G, M, K] times right [G, K, N], each a `product_input`, to out [G, M, N] on this thread."""
     if onednn.is_installed():

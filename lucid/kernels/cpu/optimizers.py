@@ -111,7 +111,9 @@ def _adamw(
                     gradient[element], first[element], second[element], first_beta, second_beta, scale
                 )
                 first[element], second[element] = one, other
-                value[element] = value[element] * left - _direction(one, other, epsilon, first_factor, root_factor) * rate
+                value[element] = (
+                    value[element] * left - _direction(one, other, epsilon, first_factor, root_factor) * rate
+                )
             _finish(value, before, start, bfloat16_copy, squares, block, is_measured)
 
 
