@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ import lucid
 from lucid.backend import to_device, to_host
 from lucid.distributed import DistributedDataParallel
 from lucid.nn import Embedding, Linear, Module, parameters
-from lucid.optim import LAMB, AdamW, global_norm, moments, not_finite
+from lucid.optim import LAMB, AdamW, global_norm, not_finite
 
 WIDTH, VOCABULARY, SAMPLES = 24, 37, 12
 
@@ -94,8 +95,7 @@ def test_the_weights_are_those_of_the_unsharded_optimizer(group, optimizer, opti
 
 @OPTIMIZERS
 @pytest.mark.parametrize("sharded", [False, True])
-def test_a_measured_update_has_the_same_bits_and_gives_the_sums_of_all_blocks(group, optimizer, sharded, monkeypatch):
-    monkeypatch.setattr(moments, "_MEASURED_BLOCKS", 3)
+def test_a_measured_update_has_the_same_bits_and_gives_the_sums_of_all_blocks(group, optimizer, sharded):
     plain, measured = (Trained(group, optimizer, sharded=sharded) for _ in range(2))
     for step in range(2):
         for each in (plain, measured):
@@ -110,6 +110,20 @@ def test_a_measured_update_has_the_same_bits_and_gives_the_sums_of_all_blocks(gr
     for number, array in enumerate((before - after, after)):
         expected = [(array[start:stop].astype(np.float64) ** 2).sum() for start, stop in blocks]
         np.testing.assert_allclose(squares[:, number], expected, rtol=1e-9)
+
+
+@OPTIMIZERS
+@pytest.mark.parametrize("sharded", [False, True])
+def test_the_copy_in_bfloat16_follows_the_weights_on_every_rank(group, optimizer, sharded):
+    trained = Trained(group, optimizer, sharded=sharded, bfloat16_copy=True)
+    flat = trained.ddp.flat
+    for step in range(2):
+        gradients = np.random.default_rng(step).standard_normal(len(flat.gradients), np.float32)
+        flat.gradients[:] = to_device(gradients, group.device)
+        trained.optimizer.step(1e-2)
+        expected = to_host(flat.values).astype(ml_dtypes.bfloat16)
+        np.testing.assert_array_equal(to_host(flat.bfloat16_copy), expected)
+        group.barrier()  # no rank updates what another compares
 
 
 def sums_are_the_same(group, options):

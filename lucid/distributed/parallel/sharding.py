@@ -62,7 +62,7 @@ class Sharded:
     def __init__(self, flat: FlatParameters, communicator: Communicator, buckets: Sequence[slice]) -> None:
         self.flat, self.buckets = flat, buckets
         self._communicator, self.status = communicator, communicator.status
-        self.publishes_copy = flat.bfloat16_copy is not None and shares_bfloat16_copy(communicator)
+        self.publishes_copy = shares_bfloat16_copy(communicator)
         self._bounds = [_shard_bounds(flat.bounds, bucket, communicator.size) for bucket in buckets]
         own = self._shards(communicator.rank)
         self.slices = tuple(s for shard, state in own for s in flat.update_slices(shard.start, shard.stop, state.start))
@@ -77,7 +77,7 @@ class Sharded:
 
     def publish(self) -> None:
         self._all_gather(self.flat.values, 1)
-        if self.publishes_copy:
+        if self.publishes_copy and self.flat.bfloat16_copy is not None:
             # Communicators know no bfloat16: each number is two bytes.
             self._all_gather(self.flat.bfloat16_copy.view(np.uint8), 2)
 

@@ -87,6 +87,11 @@ class _Room:
     kept: Array
     factor: Array
 
+    @property
+    def results(self) -> tuple[Array, Array, Array]:
+        """Where the backward kernel writes: `kept` in float32, and the bits of `kept` and `factor` in bfloat16."""
+        return _numbers_of(self.kept), _bits_of(self.kept), _bits_of(self.factor)
+
 
 def _divide(groups: list[_Group], work: Callable[[Iterator[tuple[_Group, _Room]]], None]) -> None:
     """Divide the groups among the threads, and call `work` on each with room for its scores."""
@@ -225,8 +230,9 @@ def attention(joined: Array, sequences: Sequences, heads: int, dropout: Dropout)
     def work(groups: Iterator[tuple[_Group, _Room]]) -> None:
         for group, room in groups:
             multiply_here(group.of(q), group.of(k).swapaxes(1, 2), room.scores)
-            of_group = mask[group.rows], scale, group.squares_of(probabilities), _bits_of(room.factor)
-            _masked_softmax(room.scores, *of_group, *group.dropout_arguments(arguments, sequences.length))
+            of_dropout = group.dropout_arguments(arguments, sequences.length)
+            made = group.squares_of(probabilities), _bits_of(room.factor)
+            _masked_softmax(room.scores, mask[group.rows], scale, *made, *of_dropout)
             multiply_here(room.factor, group.of(v), group.of(output))
 
     _divide(_groups(sequences, heads), work)
@@ -245,9 +251,9 @@ def attention_gradient(
     def work(groups: Iterator[tuple[_Group, _Room]]) -> None:
         for group, room in groups:
             multiply_here(group.of(g), group.of(v).swapaxes(1, 2), room.scores)
-            results = _numbers_of(room.kept), _bits_of(room.kept), _bits_of(room.factor)
+            of_group = group.squares_of(saved), scale, *room.results
             of_dropout = group.dropout_arguments(arguments, sequences.length)
-            _masked_softmax_gradient(room.scores, group.squares_of(saved), scale, *results, *of_dropout)
+            _masked_softmax_gradient(room.scores, *of_group, *of_dropout)
             multiply_here(room.kept.swapaxes(1, 2), group.of(g), group.of(by_value))
             multiply_here(room.factor, group.of(k), group.of(by_query))
             multiply_here(room.factor.swapaxes(1, 2), group.of(q), group.of(by_key))
