@@ -32,7 +32,7 @@ def reduce(arrays: Sequence[Array], into: Array) -> None:
     scratch: list[Array] = []
     for into_block, *block in blocks([into, *arrays]):
         if len(block) == 2:
-            np.add(*block, out=into_block)
+            np.add(block[0], block[1], out=into_block)
             continue
         # No later block is longer than the first.
         scratch = scratch or [np.empty_like(into_block) for _ in range(0, len(block), 2)]

@@ -230,9 +230,9 @@ def attention(joined: Array, sequences: Sequences, heads: int, dropout: Dropout)
     def work(groups: Iterator[tuple[_Group, _Room]]) -> None:
         for group, room in groups:
             multiply_here(group.of(q), group.of(k).swapaxes(1, 2), room.scores)
-            of_dropout = group.dropout_arguments(arguments, sequences.length)
-            made = group.squares_of(probabilities), _bits_of(room.factor)
-            _masked_softmax(room.scores, mask[group.rows], scale, *made, *of_dropout)
+            bits, of_dropout = _bits_of(room.factor), group.dropout_arguments(arguments, sequences.length)
+            of_group = mask[group.rows], scale, group.squares_of(probabilities), bits, *of_dropout
+            _masked_softmax(room.scores, *of_group)
             multiply_here(room.factor, group.of(v), group.of(output))
 
     _divide(_groups(sequences, heads), work)
@@ -251,9 +251,9 @@ def attention_gradient(
     def work(groups: Iterator[tuple[_Group, _Room]]) -> None:
         for group, room in groups:
             multiply_here(group.of(g), group.of(v).swapaxes(1, 2), room.scores)
-            of_group = group.squares_of(saved), scale, *room.results
             of_dropout = group.dropout_arguments(arguments, sequences.length)
-            _masked_softmax_gradient(room.scores, *of_group, *of_dropout)
+            of_group = group.squares_of(saved), scale, *room.results, *of_dropout
+            _masked_softmax_gradient(room.scores, *of_group)
             multiply_here(room.kept.swapaxes(1, 2), group.of(g), group.of(by_value))
             multiply_here(room.factor, group.of(k), group.of(by_query))
             multiply_here(room.factor.swapaxes(1, 2), group.of(q), group.of(by_key))
