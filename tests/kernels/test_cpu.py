@@ -247,9 +247,9 @@ class TestCrossEntropy:
         np.testing.assert_array_equal(kernels.argmax(logits[:4], 50), counted[:4].argmax(axis=1))
 
     def test_argmax_is_the_first_of_the_greatest_and_nan_is_greater(self, cpu):
-        x = np.array([[1, 3, 3, 2], [-np.inf, -np.inf, -np.inf, -np.inf], [2, np.nan, 5, np.nan]], np.float32)
+        x = np.array([[1, 3, 3, 2], [-np.inf] * 4, [2, np.nan, 5, np.nan], [2, 5, -np.nan, 1]], np.float32)
         for kernels in (cpu, reference):
-            assert kernels.argmax(x).tolist() == [1, 0, 1]
+            assert kernels.argmax(x).tolist() == [1, 0, 1, 2]
             assert kernels.argmax(x[:2].reshape(2, 1, 4), 1).tolist() == [[0], [0]]
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])

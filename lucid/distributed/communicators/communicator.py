@@ -127,6 +127,9 @@ class Communicator(Protocol):
         `broadcast` accepts the array too. It remains valid after `close`.
         """
 
+    def shares_with_node(self, array: Array) -> bool:
+        """Return whether `array` is one memory for all ranks of this node: `allocate_for_node` made it so."""
+
     def sums_along_tree(self, array: Array) -> bool:
         """Return whether `all_reduce` adds the terms of `array` in the exact reduction's order.
 

@@ -127,6 +127,9 @@ class MPICommunicator(Communicator):
         self.check_open()
         return MPISideChannel(self._mpi, self._ranks)
 
+    def shares_with_node(self, array: Array) -> bool:
+        return False
+
     def sums_along_tree(self, array: Array) -> bool:
         return False
 

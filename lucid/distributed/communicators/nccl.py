@@ -147,6 +147,9 @@ class NCCLCommunicator(LayeredCommunicator, FailureListener):
         """Return zeros [count] of this rank only: GPUs do not share memory."""
         return self.allocate(count, dtype)
 
+    def shares_with_node(self, array: Array) -> bool:
+        return False
+
     def sums_along_tree(self, array: Array) -> bool:
         return self.size == 1
 

@@ -89,13 +89,13 @@ class SharedMemoryCommunicator(LayeredCommunicator):
 
     def all_gather(self, array: Array, bounds: Sequence[int]) -> Work:
         check_parts(array, bounds, self.size)
-        if not self._is_node_memory(array):
+        if not self.shares_with_node(array):
             return self._base.all_gather(array, bounds)
         # Within the node nothing moves: once all ranks are ready, each has written its part.
         return self._issue("all_gather", array, partial(self._gather_nodes, array.reshape(-1), bounds))
 
     def broadcast(self, array: Array, root: int = 0) -> None:
-        if not self._is_node_memory(array):
+        if not self.shares_with_node(array):
             self._base.broadcast(array, root)
             return
         with self.status.waiting("broadcast", array.nbytes):
@@ -125,6 +125,9 @@ class SharedMemoryCommunicator(LayeredCommunicator):
             return self._base.allocate_for_node(count, dtype)
         self._common_memories.append(memory)
         return memory.whole[:size].view(dtype)
+
+    def shares_with_node(self, array: Array) -> bool:
+        return any(np.may_share_memory(array, memory.whole) for memory in self._common_memories)
 
     def sums_along_tree(self, array: Array) -> bool:
         if self._shared_arrays(array) is None:
@@ -172,10 +175,6 @@ class SharedMemoryCommunicator(LayeredCommunicator):
             if start >= 0 and stop <= memory.size:
                 return [part[start:stop].view(array.dtype) for part in memory.parts]
         return None
-
-    def _is_node_memory(self, array: Array) -> bool:
-        """Return whether `array` is one memory for all ranks of this node."""
-        return any(np.may_share_memory(array, memory.whole) for memory in self._common_memories)
 
     def _issue(self, collective: str, array: Array, task: Callable[[], Iterable[None]]) -> "_Issued":
         self._base.check_open()

@@ -71,6 +71,9 @@ class SingleCommunicator(Communicator):
     def side_channel(self) -> None:
         return None
 
+    def shares_with_node(self, array: Array) -> bool:
+        return False
+
     def sums_along_tree(self, array: Array) -> bool:
         return True
 

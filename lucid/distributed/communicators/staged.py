@@ -93,6 +93,9 @@ class StagedCommunicator(LayeredCommunicator):
         """Return zeros [count] of this rank only; the counterpart on the host may be one for all ranks of the node."""
         return self._allocate(count, dtype, self._base.allocate_for_node)
 
+    def shares_with_node(self, array: Array) -> bool:
+        return False
+
     def sums_along_tree(self, array: Array) -> bool:
         return self._base.sums_along_tree(array if device_of(array) == CPU else self._host_array(array))
 

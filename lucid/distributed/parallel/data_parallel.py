@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
-from lucid.backend import Array, device_of
+from lucid.backend import CPU, Array, device_of
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.distributed.parallel.buckets import BucketedReduction, RunCollective, cut
 from lucid.distributed.parallel.exact import ExactReduction
-from lucid.distributed.parallel.sharding import Replicated, Sharded, shares_bfloat16_copy
+from lucid.distributed.parallel.sharding import Replicated, Sharded
 from lucid.nn.module import Module, ModuleParameters
 from lucid.nn.parameters import flatten
 
@@ -77,7 +77,7 @@ class DistributedDataParallel(Generic[ModuleT]):
         for parameter in module.parameters():
             communicator.broadcast(parameter.data)
         allocate_values = communicator.allocate_for_node if sharded else communicator.allocate
-        shares_copy = sharded and shares_bfloat16_copy(communicator)
+        shares_copy = sharded and communicator.node_count == 1 and communicator.device == CPU
         allocate_copy = communicator.allocate_for_node if shares_copy else None
         self.flat = flat = flatten(module, communicator.allocate, allocate_values, bfloat16_copy, allocate_copy)
         communicator.barrier()

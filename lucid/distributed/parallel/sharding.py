@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from lucid.backend import CPU, Array
+from lucid.backend import Array
 from lucid.distributed.communicators.communicator import Communicator, Work
 from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.nn.parameters import FlatParameters
@@ -62,7 +62,9 @@ class Sharded:
     def __init__(self, flat: FlatParameters, communicator: Communicator, buckets: Sequence[slice]) -> None:
         self.flat, self.buckets = flat, buckets
         self._communicator, self.status = communicator, communicator.status
-        self.publishes_copy = shares_bfloat16_copy(communicator)
+        # Unless one node shares the copy, each rank rounds all weights: between nodes and on GPUs that takes less time.
+        copy = flat.bfloat16_copy
+        self.publishes_copy = copy is not None and communicator.node_count == 1 and communicator.shares_with_node(copy)
         self._bounds = [_shard_bounds(flat.bounds, bucket, communicator.size) for bucket in buckets]
         own = self._shards(communicator.rank)
         self.slices = tuple(s for shard, state in own for s in flat.update_slices(shard.start, shard.stop, state.start))
@@ -124,15 +126,6 @@ class Sharded:
             start, stop = bucket.start + bounds[rank], bucket.start + bounds[rank + 1]
             yield slice(start, stop), slice(state, state + stop - start)
             state += stop - start
-
-
-def shares_bfloat16_copy(communicator: Communicator) -> bool:
-    """Return whether ranks with shards gather the copy of the weights in bfloat16, too.
-
-    The ranks of one node can share it. Between nodes it takes less time if each rank rounds the weights of the others,
-    and so it does on GPUs.
-    """
-    return communicator.node_count == 1 and communicator.device == CPU
 
 
 def wait_for_buckets(works: Iterable[Work], status: StatusWriter) -> None:

@@ -92,11 +92,15 @@ def cross_entropy_gradient(
 @kernel(read(2), types.int64, write(1, types.int64))
 def _argmax(x: Array, vocabulary: int, places: Array) -> None:
     for row in range(x.shape[0]):
-        own, place = x[row, :vocabulary], 0
+        own, place = x[row, :vocabulary], -1
         greatest = _greatest(own, own[0])
-        # NaN counts as the greatest number, as in NumPy.
-        while place < vocabulary - 1 and (own[place] < greatest or (greatest != greatest and own[place] == own[place])):
-            place += 1
+        for column in range(vocabulary):
+            # NaN counts as the greatest number, as in NumPy.
+            if own[column] != own[column]:
+                place = column
+                break
+            if place < 0 and own[column] >= greatest:
+                place = column
         places[row] = place
 
 
