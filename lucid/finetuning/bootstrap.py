@@ -36,10 +36,11 @@ class Difference:
                 f"no difference between {model} and {first} can be seen: {100 * self.mean:+.1f} points of {metric} "
                 f"({CONFIDENCE:.0%} interval {low:+.1f} to {high:+.1f})"
             )
+        better, other = model, first
         if self.mean < 0:
-            low, high = -high, -low
+            better, other, low, high = first, model, -high, -low
         return (
-            f"{model} is {'better' if self.mean > 0 else 'worse'} than {first} by {100 * abs(self.mean):.1f} points of "
+            f"{better} is better than {other} by {100 * abs(self.mean):.1f} points of "
             f"{metric} ({CONFIDENCE:.0%} interval {low:.1f} to {high:.1f})"
         )
 

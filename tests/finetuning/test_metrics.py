@@ -119,7 +119,7 @@ def test_a_model_does_not_differ_from_itself():
     ("found", "sentence"),
     [
         (Difference(0.021, 0.008, 0.034), "b is better than a by 2.1 points of F1 (95% interval 0.8 to 3.4)"),
-        (Difference(-0.021, -0.034, -0.008), "b is worse than a by 2.1 points of F1 (95% interval 0.8 to 3.4)"),
+        (Difference(-0.021, -0.034, -0.008), "a is better than b by 2.1 points of F1 (95% interval 0.8 to 3.4)"),
         (
             Difference(0.002, -0.01, 0.014),
             "no difference between b and a can be seen: +0.2 points of F1 (95% interval -1.0 to +1.4)",
