@@ -31,7 +31,7 @@ def export(
     OUTPUT gets config.json, model.safetensors and the tokenizer's files. A padded vocabulary is cut to the tokenizer's.
     Parts of the model that were never trained are left out. digests.json says what the weights come from: digests of
     the checkpoint, corpus, tokenizer and settings, and the software, with which lucid verify can be repeated.
-    README.md is a model card of what the run recorded; that of a model that lucid has not trained is copied.
+    README.md is a model card of what the run recorded; the card of a model that lucid did not train is copied.
     In Python, `transformers.BertForPreTraining.from_pretrained("OUTPUT")` loads the folder. With
     --sentence-transformers, `SentenceTransformer("OUTPUT")` does too, and has the vectors of lucid embed.
 

@@ -21,8 +21,8 @@ class PoolingChoice(StrEnum):
 PoolingOption = Annotated[
     PoolingChoice | None,
     typer.Option(
-        help="The vector of a text: the mean of the last hidden states of all its tokens, or that of the first one, "
-        "[CLS]. Default: as the model's folder says (modules.json), or mean.",
+        help="The vector of a text: the mean of the last hidden states of all its tokens, or the state of the first "
+        "one, [CLS]. Default: as the model's folder says (modules.json), or mean.",
         show_default=False,
     ),
 ]

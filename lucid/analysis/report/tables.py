@@ -94,7 +94,7 @@ def corpora_table(corpora: Sequence[CorpusRecord]) -> Table:
 
 
 def _corpus(corpus: CorpusRecord, with_share: bool) -> dict[str, str]:
-    told = corpus.preparation
+    preparation = corpus.preparation
     found = {} if with_share else {"corpus": corpus.name}
     found |= {"share in the samples": f"{corpus.share:.1%}"} if with_share else {}
     found |= {
@@ -107,11 +107,11 @@ def _corpus(corpus: CorpusRecord, with_share: bool) -> dict[str, str]:
         found["tokens a word"] = f"{corpus.tokens / corpus.words:.2f}"
         found["unknown tokens"] = f"{corpus.unknown / corpus.tokens:.2%}"
     found["vocabulary"] = f"{corpus.vocab_size:,} tokens"
-    found["tokenizer"] = "given" if told.get("tokenizer") else "trained on this text"
-    if told.get("normalisation"):
-        found["text"] = str(told["normalisation"])
-    if told.get("language"):
-        found["sentences end as in"] = str(told["language"])
+    found["tokenizer"] = "given" if preparation.get("tokenizer") else "trained on this text"
+    if preparation.get("normalisation"):
+        found["text"] = str(preparation["normalisation"])
+    if preparation.get("language"):
+        found["sentences end as in"] = str(preparation["language"])
     return found
 
 

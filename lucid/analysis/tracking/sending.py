@@ -1,7 +1,7 @@
 """Sends what is new in the log of a run to a tracking service, and remembers in the run's folder what it has.
 
-The lines of an attempt only ever grow, and a new attempt, which may take steps again, has a new number. So what a
-service has of a run is told by the newest attempt of which it has a line, and the number of its lines.
+The lines of an attempt only ever grow, and a new attempt, which may take steps again, has a new number. So the
+newest attempt of which a service has a line, and the number of its lines, say what it has.
 """
 
 import fcntl
