@@ -9,14 +9,18 @@ from typing import Any
 
 import pytest
 from documents import DOCUMENTS, command_lines, each_document, read
+from isolation import REPOSITORY
 
 from lucid.cli.commands import COMMANDS, load
 from lucid.launch import options as launch_options
+from lucid.training.config import load as load_settings
 from lucid.training.config.schema import json_schema
 
 # What may stand before `lucid`: variables, and launchers with their options.
 BEFORE = re.compile(r"(?:\w+=\S* )*(?:(?:mpiexec|mpirun|srun)(?: -\w+ \S+| --?[\w-]+(?:=\S+)?)* )?")
 OPTION = re.compile(r"--?[a-z][a-z-]*")
+CONFIGS = REPOSITORY / "configs"
+OVERRIDE = re.compile(r"[a-z_]+(?:\.[a-z_]+)?=")
 SETTING = re.compile(r"((?:model|data|optimizer|train|distributed)\.\w+)=")
 # A setting in a sentence. One file of a checkpoint begins likewise.
 NAMED = re.compile(r"^(?:train|optimizer)\.(?!safetensors)\w+")
@@ -58,7 +62,8 @@ def words_of(line: str) -> list[str]:
         if word in ("|", "&", ";", "--", "||") or word.startswith(("2>", ">")):
             words = words[:place]
             break
-    return [part for word in words[1:] for part in word.strip("[]().,:;").split("|") if part]
+    bare = [word if "=[" in word else word.strip("[]().,:;") for word in words[1:]]
+    return [part for word in bare for part in word.split("|") if part]
 
 
 def mistakes(line: str) -> Iterator[str]:
@@ -100,6 +105,32 @@ def test_commands_options_and_settings_are_known(document: Path) -> None:
 )
 def test_a_mistake_is_found(line: str, mistake: str) -> None:
     assert list(mistakes(line)) == [mistake]
+
+
+def started(document: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the recipe and the overrides of each run that a document starts or plans from a recipe."""
+    written: dict[str, Path] = {}
+    for line in command_lines(document):
+        if made := re.search(r"lucid recipes (\w+) > (\S+)", line):
+            written[made[2]] = CONFIGS / f"{made[1]}.yaml"
+        command, *rest = words_of(line) or [""]
+        if command not in ("launch", "train", "plan", "submit"):
+            continue
+        for place, word in enumerate(rest):
+            if recipe := REPOSITORY / word if word.startswith("configs/") else written.get(word):
+                yield recipe, [each for each in rest[place:] if OVERRIDE.match(each)]
+
+
+@each_document
+def test_runs_that_a_document_starts_from_a_recipe_have_settings_that_go_together(document: Path) -> None:
+    for recipe, overrides in started(document):
+        load_settings(recipe, overrides)  # raises ConfigError
+
+
+def test_the_documents_start_runs_from_recipes() -> None:
+    runs = [(recipe.stem, overrides) for document in DOCUMENTS for recipe, overrides in started(document)]
+    assert {"small_cpu", "continue_from_huggingface", "bert_base_phase1"} <= {recipe for recipe, _ in runs}
+    assert sum(bool(overrides) for _, overrides in runs) > 5
 
 
 @each_document
