@@ -3,8 +3,8 @@
     python examples/train.py data/python-docs runs/by_hand
     lucid launch -n 2 examples/train.py data/python-docs runs/by_hand
 
-The corpus comes from `lucid prepare`. Any number of ranks takes the same steps, up to rounding. Started again, the
-program goes on from its last checkpoint, perhaps on another number of ranks.
+The corpus comes from `lucid prepare`. Any number of ranks up to GLOBAL_BATCH takes the same steps, up to rounding.
+Started again, the program goes on from its last checkpoint, perhaps on another number of ranks.
 """
 
 import argparse
@@ -21,6 +21,8 @@ SHAPE = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "
 
 def main(corpus_folder: Path, folder: Path, steps: int) -> None:
     communicator = distributed.connect()
+    if communicator.size > GLOBAL_BATCH:
+        raise SystemExit(f"{communicator.size} ranks cannot share batches of {GLOBAL_BATCH} samples: start fewer")
     lucid.manual_seed(SEED)
     corpus = data.Corpus.open(corpus_folder)
     sampler = data.Sampler(corpus, data.SamplerSettings(sequence_length=LENGTH), SEED)

@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from isolation import REPOSITORY
 from launching import FEW_CORES, run_to_end
 
 import lucid
+from lucid import distributed
 from lucid.models import BERTForPreTraining
 
 EXAMPLES = REPOSITORY / "examples"
@@ -105,6 +107,13 @@ def test_masks_are_filled(undisturbed, capsys):
         percentages = [float(number) for number in re.findall(r"(\d+\.\d)%", line)]
         assert len(percentages) == 5
         assert percentages == sorted(percentages, reverse=True)
+
+
+def test_more_ranks_than_samples_are_refused(corpus_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "connect", lambda: SimpleNamespace(rank=0, size=33))
+    with pytest.raises(SystemExit, match="33 ranks cannot share batches of 32 samples: start fewer"):
+        program("train").main(corpus_folder, tmp_path / "run", 2)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
