@@ -15,7 +15,7 @@ import typer
 from lucid.cli.device import Device
 from lucid.cli.input_options import Format, TextFields
 from lucid.cli.model_folder import ModelFolder
-from lucid.cli.model_options import BestOption, PoolingChoice, PoolingOption
+from lucid.cli.model_options import BestOption, PoolingChoice, PoolingOption, WatchdogOption
 from lucid.cli.vector_files import Write, vector_file
 from lucid.distributed import Communicator, agreed, all_or_none, device_for, run_on_first_rank, session, watched
 from lucid.errors import CheckpointError, ConfigError
@@ -67,9 +67,7 @@ def embed(
     file_format: Format = None,
     best: BestOption = False,
     device: Annotated[Device, typer.Option(help="Device of the ranks.")] = Device.CPU,
-    watchdog_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds that ranks wait for a missing one before all end; 0: no limit.")
-    ] = WATCHDOG_SECONDS,
+    watchdog_seconds: WatchdogOption = WATCHDOG_SECONDS,
 ) -> None:
     """Write one vector for each text. Under mpiexec, ranks share the work, and the vectors stay the same.
 

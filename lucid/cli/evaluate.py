@@ -9,7 +9,7 @@ import typer
 
 from lucid.cli.device import Device
 from lucid.cli.model_folder import ModelFolder
-from lucid.cli.model_options import BestOption
+from lucid.cli.model_options import BestOption, WatchdogOption
 from lucid.distributed import all_or_none, device_for, session, watched
 from lucid.errors import ConfigError, DataError
 from lucid.models import BERTForPreTraining
@@ -42,9 +42,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences that a rank computes at once.")] = 32,
     device: Annotated[Device, typer.Option(help="Device of the ranks.")] = Device.CPU,
-    watchdog_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds that ranks wait for a missing one before all end; 0: no limit.")
-    ] = WATCHDOG_SECONDS,
+    watchdog_seconds: WatchdogOption = WATCHDOG_SECONDS,
 ) -> None:
     """Print a model's loss and accuracy on held-out documents. Under mpiexec, ranks share the work.
 

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from lucid.cli.device import Device
 from lucid.cli.model_folder import ModelFolder, check_new
-from lucid.cli.model_options import BestOption
+from lucid.cli.model_options import BestOption, WatchdogOption
 from lucid.data.tokenizer import save_tokenizer
 from lucid.distributed import all_or_none, choose, session, watched
 from lucid.errors import ConfigError
@@ -76,7 +76,9 @@ def finetune(
             show_default=False,
         ),
     ] = None,
-    max_length: Annotated[int, typer.Option(min=8, help="Tokens to which texts are cut.")] = 128,
+    max_length: Annotated[
+        int, typer.Option(min=8, help="Tokens to which texts are cut, at most as many as a model takes.")
+    ] = 128,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -88,9 +90,7 @@ def finetune(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     best: BestOption = False,
     device: Annotated[Device, typer.Option(help="Device of the ranks.")] = Device.CPU,
-    watchdog_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds that ranks wait for a missing one before all end; 0: no limit.")
-    ] = WATCHDOG_SECONDS,
+    watchdog_seconds: WatchdogOption = WATCHDOG_SECONDS,
 ) -> None:
     """Fine-tune models on labelled examples, and say which is better and by how much.
 

@@ -1,4 +1,4 @@
-"""Options of commands that take a model."""
+"""Options of commands that take a model, and run it on one rank or several."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -8,6 +8,11 @@ import typer
 BestOption = Annotated[
     bool,
     typer.Option("--best", help="Take the run's checkpoint with the least held-out loss (train.keep_best)."),
+]
+
+
+WatchdogOption = Annotated[
+    float, typer.Option(min=0, help="Seconds that ranks wait for a missing one before all end; 0: no limit.")
 ]
 
 

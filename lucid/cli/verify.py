@@ -8,6 +8,7 @@ import typer
 from lucid.analysis.verification.comparison import Comparison
 from lucid.analysis.verification.replay import Replay
 from lucid.analysis.verification.verify import verify as verify_run
+from lucid.cli.model_options import WatchdogOption
 from lucid.distributed import session, watched
 from lucid.errors import ExitCode
 from lucid.training.checkpoints.checkpoint import open_checkpoint
@@ -35,9 +36,7 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    watchdog_seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds that ranks wait for a missing one before all end; 0: no limit.")
-    ] = WATCHDOG_SECONDS,
+    watchdog_seconds: WatchdogOption = WATCHDOG_SECONDS,
 ) -> int:
     """Replay steps of a run between two checkpoints, and say whether the same bits come out.
 

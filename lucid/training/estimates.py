@@ -73,6 +73,7 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memo
     if train.audit_every is not None and size > 1:
         rank["gradients of an audit"] = _FLOAT32 * parameters
     if operand != _FLOAT32:
+        # Too much where ranks with shards are on one node: they share this copy. Between nodes each has its own.
         rank["rounded weights"] = operand * parameters
     host = {}
     if is_on_cpu:
