@@ -27,6 +27,8 @@ from lucid.training.text_vectors import Text, TextBatch, TextTokenizer, batches_
 
 # Texts of a probe. Their choice does not depend on the seed of the run, so that all runs have the same.
 MOST_TEXTS = 1000
+# The time of a regression grows with the labels.
+_MOST_LABELS = 50
 _FOLDS = 5
 
 
@@ -77,15 +79,18 @@ class Probe:
         return ProbeResult(self.name, accuracy, int(np.bincount(self.labels).max()) / count, count)
 
 
-def open_probes(config: RunConfig, corpora: Corpora, communicator: Communicator) -> tuple[list[Probe], list[str]]:
+def open_probes(
+    config: RunConfig, corpora: Corpora, communicator: Communicator, is_resumed: bool = False
+) -> tuple[list[Probe], list[str]]:
     """Return the probes of a run, and on the first rank sentences about what is left out of their files.
 
-    The first rank alone reads them. All ranks call this; a `DataError` about a file is raised on all.
+    The first rank alone reads them. A run that `is_resumed` goes on without a file that is missing. All ranks call
+    this; a `DataError` about a file is raised on all.
     """
     if not config.train.probes:
         return [], []
     messages: list[str] = []
-    text = run_on_first_rank(communicator, lambda: json.dumps(_read(config, messages)))
+    text = run_on_first_rank(communicator, lambda: json.dumps(_read(config, messages, is_resumed)))
     tokenizer = TextTokenizer(load_tokenizer(corpora.tokenizer_folder), config.data.sequence_length)
     return [_probe(content, tokenizer) for content in json.loads(text)], messages
 
@@ -95,12 +100,14 @@ def _probe(content: Mapping[str, Any], tokenizer: TextTokenizer) -> Probe:
     return Probe(content["name"], [*batches_of(texts, tokenizer)], np.array(content["labels"]), content["classes"])
 
 
-def _read(config: RunConfig, messages: list[str]) -> list[dict[str, Any]]:
-    paths = config.train.probes
-    return [
-        {"name": name, **_chosen(path, config, messages)}
-        for name, path in zip(corpus_names([path.with_suffix("") for path in paths]), paths, strict=True)
-    ]
+def _read(config: RunConfig, messages: list[str], is_resumed: bool) -> list[dict[str, Any]]:
+    paths, found = config.train.probes, []
+    for name, path in zip(corpus_names([path.with_suffix("") for path in paths]), paths, strict=True):
+        if is_resumed and not path.exists():
+            messages.append(f"train.probe: {path} is missing: the run goes on without this probe")
+        else:
+            found.append({"name": name, **_chosen(path, config, messages)})
+    return found
 
 
 def _chosen(path: Path, config: RunConfig, messages: list[str]) -> dict[str, Any]:
@@ -124,6 +131,11 @@ def _chosen(path: Path, config: RunConfig, messages: list[str]) -> dict[str, Any
 def _check(found: LabelledTexts, config: RunConfig) -> None:
     if len(found.label_names) < 2:
         raise DataError(f"train.probe: all rows of {found.path} have the label {found.label_names[0]!r}: add others")
+    if len(found.label_names) > _MOST_LABELS:
+        raise DataError(
+            f"train.probe: {found.path} has {len(found.label_names):,} labels, and a probe takes {_MOST_LABELS} at "
+            "most: check that its column holds classes, or merge them"
+        )
     if len(found.texts) < 2 * _FOLDS:
         raise DataError(
             f"train.probe: {found.path} has {len(found.texts)} texts, too few for {_FOLDS} folds: add some hundreds"

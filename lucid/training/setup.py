@@ -151,8 +151,8 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
         config = with_chosen_micro_batch(config, communicator, newest)
     corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store, at))
     check_same_corpora(corpora, communicator)
-    probes, probe_messages = open_probes(config, corpora, communicator)
     checkpoint = start.checkpoint
+    probes, probe_messages = open_probes(config, corpora, communicator, start.is_resumed)
     model.to(device).bert.encoder.recompute(config.train.recompute)
     ddp = DistributedDataParallel(
         model,

@@ -21,12 +21,16 @@ from lucid.training.numerical_environment import numerical_environment
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from: a checkpoint, if any; what it inherits; its best; and messages for the user."""
+    """What a run starts from: a checkpoint, if any; what it inherits; its best; and messages for the user.
+
+    `is_resumed` says whether the checkpoint is its own.
+    """
 
     checkpoint: Checkpoint | None
     inherited: Inherited
     messages: list[str]
     best: Best | None = None
+    is_resumed: bool = False
 
 
 def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: int | None = None) -> Start:
@@ -37,7 +41,7 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
     checkpoint, problems = store.newest() if at is None else (store.at(at), [])
     messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
     inherited, best = Inherited(untrained=list(PARTS)), None
-    if checkpoint is not None:
+    if is_resumed := checkpoint is not None:
         messages.extend(_check_same_run(config, corpora, checkpoint, "choose another run_folder"))
         messages.append(f"resumes from step {checkpoint.state.step:,} ({checkpoint.folder})")
         best = checkpoint.state.best
@@ -56,7 +60,7 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
         files, remarks = read_files(config.initial_model, config.model.max_position_embeddings)
         inherited = Inherited(list(weights.missing), files)
         messages += [f"starts with the weights of {config.initial_model}", *weights.remarks(), *new_tokens, *remarks]
-    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages, best)
+    return Start(checkpoint, checkpoint.state.inherited if checkpoint else inherited, messages, best, is_resumed)
 
 
 def past_of(now: RunConfig, corpora: Corpora, state: TrainingState) -> list[Past]:

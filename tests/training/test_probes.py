@@ -102,9 +102,11 @@ def test_hidden_states_that_are_not_finite_give_no_accuracy(run_file, labels):
     assert result.most_frequent == 0.5
 
 
+MANY_LABELS = "".join(f"ba\t{row % 51}\n" for row in range(102))
 REFUSED = [
     ("a.tsv", "ba\tx\n" * 20, "all rows of {path} have the label 'x'"),
     ("a.tsv", "ba\tx\nco\ty\n", "{path} has 2 texts, too few for 5 folds"),
+    ("a.tsv", MANY_LABELS, "{path} has 51 labels, and a probe takes 50 at most"),
     ("a.txt", "ba\n", "{path} has the wrong kind"),
     ("a.csv", 'text,label\n"ba,x\n', "{path}:2: a quote never closes"),
 ]
@@ -134,6 +136,11 @@ def test_a_resumed_run_may_have_another_probe(on_ranks, run_file, labels, tmp_pa
     assert "resumes from step 2" in finished.stdout
     assert "probe (syllables): accuracy " in finished.stdout
     assert [bool(entry) for entry in evaluations(tmp_path / "run")] == [False, True]
+    missing = tmp_path / "none.tsv"
+    finished = on_ranks(2, "train", run_file, without_warmup, "train.steps=6", f"train.probe=[{labels},{missing}]")
+    assert finished.returncode == 0
+    assert f"train.probe: {missing} is missing: the run goes on without this probe" in finished.stdout
+    assert finished.stdout.count("probe (syllables): accuracy ") == 1
 
 
 @pytest.fixture
