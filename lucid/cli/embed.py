@@ -16,6 +16,7 @@ from lucid.cli.device import Device
 from lucid.cli.input_options import Format, TextFields
 from lucid.cli.model_folder import ModelFolder
 from lucid.cli.model_options import BestOption, PoolingChoice, PoolingOption, WatchdogOption
+from lucid.cli.same_input import check_same
 from lucid.cli.vector_files import Write, vector_file
 from lucid.distributed import Communicator, agreed, all_or_none, device_for, run_on_first_rank, session, watched
 from lucid.errors import CheckpointError, ConfigError
@@ -39,7 +40,9 @@ def embed(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...", help="Files or folders of text; - is the standard input.", show_default=False
+            metavar="INPUT...",
+            help="Files or folders of text; - is the standard input (if it is slow: --watchdog-seconds 0).",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -86,6 +89,7 @@ def embed(
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
         opened = all_or_none(communicator, lambda: _Opened.of(find_model(model, best), pooling, normalize, max_length))
+        opened.check_same(communicator)
         opened.model.to(device_for(communicator, device))
         documents = read_documents(inputs, text_field, kind=file_format, each_line=True)
         with ExitStack() as stack, communicator.status.phase("embedding"):
@@ -116,6 +120,13 @@ class _Opened:
             raise ConfigError(f"--max-length is {max_length}, but {folder} takes {longest} at most")
         tokenizer = TextTokenizer(found.tokenizer(), max_length or settings.longest or longest)
         return cls(folder, found.model, settings, tokenizer)
+
+    def check_same(self, communicator: Communicator) -> None:
+        """Raise an agreed `CheckpointError` if a rank has another model than the first. All ranks call this."""
+        # No vector depends on the pooler, which is random if the folder has none.
+        weights = {name: array for name, array in self.model.bert.state_dict().items() if "pooler" not in name}
+        texts = repr(self.settings), repr(self.model.config), self.tokenizer.to_str()
+        check_same(communicator, str(self.folder), texts, [weights], CheckpointError)
 
     def vectors(self, batches: list[TextBatch], communicator: Communicator) -> np.ndarray:
         """Return the vectors of the texts, on all ranks. Raises `CheckpointError` if numbers are not finite."""

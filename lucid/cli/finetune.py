@@ -9,15 +9,16 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from lucid.cli.device import Device
 from lucid.cli.model_folder import ModelFolder, check_new
 from lucid.cli.model_options import BestOption, WatchdogOption
+from lucid.cli.same_input import check_same
 from lucid.data.tokenizer import save_tokenizer
-from lucid.distributed import all_or_none, choose, session, watched
-from lucid.errors import ConfigError
+from lucid.distributed import Communicator, all_or_none, choose, session, watched
+from lucid.errors import CheckpointError, ConfigError, DataError
 from lucid.files import replacing
 from lucid.finetuning.bootstrap import Difference
 from lucid.finetuning.comparison import Comparison, Contender, Result, differences
@@ -97,7 +98,7 @@ def finetune(
     The examples are texts or pairs with a label each, or sentences with a label for each word. Each MODEL is trained
     with several seeds. The table shows the mean over them, and the lowest and the highest. Then each MODEL is compared
     with the first, with an interval from the paired bootstrap over the test examples. Under mpiexec, ranks share the
-    work, and the results stay the same.
+    work, and the results are the same up to rounding.
 
     Examples:
 
@@ -112,6 +113,7 @@ def finetune(
     with session() as group, process_as_it_was(), watched(group, watchdog_seconds):
         task = all_or_none(group, lambda: read_task(train, test, text=text, pair=pair, label=label))
         contenders, remarks = all_or_none(group, lambda: _contenders(models, best, from_scratch, task, output))
+        _check_same(group, task, contenders)
         communicator = choose(group, "auto", device=device)
         recipe = Recipe(learning_rate=0.0, epochs=epochs, batch_size=batch_size)
         with _progress(group.rank == 0, as_json) as begin:
@@ -120,9 +122,13 @@ def finetune(
 
         def report() -> None:
             if group.rank == 0:
-                if output is not None:
-                    remarks.append(_write(comparison, max(results[: len(models)], key=lambda each: each.mean), output))
-                _report(task, results, remarks, as_json)
+                try:
+                    if output is not None:
+                        best_result = max(results[: len(models)], key=lambda each: each.mean)
+                        remarks.append(_write(comparison, best_result, output))
+                finally:
+                    # An output that cannot be written must not lose the results.
+                    _report(task, results, remarks, as_json)
 
         all_or_none(group, report)
 
@@ -151,13 +157,24 @@ def _contenders(
     return contenders + [contenders[0].from_scratch()] * from_scratch, remarks
 
 
+def _check_same(group: Communicator, task: Task, contenders: Sequence[Contender]) -> None:
+    """Raise an agreed error if ranks read other examples or models: they would wait for each other, or mix them."""
+    files = task.train, task.test
+    texts = (json.dumps([each.texts, each.pairs, each.labels]) for each in files)
+    check_same(group, " or ".join(str(each.path) for each in files), texts, (), DataError)
+    models = (text for each in contenders for text in (repr(each.config), each.tokenizer.to_str()))
+    weights = (each.weights for each in contenders)
+    check_same(group, " or ".join(each.name for each in contenders), models, weights, CheckpointError)
+
+
 @contextmanager
 def _progress(is_first: bool, as_json: bool) -> Iterator[Callable[[str, str, int], Callable[[], object]]]:
     """Show on the first rank what is trained: by a live line on a terminal, else by a line each, but not with JSON."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     is_shown = is_first and console.is_terminal
-    with Progress("{task.description}", *columns, console=console, transient=True, disable=not is_shown) as progress:
+    description = TextColumn("{task.description}", markup=False)
+    with Progress(description, *columns, console=console, transient=True, disable=not is_shown) as progress:
         shown = progress.add_task("starting", total=None)
 
         def begin(model: str, what: str, steps: int) -> Callable[[], object]:

@@ -50,6 +50,10 @@ class TextTokenizer:
                 found[number] = self._tokenizer.encode(text)
         return found
 
+    def to_str(self) -> str:
+        """Return the tokenizer and its settings as JSON."""
+        return self._tokenizer.to_str()
+
 
 def _beginning(text: Text, size: int) -> Text:
     """Return at most `size` characters of a long text, up to a space; all of a pair or of a text without spaces.

@@ -3,14 +3,19 @@
 import json
 import re
 import shutil
+from contextlib import chdir
 
 import numpy as np
 import pytest
+from rank_pool.commands import command
 from tasks import tiny_config, tiny_tokenizer
 
 from lucid.cli import main
+from lucid.cli.finetune import _progress
 from lucid.data.tokenizer import load_tokenizer
+from lucid.distributed import announced
 from lucid.distributed.communicators.single import SingleCommunicator
+from lucid.errors import ConfigError
 from lucid.finetuning.encoding import CUT_OFF, encode
 from lucid.finetuning.examples import read_task
 from lucid.finetuning.metrics import metrics_of
@@ -256,3 +261,43 @@ def test_labels_that_training_lacks_are_reported(finetune, task_folder):
     code, output, _ = finetune("--seeds", 1, "--epochs", 1, "--test", "test.tsv")
     assert code == 0
     assert re.search(r"test.tsv has labels that \S+ lacks, such as 'grand' \(1 in all\): no model", output)
+
+
+def run_with_own_files(arguments, folder):
+    with chdir(folder / str(announced().rank)):
+        return command([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("altered", ["train.tsv", "model"])
+def test_hosts_with_different_files_are_refused(altered, rank_pool, task_folder, tmp_path):
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        for name in ("model", "train.tsv", "test.tsv"):
+            source = {"train.tsv": "test.tsv", "model": "other"}[name] if rank and name == altered else name
+            (tmp_path / str(rank) / name).symlink_to(task_folder / source)
+    runs = [["finetune", "model", "--train", "train.tsv", "--test", "test.tsv", *SHORT]]
+    if altered == "model":
+        runs.append(["embed", "model", "test.tsv", "-o", "vectors.npy"])
+    for arguments in runs:
+        results = rank_pool.run(2, run_with_own_files, arguments, tmp_path)
+        assert [result.value for result in results] == [2, 2]
+        output = "".join(result.output for result in results)
+        assert re.search(rf"lucid: rank 1 on \S+ reads something else than the first rank from {altered}", output)
+
+
+def test_an_output_that_cannot_be_written_loses_no_results(finetune, monkeypatch, tmp_path):
+    def fail(*_):
+        raise ConfigError("no space")
+
+    monkeypatch.setattr("lucid.cli.finetune._write", fail)
+    code, output, errors = finetune(*SHORT, "--json", "--output", tmp_path / "folder")
+    assert (code, errors) == (2, "lucid: no space\n")
+    assert len(json.loads(output)["models"]) == 1
+
+
+def test_the_live_line_shows_a_path_with_brackets_as_it_is(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with _progress(is_first=True, as_json=False) as begin:
+        begin("runs/[/x]", "seed 1 of 1", 1)()
+    assert "runs/[/x], seed 1 of 1" in capsys.readouterr().err
