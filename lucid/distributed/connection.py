@@ -1,5 +1,6 @@
 """How a process finds the others, chooses what carries gradients between them, and ends with them."""
 
+import atexit
 import sys
 import threading
 from collections.abc import Iterator
@@ -31,12 +32,15 @@ def connect(backend: Backend = "auto", device: str = CPU) -> Communicator:
     """Find the other processes, and return a communicator with them: `join` and `choose` in one call.
 
     On several ranks an uncaught exception then ends all of them (`abort_on_exception`). A program calls the
-    communicator's `close` at its end. Raises `LaunchError` if the processes were not started in the way that the
-    backend needs.
+    communicator's `close` at its end; without that, its exit waits in MPI for the other ranks. Raises `LaunchError` if
+    the processes were not started in the way that the backend needs.
     """
     group = join("auto" if backend == "shared_memory" or backend == "nccl" else backend)
     if group.size > 1:
         abort_on_exception(group)
+        # A program that ends without `close` has not failed. To close here would wait for the other ranks, also after a
+        # `sys.exit(1)` of this one, before mpi4py can end them.
+        atexit.register(group.status.report_end)
     return choose(group, backend, device=device)
 
 

@@ -132,6 +132,13 @@ def test_it_starts_in_every_way_that_it_says(start, mpiexec, corpus_folder, tmp_
     assert BERTForPreTraining.from_pretrained(tmp_path / "run" / "model").config.hidden_size == 128
 
 
+def test_a_launched_script_that_ends_without_close_has_not_failed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from lucid.distributed import connect\nconnect().barrier()\n")
+    finished = run_to_end([sys.executable, "-m", "lucid", "launch", "-n", "2", str(script)], 60, FEW_CORES)
+    assert (finished.returncode, "without a word" in finished.stdout) == (0, False), finished.stdout
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("ending", "message"),
