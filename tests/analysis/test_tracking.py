@@ -3,13 +3,14 @@
 import json
 import os
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from made_up_runs import evaluation, line
 
 from lucid.analysis.tracking import sending as sending_module
 from lucid.analysis.tracking.sending import Sender, follow, sending
-from lucid.analysis.tracking.services import ServiceError, service_named
+from lucid.analysis.tracking.services import ServiceError, Trackio, service_named
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
@@ -178,6 +179,28 @@ def test_a_record_that_is_damaged_or_of_another_project_is_refused(folder):
     (folder / "sent-recording.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"sent-recording.json, which says what was sent, cannot be read"):
         send(folder, Recording())
+
+
+def test_a_run_that_began_anew_is_refused_and_one_that_dropped_lines_is_not(folder, monkeypatch):
+    service, noted = Recording(), []
+    monkeypatch.setattr(sending_module, "read_attempts", lambda folder: [SimpleNamespace(number=n) for n in noted])
+    write(folder, line(10), line(20, attempt=2))
+    send(folder, service)
+    write(folder, line(10))  # attempt 3 has begun: it dropped the lines of attempt 2, and has none yet
+    noted += [1, 2, 3]
+    assert send(folder, service) == (0, None)
+    noted.append(1)
+    with pytest.raises(ConfigError, match=r"begun anew and is at attempt 1; remove it to send the whole log"):
+        send(folder, service)
+    assert service.lines == [(1, 10), (2, 20)]
+
+
+def test_a_password_in_the_address_of_a_service_is_not_printed(folder):
+    def refuse(**_):
+        raise OSError("no answer from https://me:secret@host/a@b, tried https://host/c")
+
+    with pytest.raises(ServiceError, match=r"no answer from https://\*\*\*@host/a@b, tried https://host/c"):
+        Trackio(SimpleNamespace(init=refuse)).open(folder, "mine", "first", None)
 
 
 def test_two_processes_do_not_send_one_run(folder):

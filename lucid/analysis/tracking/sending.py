@@ -1,7 +1,8 @@
 """Sends what is new in the log of a run to a tracking service, and remembers in the run's folder what it has.
 
 The lines of an attempt only ever grow, and a new attempt, which may take steps again, has a new number. So the
-newest attempt of which a service has a line, and the number of its lines, say what it has.
+newest attempt of which a service has a line, and the number of its lines, say what it has. Numbers start again only if
+the run's checkpoints were removed and it began anew; its log then belongs in a new run of the service.
 """
 
 import fcntl
@@ -97,9 +98,11 @@ class Sender:
         """Send what is new. Return the number of lines, and how the newest attempt has ended.
 
         That is None if it has not, or if nothing says so. Raises `ServiceError`; what was sent until then is noted.
+        Raises `ConfigError` if the run has begun anew since.
         """
         self._how = how = _end_of(self._folder)  # before the log, which is whole once an end is noted
         run = LoggedRun.of(self._folder)
+        self._check_that_it_went_on(run.entries)
         new = run.entries if self._sent is None else self._sent.without(run.entries)
         if new or (self._sent is not None and self._sent.how != how):
             sent = self._open()
@@ -115,6 +118,20 @@ class Sender:
                     sent = sent.after(entry)
                 sent = self._note(sent)
         return len(new), how
+
+    def _check_that_it_went_on(self, entries: Sequence[Entry]) -> None:
+        """Raise `ConfigError` if the newest attempt is older than what was sent: none of its lines would count as new.
+
+        The log alone does not tell: a run that goes back to a checkpoint drops the lines of the attempts after it.
+        """
+        known = {_attempt_of(entry) for entry in entries}
+        with suppress(OSError):
+            known |= {attempt.number for attempt in read_attempts(self._folder)[-1:]}
+        if self._sent is not None and known and max(known) < self._sent.attempt:
+            raise ConfigError(
+                f"{self._path} says that attempt {self._sent.attempt} was sent, but the run has begun anew and is at "
+                f"attempt {max(known)}; remove it to send the whole log into a new run"
+            )
 
     def _open(self) -> Sent:
         if self._sent is None or not self._is_open:

@@ -58,11 +58,15 @@ def service_named(name: ServiceName) -> Service:
 
 @contextmanager
 def _errors_of(service: str) -> Iterator[None]:
-    """Turn whatever a library raises into a sentence: each has errors of its own, and those of its HTTP library."""
+    """Turn whatever a library raises into a sentence: each has errors of its own, and those of its HTTP library.
+
+    They may name the service's address, whose user and password are left out.
+    """
     try:
         yield
     except Exception as error:
         reason = next(iter(reason_of(error).strip().splitlines()), type(error).__name__)
+        reason = re.sub(r"//[^/@\s]+@", "//***@", reason)
         raise ServiceError(f"{service} has not taken the log: {reason}") from error
 
 
