@@ -6,6 +6,7 @@ hand.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -178,11 +179,21 @@ def _take(attempts: list[Attempt], noted: Attempt | End) -> None:
 
 def _append(folder: Path, content: dict[str, Any]) -> str:
     """Append a line, and return what is wrong, "" if nothing is: a run goes on without it."""
+    path = folder / ATTEMPTS_FILE
     try:
-        append(folder / ATTEMPTS_FILE, json.dumps(content).encode() + b"\n")
+        append(path, _line_end_missing(path) + json.dumps(content).encode() + b"\n")
     except OSError as error:
-        return f"{folder / ATTEMPTS_FILE} could not be written: {reason_of(error)}"
+        return f"{path} could not be written: {reason_of(error)}"
     return ""
+
+
+def _line_end_missing(path: Path) -> bytes:
+    """Return the line end that a file lacks whose last line was torn, by a power failure for one; else b""."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return b""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return b"" if file.read() == b"\n" else b"\n"
 
 
 def _processor() -> str:

@@ -60,3 +60,12 @@ def test_damaged_lines_are_left_out_and_a_new_number_may_repeat_an_old_one(run_f
     first, second = read_attempts(tmp_path / "run")
     assert (first.end.how, second.end) == ("finished", None)
     assert read_attempts(tmp_path / "elsewhere") == []
+
+
+def test_a_torn_line_takes_no_other_with_it(run_file, tmp_path):
+    train(run_file, stopped=True)
+    path = tmp_path / "run" / ATTEMPTS_FILE
+    path.write_bytes(path.read_bytes()[:-9])  # the end of attempt 1
+    train(run_file)
+    first, second = read_attempts(tmp_path / "run")
+    assert (first.end, second.number, second.end.how) == (None, 2, "finished")
