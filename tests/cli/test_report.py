@@ -10,6 +10,7 @@ import pytest
 from browser import browser, look
 
 import lucid.analysis.report.page as lucid_page
+from lucid.analysis.report import facts
 
 SECTIONS = [
     *("What the curves say", "Results", "Curves", "Training", "Speed and waits", "Attempts", "Checkpoints", "Corpora"),
@@ -162,6 +163,14 @@ def test_a_run_of_an_earlier_version_and_damaged_files_are_named(report, copied)
     assert "has no attempts.jsonl" in page.text
     assert "state.json was altered" in page.text
     assert "Results" in page.headings
+
+
+def test_a_checkpoint_that_is_removed_meanwhile_is_left_out(copied, monkeypatch):
+    states, problems = facts.CheckpointStore(copied / "checkpoints").states()
+    (state,) = states.values()
+    removed = copied / "checkpoints/0001-00000003"
+    monkeypatch.setattr(facts.CheckpointStore, "states", lambda _: (states | {removed: state}, problems))
+    assert [kept.folder for kept in facts.RunFacts.of(copied).checkpoints] == list(states)
 
 
 def test_a_run_without_a_log_has_a_page(report, copied):

@@ -5,6 +5,7 @@ version, or may be a copy without its corpus.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -180,16 +181,21 @@ def _corpora(config: RunConfig | None) -> tuple[CorpusRecord, ...]:
 
 
 def _checkpoints(folder: Path, logged: LoggedRun, remarks: list[str]) -> tuple[KeptCheckpoint, ...]:
-    """Return the checkpoints of a run that can be read, the oldest first; each problem becomes a remark."""
+    """Return the checkpoints of a run that can be read, the oldest first; each problem becomes a remark.
+
+    A checkpoint that the run removes meanwhile is left out.
+    """
     store = CheckpointStore(folder / "checkpoints")
     states, problems = store.states()
     remarks += [f"a checkpoint is damaged: {problem}" for problem in problems]
     best = _known(store.best, []) if logged.state is not None and logged.state.best is not None else None
     losses = held_out_losses(logged)
-    return tuple(
-        KeptCheckpoint(path, attempt_of(path), state.step, _size(path), losses.get(state.step), path == best)
-        for path, state in reversed(states.items())
-    )
+    kept = []
+    for path, state in reversed(states.items()):
+        with suppress(OSError):
+            size = _size(path)
+            kept.append(KeptCheckpoint(path, attempt_of(path), state.step, size, losses.get(state.step), path == best))
+    return tuple(kept)
 
 
 def held_out_losses(logged: LoggedRun) -> dict[int, float]:
