@@ -24,9 +24,9 @@ _SEPARATOR = "/"
 def save(state: Mapping[str, Any], path: str | Path) -> None:
     """Write tensors, arrays and numbers by name to the file `path`, as safetensors, whole or not at all.
 
-    A value may also be a mapping of this kind: `{"model": model.state_dict(), "step": 100}`. Of several ranks the first
-    alone saves. Raises `TypeError` for a value of another kind, `ValueError` for a name with a slash, and
-    `CheckpointError` if the file cannot be written.
+    A value may also be a mapping of this kind: `{"model": model.state_dict(), "step": 100}`. An empty one leaves no
+    trace in the file. Of several ranks the first alone saves. Raises `TypeError` for a value of another kind,
+    `ValueError` for a name with a slash, and `CheckpointError` if the file cannot be written.
     """
     try:
         write_arrays(Path(path), dict(_arrays(state)))
