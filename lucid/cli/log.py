@@ -38,7 +38,7 @@ def log(
     project: Annotated[str, typer.Option(help="The service's project; in mlflow the experiment.")] = "lucid",
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the run in the service. Default: that of the folder.", show_default=False),
+        typer.Option(help="Name of the run in the service. Default: the name of the folder.", show_default=False),
     ] = None,
     following: Annotated[
         bool, typer.Option("--follow", help="Send what is new again and again, until the run has finished.")
