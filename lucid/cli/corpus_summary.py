@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from lucid.data import Manifest
 from lucid.data.manifest import DROPPED_FILE, TOKENIZER_FOLDER, Split
@@ -21,7 +22,8 @@ _MOST_UNKNOWN = 0.01
 
 def print_summary(manifest: Manifest, output: Path, outcome: str) -> None:
     """Print a summary of the corpus in the folder `output`, and what has become of the folder, the `outcome`."""
-    table = Table("split", "documents", "sentences", "tokens", "tokens/word", "[UNK]")
+    headings = "split", "documents", "sentences", "tokens", "tokens/word", "[UNK]"
+    table = Table(*(Column(Text(heading), overflow="fold") for heading in headings))
     for name, split in manifest.splits.items():
         counts = [f"{count:,}" for count in (split.documents, split.sentences, split.tokens)]
         table.add_row(name, *counts, *_coverage(split))

@@ -142,7 +142,7 @@ class _Opened:
         width, longest = self.model.config.hidden_size, self.tokenizer.longest
         what = {"mean": "means of the last hidden states", "first": "last hidden states of [CLS]"}
         scaled = ", of length 1" if self.settings.normalize else ""
-        cut_off = f"; {cut:,} texts were cut to {longest} tokens" if cut else ""
+        cut_off = f"; {cut:,} text{' was' if cut == 1 else 's were'} cut to {longest} tokens" if cut else ""
         return f"{output} holds {count:,} vectors of {width:,} numbers: {what[self.settings.pooling]}{scaled}{cut_off}"
 
 

@@ -20,13 +20,14 @@ from lucid.data.tokenizer import save_tokenizer
 from lucid.distributed import Communicator, all_or_none, choose, session, watched
 from lucid.errors import CheckpointError, ConfigError, DataError
 from lucid.files import replacing
-from lucid.finetuning.bootstrap import Difference
+from lucid.finetuning.bootstrap import ENOUGH, Difference
 from lucid.finetuning.comparison import Comparison, Contender, Result, differences
 from lucid.finetuning.examples import Task, read_task
 from lucid.finetuning.tuning import Recipe
 from lucid.models.bert.model import PREFIX
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS
+from lucid.training.formatting import count
 from lucid.training.running import process_as_it_was
 
 
@@ -179,7 +180,7 @@ def _progress(is_first: bool, as_json: bool) -> Iterator[Callable[[str, str, int
 
         def begin(model: str, what: str, steps: int) -> Callable[[], object]:
             if is_first and not is_shown and not as_json:
-                print(f"{model}, {what}: {steps:,} steps", flush=True)
+                print(f"{model}, {what}: {count(steps, 'step')}", flush=True)
             progress.reset(shown, description=f"{model}, {what}", total=steps)
             return lambda: progress.advance(shown)
 
@@ -189,10 +190,13 @@ def _progress(is_first: bool, as_json: bool) -> Iterator[Callable[[str, str, int
 def _report(task: Task, results: Sequence[Result], remarks: Sequence[str], as_json: bool) -> None:
     found = differences(results)
     remarks = [*remarks, *(sentence for result in results for sentence in _remarks_on(result, task))]
+    if found and len(task.test) < ENOUGH:
+        remarks.append(f"{task.test.path} has too few examples for the intervals: do not rely on them below {ENOUGH}")
     if as_json:
         print(json.dumps(_as_json(task, results, found, remarks), indent=2, ensure_ascii=False))
         return
-    table = Table(Column("model", overflow="fold"), "learning rate", *(metric.name for metric in results[0].metrics))
+    headings = "model", "learning rate", *(metric.name for metric in results[0].metrics)
+    table = Table(*(Column(heading, overflow="fold") for heading in headings))
     for result in results:
         table.add_row(result.contender.name, f"{result.recipe.learning_rate:.2g}", *map(_shown, _values(result)))
     console = Console(soft_wrap=True, highlight=False, markup=False)

@@ -97,10 +97,15 @@ _Rows = tuple[Columns, Iterator[tuple[int, _Row]]]
 
 
 def text_lines(path: Path, file: BinaryIO) -> Iterator[str]:
-    """Yield the lines with their ends. Bytes that are not UTF-8 become surrogates, which `_fault` finds."""
+    """Yield the lines with their ends. Bytes that are not UTF-8 become surrogates, which `_fault` finds.
+
+    Raises `DataError` for a line that is too long, and for a file that is UTF-16 or no text.
+    """
     number = 0
     while line := file.readline(_LONGEST_LINE + 1):
         number += 1
+        if b"\0" in line:
+            raise DataError(f"{path}:{number}: NUL bytes, which text does not have: convert the file if it is UTF-16")
         if len(line) > _LONGEST_LINE:
             raise DataError(f"{path}:{number}: longer than {_LONGEST_LINE >> 20} MiB: break it")
         yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lucid.backend import CPU, GPUInfo
 from lucid.distributed.communicators.agreement import gather_texts
@@ -81,7 +81,8 @@ def location_rows(locations: Sequence[RankLocation]) -> list[LocationRow]:
 
 def print_locations(locations: Sequence[RankLocation]) -> None:
     """Print the table of `locations`."""
-    table = Table("ranks", "hosts", "cores", "threads", "device")
+    headings = "ranks", "hosts", "cores", "threads", "device"
+    table = Table(*(Column(heading, overflow="fold") for heading in headings))
     for row in location_rows(locations):
         table.add_row(*row)
     Console(soft_wrap=True, highlight=False, markup=False).print(table)

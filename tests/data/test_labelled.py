@@ -101,6 +101,7 @@ REFUSED = [
     ("a.tsv", "id\tlabel\n1\t2\n", "a.tsv:1: no column is called 'text': the columns are 'id', 'label'"),
     ("a.csv", "text,label,label\nx,1,2\n", "a.csv:1: two columns are called 'label'"),
     ("a.csv", 'text,label\nx,1\n"y,2\n', "a.csv:3: a quote never closes"),
+    ("a.tsv", "text\tlabel\nx\0\ty\n", "a.tsv:2: NUL bytes, which text does not have"),
     ("a.jsonl", "[1]\n", "has no line that is a JSON object"),
     ("a.jsonl", '{"text": "x"}\n', "a.jsonl:1: no column is called 'label'"),
     ("a.tsv", "text\tlabel\n" + "".join(f"x\ttext {n}\n" for n in range(30)), "has 30 different labels in 30 rows"),

@@ -79,6 +79,13 @@ def test_a_label_that_is_only_predicted_counts_in_the_macro_f1_and_one_that_does
     assert found["macro-F1"] == pytest.approx((2 / 3 + 0) / 2)
 
 
+def test_counts_hold_the_labels_that_occur_and_no_others():
+    names = [str(number) for number in range(10_000)]
+    _, macro_f1 = metrics_of(texts(["1", "2"]), names, [np.array([1, 7]), np.array([1, 2])])
+    assert [counts.shape for counts in macro_f1.counts] == [(2, 9), (2, 9)]
+    assert macro_f1.of_seeds() == [pytest.approx(1 / 3), 1]
+
+
 def test_a_label_that_training_lacks_is_a_mistake_of_any_model():
     assert values(texts(["a", "new"]), ["a", "b"], ["a", "a"])["accuracy"] == 0.5
 
