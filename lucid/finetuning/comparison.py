@@ -1,5 +1,6 @@
 """Fine-tunes several models on the same examples, with several seeds each, and compares them on the test examples."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -109,6 +110,8 @@ class Comparison:
         With `keep` the result holds the weights of the first seed. Raises an agreed `ConfigError` if the model takes no
         pairs, or if there are too few examples for the ranks or for a choice between learning rates.
         """
+        # The model before this one, whose parameters and flat buffers refer to each other, goes before the next comes.
+        gc.collect()
         train, test = all_or_none(self.communicator, lambda: self._encoded(contender))
         model = contender.initial(self.kind, self.task.labels, seed=0).to(self.communicator.device)
         ddp = DistributedDataParallel(model, self.communicator)

@@ -52,8 +52,8 @@ class Memory:
         return max(0, free - self.checkpoint - sum(self.host.values())) // self.of_rank
 
 
-def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memory:
-    """Return the memory that a run on `size` ranks needs, if every sequence has the full length.
+def memory(config: RunConfig, size: int, corpora: Corpora | None = None, nodes: int = 1) -> Memory:
+    """Return the memory that a run on `size` ranks of `nodes` needs, if every sequence has the full length.
 
     With `corpora`, on a CPU, this includes what each rank remembers of them.
     """
@@ -73,7 +73,6 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memo
     if train.audit_every is not None and size > 1:
         rank["gradients of an audit"] = _FLOAT32 * parameters
     if operand != _FLOAT32:
-        # Too much where ranks with shards are on one node: they share this copy. Between nodes each has its own.
         rank["rounded weights"] = operand * parameters
     host = {}
     if is_on_cpu:
@@ -86,6 +85,8 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None) -> Memo
             rank["compiled products"] = onednn.MOST_PRODUCTS * onednn.PRODUCT_BYTES
         if config.optimizer.sharded:
             host["weights"] = rank.pop("weights")
+            if nodes == 1 and "rounded weights" in rank:
+                host["rounded weights"] = rank.pop("rounded weights")
     return Memory(rank, host, checkpoint_bytes(config))
 
 

@@ -36,7 +36,7 @@ def with_chosen_micro_batch(
         free, ranks = HostMemory.read().free, communicator.local_rank + 1
     else:
         free, ranks = gpu_library().cuda.runtime.memGetInfo()[0], 1
-    chosen = chosen_micro_batch(config, communicator.size, free, ranks)
+    chosen = chosen_micro_batch(config, communicator.size, free, ranks, communicator.node_count)
     before = _number_before(config, communicator.size, newest) if newest else None
     return config.with_micro_batch(least(communicator, chosen if before is None else min(before, chosen)))
 
@@ -51,16 +51,16 @@ def _number_before(config: RunConfig, size: int, newest: TrainingState) -> int |
     return number if same else None
 
 
-def chosen_micro_batch(config: RunConfig, size: int, free: int, ranks: int = 1) -> int:
+def chosen_micro_batch(config: RunConfig, size: int, free: int, ranks: int = 1, nodes: int = 1) -> int:
     """Return how many sequences each of `size` ranks should compute at once, where `ranks` of them have `free` bytes.
 
-    `free` is memory of a host or, if ranks compute on GPUs, of one GPU. Where the estimate has no room for even one
-    sequence, the number is 1.
+    The ranks are on `nodes`. `free` is memory of a host or, if ranks compute on GPUs, of one GPU. Where the estimate
+    has no room for even one sequence, the number is 1.
     """
     allowed, is_on_cpu = int(_PART_OF_FREE * free), config.train.device == "cpu"
 
     def too_large(samples: int) -> bool:
-        need = memory(config.with_micro_batch(samples), size)
+        need = memory(config.with_micro_batch(samples), size, nodes=nodes)
         return need.ranks_within(allowed) < ranks if is_on_cpu else need.of_rank > allowed
 
     local_batch = config.local_batch(size)

@@ -205,6 +205,9 @@ def test_more_ranks_and_a_sharded_optimizer_take_less_of_each_rank(settings_file
     assert divided.rank["moments"] == -(-whole.rank["moments"] // 4)
     assert divided.host == {"weights": whole.rank["weights"]}  # which the ranks of a host share
     assert divided.of_rank == whole.of_rank - whole.rank["moments"] * 3 // 4 - whole.rank["weights"]
+    rounded = load(settings_file, ["optimizer.sharded=true", "train.precision=bfloat16"])
+    assert memory(rounded, 4).host["rounded weights"] == whole.rank["weights"] // 2  # once on one host,
+    assert memory(rounded, 4, nodes=2).rank["rounded weights"] == whole.rank["weights"] // 2  # of several by each rank
     exact = memory(load(settings_file, ["train.reduction=exact"]), 1)
     assert exact.rank["gradients"] == 3 * whole.rank["gradients"]  # four micro-batches: ceil(log2(4)) + 1 buffers
 

@@ -8,20 +8,25 @@ import random
 import subprocess
 import sys
 import time
+import weakref
 from types import SimpleNamespace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hosts import LINK
 from launching import FEW_CORES
 
 from lucid.distributed import DistributedDataParallel, choose
+from lucid.distributed.communicators import shared_memory as shared_memory_module
 from lucid.distributed.communicators.communicator import Finished
 from lucid.distributed.communicators.mpi_start import lack_of_shared_memory, size_and_free
+from lucid.distributed.communicators.shared_memory import SharedMemoryCommunicator
 from lucid.distributed.parallel import exact
 from lucid.errors import ConfigError, LaunchError
 from lucid.launch.limits import HostMemory
 from lucid.nn import Linear
+from lucid.optim import AdamW
 
 SECONDS = 60
 
@@ -65,6 +70,46 @@ def test_it_serves_all_parts_of_allocated_memory_and_no_other_arrays(shared_memo
     array = shared_memory.allocate(1000, np.float32)
     assert all(shared_memory.sums_along_tree(part) for part in (array, array[:1], array[-1:], array.reshape(10, 100)))
     assert not shared_memory.sums_along_tree(np.zeros(1000, np.float32))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_memory_is_released_with_the_last_array_that_views_it(shared_memory):
+    array = shared_memory.allocate(1000, np.float32)
+    weights = shared_memory.allocate_for_node(1000, np.float32)
+    memories = [weakref.ref(each.base) for each in (array, weights)]
+    part, of_weights = array[10:20].view(np.uint8), weights.reshape(10, 100)[2]
+    del array, weights
+    assert shared_memory.sums_along_tree(part)
+    assert shared_memory.shares_with_node(of_weights)
+    del part, of_weights
+    assert [memory() for memory in memories] == [None, None]
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("required", [False, True], ids=["auto", "required"])
+def test_without_room_for_a_copy_of_the_weights_each_rank_keeps_its_own(communicator, required, monkeypatch, capfd):
+    """Gradients and weights remain in shared memory, and the weights get the same bits."""
+    rooms = iter([1 << 30, 1 << 30, 0, *[1 << 30] * 4])
+    monkeypatch.setattr(shared_memory_module, "size_and_free", lambda folder: (1 << 40, next(rooms)))
+    group = SharedMemoryCommunicator(communicator, required)
+    trained = []
+    for is_shared in (False, True):
+        ddp = DistributedDataParallel(Linear(50, 40, deviation=0.1), group, sharded=True, bfloat16_copy=True)
+        optimizer, flat = AdamW(ddp.partition), ddp.flat
+        assert group.sums_along_tree(flat.gradients)
+        assert group.shares_with_node(flat.values)
+        assert group.shares_with_node(flat.bfloat16_copy) == ddp.partition.publishes_copy == is_shared
+        flat.values[:] = random_array(0, len(flat.values))
+        flat.gradients[:] = random_array(1, len(flat.gradients))
+        group.barrier()
+        optimizer.step(1e-2)
+        np.testing.assert_array_equal(flat.bfloat16_copy, flat.values.astype(ml_dtypes.bfloat16))
+        trained.append(flat.values.tobytes())
+        group.barrier()
+    assert trained[0] == trained[1]
+    said = capfd.readouterr().err
+    assert said.count("each rank keeps its own copy of the weights in bfloat16") == (group.rank == 0)
+    assert "plain MPI" not in said
 
 
 @pytest.mark.mpi(min_size=2)

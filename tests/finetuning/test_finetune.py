@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import weakref
 from contextlib import chdir
 
 import numpy as np
@@ -13,9 +14,10 @@ from tasks import tiny_config, tiny_tokenizer
 from lucid.cli import main
 from lucid.cli.finetune import _progress
 from lucid.data.tokenizer import load_tokenizer
-from lucid.distributed import announced
+from lucid.distributed import DistributedDataParallel, announced
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
+from lucid.finetuning import comparison
 from lucid.finetuning.encoding import CUT_OFF, encode
 from lucid.finetuning.examples import read_task
 from lucid.finetuning.metrics import metrics_of
@@ -103,6 +105,21 @@ def test_results_do_not_depend_on_the_number_of_ranks(kind, on_ranks, task_folde
     )
     for weights in others:
         assert np.mean(np.abs(weights - first) < 1e-5) > 0.97
+
+
+def test_a_model_is_gone_before_the_next_is_made(finetune, monkeypatch):
+    made, alive = [], []
+
+    def flattened(model, communicator):
+        alive.append(sum(buffer() is not None for buffer in made))
+        ddp = DistributedDataParallel(model, communicator)
+        made.append(weakref.ref(ddp.flat.values))
+        return ddp
+
+    monkeypatch.setattr(comparison, "DistributedDataParallel", flattened)
+    code, _, errors = finetune(*SHORT, "--from-scratch", models=("model", "other"))
+    assert (code, errors) == (0, "")
+    assert alive == [0, 0, 0]
 
 
 def test_models_are_compared_with_the_first(finetune, monkeypatch):

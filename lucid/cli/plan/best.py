@@ -182,7 +182,7 @@ def _ways(
 
 
 def _fits(config: RunConfig, size: int, ranks_per_node: int, free: int) -> bool:
-    return memory(config, size).ranks_within(free) >= ranks_per_node
+    return memory(config, size, nodes=-(-size // ranks_per_node)).ranks_within(free) >= ranks_per_node
 
 
 def _measure(path: Path, overrides: Sequence[str], ranks: int) -> Measured:
@@ -201,7 +201,7 @@ def _measure(path: Path, overrides: Sequence[str], ranks: int) -> Measured:
 def _lines(place: int, ways: Sequence[Way], path: Path, nodes: int) -> Iterator[str]:
     """Yield the lines about ways that are equally fast: speed and memory of the first, its command, and the others."""
     way, *others = ways
-    step, need, measured = way.step, memory(way.config, way.step.ranks), way.measured
+    step, need, measured = way.step, memory(way.config, way.step.ranks, nodes=nodes), way.measured
     yield (
         f"{place}. {1e3 * step.seconds:,.4g} ms a step ({1e3 * step.low:,.4g} to {1e3 * step.high:,.4g}), "
         f"{quantity(need.of_rank, 'B')} a rank: {count(measured.ranks_per_node, 'rank')} x "

@@ -38,7 +38,7 @@ def outline(settings: RunConfig, corpora: Corpora | None, size: int) -> Iterator
     missing = [folder for folder in settings.folders if not os.path.lexists(folder)]
     step, has_ended, start = _start(settings, corpora)
     settings, chosen = _with_micro_batch(settings, size)
-    need = memory(settings, size, corpora)
+    need = _need(settings, size, corpora)
     yield _model(settings)
     yield from (("corpus", f"{folder} is missing: make it by lucid prepare") for folder in missing)
     yield from _corpora(settings, corpora) if corpora else ()
@@ -158,6 +158,14 @@ def _with_micro_batch(config: RunConfig, size: int) -> tuple[RunConfig, list[Lin
     chosen = chosen_micro_batch(config, size, HostMemory.read().free)
     text = f"train.micro_batch is auto: {chosen:,} for a rank alone on this machine; the run chooses by its own hosts"
     return config.with_micro_batch(chosen), [("", text)]
+
+
+def _need(config: RunConfig, size: int, corpora: Corpora | None) -> Memory:
+    """Return the memory of a run on this machine or, if it has no room for all ranks, on several."""
+    need = memory(config, size, corpora)
+    if config.train.device == "cuda" or need.ranks_within(HostMemory.read().free) >= size:
+        return need
+    return memory(config, size, corpora, nodes=2)
 
 
 def _ranks(config: RunConfig, need: Memory, size: int) -> Iterator[Line]:

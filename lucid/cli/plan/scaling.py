@@ -196,7 +196,7 @@ def table(config: RunConfig, measured: Measured, found: Sequence[Prediction]) ->
         hours = [each.hours(config, seconds) for seconds in (step.seconds, step.low, step.high)]
         yield (
             f"{step.nodes:5,} {step.ranks:6,} {_range(*(1e3 * x for x in (step.seconds, step.low, step.high))):>22}  "
-            f"{quantity(memory(config, step.ranks).of_rank, 'B'):>8}  {step.share(LINK):5.0%}  "
+            f"{quantity(memory(config, step.ranks, nodes=step.nodes).of_rank, 'B'):>8}  {step.share(LINK):5.0%}  "
             f"{efficiency(step, found[0].step):10.0%} {_range(*hours):>22}  "
             f"{hours[0] * _units(config, measured, step):10,.4g}  {step.largest}, {step.share(step.largest):.0%}"
         )

@@ -120,11 +120,12 @@ class Communicator(Protocol):
         All ranks call this together, and communicate the same parts of it. It remains valid after `close`.
         """
 
-    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike, is_copy: bool = False) -> Array:
         """Return zeros [count] on `device` for a flat parameter buffer, if possible one for all ranks of a node.
 
         All ranks call this together. Each writes only its own part, and calls `all_gather` before any rank reads;
-        `broadcast` accepts the array too. It remains valid after `close`.
+        `broadcast` accepts the array too. It remains valid after `close`. If it is only a copy of the parameters in
+        `dtype` (`is_copy`), too little memory for it changes nothing about other buffers.
         """
 
     def shares_with_node(self, array: Array) -> bool:

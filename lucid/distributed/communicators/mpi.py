@@ -120,7 +120,7 @@ class MPICommunicator(Communicator):
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         return np.zeros(count, dtype)
 
-    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike, is_copy: bool = False) -> Array:
         return np.zeros(count, dtype)
 
     def side_channel(self) -> SideChannel:

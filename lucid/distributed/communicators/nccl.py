@@ -143,7 +143,7 @@ class NCCLCommunicator(LayeredCommunicator, FailureListener):
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         return zeros(count, dtype, self.device)
 
-    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike, is_copy: bool = False) -> Array:
         """Return zeros [count] of this rank only: GPUs do not share memory."""
         return self.allocate(count, dtype)
 

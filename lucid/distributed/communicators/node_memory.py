@@ -7,6 +7,7 @@ communication has ended; MPI's own shared memory would be gone.
 import mmap
 import os
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from lucid.files import reason_of
 class NodeMemory:
     """Equally many bytes for each rank of a node, zeros at first, which all of them can read and write.
 
-    `parts` has the bytes [size] of every rank, in order of rank; this rank's begin at `address`. The parts are
-    adjacent: `whole` is all of them.
+    `parts` has the bytes [size] of every rank, in order of rank. The parts are adjacent: `whole` is all of them.
     """
 
     def __init__(self, node: Any, size: int) -> None:
@@ -37,7 +37,33 @@ class NodeMemory:
         finally:
             os.close(file)
         self.parts: list[Array] = np.split(self.whole, node.size)
-        self.address: int = self.parts[node.rank].ctypes.data
+
+
+class ViewedMemory:
+    """What a rank knows of a `NodeMemory` as long as arrays view it. It keeps no memory itself."""
+
+    def __init__(self, memory: NodeMemory, rank: int) -> None:
+        """Take memory of which part number `rank` is this rank's."""
+        self._whole = weakref.ref(memory.whole)
+        self._address, self._size = memory.parts[rank].ctypes.data, memory.size
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether an array views the memory."""
+        return self._whole() is not None
+
+    def holds(self, array: Array) -> bool:
+        """Return whether an array lies in the memory, in any part."""
+        whole = self._whole()
+        return whole is not None and np.may_share_memory(array, whole)
+
+    def counterparts(self, array: Array) -> list[Array] | None:
+        """Return what corresponds to `array` in each rank's part, flat; None if it does not lie in this rank's."""
+        whole, start, count = self._whole(), array.ctypes.data - self._address, array.nbytes
+        if whole is None or start < 0 or start + count > self._size:
+            return None
+        starts = range(start, start + len(whole), self._size)
+        return [whole[each : each + count].view(array.dtype) for each in starts]
 
 
 def _allocate(file: int, start: int, size: int) -> None:

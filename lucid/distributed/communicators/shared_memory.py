@@ -32,7 +32,7 @@ from lucid.distributed.communicators.layered import LayeredCommunicator
 from lucid.distributed.communicators.lockstep import NUMBERS, Lockstep
 from lucid.distributed.communicators.mpi import MPICommunicator
 from lucid.distributed.communicators.mpi_start import size_and_free
-from lucid.distributed.communicators.node_memory import NodeMemory, pages, shared_folder
+from lucid.distributed.communicators.node_memory import NodeMemory, ViewedMemory, pages, shared_folder
 from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.errors import ConfigError
 
@@ -55,8 +55,8 @@ class SharedMemoryCommunicator(LayeredCommunicator):
         super().__init__(base)
         self._required, self._wire_dtype = required, np.dtype(wire_dtype)
         # Memory with an array for each rank, and memory with one array for all ranks of the node.
-        self._memories: list[NodeMemory] = []
-        self._common_memories: list[NodeMemory] = []
+        self._memories: list[ViewedMemory] = []
+        self._common_memories: list[ViewedMemory] = []
         self._lacks_space = False
         signals = base.allocate_shared(NUMBERS * np.dtype(np.int64).itemsize).parts
         self._node_size = len(signals)
@@ -113,38 +113,49 @@ class SharedMemoryCommunicator(LayeredCommunicator):
         memory = self._allocate_shared(size)
         if memory is None:
             return self._base.allocate(count, dtype)
-        self._memories.append(memory)
+        self._note(memory, self._memories)
         return memory.parts[self.local_rank][:size].view(dtype)
 
-    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
-        """Return zeros [count] that all ranks of the node share. The rest is as in `allocate`."""
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike, is_copy: bool = False) -> Array:
+        """Return zeros [count] that all ranks of the node share. The rest is as in `allocate`.
+
+        If there is too little room for a copy (`is_copy`), each rank has its own, and a sentence says so.
+        """
         size = count * np.dtype(dtype).itemsize
         # Each rank provides a part of it, so that the memory is spread over their cores.
-        memory = self._allocate_shared(-(-size // self._node_size))
+        memory = self._allocate_shared(-(-size // self._node_size), f"{np.dtype(dtype)}" if is_copy else "")
         if memory is None:
             return self._base.allocate_for_node(count, dtype)
-        self._common_memories.append(memory)
+        self._note(memory, self._common_memories)
         return memory.whole[:size].view(dtype)
 
     def shares_with_node(self, array: Array) -> bool:
-        return any(np.may_share_memory(array, memory.whole) for memory in self._common_memories)
+        return any(memory.holds(array) for memory in self._common_memories)
 
     def sums_along_tree(self, array: Array) -> bool:
         if self._shared_arrays(array) is None:
             return False
         return self.node_count == 1 or (self._base.nodes_are_subtrees and self._travels_as(array.dtype) == array.dtype)
 
-    def _allocate_shared(self, size: int) -> NodeMemory | None:
+    def _note(self, memory: NodeMemory, memories: list[ViewedMemory]) -> None:
+        memories[:] = [each for each in memories if each.is_in_use]
+        memories.append(ViewedMemory(memory, self.local_rank))
+
+    def _allocate_shared(self, size: int, copy_in: str = "") -> NodeMemory | None:
         """Return memory of `size` bytes for each rank; None if there is too little, and it is not required.
 
-        After the first None there are only Nones: gradients in ordinary memory do not synchronise the ranks in the way
-        that memory of the node needs.
+        A copy of the weights in the dtype `copy_in` never is. After the first None for anything else there are only
+        Nones: gradients in ordinary memory do not synchronise the ranks in the way that memory of the node needs.
         """
         if self._lacks_space:
             return None
+        advice = "" if copy_in else ", or set distributed.backend to mpi"
         try:
-            all_or_none(self._base, partial(self._check_space, pages(size) * self._node_size))
+            all_or_none(self._base, partial(self._check_space, pages(size) * self._node_size, advice))
         except ConfigError as lack:
+            if copy_in:
+                self._print(f"lucid: each rank keeps its own copy of the weights in {copy_in}: {lack}\n")
+                return None
             if self._required:
                 raise
             self._print(f"lucid: gradients go by plain MPI in float32, more slowly: {lack}\n")
@@ -152,15 +163,15 @@ class SharedMemoryCommunicator(LayeredCommunicator):
             return None
         return self._base.allocate_shared(size)
 
-    def _check_space(self, needed: int) -> None:
-        """Raise `ConfigError` if less than `needed` bytes are free on this node."""
+    def _check_space(self, needed: int, advice: str) -> None:
+        """Raise `ConfigError` if less than `needed` bytes are free on this node. The message ends with `advice`."""
         folder = shared_folder()
         _, free = size_and_free(folder)
         if free < needed:
             raise ConfigError(
                 f"the {self._node_size} ranks of a node need {needed / 2**20:,.0f} MiB more of shared memory, "
                 f"but {folder} has {free / 2**20:,.0f} MiB free: make it larger (docker and podman: "
-                f"--shm-size={-(-needed // 2**30) + 1}g), or set distributed.backend to mpi"
+                f"--shm-size={-(-needed // 2**30) + 1}g){advice}"
             )
 
     def _print(self, message: str) -> None:
@@ -169,12 +180,8 @@ class SharedMemoryCommunicator(LayeredCommunicator):
 
     def _shared_arrays(self, array: Array) -> list[Array] | None:
         """Return the array of each rank of this node that corresponds to `array`, flat; None if it is not shared."""
-        for memory in self._memories:
-            start = array.ctypes.data - memory.address
-            stop = start + array.nbytes
-            if start >= 0 and stop <= memory.size:
-                return [part[start:stop].view(array.dtype) for part in memory.parts]
-        return None
+        found = (memory.counterparts(array) for memory in self._memories)
+        return next((arrays for arrays in found if arrays is not None), None)
 
     def _issue(self, collective: str, array: Array, task: Callable[[], Iterable[None]]) -> "_Issued":
         self._base.check_open()

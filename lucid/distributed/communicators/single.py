@@ -65,7 +65,7 @@ class SingleCommunicator(Communicator):
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         return zeros(count, dtype, self.device)
 
-    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike, is_copy: bool = False) -> Array:
         return zeros(count, dtype, self.device)
 
     def side_channel(self) -> None:

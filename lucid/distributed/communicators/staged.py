@@ -8,8 +8,10 @@ ranks of a node share. It is made when the array is first summed or gathered. Ot
 buffers, which CuPy keeps and reuses for arrays of the same size.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy.typing as npt
 
@@ -29,9 +31,12 @@ Allocate = Callable[[int, npt.DTypeLike], Array]
 
 @dataclass
 class _Allocated:
-    """An array of the GPU from `allocate`, and its counterpart in the host's memory, once there is one."""
+    """An array of the GPU from `allocate`, as long as it is in use, and its counterpart on the host, once there is one.
 
-    array: Array
+    Views of the array keep it in use.
+    """
+
+    array: weakref.ref[Array]
     allocate_on_host: Allocate
     on_host: Array | None = None
 
@@ -89,9 +94,9 @@ class StagedCommunicator(LayeredCommunicator):
     def allocate(self, count: int, dtype: npt.DTypeLike) -> Array:
         return self._allocate(count, dtype, self._base.allocate)
 
-    def allocate_for_node(self, count: int, dtype: npt.DTypeLike) -> Array:
+    def allocate_for_node(self, count: int, dtype: npt.DTypeLike, is_copy: bool = False) -> Array:
         """Return zeros [count] of this rank only; the counterpart on the host may be one for all ranks of the node."""
-        return self._allocate(count, dtype, self._base.allocate_for_node)
+        return self._allocate(count, dtype, partial(self._base.allocate_for_node, is_copy=is_copy))
 
     def shares_with_node(self, array: Array) -> bool:
         return False
@@ -100,16 +105,20 @@ class StagedCommunicator(LayeredCommunicator):
         return self._base.sums_along_tree(array if device_of(array) == CPU else self._host_array(array))
 
     def _allocate(self, count: int, dtype: npt.DTypeLike, allocate_on_host: Allocate) -> Array:
-        self._allocated.append(_Allocated(zeros(count, dtype, self.device), allocate_on_host))
-        return self._allocated[-1].array
+        array = zeros(count, dtype, self.device)
+        self._allocated = [each for each in self._allocated if each.array() is not None]
+        self._allocated.append(_Allocated(weakref.ref(array), allocate_on_host))
+        return array
 
     def _host_array(self, array: Array) -> Array:
         """Return the host's memory for `array`: a part of an allocated counterpart, or a page-locked buffer."""
         for allocated in self._allocated:
-            whole = allocated.array
-            start = address(array) - address(whole)
+            whole = allocated.array()
             # CuPy gives all empty arrays one address.
-            if array.size and start >= 0 and start + array.nbytes <= whole.nbytes:
+            if whole is None or not array.size:
+                continue
+            start = address(array) - address(whole)
+            if start >= 0 and start + array.nbytes <= whole.nbytes:
                 if allocated.on_host is None:
                     allocated.on_host = allocated.allocate_on_host(whole.size, whole.dtype)
                 first = start // whole.itemsize

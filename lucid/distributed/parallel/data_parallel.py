@@ -7,6 +7,7 @@ which parameters each rank updates, and therefore which sums it needs.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from lucid.backend import CPU, Array, device_of
@@ -78,7 +79,7 @@ class DistributedDataParallel(Generic[ModuleT]):
             communicator.broadcast(parameter.data)
         allocate_values = communicator.allocate_for_node if sharded else communicator.allocate
         shares_copy = sharded and communicator.node_count == 1 and communicator.device == CPU
-        allocate_copy = communicator.allocate_for_node if shares_copy else None
+        allocate_copy = partial(communicator.allocate_for_node, is_copy=True) if shares_copy else None
         self.flat = flat = flatten(module, communicator.allocate, allocate_values, bfloat16_copy, allocate_copy)
         communicator.barrier()
         bucket_bytes = int(min(bucket_megabytes * 2**20, flat.gradients.nbytes))
