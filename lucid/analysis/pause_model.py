@@ -32,7 +32,7 @@ def pauses(config: RunConfig, measured: Measured, link: Link | None, nodes: int,
     train, size = config.train, nodes * ranks_per_node
     slower = crowding(measured, ranks_per_node) * measured.turns(ranks_per_node)
     slower /= measured.turns(measured.ranks_per_node)
-    batch, evaluated = config.evaluation_batch(size), 0
+    batch, evaluated = config.shared_by(size).evaluation_batch, 0
     for samples in measured.held_out:
         batches = -(-min(train.evaluation_samples, samples) // batch)
         evaluated += -(-batches // size) * batch

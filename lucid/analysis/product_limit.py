@@ -43,7 +43,7 @@ def encoder_product_rate(config: RunConfig, ranks: int, like: Array) -> float:
     `like` is a float32 array of the library and the device to measure.
     """
     width, inner = config.model.hidden_size, config.model.intermediate_size
-    rows = config.largest_micro_batch(ranks) * config.data.sequence_length
+    rows = config.shared_by(ranks).largest_micro_batch * config.data.sequence_length
     shapes = [(3 * width, width), (width, width), (inner, width), (width, inner)]
     if config.train.precision == "bfloat16" and device_of(like) != CPU:
         # On a GPU activations are bfloat16 themselves; on a CPU products round them.

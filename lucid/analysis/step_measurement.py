@@ -266,7 +266,7 @@ def _seconds_of_evaluation(run: Run) -> float:
     """Return the seconds in which this rank evaluates a sample; 0 if none is held out. All ranks call this."""
     held_out, size, batch, began = run.corpora.held_out[:1], run.communicator.size, 0, 0.0
     if held_out:
-        batch = min(run.config.evaluation_batch(size), held_out[0].sampler.samples_per_epoch // size)
+        batch = min(run.config.shared_by(size).evaluation_batch, held_out[0].sampler.samples_per_epoch // size)
     if batch == 0:
         return 0.0
     for _ in range(2):  # the first time warms up

@@ -145,7 +145,8 @@ def _predict(
     config: RunConfig, measured: Measured, link: Link | None, nodes: int, ranks_per_node: int, work: _Work
 ) -> Step:
     size = nodes * ranks_per_node
-    local_batch, micro_batch = config.local_batch(size), micro_batch_of_equal_part(config, size)
+    shared = config.shared_by(size)
+    local_batch, micro_batch = shared.local_batch, shared.micro_batch_of_equal_part
     crowded = crowding(measured, ranks_per_node) / measured.turns(measured.ranks_per_node)
     turns = measured.turns(ranks_per_node)
     again = recomputing(config.model, config.train.recompute, measured.recompute)
@@ -170,11 +171,6 @@ def _predict(
             SLOWEST: max(0.0, own * work.last_end - computing),
         },
     )
-
-
-def micro_batch_of_equal_part(config: RunConfig, size: int) -> int:
-    """Return how many samples one of `size` ranks computes at once if it has an equal part of the global batch."""
-    return min(config.largest_micro_batch(size), config.local_batch(size))
 
 
 def _scaled(measured: Measured, factor: float) -> Measured:
@@ -229,7 +225,7 @@ def last_end(
     for drawn in generator.choice(flops, (draws, batch)):
         ranks = np.arange(batch) * size // batch
         if not dealt_by_place(config, size):
-            ranks = deal(drawn, [1.0] * size, config.local_batch(size))
+            ranks = deal(drawn, [1.0] * size, config.shared_by(size).local_batch)
         loads = np.bincount(ranks, drawn, minlength=size) * size / drawn.sum()
         loads *= np.maximum(0.0, 1 + jitter * generator.standard_normal(size))
         ends.append(max(_end_of_turns(of_node, at_once) for of_node in loads.reshape(nodes, ranks_per_node)))
@@ -254,7 +250,7 @@ def _additions(config: RunConfig, measured: Measured, nodes: int, ranks_per_node
         whole = measured.node_sum_seconds or 2 / 3 * measured.add_seconds
         seconds += whole * (1 + 1 / ranks_per_node) / 2 if config.optimizer.sharded else whole
     seconds += measured.add_seconds * (nodes - 1) / nodes / ranks_per_node
-    if leaves := config.exact_micro_batches(size):
+    if leaves := config.shared_by(size).exact_micro_batches:
         seconds += measured.add_seconds * (leaves - 1)
     return seconds
 

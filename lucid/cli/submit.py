@@ -200,7 +200,7 @@ class _Job:
             return self
         if not nodes.are_a_range:
             for each in settings:
-                each.check_ranks(nodes.most * self.ranks_on_node)
+                each.shared_by(nodes.most * self.ranks_on_node).check()
             return self
         ranks = max(each.ranks_that_serve(nodes.most * self.ranks_on_node) for each in settings)
         most = -(-ranks // self.ranks_on_node)

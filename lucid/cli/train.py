@@ -15,6 +15,7 @@ from lucid.errors import ExitCode
 from lucid.launch.options import COMMAND_VARIABLE, command_line
 from lucid.training import run
 from lucid.training.config import from_dict, load
+from lucid.training.config.described import as_yaml
 
 
 def train(
@@ -44,7 +45,7 @@ def train(
     if print_config:
         settings = load(config, overrides or ())
         if is_first_rank():
-            print(settings.as_yaml(), end="")
+            print(as_yaml(settings), end="")
         return ExitCode.FINISHED
     with StopRequest() as stop, session() as group:
         stop.listen_again()

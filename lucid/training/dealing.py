@@ -28,6 +28,7 @@ class Dealer:
 
     def __init__(self, config: RunConfig, mixture: Mixture, size: int) -> None:
         self._config, self._mixture, self._size = config, mixture, size
+        self._shared = config.shared_by(size)
         self._by_place = dealt_by_place(config, size)
         # The relative speeds of the ranks, and the step from which on they count. Replaced whole, as threads read it.
         self._speeds = [(0, [1.0] * size)]
@@ -46,7 +47,7 @@ class Dealer:
                 "the run has train.balance=speed: its ranks had rows by the speeds that were measured while it "
                 "trained, and nothing notes them; leave --rank-of out"
             )
-        ranks, micro_batch = self._ranks(step, consumed), self._config.largest_micro_batch(self._size)
+        ranks, micro_batch = self._ranks(step, consumed), self._shared.largest_micro_batch
         before = [0] * self._size
         places = []
         for rank in ranks.tolist():
@@ -72,7 +73,7 @@ class Dealer:
         self._speeds = [earlier[-1], *later, (first, now)]
 
     def _ranks(self, step: int, consumed: int) -> Array:
-        batch, most = self._config.train.global_batch, self._config.most_samples(self._size)
+        batch, most = self._config.train.global_batch, self._shared.most_samples
         speeds = next(speeds for first, speeds in reversed(self._speeds) if first <= step)
         if self._by_place:
             # All rows cost the same: 2, because `deal` adds half of it to each rank, in integers.

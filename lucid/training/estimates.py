@@ -58,11 +58,12 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None, nodes: 
     With `corpora`, on a CPU, this includes what each rank remembers of them.
     """
     train, data, parameters = config.train, config.data, parameter_count(config.model)
-    samples, is_on_cpu = config.largest_micro_batch(size), train.device == "cpu"
+    shared, is_on_cpu = config.shared_by(size), train.device == "cpu"
+    samples = shared.largest_micro_batch
     operand = _BFLOAT16 if train.precision == "bfloat16" else _FLOAT32
     # In bfloat16, a CPU rounds the inputs of products and keeps them; on a GPU all activations are bfloat16.
     sizes = NumberSizes(_FLOAT32 if is_on_cpu else operand, operand, keeps_scores=is_on_cpu)
-    buffers, moments = buffers_needed(config.exact_micro_batches(size) or 1), 2 * _FLOAT32 * parameters
+    buffers, moments = buffers_needed(shared.exact_micro_batches or 1), 2 * _FLOAT32 * parameters
     masked = samples * masked_tokens(config, config.masking_rate.largest)
     rank = {
         "weights": _FLOAT32 * parameters,
@@ -77,7 +78,7 @@ def memory(config: RunConfig, size: int, corpora: Corpora | None = None, nodes: 
     host = {}
     if is_on_cpu:
         batches = data.prefetch + data.workers + 2
-        rank["batches"] = batches * config.most_samples(size) * data.sequence_length * _BYTES_OF_SLOT
+        rank["batches"] = batches * shared.most_samples * data.sequence_length * _BYTES_OF_SLOT
         rank["the process"] = _PROCESS
         if corpora is not None:
             rank["places of samples"] = corpora.index_bytes
@@ -100,7 +101,7 @@ def check_run_fits(config: RunConfig, communicator: Communicator) -> None:
     ranks, where = communicator.local_rank + 1, os.uname().nodename
     state = {name: size for name, size in memory(config, communicator.size).rank.items() if name in _STATE}
     state["gradients"] = _FLOAT32 * parameter_count(config.model)
-    slots = config.local_batch(communicator.size) * config.data.sequence_length
+    slots = config.shared_by(communicator.size).local_batch * config.data.sequence_length
     batch = {
         "a batch": slots * _LEAST_BYTES_OF_SLOT,
         "the model's layers": config.model.num_hidden_layers * _LEAST_BYTES_OF_LAYER,

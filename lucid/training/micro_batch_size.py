@@ -44,7 +44,7 @@ def with_chosen_micro_batch(
 def _number_before(config: RunConfig, size: int, newest: TrainingState) -> int | None:
     """Return the number with which a run trained so far, None if `size` or other settings that matter differ."""
     before = from_dict(newest.config)
-    number = before.micro_batch
+    number = before.train.micro_batch_size
     if number is None or newest.ranks != size or before.train.device != config.train.device:
         return None
     same = before.sample_settings == config.with_micro_batch(number).sample_settings
@@ -63,7 +63,7 @@ def chosen_micro_batch(config: RunConfig, size: int, free: int, ranks: int = 1, 
         need = memory(config.with_micro_batch(samples), size, nodes=nodes)
         return need.ranks_within(allowed) < ranks if is_on_cpu else need.of_rank > allowed
 
-    local_batch = config.local_batch(size)
+    local_batch = config.shared_by(size).local_batch
     most = max(1, min(local_batch, _ENOUGH_TOKENS // config.data.sequence_length)) if is_on_cpu else local_batch
     largest = max(1, bisect_right(range(1, most + 1), False, key=too_large))
     # Equal parts take less memory than large ones and a small rest.

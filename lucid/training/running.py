@@ -62,12 +62,13 @@ def process_as_it_was() -> Iterator[None]:
 
 def _print_start(run: Run) -> None:
     config, size = run.config, run.communicator.size
-    at_most = "" if config.most_samples(size) * size == config.train.global_batch else "at most "
+    most_samples = config.shared_by(size).most_samples
+    at_most = "" if most_samples * size == config.train.global_batch else "at most "
     time = f" or {config.train.max_hours:g} hours" if config.train.max_hours is not None else ""
     print(
         f"{parameter_count(config.model):,} parameters; {config.train.steps:,} steps{time} of "
         f"{config.train.global_batch} {config.samples} of {config.data.sequence_length} tokens, on "
-        f"{count(size, 'rank')} with {at_most}{config.most_samples(size)} each",
+        f"{count(size, 'rank')} with {at_most}{most_samples} each",
         *_exact_reduction(run),
         *run.messages,
         sep="\n",
@@ -77,7 +78,7 @@ def _print_start(run: Run) -> None:
 
 def _exact_reduction(run: Run) -> list[str]:
     """Return a line on the cost of the exact reduction, if the run uses it."""
-    micro_batches = run.config.exact_micro_batches(run.communicator.size)
+    micro_batches = run.config.shared_by(run.communicator.size).exact_micro_batches
     if micro_batches is None:
         return []
     buffers, size = count(buffers_needed(micro_batches), "gradient buffer"), run.ddp.flat.gradients.nbytes

@@ -158,7 +158,7 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
         model,
         communicator,
         config.distributed.bucket_megabytes,
-        config.exact_micro_batches(communicator.size),
+        config.shared_by(communicator.size).exact_micro_batches,
         sharded=config.optimizer.sharded,
         bfloat16_copy=config.train.precision == "bfloat16",
     )
@@ -175,7 +175,7 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     backend.return_freed_memory()
     if is_to_try:
         run.config, run.micro_batches = tried(config, ddp, corpora, communicator)
-        size = run.config.largest_micro_batch(communicator.size)
+        size = run.config.shared_by(communicator.size).largest_micro_batch
         tokens = size * config.data.sequence_length
         run.messages.append(f"train.micro_batch is auto: {size:,} at once, {tokens:,} tokens at most")
     return run
@@ -188,7 +188,7 @@ def _open_alone(
 
     The first rank alone has the checkpoint to start from, and the initial weights.
     """
-    config.check_ranks(communicator.size)
+    config.shared_by(communicator.size).check()
     check_run_fits(config, communicator)
     if communicator.rank == 0:
         if at is None:

@@ -105,7 +105,7 @@ class Trainer:
         consumed = first_sample + (step - first_step) * self.settings.global_batch
         rows = self._dealer.rows(self.run.communicator.rank if rank is None else rank, step, consumed)
         batch = self.run.corpora.train.batch(consumed, rows, self.run.config.masking_rate.at(step))
-        return LocalBatch.split(batch, self.run.config.micro_batch)
+        return LocalBatch.split(batch, self.settings.micro_batch_size)
 
     def loop(self, batches: Iterator[LocalBatch], stop: Stop) -> bool:
         """Take steps until the batches or the time end (True), or a stop is requested (False)."""
@@ -202,7 +202,7 @@ class Trainer:
                 run.corpora.held_out,
                 run.communicator,
                 samples=self.settings.evaluation_samples,
-                batch_size=run.config.evaluation_batch(run.communicator.size),
+                batch_size=run.config.shared_by(run.communicator.size).evaluation_batch,
                 bigram_loss=partial(bigram_loss, run.counts),
                 probes=run.probes,
             )

@@ -44,7 +44,7 @@ def tried(
     nothing else changes. Raises an agreed `ConfigError` if a single sequence does not fit.
     """
     while True:
-        size = config.largest_micro_batch(communicator.size)
+        size = config.shared_by(communicator.size).largest_micro_batch
         made = _fitting(config, ddp, corpora, communicator, size)
         fits_all = least(communicator, size // 2 if made is None else size)
         if made is not None and fits_all == size:

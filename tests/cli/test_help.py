@@ -11,6 +11,7 @@ from lucid.cli.app import app
 from lucid.cli.commands import COMMANDS
 from lucid.launch.options import USAGE
 from lucid.training.config import load
+from lucid.training.config.described import as_yaml
 
 PAGES = [[], *([name] for name in COMMANDS if name != "launch"), ["bench", "step"]]
 
@@ -54,5 +55,5 @@ def test_examples_are_lines_of_their_own(command: list[str], monkeypatch: pytest
 
 def test_the_description_of_settings_fits_a_terminal(tmp_path) -> None:
     file = write_settings(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "run")
-    text = load(file, ["run_folder=runs/a", "data.path=data/a"]).as_yaml()
+    text = as_yaml(load(file, ["run_folder=runs/a", "data.path=data/a"]))
     assert max(map(len, text.splitlines())) <= 100

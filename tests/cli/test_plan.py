@@ -168,17 +168,17 @@ def test_a_fast_rank_may_have_up_to_four_times_an_equal_part(plan, settings_file
     speed = "train.balance=speed"
     _, lines, _ = plan(settings_file, "--ranks", 2, speed)
     assert lines["ranks"] == "2, each with at most 7 sequences a step, in at most 4 micro-batches of at most 2"
-    assert load(settings_file, [speed, "train.global_batch=64"]).most_samples(8) == 32
+    assert load(settings_file, [speed, "train.global_batch=64"]).shared_by(8).most_samples == 32
 
 
 def test_memory_has_room_for_what_a_fast_rank_computes_at_once(settings_file):
     sizes = ["train.global_batch=64", "train.micro_batch=64"]
     equal, fast = (load(settings_file, [*sizes, f"train.balance={balance}"]) for balance in ("length", "speed"))
-    assert (equal.largest_micro_batch(2), fast.largest_micro_batch(2)) == (32, 63)
+    assert (equal.shared_by(2).largest_micro_batch, fast.shared_by(2).largest_micro_batch) == (32, 63)
     whole = load(settings_file, ["train.global_batch=63", "train.micro_batch=64"])
     assert memory(fast, 2).rank["activations"] == memory(whole, 1).rank["activations"]
     bounded = load(settings_file, ["train.global_batch=64", "train.micro_batch=8", "train.balance=speed"])
-    assert bounded.largest_micro_batch(2) == 8
+    assert bounded.shared_by(2).largest_micro_batch == 8
 
 
 @pytest.mark.parametrize(

@@ -100,4 +100,4 @@ def test_the_best_ways_come_with_their_commands(capsys, run_file):
         _, _, _, ranks, path, *overrides = shlex.split(command)
         assert path == str(run_file)
         assert overrides[0] == "train.global_batch=8"
-        load(run_file, overrides).check_ranks(int(ranks))
+        load(run_file, overrides).shared_by(int(ranks)).check()

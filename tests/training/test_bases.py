@@ -6,6 +6,7 @@ import pytest
 
 from lucid.errors import ConfigError
 from lucid.training.config import load
+from lucid.training.config.described import as_yaml
 
 BASE = """
 run_folder: runs/x
@@ -43,7 +44,7 @@ def test_keys_override_those_of_the_base_and_lists_replace(write):
     assert (config.optimizer.betas, config.optimizer.warmup_steps) == ((0.9, 0.98), 20)
     # What the run records is the merged result.
     assert "base" not in config.as_dict()
-    again = write("again.yaml", config.as_yaml())
+    again = write("again.yaml", as_yaml(config))
     assert load(again) == config
 
 

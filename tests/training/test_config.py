@@ -8,8 +8,8 @@ import yaml
 
 from lucid.errors import ConfigError
 from lucid.training.config import NEVER, from_dict, load, only_steps
+from lucid.training.config.described import as_yaml, descriptions
 from lucid.training.config.effects import curve_settings
-from lucid.training.config.run_config import descriptions
 from lucid.training.config.yaml_text import parse_yaml
 
 MINIMAL = {"run_folder": "runs/x", "data": {"path": "data/x"}, "train": {"steps": 100, "global_batch": 8}}
@@ -48,7 +48,7 @@ def test_several_corpora_have_weights(file, places, tmp_path):
         (Path("/scratch/$me/en"), 0.5),
     ]
     again = tmp_path / "again.yaml"
-    again.write_text(config.as_yaml())
+    again.write_text(as_yaml(config))
     assert load(again) == from_dict(config.as_dict()) == config
     assert [(corpus.path, corpus.weight) for corpus in load(file).data.corpora] == [(Path("data/x"), 1.0)]
 
@@ -57,9 +57,9 @@ def test_printed_settings_can_be_loaded_again(file, tmp_path):
     overrides = "optimizer.name=lamb", "run_folder='runs: #1 é'", "train.accept_changed=[seed]"
     config = load(file, overrides)
     again = tmp_path / "again.yaml"
-    again.write_text(config.as_yaml(), encoding="utf-8")
+    again.write_text(as_yaml(config), encoding="utf-8")
     assert load(again) == config
-    assert re.search(r"^  steps: \d+  # Updates of the weights\.$", config.as_yaml(), re.MULTILINE)
+    assert re.search(r"^  steps: \d+  # Updates of the weights\.$", as_yaml(config), re.MULTILINE)
     assert from_dict(config.as_dict()) == config
 
 
@@ -88,7 +88,7 @@ def test_homes_and_variables_in_paths_are_expanded_once(file, tmp_path, places, 
     config = load(file, [f"{name}='{written}'" for name in names])
     assert (config.run_folder, config.data.path, config.initial_model) == (Path(meant),) * 3
     assert from_dict(config.as_dict()) == config
-    (tmp_path / "again.yaml").write_text(config.as_yaml())
+    (tmp_path / "again.yaml").write_text(as_yaml(config))
     assert load(tmp_path / "again.yaml") == config
 
 
@@ -255,7 +255,7 @@ def test_a_mistake_in_the_file_names_the_file(file, text, fragment):
 
 def test_every_setting_is_described(file):
     assert all(re.fullmatch(r"[A-Z].*\.", text) for text in descriptions().values())
-    text = re.sub(r"\n +# ", " ", load(file).as_yaml())  # of a long description, which has several lines
+    text = re.sub(r"\n +# ", " ", as_yaml(load(file)))  # of a long description, which has several lines
     assert all(re.search(r"(:|  # [A-Z].*\.)$", line) for line in text.splitlines())
 
 
@@ -267,9 +267,9 @@ def test_a_missing_file_is_named(tmp_path):
 def test_no_rank_may_be_without_a_row(file):
     config = load(file, ["train.global_batch=8"])
     for size in (1, 3, 8):
-        config.check_ranks(size)
+        config.shared_by(size).check()
     with pytest.raises(ConfigError, match="9 ranks take at least one of its sequences each: start at most 8 ranks"):
-        config.check_ranks(9)
+        config.shared_by(9).check()
 
 
 def test_of_so_many_ranks_the_most_that_may_share_the_batch_serve(file):

@@ -79,7 +79,7 @@ def test_each_row_goes_to_one_rank_and_a_rank_has_the_same_rows_in_any_order_of_
             rows = [dealer.rows(rank, 0, consumed) for rank in range(size)]
             assert sorted(np.concatenate(rows).tolist()) == list(range(batch))
             assert all((np.diff(of_rank) > 0).all() for of_rank in rows)
-            assert max(map(len, rows)) <= config.local_batch(size)
+            assert max(map(len, rows)) <= config.shared_by(size).local_batch
             again = Dealer(config, open_mixture(config), size)
             assert all((again.rows(rank, 0, consumed) == rows[rank]).all() for rank in range(size))
 

@@ -114,7 +114,7 @@ def test_another_number_of_ranks_chooses_anew(resumed, run_file, monkeypatch):
     monkeypatch.setattr(micro_batch_size, "chosen_micro_batch", lambda *_: 12)
     for newest, expected in ((state, 3), (replace(state, ranks=2), 12), (replace(state, ranks=None), 12)):
         found = micro_batch_size.with_chosen_micro_batch(config, SingleCommunicator(), newest)
-        assert found.micro_batch == expected, newest.ranks
+        assert found.train.micro_batch == expected, newest.ranks
 
 
 def test_the_past_notes_a_number_only_if_steps_were_taken_with_it(resumed):

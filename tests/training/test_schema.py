@@ -6,7 +6,7 @@ import pytest
 
 from lucid.errors import ConfigError
 from lucid.training.config import json_schema, load
-from lucid.training.config.run_config import descriptions
+from lucid.training.config.described import descriptions
 from lucid.training.config.yaml_text import parse_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"

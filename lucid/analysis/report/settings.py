@@ -8,7 +8,7 @@ from lucid.analysis.logged_run import differing_settings
 from lucid.analysis.report.facts import RunFacts
 from lucid.analysis.report.tables import NONE, Table, side_by_side
 from lucid.training.config import RunConfig
-from lucid.training.config.run_config import defaults
+from lucid.training.config.described import defaults
 
 
 def differing_table(names: Sequence[str], runs: Sequence[RunFacts]) -> Table:

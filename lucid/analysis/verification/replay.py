@@ -179,7 +179,7 @@ def _check_replays(config: RunConfig, trained: Sequence[TrainingState], size: in
         raise ConfigError(
             "the run has train.balance=speed, with which ranks share steps by the clock: no replay gives the same bits"
         )
-    config.check_ranks(size)
+    config.shared_by(size).check()
     if config.train.reduction == "exact":
         return
     for state in trained:

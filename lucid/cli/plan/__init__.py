@@ -170,7 +170,7 @@ def _print_outline(settings: RunConfig, ranks: int | None, most_ranks: int | Non
 
 def _checked(settings: RunConfig, size: int) -> tuple[RunConfig, Corpora | None, int]:
     """Return the arguments of `outline`. Raises `ConfigError` if `size` ranks do not fit the settings."""
-    settings.check_ranks(size)
+    settings.shared_by(size).check()
     found = all(os.path.lexists(folder) for folder in settings.folders)
     return settings, open_corpora(settings) if found else None, size
 

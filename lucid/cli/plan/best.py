@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 
 from lucid.analysis.link_model import Link
-from lucid.analysis.step_model import Measured, Step, micro_batch_of_equal_part, predict
+from lucid.analysis.step_model import Measured, Step, predict
 from lucid.backend import Array
 from lucid.errors import ConfigError, LaunchError
 from lucid.launch.limits import HostMemory, available_cores
@@ -55,8 +55,8 @@ class Way:
     @property
     def micro_batches(self) -> int:
         """The micro-batches of a step on each rank."""
-        ranks = self.step.ranks
-        return -(-self.config.local_batch(ranks) // micro_batch_of_equal_part(self.config, ranks))
+        shared = self.config.shared_by(self.step.ranks)
+        return -(-shared.local_batch // shared.micro_batch_of_equal_part)
 
     def resembles(self, other: "Way") -> bool:
         """Return whether the measurement cannot tell which of the two is faster."""
@@ -144,10 +144,10 @@ def divisions(config: RunConfig, cores: int, nodes: int, free: int) -> list[int]
 
 def variants(config: RunConfig, size: int) -> Iterator[tuple[RunConfig, tuple[str, ...]]]:
     """Yield settings for `size` ranks that learn the same, with the overrides that make them of `config`."""
-    local_batch = config.local_batch(size)
-    micro_batches = [config.micro_batch]
+    local_batch = config.shared_by(size).local_batch
+    micro_batches = [config.train.micro_batch_size]
     if config.train.balance == "speed":  # which needs a number, also in place of auto
-        micro_batches = [config.micro_batch or local_batch]
+        micro_batches = [config.train.micro_batch_size or local_batch]
     if config.train.reduction == "fast":
         micro_batches += [2**power for power in range(local_batch.bit_length()) if 2**power < local_batch]
     sharded = [config.optimizer.sharded, *([not config.optimizer.sharded] if size > 1 else [])]

@@ -170,7 +170,8 @@ def _need(config: RunConfig, size: int, corpora: Corpora | None) -> Memory:
 
 def _ranks(config: RunConfig, need: Memory, size: int) -> Iterator[Line]:
     """Yield the work and the memory of each rank."""
-    local_batch, micro_batch = config.most_samples(size), config.largest_micro_batch(size)
+    shared = config.shared_by(size)
+    local_batch, micro_batch = shared.most_samples, shared.largest_micro_batch
     parts = -(-local_batch // micro_batch)
     uneven = "" if local_batch * size == config.train.global_batch else "at most "
     at_most = "at most " if uneven or local_batch % micro_batch else ""

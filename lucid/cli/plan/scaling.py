@@ -19,7 +19,6 @@ from lucid.analysis.step_model import (
     Step,
     doublings,
     efficiency,
-    micro_batch_of_equal_part,
     predict,
 )
 from lucid.backend import CPU, Array, zeros
@@ -99,7 +98,7 @@ def measure_and_print(config: RunConfig, group: ProcessGroup, scope: Scope, as_j
     communicator = communicator_of(config, group)
     config = with_chosen_micro_batch(config, communicator)
     flops = flops_of_samples(config, open_mixture(config))
-    sizes = [micro_batch_of_equal_part(config, number * scope.ranks_per_node) for number in nodes]
+    sizes = [config.shared_by(number * scope.ranks_per_node).micro_batch_of_equal_part for number in nodes]
     measured = _measure(config, communicator, group, sizes, flops, as_json)
     if group.rank:
         return

@@ -45,7 +45,7 @@ def print_step(
     stretch = history.at(step)
     config = stretch.config
     if ranks is not None:
-        config.check_ranks(ranks)
+        config.shared_by(ranks).check()
         if config.train.micro_batch == AUTO:
             raise ConfigError(
                 "train.micro_batch is auto, which the start of the run chooses: give a number for --rank-of"

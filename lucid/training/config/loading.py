@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from lucid.errors import ConfigError
+from lucid.training.config.described import descriptions
 from lucid.training.config.given_model import fill_in_model
 from lucid.training.config.paths import USERS_TEXT
-from lucid.training.config.run_config import RunConfig, descriptions
+from lucid.training.config.run_config import RunConfig
 from lucid.training.config.sections import PATH_FORMS, PROBE_FORMS, RATE_FORMS, SIZE_FORMS, WeightedCorpus
 from lucid.training.config.written import BASE, Written, read_settings
 from lucid.training.config.yaml_text import parse_yaml

@@ -1,36 +1,25 @@
 """`RunConfig`: all settings of a run, and the checks of those that depend on each other."""
 
-import math
 import os
-import textwrap
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from lucid.data.masking_rate import MaskingRate
 from lucid.errors import ConfigError
 from lucid.models import BERTConfig
-from lucid.training.config.paths import USERS_TEXT, FilePath
+from lucid.training.config.paths import FilePath
 from lucid.training.config.sections import (
     AUTO,
-    MODEL_DESCRIPTIONS,
     DataSettings,
     DistributedSettings,
     OptimizerSettings,
     Settings,
     TrainSettings,
 )
-from lucid.training.formatting import count
-
-# With `train.balance: speed` a rank gets at most so many times its equal part, which bounds its memory.
-MOST_BY_SPEED = 4
-
-# Of the settings with their descriptions, without "# ".
-_COLUMNS = 98
+from lucid.training.config.shared_batch import SharedBatch
 
 
 class RunConfig(Settings):
@@ -238,37 +227,17 @@ class RunConfig(Settings):
                 "gradients between nodes only, so that the number of nodes changes the sums: use float32"
             )
 
-    def check_ranks(self, size: int) -> None:
-        """Raise `ConfigError` unless `size` ranks can share the global batch, under the reduction of the run."""
-        batch, micro_batch = self.train.global_batch, self.micro_batch
-        if self.train.reduction == "exact" and micro_batch:
-            leaves = batch // micro_batch
-            if size & (size - 1) or leaves % size:
-                allowed = [str(2**power) for power in range(leaves.bit_length()) if leaves % 2**power == 0]
-                raise ConfigError(
-                    f"train.reduction is exact: {leaves} micro-batches (train.global_batch / train.micro_batch) can be "
-                    f"summed on {' or '.join(allowed)} ranks, not on {size}: start another number, or use "
-                    "train.reduction=fast"
-                )
-        if size > batch:
-            raise ConfigError(
-                f"train.global_batch is {batch}, but {size} ranks take at least one of its {self.samples} each: start "
-                f"at most {count(batch, 'rank')}, or raise it"
-            )
+    def shared_by(self, size: int) -> SharedBatch:
+        """Return how `size` ranks share the global batch."""
+        return SharedBatch(self.train, size, self.samples)
 
     def ranks_that_serve(self, most: int) -> int:
         """Return the largest number of ranks that may share the global batch, `most` or fewer; 0 if `most` is 0."""
         for size in range(min(most, self.train.global_batch), 0, -1):
             with suppress(ConfigError):
-                self.check_ranks(size)
+                self.shared_by(size).check()
                 return size
         return 0
-
-    def exact_micro_batches(self, size: int) -> int | None:
-        """Return how many micro-batches each of `size` ranks adds to the exact reduction, None for the fast one."""
-        if self.train.reduction == "fast" or self.micro_batch is None:
-            return None
-        return self.local_batch(size) // self.micro_batch
 
     @property
     def folders(self) -> list[Path]:
@@ -280,41 +249,9 @@ class RunConfig(Settings):
         """The unit of `train.global_batch`, for messages."""
         return "packed rows" if self.data.packing else "sequences"
 
-    def local_batch(self, size: int) -> int:
-        """Return how many samples of a global batch each of `size` ranks has, or the most if `size` does not divide it.
-
-        With `train.balance: speed` this is an equal part, and `most_samples` says how many a fast rank may have.
-        """
-        return -(-self.train.global_batch // size)
-
-    def most_samples(self, size: int) -> int:
-        """Return the most samples of a global batch that one of `size` ranks may have."""
-        equal = self.local_batch(size)
-        if self.train.balance == "length":
-            return equal
-        return min(MOST_BY_SPEED * equal, self.train.global_batch - size + 1)
-
-    def largest_micro_batch(self, size: int) -> int:
-        """Return the most samples that one of `size` ranks computes at once."""
-        return min(self.micro_batch or self.most_samples(size), self.most_samples(size))
-
-    @property
-    def micro_batch(self) -> int | None:
-        """The setting `train.micro_batch`; None for all, and with `auto` until the start of a run has chosen it."""
-        return None if self.train.micro_batch == AUTO else self.train.micro_batch
-
     def with_micro_batch(self, size: int) -> "RunConfig":
         """Return the same settings with another `train.micro_batch`."""
         return self.model_copy(update={"train": self.train.model_copy(update={"micro_batch": size})})
-
-    def evaluation_batch(self, size: int) -> int:
-        """Return how many held-out samples each of `size` ranks computes at once.
-
-        Under the exact reduction it is the micro-batch, so that the losses have the same bits on any number of ranks.
-        """
-        if self.train.reduction == "exact":
-            return self.largest_micro_batch(size)
-        return min(self.largest_micro_batch(size), -(-self.train.evaluation_samples // size))
 
     @property
     def threads_per_rank(self) -> int | None:
@@ -338,48 +275,6 @@ class RunConfig(Settings):
         train = self.train.model_dump(include={"seed", "global_batch", "micro_batch"})
         return {f"{name}.{key}": part[key] for name, part in (("data", data), ("train", train)) for key in part}
 
-    def as_yaml(self) -> str:
-        """Return all settings, defaults included, as YAML that `load` reads, with their descriptions as comments."""
-        known, lines = descriptions(), []
-        for name, value in self.model_dump(mode="json", context=USERS_TEXT).items():
-            if isinstance(value, dict):
-                lines += [f"{name}:", *(_lines(f"  {key}", value[key], known[f"{name}.{key}"]) for key in value)]
-            else:
-                lines.append(_lines(name, value, known[name]))
-        return "\n".join(lines) + "\n"
-
     def as_dict(self) -> dict[str, Any]:
         """Return all settings as plain JSON values."""
         return self.model_dump(mode="json")
-
-
-def descriptions() -> dict[str, str]:
-    """Return the description of each setting and each section, by dotted key."""
-    found = {f"model.{key}": text for key, text in MODEL_DESCRIPTIONS.items()}
-    for name, field in RunConfig.model_fields.items():
-        found[name] = field.description or ""
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            inner = field.annotation.model_fields.items()
-            found |= {f"{name}.{key}": setting.description or "" for key, setting in inner}
-    return found
-
-
-def defaults() -> dict[str, Any]:
-    """Return the default of each setting that has one, by dotted key."""
-    found: dict[str, Any] = {f"model.{key}": value for key, value in asdict(BERTConfig()).items()}
-    for name, field in RunConfig.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            inner = field.annotation.model_fields.items()
-            found |= {f"{name}.{key}": setting.default for key, setting in inner if not setting.is_required()}
-        elif not field.is_required() and name != "model":
-            found[name] = field.default
-    return found
-
-
-def _lines(name: str, value: Any, description: str) -> str:
-    """Return lines of YAML: a setting with its value, and its description in comments to the right."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True).removesuffix("\n...\n")
-    setting = f"{name}: {text.strip()}  "
-    width = max(_COLUMNS - len(setting), _COLUMNS // 3)
-    described = textwrap.wrap(description, width, break_long_words=False, break_on_hyphens=False)
-    return setting + f"\n{' ' * len(setting)}".join(f"# {line}" for line in described)

@@ -340,6 +340,11 @@ class TrainSettings(Settings):
     )
 
     @property
+    def micro_batch_size(self) -> int | None:
+        """The number in `micro_batch`; None for all, and with `auto` until the start of a run has chosen it."""
+        return None if self.micro_batch == AUTO else self.micro_batch
+
+    @property
     def probes(self) -> tuple[Path, ...]:
         """The files of all probes."""
         return self.probe if isinstance(self.probe, tuple) else (self.probe,)
