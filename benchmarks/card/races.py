@@ -29,7 +29,7 @@ def check(results: Results, tiny: bool) -> bool:
     clean = True
     for selected in SELECTED:
         command = [path, "--tool", "racecheck", "--error-exitcode", str(FAILED), "--target-processes", "all"]
-        tests = [str(TESTS / "test_kernels.py"), "-k", f"card and {selected}"]
+        tests = [str(TESTS / "kernels"), "-k", f"card and {selected}"]
         finished = subprocess.run(
             [*command, sys.executable, "-c", PYTEST, *tests], cwd=ROOT, capture_output=True, text=True, check=False
         )

@@ -83,6 +83,14 @@ def choices(tmp_path, monkeypatch):
     plans.plan_of.cache_clear()
 
 
+@pytest.fixture
+def cupy():
+    found = pytest.importorskip("cupy")
+    if not is_stand_in(found):
+        pytest.skip("the CuPy here is not over the stand-in")
+    return found
+
+
 class Machine:
     """Runs kernels on copies of NumPy arrays, and returns what they make as NumPy arrays."""
 
@@ -101,6 +109,8 @@ class Machine:
             return replace(value, coordinates=self.put(value.coordinates))
         if isinstance(value, UpdateBuffers):
             return UpdateBuffers(*map(self.put, value))
+        if isinstance(value, tuple):
+            return tuple(map(self.put, value))
         if isinstance(value, Coordinates):
             return Coordinates(value.seed, self.put(value.counters), self.put(value.positions))
         if isinstance(value, Sequences):

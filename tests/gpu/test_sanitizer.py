@@ -17,7 +17,7 @@ SECONDS = 280
 FAILED = 99
 
 # Kernels in float32 and bfloat16, with dropout, rows of several blocks, sequences of several pieces; then whole steps.
-KERNELS = (str(HERE / "test_kernels.py"), "-k", "card and (second_run or forward_and_backward)")
+KERNELS = (str(HERE / "kernels"), "-k", "card and (second_run or forward_and_backward)")
 STEPS = (str(HERE / "test_emulated_model.py"), "-k", "card")
 PYTEST = (
     "import sys, cupy, pytest; cupy.cuda.set_allocator(None); "

@@ -11,7 +11,7 @@ from launching import run_to_end, with_emulation
 from stand_in.building import why_no_stand_in
 
 TESTS = Path(__file__).parents[1]
-KERNELS = Path(__file__).parent / "test_kernels.py"
+KERNELS = Path(__file__).parent / "kernels"
 SECONDS, HANG_AFTER = 840, 200
 
 pytestmark = [

@@ -1,29 +1,16 @@
-"""The real CuPy over what stands in for CUDA does what a card would, as late as it may, and refuses the same."""
+"""The real CuPy over what stands in for CUDA has memory, streams and graphs as on a card."""
 
-import faulthandler
-import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import ml_dtypes
 import numpy as np
 import pytest
-from launching import is_stand_in
+from endings import ending_of
 
 pytestmark = pytest.mark.emulated
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-
-
-@pytest.fixture
-def cupy():
-    found = pytest.importorskip("cupy")
-    if not is_stand_in(found):
-        pytest.skip("the CuPy here is not over the stand-in")
-    return found
 
 
 @pytest.fixture
@@ -49,22 +36,9 @@ def pinned(cupy, count):
     return np.frombuffer(cupy.cuda.alloc_pinned_memory(8 * count), np.float64, count)
 
 
-def ending_of(action):
-    """Return what ends a process that does this."""
-    child = os.fork()
-    if child == 0:
-        try:
-            faulthandler.disable()
-            action()
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return -os.waitstatus_to_exitcode(status)
-
-
 class TestMemory:
     def test_what_nothing_was_written_into_is_no_number(self, cupy):
-        for dtype in (np.float32, np.float64, BFLOAT16):
+        for dtype in (np.float32, np.float64, ml_dtypes.bfloat16):
             pointer = cupy.cuda.MemoryPointer(cupy.cuda.Memory(16), 0)
             found = cupy.ndarray(16 // np.dtype(dtype).itemsize, dtype, pointer).get().astype(np.float64)
             assert np.isnan(found).all()
@@ -280,186 +254,3 @@ with stream:
     graph.launch()
     stream.synchronize()
 """
-
-
-def run_kernel(cupy, signature, body):
-    """Run a kernel on 32 threads and an array of as many numbers, and return what it leaves there."""
-    from cupy.cuda import nvrtc
-
-    program = nvrtc.createProgram(f'extern "C" __global__ void kernel({signature}) {{ {body} }}', "kernel.cu", (), ())
-    nvrtc.compileProgram(program, ())
-    module = cupy.cuda.function.Module()
-    module.load(nvrtc.getCUBIN(program))
-    # What CuPy's pool hands out is followed by more of the pool; this by memory that cannot be touched.
-    x = cupy.ndarray(32, np.float32, cupy.cuda.MemoryPointer(cupy.cuda.Memory(128), 0))
-    x[...] = cupy.arange(32)
-    module.get_function("kernel")((1,), (32,), (x,))
-    return x.get()
-
-
-ORDERS = ["", "last first", *map(str, range(5))]
-
-
-class TestKernels:
-    @pytest.mark.parametrize("order", ORDERS)
-    def test_threads_exchange_numbers_and_wait_for_each_other(self, cupy, monkeypatch, order):
-        monkeypatch.setenv("EMULATED_ORDER", order)
-        body = "float y = __shfl_xor_sync(0xFFFFFFFFu, x[threadIdx.x], 1); __syncthreads(); x[31 - threadIdx.x] = y;"
-        assert run_kernel(cupy, "float *x", body).tolist() == [n ^ 1 for n in reversed(range(32))]
-
-    @pytest.mark.parametrize(
-        "body",
-        [
-            "__shared__ float y; y = x[threadIdx.x]; __syncthreads(); x[threadIdx.x] = y;",
-            "__shared__ float y[32]; y[threadIdx.x] = x[threadIdx.x]; x[threadIdx.x] = y[31 - threadIdx.x];",
-            "__shared__ float y[32]; copy_float_later(y + threadIdx.x, x + threadIdx.x, true);"
-            " float z = y[threadIdx.x]; wait_for_copies(); __syncthreads(); x[threadIdx.x] = z;",
-        ],
-        ids=["all write one number", "no barrier", "nobody waits for the copies"],
-    )
-    def test_what_depends_on_an_order_that_a_gpu_does_not_promise_is_seen(self, cupy, monkeypatch, body):
-        made = set()
-        for order in ORDERS:
-            monkeypatch.setenv("EMULATED_ORDER", order)
-            made.add(tuple(run_kernel(cupy, "float *x", body)))
-        assert len(made) > 1
-
-    def test_products_are_fused_into_additions(self, cupy):
-        if "fma" not in Path("/proc/cpuinfo").read_text():
-            pytest.skip("this CPU has no instruction that multiplies and adds")
-        body = "float y = x[threadIdx.x] / 8192; x[threadIdx.x] = (1 + y) * (1 + y) - (1 + 2 * y);"
-        # Without, the squares are rounded to multiples of 2**-23.
-        np.testing.assert_array_equal(run_kernel(cupy, "float *x", body), np.arange(32) ** 2 * 2.0**-26)
-
-    @pytest.mark.parametrize(
-        ("body", "ending", "message"),
-        [
-            ("x[threadIdx.x + 32] = 1;", signal.SIGSEGV, ""),
-            ("*reinterpret_cast<double *>(x + 1) = 1;", signal.SIGILL, ""),
-            ("x[0] = 2147483647 + static_cast<int>(blockDim.x);", signal.SIGILL, ""),
-            ("if (threadIdx.x < 3) __syncthreads();", signal.SIGABRT, "wait for others that do not come"),
-            ("__shfl_sync(0xFFFFFFFFu, 1, 35);", signal.SIGABRT, "with one that does not exist"),
-            ("copy_later(x, x + 1, true);", signal.SIGABRT, "not on a multiple of its size"),
-        ],
-    )
-    def test_what_a_gpu_would_not_survive_or_not_do_ends_the_process(self, cupy, capfd, body, ending, message):
-        assert ending_of(lambda: run_kernel(cupy, "float *x", body)) == ending
-        assert message in capfd.readouterr().err
-
-    def test_a_source_that_does_not_compile_is_an_error_of_nvrtc(self, cupy):
-        with pytest.raises(cupy.cuda.nvrtc.NVRTCError):
-            run_kernel(cupy, "float *x", "nonsense;")
-
-
-FLOATS = np.array([0.5, -2.25, 3.0, 7.75], np.float32)
-ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
-INTEGERS = np.array([3, 1, 2, 0])
-
-
-class TestFunctionsOfCuPy:
-    """CuPy's own kernels, which are compiled from what it generates, make what NumPy makes."""
-
-    @pytest.mark.parametrize("dtype", [np.float32, np.float64, BFLOAT16])
-    @pytest.mark.parametrize(
-        "function",
-        [
-            *(
-                lambda xp, x: x + x,
-                lambda xp, x: 2 * x - 1,
-                lambda xp, x: x * x,
-                lambda xp, x: -x,
-                lambda xp, x: abs(x),
-            ),
-            *(lambda xp, x: xp.isfinite(x), lambda xp, x: x < 1, lambda xp, x: xp.where(x > 0, x, x).astype(x.dtype)),
-            *(lambda xp, x: xp.maximum(x, 1), lambda xp, x: x.T, lambda xp, x: xp.ascontiguousarray(x.reshape(2, 2).T)),
-            *(lambda xp, x: x[1:][::2], lambda xp, x: x.astype(np.float32).sum(), lambda xp, x: xp.zeros_like(x)),
-        ],
-    )
-    def test_by_elements(self, cupy, function, dtype):
-        found, expected = (function(xp, xp.asarray(FLOATS.astype(dtype))) for xp in (cupy, np))
-        assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found.get(), expected)
-
-    @pytest.mark.parametrize(
-        "function",
-        [
-            *(lambda xp: xp.asarray(ROWS).sum(axis=0), lambda xp: xp.asarray(ROWS).max(axis=-1, keepdims=True)),
-            *(lambda xp: xp.asarray(ROWS).argmax(axis=1), lambda xp: xp.asarray(ROWS)[xp.asarray(INTEGERS) % 3]),
-            *(lambda xp: (xp.asarray(INTEGERS) > 1).sum(), lambda xp: xp.asarray(INTEGERS).cumsum()),
-            *(lambda xp: xp.asarray(INTEGERS).astype(np.uint64) << np.uint64(32), lambda xp: xp.arange(7)),
-            *(lambda xp: xp.full((2, 3), 0.5), lambda xp: xp.linspace(-1, 1, 5)),
-            *(lambda xp: xp.flatnonzero(xp.asarray(INTEGERS) > 1), lambda xp: xp.asarray(ROWS)[xp.asarray(ROWS) > 3]),
-            lambda xp: xp.take_along_axis(xp.asarray(ROWS), xp.asarray(INTEGERS[:3, None]), 1),
-        ],
-    )
-    def test_by_rows_and_indices(self, cupy, function):
-        found, expected = function(cupy), function(np)
-        assert found.dtype == expected.dtype
-        np.testing.assert_array_equal(found.get(), expected)
-
-    @pytest.mark.parametrize("name", ["exp", "tanh", "sqrt", "log"])
-    def test_up_to_rounding(self, cupy, name):
-        found, expected = (getattr(xp, name)(abs(xp.asarray(FLOATS))) for xp in (cupy, np))
-        np.testing.assert_allclose(found.get(), expected, rtol=1e-6)
-
-
-class TestWatching:
-    """Who asks what CuPy launches is told, and nothing is done."""
-
-    @pytest.fixture
-    def told(self, cupy):
-        """What is asked for, as it is told to a watcher."""
-        from watching import watched
-
-        @contextmanager
-        def telling():
-            found = []
-            with watched(lambda *each: found.append(each)):
-                yield found
-
-        return telling
-
-    def test_kernels_and_copies_are_told_with_their_bytes_and_not_done(self, cupy, told):
-        x, y = cupy.ones((4, 8), np.float32), cupy.ones((4, 8), np.float32)
-        ids = cupy.zeros(2, np.int64)
-        cupy.cuda.Device().synchronize()
-        with told() as found:
-            x[:, ::2] += y[:1, ::2]
-            cupy.take(x, ids, axis=0)
-            x[...] = 0
-            x[...] = y
-            x.set(np.zeros((4, 8), np.float32))
-            x.get()
-        assert found == [
-            # What is repeated is read once.
-            ("cupy_add__float32_float32_float32", 4 * (16 + 4 + 16), (4, 4)),
-            # Of a table only what is looked up is read.
-            ("cupy_take", 4 * (16 + 16) + 8 * 2, (2, 8)),
-            ("memset", 4 * 32, ()),
-            ("copy", 2 * 4 * 32, ()),
-            ("copy from the host", 4 * 32, ()),
-            ("copy to the host", 4 * 32, ()),
-        ]
-        np.testing.assert_array_equal(x.get(), np.ones((4, 8)))
-
-    def test_memory_may_be_more_than_the_machine_has(self, cupy, told):
-        with told() as found, cupy.cuda.using_allocator(None):
-            cupy.empty(2 * 10**10, np.uint8).fill(1)
-        assert found == [("cupy_fill", 2 * 10**10, (2 * 10**10,))]
-
-    def test_products_of_cublas_are_told_as_something_else(self, cupy, told):
-        x = cupy.ones((4, 4), np.float32)
-        with told() as found:
-            cupy.matmul(x, x)
-        assert found == [("?", 0, ())]
-
-    def test_what_the_watcher_raises_is_an_error_of_cuda(self, cupy, capfd):
-        from watching import watched
-
-        def refuse(*told):
-            raise ValueError("what is this?")
-
-        x = cupy.ones(4, np.float32)
-        with watched(refuse), pytest.raises(cupy.cuda.driver.CUDADriverError):
-            x += 1
-        assert "what is this?" in capfd.readouterr().err
