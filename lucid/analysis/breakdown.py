@@ -1,6 +1,6 @@
 """Where the time of a training step goes: steps of a run in which kernels, communication and data are timed.
 
-The timers wrap what the trainer calls: the catalogue of kernels, the communicator, and the iterator over batches, at
+Timers replace what the trainer calls (`training/replacing.py`): kernels, collectives, and the iterator over batches, at
 which steps begin and end. The trainer itself has none. The rest of the time is Python's.
 
 On a GPU each timed call waits for the GPU, so that a timed step takes longer than an ordinary one.
@@ -10,9 +10,10 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from lucid.distributed import Communicator, StopRequest, Work
 from lucid.kernels import Kernels
 from lucid.models.bert.flops import forward_flops
 from lucid.training.micro_batches import LocalBatch
+from lucid.training.replacing import replace_until_closed
 from lucid.training.setup import Run
 from lucid.training.trainer import Trainer
 
@@ -125,45 +127,41 @@ class _TimedWork:
         self.wait = clock.timed(COMMUNICATION, work.wait)
 
 
-class TimedCommunicator:
-    """A communicator whose collectives, and waits for them, count as communication."""
+@contextmanager
+def communication_timed(communicator: Communicator, clock: Clock) -> Iterator[None]:
+    """Within the block, count collectives of `communicator`, and waits for them, as communication."""
 
-    def __init__(self, communicator: Communicator, clock: Clock) -> None:
-        self._communicator, self._clock = communicator, clock
+    def timed(collective: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = collective(*arguments, **options)
+            return _TimedWork(result, clock) if hasattr(result, "wait") else result
 
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._communicator, name)
-        return self._clock.timed(COMMUNICATION, partial(self._call, attribute)) if name in _COLLECTIVES else attribute
+        return clock.timed(COMMUNICATION, call)
 
-    def _call(self, collective: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        result = collective(*arguments, **options)
-        return _TimedWork(result, self._clock) if hasattr(result, "wait") else result
-
-
-class _TimedKernels:
-    """The catalogue of kernels, with a timer for each."""
-
-    def __init__(self, implementation: Kernels, clock: Clock) -> None:
-        for name in KERNELS:
-            setattr(self, name, clock.timed(name, getattr(implementation, name)))
+    with ExitStack() as stack:
+        for name in _COLLECTIVES:
+            replace_until_closed(stack, communicator, name, timed)
+        yield
 
 
 class StepClock(Clock):
-    """Times every second step of a run that uses this clock's `communicator` and iterates over its `steps`."""
+    """Times every second step of `run`, which iterates over this clock's `steps`, within a block."""
 
-    def __init__(self, communicator: Communicator) -> None:
-        super().__init__(communicator.device)
-        self.communicator = cast(Communicator, TimedCommunicator(communicator, self))
+    def __init__(self, run: Run) -> None:
+        super().__init__(run.communicator.device)
         self.seconds: list[float] = []
         self.plain_seconds: list[float] = []
-        self._kernels: dict[Kernels, Kernels] = {}
+        self._communication = communication_timed(run.communicator, self)
+        self._implementation, self._kernels = kernels.of(run.ddp.flat.values), ExitStack()
         self._steps, self._began = 0, 0.0
 
     def __enter__(self) -> Self:
+        self._communication.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self._run(False)
+        self._communication.__exit__(*exception)
 
     def steps(self, batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
         """Yield the batches. The trainer fetches the next one when a step begins, which ends the step before."""
@@ -184,16 +182,13 @@ class StepClock(Clock):
 
     def _run(self, running: bool) -> None:
         self.running = running
-        kernels.wrap(self._timed_kernels if running else None)
-
-    def _timed_kernels(self, implementation: Kernels) -> Kernels:
-        if implementation not in self._kernels:
-            self._kernels[implementation] = cast(Kernels, _TimedKernels(implementation, self))
-        return self._kernels[implementation]
+        self._kernels.close()
+        for name in KERNELS if running else ():
+            replace_until_closed(self._kernels, self._implementation, name, partial(self.timed, name))
 
 
-def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
-    """Take `steps` timed steps of `run`, which uses the clock's communicator, and as many without timers.
+def measure(run: Run, steps: int) -> Breakdown:
+    """Take `steps` timed steps of `run`, and as many without timers.
 
     The settings must ask for no logs, evaluations or checkpoints in these steps. All ranks call this.
     """
@@ -206,7 +201,7 @@ def measure(run: Run, clock: StepClock, steps: int) -> Breakdown:
             yield batch
 
     # One more step, because a step ends when the next one begins.
-    with trainer.batches(run.step + _WARM_UP_STEPS + 2 * steps + 1) as batches, clock:
+    with trainer.batches(run.step + _WARM_UP_STEPS + 2 * steps + 1) as batches, StepClock(run) as clock:
         trainer.loop(clock.steps(counted(batches)), StopRequest())
     # Other load on the machine can only lower the limit.
     limit = max(limit_before, product_limit(run))

@@ -9,11 +9,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lucid.analysis.breakdown import COMMUNICATION, Clock, TimedCommunicator
+from lucid.analysis.breakdown import COMMUNICATION, Clock, communication_timed
 from lucid.analysis.link_measurement import measured_link
 from lucid.analysis.link_model import GradientPart, ready_fraction
 from lucid.analysis.step_model import Measured
@@ -89,11 +90,17 @@ def effort(sizes: Sequence[int], flops: float, rate: float) -> Effort:
     return Effort((small, large), (steps[0], steps[1]), samples * of_sample)
 
 
-def measure(run: Run, clock: Clock, plan: Effort) -> Measured:
-    """Measure `run`, whose communicator `timed_communicator` made with `clock`. All ranks call this.
+def measure(run: Run, plan: Effort) -> Measured:
+    """Measure `run`. All ranks call this, and get the same result."""
+    communicator = run.communicator
+    clock = Clock(communicator.device)
+    clock.running = True
+    # On a GPU the host does not wait for sums.
+    with communication_timed(communicator, clock) if communicator.device == CPU else nullcontext():
+        return _measured(run, clock, plan)
 
-    All ranks get the same result.
-    """
+
+def _measured(run: Run, clock: Clock, plan: Effort) -> Measured:
     communicator = run.communicator
     size, nodes = communicator.size, communicator.node_count
     update = _mean(communicator, _median(clock, lambda: _update(run)))
@@ -129,12 +136,6 @@ def measure(run: Run, clock: Clock, plan: Effort) -> Measured:
         held_out=tuple(corpus.sampler.samples_per_epoch for corpus in run.corpora.held_out),
         link=measured_link(run, sums, add) if nodes > 1 else None,
     )
-
-
-def timed_communicator(communicator: Communicator, clock: Clock) -> Communicator:
-    """Return a communicator whose waits `clock` adds up; on a GPU the host does not wait for sums, so as it is."""
-    clock.running = True
-    return communicator if communicator.device != CPU else TimedCommunicator(communicator, clock)
 
 
 def jitter_of(ratios: np.ndarray) -> float:

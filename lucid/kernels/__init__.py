@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -28,7 +28,6 @@ __all__ = [
     "products_of",
     "set_precision",
     "timed_products",
-    "wrap",
 ]
 
 Precision = Literal["float32", "bfloat16"]
@@ -36,7 +35,6 @@ Precision = Literal["float32", "bfloat16"]
 # The dtypes that have compiled kernels.
 _COMPILED = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)
 
-_wrapper: Callable[[Kernels], Kernels] | None = None
 # The precision chosen last.
 _precision: Precision = "float32"
 
@@ -48,8 +46,7 @@ def of(array: Array) -> Kernels:
     `LUCID_KERNELS=reference`. Other dtypes, such as float64 in gradient checks, use the reference. Raises `ConfigError`
     if the compiled kernels cannot be loaded.
     """
-    implementation = _compiled_for(array) if array.dtype in _COMPILED else reference
-    return implementation if _wrapper is None else _wrapper(implementation)
+    return _compiled_for(array) if array.dtype in _COMPILED else reference
 
 
 def products_of(array: Array) -> Products:
@@ -61,12 +58,6 @@ def products_of(array: Array) -> Products:
     from lucid.kernels import products
 
     return products
-
-
-def wrap(wrapper: Callable[[Kernels], Kernels] | None) -> None:
-    """Make `of` return the kernels wrapped by `wrapper`, for example to time them; None ends the wrapping."""
-    global _wrapper
-    _wrapper = wrapper
 
 
 def set_precision(precision: Precision) -> str | None:

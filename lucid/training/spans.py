@@ -1,7 +1,7 @@
 """Spans of a rank's time: what each of its threads does, for `trace.py`.
 
-Nothing of a run records spans by itself. While they are wanted, the functions that a step calls are replaced by ones
-that also note when they begin and end. So a run without a trace takes no time for it.
+Nothing of a run records spans by itself. While they are wanted, the functions that a step calls are replaced
+(`replacing.py`) by ones that also note when they begin and end.
 
 On a GPU these are times of the host, which launches work and does not wait for it.
 """
@@ -18,6 +18,7 @@ from lucid.launch.rank_status import Wait
 from lucid.training.checkpoints.store import Attempt
 from lucid.training.micro_batches import MicroBatches
 from lucid.training.norms_by_layer import layer_of
+from lucid.training.replacing import replace_until_closed
 from lucid.training.setup import Run
 from lucid.training.step_message import ControlMessage
 
@@ -87,7 +88,7 @@ def recorded(run: Run, micro_batches: MicroBatches, recorder: Recorder) -> Itera
     """Within the block, record spans of the steps of `run`, whose micro-batches `micro_batches` runs."""
     status, bert = run.communicator.status, run.model.bert
     with ExitStack() as stack:
-        replace = partial(_replace, stack)
+        replace = partial(replace_until_closed, stack)
         _record_gradients(replace, run, micro_batches, recorder)
         replace(bert.embeddings, "forward", partial(recorder.timed, "forward embeddings"))
         for number, layer in enumerate(bert.encoder.layer):
@@ -103,13 +104,6 @@ def recorded(run: Run, micro_batches: MicroBatches, recorder: Recorder) -> Itera
             yield
         finally:
             status.on_wait = None
-
-
-def _replace(stack: ExitStack, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
-    """Replace a function of an object or class by `wrap` of it, until `stack` closes."""
-    own = vars(owner).get(name)
-    setattr(owner, name, wrap(getattr(owner, name)))
-    stack.callback(*((delattr, owner, name) if own is None else (setattr, owner, name, own)))
 
 
 def _record_gradients(replace: Callable[..., None], run: Run, micro_batches: MicroBatches, recorder: Recorder) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lucid import kernels
 from lucid.analysis import breakdown
-from lucid.analysis.breakdown import Clock, StepClock, measure
+from lucid.analysis.breakdown import Clock, measure
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.kernels.arguments import UpdateBuffers
@@ -35,9 +35,8 @@ def run_of(run_file, communicator):
 
 @pytest.fixture
 def measured(run_file):
-    clock = StepClock(SingleCommunicator())
-    run = run_of(run_file, clock.communicator)
-    return run, measure(run, clock, STEPS)
+    run = run_of(run_file, SingleCommunicator())
+    return run, measure(run, STEPS)
 
 
 def test_time_of_nested_calls_counts_once(ticks):
@@ -98,6 +97,9 @@ def test_timed_steps_give_the_same_weights(measured, run_file):
     np.testing.assert_array_equal(timed.ddp.flat.values, plain.ddp.flat.values)
 
 
-def test_afterwards_nothing_is_timed(measured):
-    array = np.zeros(1, np.float32)
-    assert kernels.of(array) is kernels._on_cpu()
+def test_afterwards_nothing_is_timed(run_file):
+    run, implementation = run_of(run_file, SingleCommunicator()), kernels.of(np.zeros(1, np.float32))
+    before = [getattr(implementation, name) for name in breakdown.KERNELS]
+    measure(run, STEPS)
+    assert [getattr(implementation, name) for name in breakdown.KERNELS] == before
+    assert not vars(run.communicator).keys() & breakdown._COLLECTIVES

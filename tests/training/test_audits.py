@@ -3,6 +3,8 @@
 import re
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,33 +16,23 @@ from lucid.errors import TrainingError
 AUDITS = ("train.audit_every=3", "train.steps=8", "train.checkpoint_every=4")
 
 
-class Faulty:
-    """Kernels of which a product has one wrong bit: always, or only in its call number `only`."""
+@contextmanager
+def faulty(rank, only=None):
+    """Products of rank `rank` have one wrong bit within the block: all of them, or that of call number `only`."""
+    if announced().rank != rank:
+        yield
+        return
+    implementation, calls = kernels.of(np.zeros(0, np.float32)), count(1)
+    right = implementation.linear
 
-    def __init__(self, right, only):
-        self._right, self._only, self._calls = right, only, 0
-
-    def __getattr__(self, name):
-        return getattr(self._right, name)
-
-    def linear(self, *arguments, **options):
-        result = self._right.linear(*arguments, **options)
-        self._calls += 1
-        if self._only in (None, self._calls):
+    def linear(*arguments, **options):
+        result = right(*arguments, **options)
+        if only in (None, next(calls)):
             result.reshape(-1)[:1].view(np.uint32)[...] ^= 1 << 12
         return result
 
-
-@contextmanager
-def faulty(rank, only=None):
-    """Rank `rank` computes wrong products within the block."""
-    implementations = {}
-    if announced().rank == rank:
-        kernels.wrap(lambda right: implementations.setdefault(id(right), Faulty(right, only)))
-    try:
+    with mock.patch.object(implementation, "linear", linear):
         yield
-    finally:
-        kernels.wrap(None)
 
 
 @pytest.mark.parametrize(

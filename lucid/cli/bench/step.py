@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from lucid.analysis.breakdown import StepClock, measure
+from lucid.analysis.breakdown import measure
 from lucid.analysis.step_measurement import endless
 from lucid.cli.bench.table import print_breakdown
 from lucid.distributed import all_or_none, run_on_first_rank, session, watched
@@ -91,9 +91,8 @@ def step(
         run_config = _to_measure(run_config, folder, None if config else folder / "corpus")
         limit_threads(run_config.threads_per_rank)
         with watched(group, run_config.train.watchdog_seconds):
-            clock = StepClock(communicator_of(run_config, group))
-            run = open_run(run_config, clock.communicator)
-            breakdown = measure(run, clock, steps)
+            run = open_run(run_config, communicator_of(run_config, group))
+            breakdown = measure(run, steps)
             if run.is_first:
                 print_breakdown(run, breakdown)
 

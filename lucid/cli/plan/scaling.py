@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lucid import kernels
-from lucid.analysis.breakdown import Clock
 from lucid.analysis.link_model import Link
 from lucid.analysis.pause_model import Pauses, pauses
 from lucid.analysis.product_limit import encoder_product_rate
-from lucid.analysis.step_measurement import effort, endless, measure, timed_communicator, with_local_batch
+from lucid.analysis.step_measurement import effort, endless, measure, with_local_batch
 from lucid.analysis.step_model import (
     LINK,
     Measured,
@@ -150,9 +149,8 @@ def _measure(
             f"\nmeasuring: steps of {batches} {config.samples} a rank on {count(group.size, 'rank')}{about}", flush=True
         )
     with watched(group, config.train.watchdog_seconds):
-        clock = Clock(communicator.device)
         local = with_local_batch(endless(config), plan.sizes[1], group.size)
-        return measure(open_run(local, timed_communicator(communicator, clock)), clock, plan)
+        return measure(open_run(local, communicator), plan)
 
 
 def _mean_rate(config: RunConfig, communicator: Communicator) -> float:
