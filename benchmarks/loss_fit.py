@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lucid.analysis.loss_fit import LossForecast, forecast
+from lucid.analysis.prediction.loss_fit import LossForecast, forecast
 from lucid.training.config import from_dict
 from lucid.training.schedule import schedule_of
 

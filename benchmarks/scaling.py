@@ -30,8 +30,8 @@ from typing import Any
 
 import yaml
 
-from lucid.analysis.link_model import Link
-from lucid.analysis.step_model import LINK, Measured, Step, predict
+from lucid.analysis.prediction.link_model import Link
+from lucid.analysis.prediction.step_model import LINK, Measured, Step, predict
 from lucid.cli.plan.scaling import parse
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import open_mixture

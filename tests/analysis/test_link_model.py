@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_step_model import PARTS, settings
 
-from lucid.analysis import link_model
-from lucid.analysis.link_model import Link, Nodes, bytes_sent, ready_fraction, seconds_of_sums
+from lucid.analysis.prediction import link_model
+from lucid.analysis.prediction.link_model import Link, Nodes, bytes_sent, ready_fraction, seconds_of_sums
 from lucid.distributed.communicators import between_nodes
 
 TWO = Nodes(2, ranks=1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lucid.analysis.loss_fit import forecast
+from lucid.analysis.prediction.loss_fit import forecast
 
 END, WARM_UP = 1000, 20
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from test_step_model import MEASURED, settings
 
-from lucid.analysis.link_model import Link
-from lucid.analysis.pause_model import pauses
+from lucid.analysis.prediction.link_model import Link
+from lucid.analysis.prediction.pause_model import pauses
 
 MEASURED = replace(MEASURED, evaluation_seconds=0.5, checkpoint_seconds=2.0, held_out=(100, 7))
 

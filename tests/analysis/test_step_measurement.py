@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lucid.analysis.step_measurement import effort, fit, jitter_of
+from lucid.analysis.prediction.step_measurement import effort, fit, jitter_of
 
 
 def test_steps_of_many_sizes_tell_the_time_of_a_flop_from_the_fixed_part():

@@ -7,8 +7,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from lucid.analysis.link_model import GradientPart, Link
-from lucid.analysis.step_model import (
+from lucid.analysis.prediction.link_model import GradientPart, Link
+from lucid.analysis.prediction.step_model import (
     COMPUTING,
     LINK,
     NODE_SUMS,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lucid.analysis.link_model import GradientPart, Link
-from lucid.analysis.step_model import Measured, predict
+from lucid.analysis.prediction.link_model import GradientPart, Link
+from lucid.analysis.prediction.step_model import Measured, predict
 from lucid.cli import main
 from lucid.cli.plan.best import Way, best_of, divisions, told_apart, variants
 from lucid.launch.limits import available_cores

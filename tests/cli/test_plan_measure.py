@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from nodes import SeveralNodes
 
-from lucid.analysis import step_measurement
-from lucid.analysis.step_model import LINK, Measured
+from lucid.analysis.prediction import step_measurement
+from lucid.analysis.prediction.step_model import LINK, Measured
 from lucid.cli.plan import scaling
 from lucid.cli.plan.scaling import parse
 from lucid.distributed import connect, connection

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from lucid.analysis.breakdown import measure
-from lucid.analysis.step_measurement import endless
+from lucid.analysis.prediction.step_measurement import endless
 from lucid.cli.bench.table import print_breakdown
 from lucid.distributed import all_or_none, run_on_first_rank, session, watched
 from lucid.errors import ConfigError

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from lucid.analysis.link_model import Link
-from lucid.analysis.step_model import Measured, Step, predict
+from lucid.analysis.prediction.link_model import Link
+from lucid.analysis.prediction.step_model import Measured, Step, predict
 from lucid.backend import Array
 from lucid.errors import ConfigError, LaunchError
 from lucid.launch.limits import HostMemory, available_cores

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lucid.analysis.loss_fit import FEWEST_POINTS, LEAST_SHARE, forecast
+from lucid.analysis.prediction.loss_fit import FEWEST_POINTS, LEAST_SHARE, forecast
 from lucid.cli.plan.line import Line
 from lucid.training.config import RunConfig
 from lucid.training.explanations.curve import Curve

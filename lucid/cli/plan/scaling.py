@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lucid import kernels
-from lucid.analysis.link_model import Link
-from lucid.analysis.pause_model import Pauses, pauses
-from lucid.analysis.product_limit import encoder_product_rate
-from lucid.analysis.step_measurement import effort, endless, measure, with_local_batch
-from lucid.analysis.step_model import (
+from lucid.analysis.prediction.link_model import Link
+from lucid.analysis.prediction.pause_model import Pauses, pauses
+from lucid.analysis.prediction.step_measurement import effort, endless, measure, with_local_batch
+from lucid.analysis.prediction.step_model import (
     LINK,
     Measured,
     Step,
@@ -20,6 +19,7 @@ from lucid.analysis.step_model import (
     efficiency,
     predict,
 )
+from lucid.analysis.product_limit import encoder_product_rate
 from lucid.backend import CPU, Array, zeros
 from lucid.distributed import Communicator, ProcessGroup, watched
 from lucid.errors import ConfigError

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lucid.analysis.breakdown import COMMUNICATION, Clock, communication_timed
-from lucid.analysis.link_measurement import measured_link
-from lucid.analysis.link_model import GradientPart, ready_fraction
-from lucid.analysis.step_model import Measured
+from lucid.analysis.prediction.link_measurement import measured_link
+from lucid.analysis.prediction.link_model import GradientPart, ready_fraction
+from lucid.analysis.prediction.step_model import Measured
 from lucid.backend import CPU, array_module, to_host
 from lucid.distributed import Communicator, StopRequest, find_drift, gather_texts, locate_ranks
 from lucid.kernels import threads

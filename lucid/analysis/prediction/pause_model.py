@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from lucid.analysis.link_model import Link
-from lucid.analysis.step_model import Measured, crowding
+from lucid.analysis.prediction.link_model import Link
+from lucid.analysis.prediction.step_model import Measured, crowding
 from lucid.training.config import RunConfig
 
 _FLOAT32 = 4

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lucid.analysis.link_model import Link, bytes_sent
+from lucid.analysis.prediction.link_model import Link, bytes_sent
 from lucid.backend import CPU
 from lucid.distributed import Communicator, gather_texts
 from lucid.training.setup import Run

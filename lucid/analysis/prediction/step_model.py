@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lucid.analysis.link_model import GradientPart, Link, Nodes, seconds_of_sums
+from lucid.analysis.prediction.link_model import GradientPart, Link, Nodes, seconds_of_sums
 from lucid.backend import Array
 from lucid.models.bert.config import BERTConfig
 from lucid.training.config import RunConfig
