@@ -26,9 +26,10 @@ the last one counts. After `--` there are no more options.
 
 In place of CONFIG, each rank runs a Python script of your own, which finds the
 others by lucid.distributed.connect(). All words after SCRIPT.py are arguments
-of the script. It gets its cores, threads and GPU as a run does, and a failure
-of one rank ends all. SIGTERM, SIGUSR1 and SIGHUP reach the script as SIGTERM,
-Ctrl-C ends it at once, and nothing starts it again.
+of the script. It gets its cores, threads and GPU as a run does, and an empty
+standard input; a failure of one rank ends all. SIGTERM, SIGUSR1 and SIGHUP
+reach the script as SIGTERM, Ctrl-C ends it at once, and nothing starts it
+again.
 
   -n N           number of ranks in all (default: on every host one for each
                  physical core, or with --gpus for each GPU)

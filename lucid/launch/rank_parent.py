@@ -89,6 +89,8 @@ def _start(command: list[str]) -> int:
         return child
     try:
         bind()
+        # Launchers give the first rank alone an input that ends: others would wait for theirs for ever.
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGUSR1})  # Linux keeps what is blocked
         os.execv(command[0], command)

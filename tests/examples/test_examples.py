@@ -132,9 +132,11 @@ def test_it_starts_in_every_way_that_it_says(start, mpiexec, corpus_folder, tmp_
     assert BERTForPreTraining.from_pretrained(tmp_path / "run" / "model").config.hidden_size == 128
 
 
-def test_a_launched_script_that_ends_without_close_has_not_failed(tmp_path):
+def test_a_launched_script_has_an_empty_input_and_has_not_failed_if_it_ends_without_close(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text("from lucid.distributed import connect\nconnect().barrier()\n")
+    script.write_text(
+        "import sys\nfrom lucid.distributed import connect\nassert sys.stdin.read() == ''\nconnect().barrier()\n"
+    )
     finished = run_to_end([sys.executable, "-m", "lucid", "launch", "-n", "2", str(script)], 60, FEW_CORES)
     assert (finished.returncode, "without a word" in finished.stdout) == (0, False), finished.stdout
 
