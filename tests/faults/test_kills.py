@@ -1,6 +1,8 @@
 """A run that is killed repeatedly ends with the weights of an undisturbed run, bit for bit, and with its best ones.
 
-Each start is on other ranks, sharded or not. `make test-long` kills 20 times, `make soak` 100 times:
+The run has every feature whose state a stop could lose: a mixture of corpora, a masking rate that falls, a decay at the
+end, the best checkpoint, checkpoints that are kept, and a probe. Each start has other ranks and draws anew what must not
+matter: shards, recomputation, audits and a trace. `make test-long` kills 20 times, `make soak` 100 times:
 `pytest tests/faults/test_kills.py --kills 100 --kill-seed 7`.
 """
 
@@ -14,7 +16,9 @@ import sys
 
 import pytest
 from launching import FEW_CORES, TRAIN, descendants
+from texts import made_up_text
 
+from lucid.preparation import prepare
 from lucid.training.checkpoints.store import find_model
 
 pytestmark = pytest.mark.long
@@ -28,11 +32,37 @@ SETTINGS = (
     *("train.checkpoint_every=2", "train.check_replicas_every=2", "train.log_every=1", "data.sequence_length=16"),
     # At this rate the held-out loss goes up and down.
     *("train.keep_best=true", "train.evaluate_every=20", "train.evaluation_samples=16", "optimizer.learning_rate=0.03"),
+    *("optimizer.schedule=wsd", "optimizer.decay_steps=200", "data.mlm_probability=[0.3, 0.15]"),
+    "train.keep_every=200",
 )
 
 
+def unimportant(draw, step):
+    """Draw settings that change no weight, for a start after `step` steps."""
+    first = step + draw.randint(1, 4)
+    return (
+        f"optimizer.sharded={draw.choice(['true', 'false'])}",
+        f"train.recompute={draw.choice(['none', 'attention', 'layer'])}",
+        f"train.audit_every={draw.choice(['null', '3'])}",
+        f"train.trace={draw.choice(['null', f'[{first}, {first + 1}]'])}",
+    )
+
+
 @pytest.fixture
-def start(mpiexec, run_file, tmp_path):
+def inputs(corpus_folder, tmp_path):
+    """The settings of a run on two corpora, with a probe."""
+    text, labels, other = tmp_path / "other.txt", tmp_path / "labels.tsv", tmp_path / "other"
+    text.write_text(made_up_text(60, seed=5), encoding="utf-8")
+    prepare([text], other, tokenizer=corpus_folder / "tokenizer", held_out=0.2)
+    labels.write_text("".join(f"{syllable} ne pi\t{syllable}\n" for _ in range(5) for syllable in ("ba", "zi")))
+    return (
+        f"data.path=[{{path: {corpus_folder}, weight: 2}}, {{path: {other}, weight: 1}}]",
+        f"train.probe={labels}",
+    )
+
+
+@pytest.fixture
+def start(mpiexec, run_file, inputs, tmp_path):
     """A function that starts the run on some ranks and returns the launcher's process."""
     processes = []
 
@@ -47,6 +77,7 @@ def start(mpiexec, run_file, tmp_path):
                 str(run_file),
                 f"run_folder={tmp_path / name}",
                 *SETTINGS,
+                *inputs,
                 *overrides,
             ],
             stdout=subprocess.PIPE,
@@ -63,8 +94,11 @@ def start(mpiexec, run_file, tmp_path):
 
 
 def weights_of(run_folder):
-    """Return the step and the digest of the newest and of the best checkpoint."""
+    """Return the step and the digest of the newest and the best checkpoint, and of those that are kept."""
     folders = [find_model(run_folder, best=best) for best in (False, True)]
+    kept = sorted(run_folder.glob("checkpoints/*-00000[24]00"))
+    assert len(kept) == 2
+    folders += kept
     return [
         (folder.name[-8:], hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
         for folder in folders
@@ -104,7 +138,7 @@ def test_a_run_killed_at_random_steps_ends_with_the_weights_of_an_undisturbed_ru
 
     step = 0
     for kill in range(kills):
-        process = start("killed", draw.choice([1, 2, 2, 4]), f"optimizer.sharded={draw.choice(['true', 'false'])}")
+        process = start("killed", draw.choice([1, 2, 2, 4]), *unimportant(draw, step))
         step = kill_after_steps(process, draw.randint(1, 6), draw.choice)
         assert process.returncode != 0, f"kill {kill} of seed {seed} came too late: the run was at step {step}"
 
