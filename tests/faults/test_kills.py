@@ -1,8 +1,8 @@
 """A run that is killed repeatedly ends with the weights of an undisturbed run, bit for bit, and with its best ones.
 
 The run has every feature whose state a stop could lose: a mixture of corpora, a masking rate that falls, a decay at the
-end, the best checkpoint, checkpoints that are kept, and a probe. Each start has other ranks and draws anew what must not
-matter: shards, recomputation, audits and a trace. `make test-long` kills 20 times, `make soak` 100 times:
+end, the best checkpoint, kept checkpoints, and a probe. Each start has other ranks and draws anew what must not matter:
+shards, recomputation, audits and a trace. `make test-long` kills 20 times, `make soak` 100 times:
 `pytest tests/faults/test_kills.py --kills 100 --kill-seed 7`.
 """
 
