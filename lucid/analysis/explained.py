@@ -18,7 +18,7 @@ from lucid.training.explanations.facts import Facts, facts_of
 from lucid.training.explanations.finding import Finding
 from lucid.training.explanations.steps import Spike, spikes
 from lucid.training.history import History
-from lucid.training.metrics import METRICS_FILE, log_of
+from lucid.training.log.metrics import METRICS_FILE, log_of
 
 # Rows of a batch whose losses are computed at once.
 _ROWS = 32

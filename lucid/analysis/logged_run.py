@@ -18,7 +18,7 @@ from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig, from_dict
 from lucid.training.config.effects import settings_of_results
 from lucid.training.corpora import evaluation_settings
-from lucid.training.metrics import Entry, log_of
+from lucid.training.log.metrics import Entry, log_of
 
 # By what runs can be compared.
 Progress = Literal["steps", "tokens", "hours"]

@@ -20,7 +20,7 @@ from lucid.analysis.logged_run import LoggedRun, Progress, differing_settings, n
 from lucid.backend import Array
 from lucid.errors import ConfigError, DataError
 from lucid.files import written_aside
-from lucid.training.metrics import METRICS_FILE
+from lucid.training.log.metrics import METRICS_FILE
 
 
 @dataclass(frozen=True)

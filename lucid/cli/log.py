@@ -11,7 +11,7 @@ from lucid.analysis.tracking.sending import Sender, follow, sending
 from lucid.analysis.tracking.services import ServiceName, service_named
 from lucid.errors import ConfigError, DataError
 from lucid.training.formatting import count
-from lucid.training.metrics import METRICS_FILE, Entry, log_of
+from lucid.training.log.metrics import METRICS_FILE, Entry, log_of
 
 # Key of the log, heading, format.
 _COLUMNS = (

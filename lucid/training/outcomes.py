@@ -13,8 +13,8 @@ from lucid.distributed import agreed, wait_for_device
 from lucid.errors import TrainingError, some
 from lucid.gpu_async import HostCopy
 from lucid.optim import not_finite
-from lucid.training.log_window import Window
-from lucid.training.norms_by_layer import NormsByLayer
+from lucid.training.log.norms_by_layer import NormsByLayer
+from lucid.training.log.window import Window
 from lucid.training.setup import Run
 
 

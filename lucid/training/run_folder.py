@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lucid.errors import ConfigError
 from lucid.files import check_is_file, check_writable, reason_of
-from lucid.training.metrics import METRICS_FILE
+from lucid.training.log.metrics import METRICS_FILE
 
 
 def check_run_folder(folder: Path) -> None:

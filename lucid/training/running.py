@@ -19,7 +19,7 @@ from lucid.training.end import expected_end
 from lucid.training.explanations.explainer import findings_in
 from lucid.training.explanations.facts import facts_of
 from lucid.training.formatting import count
-from lucid.training.metrics import METRICS_FILE
+from lucid.training.log.metrics import METRICS_FILE
 from lucid.training.numerical_environment import limit_threads
 from lucid.training.setup import Run, communicator_of, open_run
 from lucid.training.trainer import Trainer

@@ -30,7 +30,7 @@ from lucid.training.corpora import Corpora, check_same_corpora, open_corpora
 from lucid.training.counts.kept import KeptCounts
 from lucid.training.end import patience_has_ended
 from lucid.training.estimates import check_run_fits
-from lucid.training.log_window import WindowSums
+from lucid.training.log.window import WindowSums
 from lucid.training.micro_batch_size import with_chosen_micro_batch
 from lucid.training.micro_batches import MicroBatches
 from lucid.training.numerical_environment import numerical_environment

@@ -16,8 +16,8 @@ from typing import Any
 from lucid.distributed.communicators.lockstep import Lockstep
 from lucid.launch.rank_status import Wait
 from lucid.training.checkpoints.store import Attempt
+from lucid.training.log.norms_by_layer import layer_of
 from lucid.training.micro_batches import MicroBatches
-from lucid.training.norms_by_layer import layer_of
 from lucid.training.replacing import replace_until_closed
 from lucid.training.setup import Run
 from lucid.training.step_message import ControlMessage

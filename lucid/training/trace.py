@@ -19,7 +19,7 @@ from lucid.distributed import Communicator
 from lucid.distributed.clocks import HostClock, Reading, first_ranks_of_clocks, read_clocks
 from lucid.errors import TrainingError
 from lucid.files import written_aside
-from lucid.training.log_window import Window
+from lucid.training.log.window import Window
 from lucid.training.micro_batches import LocalBatch, MicroBatches
 from lucid.training.setup import Run
 from lucid.training.spans import TRAINING_THREAD, Recorder, Span, recorded

@@ -17,7 +17,7 @@ from lucid.errors import ConfigError
 from lucid.training import run as train
 from lucid.training.attempts import ATTEMPTS_FILE
 from lucid.training.config import load
-from lucid.training.tags import tag_of
+from lucid.training.log.tags import tag_of
 
 
 @dataclass

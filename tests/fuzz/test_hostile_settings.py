@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lucid.analysis.plots import plot_runs
 from lucid.errors import ConfigError, DataError
 from lucid.training.config import RunConfig, from_dict, load
-from lucid.training.metrics import read_lines
+from lucid.training.log.metrics import read_lines
 
 MINIMAL = {"run_folder": "runs/x", "data": {"path": "data/x"}, "train": {"steps": 100, "global_batch": 8}}
 COMPLETE = RunConfig.model_validate(MINIMAL).as_dict()

@@ -30,7 +30,7 @@ from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.kernels.masking import IGNORE_INDEX
 from lucid.training import run
 from lucid.training.config import from_dict
-from lucid.training.metrics import log_of
+from lucid.training.log.metrics import log_of
 
 HERE = Path(__file__).parent
 VOCABULARY = 1024

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lucid.training.busy_cores import core_times, judge
+from lucid.training.log.busy_cores import core_times, judge
 
 SECOND = 10**9
 
@@ -38,7 +38,7 @@ FOUR_THREADS_ON_A_CORE = """
 import hashlib, os, threading
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from lucid.kernels import threads
-from lucid.training.busy_cores import BusyCores
+from lucid.training.log.busy_cores import BusyCores
 threads.limit(4)
 data, done = bytes(1 << 22), threading.Barrier(5)
 

@@ -21,7 +21,7 @@ from lucid.preparation import prepare
 from lucid.training.config import RunConfig, load
 from lucid.training.corpora import open_mixture
 from lucid.training.dealing import Dealer, deal
-from lucid.training.log_window import Window
+from lucid.training.log.window import Window
 from lucid.training.setup import open_run
 from lucid.training.trainer import Trainer
 

@@ -17,7 +17,7 @@ from lucid.training.explanations.explainer import Explainer, explain, findings_i
 from lucid.training.explanations.facts import CorpusFacts, Facts
 from lucid.training.explanations.facts import facts_of as facts_from
 from lucid.training.explanations.steps import spikes
-from lucid.training.metrics import METRICS_FILE
+from lucid.training.log.metrics import METRICS_FILE
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "curves.jsonl"
 CURVES = {name: curve for line in GOLDEN.read_text().splitlines() for name, curve in json.loads(line).items()}

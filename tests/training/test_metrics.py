@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from lucid.errors import ConfigError
-from lucid.training.metrics import MetricsLog, read_lines
+from lucid.training.log.metrics import MetricsLog, read_lines
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):

@@ -9,7 +9,7 @@ from test_sharded_runs import EXACT, LARGER, SHARDED
 
 from lucid.models import BERTConfig, BERTForPreTraining
 from lucid.nn import flatten
-from lucid.training.norms_by_layer import NormsByLayer, layer_of
+from lucid.training.log.norms_by_layer import NormsByLayer, layer_of
 
 KINDS = "gradient_norm", "update_ratio"
 LAYERS = ["embeddings", "encoder.layer.0", "encoder.layer.1", "heads"]

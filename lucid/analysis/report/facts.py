@@ -24,7 +24,7 @@ from lucid.training.config import RunConfig, from_dict
 from lucid.training.corpora import corpus_names
 from lucid.training.end import expected_end
 from lucid.training.explanations.finding import Finding
-from lucid.training.metrics import Entry, log_of
+from lucid.training.log.metrics import Entry, log_of
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from lucid.models import BERTConfig
 from lucid.models.bert.memory import parameter_count
 from lucid.training.config import RunConfig
 from lucid.training.formatting import count, duration, quantity
-from lucid.training.metrics import Entry
+from lucid.training.log.metrics import Entry
 
 
 def summary(run: RunFacts) -> list[str]:

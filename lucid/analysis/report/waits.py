@@ -7,7 +7,7 @@ import numpy as np
 
 from lucid.analysis.report.facts import RunFacts
 from lucid.analysis.report.tables import Table
-from lucid.training.metrics import Entry
+from lucid.training.log.metrics import Entry
 
 # Columns of the map.
 _MOST_COLUMNS = 48

@@ -25,7 +25,7 @@ from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import from_dict
 from lucid.training.config.effects import by_dotted_key
 from lucid.training.formatting import count
-from lucid.training.metrics import Entry
+from lucid.training.log.metrics import Entry
 
 SENT_FILE = "sent-{}.json"
 # Lines after which it is noted that they were sent.

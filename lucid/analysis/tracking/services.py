@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, get_args
 
 from lucid.errors import ConfigError, ExitCode, LucidError
 from lucid.files import reason_of
-from lucid.training.metrics import Entry
-from lucid.training.tags import tag_of
+from lucid.training.log.metrics import Entry
+from lucid.training.log.tags import tag_of
 
 ServiceName = Literal["wandb", "mlflow", "trackio"]
 SERVICES: tuple[ServiceName, ...] = get_args(ServiceName)

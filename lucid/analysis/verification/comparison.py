@@ -14,7 +14,7 @@ from lucid.errors import CheckpointError
 from lucid.files import reason_of
 from lucid.models.bert import hub
 from lucid.training.checkpoints.checkpoint import OPTIMIZER_FILE, TrainingState, open_checkpoint
-from lucid.training.metrics import Entry, is_evaluation, read_lines
+from lucid.training.log.metrics import Entry, is_evaluation, read_lines
 from lucid.training.start import difference
 
 _COUNTERS = "step", "samples_consumed", "optimizer_updates", "skipped_steps", "skipped_in_a_row"

@@ -8,7 +8,7 @@ from lucid.analysis.prediction.loss_fit import FEWEST_POINTS, LEAST_SHARE, forec
 from lucid.cli.plan.line import Line
 from lucid.training.config import RunConfig
 from lucid.training.explanations.curve import Curve
-from lucid.training.metrics import METRICS_FILE, log_of
+from lucid.training.log.metrics import METRICS_FILE, log_of
 from lucid.training.schedule import schedule_of
 
 

@@ -25,7 +25,7 @@ from lucid.models.bert import hub
 from lucid.models.bert.stored_weights import PARTS, in_words, stored_weights
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.checkpoints.best import Best
-from lucid.training.log_window import WindowSums
+from lucid.training.log.window import WindowSums
 from lucid.training.product_choices import ProductChoices
 
 OPTIMIZER_FILE = "optimizer.safetensors"

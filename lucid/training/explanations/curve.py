@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lucid.backend import Array
-from lucid.training.metrics import Entry
+from lucid.training.log.metrics import Entry
 
 
 class Curve:

@@ -10,7 +10,7 @@ from lucid.training.explanations import corpora, level, shape, steps
 from lucid.training.explanations.curve import Curve
 from lucid.training.explanations.facts import Facts
 from lucid.training.explanations.finding import Finding
-from lucid.training.metrics import Entry, is_evaluation, log_of
+from lucid.training.log.metrics import Entry, is_evaluation, log_of
 
 # Each is silent where it lacks what it needs.
 _RULES: tuple[Callable[[Curve, Facts], Iterator[Finding]], ...] = (

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from lucid.training.busy_cores import BusyCores
 from lucid.training.evaluation import Evaluations
 from lucid.training.explanations.explainer import Explainer
 from lucid.training.explanations.facts import facts_of
 from lucid.training.explanations.finding import Finding
-from lucid.training.metrics import MetricsLog
+from lucid.training.log.busy_cores import BusyCores
+from lucid.training.log.metrics import MetricsLog
 from lucid.training.setup import Run
 
 _SECONDS_PER_REFRESH = 0.2

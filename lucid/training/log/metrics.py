@@ -10,7 +10,7 @@ from typing import Any
 from lucid.errors import ConfigError, DataError
 from lucid.files import append, open_text, reason_of, written_aside
 from lucid.json_values import parse_json
-from lucid.training.tensorboard import Events
+from lucid.training.log.tensorboard import Events
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lucid.errors import ConfigError
-from lucid.training.tags import tag_of
+from lucid.training.log.tags import tag_of
 
 
 class Events:
