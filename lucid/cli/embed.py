@@ -14,7 +14,7 @@ import typer
 
 from lucid.cli.device import Device
 from lucid.cli.input_options import Format, TextFields
-from lucid.cli.model_folder import ModelFolder
+from lucid.cli.model_folder import ModelFolder, chosen_model
 from lucid.cli.model_options import BestOption, PoolingChoice, PoolingOption, WatchdogOption
 from lucid.cli.same_input import check_same
 from lucid.cli.vector_files import Write, vector_file
@@ -23,7 +23,6 @@ from lucid.errors import CheckpointError, ConfigError
 from lucid.models import BERTForPreTraining
 from lucid.models.bert.sentence_transformers import SentenceSettings
 from lucid.preparation.inputs.documents import read_documents
-from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS
 from lucid.training.text_vectors import Text, TextBatch, TextTokenizer, batches_of, text_vectors
 
@@ -88,7 +87,9 @@ def embed(
         mpiexec -n 8 lucid embed models/small - -o vectors.npy < texts.txt
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
-        opened = all_or_none(communicator, lambda: _Opened.of(find_model(model, best), pooling, normalize, max_length))
+        opened = all_or_none(
+            communicator, lambda: _Opened.of(chosen_model(model, best), pooling, normalize, max_length)
+        )
         opened.check_same(communicator)
         opened.model.to(device_for(communicator, device))
         documents = read_documents(inputs, text_field, kind=file_format, each_line=True)

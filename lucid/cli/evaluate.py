@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from lucid.cli.device import Device
-from lucid.cli.model_folder import ModelFolder
+from lucid.cli.model_folder import ModelFolder, chosen_model
 from lucid.cli.model_options import BestOption, WatchdogOption
 from lucid.distributed import all_or_none, device_for, session, watched
 from lucid.errors import ConfigError, DataError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
-from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS, DataSettings, from_dict
 from lucid.training.corpora import open_alike, open_held_out, why_unevaluated
 from lucid.training.counts.kept import KeptCounts
@@ -56,7 +55,7 @@ def evaluate(
         lucid evaluate models/bert-base --data data/mine --sequence-length 128
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
-        opened = all_or_none(communicator, lambda: _open(find_model(model, best), data, sequence_length))
+        opened = all_or_none(communicator, lambda: _open(chosen_model(model, best), data, sequence_length))
         opened.model.to(device_for(communicator, device))
         with communicator.status.phase("evaluating"):
             results = evaluate_model(

@@ -6,12 +6,11 @@ from typing import Annotated
 import typer
 
 from lucid.analysis.report.card import CARD_FILE, write_card
-from lucid.cli.model_folder import ModelFolder, check_new
+from lucid.cli.model_folder import ModelFolder, check_new, chosen_model
 from lucid.cli.model_options import BestOption, PoolingOption
 from lucid.errors import ConfigError
 from lucid.files import read_bytes, replacing
 from lucid.training.checkpoints.digests import Digests
-from lucid.training.checkpoints.store import find_model
 
 
 def export(
@@ -45,7 +44,7 @@ def export(
     """
     if pooling is not None and not sentence_transformers:
         raise ConfigError("--pooling is written for sentence-transformers only: add --sentence-transformers")
-    source = find_model(model, best)
+    source = chosen_model(model, best)
     check_new(output)
     found = ModelFolder.read(source)
     files = {}

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from lucid import random
 from lucid.cli.input_options import Format, TextFields
-from lucid.cli.model_folder import ModelFolder, check_new
+from lucid.cli.model_folder import ModelFolder, check_new, chosen_model
 from lucid.cli.model_options import BestOption
 from lucid.cli.progress import progress_bar
 from lucid.data import HELD_OUT, TRAIN, Corpus, tokenizer_hash
@@ -27,7 +27,6 @@ from lucid.preparation.inputs.sources import Choice
 from lucid.preparation.parts import TextSettings
 from lucid.preparation.stages import Report
 from lucid.preparation.text_sample import SAMPLE_BYTES, TextSample
-from lucid.training.checkpoints.store import find_model
 
 # New words that are shown.
 _SHOWN = 10
@@ -76,7 +75,7 @@ def extend(
         lucid extend runs/small_cpu news.jsonl.gz --tokens 500 -o models/news
     """
     check_started_once("extend")
-    source = find_model(model, best)
+    source = chosen_model(model, best)
     check_new(output)
     random.manual_seed(0)  # the model depends on the arguments alone
     found = ModelFolder.read(source)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from lucid.cli.device import Device
-from lucid.cli.model_folder import ModelFolder, check_new
+from lucid.cli.model_folder import ModelFolder, check_new, chosen_model
 from lucid.cli.model_options import BestOption, WatchdogOption
 from lucid.cli.same_input import check_same
 from lucid.data.tokenizer import save_tokenizer
@@ -25,7 +25,6 @@ from lucid.finetuning.comparison import Comparison, Contender, Result, differenc
 from lucid.finetuning.examples import Task, read_task
 from lucid.finetuning.tuning import Recipe
 from lucid.models.bert.model import PREFIX
-from lucid.training.checkpoints.store import find_model
 from lucid.training.config import WATCHDOG_SECONDS
 from lucid.training.formatting import count
 from lucid.training.running import process_as_it_was
@@ -144,7 +143,7 @@ def _contenders(
         check_new(output)
     contenders, remarks = [], task.remarks
     for path in models:
-        found = ModelFolder.read(find_model(path, best))
+        found = ModelFolder.read(chosen_model(path, best))
         tokenizer = found.tokenizer()
         model, missing = found.model.with_vocabulary(tokenizer.get_vocab_size()), found.weights.missing
         weights = {

@@ -1,6 +1,7 @@
 """The model of a folder with its tokenizer: loads and writes both, and says which parts were never trained."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 
 from lucid.data import load_tokenizer
 from lucid.data.tokenizer import save_tokenizer
+from lucid.distributed import is_first_rank
 from lucid.errors import CheckpointError, ConfigError
 from lucid.files import check_writable, reason_of
 from lucid.models import BERTForPreTraining
@@ -19,6 +21,7 @@ from lucid.models.bert.pooling import Pooling
 from lucid.models.bert.sentence_transformers import MODULES_FILE, SentenceSettings, read_files, write_files
 from lucid.models.bert.stored_weights import PARTS, StoredWeights, in_words
 from lucid.training.checkpoints.checkpoint import STATE_FILE, Checkpoint, Inherited, open_checkpoint
+from lucid.training.checkpoints.store import find_model
 from lucid.training.config import from_dict
 
 
@@ -127,6 +130,19 @@ class ModelFolder:
             return self.checkpoint.state.inherited, []
         files, remarks = read_files(self.folder, self.model.config.max_position_embeddings)
         return Inherited(list(self.weights.missing), files), self.weights.remarks_on_the_rest() + remarks
+
+
+def chosen_model(path: Path, best: bool) -> Path:
+    """Return the model folder for `path`: the newest or the `best` checkpoint of a run, or else `path` itself.
+
+    The first rank warns of newer checkpoints that are damaged. Raises `CheckpointError` if there is no model.
+    """
+    return find_model(path, best, _warn_of_damage)
+
+
+def _warn_of_damage(problem: str) -> None:
+    if is_first_rank():
+        print(f"warning: skipped a damaged checkpoint: {problem}", file=sys.stderr)
 
 
 def check_new(output: Path) -> None:

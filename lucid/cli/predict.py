@@ -9,12 +9,11 @@ import typer
 from lucid.autograd import no_grad
 from lucid.cli.device import Device, place_of
 from lucid.cli.labels import classifier_in, predicted_labels
-from lucid.cli.model_folder import ModelFolder
+from lucid.cli.model_folder import ModelFolder, chosen_model
 from lucid.cli.model_options import BestOption
 from lucid.data import special_tokens
 from lucid.errors import ConfigError
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
-from lucid.training.checkpoints.store import find_model
 from lucid.training.config import from_dict
 
 
@@ -46,7 +45,7 @@ def predict(
     for words in (text, second or ""):
         if words.encode(errors="replace").decode() != words:
             raise ConfigError(f"{words!r} holds bytes that are not UTF-8: set the terminal's encoding to UTF-8")
-    folder = find_model(model, best)
+    folder = chosen_model(model, best)
     if (classifier := classifier_in(folder)) is not None:
         print(*predicted_labels(classifier, folder, text, second, device, top), sep="\n")
         return

@@ -78,7 +78,7 @@ class History:
             if states:
                 _check_goes_on(config, path, next(iter(states.values())))
             elif config.branch_from is not None:
-                parent = find_checkpoint(config.branch_from)
+                parent = find_checkpoint(config.branch_from, say=problems.append)
                 states = {parent.folder: parent.state}
             else:
                 return cls((Stretch(1, config.train.steps, 0, config),), config.train.steps, {})

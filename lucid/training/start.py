@@ -39,7 +39,13 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
     Reads no weights. Raises a `LucidError` if the checkpoint, or the initial model, does not fit the settings.
     """
     checkpoint, problems = store.newest() if at is None else (store.at(at), [])
-    messages = [f"skipped a damaged checkpoint: {problem}" for problem in problems]
+    messages: list[str] = []
+
+    def skip(problem: str) -> None:
+        messages.append(f"skipped a damaged checkpoint: {problem}")
+
+    for problem in problems:
+        skip(problem)
     inherited, best = Inherited(untrained=list(PARTS)), None
     if is_resumed := checkpoint is not None:
         messages.extend(_check_same_run(config, corpora, checkpoint, "choose another run_folder"))
@@ -49,11 +55,12 @@ def find_start(config: RunConfig, corpora: Corpora, store: CheckpointStore, at: 
             messages.append(f"the best held-out loss (step {best.step:,}) was on other samples: it is sought anew")
             best = None
     elif config.branch_from is not None:
-        checkpoint = find_checkpoint(config.branch_from)
+        checkpoint = find_checkpoint(config.branch_from, say=skip)
         messages.extend(_check_same_run(config, corpora, checkpoint, "choose another branch_from"))
         messages.append(f"branches from step {checkpoint.state.step:,} of {checkpoint.folder}")
     elif config.initial_checkpoint is not None:
-        checkpoint = _initial_checkpoint(config, corpora, find_checkpoint(config.initial_checkpoint))
+        found = find_checkpoint(config.initial_checkpoint, say=skip)
+        checkpoint = _initial_checkpoint(config, corpora, found)
         messages.append(f"starts with the weights and moments of {checkpoint.folder}")
     elif config.initial_model is not None:
         weights, new_tokens = _check_initial_model(config, corpora, config.initial_model)

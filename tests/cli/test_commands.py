@@ -116,6 +116,23 @@ def test_commands_take_the_checkpoint_of_the_latest_attempt(lucid, run_folder, t
     assert lucid("predict", copy, "ba co [MASK].")[0] == 0
 
 
+def test_a_damaged_checkpoint_is_skipped_and_named(lucid, run_folder, tmp_path):
+    copy, file = tmp_path / "copy", run_folder.parent / "run.yaml"
+    shutil.copytree(run_folder, copy)
+    shutil.copytree(copy / "checkpoints/0001-00000006", copy / "checkpoints/0031-00000004")
+    (copy / "checkpoints/0031-00000004/model.safetensors").write_bytes(b"")
+    damage = "skipped a damaged checkpoint: .*0031-00000004/model.safetensors was altered"
+    for arguments in (["export", copy, tmp_path / "model"], ["predict", copy, "ba co [MASK]."]):
+        code, _, errors = lucid(*arguments)
+        assert (code, errors.count("\n")) == (0, 1)
+        assert re.match(f"warning: {damage}", errors)
+    for number, setting in enumerate(("branch_from", "initial_checkpoint")):
+        run = f"{setting}={copy}", f"run_folder={tmp_path / str(number)}", "train.steps=7"
+        code, output, _ = lucid("train", file, *run)
+        assert code == 0
+        assert re.search(damage, output)
+
+
 def test_a_finished_run_is_evaluated_once_in_its_metrics(lucid, run_folder):
     for _ in range(2):
         assert lucid("train", run_folder.parent / "run.yaml")[0] == 0

@@ -9,7 +9,7 @@ Which checkpoint is the best follows from the states in them; no file or link sa
 
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,29 +278,32 @@ def _attempt_of(name: str) -> int:
     return int(match[2]) if match else 0
 
 
-def find_checkpoint(path: Path, best: bool = False) -> Checkpoint:
+def find_checkpoint(path: Path, best: bool = False, say: Callable[[str], object] = lambda _: None) -> Checkpoint:
     """Return the newest whole checkpoint of the run in `path`, or its `best`; or the checkpoint in `path` itself.
 
-    Raises `CheckpointError` if there is none, or if it is damaged.
+    `say` gets a sentence about each newer checkpoint that is damaged. Raises `CheckpointError` if there is none, or if
+    the one that is asked for is damaged.
     """
     if not (path / "checkpoints").is_dir():
         return open_checkpoint(path)
     store = CheckpointStore(path / "checkpoints")
     if best:
         return open_checkpoint(store.best())
-    checkpoint, _ = store.newest()
+    checkpoint, problems = store.newest()
+    for problem in problems:
+        say(problem)
     if checkpoint is None:
         raise CheckpointError(f"{path} has no checkpoint yet: train longer")
     return checkpoint
 
 
-def find_model(path: Path, best: bool = False) -> Path:
+def find_model(path: Path, best: bool = False, say: Callable[[str], object] = lambda _: None) -> Path:
     """Return the model folder for `path`: the newest or the `best` checkpoint of a run, or else `path` itself.
 
-    Raises `CheckpointError` if there is no model.
+    `say` gets a sentence about each newer checkpoint that is damaged. Raises `CheckpointError` if there is no model.
     """
     if (path / "checkpoints").is_dir():
-        return find_checkpoint(path, best).folder
+        return find_checkpoint(path, best, say).folder
     if best:
         raise CheckpointError(
             f"{path} is not the folder of a run, among whose checkpoints --best chooses: leave it out"
