@@ -10,7 +10,7 @@ from made_up_runs import evaluation, line
 
 from lucid.analysis.tracking import sending as sending_module
 from lucid.analysis.tracking.sending import Sender, follow, sending
-from lucid.analysis.tracking.services import ServiceError, Trackio, service_named
+from lucid.analysis.tracking.services import Mlflow, ServiceError, Trackio, service_named
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
@@ -43,8 +43,10 @@ class Recording:
         self.settings.append((attempt, settings))
 
     def send(self, entries):
-        self._reach()
-        self.lines += [(entry.get("attempt"), entry["step"]) for entry in entries]
+        for entry in entries:
+            self._reach()
+            self.lines.append((entry.get("attempt"), entry["step"]))
+            yield 1
 
     def close(self, how):
         self._reach()
@@ -111,15 +113,16 @@ def test_lines_of_an_earlier_version_have_no_attempt(folder):
     assert service.lines == [(None, 1), (None, 2), (2, 3)]
 
 
-def test_a_service_that_fails_gets_the_rest_later(folder, monkeypatch):
+@pytest.mark.parametrize("count", [3, 4], ids=["within-a-block", "between-blocks"])
+def test_a_service_that_fails_gets_the_rest_later(count, folder, monkeypatch):
     monkeypatch.setattr(sending_module, "_LINES", 2)
     service = Recording()
     write(folder, *(line(step) for step in range(1, 6)))
-    taken, service.send = service.send, failing_after(service, 4)
+    taken, service.send = service.send, failing_after(service, count)
     with pytest.raises(ServiceError):
         send(folder, service)
     service.is_down, service.send = False, taken
-    assert send(folder, service) == (1, None)
+    assert send(folder, service) == (5 - count, None)
     assert [step for _, step in service.lines] == [1, 2, 3, 4, 5]
 
 
@@ -128,10 +131,35 @@ def failing_after(service, count):
     taken = service.send
 
     def send(entries):
-        service.is_down = len(service.lines) >= count
-        taken(entries)
+        for entry in entries:
+            service.is_down = len(service.lines) >= count
+            yield from taken([entry])
 
     return send
+
+
+def test_mlflow_is_sent_whole_lines_and_those_of_a_failed_request_once_more(folder, monkeypatch):
+    """A request has one line or several, but for a line that is longer than a request."""
+    pytest.importorskip("mlflow")
+    requests = []
+
+    def log_batch(run, metrics):
+        if len(requests) == 2 and not service.has_failed:
+            service.has_failed = True
+            raise OSError("no answer")
+        requests.append([metric.step for metric in metrics])
+
+    service = Mlflow(SimpleNamespace())
+    service.has_failed, service._METRICS = False, 5
+    service._client = SimpleNamespace(log_batch=log_batch)
+    monkeypatch.setattr(service, "open", lambda *_: "id")
+    monkeypatch.setattr(service, "close", lambda how: None)
+    short, long = ({"time": 1.0, "attempt": 1} | {f"key{n}": 0.5 for n in range(count)} for count in (1, 6))
+    write(folder, *({"step": step} | (long if step == 4 else short) for step in range(1, 6)))
+    with pytest.raises(ServiceError, match="no answer"):
+        send(folder, service)
+    assert send(folder, service) == (2, None)
+    assert [set(request) for request in requests] == [{1, 2}, {3}, {4}, {4}, {5}]
 
 
 def test_following_ends_with_the_run_and_bears_a_service_that_is_down(folder, ends):

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -112,12 +113,19 @@ class Sender:
                 self._service.configure(by_dotted_key(run.config.as_dict()), attempt)
                 sent = self._note(replace(sent, configured=max(1, attempt)))
             for start in range(0, len(new), _LINES):
-                lines = new[start : start + _LINES]
-                self._service.send(lines)
-                for entry in lines:
-                    sent = sent.after(entry)
-                sent = self._note(sent)
+                sent = self._send(sent, new[start : start + _LINES])
         return len(new), how
+
+    def _send(self, sent: Sent, lines: Sequence[Entry]) -> Sent:
+        """Send lines, and note those that the service has taken, also if it fails before it has taken all."""
+        left = iter(lines)
+        try:
+            for number in self._service.send(lines):
+                for entry in islice(left, number):
+                    sent = sent.after(entry)
+        finally:
+            self._note(sent)
+        return sent
 
     def _check_that_it_went_on(self, entries: Sequence[Entry]) -> None:
         """Raise `ConfigError` if the newest attempt is older than what was sent: none of its lines would count as new.

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -38,8 +39,11 @@ class Service(Protocol):
     def configure(self, settings: Mapping[str, Any], attempt: int) -> None:
         """Send the settings of an attempt, by dotted key: plain JSON values."""
 
-    def send(self, entries: Sequence[Entry]) -> None:
-        """Send lines of the log. All have arrived, or are kept on this machine by the library, when it returns."""
+    def send(self, entries: Sequence[Entry]) -> Iterator[int]:
+        """Send lines of the log, and yield how many more the service has, as often as it has taken some.
+
+        They have arrived then, or the library keeps them on this machine.
+        """
 
     def close(self, how: How | None) -> None:
         """Say how the run stands, and close it. It may be opened again."""
@@ -97,11 +101,12 @@ class Wandb:
         with _errors_of("wandb"):
             self._run.config.update(dict(settings), allow_val_change=True)
 
-    def send(self, entries: Sequence[Entry]) -> None:
-        with _errors_of("wandb"):
-            for entry in entries:
-                at = {"_timestamp": entry["time"]} if entry.get("time") else {}
+    def send(self, entries: Sequence[Entry]) -> Iterator[int]:
+        for entry in entries:
+            at = {"_timestamp": entry["time"]} if entry.get("time") else {}
+            with _errors_of("wandb"):
                 self._run.log({"step": entry["step"], **_values(entry), **at})
+            yield 1
 
     def close(self, how: How | None) -> None:
         with _errors_of("wandb"):
@@ -149,20 +154,31 @@ class Mlflow:
             for start in range(0, len(new), self._PARAMETERS):
                 self._client.log_batch(self._run, params=new[start : start + self._PARAMETERS])
 
-    def send(self, entries: Sequence[Entry]) -> None:
-        """Send lines with their times, by which the service knows a number that it has already."""
+    def send(self, entries: Sequence[Entry]) -> Iterator[int]:
+        """Send whole lines, as many in a request as it takes.
+
+        They have their times, by which a service with a database knows a number that it has already.
+        """
+        lines = [self._metrics(entry) for entry in entries]
+        start = 0
+        while start < len(lines):
+            sizes = accumulate(len(line) for line in lines[start:])
+            stop = start + max(1, sum(size <= self._METRICS for size in sizes))
+            metrics = [metric for line in lines[start:stop] for metric in line]
+            with _errors_of("mlflow"):
+                for first in range(0, len(metrics), self._METRICS):
+                    self._client.log_batch(self._run, metrics=metrics[first : first + self._METRICS])
+            yield stop - start
+            start = stop
+
+    def _metrics(self, entry: Entry) -> list[Any]:
         from mlflow.entities import Metric
 
-        with _errors_of("mlflow"):
-            metrics = [
-                Metric(
-                    re.sub(r"[^\w./ :-]", "_", tag), float(value), int(1000 * (entry.get("time") or 0)), entry["step"]
-                )
-                for entry in entries
-                for tag, value in _values(entry).items()
-            ]
-            for start in range(0, len(metrics), self._METRICS):
-                self._client.log_batch(self._run, metrics=metrics[start : start + self._METRICS])
+        time = int(1000 * (entry.get("time") or 0))
+        return [
+            Metric(re.sub(r"[^\w./ :-]", "_", tag), float(value), time, entry["step"])
+            for tag, value in _values(entry).items()
+        ]
 
     def close(self, how: How | None) -> None:
         with _errors_of("mlflow"):
@@ -189,10 +205,11 @@ class Trackio:
         with _errors_of("trackio"):
             self._run.config.update(settings)
 
-    def send(self, entries: Sequence[Entry]) -> None:
-        with _errors_of("trackio"):
-            for entry in entries:
+    def send(self, entries: Sequence[Entry]) -> Iterator[int]:
+        for entry in entries:
+            with _errors_of("trackio"):
                 self._run.log(_values(entry), step=entry["step"])
+            yield 1
 
     def close(self, how: How | None) -> None:
         with _errors_of("trackio"), redirect_stdout(io.StringIO()):
