@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from lucid.training.explanations.explainer import explain
 from lucid.training.explanations.facts import Facts, facts_of
 from lucid.training.explanations.finding import Finding
 from lucid.training.explanations.steps import Spike, spikes
+from lucid.training.formatting import count
 from lucid.training.history import History
-from lucid.training.log.metrics import METRICS_FILE, log_of
+from lucid.training.log.metrics import METRICS_FILE, damaged_lines, log_of
 
 # Rows of a batch whose losses are computed at once.
 _ROWS = 32
@@ -45,7 +47,14 @@ def explained(folder: Path, overrides: Sequence[str] = ()) -> Explained:
         raise DataError(f"{folder / METRICS_FILE} has no line that can be read: has the run logged a step yet?")
     facts, remarks = _facts(folder, overrides)
     curve = Curve(entries)
-    return Explained(curve, explain(entries, facts), spikes(curve), remarks)
+    return Explained(curve, explain(entries, facts), spikes(curve), [*_damage(folder / METRICS_FILE), *remarks])
+
+
+def _damage(log: Path) -> Iterator[str]:
+    """Yield a sentence about lines of a log that cannot be read, if there are any."""
+    with suppress(OSError):
+        if damaged := damaged_lines(log):
+            yield f"{log}: {count(len(damaged), 'line')} cannot be read, from line {damaged[0]:,} on, and are left out"
 
 
 def _facts(folder: Path, overrides: Sequence[str]) -> tuple[Facts, list[str]]:
@@ -66,8 +75,8 @@ def _facts(folder: Path, overrides: Sequence[str]) -> tuple[Facts, list[str]]:
     return replace(facts, steps=end), [*history.messages, *remarks]
 
 
-def worst_rows(history: History, spike: Spike, count: int) -> Iterator[tuple[int, int, Losses]]:
-    """Yield step, row and losses of the `count` rows in the steps of a spike that have the largest MLM loss a token.
+def worst_rows(history: History, spike: Spike, most: int) -> Iterator[tuple[int, int, Losses]]:
+    """Yield step, row and losses of the `most` rows in the steps of a spike that have the largest MLM loss a token.
 
     The losses are those at the newest checkpoint from before the spike, or else at the oldest one. Raises a
     `LucidError` if there is none, or if the corpora are not those of the run.
@@ -82,4 +91,4 @@ def worst_rows(history: History, spike: Spike, count: int) -> Iterator[tuple[int
             rows = range(start, min(start + _ROWS, batch_size))
             losses = row_losses(model, samples.batch(step, rows))
             found += [(step, row, loss) for row, loss in zip(rows, losses, strict=True)]
-    return iter(heapq.nlargest(count, found, key=lambda each: each[2].mlm / max(1, each[2].masked)))
+    return iter(heapq.nlargest(most, found, key=lambda each: each[2].mlm / max(1, each[2].masked)))

@@ -55,7 +55,7 @@ def evaluate(
         lucid evaluate models/bert-base --data data/mine --sequence-length 128
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
-        opened = all_or_none(communicator, lambda: _open(chosen_model(model, best), data, sequence_length))
+        opened = all_or_none(communicator, lambda: _open(model, chosen_model(model, best), data, sequence_length))
         opened.model.to(device_for(communicator, device))
         with communicator.status.phase("evaluating"):
             results = evaluate_model(
@@ -79,7 +79,8 @@ class _Opened:
     remarks: list[str]
 
 
-def _open(folder: Path, data: Path | None, sequence_length: int | None) -> _Opened:
+def _open(given: Path, folder: Path, data: Path | None, sequence_length: int | None) -> _Opened:
+    """Open the model in `folder`, which is the checkpoint that was found if a run was `given`."""
     found = ModelFolder.read(folder)
     found.check_has(("MLM head",), "there is nothing to evaluate: train it first (initial_model)")
     bert = found.model
@@ -98,7 +99,8 @@ def _open(folder: Path, data: Path | None, sequence_length: int | None) -> _Open
     held_out, remark = open_held_out(settings, corpora, seed)
     if not held_out:
         raise DataError(why_unevaluated(corpora))
-    remarks = [] if remark is None else [remark]
+    remarks = [f"checkpoint  {folder}"] if folder != given else []
+    remarks += [] if remark is None else [remark]
     if not found.judges_pairs:
         remarks.append(f"{folder} cannot judge pairs: only the MLM head is evaluated")
     return _Opened(bert, held_out, remarks)

@@ -50,9 +50,7 @@ def explain(
     print("\nspikes:")
     history = History.of(run, overrides or ()) if rows else None
     for spike in found.spikes:
-        name = {"mlm_loss": "MLM loss", "gradient_norm": "gradient norm"}[spike.name]
-        steps = f"steps {spike.first:,} to {spike.last:,}" if spike.first < spike.last else f"step {spike.last:,}"
-        print(f"  {steps}: {name} {spike.value:.3f}, usual there: {spike.usual:.3f}")
+        print(f"  {spike.where}: {spike.metric} {spike.value:.3f}, usual there: {spike.usual:.3f}")
         if history is not None:
             checkpoint = history.checkpoint_for(spike.first)
             for step, row, _ in worst_rows(history, spike, rows):

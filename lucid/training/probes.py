@@ -5,11 +5,13 @@ they are (Alain & Bengio, "Understanding intermediate layers using linear classi
 measured by cross-validation. Training reads nothing of it, so a probe changes no bit of a run.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,12 +57,13 @@ class ProbeResult:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Texts with labels (int64 [texts], below `classes`); text i is in fold i % 5."""
+    """Texts with labels (int64 [texts], below `classes`); text i is in fold i % 5. `digest` is a hash of both."""
 
     name: str
     batches: list[TextBatch]
     labels: np.ndarray
     classes: int
+    digest: str
 
     def result(self, model: BERTForPreTraining, communicator: Communicator) -> ProbeResult:
         """Return the accuracy of the probe on `model`, the same on all ranks, which share the work and all call this.
@@ -80,11 +83,16 @@ class Probe:
 
 
 def open_probes(
-    config: RunConfig, corpora: Corpora, communicator: Communicator, is_resumed: bool = False
+    config: RunConfig,
+    corpora: Corpora,
+    communicator: Communicator,
+    is_resumed: bool = False,
+    before: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Probe], list[str]]:
     """Return the probes of a run, and on the first rank sentences about what is left out of their files.
 
-    The first rank alone reads them. A run that `is_resumed` goes on without a file that is missing. All ranks call
+    The first rank alone reads them. A run that `is_resumed` goes on without a file that is missing. `before` has the
+    digests of earlier probes by name on the first rank, where a sentence names those that differ now. All ranks call
     this; a `DataError` about a file is raised on all.
     """
     if not config.train.probes:
@@ -92,12 +100,21 @@ def open_probes(
     messages: list[str] = []
     text = run_on_first_rank(communicator, lambda: json.dumps(_read(config, messages, is_resumed)))
     tokenizer = TextTokenizer(load_tokenizer(corpora.tokenizer_folder), config.data.sequence_length)
-    return [_probe(content, tokenizer) for content in json.loads(text)], messages
+    probes = [_probe(content, tokenizer) for content in json.loads(text)]
+    messages += [
+        f"train.probe: the texts or labels of {probe.name} are not those of before: its accuracies from here on cannot "
+        "be compared with earlier ones"
+        for probe in probes
+        if before.get(probe.name, probe.digest) != probe.digest
+    ]
+    return probes, messages
 
 
 def _probe(content: Mapping[str, Any], tokenizer: TextTokenizer) -> Probe:
     texts: list[Text] = [text if isinstance(text, str) else tuple(text) for text in content["texts"]]
-    return Probe(content["name"], [*batches_of(texts, tokenizer)], np.array(content["labels"]), content["classes"])
+    labels = np.array(content["labels"])
+    digest = hashlib.sha256(json.dumps([content["texts"], content["labels"]]).encode()).hexdigest()
+    return Probe(content["name"], [*batches_of(texts, tokenizer)], labels, content["classes"], digest)
 
 
 def _read(config: RunConfig, messages: list[str], is_resumed: bool) -> list[dict[str, Any]]:

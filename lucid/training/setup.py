@@ -127,6 +127,7 @@ class Run:
             began=self.began,
             software=self.software,
             best=self.best,
+            probes=(self.before.probes if self.before else {}) | {each.name: each.digest for each in self.probes},
         )
 
 
@@ -152,7 +153,10 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     corpora, model, start = all_or_none(communicator, lambda: _open_alone(config, communicator, store, at))
     check_same_corpora(corpora, communicator)
     checkpoint = start.checkpoint
-    probes, probe_messages = open_probes(config, corpora, communicator, start.is_resumed)
+    before = checkpoint.state if checkpoint else None
+    probes, probe_messages = open_probes(
+        config, corpora, communicator, start.is_resumed, before.probes if before is not None else {}
+    )
     model.to(device).bert.encoder.recompute(config.train.recompute)
     ddp = DistributedDataParallel(
         model,
@@ -165,7 +169,6 @@ def open_run(config: RunConfig, communicator: Communicator, at: int | None = Non
     if times_products(ddp):
         take_first_ranks_choices(communicator, checkpoint.state.products if checkpoint else None)
     optimizer = _optimizer(config, ddp.partition)
-    before = checkpoint.state if checkpoint else None
     messages = start.messages + probe_messages
     run = Run(config, communicator, corpora, ddp, optimizer, store, start.inherited, probes, before, messages)
     run.software = versions() if run.is_first else {}
@@ -204,6 +207,8 @@ def _open_alone(
         kernels.check_gpu_kernels()
     corpora = open_corpora(config)
     messages = [text for text in (communicator.remark, remark, corpora.remark, *corpora.other_splits) if text]
+    if config.masking_rate.largest == 0:
+        messages.append(f"data.mlm_probability is 0: no token is predicted, so {_without_masks(config)}")
     if config.train.audit_every is not None and communicator.size == 1:
         messages.append("train.audit_every is set, but a single rank has no other one that could audit it")
     random.manual_seed(config.train.seed)
@@ -219,6 +224,10 @@ def _open_alone(
         start.messages.extend(changed_environment(config, checkpoint.state, communicator.device))
     model = BERTForPreTraining(config.model) if checkpoint is None else _overwritten_model(config)
     return corpora, model, start
+
+
+def _without_masks(config: RunConfig) -> str:
+    return "next-sentence prediction alone is trained" if config.data.nsp else "nothing is trained"
 
 
 def _overwritten_model(config: RunConfig) -> BERTForPreTraining:

@@ -166,11 +166,15 @@ def test_a_model_with_another_tokenizer_is_refused(lucid, run_folder, tmp_path):
     assert "was prepared with another tokenizer" in lucid("train", run_folder.parent / "run.yaml", *overrides)[2]
 
 
-def test_evaluation_prints_one_line(lucid, run_folder):
+def test_evaluation_names_the_checkpoint_of_a_run_and_prints_one_line(lucid, run_folder):
     code, output, _ = lucid("evaluate", run_folder, "--samples", 5)
     assert code == 0
-    assert "held out: MLM loss" in output
-    assert "(5 samples)" in output
+    checkpoint, result = output.splitlines()
+    newest = max((run_folder / "checkpoints").iterdir())
+    assert checkpoint == f"checkpoint  {newest}"
+    assert result.startswith("held out: MLM loss")
+    assert result.endswith("(5 samples)")
+    assert lucid("evaluate", newest, "--samples", 5)[1].splitlines() == [result]
 
 
 def test_prediction_fills_the_masks_and_judges_the_next_sentence(lucid, run_folder):

@@ -100,6 +100,15 @@ def test_a_run_that_ended_early_is_explained_as_a_whole(lucid, corpus_folder, tm
     assert {f"warning: {line}" for line in expected} <= set(explained.splitlines())
 
 
+def test_damaged_lines_of_the_log_are_counted(lucid, spiked_run, tmp_path):
+    lines = (spiked_run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text("".join([*lines[:3], lines[3][:9] + "\n", *lines[4:], lines[-1][:9]]))
+    code, _, errors = lucid("explain", tmp_path)
+    assert code == 0
+    log = tmp_path / "metrics.jsonl"
+    assert errors.splitlines()[0] == f"{log}: 2 lines cannot be read, from line 4 on, and are left out"
+
+
 def test_the_log_alone_is_explained(lucid, spiked_run, tmp_path):
     shutil.copy(spiked_run / "metrics.jsonl", tmp_path)
     code, output, errors = lucid("explain", tmp_path)

@@ -114,7 +114,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (TEXT + "model: {layer_norm_eps: 1" + "0" * 400 + "}", "model.layer_norm_eps"),
         (TEXT + "optimizer: {betas: [0.9]}", "the key optimizer.betas.1 is missing"),
         (TEXT + "1: 2", "keys should be strings"),
-        (TEXT + '"\\ud800": 2', "unable to parse raw data as a unicode string"),
+        (TEXT + '"\\ud800": 2', "a name is '\\ud800', but it should be text in UTF-8"),
     ],
     ids=lambda value: value[:30],
 )

@@ -128,7 +128,10 @@ def test_all_ranks_refuse_a_file_before_a_run_begins(on_ranks, run_file, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_may_have_another_probe(on_ranks, run_file, labels, tmp_path):
+CHANGED = "train.probe: the texts or labels of syllables are not those of before"
+
+
+def test_a_resumed_run_may_have_another_probe_and_says_if_its_file_has_changed(on_ranks, run_file, labels, tmp_path):
     without_warmup = "optimizer.warmup_steps=0"
     assert on_ranks(1, "train", run_file, without_warmup, "train.steps=2", "train.probe=[]").returncode == 0
     finished = on_ranks(1, "train", run_file, without_warmup, "train.steps=4", f"train.probe={labels}")
@@ -141,6 +144,14 @@ def test_a_resumed_run_may_have_another_probe(on_ranks, run_file, labels, tmp_pa
     assert finished.returncode == 0
     assert f"train.probe: {missing} is missing: the run goes on without this probe" in finished.stdout
     assert finished.stdout.count("probe (syllables): accuracy ") == 1
+    assert CHANGED not in finished.stdout
+    header, *rows = labels.read_text().splitlines(keepends=True)
+    labels.write_text("".join([header, *rows[1:]]))
+    finished = on_ranks(2, "train", run_file, without_warmup, "train.steps=8", f"train.probe={labels}")
+    assert finished.stdout.count(CHANGED) == 1
+    finished = on_ranks(1, "train", run_file, without_warmup, "train.steps=10", f"train.probe={labels}")
+    assert finished.returncode == 0
+    assert CHANGED not in finished.stdout
 
 
 @pytest.fixture

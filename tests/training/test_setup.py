@@ -1,5 +1,7 @@
 """The start of a run: weights that are loaded or received are not drawn first."""
 
+import pytest
+
 from lucid.distributed import StopRequest
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.distributed.health import software
@@ -24,6 +26,19 @@ def test_only_the_first_rank_draws_initial_weights(run_file, draws):
     model = _open_alone(config, SingleCommunicator(), store)[1]
     drawn = [array.size for name, array in model.state_dict().items() if "LayerNorm" not in name and "bias" not in name]
     assert sum(draws) == sum(drawn)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["data.mlm_probability=0"], "no token is predicted, so next-sentence prediction alone is trained"),
+        (["data.mlm_probability=[0, 0]", "data.nsp=false"], "no token is predicted, so nothing is trained"),
+        (["data.mlm_probability=[0.1, 0]"], ""),
+    ],
+)
+def test_a_run_that_masks_nothing_says_so(settings, sentence, run_file):
+    messages = [text for text in open_run(load(run_file, settings), SingleCommunicator()).messages if "mlm_" in text]
+    assert messages == [f"data.mlm_probability is 0: {sentence}"] * bool(sentence)
 
 
 def test_a_resumed_run_draws_no_weights(run_file, draws):

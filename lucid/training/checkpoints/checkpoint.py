@@ -83,7 +83,7 @@ class TrainingState:
     stretches with other samples before the present one, in order. `tokens` counts those of all steps, without padding.
     `ranks` is the number of ranks, `began` the step at which this attempt began, `software` the `versions`.
     Earlier versions noted none of these (None).
-    `best` is None before the first evaluation.
+    `best` is None before the first evaluation. `probes` has a digest of the texts of each probe, by its name.
     """
 
     step: Counter
@@ -105,6 +105,7 @@ class TrainingState:
     began: Counter | None = None
     software: dict[str, str] = field(default_factory=dict)
     best: Best | None = None
+    probes: dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def as_past(self, known: bool) -> Past:
@@ -129,6 +130,7 @@ class TrainingState:
             past=[],
             tokens=0,
             best=None,
+            probes={},
         )
 
 

@@ -21,6 +21,17 @@ from lucid.training.config.yaml_text import parse_yaml
 _MOST_SENTENCES = 20
 # Characters of a value in a message.
 _LONGEST_VALUE = 100
+# What the validator expects, by the kinds of its errors, in words of YAML.
+_SECTION = "a section, with a line `key: value` for each of its settings"
+_EXPECTED = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dataclass_type", "dict_type"), _SECTION),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list: [...]"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "text",
+    "string_unicode": "text in UTF-8",
+}
 # Settings of earlier versions.
 _REMOVED = {"train.attention": "there is one implementation of attention now; remove the key"}
 # Settings of which earlier versions took more than there can be now; results do not depend on them.
@@ -117,8 +128,12 @@ def _sentence(item: Any, written: Written, overrides: Sequence[str]) -> str:
         case "path_type":
             expected = "a folder, or a list of {path: FOLDER, weight: NUMBER}" if key == "data.path" else "a path"
             return f"{where}: {key} is {_shown(item['input'])}, but it should be {expected}"
+        case "too_long":
+            return f"{where}: {key} has {item['ctx']['actual_length']} values, but takes {item['ctx']['max_length']}"
+        case kind if kind in _EXPECTED:
+            return f"{where}: {key or 'a name'} is {_shown(item['input'])}, but it should be {_EXPECTED[kind]}"
         case _:
-            message = (item["msg"][0].lower() + item["msg"][1:]).replace("a valid tuple", "a list: [...]")
+            message = item["msg"][0].lower() + item["msg"][1:]
             return f"{where}: {key} is {_shown(item['input'])}, but {message.replace('input should', 'it should')}"
 
 

@@ -252,7 +252,8 @@ class TrainSettings(Settings):
     )
     threads_per_rank: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
-        description="Compute threads of a rank, at most 256; null: the launcher's choice, or 1 if reduction is exact.",
+        description="Compute threads of a rank, at most 1,024; null: the launcher's choice, or 1 if reduction is "
+        "exact.",
     )
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="Device of the ranks; cuda: one NVIDIA GPU each (extra: cuda13 or cuda12)."

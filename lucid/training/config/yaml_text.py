@@ -54,6 +54,13 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except RecursionError:
         problem = "it is nested too deeply"
+    except yaml.MarkedYAMLError as error:
+        found = (error.context, error.context_mark), (error.problem, error.problem_mark)
+        problem = ": ".join(f"{text}{_place(mark)}" for text, mark in found if text)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
-        problem = " ".join(str(error).split())
+        problem = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
     raise ValueError(problem)
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"

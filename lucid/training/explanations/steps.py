@@ -24,6 +24,16 @@ class Spike:
     value: float
     usual: float
 
+    @property
+    def where(self) -> str:
+        """The steps in words."""
+        return f"steps {self.first:,} to {self.last:,}" if self.first < self.last else f"step {self.last:,}"
+
+    @property
+    def metric(self) -> str:
+        """The metric in words."""
+        return {"mlm_loss": "MLM loss", "gradient_norm": "gradient norm"}[self.name]
+
 
 def skipped(curve: Curve, facts: Facts) -> Iterator[Finding]:
     """Find steps that were skipped because the gradient was not finite."""
@@ -45,12 +55,10 @@ def spiking(curve: Curve, facts: Facts) -> Iterator[Finding]:
     if not found:
         return
     largest = max(found, key=lambda spike: abs(spike.value - spike.usual))
-    names = {"mlm_loss": "MLM loss", "gradient_norm": "gradient norm"}
-    where = f"steps {largest.first:,} to {largest.last:,}" if largest.first < largest.last else f"step {largest.last:,}"
     many = f"{len(found)} lines of the log stand out, most of all " if len(found) > 1 else ""
     yield Finding(
         "spikes",
-        f"{many}{where}: {names[largest.name]} {largest.value:.3f} where {largest.usual:.3f} is usual",
+        f"{many}{largest.where}: {largest.metric} {largest.value:.3f} where {largest.usual:.3f} is usual",
         "`lucid explain RUN --rows 3` shows the samples of these steps that fit worst; a lower "
         "optimizer.max_gradient_norm limits what they do",
     )

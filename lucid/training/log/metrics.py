@@ -3,7 +3,7 @@
 import json
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +102,24 @@ class _Output:
 
 def read_lines(path: Path) -> list[Entry]:
     """Return the entries of a metrics file, without lines that a kill or a full disk has damaged. Raises `OSError`."""
-    entries = []
+    return [entry for entry in _entries(path) if entry is not None]
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """Return the numbers, from 1, of the lines that `read_lines` leaves out. Raises `OSError`."""
+    return [number for number, entry in enumerate(_entries(path), start=1) if entry is None]
+
+
+def _entries(path: Path) -> Iterator[Entry | None]:
+    """Yield the entry of each line, None for one that is damaged."""
     with open_text(path, errors="replace") as file:
         while line := file.readline(_LONGEST_LINE):
             try:
                 entry = parse_json(line)
             except ValueError:
-                continue
-            if isinstance(entry, dict) and _is_step(entry.get("step")) and all(map(_is_plausible, entry.values())):
-                entries.append(entry)
-    return entries
+                entry = None
+            is_whole = isinstance(entry, dict) and _is_step(entry.get("step"))
+            yield entry if is_whole and all(map(_is_plausible, entry.values())) else None
 
 
 def log_of(run_folder: Path) -> list[Entry]:
