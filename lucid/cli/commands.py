@@ -1,6 +1,8 @@
 """The commands of `lucid`. The module of a command is imported when the command runs, so that help comes at once."""
 
 import inspect
+from collections.abc import Iterator
+from copy import copy
 from importlib import import_module
 from typing import Any
 
@@ -52,6 +54,22 @@ class _Readable:
 
 class _Command(_Readable, TyperCommand):
     """A command with readable help."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, with a line for each name of a switch: in columns of their own they cut all names short."""
+        shown = copy(self)
+        shown.params = [each for parameter in self.params for each in _lines_of(parameter)]
+        TyperCommand.format_help(shown, ctx, formatter)
+
+
+def _lines_of(parameter: Any) -> Iterator[Any]:
+    """Return copies of an option with one name each, where it has one for yes and one for no."""
+    yes, no = copy(parameter), copy(parameter)
+    yield yes
+    if opposite := getattr(parameter, "secondary_opts", None):
+        yes.secondary_opts, no.secondary_opts, no.opts = [], [], opposite
+        no.help = f"The opposite of {parameter.opts[0]}."
+        yield no
 
 
 class _Group(_Readable, TyperGroup):

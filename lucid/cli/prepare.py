@@ -55,7 +55,8 @@ def prepare(
         ),
     ] = None,
     tokenizer_sample: Annotated[
-        int, typer.Option(min=1, max=1 << 20, help="MiB of the text on which the vocabulary is trained.")
+        int,
+        typer.Option(metavar="MIB", min=1, max=1 << 20, help="MiB of the text on which the vocabulary is trained."),
     ] = SAMPLE_BYTES >> 20,
     tokenizer: Annotated[
         Path | None,

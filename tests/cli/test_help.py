@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from lucid.cli.app import app
 from lucid.cli.commands import COMMANDS
+from lucid.cli.commands import load as load_command
 from lucid.launch.options import USAGE
 from lucid.training.config import load
 from lucid.training.config.described import as_yaml
@@ -38,6 +39,17 @@ def test_help_fits_the_terminal_and_is_wrapped_once(
     for line, following in pairwise(prose):
         if line and following and not line.startswith("Usage"):
             assert len(f"{line} {following.split()[0]}") > width - 1, f"{line!r} was wrapped before {following!r}"
+
+
+@pytest.mark.parametrize("command", [page for page in PAGES if page not in ([], ["bench"])], ids=" ".join)
+def test_no_name_of_an_option_is_cut_short(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = load_command(command[0])
+    for name in command[1:]:
+        found = found.commands[name]
+    names = {name for each in found.params if each.param_type_name == "option" for name in each.opts}
+    names |= {name for each in found.params for name in each.secondary_opts}
+    shown = [line.strip("│* ").split(" ")[0] for line in page(command, 80, monkeypatch) if line.startswith("│")]
+    assert {name for name in names if name.startswith("--")} <= set(shown)
 
 
 @pytest.mark.parametrize("command", PAGES, ids=" ".join)
