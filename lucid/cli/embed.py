@@ -15,7 +15,7 @@ import typer
 from lucid.cli.device import Device
 from lucid.cli.input_options import Format, TextFields
 from lucid.cli.model_folder import ModelFolder, chosen_model
-from lucid.cli.model_options import BestOption, PoolingChoice, PoolingOption, WatchdogOption
+from lucid.cli.model_options import BestOption, ModelArgument, PoolingChoice, PoolingOption, WatchdogOption
 from lucid.cli.same_input import check_same
 from lucid.cli.vector_files import Write, vector_file
 from lucid.distributed import Communicator, agreed, all_or_none, device_for, run_on_first_rank, session, watched
@@ -33,9 +33,7 @@ _SHORTEST = 1e-12
 
 
 def embed(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
-    ],
+    model: ModelArgument,
     inputs: Annotated[
         list[str],
         typer.Argument(

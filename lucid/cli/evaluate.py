@@ -9,7 +9,7 @@ import typer
 
 from lucid.cli.device import Device
 from lucid.cli.model_folder import ModelFolder, chosen_model
-from lucid.cli.model_options import BestOption, WatchdogOption
+from lucid.cli.model_options import BestOption, ModelArgument, WatchdogOption
 from lucid.distributed import all_or_none, device_for, session, watched
 from lucid.errors import ConfigError, DataError
 from lucid.models import BERTForPreTraining
@@ -27,9 +27,7 @@ _LENGTH = 128
 
 
 def evaluate(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
-    ],
+    model: ModelArgument,
     best: BestOption = False,
     data: Annotated[
         Path | None, typer.Option(help="A prepared corpus. Default: all those of the run.", show_default=False)

@@ -1,13 +1,12 @@
 """`lucid explain`: what the loss curve of a run says, in words."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lucid.analysis.explained import Explained, explained, worst_rows
-from lucid.cli.run_settings import Overrides
+from lucid.cli.run_settings import Overrides, RunArgument
 from lucid.cli.show.step import print_step
 from lucid.distributed import is_first_rank
 from lucid.training.formatting import count
@@ -15,7 +14,7 @@ from lucid.training.history import History
 
 
 def explain(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    run: RunArgument,
     overrides: Overrides = None,
     rows: Annotated[
         int,

@@ -7,16 +7,14 @@ import typer
 
 from lucid.analysis.report.card import CARD_FILE, write_card
 from lucid.cli.model_folder import ModelFolder, check_new, chosen_model
-from lucid.cli.model_options import BestOption, PoolingOption
+from lucid.cli.model_options import BestOption, ModelArgument, PoolingOption
 from lucid.errors import ConfigError
 from lucid.files import read_bytes, replacing
 from lucid.training.checkpoints.digests import Digests
 
 
 def export(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
-    ],
+    model: ModelArgument,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to make.", show_default=False)],
     best: BestOption = False,
     sentence_transformers: Annotated[

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from lucid import random
 from lucid.cli.input_options import Format, TextFields
 from lucid.cli.model_folder import ModelFolder, check_new, chosen_model
-from lucid.cli.model_options import BestOption
+from lucid.cli.model_options import BestOption, ModelArgument
 from lucid.cli.progress import progress_bar
 from lucid.data import HELD_OUT, TRAIN, Corpus, tokenizer_hash
 from lucid.data.decoding import decoded_documents
@@ -35,9 +35,7 @@ _MOST_TOKENS = SAMPLE_BYTES // 4
 
 
 def extend(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
-    ],
+    model: ModelArgument,
     inputs: Annotated[
         list[str],
         typer.Argument(

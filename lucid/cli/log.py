@@ -9,6 +9,7 @@ import typer
 
 from lucid.analysis.tracking.sending import Sender, follow, sending
 from lucid.analysis.tracking.services import ServiceName, service_named
+from lucid.cli.run_settings import RunArgument
 from lucid.errors import ConfigError, DataError
 from lucid.training.formatting import count
 from lucid.training.log.metrics import METRICS_FILE, Entry, log_of
@@ -30,7 +31,7 @@ _COLUMNS = (
 
 
 def log(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    run: RunArgument,
     last: Annotated[int, typer.Option(min=1, help="Steps to print: the last ones in the log.")] = 10,
     to: Annotated[
         ServiceName | None, typer.Option(help="Send the log to this service instead.", show_default=False)

@@ -1,16 +1,18 @@
-"""Options of commands that take a model, and run it on one rank or several."""
+"""Arguments and options of commands that take a model, and run it on one rank or several."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
+]
 BestOption = Annotated[
     bool,
     typer.Option("--best", help="Take the run's checkpoint with the least held-out loss (train.keep_best)."),
 ]
-
-
 WatchdogOption = Annotated[
     float, typer.Option(min=0, help="Seconds that ranks wait for a missing one before all end; 0: no limit.")
 ]

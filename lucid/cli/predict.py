@@ -10,7 +10,7 @@ from lucid.autograd import no_grad
 from lucid.cli.device import Device, place_of
 from lucid.cli.labels import classifier_in, predicted_labels
 from lucid.cli.model_folder import ModelFolder, chosen_model
-from lucid.cli.model_options import BestOption
+from lucid.cli.model_options import BestOption, ModelArgument
 from lucid.data import special_tokens
 from lucid.errors import ConfigError
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
@@ -18,9 +18,7 @@ from lucid.training.config import from_dict
 
 
 def predict(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The folder of a run, a checkpoint or a model.", show_default=False)
-    ],
+    model: ModelArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="A sentence, with [MASK] in it.", show_default=False)],
     second: Annotated[
         str | None, typer.Option("--next", metavar="TEXT", help="A sentence that may follow TEXT.", show_default=False)

@@ -1,6 +1,5 @@
 """`lucid verify`: replays steps of a run, and compares them with its record."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ from lucid.analysis.verification.comparison import Comparison
 from lucid.analysis.verification.replay import Replay
 from lucid.analysis.verification.verify import verify as verify_run
 from lucid.cli.model_options import WatchdogOption
+from lucid.cli.run_settings import RunArgument
 from lucid.distributed import session, watched
 from lucid.errors import ExitCode
 from lucid.training.checkpoints.checkpoint import open_checkpoint
@@ -22,7 +22,7 @@ _LISTED = 3
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)],
+    run: RunArgument,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[data.path=FOLDER]", help="Where the corpus is now, if it has moved."),
