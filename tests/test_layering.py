@@ -63,13 +63,50 @@ MAY_IMPORT = {
         "launch.rank_status",
         "distributed",
     },
+    "training.checkpoints": {
+        "files",
+        "json_values",
+        "models",
+        "optim",
+        "distributed",
+        "training.product_choices",
+    },
+    "training.config": {
+        "files",
+        "kernels",
+        "models",
+        "data",
+        "distributed",
+        "training.checkpoints",
+        "training.formatting",
+    },
+    "training.counts": {"files", "json_values", "backend", "kernels", "data", "training.held_out"},
+    "training.log": {
+        "files",
+        "json_values",
+        "backend",
+        "gpu_async",
+        "kernels",
+        "nn",
+        "models",
+        "distributed",
+        "training.checkpoints",
+        "training.micro_batches",
+    },
+    "training.explanations": {
+        "backend",
+        "data",
+        "training.config",
+        "training.corpora",
+        "training.counts",
+        "training.log",
+    },
     "finetuning": {
         "files",
         "json_values",
         "backend",
         "random",
         "kernels",
-        "nn",
         "models",
         "optim",
         "data",
@@ -129,9 +166,13 @@ def within(module, package):
     return package in ("", module) or module.startswith(f"{package}.")
 
 
+def package_of(module):
+    return max((package for package in MAY_IMPORT if within(module, package)), key=len)
+
+
 def forbidden_arrows(module, source):
     """The imports of `source` that `module` may not make."""
-    package = max((package for package in MAY_IMPORT if within(module, package)), key=len)
+    package = package_of(module)
     allowed = MAY_IMPORT[package] | {"errors", package}
     for name in imports_of(source):
         library, _, inside = name.partition(".")
@@ -151,6 +192,15 @@ def test_a_module_imports_only_what_its_package_may(path):
 @pytest.mark.parametrize("path", sorted(LUCID.iterdir()), ids=lambda path: path.name)
 def test_every_package_is_in_the_table(path):
     assert path.name in ("__init__.py", "__init__.pyi", "__pycache__", "py.typed") or path.stem in MAY_IMPORT
+
+
+def test_a_package_needs_all_that_it_may_import():
+    unused = {package: set(targets) for package, targets in MAY_IMPORT.items()}
+    for path in LUCID.rglob("*.py"):
+        names = [name.removeprefix("lucid.") for name in imports_of(path.read_text())]
+        targets = unused[package_of(module_of(path))]
+        targets -= {target for target in targets if any(within(name, target) for name in names)}
+    assert {package: targets for package, targets in unused.items() if targets} == {}
 
 
 def test_the_architecture_shows_the_same_table():
@@ -184,6 +234,8 @@ def test_the_architecture_shows_the_same_table():
         ("distributed.communicators.mpi", "from lucid.distributed.health import guard"),
         ("distributed.health.watchdog", "from lucid.distributed.parallel import buckets"),
         ("training.trainer", "from lucid.analysis import plots"),
+        ("training.checkpoints.store", "from lucid.training.config import load"),
+        ("training.config.sections", "from lucid.training import setup"),
         ("errors", "import lucid.backend"),
         ("nn.layers", "import cupy"),
         ("kernels.reference", "import numba"),

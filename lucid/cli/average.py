@@ -16,8 +16,8 @@ from lucid.models.bert.hub import read_config
 from lucid.models.bert.memory import check_model_fits
 from lucid.models.bert.stored_weights import stored_weights
 from lucid.training.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from lucid.training.checkpoints.digests import Digests
 from lucid.training.checkpoints.store import CheckpointStore
+from lucid.training.digests import Digests
 from lucid.training.start import check_same_shape
 
 AVERAGED_FILE = "averaged.json"

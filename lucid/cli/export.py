@@ -10,7 +10,7 @@ from lucid.cli.model_folder import ModelFolder, check_new, chosen_model
 from lucid.cli.model_options import BestOption, ModelArgument, PoolingOption
 from lucid.errors import ConfigError
 from lucid.files import read_bytes, replacing
-from lucid.training.checkpoints.digests import Digests
+from lucid.training.digests import Digests
 
 
 def export(

@@ -12,8 +12,8 @@ from lucid.cli.run_settings import RunArgument
 from lucid.distributed import session, watched
 from lucid.errors import ExitCode
 from lucid.training.checkpoints.checkpoint import open_checkpoint
-from lucid.training.checkpoints.digests import Digests
 from lucid.training.config import WATCHDOG_SECONDS
+from lucid.training.digests import Digests
 from lucid.training.formatting import count
 from lucid.training.running import process_as_it_was
 

@@ -75,7 +75,7 @@ class CorpusRecord:
 
 
 @dataclass(frozen=True)
-class End:
+class EndRecord:
     """How the attempt with a number ended, when (seconds since 1970, UTC), and after which `step` of the run.
 
     The `message` says why it failed.
@@ -89,7 +89,7 @@ class End:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptRecord:
     """An attempt: its `number`, when it `began` (seconds since 1970, UTC), and the `first_step` before its own steps.
 
     `hosts` has the host of each rank, `locations` the table of where the ranks ran. `processor` is the first rank's.
@@ -105,14 +105,14 @@ class Attempt:
     software: dict[str, str]
     corpora: tuple[CorpusRecord, ...]
     config: dict[str, Any]
-    end: End | None = None
+    end: EndRecord | None = None
 
 
 def note_start(run: Run, say: Callable[[str], None]) -> None:
     """Note that this attempt of a run begins. On the first rank, once the attempt is claimed."""
     mixture = run.corpora.train
     names = corpus_names([sampler.corpus.folder for sampler in mixture.samplers])
-    attempt = Attempt(
+    attempt = AttemptRecord(
         number=run.attempt,
         began=time.time(),
         first_step=run.step,
@@ -133,7 +133,7 @@ def note_start(run: Run, say: Callable[[str], None]) -> None:
 def note_end(run: Run, how: Literal["finished", "stopped", "failed"], message: str = "") -> None:
     """Note how this attempt of a run ended, if it has begun. Other ranks than the first note nothing."""
     if run.attempt:
-        end = End(run.attempt, time.time(), run.step, how, message[:_LONGEST_MESSAGE])
+        end = EndRecord(run.attempt, time.time(), run.step, how, message[:_LONGEST_MESSAGE])
         _append(run.config.run_folder, asdict(end))
 
 
@@ -147,7 +147,7 @@ def failure_noted(run: Run) -> Iterator[None]:
         raise
 
 
-def read_attempts(run_folder: Path) -> list[Attempt]:
+def read_attempts(run_folder: Path) -> list[AttemptRecord]:
     """Return the attempts that a run has noted, in order; none if an earlier version of lucid trained it.
 
     Damaged lines are left out. Raises `OSError` if there is such a file, and it cannot be read.
@@ -155,20 +155,20 @@ def read_attempts(run_folder: Path) -> list[Attempt]:
     path = run_folder / ATTEMPTS_FILE
     if not path.exists():
         return []
-    attempts: list[Attempt] = []
+    attempts: list[AttemptRecord] = []
     with open_text(path, errors="replace") as file:
         while line := file.readline(_LONGEST_LINE):
             with suppress(ValueError):
                 content = parse_json(line)
                 if isinstance(content, dict):
-                    kind: type[Attempt] | type[End] = End if "ends" in content else Attempt
+                    kind: type[AttemptRecord] | type[EndRecord] = EndRecord if "ends" in content else AttemptRecord
                     _take(attempts, parse_dataclass(kind, line.encode()))
     return attempts
 
 
-def _take(attempts: list[Attempt], noted: Attempt | End) -> None:
+def _take(attempts: list[AttemptRecord], noted: AttemptRecord | EndRecord) -> None:
     """Add what a line says. A folder whose checkpoints were removed may have two attempts of a number."""
-    if isinstance(noted, Attempt):
+    if isinstance(noted, AttemptRecord):
         attempts.append(noted)
         return
     for place in reversed(range(len(attempts))):

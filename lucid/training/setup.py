@@ -22,7 +22,7 @@ from lucid.optim import LAMB, AdamW
 from lucid.optim.moments import MomentOptimizer
 from lucid.optim.partition import Partition
 from lucid.training.checkpoints.best import Best, of_first_rank
-from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState
+from lucid.training.checkpoints.checkpoint import Checkpoint, Inherited, TrainingState, WindowSums
 from lucid.training.checkpoints.store import CheckpointStore
 from lucid.training.config import RunConfig
 from lucid.training.config.sections import AUTO
@@ -30,7 +30,6 @@ from lucid.training.corpora import Corpora, check_same_corpora, open_corpora
 from lucid.training.counts.kept import KeptCounts
 from lucid.training.end import patience_has_ended
 from lucid.training.estimates import check_run_fits
-from lucid.training.log.window import WindowSums
 from lucid.training.micro_batch_size import with_chosen_micro_batch
 from lucid.training.micro_batches import MicroBatches
 from lucid.training.numerical_environment import numerical_environment

@@ -18,17 +18,17 @@ from lucid.gpu_async import HostCopy
 from lucid.optim import clip_scale, norm_of, squared_gradients
 from lucid.training.attempts import note_start
 from lucid.training.audits import Audits
+from lucid.training.checkpointing import Checkpointing
 from lucid.training.checkpoints.best import best_after
 from lucid.training.checkpoints.checkpoint import TrainingState
-from lucid.training.checkpoints.checkpointing import Checkpointing
 from lucid.training.counts.losses import bigram_loss
 from lucid.training.dealing import Dealer
 from lucid.training.evaluation import evaluate
 from lucid.training.log.norms_by_layer import NormsByLayer
-from lucid.training.log.reports import FirstRankReports, Reports
 from lucid.training.log.window import Window
 from lucid.training.micro_batches import LocalBatch
 from lucid.training.outcomes import Outcome, Outcomes
+from lucid.training.reports import FirstRankReports, Reports
 from lucid.training.schedule import schedule_of
 from lucid.training.setup import Run
 from lucid.training.step_message import ControlMessage, StepControl

@@ -4,9 +4,9 @@ import hashlib
 import json
 
 from lucid.data import Corpus
-from lucid.training.checkpoints.digests import settings_digest
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import load
+from lucid.training.digests import settings_digest
 
 
 def sha256(path):

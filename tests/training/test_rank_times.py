@@ -15,7 +15,7 @@ from lucid.distributed.communicators import status_writer
 from lucid.distributed.communicators.status_writer import StatusWriter
 from lucid.training.log import rank_times
 from lucid.training.log.rank_times import RankClock, Waits
-from lucid.training.log.reports import waits_for_slowest
+from lucid.training.reports import waits_for_slowest
 
 HOSTS = ["node1", "node1", "node2", "node2"]
 

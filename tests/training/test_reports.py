@@ -2,7 +2,7 @@
 
 import pytest
 
-from lucid.training.log.reports import fitting
+from lucid.training.reports import fitting
 
 STEP, LOSS, MLM, NSP = "step  1200/20000", "loss 5.207", "MLM 22.6%", "NSP 76.4%"
 SPEED, FLOPS, LEFT = "862 sequences/s", "182.7 GFLOP/s", "0:12:41 left"

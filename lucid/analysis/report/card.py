@@ -24,8 +24,8 @@ from lucid.files import written_aside
 from lucid.models import BERTConfig
 from lucid.models.bert import hub
 from lucid.training.checkpoints.checkpoint import Checkpoint
-from lucid.training.checkpoints.digests import Digests
 from lucid.training.config.effects import curve_settings
+from lucid.training.digests import Digests
 
 CARD_FILE = "README.md"
 # The cache of the Hub has each model in a folder of this name.

@@ -17,7 +17,7 @@ from lucid.data import Corpus
 from lucid.data.mixture import shares_of
 from lucid.errors import DataError, LucidError
 from lucid.files import reason_of
-from lucid.training.attempts import ATTEMPTS_FILE, Attempt, CorpusRecord, read_attempts
+from lucid.training.attempts import ATTEMPTS_FILE, AttemptRecord, CorpusRecord, read_attempts
 from lucid.training.checkpoints.checkpoint import TrainingState, read_state
 from lucid.training.checkpoints.store import CheckpointStore, attempt_of
 from lucid.training.config import RunConfig, from_dict
@@ -52,7 +52,7 @@ class RunFacts:
     """
 
     logged: LoggedRun
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
     checkpoints: tuple[KeptCheckpoint, ...] = ()
     corpora: tuple[CorpusRecord, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -88,7 +88,7 @@ class RunFacts:
         state, run = read_state(folder), folder.absolute().parent.parent
         remarks: list[str] = []
         entries: list[Entry] = []
-        attempts: list[Attempt] = []
+        attempts: list[AttemptRecord] = []
         if folder.absolute().parent.name == "checkpoints":
             entries = [entry for entry in _known(lambda: log_of(run), remarks) or [] if entry["step"] <= state.step]
             noted = _known(lambda: read_attempts(run), remarks) or []
@@ -156,7 +156,7 @@ def _known(read: Callable[[], T], remarks: list[str]) -> T | None:
     return None
 
 
-def _without_log(folder: Path, attempts: Sequence[Attempt]) -> LoggedRun:
+def _without_log(folder: Path, attempts: Sequence[AttemptRecord]) -> LoggedRun:
     """Return the run in a folder whose log cannot be read."""
     state = _known(lambda: CheckpointStore(folder / "checkpoints").newest_state(), [])
     settings = attempts[-1].config if attempts else state.config if state else None

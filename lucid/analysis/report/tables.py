@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lucid.analysis.report.facts import RunFacts
-from lucid.training.attempts import Attempt, CorpusRecord
+from lucid.training.attempts import AttemptRecord, CorpusRecord
 from lucid.training.formatting import count, duration
 
 # What stands where a run has no value.
@@ -50,7 +50,7 @@ def attempts_table(run: RunFacts) -> Table:
     return Table(("attempt", "began", "steps", "ranks", "hosts", "ended"), tuple(rows)).without_empty_columns()
 
 
-def _attempt_row(attempt: Attempt, run: RunFacts) -> tuple[str, ...]:
+def _attempt_row(attempt: AttemptRecord, run: RunFacts) -> tuple[str, ...]:
     hosts = list(dict.fromkeys(attempt.hosts))
     end, is_last = attempt.end, attempt is run.attempts[-1]
     entries = [entry["step"] for entry in run.logged.entries if entry.get("attempt") == attempt.number]

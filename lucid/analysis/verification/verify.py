@@ -13,8 +13,8 @@ from lucid.analysis.verification.replay import Replay, find_replay
 from lucid.distributed import ProcessGroup, all_or_none, run_on_first_rank
 from lucid.training.config import only_steps
 from lucid.training.log.metrics import METRICS_FILE, Entry
-from lucid.training.log.reports import Reports
 from lucid.training.numerical_environment import limit_threads
+from lucid.training.reports import Reports
 from lucid.training.setup import communicator_of, open_run
 from lucid.training.trainer import Trainer
 

@@ -25,7 +25,6 @@ from lucid.models.bert import hub
 from lucid.models.bert.stored_weights import PARTS, in_words, stored_weights
 from lucid.optim.moments import MomentOptimizer
 from lucid.training.checkpoints.best import Best
-from lucid.training.log.window import WindowSums
 from lucid.training.product_choices import ProductChoices
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -39,6 +38,8 @@ ASIDE = ".partial-"
 _REQUIRED_FILES = {hub.CONFIG_FILE, hub.WEIGHTS_FILE, OPTIMIZER_FILE, STATE_FILE}
 
 Counter = Annotated[int, Field(ge=0, lt=2**62)]
+# Loss, correct predictions and labels of MLM, then of NSP, over the steps since the last line of the log.
+WindowSums = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True)

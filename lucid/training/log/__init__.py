@@ -1,1 +1,1 @@
-"""The log of a run: what it measures between two lines, the files that it writes, and what a terminal shows."""
+"""The log of a run: what is measured between two of its lines, and the files that it writes."""

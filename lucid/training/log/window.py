@@ -8,11 +8,9 @@ import numpy as np
 from lucid.distributed import Communicator, gather_rows
 from lucid.models import BERTConfig
 from lucid.models.bert.flops import forward_flops
+from lucid.training.checkpoints.checkpoint import WindowSums
 from lucid.training.log.rank_times import RankClock, Waits
 from lucid.training.micro_batches import LocalBatch
-
-# Loss, correct predictions and labels of MLM, then of NSP.
-WindowSums = tuple[float, float, float, float, float, float]
 
 
 class Window:
