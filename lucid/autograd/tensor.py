@@ -1,7 +1,7 @@
 """`Tensor`: a NumPy or CuPy array that remembers how it was computed. Its methods follow PyTorch's."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, overload
 
 import numpy as np
 
@@ -29,9 +29,17 @@ class Tensor:
     `data` is the array itself (NumPy or CuPy). A leaf with `requires_grad` collects its gradient in `grad`, a tensor
     of the same shape and dtype, when `backward` is called on a tensor that was computed from it.
 
-    Operators take tensors, arrays and numbers, and broadcast as in NumPy. `axis` and `keepdims` are NumPy's names for
-    what PyTorch also calls `dim` and `keepdim`.
+    Operators take tensors, arrays and numbers, and broadcast as in NumPy. Methods take `axis` and `keepdims`, which are
+    NumPy's names, or `dim` and `keepdim`, which are PyTorch's. Both names of one argument are a `TypeError`.
     """
+
+    # What backward, flat buffers and operations use; programs have no need of it.
+    _internal = frozenset(
+        (
+            *("accumulate", "add_ready_hook", "collect_gradient_in", "compute_copy", "gradient_target", "linear_copy"),
+            *("mark_gradient", "origin", "replace_data", "run_ready_hooks", "use_buffers"),
+        )
+    )
 
     # Makes NumPy leave `array * tensor` to `Tensor.__rmul__`.
     __array_ufunc__ = None
@@ -51,7 +59,8 @@ class Tensor:
         def __getattr__(self, name):
             if name.startswith("_"):
                 raise AttributeError(f"{type(self).__name__} has no {name!r}")
-            raise no_such_name(type(self).__name__, name, dir(type(self)))
+            public = {*dir(type(self)), *vars(self)} - self._internal
+            raise no_such_name(type(self).__name__, name, public)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -249,40 +258,48 @@ class Tensor:
         parts = tuple(map(array_of, index)) if isinstance(index, tuple) else array_of(index)
         return operations.Index.apply(self, index=parts)
 
-    def sum(self, axis: Axes = None, keepdims: bool = False) -> "Tensor":
+    def sum(self, axis: Axes = None, keepdims: bool = False, *, dim: Axes = None, keepdim: bool = False) -> "Tensor":
         """Return the sum of all elements, or of those along an axis or several."""
-        return operations.Sum.apply(self, axis=axis, keepdims=keepdims)
+        return operations.Sum.apply(self, axis=_one_of(axis, dim), keepdims=keepdims or keepdim)
 
-    def mean(self, axis: Axes = None, keepdims: bool = False) -> "Tensor":
+    def mean(self, axis: Axes = None, keepdims: bool = False, *, dim: Axes = None, keepdim: bool = False) -> "Tensor":
         """Return the mean of all elements, or of those along an axis or several."""
-        total = self.sum(axis, keepdims)
+        total = self.sum(axis, keepdims, dim=dim, keepdim=keepdim)
         return total * (total.size / self.size)
 
     @overload
     def max(self) -> "Tensor": ...
 
     @overload
-    def max(self, axis: int, keepdims: bool = False) -> Greatest: ...
+    def max(self, axis: int, keepdims: bool = False, *, keepdim: bool = False) -> Greatest: ...
 
-    def max(self, axis: int | None = None, keepdims: bool = False) -> "Tensor | Greatest":
+    @overload
+    def max(self, *, dim: int, keepdims: bool = False, keepdim: bool = False) -> Greatest: ...
+
+    def max(
+        self, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False
+    ) -> "Tensor | Greatest":
         """Return the greatest element; along an axis `(values, indices)`, as in PyTorch.
 
         Equal greatest elements share the gradient; along an axis the first gets it. Raises `ValueError` if there is no
         element.
         """
+        axis = _one_of(axis, dim)
         if axis is None:
             return operations.Max.apply(self)
         places = self.argmax(axis, keepdims=True)
         values = operations.TakeAlong.apply(self, indices=places.data, axis=axis)
-        if keepdims:
+        if keepdims or keepdim:
             return Greatest(values, places)
         shape = places.data.squeeze(axis).shape
         return Greatest(values.reshape(shape), places.reshape(shape))
 
-    def argmax(self, axis: int | None = None, keepdims: bool = False) -> "Tensor":
+    def argmax(
+        self, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False
+    ) -> "Tensor":
         """Return the place (int64) of the greatest element, of all or along an axis; of equal ones the first."""
         xp = backend.array_module(self.data)
-        return Tensor(xp.asarray(xp.argmax(self.data, axis=axis, keepdims=keepdims)))
+        return Tensor(xp.asarray(xp.argmax(self.data, axis=_one_of(axis, dim), keepdims=keepdims or keepdim)))
 
     def abs(self) -> "Tensor":
         """Return the absolute value of each element."""
@@ -304,9 +321,10 @@ class Tensor:
         """Return the hyperbolic tangent of each element."""
         return operations.Tanh.apply(self)
 
-    def softmax(self, axis: int = -1) -> "Tensor":
-        """Return e to the power of each element, divided by the sum of these along `axis`."""
-        return operations.Softmax.apply(self, axis=axis)
+    def softmax(self, axis: int | None = None, *, dim: int | None = None) -> "Tensor":
+        """Return e to the power of each element, divided by the sum of these along an axis, by default the last."""
+        axis = _one_of(axis, dim)
+        return operations.Softmax.apply(self, axis=-1 if axis is None else axis)
 
     def reshape(self, *shape: Any) -> "Tensor":
         """Return the same elements in another shape, given as numbers or as a tuple; one number may be -1."""
@@ -396,14 +414,25 @@ def tensor(values: Any, dtype: Any = None, device: str | None = None, requires_g
     return Tensor(data, requires_grad=requires_grad)
 
 
-def cat(tensors: Sequence[Any], axis: int = 0) -> Tensor:
-    """Return tensors or arrays one behind the other along an axis; their other axes have equal lengths.
+def cat(tensors: Sequence[Any], axis: int | None = None, *, dim: int | None = None) -> Tensor:
+    """Return tensors or arrays one behind the other along an axis, by default the first.
 
-    Raises `ValueError` if these differ, or if there are no tensors.
+    Their other axes have equal lengths. Raises `ValueError` if these differ, or if there are no tensors, and
+    `TypeError` if the axis is given as `axis` and as `dim`.
     """
     if not tensors:
         raise ValueError("cat takes one tensor or more")
-    return operations.Concatenate.apply(*tensors, axis=axis)
+    return operations.Concatenate.apply(*tensors, axis=_one_of(axis, dim) or 0)
+
+
+AxisT = TypeVar("AxisT", bound=Axes)
+
+
+def _one_of(axis: AxisT, dim: AxisT) -> AxisT:
+    """Return the argument that has two names. Raises `TypeError` if both are given."""
+    if axis is not None and dim is not None:
+        raise TypeError("axis and dim are two names of one argument: give one of them")
+    return axis if dim is None else dim
 
 
 def array_of(value: Any) -> Any:

@@ -27,6 +27,9 @@ class Parameter(Tensor):
 
     # Values, copy and gradient buffer with the rows of zeros, once `flatten` has made them.
     _padded_data: backend.Array | None = None
+    _internal = Tensor._internal.union(
+        ("flat", "in_flat_buffers", "joined", "padded", "row_multiple", "use_bfloat16_copy")
+    )
     # The buffers that `flatten` has moved it to.
     flat: "FlatParameters | None" = None
     # The parameters that `Module.join` has joined with it, itself included.

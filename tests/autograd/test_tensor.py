@@ -1,10 +1,13 @@
 """Tensors follow PyTorch and work together with NumPy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import lucid
 from lucid.errors import ConfigError
+from lucid.nn import Linear
 
 
 def test_python_floats_become_float32_and_arrays_keep_their_dtype():
@@ -90,6 +93,43 @@ def test_a_name_that_a_tensor_does_not_have_is_answered_by_those_it_has():
         x.cuda  # noqa: B018
     assert not hasattr(x, "__cuda_array_interface__")
     assert getattr(x, "_no", None) is None
+
+
+def test_a_name_that_nothing_resembles_is_answered_by_the_public_names_that_the_reference_has():
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "python" / "lucid.rst").read_text()
+    left_out = set(page.partition(":exclude-members:")[2].replace(",", " ").split())
+    assert left_out == lucid.Tensor._internal - {"run_ready_hooks"}  # which has no docstring
+    for x, own in ((lucid.tensor([1.0]), set()), (Linear(2, 2).weight, {"flat", "joined"})):
+        assert x._internal <= {*dir(x)}
+        assert own <= x._internal
+        with pytest.raises(AttributeError) as caught:
+            x.zzz  # noqa: B018
+        shown = set(str(caught.value).partition(": it has ")[2].split(", "))
+        assert {"abs", "data", "grad", "requires_grad", "view"} <= shown
+        assert not shown & x._internal
+
+
+@pytest.mark.parametrize("method", ["sum", "mean", "max", "argmax"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_methods_take_the_names_of_pytorch_and_of_numpy(method, kept):
+    x = lucid.tensor(np.random.default_rng(0).standard_normal((3, 4)))
+    for place in (0, -1):
+        by_dim = getattr(x, method)(dim=place, keepdim=kept)
+        by_axis = getattr(x, method)(axis=place, keepdims=kept)
+        for one, other in zip(*([each] if method != "max" else each for each in (by_dim, by_axis)), strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+            assert one.ndim == 1 + kept
+
+
+def test_softmax_and_cat_take_dim_too_and_two_names_of_one_argument_are_refused():
+    x = lucid.tensor(np.random.default_rng(0).standard_normal((3, 4)))
+    np.testing.assert_array_equal(x.softmax(dim=0).numpy(), x.softmax(axis=0).numpy())
+    np.testing.assert_array_equal(x.softmax(dim=1).numpy(), x.softmax().numpy())
+    assert lucid.cat([x, x], dim=1).shape == lucid.cat([x, x], axis=1).shape == lucid.cat([x, x], -1).shape == (3, 8)
+    assert lucid.cat([x, x]).shape == (6, 4)
+    for call in (x.sum, x.mean, x.max, x.argmax, x.softmax, lambda **given: lucid.cat([x], **given)):
+        with pytest.raises(TypeError, match="axis and dim are two names of one argument"):
+            call(axis=0, dim=0)
 
 
 def test_it_prints_its_values():
