@@ -1,4 +1,4 @@
-"""The command line: `lucid COMMAND ...`. One file a command; what they share is in `app`."""
+"""The command line: `lucid COMMAND ...`. One file or folder a command, which `commands` lists and `app` runs."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Starts the ranks of a run: `lucid launch`.
+"""`lucid launch`, from its arguments to its exit code.
 
 `options.parse` reads the arguments, `look_around` finds the programs, cores, GPUs and hosts, and `plan` is a pure
 function that returns the command. `attempt` runs it, and with --restarts `supervise` runs one after the other.
