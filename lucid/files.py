@@ -26,6 +26,8 @@ _ASIDE = re.compile(r".+\.[^/]+-\d+-[0-9a-f]{8}\.partial", re.DOTALL)
 # Seconds after which such a file, if nobody has written to it, is the leftover of a writer that was killed. Clocks of
 # hosts differ, and a job may have been suspended for a while.
 _ABANDONED = 86_400
+# What ends the names of compressed files, which `lucid.unpacking` reads.
+PACKINGS = (".gz", ".zst", ".xz", ".bz2")
 # Bytes that are read in one piece: more than the manifest of a corpus of a million files.
 _LARGEST = 1 << 28
 
@@ -42,6 +44,12 @@ def open_file(path: Path) -> io.BufferedReader:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def split_packing(path: Path) -> tuple[Path, str]:
+    """Return a path without its ending in `PACKINGS`, and this ending, in lower case; "" if it has none."""
+    packing = path.suffix.lower()
+    return (path.with_suffix(""), packing) if packing in PACKINGS else (path, "")
 
 
 def check_is_file(path: Path) -> None:

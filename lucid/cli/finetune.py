@@ -38,7 +38,9 @@ def finetune(
     train: Annotated[
         Path,
         typer.Option(
-            help="Examples to train on: .tsv, .csv or .jsonl; for labels of words .jsonl or .conll.", show_default=False
+            help="Examples to train on: .tsv, .csv or .jsonl; for labels of words .jsonl or .conll; also compressed "
+            "(.gz, .zst, .xz, .bz2).",
+            show_default=False,
         ),
     ],
     test: Annotated[

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from lucid.errors import DataError, some
-from lucid.files import open_file, reason_of
+from lucid.files import reason_of, split_packing
 from lucid.json_values import parse_json
+from lucid.unpacking import READ_ERRORS, opened_unpacked
 
 # Bytes of a line.
 _LONGEST_LINE = 1 << 24
@@ -68,8 +69,9 @@ def in_order(labels: Iterable[str]) -> list[str]:
 def read_labelled(
     path: Path, *, text: str | None = None, pair: str | None = None, label: str | None = None
 ) -> LabelledTexts:
-    """Read the labelled texts in a .tsv, .csv or .jsonl file of UTF-8. `text`, `pair` and `label` name its columns.
+    """Read the labelled texts in a .tsv, .csv or .jsonl file of UTF-8, which may be compressed (`PACKINGS`).
 
+    `text`, `pair` and `label` name its columns.
     The columns are those named; without names `label`, and the first that are there of `text` and `pair`, `sentence1`
     and `sentence2`, `premise` and `hypothesis`, `text`, `sentence`. In .tsv and .csv the first row names the columns.
     Where it has no cell `label` and no names are given, a file with two columns has text and label, one with three has
@@ -79,17 +81,22 @@ def read_labelled(
     row.
     """
     asked = text, pair, label
-    read = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
+    read = {".tsv": _tsv_rows, ".csv": _csv_rows, ".jsonl": _json_rows}.get(suffix_of(path))
     if read is None:
         raise DataError(f"{path} has the wrong kind: labelled texts are read from .tsv, .csv and .jsonl files")
     try:
-        with open_file(path) as file:
+        with opened_unpacked(path) as file:
             columns, rows = read(path, file, asked)
             return _collected(path, columns, rows)
-    except OSError as error:
+    except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     except csv.Error as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a file's name, without that of its compression, in lower case."""
+    return split_packing(path)[0].suffix.lower()
 
 
 _Asked = tuple[str | None, str | None, str | None]
@@ -225,7 +232,7 @@ def _collected(path: Path, columns: Columns, rows: Iterable[tuple[int, _Row]]) -
     if not found:
         raise DataError(f"{path} has no usable row" + "".join(f"; {remark}" for remark in remarks[:1]))
     texts, pairs, labels = map(list, zip(*found, strict=True))
-    _check_labels(path, labels, names_are_data=path.suffix.lower() != ".jsonl" and first == 1)
+    _check_labels(path, labels, names_are_data=suffix_of(path) != ".jsonl" and first == 1)
     return LabelledTexts(path, texts, pairs if columns.pair is not None else None, labels, remarks)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from lucid.data.labelled import text_lines
+from lucid.data.labelled import suffix_of, text_lines
 from lucid.errors import DataError
-from lucid.files import open_file, reason_of
+from lucid.files import reason_of
 from lucid.json_values import parse_json
+from lucid.unpacking import READ_ERRORS, opened_unpacked
 
 _COLUMNS = (".conll", ".iob", ".iob2", ".bio", ".txt")
 # CoNLL-2003 puts this in the place of a word before each document.
@@ -25,15 +26,15 @@ Sentences = tuple[list[list[str]], list[list[str]], list[str]]
 
 def holds_words(path: Path, label: str | None = None) -> bool:
     """Return whether a file has a label for each word: columns, by its name, or JSON lines with lists of labels."""
-    suffix = path.suffix.lower()
+    suffix = suffix_of(path)
     if suffix in _COLUMNS:
         return True
     if suffix != ".jsonl":
         return False
     try:
-        with open_file(path) as file:
+        with opened_unpacked(path) as file:
             first = next((line for line in text_lines(path, file) if line.strip()), "")
-    except OSError as error:
+    except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     row = _object(first)
     return row is not None and isinstance(row.get(_first_of(row, _LABELS, label)), list)
@@ -45,7 +46,7 @@ def read_token_labels(path: Path, word: str | None = None, label: str | None = N
     In columns `word` and `label` are numbers of columns, from 1; by default the first and the last. In .jsonl they name
     the fields with the lists; labels may be numbers. Raises `DataError` if the file cannot be read or has no sentence.
     """
-    read = _json_sentences if path.suffix.lower() == ".jsonl" else _column_sentences
+    read = _json_sentences if suffix_of(path) == ".jsonl" else _column_sentences
     words: list[list[str]] = []
     labels: list[list[str]] = []
     faults: dict[str, list[int]] = {}
@@ -56,7 +57,7 @@ def read_token_labels(path: Path, word: str | None = None, label: str | None = N
             else:
                 words.append(found[0])
                 labels.append(found[1])
-    except OSError as error:
+    except READ_ERRORS as error:
         raise DataError(f"{path} cannot be read: {reason_of(error)}") from error
     remarks = [
         f"{path}:{lines[0]}: sentences {fault} are left out ({len(lines):,}, this is the first)"
@@ -74,7 +75,7 @@ _Found = Iterator[tuple[int, tuple[list[str], list[str]] | str]]
 def _column_sentences(path: Path, word: str | None, label: str | None) -> _Found:
     columns = 0
     start, rows = 1, list[list[str]]()
-    with open_file(path) as file:
+    with opened_unpacked(path) as file:
         for number, line in enumerate(chain(text_lines(path, file), "\n"), start=1):
             # Tabs alone separate cells where there are any, because a word may hold spaces.
             cells = line.rstrip("\r\n").split("\t") if "\t" in line else line.split()
@@ -115,7 +116,7 @@ def _column(given: str | None, option: str, columns: int, path: Path) -> int:
 
 
 def _json_sentences(path: Path, word: str | None, label: str | None) -> _Found:
-    with open_file(path) as file:
+    with opened_unpacked(path) as file:
         for number, line in enumerate(text_lines(path, file), start=1):
             if not line.strip():
                 continue

@@ -21,6 +21,7 @@ from lucid.data.labelled import LabelledTexts, read_labelled
 from lucid.data.permutation import Permutation
 from lucid.distributed import Communicator, run_on_first_rank
 from lucid.errors import DataError
+from lucid.files import split_packing
 from lucid.models import BERTForPreTraining
 from lucid.training.config import RunConfig
 from lucid.training.corpora import Corpora, corpus_names
@@ -119,7 +120,7 @@ def _probe(content: Mapping[str, Any], tokenizer: TextTokenizer) -> Probe:
 
 def _read(config: RunConfig, messages: list[str], is_resumed: bool) -> list[dict[str, Any]]:
     paths, found = config.train.probes, []
-    for name, path in zip(corpus_names([path.with_suffix("") for path in paths]), paths, strict=True):
+    for name, path in zip(corpus_names([split_packing(path)[0].with_suffix("") for path in paths]), paths, strict=True):
         if is_resumed and not path.exists():
             messages.append(f"train.probe: {path} is missing: the run goes on without this probe")
         else:

@@ -1,9 +1,13 @@
 """Labelled texts: which columns hold them, which rows are left out, and what a message says."""
 
+import bz2
+import gzip
+import lzma
 import os
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from lucid.data.labelled import read_labelled
 from lucid.errors import DataError
@@ -31,6 +35,27 @@ def test_text_and_label_are_found(tmp_path: Path, name: str, content: str) -> No
     found = read_labelled(written(tmp_path, name, content))
     assert (found.texts, found.pairs, found.labels) == (["One is here.", "Two is not."], None, ["yes", "no"])
     assert found.remarks == []
+
+
+COMPRESS = {
+    "gz": gzip.compress,
+    "GZ": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("packing", COMPRESS)
+@pytest.mark.parametrize(("name", "content"), [NAMED[0], NAMED[4], NAMED[6]])
+def test_compressed_files_are_read_as_others_are(tmp_path: Path, name: str, content: str, packing: str) -> None:
+    packed = COMPRESS[packing](content.encode())
+    found = read_labelled(written(tmp_path, f"{name}.{packing}", packed))
+    assert (found.texts, found.labels) == (["One is here.", "Two is not."], ["yes", "no"])
+    for damaged in (packed[:-6], content.encode()):
+        path = written(tmp_path, f"{name}.{packing}", damaged)
+        with pytest.raises(DataError, match=f"{name}.{packing} cannot be read: "):
+            read_labelled(path)
 
 
 PAIRED = [

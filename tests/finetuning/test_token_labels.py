@@ -1,5 +1,6 @@
 """Sentences whose words have labels: columns and lists, what is left out, and what is refused."""
 
+import gzip
 import json
 
 import pytest
@@ -33,6 +34,20 @@ def test_columns_have_the_word_first_and_the_label_last(read):
     assert words == [["EU", "rejects", "#"], ["Peter", "Blackburn"]]
     assert labels == [["B-ORG", "O", "O"], ["B-PER", "I-PER"]]
     assert remarks == []
+
+
+def test_compressed_files_are_read_as_others_are(tmp_path):
+    lists = json.dumps({"tokens": ["a", "b"], "labels": ["X", "Y"]}) + "\n"
+    for name, text, labels in (("a.conll.gz", CONLL_2003, ["O", "B-PER", "I-PER"]), ("a.jsonl.gz", lists, ["X", "Y"])):
+        packed = gzip.compress(text.encode())
+        (tmp_path / name).write_bytes(packed)
+        assert holds_words(tmp_path / name)
+        assert read_token_labels(tmp_path / name)[1][-1] == labels[-2:]
+        (tmp_path / name).write_bytes(packed[:-9])
+        with pytest.raises(DataError, match=f"{name} cannot be read: "):
+            holds_words(tmp_path / name) and read_token_labels(tmp_path / name)
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(b"text\tlabel\nx\ty\n"))
+    assert not holds_words(tmp_path / "b.tsv.gz")
 
 
 def test_other_columns_are_chosen_by_number_and_cells_between_tabs_hold_spaces(read):

@@ -109,7 +109,7 @@ def test_an_xz_file_that_takes_too_much_memory_is_left_out_with_advice(
 ) -> None:
     (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"one\n" * 1000))
     assert len(documents(tmp_path)) == 1
-    monkeypatch.setattr("lucid.preparation.inputs.unpacking._WINDOW", 1 << 20)
+    monkeypatch.setattr("lucid.unpacking._WINDOW", 1 << 20)
     with pytest.raises(DataError, match=r"a\.txt\.xz:1: unreadable .* of memory; pack it again: xz -dc OLD \| xz -9"):
         documents(tmp_path)
 

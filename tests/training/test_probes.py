@@ -1,12 +1,14 @@
 """Linear probes: they find what can be found, are the same on any number of ranks, and change nothing in training."""
 
+import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from lucid.distributed import connect
-from lucid.errors import DataError
+from lucid.errors import ConfigError, DataError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.store import find_model
 from lucid.training.config import load
@@ -126,6 +128,18 @@ def test_all_ranks_refuse_a_file_before_a_run_begins(on_ranks, run_file, tmp_pat
     assert finished.returncode == 2
     assert finished.stdout == f"lucid: {tmp_path}/none.tsv cannot be read: No such file or directory\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_compressed_file_has_the_name_of_what_it_holds(run_file, labels, tmp_path):
+    packed = tmp_path / "packed" / f"{labels.name}.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(labels.read_bytes()))
+    (probe,), _ = probes_of(run_file, packed)
+    (plain,), _ = probes_of(run_file, labels)
+    assert (probe.name, probe.digest) == (plain.name, plain.digest) == ("syllables", plain.digest)
+    shutil.copy(labels, packed.parent)
+    with pytest.raises(ConfigError, match="which differ in their ending at most"):
+        probes_of(run_file, packed, packed.parent / labels.name)
 
 
 CHANGED = "train.probe: the texts or labels of syllables are not those of before"

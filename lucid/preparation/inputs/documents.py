@@ -33,7 +33,7 @@ from lucid.preparation.inputs.sources import Choice, Source, find_sources
 from lucid.preparation.inputs.standard_input import spooled
 from lucid.preparation.inputs.tables import cut_table, table_rows
 from lucid.preparation.inputs.token_ids import TokenIds, token_ids
-from lucid.preparation.inputs.unpacking import READ_ERRORS, Digested, unpacked
+from lucid.unpacking import READ_ERRORS, Digested, unpacked
 
 # Characters of documents that are worth a round of array operations.
 _CHARACTERS_AT_ONCE = 1 << 20

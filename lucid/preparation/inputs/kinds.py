@@ -4,9 +4,9 @@ import codecs
 import re
 from pathlib import Path
 
-from lucid.files import open_file
+from lucid.files import PACKINGS, open_file, split_packing
 from lucid.json_values import parse_json
-from lucid.preparation.inputs.unpacking import PACKINGS, unpacked
+from lucid.unpacking import unpacked
 
 TEXT, JSON_LINES, CSV, TSV, MARKDOWN, HTML = ".txt", ".jsonl", ".csv", ".tsv", ".md", ".html"
 PARQUET, ARROW = ".parquet", ".arrow"
@@ -37,9 +37,8 @@ def kind_by_name(name: str) -> tuple[str | None, str]:
     The kind is "" for a name without a suffix, and None for one with an unknown suffix. The packing is one of
     `PACKINGS`, or "". Suffixes may be in upper case.
     """
-    name = name.lower()
-    packing = next((packing for packing in PACKINGS if name.endswith(packing)), "")
-    suffix = Path(name.removesuffix(packing)).suffix
+    unpacked_name, packing = split_packing(Path(name.lower()))
+    suffix = unpacked_name.suffix
     kind = _KINDS.get(suffix) if suffix else ""
     return (None, "") if packing and kind in TABLES else (kind, packing)
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from lucid.files import open_file
 from lucid.preparation.inputs.omissions import EMPTY, LONGEST_LINE, NOT_UTF8, NUL, TOO_LONG, UNREADABLE, Drop
 from lucid.preparation.inputs.sources import Source
-from lucid.preparation.inputs.unpacking import unpacked
+from lucid.unpacking import unpacked
 
 # A cut: (offset, line), or in tables (row, row + 1).
 Cut = tuple[int, int]

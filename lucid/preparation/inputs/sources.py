@@ -11,7 +11,7 @@ from lucid.errors import DataError
 from lucid.files import reason_of
 from lucid.preparation.inputs.kinds import ID_KINDS, KNOWN, PYTHON_DOCS, TEXT, TEXT_KINDS, kind_by_content, kind_by_name
 from lucid.preparation.inputs.saved_datasets import is_passed_over, listed_files
-from lucid.preparation.inputs.unpacking import READ_ERRORS
+from lucid.unpacking import READ_ERRORS
 
 STANDARD_INPUT, STANDARD_INPUT_NAME = "-", "the standard input"
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from lucid.data.masking_rate import MaskingRate
 from lucid.errors import ConfigError
+from lucid.files import split_packing
 from lucid.models import BERTConfig
 from lucid.training.config.paths import FilePath
 from lucid.training.config.sections import (
@@ -172,7 +173,7 @@ class RunConfig(Settings):
         """Refuse two probes that have one name in the log."""
         seen: dict[str, Path] = {}
         for path in self.train.probes:
-            if (other := seen.setdefault(os.path.abspath(path.with_suffix("")), path)) is not path:
+            if (other := seen.setdefault(os.path.abspath(split_packing(path)[0].with_suffix("")), path)) is not path:
                 raise ValueError(
                     f"train.probe names {other} and {path}, which differ in their ending at most: rename one"
                 )

@@ -320,8 +320,9 @@ class TrainSettings(Settings):
         Discriminator(_probe_form),
     ] = Field(
         (),
-        description="File of labelled texts (.tsv, .csv or .jsonl), or a list of such files. Each evaluation predicts "
-        "their labels from the hidden states by logistic regression, and reports the accuracy; training reads none.",
+        description="File of labelled texts (.tsv, .csv or .jsonl, also compressed), or a list of such files. Each "
+        "evaluation predicts their labels from the hidden states by logistic regression, and reports the accuracy; "
+        "training reads none.",
     )
     max_skipped_steps: PositiveInteger = Field(
         10, description="Most steps in a row that are skipped because the gradient is not finite; one more is an error."

@@ -7,14 +7,17 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
+from lucid.files import open_file, split_packing
+
 # The errors of reading a file that is damaged or gone.
 READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError, lzma.LZMAError)
-PACKINGS = (".gz", ".zst", ".xz", ".bz2")
 # Bytes that are held of a file.
 _AT_ONCE = 1 << 17
 # Compressed bytes that are unpacked at once: 1 KiB of zstandard unpacks to 32 MiB at most.
@@ -27,11 +30,23 @@ _RETURN_ALONE = re.compile(rb"\r(?!\r?\n)")
 
 def unpacked(file: BinaryIO, packing: str) -> BinaryIO:
     """Return the content of an open file, packed in one of `PACKINGS` or "", in which a line feed ends each line."""
+    return io.BufferedReader(_LineFeeds(_content(file, packing)), _AT_ONCE)
+
+
+@contextmanager
+def opened_unpacked(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file, and unpack its content if its name ends in one of `PACKINGS`.
+
+    Raises `OSError` as `open_file` does; to read it may raise any of `READ_ERRORS`.
+    """
+    with open_file(path) as file:
+        yield _content(file, split_packing(path)[1])
+
+
+def _content(file: BinaryIO, packing: str) -> BinaryIO:
     if packing == ".gz":
-        file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-    elif packing:
-        file = io.BufferedReader(_Frames(file, _FRAMES[packing]), _AT_ONCE)
-    return io.BufferedReader(_LineFeeds(file), _AT_ONCE)
+        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
+    return io.BufferedReader(_Frames(file, _FRAMES[packing]), _AT_ONCE) if packing else file
 
 
 class _LineFeeds(io.RawIOBase):
