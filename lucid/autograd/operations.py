@@ -84,6 +84,8 @@ class Power(Function):
 
     def backward(self, gradient: Array) -> Any:
         x, exponent = self.saved
+        if exponent == 0:  # x ** -1 is infinite at 0
+            return array_module(x).zeros_like(x), None
         return gradient * (exponent * x ** (exponent - 1)), None
 
 
@@ -172,7 +174,7 @@ class Max(Function):
 
     def backward(self, gradient: Array) -> Any:
         x, y = self.saved
-        greatest = x == y
+        greatest = (x == y) | (x != x)  # NaN is the greatest, and equals nothing
         return gradient * (greatest / greatest.sum()).astype(x.dtype)
 
 

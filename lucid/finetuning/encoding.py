@@ -82,10 +82,14 @@ class Encoded:
         return (self.labels[example] != IGNORE_INDEX) & (self.places[example] != CUT_OFF)
 
     def batch(self, examples: Array) -> Batch:
-        """Return some examples, each of which is a row of the grid."""
+        """Return some examples, each of which is a row of the grid.
+
+        The grid is as wide as the longest of all examples: dropout in attention follows from the width, so it must not
+        depend on which of them a rank has.
+        """
         chosen = examples.tolist()
         lengths = self.lengths[examples]
-        grid = np.zeros((2, len(chosen), lengths.max()), np.int64)
+        grid = np.zeros((2, len(chosen), self.lengths.max()), np.int64)
         for row, example in enumerate(chosen):
             grid[:, row, : lengths[row]] = self.ids[example], self.types[example]
         filled = np.arange(grid.shape[2]) < lengths[:, None]

@@ -115,6 +115,16 @@ def test_equal_greatest_elements_share_the_gradient_and_along_an_axis_the_first_
     np.testing.assert_array_equal(x.grad.numpy(), [[0, 1, 0], [1, 0, 0]])
 
 
+@pytest.mark.filterwarnings("error")
+def test_gradients_of_a_power_of_zero_at_zero_and_of_a_greatest_element_that_is_nan():
+    x = lucid.tensor([0.0, 2.0], requires_grad=True)
+    (x**0).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [0, 0])
+    y = lucid.tensor([1.0, np.nan, 3.0], requires_grad=True)
+    y.max().backward()
+    np.testing.assert_array_equal(y.grad.numpy(), [0, 1, 0])
+
+
 def test_cat_takes_arrays_too_and_says_what_does_not_fit():
     np.testing.assert_array_equal(lucid.cat([A, lucid.tensor(B)], axis=1).numpy(), np.concatenate([A, B], axis=1))
     with pytest.raises(ValueError, match="cat takes one tensor or more"):

@@ -23,7 +23,7 @@ from lucid.finetuning.examples import read_task
 from lucid.finetuning.metrics import metrics_of
 from lucid.finetuning.tuning import predict
 from lucid.models import BERTForPreTraining, BERTForSequenceClassification, BERTForTokenClassification
-from lucid.random import manual_seed
+from lucid.random import Coordinates, at, manual_seed
 
 # Learns both tasks.
 LONG = "--learning-rate", 0.02, "--epochs", 12, "--batch-size", 12, "--seeds", 1
@@ -120,6 +120,21 @@ def test_a_model_is_gone_before_the_next_is_made(finetune, monkeypatch):
     code, _, errors = finetune(*SHORT, "--from-scratch", models=("model", "other"))
     assert (code, errors) == (0, "")
     assert alive == [0, 0, 0]
+
+
+def test_dropout_of_an_example_does_not_depend_on_the_others_in_its_batch(task_folder):
+    task = read_task(task_folder / "train.conll", task_folder / "test.conll")
+    data = encode(task.train, task.labels, tiny_tokenizer(), 16, 2)
+    model = BERTForTokenClassification(tiny_config(), task.labels).train()
+    shortest, longest = int(data.lengths.argmin()), int(data.lengths.argmax())
+    assert data.lengths[shortest] < data.lengths[longest]
+
+    def loss_of(*examples):
+        batch = data.batch(np.array(examples))
+        with at(Coordinates.of(0, 0, np.array(examples))):
+            return model.losses(batch.rows, batch.labels).loss.item()
+
+    assert loss_of(shortest, longest) == pytest.approx(loss_of(shortest) + loss_of(longest), rel=1e-6)
 
 
 def test_models_are_compared_with_the_first(finetune, monkeypatch):
