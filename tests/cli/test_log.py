@@ -33,6 +33,15 @@ def test_what_cannot_be_done_is_one_sentence(lucid, run_folder, monkeypatch, arg
     assert sentence in errors
 
 
+def test_a_service_whose_library_is_broken_is_not_called_missing(lucid, run_folder, tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text("import a_library_that_wandb_needs")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    code, _, errors = lucid("log", run_folder, "--to", "wandb")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "wandb is installed, and cannot be imported: No module named 'a_library_that_wandb_needs'" in errors
+
+
 def test_an_empty_log_is_refused(lucid, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("")
     for more in ([], ["--to", "trackio"]):

@@ -50,12 +50,14 @@ class Service(Protocol):
 
 
 def service_named(name: ServiceName) -> Service:
-    """Return a service. Raises `ConfigError` if its library is not installed."""
+    """Return a service. Raises `ConfigError` if its library is not installed, or lacks what it needs itself."""
     package = {"wandb": "wandb", "mlflow": "mlflow-skinny", "trackio": "trackio"}[name]
     try:
         library = import_module(name)
     except ImportError as error:
-        raise ConfigError(f"{name} is not installed: pip install {package}") from error
+        if error.name == name:
+            raise ConfigError(f"{name} is not installed: pip install {package}") from error
+        raise ConfigError(f"{name} is installed, and cannot be imported: {error}") from error
     services: dict[ServiceName, Callable[[Any], Service]] = {"wandb": Wandb, "mlflow": Mlflow, "trackio": Trackio}
     return services[name](library)
 
