@@ -12,9 +12,9 @@ _MOST_BY_SPEED = 4
 
 @dataclass(frozen=True)
 class SharedBatch:
-    """The global batch of a run with the settings `train`, shared by `size` ranks. All properties count samples.
+    """The global batch of a run with the settings `train`, shared by `size` ranks.
 
-    `samples` is the unit of the batch, for messages.
+    `samples` is the unit of the batch, for messages. All properties but `exact_micro_batches` count in it.
     """
 
     train: TrainSettings
