@@ -35,7 +35,8 @@ from lucid.preparation import PYTHON_DOCS, prepare
 from lucid.training.config import NEVER, RunConfig, load
 from lucid.training.dealing import deal
 from lucid.training.numerical_environment import limit_threads
-from lucid.training.setup import Run, communicator_of, open_run
+from lucid.training.run_on_rank import Run
+from lucid.training.setup import communicator_of, open_run
 from lucid.training.trainer import Trainer
 
 # Ranks, and rows on each.

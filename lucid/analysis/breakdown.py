@@ -25,7 +25,7 @@ from lucid.kernels import Kernels
 from lucid.models.bert.flops import forward_flops
 from lucid.training.micro_batches import LocalBatch
 from lucid.training.replacing import replace_until_closed
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 from lucid.training.trainer import Trainer
 
 KERNELS = tuple(name for name in dir(Kernels) if not name.startswith("_"))

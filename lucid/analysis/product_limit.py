@@ -9,7 +9,7 @@ from lucid.backend import CPU, Array, device_of
 from lucid.distributed import RankLocation, locate_ranks
 from lucid.kernels import threads
 from lucid.training.config import RunConfig
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 
 
 def product_limit(run: Run) -> float:

@@ -21,7 +21,7 @@ from lucid.distributed.locations import LocationRow, location_rows
 from lucid.files import append, open_text, reason_of
 from lucid.json_values import parse_dataclass, parse_json
 from lucid.training.corpora import corpus_names
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 
 ATTEMPTS_FILE = "attempts.jsonl"
 _PROCESSORS = Path("/proc/cpuinfo")

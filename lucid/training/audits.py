@@ -18,7 +18,7 @@ from lucid.distributed.health.replicas import checksums
 from lucid.errors import ConfigError, TrainingError
 from lucid.training.micro_batches import LocalBatch, MicroBatches, StepInputs
 from lucid.training.numerical_environment import numerical_environment
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 from lucid.training.start import difference
 
 

@@ -10,7 +10,7 @@ from lucid.distributed import all_or_none, is_agreed
 from lucid.errors import EndedBySignal
 from lucid.training.checkpoints.checkpoint import TrainingState
 from lucid.training.checkpoints.saver import Saver
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 
 
 class Checkpointing:

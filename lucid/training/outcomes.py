@@ -15,7 +15,7 @@ from lucid.gpu_async import HostCopy
 from lucid.optim import not_finite
 from lucid.training.log.norms_by_layer import NormsByLayer
 from lucid.training.log.window import Window
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lucid.training.explanations.facts import facts_of
 from lucid.training.explanations.finding import Finding
 from lucid.training.log.busy_cores import BusyCores
 from lucid.training.log.metrics import MetricsLog
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 
 _SECONDS_PER_REFRESH = 0.2
 # Parts of a report that a narrow terminal does without: FLOPs, NSP, sequences, MLM, the time left, waits, the loss.

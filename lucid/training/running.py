@@ -21,7 +21,8 @@ from lucid.training.explanations.facts import facts_of
 from lucid.training.formatting import count
 from lucid.training.log.metrics import METRICS_FILE
 from lucid.training.numerical_environment import limit_threads
-from lucid.training.setup import Run, communicator_of, open_run
+from lucid.training.run_on_rank import Run
+from lucid.training.setup import communicator_of, open_run
 from lucid.training.trainer import Trainer
 
 

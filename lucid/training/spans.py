@@ -19,7 +19,7 @@ from lucid.training.checkpoints.store import Attempt
 from lucid.training.log.norms_by_layer import layer_of
 from lucid.training.micro_batches import MicroBatches
 from lucid.training.replacing import replace_until_closed
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 from lucid.training.step_message import ControlMessage
 
 # The most spans that a rank keeps: about 10 MB.

@@ -21,7 +21,7 @@ from lucid.errors import TrainingError
 from lucid.files import written_aside
 from lucid.training.log.window import Window
 from lucid.training.micro_batches import LocalBatch, MicroBatches
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 from lucid.training.spans import TRAINING_THREAD, Recorder, Span, recorded
 
 T = TypeVar("T")

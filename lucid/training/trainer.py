@@ -29,8 +29,8 @@ from lucid.training.log.window import Window
 from lucid.training.micro_batches import LocalBatch
 from lucid.training.outcomes import Outcome, Outcomes
 from lucid.training.reports import FirstRankReports, Reports
+from lucid.training.run_on_rank import Run
 from lucid.training.schedule import schedule_of
-from lucid.training.setup import Run
 from lucid.training.step_message import ControlMessage, StepControl
 from lucid.training.trace import Trace
 from lucid.training.trial import micro_batches_of

@@ -10,7 +10,7 @@ import numpy as np
 from lucid.analysis.prediction.link_model import Link, bytes_sent
 from lucid.backend import CPU
 from lucid.distributed import Communicator, gather_texts
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 
 _TURNS = 5
 # Short messages that are timed at once.

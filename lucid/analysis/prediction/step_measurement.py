@@ -27,7 +27,7 @@ from lucid.training.config import NEVER, RunConfig, only_steps
 from lucid.training.estimates import masked_tokens
 from lucid.training.evaluation import evaluate
 from lucid.training.micro_batches import LocalBatch, labelled_rows
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 from lucid.training.trainer import Trainer
 
 # Steps before those that count: the first ones prepare products and fetch memory.

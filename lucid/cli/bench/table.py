@@ -7,7 +7,7 @@ from lucid.analysis.breakdown import COMMUNICATION, DATA, KERNELS, Breakdown, Ti
 from lucid.kernels import threads
 from lucid.models.bert.memory import parameter_count
 from lucid.training.formatting import count
-from lucid.training.setup import Run
+from lucid.training.run_on_rank import Run
 
 _LINEAR = {
     "linear": "forward",
