@@ -134,7 +134,7 @@ train_or_requeue() {
     { kill ${asking[@]+"${asking[@]}"} && wait "${asking[@]}"; } 2>/dev/null || true
     # srun and SLURM print errors about every rank that ends by a signal: the last line sums them up.
     if [[ -n $preempted ]] && may_go_on "$code"; then
-        requeue "$code"
+        requeue "$code" "$@"
     elif ((code == 75)); then
         echo "slurm: the run is saved; to resume it: ${LUCID_COMMAND:-submit it again}"
     fi
@@ -154,12 +154,47 @@ may_go_on() {
     (($1 == 75 || $1 > 128 || $1 == $(kill -l USR1)))
 }
 
+# Starts in a row that may end with the same newest checkpoint. Where there are as many, others would be preempted as
+# early.
+starts_without_progress=10
+
+# After an attempt that ended with code $1 of the run with the settings that follow.
 requeue() {
-    local job=$SLURM_JOB_ID saved="the ranks have ended"
+    local job=$SLURM_JOB_ID saved="the ranks have ended" starts newest
     if (($1 == 75)); then saved="the run is saved"; fi
     # The last task of an array has the job number of the whole array.
     if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+    # Nothing is known of a first start, which has none before it.
+    if ((${SLURM_RESTART_COUNT:-0} > 0)); then read -r starts newest < <(note_start "$job" "${@:2}") || true; fi
+    if ((${starts:-0} >= starts_without_progress)); then
+        echo "slurm: $saved, but job $job is not queued again: $starts starts in a row have ended with $newest: give" \
+            "the job more time; to resume the run: ${LUCID_COMMAND:-submit it again}"
+        return
+    fi
     echo "slurm: $saved, and job $job is queued again: it resumes by itself (SLURM may call this start cancelled)"
     scontrol requeue "$job" ||
         fail "job $job could not be queued again; to resume the run: ${LUCID_COMMAND:-submit it again}"
+}
+
+# Prints how many starts of job $1 in a row have ended with the newest checkpoint that there is, and which that is. Notes
+# this in the run's folder, which follows from the settings after $1. A folder that cannot be written stops no job.
+note_start() {
+    local job=$1 folder newest before=() starts=1
+    folder=$(run_folder_of "${@:2}")
+    newest=$(find "$folder/checkpoints" -maxdepth 1 -name '[0-9]*-[0-9]*' 2>/dev/null | sort | tail -n 1) || true
+    newest=${newest##*-}
+    { read -ra before <"$folder/.starts"; } 2>/dev/null || true
+    if [[ ${before[0]-} == "$job" && ${before[1]-} == "${newest:-none}" && ${before[2]-} =~ ^[0-9]{1,9}$ ]]; then
+        starts=$((10#${before[2]} + 1))
+    fi
+    { mkdir -p "$folder" && echo "$job ${newest:-none} $starts" >"$folder/.starts"; } 2>/dev/null || true
+    if [[ $newest =~ ^[0-9]{1,18}$ ]]; then newest="the checkpoint of step $((10#$newest))"; else newest="no checkpoint"; fi
+    echo "$starts $newest"
+}
+
+# Prints the folder of the run with the settings $@.
+run_folder_of() {
+    local settings
+    settings=$("$python" -P -m lucid train "$@" --print-config)
+    "$python" -P -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["run_folder"])' <<<"$settings"
 }

@@ -348,6 +348,48 @@ def test_a_preempted_job_is_queued_again_unless_it_failed(run, ends, code, queue
     assert ("to resume it: lucid submit run.yaml\n" in finished.stdout) == (saved and not queued_again)
 
 
+@pytest.fixture
+def preempted(run, tmp_path):
+    """A function that runs a job whose start is preempted, with notes of its earlier starts, and returns its output."""
+
+    def start(job, notes):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / ".starts").write_text(notes)
+        variables = {
+            "SLURM_JOB_ID": job,
+            "SLURM_RESTART_COUNT": "3",
+            "LUCID_COMMAND": "lucid submit run.yaml",
+            "ENDS": SIGNALLED.format(code=75),
+        }
+        return run("slurm/pretrain_cpu.sbatch", "run.yaml", **IN_A_JOB | ONE_RANK | variables).stdout
+
+    return start
+
+
+def test_a_job_that_is_always_preempted_before_its_first_step_is_queued_again_ten_times_at_most(preempted, tmp_path):
+    output = preempted("7", "7 none 9")
+    assert "scontrol" not in output
+    assert "run is saved, but job 7 is not queued again: 10 starts in a row have ended with no checkpoint: " in output
+    assert output.endswith("to resume the run: lucid submit run.yaml\n")
+    assert (tmp_path / "run" / ".starts").read_text() == "7 none 10\n"
+
+
+@pytest.mark.long
+def test_starts_are_counted_from_the_newest_checkpoint(preempted, tmp_path):
+    notes, checkpoints = tmp_path / "run" / ".starts", tmp_path / "run" / "checkpoints"
+    (checkpoints / "0001-00000080").mkdir(parents=True)
+    (checkpoints / "0002-00000050").mkdir()
+    assert "have ended with the checkpoint of step 50: " in preempted("7", "7 00000050 9")
+    (checkpoints / "0003-00000051").mkdir()
+    assert "scontrol requeue 7\n" in preempted("7", "7 00000050 9")
+    assert notes.read_text() == "7 00000051 1\n"
+    assert "scontrol requeue 8\n" in preempted("8", "7 00000051 9")
+    assert notes.read_text() == "8 00000051 1\n"
+    assert "scontrol requeue 7\n" in preempted("7", "7 00000051 a[$(touch made)]")
+    assert notes.read_text() == "7 00000051 1\n"
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_task_is_queued_again_without_the_rest_of_its_array(run, tmp_path):
     for name in ("random", "yaml", "typer"):  # the templates import no module of the working folder
         (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
