@@ -110,7 +110,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield aside
         flush(aside)
-        aside.replace(path)
+        try:
+            aside.replace(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # of a name that the user knows
         flush(path.parent)
     finally:
         _remove(aside)

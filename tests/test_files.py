@@ -74,6 +74,20 @@ def test_readers_see_one_writer_s_file_whole_while_several_write_it(tmp_path: Pa
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_folder_that_another_writer_has_made_meanwhile_is_named(tmp_path: Path) -> None:
+    def write_meanwhile() -> None:
+        with replacing(tmp_path / "model") as first:
+            first.mkdir()
+            with replacing(tmp_path / "model") as second:
+                second.mkdir()
+                (second / "file").touch()
+
+    with pytest.raises(OSError, match="not empty") as refused:
+        write_meanwhile()
+    assert refused.value.filename == str(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_folder_is_replaced_as_a_file_is(tmp_path: Path) -> None:
     with replacing(tmp_path / "made") as aside:
         aside.mkdir()

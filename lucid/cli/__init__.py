@@ -3,14 +3,18 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
 from lucid.errors import EndedBySignal
 
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+# The callback has returned by then.
+_SECONDS_UNTIL_AGAIN = 0.1
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -41,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _ended_by_signals() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM raise `EndedBySignal` within the block, and end this process with a line."""
     before = {number: signal.getsignal(number) for number in _ENDING}
+    hook, sys.unraisablehook = sys.unraisablehook, partial(_raise_again, sys.unraisablehook)
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:  # the user may have ignored it
             signal.signal(number, _end)
@@ -54,8 +59,19 @@ def _ended_by_signals() -> Iterator[None]:
             print(f"{start}lucid: {ended}", file=sys.stderr)
         sys.exit(ended.exit_code)
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _raise_again(otherwise: Callable[["sys.UnraisableHookArgs"], object], swallowed: "sys.UnraisableHookArgs") -> None:
+    """Send a signal again whose `EndedBySignal` nobody could catch, because it came in a library's callback."""
+    if not isinstance(swallowed.exc_value, EndedBySignal):
+        otherwise(swallowed)
+        return
+    again = threading.Timer(_SECONDS_UNTIL_AGAIN, os.kill, (os.getpid(), swallowed.exc_value.exit_code - 128))
+    again.daemon = True
+    again.start()
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,16 +1,19 @@
 """Ctrl-C and a closed terminal stop a run after saving it, however it was started; lost output does not stop it."""
 
+import ctypes
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from launching import FEW_CORES
 from terminal import CTRL_C, Terminal
 
+from lucid.cli import _ended_by_signals
 from lucid.distributed import StopRequest
 from lucid.distributed.health import guard
 from lucid.errors import EndedBySignal
@@ -140,6 +143,20 @@ def test_a_second_ctrl_c_ends_at_once(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(EndedBySignal, match="ended by Ctrl-C"):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_in_the_callback_of_a_library_ends_the_command(number):
+    callback = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(number))  # nobody can catch what it raises
+
+    def command():
+        with _ended_by_signals():
+            callback()
+            threading.Event().wait(60)
+
+    with pytest.raises(SystemExit) as leaving:
+        command()
+    assert leaving.value.code == 128 + number
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
