@@ -145,23 +145,20 @@ def communication_timed(communicator: Communicator, clock: Clock) -> Iterator[No
 
 
 class StepClock(Clock):
-    """Times every second step of `run`, which iterates over this clock's `steps`, within a block."""
+    """Within its block, times kernels and data in every second step of `run`, which iterates over its `steps`."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run.communicator.device)
         self.seconds: list[float] = []
         self.plain_seconds: list[float] = []
-        self._communication = communication_timed(run.communicator, self)
         self._implementation, self._kernels = kernels.of(run.ddp.flat.values), ExitStack()
         self._steps, self._began = 0, 0.0
 
     def __enter__(self) -> Self:
-        self._communication.__enter__()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._run(False)
-        self._communication.__exit__(*exception)
 
     def steps(self, batches: Iterator[LocalBatch]) -> Iterator[LocalBatch]:
         """Yield the batches. The trainer fetches the next one when a step begins, which ends the step before."""
@@ -201,7 +198,8 @@ def measure(run: Run, steps: int) -> Breakdown:
             yield batch
 
     # One more step, because a step ends when the next one begins.
-    with trainer.batches(run.step + _WARM_UP_STEPS + 2 * steps + 1) as batches, StepClock(run) as clock:
+    last = run.step + _WARM_UP_STEPS + 2 * steps + 1
+    with StepClock(run) as clock, communication_timed(run.communicator, clock), trainer.batches(last) as batches:
         trainer.loop(clock.steps(counted(batches)), StopRequest())
     # Other load on the machine can only lower the limit.
     limit = max(limit_before, product_limit(run))
