@@ -54,7 +54,8 @@ def _damage(log: Path) -> Iterator[str]:
     """Yield a sentence about lines of a log that cannot be read, if there are any."""
     with suppress(OSError):
         if damaged := damaged_lines(log):
-            yield f"{log}: {count(len(damaged), 'line')} cannot be read, from line {damaged[0]:,} on, and are left out"
+            others = f" (and {count(len(damaged) - 1, 'line')} after it)" if len(damaged) > 1 else ""
+            yield f"{log}: line {damaged[0]:,}{others} cannot be read and is left out"
 
 
 def _facts(folder: Path, overrides: Sequence[str]) -> tuple[Facts, list[str]]:

@@ -106,7 +106,7 @@ def test_damaged_lines_of_the_log_are_counted(lucid, spiked_run, tmp_path):
     code, _, errors = lucid("explain", tmp_path)
     assert code == 0
     log = tmp_path / "metrics.jsonl"
-    assert errors.splitlines()[0] == f"{log}: 2 lines cannot be read, from line 4 on, and are left out"
+    assert errors.splitlines()[0] == f"{log}: line 4 (and 1 line after it) cannot be read and is left out"
 
 
 def test_the_log_alone_is_explained(lucid, spiked_run, tmp_path):

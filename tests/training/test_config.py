@@ -184,7 +184,7 @@ def test_the_recipes_of_lucid_are_valid(path):
         (
             "train.steps=[",
             "the value is not valid YAML: while parsing a flow node (line 1, column 2): expected the node content, but "
-            "found '<stream end>' (line 1, column 2)",
+            "found the end of the text (line 1, column 2)",
         ),
     ],
 )

@@ -57,6 +57,7 @@ def parse_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         found = (error.context, error.context_mark), (error.problem, error.problem_mark)
         problem = ": ".join(f"{text}{_place(mark)}" for text, mark in found if text)
+        problem = problem.replace("'<stream end>'", "the end of the text")
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
         problem = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
     raise ValueError(problem)
