@@ -51,6 +51,8 @@ class SpecialTokens:
 
 
 SPECIAL_TEXTS = {"pad": "[PAD]", "unknown": "[UNK]", "classify": "[CLS]", "separator": "[SEP]", "mask": "[MASK]"}
+# Their settings in `tokenizer_config.json` and `special_tokens_map.json`: `pad_token`, `unk_token` and so on.
+_SPECIAL_SETTINGS = {f"{text.strip('[]').lower()}_token": text for text in SPECIAL_TEXTS.values()}
 
 
 def special_tokens(tokenizer: Tokenizer, name: str = "the tokenizer") -> SpecialTokens:
@@ -104,6 +106,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     is_described = os.path.lexists(path)  # also by a link to a file that is gone: nothing stands in for that
     if problem := tokenizer_settings.foreign_class(settings, model, is_described):
         raise DataError(f"the tokenizer in {folder} {problem}")
+    _as_part(folder, lambda: tokenizer_settings.check_special_tokens(settings, _SPECIAL_SETTINGS))
     if is_described:
         normalisation: dict[str, bool | None] = {}
         if tokenizer_settings.is_berts(settings, model):
@@ -266,7 +269,7 @@ def tokenizer_files(tokenizer: Tokenizer, longest: int | None = None) -> dict[st
         # Whoever opens it by BertTokenizer all the same gets other ids for long words alone.
         **(tokenizer_settings.normalisation_settings(normalizer) if is_cleaned else {}),
         **({} if longest is None else {"model_max_length": longest}),
-        **{f"{name}_token": SPECIAL_TEXTS[field] for name, field in _CONFIG_NAMES.items()},
+        **_SPECIAL_SETTINGS,
     }
     if added:
         config["added_tokens_decoder"] = {number: tokenizer_settings.describe(token) for number, token in added.items()}
@@ -286,9 +289,6 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path, longest: int | None
     for name, content in tokenizer_files(tokenizer, longest).items():
         with written_aside(folder / name, DataError) as file:
             file.write(content)
-
-
-_CONFIG_NAMES = {"pad": "pad", "unk": "unknown", "cls": "classify", "sep": "separator", "mask": "mask"}
 
 
 def tokens_by_id(tokenizer: Tokenizer) -> list[str]:

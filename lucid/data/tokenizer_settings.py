@@ -55,6 +55,17 @@ def foreign_class(settings: Mapping[str, Any], model: Mapping[str, Any], is_desc
     return None
 
 
+def check_special_tokens(settings: Mapping[str, Any], expected: Mapping[str, str]) -> None:
+    """Raise `ValueError` if a setting, such as `cls_token`, is not the token that is `expected`.
+
+    transformers would put the other token around texts, or in place of unknown words.
+    """
+    for name, text in expected.items():
+        token = settings.get(name)
+        if token is not None and _text(token) != text:
+            raise ValueError(f"its {name} is {_text(token)!r}; BERT's is {text!r}")
+
+
 def normalisation(settings: Mapping[str, Any]) -> dict[str, bool | None]:
     """Return the arguments for BERT's normaliser by `tokenizer_config.json`. Raises `ValueError`."""
     found: dict[str, bool | None] = {}

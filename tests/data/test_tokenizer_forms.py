@@ -1,6 +1,7 @@
 """Tokenizers in all forms in which other programs save them: files, settings and added tokens."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,17 @@ def test_added_tokens_change_the_hash(tmp_path: Path) -> None:
 def test_added_tokens_that_would_get_other_ids_are_refused(files: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         load_tokenizer(write(tmp_path, **files))
+
+
+@pytest.mark.parametrize("text", SPECIAL)
+@pytest.mark.parametrize("file", ["tokenizer_config", "special_tokens_map"])
+@pytest.mark.parametrize("other", ["fox", token("fox")], ids=["text", "object"])
+def test_special_tokens_that_are_not_berts_are_refused(text: str, file: str, other: Any, tmp_path: Path) -> None:
+    name = f"{text.strip('[]').lower()}_token"
+    for berts in (text, token(text), None):
+        assert load_tokenizer(write(tmp_path, **{file: {name: berts}})).encode(TEXT).ids == plain().encode(TEXT).ids
+    with pytest.raises(DataError, match=f"its {name} is 'fox'; BERT's is {re.escape(repr(text))}"):
+        load_tokenizer(write(tmp_path, **{file: {name: other}}))
 
 
 def test_special_tokens_outside_the_vocabulary_are_refused(tmp_path: Path) -> None:
