@@ -18,6 +18,7 @@ from lucid.cli.progress import progress_bar
 from lucid.data import HELD_OUT, TRAIN, Corpus, tokenizer_hash
 from lucid.data.decoding import decoded_documents
 from lucid.data.manifest import MANIFEST_NAME
+from lucid.data.tokenizer import special_tokens
 from lucid.distributed.communicators.announcement import check_started_once
 from lucid.errors import ConfigError
 from lucid.files import replacing
@@ -147,6 +148,15 @@ class _Text:
 
     @property
     def remarks(self) -> list[str]:
-        """A sentence about text that was left out, if any was."""
+        """A sentence about text that was left out, if any was, and about each corpus that lacks the text of words."""
         left_out = self.samples.census.left_out if self.samples else ""
-        return [f"some of the text could not be used, first {left_out}"] if left_out else []
+        found = [f"some of the text could not be used, first {left_out}"] if left_out else []
+        unknown = special_tokens(self.tokenizer).unknown
+        for corpus in self.corpora:
+            splits = (Corpus.open(corpus, split) for split in (TRAIN, HELD_OUT))
+            if lost := sum(int(split.token_frequencies()[unknown]) for split in splits):
+                found.append(
+                    f"{corpus} has [UNK] in place of {lost:,} words, which are not counted above: "
+                    "to add them, name the text that it was made of"
+                )
+        return found

@@ -164,6 +164,16 @@ def test_unknown_words_get_random_rows_which_are_the_same_each_time(lucid, run_f
     assert (rain != snow).any()
 
 
+def test_words_that_a_corpus_holds_as_unknown_are_said_not_to_count(lucid, run_folder, text_file, tmp_path):
+    (tmp_path / "rain.txt").write_text("\n\n".join(f"ba 雨 雨雪 {number}" for number in range(99)))
+    tokenizer, corpus = max((run_folder / "checkpoints").iterdir()), tmp_path / "corpus"
+    inputs = text_file, tmp_path / "rain.txt"
+    assert lucid("prepare", *inputs, "-o", corpus, "--tokenizer", tokenizer, "--processes", 1)[0] == 0
+    code, output, _ = lucid("extend", run_folder, corpus, "-o", tmp_path / "model", *NEW)
+    assert code == 0
+    assert f"{corpus} has [UNK] in place of 396 words, which are not counted above: to add them, name" in output
+
+
 def test_a_model_without_heads_stays_without_and_a_padded_vocabulary_is_cut(lucid, extended, text_file, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(extended, model)
