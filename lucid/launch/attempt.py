@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -26,6 +27,8 @@ STOP_SIGNALS = frozenset(
 )
 # Launchers lose signals that arrive before their ranks have started.
 _SECONDS_BETWEEN_REQUESTS = 5.0
+# A terminal and a program between may both pass on one Ctrl-C, as `timeout` does to its command and to its group.
+_SECONDS_OF_ONE_PRESS = 0.5
 # A process that cannot be ended may hold the output open.
 _SECONDS_FOR_THE_OUTPUT = 2.0
 _SHOW_THE_CURSOR = "\x1b[?25h"
@@ -69,22 +72,24 @@ def run(command: Sequence[str], variables: Mapping[str, str], descriptors: Seque
     adopt_orphans()
     process = _start(command, variables, descriptors)
     copiers = [_copy(process.stdout, 1), _copy(process.stderr, 2)]
-    asked: set[signal.Signals] = set()
+    asked: dict[signal.Signals, float] = {}  # when each came first
     while process.poll() is None:
         number = _next_signal(_SECONDS_BETWEEN_REQUESTS if asked else None)
-        if number == signal.SIGINT and (number in asked or not can_save):
+        pressed = asked.get(signal.SIGINT)
+        is_second = pressed is not None and time.monotonic() - pressed > _SECONDS_OF_ONE_PRESS
+        if number == signal.SIGINT and (is_second or not can_save):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             end_children()
             if sys.stdout.isatty():
                 print(_SHOW_THE_CURSOR, end="", flush=True)  # the live line of the first rank had hidden it
             return Ended(ExitCode.INTERRUPTED, stop_asked=True)
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and pressed is None:
             if sys.stderr.isatty():
                 print(file=sys.stderr)  # the terminal has printed ^C
             say("Ctrl-C: the run saves and stops after this step; a second Ctrl-C ends it at once")
         if number in STOP_SIGNALS:
-            asked.add(number)
+            asked.setdefault(number, time.monotonic())
         if number != signal.SIGCHLD:
             process.send_signal(request)
     end_children()
