@@ -104,6 +104,13 @@ def test_a_list_of_one_corpus_is_that_corpus(undisturbed, train, losses, corpus_
     assert train(2, "list", *SHORT) == losses(folder)
 
 
+def evaluated(on_ranks, run, *arguments):
+    """Return what `lucid evaluate` prints of a run after the line that names the checkpoint."""
+    first, *lines = on_ranks(1, "evaluate", run, *arguments).stdout.splitlines(keepends=True)
+    assert first.startswith(f"checkpoint  {run}")
+    return "".join(lines)
+
+
 def test_each_corpus_is_evaluated_as_it_is_alone_and_the_mixture_by_weight(
     on_ranks, train, undisturbed, mixed, corpora, corpus_folder, tmp_path
 ):
@@ -111,12 +118,12 @@ def test_each_corpus_is_evaluated_as_it_is_alone_and_the_mixture_by_weight(
     train(2, "run", *SHORT, "train.evaluation_samples=500", mixed(3, 1), f"train.evaluate_also=[{third}]")
     values = last_line(tmp_path / "run")
     folders = {"corpus": corpus_folder, "other": corpora("other"), "third": third}
-    lines = on_ranks(1, "evaluate", tmp_path / "run", "--samples", 500).stdout.splitlines()
+    lines = evaluated(on_ranks, tmp_path / "run", "--samples", 500).splitlines()
     assert len(lines) == 4
     assert f"MLM loss {values['held_out_mlm_loss']:.3f}" in lines[0]
     for line, (name, folder) in zip(lines[1:], folders.items(), strict=True):
         assert line.startswith(f"held out ({name}): MLM loss {values[f'held_out_mlm_loss/{name}']:.3f}")
-        alone = on_ranks(1, "evaluate", tmp_path / "run", "--samples", 500, "--data", folder).stdout
+        alone = evaluated(on_ranks, tmp_path / "run", "--samples", 500, "--data", folder)
         assert alone.replace("held out:", f"held out ({name}):") == f"{line}\n"
 
     of_each = [{key: values[f"held_out_{key}/{name}"] for key in KEYS} for name in ("corpus", "other")]
@@ -160,10 +167,10 @@ def test_corpora_without_held_out_documents_are_left_out_of_the_evaluation(
     remark = f"{without} has no held-out documents: the held-out loss leaves this part of the mixture out"
     assert remark in finished.stdout
     assert f"{without} was prepared with --held-out 0, {corpus_folder} with --held-out 0.1: a" in finished.stdout
-    alone = on_ranks(1, "evaluate", tmp_path / "run", "--samples", 12, "--data", corpus_folder).stdout
+    alone = evaluated(on_ranks, tmp_path / "run", "--samples", 12, "--data", corpus_folder)
     of_corpus = alone.replace("held out:", "held out (corpus):")
     assert f"{alone}{of_corpus}" in re.sub(r"^step \d+: ", "", finished.stdout, flags=re.MULTILINE)
-    assert on_ranks(1, "evaluate", tmp_path / "run", "--samples", 12).stdout == f"{remark}\n{alone}{of_corpus}"
+    assert evaluated(on_ranks, tmp_path / "run", "--samples", 12) == f"{remark}\n{alone}{of_corpus}"
     values = last_line(tmp_path / "run")
     assert values["held_out_mlm_loss/corpus"] == values["held_out_mlm_loss"]
     advice = "prepare with a larger --held-out, or more text"
