@@ -116,7 +116,7 @@ def test_evaluation_does_not_depend_on_ranks(undisturbed, on_ranks):
     for ranks in (1, 2, 3):
         finished = on_ranks(ranks, "evaluate", undisturbed(2))
         assert finished.returncode == 0, finished.stdout
-        assert len(finished.stdout.splitlines()) == 1
+        assert len(finished.stdout.splitlines()) == 2  # the checkpoint, and the losses
         sentences.add(finished.stdout)
     assert len(sentences) == 1
 
