@@ -153,6 +153,8 @@ def _contenders(
             for name, array in model.state_dict().items()
             if name.startswith(PREFIX) and not found.weights.is_missing(name)
         }
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise CheckpointError(f"{found.folder} has weights that are not finite: take an older checkpoint")
         contenders.append(Contender(str(path), model.config, tokenizer, weights))
         if "pooler" in missing and not task.by_word:
             remarks.append(f"{path} has no pooler: it begins anew with each seed")

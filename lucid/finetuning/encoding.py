@@ -112,7 +112,8 @@ def encode(examples: Examples, labels: Sequence[str], tokenizer: Tokenizer, long
     """Return the tokens of examples, each cut to `longest`, and the ids that `labels` give to theirs.
 
     A label that is not among them gets `IGNORE_INDEX`. The label of a word is at its first token (Devlin et al., 2018).
-    `types` is the number of token types that the model has. Raises `ConfigError` if these are too few for pairs.
+    `types` is the number of token types that the model has. Raises `ConfigError` if these are too few for pairs, or if
+    `longest` is below the number of special tokens.
     """
     if examples.pairs is not None and types < 2:
         raise ConfigError(f"{examples.path} has pairs, but a model with type_vocab_size 1 takes single texts")
@@ -122,6 +123,10 @@ def encode(examples: Examples, labels: Sequence[str], tokenizer: Tokenizer, long
         found = tokenizer.encode_batch(inputs, is_pretokenized=examples.by_word)
     finally:
         tokenizer.no_truncation()
+    if any(len(each.ids) > longest for each in found):
+        raise ConfigError(
+            f"{examples.path}: texts or pairs cannot be cut to {longest} tokens, as many as the model takes"
+        )
     numbers = {label: number for number, label in enumerate(labels)}
     return Encoded(
         [np.array(each.ids) for each in found],

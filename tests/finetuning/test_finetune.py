@@ -13,7 +13,7 @@ from tasks import tiny_config, tiny_tokenizer
 
 from lucid.cli import main
 from lucid.cli.finetune import _progress
-from lucid.data.tokenizer import load_tokenizer
+from lucid.data.tokenizer import load_tokenizer, save_tokenizer
 from lucid.distributed import DistributedDataParallel, announced
 from lucid.distributed.communicators.single import SingleCommunicator
 from lucid.errors import ConfigError
@@ -278,6 +278,23 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(arguments, message, finetu
     code, output, errors = finetune(*arguments)
     assert (code, output, errors.count("\n")) == (2, "", 1)
     assert re.search(message, errors), errors
+
+
+def test_a_model_with_weights_that_are_not_finite_is_refused(finetune, task_folder, tmp_path):
+    model = BERTForPreTraining.from_pretrained(task_folder / "model")
+    model.bert.embeddings.word_embeddings.weight.data[3] = np.nan
+    model.save_pretrained(tmp_path / "model")
+    save_tokenizer(tiny_tokenizer(), tmp_path / "model")
+    code, output, errors = finetune(*SHORT, models=(tmp_path / "model",))
+    assert (code, output) == (2, "")
+    assert errors == f"lucid: {tmp_path / 'model'} has weights that are not finite: take an older checkpoint\n"
+
+
+def test_pairs_for_a_model_that_takes_fewer_tokens_than_a_pair_has_special_ones_are_refused(tmp_path):
+    (tmp_path / "pairs.tsv").write_text("text\tpair\tlabel\none\ttwo\ta\none\tred\tb\n")
+    task = read_task(tmp_path / "pairs.tsv", tmp_path / "pairs.tsv")
+    with pytest.raises(ConfigError, match="pairs cannot be cut to 2 tokens"):
+        encode(task.train, task.labels, tiny_tokenizer(), 2, 2)
 
 
 def test_more_ranks_than_examples_in_a_step_are_refused(on_ranks, task_folder):
