@@ -43,8 +43,8 @@ def started_from(config: RunConfig) -> str:
     """Return what the weights of a run began as."""
     for source, what in (
         (config.initial_model, "the model"),
-        (config.initial_checkpoint, "weights and moments of the run"),
-        (config.branch_from, "a branch of the run"),
+        (config.initial_checkpoint, "weights and moments of"),
+        (config.branch_from, "a branch of"),
     ):
         if source is not None:
             return f"{what} {source}"
