@@ -8,6 +8,7 @@ import codecs
 import io
 import os
 import select
+import shutil
 import sys
 from contextlib import suppress
 from typing import Any
@@ -34,6 +35,11 @@ def lost() -> OSError | None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     return getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "lost", None)
+
+
+def table_width() -> int:
+    """Return the width for a table: that of the terminal, or 80 of a narrower one, where cells would be left out."""
+    return max(80, shutil.get_terminal_size().columns)
 
 
 def copy(source: int, target: int) -> None:

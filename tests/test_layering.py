@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "preparation": {"files", "json_values", "backend", "data.manifest", "data.tokenizer", "data.unspaced"},
     "preparation.inputs": {"files", "unpacking", "json_values", "backend", "data.manifest", "data.tokenizer"},
     "launch": {"files", "output"},
-    "distributed": {"backend", "launch"},
+    "distributed": {"output", "backend", "launch"},
     "distributed.communicators": {"files", "backend", "launch"},
     "distributed.health": {"backend", "version", "distributed.communicators", "launch"},
     "distributed.parallel": {"backend", "autograd", "nn.module", "nn.parameters", "distributed.communicators"},

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
 from lucid.data import Manifest
 from lucid.data.manifest import DROPPED_FILE, TOKENIZER_FOLDER, Split
 from lucid.data.tokenizer import load_tokenizer
+from lucid.output import table_width
 from lucid.preparation.vocabulary import limit_of_characters
 
 # Places that the summary names for each reason to leave something out, and lines in which it looks for them.
@@ -22,12 +22,11 @@ _MOST_UNKNOWN = 0.01
 
 def print_summary(manifest: Manifest, output: Path, outcome: str) -> None:
     """Print a summary of the corpus in the folder `output`, and what has become of the folder, the `outcome`."""
-    headings = "split", "documents", "sentences", "tokens", "tokens/word", "[UNK]"
-    table = Table(*(Column(Text(heading), overflow="fold") for heading in headings))
+    table = Table("split", "documents", "sentences", "tokens", "tokens/word", "[UNK]")
     for name, split in manifest.splits.items():
         counts = [f"{count:,}" for count in (split.documents, split.sentences, split.tokens)]
         table.add_row(name, *counts, *_coverage(split))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(width=table_width(), soft_wrap=True, highlight=False)
     console.print(table)
     if manifest.made_from.get("held_out_more"):
         console.print(

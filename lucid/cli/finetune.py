@@ -25,6 +25,7 @@ from lucid.finetuning.comparison import Comparison, Contender, Result, differenc
 from lucid.finetuning.examples import Task, read_task
 from lucid.finetuning.tuning import Recipe
 from lucid.models.bert.model import PREFIX
+from lucid.output import table_width
 from lucid.training.config import WATCHDOG_SECONDS
 from lucid.training.formatting import count
 from lucid.training.running import process_as_it_was
@@ -202,8 +203,7 @@ def _report(task: Task, results: Sequence[Result], remarks: Sequence[str], as_js
     table = Table(*(Column(heading, overflow="fold") for heading in headings))
     for result in results:
         table.add_row(result.contender.name, f"{result.recipe.learning_rate:.2g}", *map(_shown, _values(result)))
-    console = Console(soft_wrap=True, highlight=False, markup=False)
-    console.print(table)
+    Console(width=table_width(), soft_wrap=True, highlight=False, markup=False).print(table)
     metric, first = results[0].metrics[0].name, results[0].contender.name
     for result, (of_model, *_) in zip(results[1:], found, strict=True):
         print(of_model.sentence(result.contender.name, first, metric))

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from lucid.backend import CPU, GPUInfo
 from lucid.distributed.communicators.agreement import gather_texts
 from lucid.distributed.communicators.communicator import Communicator
 from lucid.launch.limits import allowed_cpus, available_cores
+from lucid.output import table_width
 
 _MOST_NAMES = 4
 
@@ -81,11 +82,10 @@ def location_rows(locations: Sequence[RankLocation]) -> list[LocationRow]:
 
 def print_locations(locations: Sequence[RankLocation]) -> None:
     """Print the table of `locations`."""
-    headings = "ranks", "hosts", "cores", "threads", "device"
-    table = Table(*(Column(heading, overflow="fold") for heading in headings))
+    table = Table("ranks", "hosts", "cores", "threads", "device")
     for row in location_rows(locations):
         table.add_row(*row)
-    Console(soft_wrap=True, highlight=False, markup=False).print(table)
+    Console(width=table_width(), soft_wrap=True, highlight=False, markup=False).print(table)
 
 
 def ranges(numbers: Iterable[int]) -> str:

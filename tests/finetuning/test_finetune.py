@@ -312,12 +312,14 @@ def test_labels_that_training_lacks_are_reported(finetune, task_folder):
     assert re.search(r"test.tsv has labels that \S+ lacks, such as 'grand' \(1 in all\): no model", output)
 
 
-def test_a_narrow_terminal_folds_the_table_and_few_test_examples_are_reported(finetune, monkeypatch, task_folder):
+def test_a_narrow_terminal_leaves_out_no_cell_and_few_test_examples_are_reported(finetune, monkeypatch, task_folder):
     monkeypatch.setenv("COLUMNS", "30")
     with open("test.tsv", "w") as file:
         file.write("text\tlabel\none\tnumber\n")
     code, output, _ = finetune("--seeds", 1, "--epochs", 1, "--test", "test.tsv", "--from-scratch")
     assert code == 0
+    assert "accuracy" in output
+    assert "macro-F1" in output
     assert "\u2026" not in output
     assert "test.tsv has too few examples for the intervals: do not rely on them below 20" in output
 
