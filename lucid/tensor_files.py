@@ -19,6 +19,8 @@ from lucid.files import check_is_file, reason_of, replacing
 
 # Between the name of a mapping and a name in it.
 _SEPARATOR = "/"
+# The format keeps this name for itself.
+_RESERVED = "__metadata__"
 
 
 def save(state: Mapping[str, Any], path: str | Path) -> None:
@@ -26,7 +28,7 @@ def save(state: Mapping[str, Any], path: str | Path) -> None:
 
     A value may also be a mapping of this kind: `{"model": model.state_dict(), "step": 100}`. An empty one leaves no
     trace in the file. Of several ranks the first alone saves. Raises `TypeError` for a value of another kind,
-    `ValueError` for a name with a slash, and `CheckpointError` if the file cannot be written.
+    `ValueError` for a name with a slash and for `__metadata__`, and `CheckpointError` if the file cannot be written.
     """
     try:
         write_arrays(Path(path), dict(_arrays(state)))
@@ -49,7 +51,7 @@ def load(path: str | Path) -> dict[str, Any]:
                 for folder in folders:
                     place = place.setdefault(folder, {})
                 place[name] = file.get_tensor(key)
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from error
     return state
 
@@ -73,8 +75,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _arrays(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
     """Yield names and arrays; those of mappings in it have its name and a slash before their own."""
     for name, value in state.items():
-        if not isinstance(name, str) or _SEPARATOR in name:
-            raise ValueError(f"{name!r} is not a name to save by: it takes text without {_SEPARATOR!r}")
+        if not isinstance(name, str) or _SEPARATOR in name or name == _RESERVED:
+            takes = f"it takes text without {_SEPARATOR!r}, but not {_RESERVED!r}"
+            raise ValueError(f"{name!r} is not a name to save by: {takes}")
         if isinstance(value, Mapping):
             yield from _arrays(value, f"{prefix}{name}{_SEPARATOR}")
             continue

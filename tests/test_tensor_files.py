@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import lucid
 from lucid import nn, optim
@@ -57,6 +57,7 @@ def test_a_training_state_comes_back(tmp_path):
         ({"config": {"name": "base"}}, TypeError, "config/name is a str: save takes tensors, arrays and numbers"),
         ({"x": None}, TypeError, "x is a NoneType"),
         ({"a/b": 1}, ValueError, "'a/b' is not a name to save by: it takes text without '/'"),
+        ({"__metadata__": 1}, ValueError, "'__metadata__' is not a name to save by"),
         ({1: 1}, ValueError, "1 is not a name to save by"),
     ],
 )
@@ -78,5 +79,8 @@ def test_files_that_cannot_be_written_or_read_are_named(tmp_path):
         lucid.load(tmp_path / "state")
     lucid.save({"a": {"b": 1}}, tmp_path / "state")
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="state cannot be read"):
+        lucid.load(tmp_path / "state")
+    save_file({"a": np.ones(2), "a/b": np.ones(1)}, tmp_path / "state")  # a is an array and a mapping
     with pytest.raises(CheckpointError, match="state cannot be read"):
         lucid.load(tmp_path / "state")
