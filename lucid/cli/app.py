@@ -18,7 +18,7 @@ from lucid.errors import ExitCode, LucidError, fault_of_the_machine
 from lucid.version import __version__
 
 # These commands make files. The options make them print instead.
-_REPORTING = (["prepare"], ["extend"], ["train"], ["submit"], ["embed"], ["export"], ["plot"], ["report"])
+_REPORTING = (["prepare"], ["extend"], ["train"], ["submit"], ["embed"], ["export"], ["average"], ["plot"], ["report"])
 _PRINTING = frozenset(("-h", "--help", "--print-config"))
 
 app = typer.Typer(

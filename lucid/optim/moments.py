@@ -28,8 +28,8 @@ class MomentOptimizer:
     the moments; `eps` is added to the root of the second moment. `weight_decay` is decoupled and applies to parameters
     with two or more dimensions alone. The original BERT has `bias_correction=False`.
 
-    Raises `TypeError` for what are no parameters, `ValueError` for a part of the parameters of a module that is in flat
-    buffers, and for parameters of several dtypes or devices.
+    Raises `TypeError` for what are no parameters, `ValueError` for a negative `lr`, for a part of the parameters of a
+    module that is in flat buffers, and for parameters of several dtypes or devices.
     """
 
     def __init__(
@@ -41,6 +41,8 @@ class MomentOptimizer:
         weight_decay: float = 0.01,
         bias_correction: bool = True,
     ) -> None:
+        if not lr >= 0:
+            raise ValueError(f"lr is {lr}; it takes a number from 0 on")
         self.partition, self.lr = partition_of(parameters), lr
         self.flat = flat = self.partition.flat
         # Nothing else writes zeros where backward has not been.

@@ -161,6 +161,12 @@ def test_what_are_no_parameters_is_refused(given, error, message):
         optim.AdamW(given(Two()))
 
 
+@pytest.mark.parametrize("rate", [-1e-3, float("nan")])
+def test_a_learning_rate_below_zero_is_refused(rate):
+    with pytest.raises(ValueError, match="it takes a number from 0 on"):
+        optim.AdamW(Two().parameters(), lr=rate)
+
+
 def test_a_part_of_the_parameters_of_buffers_is_refused():
     model, other = Two(), Two()
     DistributedDataParallel(model, SingleCommunicator())
