@@ -26,6 +26,8 @@ from lucid.launch.processes import SECONDS_TO_FORWARD, bound_to_this_process, en
 from lucid.launch.rank_status import PAGE_BYTES, RankStatus, lend_page
 
 _PLACEMENT = ("--bind", "--gpus")
+# Variables in which MPICH's launcher, Open MPI's and srun say which rank a process is.
+_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID")
 
 # A terminal and launchers send SIGINT to the rank too; the parent only has to survive it. SIGHUP may be ignored, as by
 # nohup, and stays so.
@@ -89,8 +91,9 @@ def _start(command: list[str]) -> int:
         return child
     try:
         bind()
-        # Launchers give the first rank alone an input that ends: others would wait for theirs for ever.
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if any(name in os.environ for name in _RANKS):
+            # Launchers give the first rank alone an input that ends: others would wait for theirs for ever.
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask | {signal.SIGUSR1})  # Linux keeps what is blocked
         os.execv(command[0], command)
