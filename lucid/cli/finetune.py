@@ -47,6 +47,12 @@ def finetune(
     test: Annotated[
         Path, typer.Option(help="Examples to compare the models on, of the same kind.", show_default=False)
     ],
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            help="Examples to choose a learning rate on. Default: a tenth of those to train on.", show_default=False
+        ),
+    ] = None,
     text: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +81,7 @@ def finetune(
         list[float] | None,
         typer.Option(
             metavar="RATE",
-            help="Of several (repeat the option), each MODEL takes the best on a tenth of the training examples. "
+            help="Of several (repeat the option), each MODEL takes the best on --validation. "
             "Default: 0.0384 / width of the model.",
             show_default=False,
         ),
@@ -114,7 +120,7 @@ def finetune(
     if any(not 0 < rate < 1 for rate in learning_rate or ()):
         raise ConfigError("--learning-rate takes numbers between 0 and 1")
     with session() as group, process_as_it_was(), watched(group, watchdog_seconds):
-        task = all_or_none(group, lambda: read_task(train, test, text=text, pair=pair, label=label))
+        task = all_or_none(group, lambda: read_task(train, test, validation, text=text, pair=pair, label=label))
         contenders, remarks = all_or_none(group, lambda: _contenders(models, best, from_scratch, task, output))
         _check_same(group, task, contenders)
         communicator = choose(group, "auto", device=device)
@@ -164,7 +170,7 @@ def _contenders(
 
 def _check_same(group: Communicator, task: Task, contenders: Sequence[Contender]) -> None:
     """Raise an agreed error if ranks read other examples or models: they would wait for each other, or mix them."""
-    files = task.train, task.test
+    files = task.files
     texts = (json.dumps([each.texts, each.pairs, each.labels]) for each in files)
     check_same(group, " or ".join(str(each.path) for each in files), texts, (), DataError)
     models = (text for each in contenders for text in (repr(each.config), each.tokenizer.to_str()))

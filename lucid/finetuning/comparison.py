@@ -14,7 +14,7 @@ from lucid.distributed import Communicator, DistributedDataParallel, all_or_none
 from lucid.errors import ConfigError
 from lucid.finetuning.bootstrap import Difference, difference, resampled_values
 from lucid.finetuning.encoding import Encoded, encode
-from lucid.finetuning.examples import Task
+from lucid.finetuning.examples import Examples, Task
 from lucid.finetuning.metrics import Metric, metrics_of
 from lucid.finetuning.tuning import Classifier, Recipe, fine_tune, predict
 from lucid.models.bert.classification import BERTForSequenceClassification, BERTForTokenClassification
@@ -23,7 +23,7 @@ from lucid.training.formatting import count
 
 # The rate for the width of BERT-base, within the range of Devlin et al. (2018).
 _BASE_RATE, _BASE_WIDTH = 5e-5, 768
-# One training example in so many measures which learning rate is the best.
+# Without examples for it, one training example in so many measures which learning rate is the best.
 _HELD_OUT = 10
 
 
@@ -112,10 +112,10 @@ class Comparison:
         """
         # The model before this one, whose parameters and flat buffers refer to each other, goes before the next comes.
         gc.collect()
-        train, test = all_or_none(self.communicator, lambda: self._encoded(contender))
+        train, test, validation = all_or_none(self.communicator, lambda: self._encoded(contender))
         model = contender.initial(self.kind, self.task.labels, seed=0).to(self.communicator.device)
         ddp = DistributedDataParallel(model, self.communicator)
-        recipe = replace(self.recipe, learning_rate=self._rate(contender, ddp, train))
+        recipe = replace(self.recipe, learning_rate=self._rate(contender, ddp, train, validation))
         predictions, skipped, state = [], 0, None
         for seed in range(self.seeds):
             skipped += self._trained(contender, ddp, train, recipe, seed, f"seed {seed + 1} of {self.seeds}")
@@ -125,20 +125,19 @@ class Comparison:
         metrics = metrics_of(self.task.test, self.task.labels, predictions)
         return Result(contender, recipe, metrics, skipped, len(test.cut_off), state)
 
-    def _encoded(self, contender: Contender) -> tuple[Encoded, Encoded]:
+    def _encoded(self, contender: Contender) -> tuple[Encoded, Encoded, Encoded | None]:
         config, labels = contender.config, self.task.labels
         longest = min(self.longest, config.max_position_embeddings)
-        both = (
+        train, test, *validation = (
             encode(examples, labels, contender.tokenizer, longest, config.type_vocab_size)
-            for examples in (self.task.train, self.task.test)
+            for examples in self.task.files
         )
-        train, test = both
         self._check_number(len(train))
-        return train, test
+        return train, test, validation[0] if validation else None
 
     def _check_number(self, examples: int) -> None:
         """Raise `ConfigError` if so many training examples are too few."""
-        if len(self.rates) > 1:
+        if len(self.rates) > 1 and self.task.validation is None:
             if examples < _HELD_OUT:
                 raise ConfigError(f"{examples} training examples are too few to choose a learning rate on: name one")
             examples -= examples // _HELD_OUT
@@ -146,21 +145,36 @@ class Comparison:
         if size > batch:
             raise ConfigError(f"there are {size} ranks, but a step has {count(batch, 'example')}: start fewer")
 
-    def _rate(self, contender: Contender, ddp: DistributedDataParallel[Classifier], train: Encoded) -> float:
-        """Return the learning rate of a contender: of several, the one that does best on a part of the training."""
+    def _rate(
+        self,
+        contender: Contender,
+        ddp: DistributedDataParallel[Classifier],
+        train: Encoded,
+        validation: Encoded | None,
+    ) -> float:
+        """Return the learning rate of a contender: of several, the one that does best on `validation`.
+
+        Without `validation` a part of the training takes its place.
+        """
         if len(self.rates) < 2:
             return self.rates[0] if self.rates else contender.default_rate
-        order = Permutation(len(train), 0, 0).at(np.arange(len(train)))
-        bound = len(train) // _HELD_OUT
-        held_out, rest = order[:bound], order[bound:]
-        examples = self.task.train.part(held_out.tolist())
+        examples, rest, held_out = self.task.validation, train, validation
+        if examples is None or held_out is None:
+            examples, rest, held_out = self._divided(train)
         scores = []
         for rate in self.rates:
             recipe = replace(self.recipe, learning_rate=rate)
-            self._trained(contender, ddp, train.part(rest), recipe, 0, f"learning rate {rate:g}")
-            found = self._predicted(ddp.module, train.part(held_out))
+            self._trained(contender, ddp, rest, recipe, 0, f"learning rate {rate:g}")
+            found = self._predicted(ddp.module, held_out)
             scores.append(metrics_of(examples, self.task.labels, [found])[0].of_seeds()[0])
         return self.rates[int(np.argmax(scores))]
+
+    def _divided(self, train: Encoded) -> tuple[Examples, Encoded, Encoded]:
+        """Return the training examples to choose a rate on, the others encoded, and these examples encoded."""
+        order = Permutation(len(train), 0, 0).at(np.arange(len(train)))
+        bound = len(train) // _HELD_OUT
+        held_out, rest = order[:bound], order[bound:]
+        return self.task.train.part(held_out.tolist()), train.part(rest), train.part(held_out)
 
     def _trained(
         self,

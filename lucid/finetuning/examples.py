@@ -43,10 +43,16 @@ class Examples:
 
 @dataclass(frozen=True)
 class Task:
-    """The examples to train on and those to test on."""
+    """The examples to train on and those to test on, and perhaps others, to choose a learning rate on."""
 
     train: Examples
     test: Examples
+    validation: Examples | None = None
+
+    @property
+    def files(self) -> list[Examples]:
+        """The examples of all files."""
+        return [self.train, self.test, *([self.validation] if self.validation is not None else [])]
 
     @property
     def by_word(self) -> bool:
@@ -67,7 +73,7 @@ class Task:
     def remarks(self) -> list[str]:
         """Sentences about what is left out, and about labels that no model can learn."""
         unseen = [label for label in in_order(self.test.counts) if label not in self.train.counts]
-        found = [*self.train.remarks, *self.test.remarks]
+        found = [remark for examples in self.files for remark in examples.remarks]
         if unseen:
             count = sum(self.test.counts[label] for label in unseen)
             found.append(
@@ -78,24 +84,35 @@ class Task:
 
 
 def read_task(
-    train: Path, test: Path, *, text: str | None = None, pair: str | None = None, label: str | None = None
+    train: Path,
+    test: Path,
+    validation: Path | None = None,
+    *,
+    text: str | None = None,
+    pair: str | None = None,
+    label: str | None = None,
 ) -> Task:
     """Read the files of a task. `text`, `pair` and `label` name columns or fields, as for `read_labelled`.
 
     Words have labels in a .jsonl file whose labels are lists, and in a file of columns (`read_token_labels`). Raises
     `DataError` if a file cannot be read, or if there is nothing to tell apart.
     """
-    found = [_read(path, text, pair, label) for path in (train, test)]
-    if found[0].by_word != found[1].by_word:
-        kinds = ["each word" if examples.by_word else "whole texts" for examples in found]
-        raise DataError(f"{train} has labels for {kinds[0]}, {test} for {kinds[1]}: take two files of one kind")
-    if (found[0].pairs is None) != (found[1].pairs is None):
-        which = train if found[1].pairs is None else test
-        raise DataError(f"only {which} has pairs of texts: take two files of one kind")
-    task = Task(*found)
+    first, *others = [_read(path, text, pair, label) for path in (train, test, validation) if path is not None]
+    for other in others:
+        _check_same_kind(first, other)
+    task = Task(first, *others)
     if len(task.labels) < 2:
         raise DataError(f"all labels of {train} are {task.labels[0]!r}: there is nothing to tell apart")
     return task
+
+
+def _check_same_kind(train: Examples, other: Examples) -> None:
+    if train.by_word != other.by_word:
+        kinds = ["each word" if examples.by_word else "whole texts" for examples in (train, other)]
+        raise DataError(f"{train.path} has labels for {kinds[0]}, {other.path} for {kinds[1]}: take files of one kind")
+    if (train.pairs is None) != (other.pairs is None):
+        which = train if other.pairs is None else other
+        raise DataError(f"only {which.path} has pairs of texts: take files of one kind")
 
 
 def _read(path: Path, text: str | None, pair: str | None, label: str | None) -> Examples:

@@ -9,7 +9,7 @@ from contextlib import chdir
 import numpy as np
 import pytest
 from rank_pool.commands import command
-from tasks import tiny_config, tiny_tokenizer
+from tasks import label_of, sentences, tiny_config, tiny_tokenizer
 
 from lucid.cli import main
 from lucid.cli.finetune import _progress
@@ -171,6 +171,20 @@ def test_each_model_takes_the_best_of_several_learning_rates(finetune):
     ]
 
 
+def test_rates_are_chosen_on_a_file_for_that_if_there_is_one(finetune):
+    # Its labels are swapped, so the rate that learns nothing does better on it.
+    swapped = {"number": "colour", "colour": "number"}
+    with open("swapped.tsv", "w") as file:
+        file.write("text\tlabel\n")
+        file.writelines(f"{' '.join(words)}\t{swapped[label_of(words)]}\n" for words in sentences(40))
+    rates = "--learning-rate", 1e-6, "--learning-rate", 0.02
+    options = "--epochs", 12, "--batch-size", 12, "--seeds", 1
+    output = finetune(*rates, *options, "--validation", "swapped.tsv")[1]
+    assert re.search(r"│ 1e-06 ", output)
+    # Every training takes all training examples.
+    assert re.findall(r", .*: (\d+) steps", output) == 3 * ["96"]
+
+
 def test_the_default_learning_rate_falls_with_the_width(finetune):
     output = finetune("--seeds", 1, "--epochs", 1, "--json")[1]
     assert json.loads(output)["models"][0]["learning_rate"] == pytest.approx(5e-5 * 768 / 16)
@@ -261,11 +275,13 @@ def test_the_vocabulary_of_the_output_is_the_tokenizers(finetune, task_folder, t
         (("--train", "gone.tsv"), "gone.tsv cannot be read: No such file or directory"),
         (
             ("--train", "words.conll"),
-            "words.conll has labels for each word, .*test.tsv for whole texts: take two files",
+            "words.conll has labels for each word, .*test.tsv for whole texts: take files",
         ),
         (("--train", "one.tsv"), "all labels of one.tsv are 'x': there is nothing to tell apart"),
         (("--train", "few.tsv", "--learning-rate", 0.1, "--learning-rate", 0.2), "2 training examples are too few to"),
-        (("--train", "pairs.tsv"), "only pairs.tsv has pairs of texts: take two files of one kind"),
+        (("--train", "pairs.tsv"), "only pairs.tsv has pairs of texts: take files of one kind"),
+        (("--validation", "gone.tsv"), "gone.tsv cannot be read: No such file or directory"),
+        (("--validation", "pairs.tsv"), "only pairs.tsv has pairs of texts: take files of one kind"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(arguments, message, finetune, task_folder):
