@@ -155,6 +155,20 @@ def test_only_checkpoints_in_the_background_are_copied(saver, trained, monkeypat
     assert np.shares_memory(first_copy, second_copy)
 
 
+def test_a_run_that_was_started_again_meanwhile_says_so_once(store, saver, trained, reports):
+    saver.begin(at(1))
+    saver.wait()
+    assert reports == []
+    store.claim(9, saver.newest)
+    for step in (2, 3):
+        saver.begin(at(step))
+        saver.wait()
+    assert reports == [
+        f"another process has started the run in {store.folder.parent} since: end this one, whose checkpoints are not "
+        "resumed from any more"
+    ]
+
+
 def test_a_last_step_that_was_saved_before_its_evaluation_is_saved_again_if_the_best_is_kept(store, trained, reports):
     """A run that ends by train.max_hours learns only after its last checkpoint that it is the last."""
     for best, expected in ((False, ["0001-00000005"]), (True, ["0003-00000005"])):

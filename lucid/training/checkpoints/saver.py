@@ -24,8 +24,8 @@ Arrays = dict[str, np.ndarray]
 class Saver:
     """Saves the state of `model` and `optimizer`, one checkpoint at a time.
 
-    The run has a checkpoint of step `saved_step` already, unless that is None. The writing thread calls `report` with
-    one sentence if a checkpoint in the background fails.
+    The run has a checkpoint of step `saved_step` already, unless that is None. `report` is called with one sentence if
+    a checkpoint in the background fails, and once if a later attempt of the run has begun.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class Saver:
         self._weights: Arrays = {}
         self._moments: Arrays = {}
         self._thread: threading.Thread | None = None
+        self._has_reported_later_attempt = False
 
     @property
     def newest(self) -> Path | None:
@@ -95,6 +96,12 @@ class Saver:
     def _write(self, snapshot: Snapshot) -> None:
         self._attempt.save(snapshot)
         self._saved_step, self._saved_best = snapshot.state.step, snapshot.state.best
+        if self._attempt.is_stale and not self._has_reported_later_attempt:
+            self._has_reported_later_attempt = True
+            self._report(
+                f"another process has started the run in {self._attempt.folder.parent} since: end this one, whose "
+                "checkpoints are not resumed from any more"
+            )
 
 
 def _copy(arrays: Arrays, kept: Arrays) -> None:

@@ -170,13 +170,18 @@ class Attempt:
         """Whether the checkpoint with the least held-out loss is kept."""
         return self._kept.best
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether a later attempt has begun, which does not go on from what this one still writes."""
+        return _latest_attempt(self.folder) > self.number
+
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint and remove those that are not kept.
 
         Raises `CheckpointError` if the checkpoint cannot be written; earlier ones stay untouched then.
         """
         target = self._target(snapshot.state.step)
-        if target.exists() and _latest_attempt(self.folder) == self.number:
+        if target.exists() and not self.is_stale:
             self._begin_another()
             target = self._target(snapshot.state.step)
         try:
@@ -212,7 +217,7 @@ class Attempt:
         process. They are removed too, so that they do not count among those kept. A process that is stale itself leaves
         all this to the latest attempt, whose best may be among the checkpoints that both have in their past.
         """
-        if _latest_attempt(self.folder) > self.number:
+        if self.is_stale:
             return
         found = {key: path for key, path in _checkpoints(self.folder).items() if key.attempt <= self.number}
         resumed = self._resumed or CheckpointKey(0, 0)
