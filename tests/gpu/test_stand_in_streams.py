@@ -43,6 +43,24 @@ class TestMemory:
             found = cupy.ndarray(16 // np.dtype(dtype).itemsize, dtype, pointer).get().astype(np.float64)
             assert np.isnan(found).all()
 
+    def test_what_is_given_back_within_an_operation_waits_for_its_end(self, cupy):
+        """A product is done by Python, which may collect garbage meanwhile."""
+        import host_work
+
+        runtime, done = cupy.cuda.runtime, []
+        memory = runtime.malloc(512)
+
+        def work():
+            runtime.free(memory)
+            runtime.deviceSynchronize()
+            done.append(runtime.pointerGetAttributes(memory).type)
+
+        host_work.submit(work, 0)
+        host_work.submit(lambda: done.append("next"), 0)
+        runtime.deviceSynchronize()
+        assert done == [runtime.memoryTypeDevice, "next"]
+        assert runtime.pointerGetAttributes(memory).type != runtime.memoryTypeDevice
+
     def test_there_is_an_end_of_it(self, cupy):
         _, total = cupy.cuda.runtime.memGetInfo()
         with pytest.raises(cupy.cuda.memory.OutOfMemoryError):

@@ -13,6 +13,7 @@
 #include <thread>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 
 #include "memory.hpp"
 #include "watching.hpp"
@@ -77,14 +78,30 @@ void read_seed() {
     is_drawn = !seed.empty();
 }
 
+// Of the operation that this thread does: what waits for its end.
+thread_local bool works_here = false;
+thread_local std::vector<std::function<void()>> postponed;
+
+bool done_by(const std::function<bool()> &work) {
+    works_here = true;
+    const bool done = work();
+    works_here = false;
+    return done;
+}
+
 // Does an operation that nothing undone comes before, unless it has to wait for another rank. Returns whether it is done.
+// Within another one nothing is done.
 bool do_now(const std::shared_ptr<Operation> &operation) {
     if (operation->done) return true;
-    if (operation->work && status_for_good == cudaSuccess && !operation->work()) return false;
-    Held held(guard);
-    operation->done = true;
-    operation->work = nullptr;
-    operation->before.clear();
+    if (works_here) return false;
+    if (operation->work && status_for_good == cudaSuccess && !done_by(operation->work)) return false;
+    {
+        Held held(guard);
+        operation->done = true;
+        operation->work = nullptr;
+        operation->before.clear();
+    }
+    for (const auto &work : std::exchange(postponed, {})) work();
     return true;
 }
 
@@ -104,6 +121,7 @@ Operations those_before(const std::shared_ptr<Operation> &operation) {
 
 // Other threads may do something in between.
 void do_all(Operations waiting) {
+    if (works_here) return;
     while (!waiting.empty()) {
         {
             Held held(at_work);
@@ -393,6 +411,11 @@ bool breaks_any_capture() {
         spoil(stream, cudaErrorStreamCaptureUnsupported);
     }
     return broken;
+}
+
+bool postpone(std::function<void()> work) {
+    if (works_here) postponed.push_back(std::move(work));
+    return works_here;
 }
 
 int spoil(Stream *stream, int status) {

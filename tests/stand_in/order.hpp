@@ -81,6 +81,10 @@ int finish(Stream *stream);
 int finish(Event &event);
 int finish_all();
 
+// If this thread is doing an operation, lets some work wait for its end, and returns true: an operation that calls
+// Python may collect garbage, and so give memory back. Meanwhile the thread neither does other operations nor waits.
+bool postpone(std::function<void()> work);
+
 // Does all that can be done without waiting for another process.
 void do_what_can_be_done();
 

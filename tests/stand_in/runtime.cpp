@@ -234,6 +234,7 @@ cudaError_t cudaMalloc(void **pointer, std::size_t size) {
 cudaError_t cudaFree(void *pointer) {
     if (pointer == nullptr) return ended(failure());
     if (breaks_a_capture()) return ended(cudaErrorStreamCaptureUnsupported);
+    if (postpone([pointer] { cudaFree(pointer); })) return ended(failure());
     // The device may still use it.
     const int status = finish_all();
     if (!release(pointer)) {
@@ -250,6 +251,7 @@ cudaError_t cudaHostAlloc(void **pointer, std::size_t size, unsigned) {
 
 cudaError_t cudaFreeHost(void *pointer) {
     if (pointer == nullptr) return cudaSuccess;
+    if (postpone([pointer] { cudaFreeHost(pointer); })) return ended(failure());
     finish_all();
     return ended_unless_it_breaks_a_capture(release_page_locked(pointer) ? cudaSuccess : cudaErrorInvalidValue);
 }
