@@ -154,17 +154,16 @@ may_go_on() {
     (($1 == 75 || $1 > 128 || $1 == $(kill -l USR1)))
 }
 
-# Starts in a row that may end with the same newest checkpoint. Where there are as many, others would be preempted as
-# early.
+# Starts in a row that may end with the same newest checkpoint. After so many, the next one would be preempted as early.
 starts_without_progress=10
 
-# After an attempt that ended with code $1 of the run with the settings that follow.
+# Queues the job again, unless its starts get nowhere. The last one ended with code $1; the settings of the run follow.
 requeue() {
     local job=$SLURM_JOB_ID saved="the ranks have ended" starts newest
     if (($1 == 75)); then saved="the run is saved"; fi
     # The last task of an array has the job number of the whole array.
     if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
-    # Nothing is known of a first start, which has none before it.
+    # The first start does not count: no note from before it says whether it got on.
     if ((${SLURM_RESTART_COUNT:-0} > 0)); then read -r starts newest < <(note_start "$job" "${@:2}") || true; fi
     if ((${starts:-0} >= starts_without_progress)); then
         echo "slurm: $saved, but job $job is not queued again: $starts starts in a row have ended with $newest: give" \
@@ -176,8 +175,8 @@ requeue() {
         fail "job $job could not be queued again; to resume the run: ${LUCID_COMMAND:-submit it again}"
 }
 
-# Prints how many starts of job $1 in a row have ended with the newest checkpoint that there is, and which that is. Notes
-# this in the run's folder, which follows from the settings after $1. A folder that cannot be written stops no job.
+# Prints how many starts of job $1 in a row have ended with the newest checkpoint, and which that is. Notes this in the
+# run's folder, which follows from the settings after $1. A folder that cannot be written stops no job.
 note_start() {
     local job=$1 folder newest before=() starts=1
     folder=$(run_folder_of "${@:2}")
@@ -195,6 +194,7 @@ note_start() {
 # Prints the folder of the run with the settings $@.
 run_folder_of() {
     local settings
-    settings=$("$python" -P -m lucid train "$@" --print-config)
+    # Inside a command substitution, bash does not end at a command that fails.
+    settings=$("$python" -P -m lucid train "$@" --print-config) || return
     "$python" -P -c 'import sys, yaml; print(yaml.safe_load(sys.stdin)["run_folder"])' <<<"$settings"
 }

@@ -253,6 +253,11 @@ def test_a_job_whose_settings_have_become_wrong_starts_no_ranks(run):
     assert finished.returncode == 2
     assert "train.stps" in finished.stderr
     assert "srun" not in finished.stdout
+    task = {"SLURM_ARRAY_TASK_ID": "0", **IN_A_JOB}
+    of_array = run("slurm/array.sbatch", "run.yaml", "train.seed=1,2", "train.stps=2", **task)
+    assert (of_array.returncode, of_array.stdout) == (2, "")
+    assert "train.stps" in of_array.stderr
+    assert "Traceback" not in of_array.stderr
 
 
 def test_jobs_and_lucid_launch_set_glibc_in_the_same_way(run, home):
