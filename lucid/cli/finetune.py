@@ -119,6 +119,8 @@ def finetune(
     """
     if any(not 0 < rate < 1 for rate in learning_rate or ()):
         raise ConfigError("--learning-rate takes numbers between 0 and 1")
+    if validation is not None and len(learning_rate or ()) < 2:
+        raise ConfigError("--validation serves to choose one of several rates: repeat --learning-rate, or leave it out")
     with session() as group, process_as_it_was(), watched(group, watchdog_seconds):
         task = all_or_none(group, lambda: read_task(train, test, validation, text=text, pair=pair, label=label))
         contenders, remarks = all_or_none(group, lambda: _contenders(models, best, from_scratch, task, output))

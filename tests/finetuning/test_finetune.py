@@ -28,6 +28,7 @@ from lucid.random import Coordinates, at, manual_seed
 # Learns both tasks.
 LONG = "--learning-rate", 0.02, "--epochs", 12, "--batch-size", 12, "--seeds", 1
 SHORT = "--learning-rate", 0.02, "--epochs", 1, "--batch-size", 12, "--seeds", 2
+RATES = "--learning-rate", 0.1, "--learning-rate", 0.2
 
 
 @pytest.fixture
@@ -278,10 +279,11 @@ def test_the_vocabulary_of_the_output_is_the_tokenizers(finetune, task_folder, t
             "words.conll has labels for each word, .*test.tsv for whole texts: take files",
         ),
         (("--train", "one.tsv"), "all labels of one.tsv are 'x': there is nothing to tell apart"),
-        (("--train", "few.tsv", "--learning-rate", 0.1, "--learning-rate", 0.2), "2 training examples are too few to"),
+        (("--train", "few.tsv", *RATES), "2 training examples are too few to"),
         (("--train", "pairs.tsv"), "only pairs.tsv has pairs of texts: take files of one kind"),
-        (("--validation", "gone.tsv"), "gone.tsv cannot be read: No such file or directory"),
-        (("--validation", "pairs.tsv"), "only pairs.tsv has pairs of texts: take files of one kind"),
+        (("--validation", "gone.tsv", *RATES), "gone.tsv cannot be read: No such file or directory"),
+        (("--validation", "pairs.tsv", *RATES), "only pairs.tsv has pairs of texts: take files of one kind"),
+        (("--validation", "pairs.tsv", *RATES[2:]), "--validation serves to choose one of several rates: repeat"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_a_sentence(arguments, message, finetune, task_folder):
