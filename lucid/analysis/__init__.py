@@ -1,1 +1,1 @@
-"""Looks at runs: their logs, samples, curves and reports, where the time of a step goes, and what lies ahead."""
+"""Looks at runs: their logs, samples, curves and reports, the parts of a step's time, and predictions."""

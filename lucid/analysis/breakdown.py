@@ -145,7 +145,7 @@ def communication_timed(communicator: Communicator, clock: Clock) -> Iterator[No
 
 
 class StepClock(Clock):
-    """Within its block, times kernels and data in every second step of `run`, which iterates over its `steps`."""
+    """Within its block, times kernels and data in every second step of `run`, whose trainer iterates over `steps`."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run.communicator.device)

@@ -30,7 +30,7 @@ class Tensor:
     of the same shape and dtype, when `backward` is called on a tensor that was computed from it.
 
     Operators take tensors, arrays and numbers, and broadcast as in NumPy. Methods take `axis` and `keepdims`, which are
-    NumPy's names, or `dim` and `keepdim`, which are PyTorch's. Both names of one argument are a `TypeError`.
+    NumPy's names, or `dim` and `keepdim`, which are PyTorch's. `axis` together with `dim` is a `TypeError`.
     """
 
     # What backward, flat buffers and operations use; programs have no need of it.

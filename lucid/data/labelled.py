@@ -69,13 +69,13 @@ def in_order(labels: Iterable[str]) -> list[str]:
 def read_labelled(
     path: Path, *, text: str | None = None, pair: str | None = None, label: str | None = None
 ) -> LabelledTexts:
-    """Read the labelled texts in a .tsv, .csv or .jsonl file of UTF-8, which may be compressed (`PACKINGS`).
+    """Read the labelled texts in a .tsv, .csv or .jsonl file of UTF-8, which may be compressed (`files.PACKINGS`).
 
-    `text`, `pair` and `label` name its columns.
-    The columns are those named; without names `label`, and the first that are there of `text` and `pair`, `sentence1`
-    and `sentence2`, `premise` and `hypothesis`, `text`, `sentence`. In .tsv and .csv the first row names the columns.
-    Where it has no cell `label` and no names are given, a file with two columns has text and label, one with three has
-    text, pair and label, and the first row is data. Labels are texts, whole numbers, true or false.
+    `text`, `pair` and `label` name its columns. Without names they are `label`, and the first that are there of `text`
+    and `pair`, `sentence1` and `sentence2`, `premise` and `hypothesis`, `text`, `sentence`. In .tsv and .csv the first
+    row names the columns. Where it has no cell `label` and no names are given, a file with two columns has text and
+    label, one with three has text, pair and label, and the first row is data. Labels are texts, whole numbers, true or
+    false.
 
     Raises `DataError`, with the line where there is one, if the file cannot be read, lacks a column, or has no usable
     row.
@@ -106,7 +106,7 @@ _Rows = tuple[Columns, Iterator[tuple[int, _Row]]]
 def text_lines(path: Path, file: BinaryIO) -> Iterator[str]:
     """Yield the lines with their ends. Bytes that are not UTF-8 become surrogates, which `_fault` finds.
 
-    Raises `DataError` for a line that is too long, and for a file that is UTF-16 or no text.
+    Raises `DataError` for a line that is too long, and for one with a NUL byte, as UTF-16 has.
     """
     number = 0
     while line := file.readline(_LONGEST_LINE + 1):

@@ -18,7 +18,7 @@ _RESAMPLES = 2000
 # Numbers of drawn examples that are held at once.
 _AT_ONCE = 1 << 21
 CONFIDENCE = 0.95
-# Of fewer test examples the intervals are too short: of equal models, one example gives 43% of intervals without 0.
+# With fewer test examples the intervals are too short: with one, 43% of those for two equal models exclude 0.
 ENOUGH = 20
 
 

@@ -48,7 +48,7 @@ def metrics_of(examples: Examples, labels: Sequence[str], predictions: Sequence[
         "accuracy", [_correct(true, ids, owners) for ids in named], lambda sums: sums[..., 0] / sums[..., 1]
     )
     if not examples.by_word:
-        # Others would only take memory.
+        # Labels that do not occur would only take memory.
         names = sorted({*true, *(name for ids in named for name in ids)})
         return [accuracy, Metric("macro-F1", [_by_label(true, ids, names) for ids in named], _macro_f1)]
     if not mark_entities(labels):

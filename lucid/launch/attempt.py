@@ -60,8 +60,9 @@ def block_signals() -> None:
 def run(command: Sequence[str], variables: Mapping[str, str], descriptors: Sequence[int], can_save: bool) -> Ended:
     """Run `command`, an mpiexec, with more environment `variables` and open file `descriptors`, to its end.
 
-    Signals ask the ranks to save and stop. The first Ctrl-C does, too, if they can save; the next ends them at once.
-    If mpiexec is killed, its ranks would end a moment later: nothing of the attempt is left when this returns.
+    Signals ask the ranks to save and stop. The first Ctrl-C does, too, if they can save; one that comes more than
+    `_SECONDS_OF_ONE_PRESS` later ends them at once. If mpiexec is killed, its ranks would end a moment later: nothing
+    of the attempt is left when this returns.
     """
     if found := signal.sigtimedwait(STOP_SIGNALS, 0):  # it came while hosts were checked
         say("asked to stop before the ranks had started")

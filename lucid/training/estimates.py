@@ -53,7 +53,7 @@ class Memory:
 
 
 def memory(config: RunConfig, size: int, corpora: Corpora | None = None, nodes: int = 1) -> Memory:
-    """Return the memory that a run on `size` ranks of `nodes` needs, if every sequence has the full length.
+    """Return the memory that a run on `size` ranks and `nodes` hosts needs, if every sequence has the full length.
 
     With `corpora`, on a CPU, this includes what each rank remembers of them.
     """

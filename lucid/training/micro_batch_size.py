@@ -54,8 +54,8 @@ def _number_before(config: RunConfig, size: int, newest: TrainingState) -> int |
 def chosen_micro_batch(config: RunConfig, size: int, free: int, ranks: int = 1, nodes: int = 1) -> int:
     """Return how many sequences each of `size` ranks should compute at once, where `ranks` of them have `free` bytes.
 
-    The ranks are on `nodes`. `free` is memory of a host or, if ranks compute on GPUs, of one GPU. Where the estimate
-    has no room for even one sequence, the number is 1.
+    The ranks are on so many `nodes`. `free` is memory of a host or, if ranks compute on GPUs, of one GPU. Where the
+    estimate has no room for even one sequence, the number is 1.
     """
     allowed, is_on_cpu = int(_PART_OF_FREE * free), config.train.device == "cpu"
 

@@ -1,6 +1,6 @@
-"""Functions that a run calls, replaced for a while by ones that also measure: of objects, classes and modules.
+"""Replaces functions of objects, classes and modules for a while, by ones that also measure.
 
-So nothing takes any time for it while nobody measures.
+So a run loses no time to measurements while nobody measures.
 """
 
 from collections.abc import Callable

@@ -40,9 +40,9 @@ class Service(Protocol):
         """Send the settings of an attempt, by dotted key: plain JSON values."""
 
     def send(self, entries: Sequence[Entry]) -> Iterator[int]:
-        """Send lines of the log, and yield how many more the service has, as often as it has taken some.
+        """Send lines of the log. Whenever the service has taken some, yield how many.
 
-        They have arrived then, or the library keeps them on this machine.
+        These have arrived, or the library keeps them on this machine.
         """
 
     def close(self, how: How | None) -> None:

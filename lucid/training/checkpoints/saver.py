@@ -24,8 +24,8 @@ Arrays = dict[str, np.ndarray]
 class Saver:
     """Saves the state of `model` and `optimizer`, one checkpoint at a time.
 
-    The run has a checkpoint of step `saved_step` already, unless that is None. `report` is called with one sentence if
-    a checkpoint in the background fails, and once if a later attempt of the run has begun.
+    The run has a checkpoint of step `saved_step` already, unless that is None. The thread that writes calls `report`
+    with one sentence if a checkpoint in the background fails, and once if a later attempt of the run has begun.
     """
 
     def __init__(
