@@ -14,7 +14,7 @@ import typer
 
 from lucid.cli.device import Device
 from lucid.cli.input_options import Format, TextFields
-from lucid.cli.model_folder import ModelFolder, chosen_model
+from lucid.cli.model_folder import ModelFolder, agreed_model
 from lucid.cli.model_options import BestOption, ModelArgument, PoolingChoice, PoolingOption, WatchdogOption
 from lucid.cli.same_input import check_same
 from lucid.cli.vector_files import Write, vector_file
@@ -85,9 +85,8 @@ def embed(
         mpiexec -n 8 lucid embed models/small - -o vectors.npy < texts.txt
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
-        opened = all_or_none(
-            communicator, lambda: _Opened.of(chosen_model(model, best), pooling, normalize, max_length)
-        )
+        folder = agreed_model(communicator, model, best)
+        opened = all_or_none(communicator, lambda: _Opened.of(folder, pooling, normalize, max_length))
         opened.check_same(communicator)
         opened.model.to(device_for(communicator, device))
         documents = read_documents(inputs, text_field, kind=file_format, each_line=True)

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from lucid.cli.device import Device
-from lucid.cli.model_folder import ModelFolder, chosen_model
+from lucid.cli.model_folder import ModelFolder, agreed_model
 from lucid.cli.model_options import BestOption, ModelArgument, WatchdogOption
-from lucid.distributed import all_or_none, device_for, run_on_first_rank, session, watched
+from lucid.distributed import all_or_none, device_for, session, watched
 from lucid.errors import ConfigError, DataError
 from lucid.models import BERTForPreTraining
 from lucid.training.checkpoints.checkpoint import STATE_FILE, open_checkpoint
@@ -53,8 +53,7 @@ def evaluate(
         lucid evaluate models/bert-base --data data/mine --sequence-length 128
     """
     with session() as communicator, watched(communicator, watchdog_seconds):
-        # A run that goes on may save between two looks: the first rank chooses for all.
-        folder = Path(run_on_first_rank(communicator, lambda: str(chosen_model(model, best))))
+        folder = agreed_model(communicator, model, best)
         opened = all_or_none(communicator, lambda: _open(model, folder, data, sequence_length))
         opened.model.to(device_for(communicator, device))
         with communicator.status.phase("evaluating"):

@@ -1,7 +1,7 @@
 """`lucid finetune`: fine-tunes models on labelled examples, and says which is better and by how much."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from lucid.cli.device import Device
-from lucid.cli.model_folder import ModelFolder, check_new, chosen_model
+from lucid.cli.model_folder import ModelFolder, agreed_model, check_new
 from lucid.cli.model_options import BestOption, WatchdogOption
 from lucid.cli.same_input import check_same
 from lucid.data.tokenizer import save_tokenizer
@@ -121,9 +121,12 @@ def finetune(
         raise ConfigError("--learning-rate takes numbers between 0 and 1")
     if validation is not None and len(learning_rate or ()) < 2:
         raise ConfigError("--validation serves to choose one of several rates: repeat --learning-rate, or leave it out")
+    if len(set(models)) < len(models):
+        raise ConfigError("a MODEL is named twice: name each once")
     with session() as group, process_as_it_was(), watched(group, watchdog_seconds):
         task = all_or_none(group, lambda: read_task(train, test, validation, text=text, pair=pair, label=label))
-        contenders, remarks = all_or_none(group, lambda: _contenders(models, best, from_scratch, task, output))
+        folders = {path: agreed_model(group, path, best) for path in models}
+        contenders, remarks = all_or_none(group, lambda: _contenders(folders, from_scratch, task, output))
         _check_same(group, task, contenders)
         communicator = choose(group, "auto", device=device)
         recipe = Recipe(learning_rate=0.0, epochs=epochs, batch_size=batch_size)
@@ -145,16 +148,14 @@ def finetune(
 
 
 def _contenders(
-    models: Sequence[Path], best: bool, from_scratch: bool, task: Task, output: Path | None
+    folders: Mapping[Path, Path], from_scratch: bool, task: Task, output: Path | None
 ) -> tuple[list[Contender], list[str]]:
-    """Return the models to compare, and remarks for users."""
-    if len(set(models)) < len(models):
-        raise ConfigError("a MODEL is named twice: name each once")
+    """Return the models to compare, from the folder of each MODEL, and remarks for users."""
     if output is not None:
         check_new(output)
     contenders, remarks = [], task.remarks
-    for path in models:
-        found = ModelFolder.read(chosen_model(path, best))
+    for path, folder in folders.items():
+        found = ModelFolder.read(folder)
         tokenizer = found.tokenizer()
         model, missing = found.model.with_vocabulary(tokenizer.get_vocab_size()), found.weights.missing
         weights = {

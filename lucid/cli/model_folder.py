@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from lucid.data import load_tokenizer
 from lucid.data.tokenizer import save_tokenizer
-from lucid.distributed import is_first_rank
+from lucid.distributed import Communicator, is_first_rank, run_on_first_rank
 from lucid.errors import CheckpointError, ConfigError
 from lucid.files import check_writable, reason_of
 from lucid.models import BERTForPreTraining
@@ -138,6 +138,14 @@ def chosen_model(path: Path, best: bool) -> Path:
     The first rank warns of newer checkpoints that are damaged. Raises `CheckpointError` if there is no model.
     """
     return find_model(path, best, _warn_of_damage)
+
+
+def agreed_model(communicator: Communicator, path: Path, best: bool) -> Path:
+    """Return the same folder on all ranks: the first one's `chosen_model`, since a run may save between two looks.
+
+    All ranks call this, and raise its `CheckpointError`.
+    """
+    return Path(run_on_first_rank(communicator, lambda: str(chosen_model(path, best))))
 
 
 def _warn_of_damage(problem: str) -> None:

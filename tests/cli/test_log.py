@@ -39,7 +39,7 @@ def test_a_service_whose_library_is_broken_is_not_called_missing(lucid, run_fold
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     code, _, errors = lucid("log", run_folder, "--to", "wandb")
     assert (code, errors.count("\n")) == (2, 1)
-    assert "wandb is installed, and cannot be imported: No module named 'a_library_that_wandb_needs'" in errors
+    assert "wandb is installed, but cannot be imported: No module named 'a_library_that_wandb_needs'" in errors
 
 
 def test_an_empty_log_is_refused(lucid, tmp_path):

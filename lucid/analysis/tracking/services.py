@@ -57,7 +57,7 @@ def service_named(name: ServiceName) -> Service:
     except ImportError as error:
         if error.name == name:
             raise ConfigError(f"{name} is not installed: pip install {package}") from error
-        raise ConfigError(f"{name} is installed, and cannot be imported: {error}") from error
+        raise ConfigError(f"{name} is installed, but cannot be imported: {error}") from error
     services: dict[ServiceName, Callable[[Any], Service]] = {"wandb": Wandb, "mlflow": Mlflow, "trackio": Trackio}
     return services[name](library)
 

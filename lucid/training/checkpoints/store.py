@@ -173,7 +173,9 @@ class Attempt:
     @property
     def is_stale(self) -> bool:
         """Whether a later attempt has begun, which does not go on from what this one still writes."""
-        return _latest_attempt(self.folder) > self.number
+        with suppress(OSError):  # the next checkpoint asks again
+            return _latest_attempt(self.folder) > self.number
+        return False
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a checkpoint and remove those that are not kept.
@@ -194,7 +196,8 @@ class Attempt:
                 f"checkpoint {target} could not be written: {error.strerror or error}; {before}"
             ) from error
         self.newest = target
-        self._remove_old(snapshot.state.best)
+        with suppress(OSError):  # the next checkpoint tries again
+            self._remove_old(snapshot.state.best)
 
     def _target(self, step: int) -> Path:
         return self.folder / f"{self.number:04d}-{step:08d}"
