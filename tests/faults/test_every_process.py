@@ -37,6 +37,7 @@ from lucid.distributed import StopRequest, session, watched
 
 with session() as communicator, StopRequest() as stop, watched(communicator, {WATCHDOG_SECONDS}):
     communicator.barrier()
+    Path(sys.argv[1]).touch()
     print("ready", flush=True)
     while not communicator.all_reduce_scalar(stop.requested):
         Path(sys.argv[1]).touch()
