@@ -38,7 +38,7 @@ def lost() -> OSError | None:
 
 
 def table_width() -> int:
-    """Return the width for a table: that of the terminal, or 80 of a narrower one, where cells would be left out."""
+    """Return the width for a table: the terminal's, but 80 at least, since a narrower table leaves cells out."""
     return max(80, shutil.get_terminal_size().columns)
 
 

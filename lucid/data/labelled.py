@@ -95,7 +95,7 @@ def read_labelled(
 
 
 def suffix_of(path: Path) -> str:
-    """Return the suffix of a file's name, without that of its compression, in lower case."""
+    """Return the suffix of a file's name in lower case, before the suffix of a compression."""
     return split_packing(path)[0].suffix.lower()
 
 
