@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +21,7 @@ from lucid import kernels
 from lucid.analysis.product_limit import product_limit
 from lucid.backend import CPU, Array, array_module, synchronise
 from lucid.distributed import Communicator, StopRequest, Work
-from lucid.kernels import Kernels, reference
+from lucid.kernels import Kernels
 from lucid.models.bert.flops import forward_flops
 from lucid.training.micro_batches import LocalBatch
 from lucid.training.replacing import replace_until_closed
@@ -152,9 +151,7 @@ class StepClock(Clock):
         super().__init__(run.communicator.device)
         self.seconds: list[float] = []
         self.plain_seconds: list[float] = []
-        # The reference serves arrays in float64, such as the sums of squares of the gradients.
-        self._implementations = {kernels.of(run.ddp.flat.values), reference}
-        self._kernels = ExitStack()
+        self._implementation, self._kernels = kernels.of(run.ddp.flat.values), ExitStack()
         self._steps, self._began = 0, 0.0
 
     def __enter__(self) -> Self:
@@ -183,8 +180,8 @@ class StepClock(Clock):
     def _run(self, running: bool) -> None:
         self.running = running
         self._kernels.close()
-        for implementation, name in product(self._implementations, KERNELS if running else ()):
-            replace_until_closed(self._kernels, implementation, name, partial(self.timed, name))
+        for name in KERNELS if running else ():
+            replace_until_closed(self._kernels, self._implementation, name, partial(self.timed, name))
 
 
 def measure(run: Run, steps: int) -> Breakdown:

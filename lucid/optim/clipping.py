@@ -15,12 +15,13 @@ def global_norm(partition: Partition) -> Array:
     The norm is a float64 array of no dimensions on the gradients' device. This function does not wait for a GPU, but
     `float` of the norm does.
     """
-    return norm_of(squared_gradients(partition))
+    return norm_of(partition, squared_gradients(partition))
 
 
-def norm_of(squares: Array) -> Array:
-    """Return the root of the sum of `squared_gradients`, as `global_norm` does."""
-    return kernels.of(squares).root_of_sum(squares)
+def norm_of(partition: Partition, squares: Array) -> Array:
+    """Return the root of the sum of `squared_gradients(partition)`, as `global_norm` does."""
+    # The squares are float64, for which no kernels are compiled but this one.
+    return kernels.of(partition.flat.gradients).root_of_sum(squares)
 
 
 def not_finite(partition: Partition) -> list[str]:

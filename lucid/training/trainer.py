@@ -163,7 +163,7 @@ class Trainer:
         self._audits.check(partial(self._local_batch, run.step, run.samples_consumed, run.step), weights)
         sums = self._micro_batches.gradients(batch, run.step, *weights)
         squares = squared_gradients(run.ddp.partition)
-        sums[-1] = norm = norm_of(squares)
+        sums[-1] = norm = norm_of(run.ddp.partition, squares)
         scale = clip_scale(norm, run.config.optimizer.max_gradient_norm)
         changes = run.optimizer.step(learning_rate, scale, measured=self._is_reported(run.step + 1))
         outcome = Outcome(
