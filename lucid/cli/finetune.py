@@ -217,8 +217,9 @@ def _report(task: Task, results: Sequence[Result], remarks: Sequence[str], as_js
     for result, (of_model, *_) in zip(results[1:], found, strict=True):
         print(of_model.sentence(result.contender.name, first, metric))
     kind = "sentences" if task.by_word else "pairs" if task.train.pairs is not None else "texts"
+    to_choose = "" if task.validation is None else f"{len(task.validation):,} to choose a learning rate on, "
     print(
-        f"{len(task.train):,} {kind} to train on, {len(task.test):,} to test on, {len(task.labels)} labels",
+        f"{len(task.train):,} {kind} to train on, {to_choose}{len(task.test):,} to test on, {len(task.labels)} labels",
         *remarks,
         sep="\n",
     )
@@ -258,9 +259,13 @@ def _as_json(
             entry[metric.name]["difference"] = {"mean": each.mean, "interval": [each.low, each.high]}
         models.append(entry)
     recipe = results[0].recipe
+    names = "train", "test", "validation"
+    files = {
+        name: {"path": str(examples.path), "examples": len(examples)}
+        for name, examples in zip(names, task.files, strict=False)
+    }
     return {
-        "train": {"path": str(task.train.path), "examples": len(task.train)},
-        "test": {"path": str(task.test.path), "examples": len(task.test)},
+        **files,
         "labels": task.labels,
         "epochs": recipe.epochs,
         "batch_size": recipe.batch(len(task.train)),

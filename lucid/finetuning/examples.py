@@ -72,14 +72,14 @@ class Task:
     @property
     def remarks(self) -> list[str]:
         """Sentences about what is left out, and about labels that no model can learn."""
-        unseen = [label for label in in_order(self.test.counts) if label not in self.train.counts]
         found = [remark for examples in self.files for remark in examples.remarks]
-        if unseen:
-            count = sum(self.test.counts[label] for label in unseen)
-            found.append(
-                f"{self.test.path} has labels that {self.train.path} lacks, such as {unseen[0]!r} ({count:,} in all): "
-                "no model can predict them"
-            )
+        for examples in self.files[1:]:
+            if unseen := [label for label in in_order(examples.counts) if label not in self.train.counts]:
+                count = sum(examples.counts[label] for label in unseen)
+                found.append(
+                    f"{examples.path} has labels that {self.train.path} lacks, such as {unseen[0]!r} ({count:,} in "
+                    "all): no model can predict them"
+                )
         return found
 
 

@@ -178,12 +178,15 @@ def test_rates_are_chosen_on_a_file_for_that_if_there_is_one(finetune):
     with open("swapped.tsv", "w") as file:
         file.write("text\tlabel\n")
         file.writelines(f"{' '.join(words)}\t{swapped[label_of(words)]}\n" for words in sentences(40))
+        file.write("something else\tshape\n")
     rates = "--learning-rate", 1e-6, "--learning-rate", 0.02
     options = "--epochs", 12, "--batch-size", 12, "--seeds", 1
     output = finetune(*rates, *options, "--validation", "swapped.tsv")[1]
     assert re.search(r"│ 1e-06 ", output)
     # Every training takes all training examples.
     assert re.findall(r", .*: (\d+) steps", output) == 3 * ["96"]
+    assert " to train on, 41 to choose a learning rate on, " in output
+    assert re.search(r"swapped\.tsv has labels that \S+ lacks, such as 'shape' \(1 in all\)", output)
 
 
 def test_the_default_learning_rate_falls_with_the_width(finetune):
