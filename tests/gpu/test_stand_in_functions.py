@@ -1,4 +1,4 @@
-"""Functions of the real CuPy over what stands in for CUDA; and what a watcher of it is told."""
+"""Functions of the real CuPy over what stands in for CUDA, and what a watcher sees of them."""
 
 from contextlib import contextmanager
 
@@ -62,11 +62,11 @@ class TestFunctionsOfCuPy:
 
 
 class TestWatching:
-    """Who asks what CuPy launches is told, and nothing is done."""
+    """A watcher sees what CuPy launches, and nothing is computed."""
 
     @pytest.fixture
     def told(self, cupy):
-        """What is asked for, as it is told to a watcher."""
+        """A context that collects what a watcher sees."""
         from watching import watched
 
         @contextmanager

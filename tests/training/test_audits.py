@@ -18,7 +18,7 @@ AUDITS = ("train.audit_every=3", "train.steps=8", "train.checkpoint_every=4")
 
 @contextmanager
 def faulty(rank, only=None):
-    """Products of rank `rank` have one wrong bit within the block: all of them, or that of call number `only`."""
+    """Within the block each product of rank `rank` has one wrong bit, or only the one of call number `only`."""
     if announced().rank != rank:
         yield
         return
